@@ -1,0 +1,60 @@
+"""Writes down every Celery execution as one true `AsyncTask` row in your SQL database.
+
+Switch it on with ``Celery("proj", task_cls="celery_asynctask:RecordedTask")``. The names here are the public ones;
+they are loaded when first used, so a process that only publishes does not import SQLAlchemy's ORM.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from celery_asynctask.errors import AsyncTaskError, JournalError, SettingsError
+    from celery_asynctask.hooks import install, uninstall
+    from celery_asynctask.lifecycle import AsyncTaskStatus
+    from celery_asynctask.model import AsyncTask, AsyncTaskAttempt, AsyncTaskSource, Base
+    from celery_asynctask.task import RecordedTask
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AsyncTask",
+    "AsyncTaskAttempt",
+    "AsyncTaskError",
+    "AsyncTaskSource",
+    "AsyncTaskStatus",
+    "Base",
+    "JournalError",
+    "RecordedTask",
+    "SettingsError",
+    "__version__",
+    "install",
+    "uninstall",
+]
+
+_HOME = {
+    "AsyncTask": "model",
+    "AsyncTaskAttempt": "model",
+    "AsyncTaskSource": "model",
+    "Base": "model",
+    "AsyncTaskError": "errors",
+    "JournalError": "errors",
+    "SettingsError": "errors",
+    "AsyncTaskStatus": "lifecycle",
+    "RecordedTask": "task",
+    "install": "hooks",
+    "uninstall": "hooks",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,13 @@
+"""Switching it on by configuration alone: name this module in Celery's ``imports`` or ``include``.
+
+A worker (and beat) imports it with its tasks, and it installs itself on the app that is loading. A process that only
+publishes does not load ``imports``; there, use the task class or `celery_asynctask.install`.
+"""
+
+from __future__ import annotations
+
+from celery import current_app
+
+from celery_asynctask.hooks import install
+
+install(current_app._get_current_object())  # noqa: SLF001 - Celery's way to see through its proxy

@@ -1,0 +1,84 @@
+"""Our exceptions, whose docstrings say the remedy, and the guard that keeps our failures out of the user's task."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+from billiard.exceptions import SoftTimeLimitExceeded
+from celery.exceptions import ImproperlyConfigured
+
+logger = logging.getLogger("celery_asynctask")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class AsyncTaskError(Exception):
+    """Base of the exceptions of celery-asynctask."""
+
+
+class SettingsError(AsyncTaskError, ImproperlyConfigured):
+    """An ``asynctask_*`` setting is unknown or has a value that is not allowed; the message names the key, the
+    value and what is allowed. Correct it in the Celery configuration."""
+
+
+class JournalError(AsyncTaskError):
+    """The journal directory cannot be used; the message says why and which setting changes it."""
+
+
+failures: Counter[str] = Counter()
+"""How often each hook failed in this process, by the hook's name."""
+
+
+def report(where: str, task_id: object, exc: Exception) -> None:
+    """Count a failure of ours and log the first of its kind in this process, with the task id."""
+    key = f"{where}: {type(exc).__name__}"
+    failures[key] += 1
+    if failures[key] == 1:
+        logger.error(
+            "celery-asynctask could not record %s of task %s: %r. The task itself is not affected; further errors "
+            "of this kind in this process are counted and not logged.",
+            where,
+            task_id or "(unknown)",
+            exc,
+            exc_info=exc,
+        )
+
+
+def guard(hook: Callable[P, R]) -> Callable[P, R | None]:
+    """Wrap a hook so that nothing it raises reaches the task.
+
+    Celery's soft time limit is let through: it is raised by a signal handler, at any instruction of the task, so
+    it may strike inside a hook and still belongs to the task.
+    """
+
+    @functools.wraps(hook)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> R | None:
+        try:
+            return hook(*args, **kwargs)
+        except SoftTimeLimitExceeded:
+            raise
+        except Exception as exc:  # noqa: BLE001 - the promise of this function
+            report(hook.__name__, _task_id(args, kwargs), exc)
+            return None
+
+    return guarded
+
+
+def _task_id(args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
+    """The id of the task that a hook was called for, as far as its arguments tell; never raises."""
+    try:
+        found = kwargs.get("task_id") or kwargs.get("id")
+        if found is None and (request := kwargs.get("request")) is not None:
+            found = getattr(request, "id", None)
+        if found is None and (sender := kwargs.get("sender")) is not None:
+            found = getattr(getattr(sender, "request", None), "id", None)
+        if found is None and len(args) > 2:
+            found = getattr(args[2], "headers", {}).get("id")
+    except Exception:  # noqa: BLE001 - called while handling an error
+        return None
+    return found

@@ -1,0 +1,126 @@
+"""The journal directory: who may use it, which segments lie in it, and the lock that elects the recorder."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+from pathlib import Path
+from typing import NamedTuple
+
+from celery_asynctask.errors import JournalError
+
+SUFFIX = ".segment"
+_LOCK_NAME = "recorder.lock"
+_STORE_NAME = "store"
+
+
+class Segment(NamedTuple):
+    """A segment file, as its name tells. Sorts by source, then number."""
+
+    source: str
+    number: int
+    path: Path
+
+
+class Directory:
+    """A journal directory, checked when made: it belongs to this user alone, and to one store.
+
+    Raises `JournalError` when it cannot be made or used.
+    """
+
+    def __init__(self, path: Path, store_id: str) -> None:
+        self.path = path
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            status = path.lstat()
+            if not stat.S_ISDIR(status.st_mode):
+                raise JournalError(
+                    f"The journal directory {path} is no directory (symbolic links are not followed); "
+                    "set asynctask_journal_dir to a directory of this user."
+                )
+            if status.st_uid != os.geteuid():
+                raise JournalError(
+                    f"The journal directory {path} belongs to user id {status.st_uid}, this process runs as "
+                    f"{os.geteuid()}; set asynctask_journal_dir to a directory of this user."
+                )
+            if status.st_mode & 0o077:
+                path.chmod(0o700)
+            self._claim(store_id)
+        except OSError as exc:
+            raise JournalError(
+                f"The journal directory {path} cannot be used: {exc.strerror or exc}. Make it writable or set "
+                "asynctask_journal_dir to another one."
+            ) from exc
+
+    def _claim(self, store_id: str) -> None:
+        """Make the directory this store's, or see that it is."""
+        marker = self.path / _STORE_NAME
+        try:
+            handle = os.open(marker, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            claimed = marker.read_text(encoding="utf-8").strip()
+            # Empty: another process has made it and not yet written, or died in between.
+            if claimed and claimed != store_id:
+                raise JournalError(
+                    f"The journal directory {self.path} belongs to the store {claimed}, not to {store_id}; give each "
+                    "store its own asynctask_journal_dir."
+                ) from None
+            if claimed:
+                return
+            handle = os.open(marker, os.O_WRONLY)
+        try:
+            os.write(handle, f"{store_id}\n".encode())
+        finally:
+            os.close(handle)
+
+    def segments(self) -> list[Segment]:
+        """Every segment in the directory, sorted. Raises `OSError`."""
+        found = []
+        for name in os.listdir(self.path):  # noqa: PTH208 - names are all that is needed
+            if name.endswith(SUFFIX):
+                source, _, number = name.removesuffix(SUFFIX).rpartition(".")
+                if source and number.isdecimal():
+                    found.append(Segment(source, int(number), self.path / name))
+        return sorted(found)
+
+    def elect(self) -> int | None:
+        """Become the directory's recorder: a descriptor that holds the lock until closed, None if another does.
+
+        The kernel releases the lock when the holder dies. A forked child must close its copy (see `writer`).
+        Raises `OSError`.
+        """
+        return lock(self.path / _LOCK_NAME, os.O_RDWR | os.O_CREAT)
+
+    def quarantine(self, name: str, data: bytes) -> None:
+        """Keep ``data`` that cannot be stored, one entry a line, in a file beside the segments. Raises `OSError`."""
+        handle = os.open(
+            self.path / f"{name}.quarantine", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600
+        )
+        try:
+            os.write(handle, data + b"\n")
+        finally:
+            os.close(handle)
+
+
+def lock(path: Path, flags: int) -> int | None:
+    """Open ``path`` and lock it exclusively: the descriptor, or None when another holds it. Raises `OSError`."""
+    handle = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        os.close(handle)
+        if exc.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return None
+        raise
+    return handle
+
+
+def is_being_written(path: Path) -> bool:
+    """Whether the process that writes the segment lives. Raises `OSError`, `FileNotFoundError` among them."""
+    handle = lock(path, os.O_RDONLY)
+    if handle is None:
+        return True
+    os.close(handle)
+    return False

@@ -1,0 +1,126 @@
+"""Recording what an app publishes, by wrapping the app's own ``amqp.send_task_message``.
+
+Celery's publish signals name only the task, not the app that sends it, and nobody is told of a publish that failed.
+The wrapper knows both, and costs one call. It is put in place without making the app read its configuration.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from celery._state import get_current_task
+from celery.utils.imports import instantiate
+
+from celery_asynctask import facts, workflow
+from celery_asynctask.errors import guard
+from celery_asynctask.events import now
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from celery_asynctask.recording import Recording
+
+_NAME = "send_task_message"
+
+
+def wrap(app: Celery, recording: Recording) -> None:
+    """Record what ``app`` publishes from now on."""
+    amqp = app.__dict__.get("amqp")
+    if amqp is None:
+        app.amqp_cls = functools.partial(_make_amqp, app.amqp_cls, recording)
+    else:
+        _wrap_amqp(amqp, recording)
+
+
+def unwrap(app: Celery) -> None:
+    """Undo `wrap`."""
+    if isinstance(app.amqp_cls, functools.partial) and app.amqp_cls.func is _make_amqp:
+        app.amqp_cls = app.amqp_cls.args[0]
+    amqp = app.__dict__.get("amqp")
+    if amqp is not None and isinstance(amqp.__dict__.get(_NAME), _Publisher):
+        del amqp.__dict__[_NAME]  # Celery makes its own again when asked
+
+
+def _make_amqp(amqp_cls: Any, recording: Recording, app: Celery) -> Any:
+    """What ``app.amqp_cls`` makes, wrapped."""
+    amqp = instantiate(amqp_cls, app=app)
+    _wrap_amqp(amqp, recording)
+    return amqp
+
+
+def _wrap_amqp(amqp: Any, recording: Recording) -> None:
+    # A cached property (celery/app/amqp.py): what stands in the instance's dict is what callers get.
+    amqp.__dict__[_NAME] = _Publisher(amqp, recording, amqp.__dict__.get(_NAME))
+
+
+class _Publisher:
+    """Stands in for ``amqp.send_task_message``; makes Celery's own on first use, when the queues are configured."""
+
+    def __init__(self, amqp: Any, recording: Recording, send: Any) -> None:
+        self._amqp = amqp
+        self._recording = recording
+        self._send = send
+
+    def __call__(self, producer: Any, name: str, message: Any, **options: Any) -> Any:
+        send = self._send
+        if send is None:
+            send = self._send = self._amqp._create_task_sender()  # noqa: SLF001 - what the cached property calls
+        header = _stamp(self._recording, name, message, options)
+        result = send(producer, name, message, **options)
+        if header is not None:
+            _record(self._recording, name, message, header)
+        return result
+
+
+@guard
+def _stamp(recording: Recording, name: str, message: Any, options: dict[str, Any]) -> dict[str, Any] | None:
+    """Put our header on a message that is about to be sent; None when its task is not recorded."""
+    if not recording.chooses(name):
+        return None
+    about = message.headers if "id" in message.headers else message.body
+    headers = options.get("headers")
+    header = facts.stamp(
+        headers or message.headers,
+        message.headers.get(facts.HEADER),
+        about.get("retries") or 0,
+        about.get("replaced_task_nesting") or 0,
+        now(),
+    )
+    if headers:  # these are laid over the message's own
+        options["headers"] = {**headers, facts.HEADER: header}
+    else:
+        message.headers[facts.HEADER] = header
+    return header
+
+
+@guard
+def _record(recording: Recording, name: str, message: Any, header: dict[str, Any]) -> None:
+    """The message was sent: say so, and what it carries with it."""
+    event = facts.published(recording, name, message, header)
+    recording.record(event)
+    current = get_current_task()
+    request = current.request if current is not None else None
+    if request is not None and request.id == event["id"]:
+        request.__dict__["asynctask_replaced"] = True  # or retried: read only when the run ends as ignored
+    _, _, _, embed = facts.open_message(message.headers, message.body)
+    chain, chord, callbacks = embed.get("chain"), embed.get("chord"), embed.get("callbacks")
+    if not (chain or chord or callbacks) or "retries" in event or _is_step_of(request, event["id"]):
+        return
+    if chord and not chain and not callbacks and recording.planned_chord(chord):
+        return
+    steps = workflow.steps(event["id"], chain, chord, callbacks)
+    for one in facts.planned(recording, event, steps):
+        recording.record(one)
+    if request is not None and any(step.id == request.id for step in steps):
+        request.__dict__["asynctask_replaced"] = True
+
+
+def _is_step_of(request: Any, task_id: str) -> bool:
+    """Whether the running task carried this one with it: then all behind it was planned before."""
+    if request is None:
+        return False
+    known = request.__dict__.get("asynctask_steps")
+    if known is None:
+        known = request.__dict__["asynctask_steps"] = frozenset(step.id for step in facts.steps_of(request))
+    return task_id in known

@@ -1,0 +1,191 @@
+"""The ``asynctask_*`` keys of the Celery configuration, checked into one frozen `Settings`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from celery_asynctask.errors import SettingsError
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+DEFAULT_EXCLUDE = ("celery.chord_unlock", "celery.backend_cleanup")
+
+
+class _Rule(NamedTuple):
+    """What a value must be: in words for the error message, and as a function that raises `ValueError`."""
+
+    allowed: str
+    check: Callable[[Any], Any]
+
+
+def _string(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError
+    return value
+
+
+def _url(value: Any) -> str:
+    from sqlalchemy.engine import URL, make_url
+    from sqlalchemy.exc import ArgumentError
+
+    if isinstance(value, URL):
+        return value.render_as_string(hide_password=False)
+    try:
+        return make_url(_string(value)).render_as_string(hide_password=False)
+    except ArgumentError as exc:
+        raise ValueError from exc
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise ValueError
+    return dict(value)
+
+
+def _globs(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, (list, tuple, set, frozenset)) or not all(isinstance(item, str) for item in value):
+        raise ValueError
+    return tuple(value)
+
+
+def _boolean(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError
+    return value
+
+
+def _directory(value: Any) -> Path:
+    if not isinstance(value, (str, Path)) or not str(value):
+        raise ValueError
+    return Path(value).expanduser().absolute()
+
+
+def _number(low: float, high: float, whole: bool) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        kinds = (int,) if whole else (int, float)
+        if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
+            raise ValueError
+        return value
+
+    return check
+
+
+_RULES = {
+    "enabled": _Rule("True or False", _boolean),
+    "url": _Rule("an SQLAlchemy database URL, such as 'postgresql+psycopg://user@host/name'", _url),
+    "engine_options": _Rule("a mapping of keyword arguments of sqlalchemy.create_engine", _mapping),
+    "create_tables": _Rule("True or False", _boolean),
+    "journal_dir": _Rule("a path on a local file system", _directory),
+    "flush_interval": _Rule("a number of seconds from 0.01 to 60", _number(0.01, 60, whole=False)),
+    "batch_size": _Rule("a whole number of events from 1 to 100000", _number(1, 100_000, whole=True)),
+    "include": _Rule("a list of task-name globs, such as ['billing.*']", _globs),
+    "exclude": _Rule("a list of task-name globs, such as ['celery.*']", _globs),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user configured; each field is the key ``asynctask_<field>``."""
+
+    enabled: bool = True
+    """Whether anything is recorded. Off: no hooks, no files, no threads."""
+    url: str = "sqlite:///asynctask.db"
+    """SQLAlchemy URL of the store. The default is a file in the working directory."""
+    engine_options: Mapping[str, Any] = field(default_factory=dict)
+    """Keyword arguments for `sqlalchemy.create_engine`."""
+    create_tables: bool = True
+    """Whether the recorder creates missing tables. Off for those who run the migrations themselves."""
+    journal_dir: Path | None = None
+    """Directory of the journal, local to the node and to one store. None: under the user's state directory, named
+    after the store; see `directory`."""
+    flush_interval: float = 0.5
+    """Seconds between two looks of the recorder into the journal."""
+    batch_size: int = 1000
+    """Events that the recorder stores in one transaction."""
+    include: tuple[str, ...] = ("*",)
+    """Globs of task names that are recorded."""
+    exclude: tuple[str, ...] = DEFAULT_EXCLUDE
+    """Globs of task names that are not, whatever ``include`` says."""
+
+    @classmethod
+    def from_app(cls, app: Celery) -> Settings:
+        """Read and check the configuration of ``app``. Raises `SettingsError`."""
+        known = {name.name for name in fields(cls)}
+        values = {}
+        for key, value in _configured(app).items():
+            name = key.removeprefix("asynctask_")
+            if name not in known:
+                raise SettingsError(
+                    f"Unknown setting {key!r}. The settings of celery-asynctask are: "
+                    f"{', '.join(sorted('asynctask_' + name for name in known))}."
+                )
+            rule = _RULES[name]
+            if value is None and name == "journal_dir":
+                continue
+            try:
+                values[name] = rule.check(value)
+            except ValueError:
+                shown = "(not shown)" if name in ("url", "engine_options") else repr(value)
+                raise SettingsError(
+                    f"Setting {key!r} has the value {shown} of type {type(value).__name__}; it must be {rule.allowed}."
+                ) from None
+        return cls(**values)
+
+    @property
+    def store_id(self) -> str:
+        """Names the store, without credentials: the same for every process that writes to the same database."""
+        from sqlalchemy.engine import make_url
+
+        url = make_url(self.url)
+        database = url.database or ""
+        if url.get_backend_name() == "sqlite" and database not in ("", ":memory:"):
+            database = str(Path(database).absolute())
+        host = f"{url.host}:{url.port}" if url.port else url.host or ""
+        return f"{url.get_backend_name()}://{host}/{database}"
+
+    @property
+    def shown_url(self) -> str:
+        """The URL for log lines, its password hidden."""
+        from sqlalchemy.engine import make_url
+
+        return make_url(self.url).render_as_string(hide_password=True)
+
+    @property
+    def directory(self) -> Path:
+        """The journal directory: ``journal_dir``, or one under ``$XDG_STATE_HOME`` named after the store."""
+        if self.journal_dir is not None:
+            return self.journal_dir
+        state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+        readable = re.sub(r"[^A-Za-z0-9]+", "-", self.store_id).strip("-")[-40:].lower()
+        digest = hashlib.sha256(self.store_id.encode()).hexdigest()[:8]
+        return Path(state).absolute() / "celery-asynctask" / f"{readable}-{digest}"
+
+
+def _configured(app: Celery) -> dict[str, Any]:
+    """Every ``asynctask_*`` key that the configuration of ``app`` holds, by its plain lower-case name.
+
+    `Celery.conf` finds ``CELERY_ASYNCTASK_URL`` under ``asynctask_url`` when a namespace is set, but its iteration
+    gives the keys as they were written, and we must see the unknown ones too.
+    """
+    conf = app.conf.finalize()
+    prefix = (conf.prefix or "").lower()
+    found: dict[str, Any] = {}
+    for mapping in conf.maps[:-1]:  # the last one holds Celery's defaults
+        for key in list(mapping.keys()):
+            if not isinstance(key, str):
+                continue
+            name = key.lower()
+            if prefix and name.startswith(prefix):
+                name = name.removeprefix(prefix)
+            elif prefix and key != name:
+                continue  # ASYNCTASK_X beside a namespace is somebody else's
+            if name.startswith("asynctask_"):
+                found.setdefault(name, mapping[key])
+    return found

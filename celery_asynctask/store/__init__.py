@@ -1,0 +1,7 @@
+"""The only writer of the tables."""
+
+from __future__ import annotations
+
+from celery_asynctask.store.store import Position, SourceUpdate, Store, is_outage
+
+__all__ = ["Position", "SourceUpdate", "Store", "is_outage"]

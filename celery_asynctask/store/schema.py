@@ -1,0 +1,52 @@
+"""Creating the tables on first use, once, however many processes of however many nodes start together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import Connection, Engine, insert, inspect, select, text
+
+from celery_asynctask.model import SCHEMA_VERSION, AsyncTask, AsyncTaskVersion, Base
+
+_LOCK = 4_871_239_157_263_401_113
+"""PostgreSQL advisory lock that guards the creation; any number that nobody else uses."""
+_LOCK_NAME = "celery_asynctask.schema"
+_LOCK_SECONDS = 30
+
+
+def create_tables(engine: Engine) -> bool:
+    """Create our tables and note the schema version, unless they are there; whether this call did it.
+
+    Raises `sqlalchemy.exc.SQLAlchemyError`.
+    """
+    with engine.connect() as connection:
+        if inspect(connection).has_table(AsyncTask.__tablename__):
+            return False
+    with engine.begin() as connection, _exclusive(connection):
+        if inspect(connection).has_table(AsyncTask.__tablename__):
+            return False
+        Base.metadata.create_all(connection)
+        version = AsyncTaskVersion.__table__
+        if connection.execute(select(version)).first() is None:
+            connection.execute(insert(AsyncTaskVersion), [{"version_num": SCHEMA_VERSION}])
+        return True
+
+
+@contextmanager
+def _exclusive(connection: Connection) -> Iterator[None]:
+    """Keep other recorders out until the transaction ends; CREATE TABLE IF NOT EXISTS alone still races."""
+    match connection.dialect.name:
+        case "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+            yield
+        case "mysql" | "mariadb":
+            connection.execute(text("SELECT GET_LOCK(:name, :seconds)"), {"name": _LOCK_NAME, "seconds": _LOCK_SECONDS})
+            try:
+                yield
+            finally:
+                connection.execute(text("SELECT RELEASE_LOCK(:name)"), {"name": _LOCK_NAME})
+        case _:
+            # Python's sqlite3 opens no transaction before DDL; this takes the write lock at once.
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            yield

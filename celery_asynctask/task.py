@@ -1,0 +1,44 @@
+"""`RecordedTask`: the task class that switches recording on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from celery.app.task import Task
+
+from celery_asynctask.hooks import install
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+
+class RecordedTask(Task):
+    """Base class of recorded tasks.
+
+    As an app's task class, ``Celery("proj", task_cls="celery_asynctask:RecordedTask")``, it records everything of
+    that app: what it publishes, what its workers run, tasks with another base class and Celery's built-in ones too.
+    As the base of single tasks, ``@app.task(base=RecordedTask)``, it records those alone.
+
+    The attributes can be set on a class or given as options, ``@app.task(asynctask_record_args=False)``, on tasks of
+    any class. There is no other code here: a hook of a task class that raises fails the task.
+    """
+
+    abstract = True
+
+    asynctask_record = True
+    """Whether tasks of this class are recorded at all."""
+    asynctask_record_args = True
+    """Whether ``task_args`` is filled; else it is null."""
+    asynctask_record_kwargs = True
+    """Whether ``task_kwargs`` is filled; else it is null."""
+    asynctask_record_result = True
+    """Whether ``result`` is filled; else it is null."""
+
+    @classmethod
+    def on_bound(cls, app: Celery) -> None:
+        """Called by Celery when it binds a task of this class to an app: install on it.
+
+        Raises `celery_asynctask.errors.SettingsError` for a wrong setting, before anything runs.
+        """
+        super().on_bound(app)
+        install(app, whole_app=issubclass(app.Task, RecordedTask))

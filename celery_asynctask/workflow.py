@@ -1,0 +1,109 @@
+"""The steps that a message carries with it and Celery sends later: the rest of a chain, a chord's body, callbacks.
+
+Pure. Works on signatures as they travel: `celery.canvas.Signature` objects before they are sent, plain mappings
+after (``request.chain``, ``request.chord``, ``request.callbacks``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+
+class Step(NamedTuple):
+    """A task that will be sent once what comes before it has succeeded."""
+
+    id: str
+    name: str
+    args: Any
+    kwargs: Any
+    parent: str | None
+    """The task that will send it, where that is known beforehand: not for a chord's body, which the header task
+    that happens to finish last sends."""
+    after_chord: bool
+    """Whether it comes after the body of a chord that the carrying task is a header of. Its root is then unknown
+    beforehand, if the header tasks are roots themselves."""
+
+
+def steps(task_id: str, chain: Any, chord: Any, callbacks: Any) -> list[Step]:
+    """All steps behind the task ``task_id``, each id once, in the order they would be sent.
+
+    Steps without an id of their own (callbacks mostly) cannot be named before they are sent and are left out.
+    """
+    found: dict[str, Step] = {}
+    for step in _walk_all(task_id, chain, chord, callbacks):
+        if step.id != task_id:
+            found.setdefault(step.id, step)
+    return list(found.values())
+
+
+def _walk_all(task_id: str, chain: Any, chord: Any, callbacks: Any) -> Iterator[Step]:
+    previous: str | None = task_id
+    for signature in reversed(_list(chain)):  # a request's chain is stored last step first
+        yield from _walk(signature, previous, after_chord=False)
+        previous = _last_id(signature)
+    for signature in _list(callbacks):
+        yield from _walk(signature, task_id, after_chord=False)
+    if chord:
+        yield from _walk(chord, None, after_chord=True)
+
+
+def _walk(signature: Any, parent: str | None, after_chord: bool) -> Iterator[Step]:
+    if not isinstance(signature, Mapping):
+        return
+    kwargs = signature.get("kwargs") or {}
+    options = signature.get("options") or {}
+    match signature.get("subtask_type"):
+        case "chain":
+            for member in _list(kwargs.get("tasks")):
+                yield from _walk(member, parent, after_chord)
+                parent = _last_id(member)
+        case "group":
+            for member in _list(kwargs.get("tasks")):
+                yield from _walk(member, parent, after_chord)
+        case "chord":
+            for member in _members(kwargs.get("header")):
+                yield from _walk(member, parent, after_chord)
+            if body := kwargs.get("body"):
+                yield from _walk(body, None, after_chord)
+        case _:
+            task_id, name = options.get("task_id"), signature.get("task")
+            if isinstance(task_id, str) and isinstance(name, str):
+                yield Step(task_id, name, signature.get("args"), kwargs, parent, after_chord)
+                parent = task_id
+    for callback in _list(options.get("link")):
+        yield from _walk(callback, parent, after_chord)
+    if isinstance(options.get("chord"), Mapping):
+        yield from _walk(options["chord"], None, after_chord)
+
+
+def _last_id(signature: Any) -> str | None:
+    """Id of the task that sends what follows ``signature``; None where that is decided by a race."""
+    if not isinstance(signature, Mapping):
+        return None
+    kwargs = signature.get("kwargs") or {}
+    match signature.get("subtask_type"):
+        case "chain":
+            tasks = _list(kwargs.get("tasks"))
+            return _last_id(tasks[-1]) if tasks else None
+        case "chord":
+            return _last_id(kwargs.get("body"))
+        case "group":
+            return None
+        case _:
+            task_id = (signature.get("options") or {}).get("task_id")
+            return task_id if isinstance(task_id, str) else None
+
+
+def _members(header: Any) -> list[Any]:
+    """Header tasks of a chord: a group signature or a list of signatures."""
+    if isinstance(header, Mapping):
+        return _list((header.get("kwargs") or {}).get("tasks"))
+    return _list(header)
+
+
+def _list(value: Any) -> list[Any]:
+    """Signatures as a list: one signature is one, and anything that is no sequence is none."""
+    if isinstance(value, Mapping):
+        return [value]
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else []
