@@ -10,4 +10,4 @@ from celery import current_app
 
 from celery_asynctask.hooks import install
 
-install(current_app._get_current_object())  # noqa: SLF001 - Celery's way to see through its proxy
+install(current_app._get_current_object())

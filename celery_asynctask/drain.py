@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 from typing import Any, NamedTuple
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from celery_asynctask.events import Event, decode
 from celery_asynctask.journal import Directory, Segment
 from celery_asynctask.journal.directory import is_being_written
@@ -52,20 +50,26 @@ class Drain:
     def batch(self) -> int:
         """Store one batch; how many frames it had, 0 when there was nothing new.
 
-        Raises `sqlalchemy.exc.SQLAlchemyError`, `ImportError` (no driver), `OSError`.
+        Raises `sqlalchemy.exc.SQLAlchemyError`, `ImportError` (no driver), `OSError`; what was not stored then is
+        taken again by the next call.
         """
         if not self._prepared:
             self.store.prepare()
             self._prepared = True
         takes: list[_Take] = []
         positions: dict[str, Position] = {}
+        unread: set[str] = set()
         room = self.settings.batch_size
         for segment in self.directory.segments():
+            if segment.source in unread:
+                continue
             try:
                 take = self._take(segment, positions, room)
             except FileNotFoundError:
                 continue
             takes.append(take)
+            if not take.chunk.whole:
+                unread.add(segment.source)
             room -= len(take.chunk.frames) + len(take.chunk.damaged)
             if room <= 0:
                 break
@@ -116,14 +120,13 @@ class Drain:
                 origin[id(event)] = (source, one.data)
         try:
             self._write(events, positions, poison, takes)
-        except SQLAlchemyError as exc:
+        except Exception as exc:
             if is_outage(exc):
                 raise
             for event in self._find_poison(events):
                 source, data = origin[id(event)]
                 poison[source].append(data)
             self._write([], positions, poison, takes)
-        self._quarantine(poison)
 
     def _write(
         self,
@@ -132,7 +135,8 @@ class Drain:
         poison: dict[str, list[bytes]],
         takes: list[_Take],
     ) -> None:
-        """One transaction: the events' rows and the sources' high-water marks and counts."""
+        """One transaction: the events' rows, the sources' high-water marks and counts, and before they are committed
+        what is put aside, which may so be there twice but never be missing."""
         moved = {}
         for source, position in positions.items():
             seen = sum(
@@ -145,6 +149,7 @@ class Drain:
         self.store.write(
             fold_all(events).values(),
             [SourceUpdate(self._descriptions[source], position) for source, position in moved.items()],
+            before_commit=lambda: self._quarantine(poison),
         )
         self._positions.update(moved)
 
@@ -152,7 +157,7 @@ class Drain:
         """Store ``events`` in ever smaller parts; those that alone are refused come back."""
         try:
             self.store.write(fold_all(events).values())
-        except SQLAlchemyError as exc:
+        except Exception as exc:
             if is_outage(exc):
                 raise
             if len(events) == 1:

@@ -1,9 +1,10 @@
 """What Celery's messages, requests and exceptions say, read into events.
 
 The header: every message that a recorded app sends carries ``asynctask``, a mapping with ``created`` (when the task
-was first asked for) and ``sent`` (when this message was), microseconds since the epoch. In a worker, the main
-process adds ``run``, the token of the delivery, to its own copy, so that what it says about a run and what the
-child says have the same name.
+was first asked for) and ``sent`` (when this message was), microseconds since the epoch. A message sent by a task that
+is not recorded itself (``celery.chord_unlock`` sends the bodies of chords) also has ``root``, in place of a root or
+parent that would lead to no row. In a worker, the main process adds ``run``, the token of the delivery, to its own
+copy, so that what it says about a run and what the child says have the same name.
 """
 
 from __future__ import annotations
@@ -34,11 +35,18 @@ def header_of(request: Any) -> dict[str, Any]:
     return header if isinstance(header, dict) else {}
 
 
-def stamp(headers: Mapping[str, Any], inherited: Any, retries: int, nesting: int, at: int) -> dict[str, Any]:
-    """Our header for a message that is sent at ``at``. A retry keeps when its task was first asked for."""
-    header = headers.get(HEADER) or inherited
-    created = header.get("created") if isinstance(header, dict) and (retries or nesting) else None
-    return {"created": created if isinstance(created, int) else at, "sent": at}
+def stamp(about: Mapping[str, Any], inherited: Any, sender: Any, at: int) -> dict[str, Any]:
+    """Our header for a message that is sent at ``at``.
+
+    ``about`` are its header fields, ``inherited`` is the header it has already: a retry has its predecessor's, and
+    keeps when the task was first asked for. ``sender`` is the request of an unrecorded task that sends it, or None.
+    """
+    header: dict[str, Any] = {"created": at, "sent": at}
+    if isinstance(inherited, dict) and (about.get("retries") or about.get("replaced_task_nesting")):
+        header.update((key, inherited[key]) for key in ("created", "root") if key in inherited)
+    elif sender is not None:
+        header["root"] = sender.root_id if sender.root_id != sender.id else about["id"]
+    return header
 
 
 def mark_delivery(request: Any, at: int) -> None:
@@ -53,7 +61,13 @@ def from_request(kind: Kind, name: str, request: Any, at: int) -> Event:
     if "run" not in header:
         header = {**header, "run": new_run(at)}
         setattr(request, HEADER, header)
-    event: Event = {"kind": kind.value, "id": request.id, "name": name[:_MAX_NAME], "at": at, "run": header["run"]}
+    event: Event = {
+        "kind": kind.value,
+        "id": request.id,
+        "name": name[:_MAX_NAME],
+        "at": at,
+        "run": header["run"],
+    }
     if request.retries:
         event["retries"] = request.retries
     if nesting := getattr(request, "replaced_task_nesting", 0):
@@ -69,9 +83,13 @@ def from_request(kind: Kind, name: str, request: Any, at: int) -> Event:
 
 def add_asked(event: Event, recording: Recording, request: Any, args: Any, kwargs: Any) -> None:
     """Add what was asked for."""
-    event["root"] = request.root_id
-    event["parent"] = request.parent_id
+    event["root"], event["parent"] = lineage(header_of(request), request.root_id, request.parent_id)
     _add_payload(event, recording, args, kwargs)
+
+
+def lineage(header: Mapping[str, Any], root: str | None, parent: str | None) -> tuple[str | None, str | None]:
+    """Root and parent of a message, as far as they lead to rows."""
+    return (header["root"], None) if "root" in header else (root, parent)
 
 
 def add_run(event: Event, request: Any) -> None:
@@ -100,14 +118,15 @@ def add_error(event: Event, exc: BaseException | None, traceback: Any = None) ->
 def published(recording: Recording, name: str, message: Any, header: dict[str, Any]) -> Event:
     """The message that was sent (a `celery.app.amqp.task_message`, protocol 1 or 2)."""
     about, args, kwargs, _ = open_message(message.headers, message.body)
+    root, parent = lineage(header, about.get("root_id"), about.get("parent_id"))
     event: Event = {
         "kind": Kind.PUBLISHED.value,
         "id": about["id"],
         "name": name[:_MAX_NAME],
         "at": header["sent"],
         "created": header["created"],
-        "root": about.get("root_id"),
-        "parent": about.get("parent_id"),
+        "root": root,
+        "parent": parent,
     }
     if retries := about.get("retries"):
         event["retries"] = retries
@@ -133,7 +152,9 @@ def unsent(recording: Recording, event: Event, steps: list[workflow.Step]) -> li
             one["root"], one["parent"] = event.get("root"), event["id"]
         one["error_type"] = event.get("error_type", "Exception")
         reason = payload.text(event.get("error_message", ""), payload.MAX_MESSAGE // 2)
-        one["error_message"] = f"Not sent: upstream task {event['name']} [{event['id']}] ended with {reason or 'no message'}"
+        one["error_message"] = (
+            f"Not sent: upstream task {event['name']} [{event['id']}] ended with {reason or 'no message'}"
+        )
         found.append(one)
     return found
 
@@ -243,5 +264,3 @@ def _microseconds(eta: Any) -> int | None:
     if eta.tzinfo is None:
         eta = eta.replace(tzinfo=dt.timezone.utc)
     return int(eta.timestamp() * 1_000_000)
-
-

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from celery import signals
 from celery._state import get_current_task
 from celery.app.task import Context
-from celery.exceptions import Reject, Retry, TaskRevokedError, WorkerShutdown
 from celery.exceptions import NotRegistered as TaskNotRegistered
+from celery.exceptions import Reject, Retry, TaskRevokedError, WorkerShutdown
 
 from celery_asynctask import facts, payload, process, publisher
 from celery_asynctask.errors import guard
@@ -71,7 +71,8 @@ def uninstall(app: Celery) -> None:
 
 def recording_of(app: Celery) -> Recording | None:
     """What is installed on ``app``."""
-    return app.__dict__.get(_ATTRIBUTE)
+    recording: Recording | None = app.__dict__.get(_ATTRIBUTE)
+    return recording
 
 
 def _of_task(task: Any) -> Recording | None:
@@ -165,7 +166,7 @@ def on_postrun(sender: Any, retval: Any, state: Any, **_: Any) -> None:
         event["again"], event["outcome"] = True, "requeued"
     reason = getattr(retval, "reason", None)
     facts.add_error(event, retval)
-    event["error_message"] = payload.error_message(reason) if isinstance(reason, Exception) else payload.text(str(reason))
+    event["error_message"] = payload.reason_text(reason)
     if event.get("again"):
         recording.record(event)
     else:
@@ -173,8 +174,10 @@ def on_postrun(sender: Any, retval: Any, state: Any, **_: Any) -> None:
 
 
 @guard
-def on_internal_error(sender: Any, task_id: str, request: Any, exception: Any, kwargs: Any, einfo: Any, **_: Any) -> None:
-    """Celery's tracer failed around the body: what it could not deliver (arguments, result) makes the task a failure."""
+def on_internal_error(
+    sender: Any, task_id: str, request: Any, exception: Any, kwargs: Any, einfo: Any, **_: Any
+) -> None:
+    """Celery's tracer failed around the body: arguments or a result that it could not deliver fail the task."""
     if (recording := _of_task(sender)) is None:
         return
     context = Context({"id": task_id, **(request or {})})
@@ -189,7 +192,7 @@ def on_internal_error(sender: Any, task_id: str, request: Any, exception: Any, k
 
 
 @guard
-def on_received(sender: Any, request: Any, **_: Any) -> None:
+def on_received(request: Any, **_: Any) -> None:
     task = request.task
     if (recording := _of_task(task)) is None:
         return
@@ -304,7 +307,7 @@ def _record_end(recording: Recording, event: Event, request: Any) -> None:
 
 def _request_in_hand(task_id: str) -> Any:
     live = _live.get(task_id)
-    return live._context if live is not None else None  # noqa: SLF001 - what Celery's own signals carry
+    return live._context if live is not None else None
 
 
 def _signal_name(signum: Any) -> str:

@@ -112,9 +112,7 @@ TASK_GROUPS = (
 TASK_EARLIEST = ("created_at", "started_at")
 """Columns of a task that keep the smaller value; null counts as not known."""
 
-ATTEMPT_GROUPS = (
-    TaskGroup("end_key", False, ("ended_at", "outcome", "error_type", "error_message", "traceback")),
-)
+ATTEMPT_GROUPS = (TaskGroup("end_key", False, ("ended_at", "outcome", "error_type", "error_message", "traceback")),)
 ATTEMPT_FIRST = ("started_at", "published_at", "received_at", "eta", "worker", "pid", "queue")
 """Columns of an attempt that only its start knows: whichever side has a value gives it."""
 

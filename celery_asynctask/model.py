@@ -17,6 +17,7 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    PrimaryKeyConstraint,
     String,
     Text,
     UniqueConstraint,
@@ -54,7 +55,7 @@ class UTCDateTime(TypeDecorator[dt.datetime]):
             return value
         return value.astimezone(dt.timezone.utc).replace(tzinfo=None)
 
-    def process_result_value(self, value: dt.datetime | None, dialect: Dialect) -> dt.datetime | None:
+    def process_result_value(self, value: dt.datetime | None, _dialect: Dialect) -> dt.datetime | None:
         if value is None:
             return None
         return value.replace(tzinfo=dt.timezone.utc) if value.tzinfo is None else value.astimezone(dt.timezone.utc)
@@ -132,9 +133,7 @@ class AsyncTask(Base):
 
     __table_args__ = (
         UniqueConstraint("celery_task_id", name="uq_async_task_celery_task_id"),
-        CheckConstraint(
-            f"(completed_at IS NOT NULL) = (status IN ({_TERMINAL_SQL}))", name="ck_async_task_completed"
-        ),
+        CheckConstraint(f"(completed_at IS NOT NULL) = (status IN ({_TERMINAL_SQL}))", name="ck_async_task_completed"),
         Index("ix_async_task_created_at", "created_at"),  # newest first
         Index("ix_async_task_root_task_id", "root_task_id"),  # a whole workflow
         Index("ix_async_task_parent_task_id", "parent_task_id"),  # what a task started
@@ -205,9 +204,12 @@ class AsyncTaskAttempt(Base):
 
 
 _earlier = aliased(AsyncTaskAttempt)
-AsyncTaskAttempt.attempt = column_property(  # type: ignore[attr-defined]
+AsyncTaskAttempt.attempt = column_property(
     select(func.count())
-    .where(_earlier.celery_task_id == AsyncTaskAttempt.celery_task_id, _earlier.run_key <= AsyncTaskAttempt.run_key)
+    .where(
+        _earlier.celery_task_id == AsyncTaskAttempt.celery_task_id,
+        _earlier.run_key <= AsyncTaskAttempt.run_key,
+    )
     .scalar_subquery()
 )
 """1-based ordinal of the run inside its task. Counted when read: a number stored once would be wrong as soon as an
@@ -252,10 +254,11 @@ class AsyncTaskVersion(Base):
 
     __tablename__ = VERSION_TABLE
 
-    version_num: Mapped[str] = mapped_column(String(32), primary_key=True)
+    version_num: Mapped[str] = mapped_column(String(32))
     """Newest migration applied."""
 
-    __table_args__ = (_MYSQL,)
+    # To the letter what Alembic itself would create.
+    __table_args__ = (PrimaryKeyConstraint("version_num", name=f"{VERSION_TABLE}_pkc"),)
 
 
 __all__ = ["AsyncTask", "AsyncTaskAttempt", "AsyncTaskSource", "AsyncTaskVersion", "Base"]

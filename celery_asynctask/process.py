@@ -33,7 +33,7 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 
 def is_pool_child() -> bool:
     """Whether this is a child of a Celery worker's prefork pool (or another billiard process)."""
-    return billiard_process.current_process()._parent_pid is not None  # noqa: SLF001 - billiard 4.2: no public way
+    return billiard_process.current_process()._parent_pid is not None
 
 
 def become_worker() -> None:

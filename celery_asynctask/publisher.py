@@ -65,7 +65,7 @@ class _Publisher:
     def __call__(self, producer: Any, name: str, message: Any, **options: Any) -> Any:
         send = self._send
         if send is None:
-            send = self._send = self._amqp._create_task_sender()  # noqa: SLF001 - what the cached property calls
+            send = self._send = self._amqp._create_task_sender()
         header = _stamp(self._recording, name, message, options)
         result = send(producer, name, message, **options)
         if header is not None:
@@ -80,13 +80,10 @@ def _stamp(recording: Recording, name: str, message: Any, options: dict[str, Any
         return None
     about = message.headers if "id" in message.headers else message.body
     headers = options.get("headers")
-    header = facts.stamp(
-        headers or message.headers,
-        message.headers.get(facts.HEADER),
-        about.get("retries") or 0,
-        about.get("replaced_task_nesting") or 0,
-        now(),
-    )
+    inherited = (headers or message.headers).get(facts.HEADER)
+    current = get_current_task()
+    unrecorded = current is not None and current.app is recording.app and not recording.chooses(current.name)
+    header = facts.stamp(about, inherited, current.request if unrecorded else None, now())
     if headers:  # these are laid over the message's own
         options["headers"] = {**headers, facts.HEADER: header}
     else:

@@ -88,7 +88,7 @@ class Recording:
 
     def task(self, name: str) -> Any:
         """The registered task of this name, None where this process does not know it."""
-        return self.app._tasks.get(name)  # noqa: SLF001 - `tasks` would finalize the app
+        return self.app._tasks.get(name)
 
     def keeps(self, name: str, what: str) -> bool:
         """Whether ``what`` (args, kwargs, result) of tasks of this name is recorded."""

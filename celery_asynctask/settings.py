@@ -64,7 +64,10 @@ def _boolean(value: Any) -> bool:
 def _directory(value: Any) -> Path:
     if not isinstance(value, (str, Path)) or not str(value):
         raise ValueError
-    return Path(value).expanduser().absolute()
+    try:
+        return Path(value).expanduser().absolute()
+    except RuntimeError as exc:  # no such user
+        raise ValueError from exc
 
 
 def _number(low: float, high: float, whole: bool) -> Callable[[Any], Any]:

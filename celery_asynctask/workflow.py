@@ -51,8 +51,8 @@ def _walk_all(task_id: str, chain: Any, chord: Any, callbacks: Any) -> Iterator[
 def _walk(signature: Any, parent: str | None, after_chord: bool) -> Iterator[Step]:
     if not isinstance(signature, Mapping):
         return
-    kwargs = signature.get("kwargs") or {}
-    options = signature.get("options") or {}
+    kwargs = _mapping(signature.get("kwargs"))
+    options = _mapping(signature.get("options"))
     match signature.get("subtask_type"):
         case "chain":
             for member in _list(kwargs.get("tasks")):
@@ -81,7 +81,7 @@ def _last_id(signature: Any) -> str | None:
     """Id of the task that sends what follows ``signature``; None where that is decided by a race."""
     if not isinstance(signature, Mapping):
         return None
-    kwargs = signature.get("kwargs") or {}
+    kwargs = _mapping(signature.get("kwargs"))
     match signature.get("subtask_type"):
         case "chain":
             tasks = _list(kwargs.get("tasks"))
@@ -91,15 +91,20 @@ def _last_id(signature: Any) -> str | None:
         case "group":
             return None
         case _:
-            task_id = (signature.get("options") or {}).get("task_id")
+            task_id = _mapping(signature.get("options")).get("task_id")
             return task_id if isinstance(task_id, str) else None
 
 
 def _members(header: Any) -> list[Any]:
     """Header tasks of a chord: a group signature or a list of signatures."""
     if isinstance(header, Mapping):
-        return _list((header.get("kwargs") or {}).get("tasks"))
+        return _list(_mapping(header.get("kwargs")).get("tasks"))
     return _list(header)
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """A part of a signature; anything that is no mapping is empty."""
+    return value if isinstance(value, Mapping) else {}
 
 
 def _list(value: Any) -> list[Any]:

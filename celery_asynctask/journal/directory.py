@@ -56,24 +56,21 @@ class Directory:
 
     def _claim(self, store_id: str) -> None:
         """Make the directory this store's, or see that it is."""
-        marker = self.path / _STORE_NAME
+        handle = os.open(self.path / _STORE_NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
-            handle = os.open(marker, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            claimed = marker.read_text(encoding="utf-8").strip()
-            # Empty: another process has made it and not yet written, or died in between.
-            if claimed and claimed != store_id:
-                raise JournalError(
-                    f"The journal directory {self.path} belongs to the store {claimed}, not to {store_id}; give each "
-                    "store its own asynctask_journal_dir."
-                ) from None
-            if claimed:
-                return
-            handle = os.open(marker, os.O_WRONLY)
-        try:
-            os.write(handle, f"{store_id}\n".encode())
+            if not os.fstat(handle).st_size:  # new: whoever locks it first claims the directory
+                fcntl.flock(handle, fcntl.LOCK_EX)
+                if not os.fstat(handle).st_size:
+                    os.write(handle, os.fsencode(f"{store_id}\n"))
+                    os.lseek(handle, 0, os.SEEK_SET)
+            claimed = os.fsdecode(os.read(handle, 4096)).strip()
         finally:
             os.close(handle)
+        if claimed != store_id:
+            raise JournalError(
+                f"The journal directory {self.path} belongs to the store {claimed}, not to {store_id}; give each "
+                "store its own asynctask_journal_dir."
+            )
 
     def segments(self) -> list[Segment]:
         """Every segment in the directory, sorted. Raises `OSError`."""

@@ -37,7 +37,7 @@ def read(segment: Segment, position: int, most: int, ended: bool) -> Chunk:
         while data and b"\n" not in data and (more := file.read(READ_BYTES)):
             data += more
         at_end = not file.read(1)
-    found = scan(data, most)
+    found = scan(data, most if position else most + 1)  # the first frame is no event
     frames, damaged, consumed = found.frames, found.damaged, found.consumed
     if ended and at_end and b"\n" not in data[consumed:] and consumed < len(data):
         damaged = [*damaged, data[consumed:]]
@@ -71,7 +71,9 @@ def describe(segment: Segment) -> dict[str, Any]:
         said = json.loads(first[0].data)
     except ValueError:
         return guess
-    return {**guess, **said} if isinstance(said, dict) and said.get("format") == VERSION else guess
+    if not isinstance(said, dict) or said.get("format") != VERSION:
+        return guess
+    return {**guess, **said, "source": segment.source}
 
 
 def _pid(source: str) -> int:

@@ -43,7 +43,7 @@ class Journal:
 
     def _reset(self) -> None:
         """Be the journal of this process: a source that has written nothing yet."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler that publishes may run inside of append
         self._handle: int | None = None
         self._size = 0
         self._segment = 0
@@ -63,11 +63,11 @@ class Journal:
     def append(self, data: bytes) -> bool:
         """Write one encoded event; whether it is in the journal now."""
         with self._lock:
+            number = self._number = self._number + 1  # what is dropped is counted, too
             if self._handle is None and not self._open():
                 self.dropped["unusable directory"] += 1
                 return False
-            self._number += 1
-            line = frame.pack(self._number, data)
+            line = frame.pack(number, data)
             try:
                 self._write(line)
             except OSError as exc:
@@ -98,7 +98,9 @@ class Journal:
             path = directory.path / f"{self.source}.{self._segment:06d}{SUFFIX}"
             unnamed = path.with_suffix(".new")
             handle = os.open(
-                unnamed, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+                unnamed,
+                os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC,
+                0o600,
             )
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

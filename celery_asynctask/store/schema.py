@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from sqlalchemy import Connection, Engine, insert, inspect, select, text
 
-from celery_asynctask.model import SCHEMA_VERSION, AsyncTask, AsyncTaskVersion, Base
+from celery_asynctask.model import SCHEMA_VERSION, AsyncTaskVersion, Base
 
 _LOCK = 4_871_239_157_263_401_113
 """PostgreSQL advisory lock that guards the creation; any number that nobody else uses."""
@@ -21,16 +21,21 @@ def create_tables(engine: Engine) -> bool:
     Raises `sqlalchemy.exc.SQLAlchemyError`.
     """
     with engine.connect() as connection:
-        if inspect(connection).has_table(AsyncTask.__tablename__):
+        if _complete(connection):
             return False
     with engine.begin() as connection, _exclusive(connection):
-        if inspect(connection).has_table(AsyncTask.__tablename__):
+        if _complete(connection):
             return False
         Base.metadata.create_all(connection)
-        version = AsyncTaskVersion.__table__
-        if connection.execute(select(version)).first() is None:
+        if connection.execute(select(AsyncTaskVersion)).first() is None:
             connection.execute(insert(AsyncTaskVersion), [{"version_num": SCHEMA_VERSION}])
         return True
+
+
+def _complete(connection: Connection) -> bool:
+    """Whether the tables are there and their version is noted; MySQL keeps what a killed process had begun."""
+    tables = set(inspect(connection).get_table_names())
+    return tables.issuperset(Base.metadata.tables) and connection.execute(select(AsyncTaskVersion)).first() is not None
 
 
 @contextmanager

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from sqlalchemy import Engine, create_engine, select
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError, StatementError
 
 from celery_asynctask.lifecycle import Partial
 from celery_asynctask.model import AsyncTask, AsyncTaskAttempt, AsyncTaskSource
@@ -20,6 +20,8 @@ _TASK_TIMES = ("created_at", "started_at", "completed_at")
 _ATTEMPT_TIMES = ("published_at", "received_at", "eta", "started_at", "ended_at")
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
 _SQLITE_BUSY_SECONDS = 30
+_ABOUT_VALUES = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
+"""What Python, or a driver before it asks the database, raises for a value that no column takes."""
 
 
 class Position(NamedTuple):
@@ -51,7 +53,7 @@ class Store:
         options = dict(self.settings.engine_options)
         if self.settings.url.startswith("sqlite"):
             options["connect_args"] = {"timeout": _SQLITE_BUSY_SECONDS, **options.get("connect_args", {})}
-        else:
+        elif "poolclass" not in options:
             options.setdefault("pool_size", 1)
             options.setdefault("max_overflow", 1)
             options.setdefault("pool_pre_ping", True)
@@ -79,11 +81,17 @@ class Store:
             row = connection.execute(select(*columns).where(table.c.source == source)).first()
         return Position(*row) if row is not None else Position()
 
-    def write(self, partials: Iterable[Partial], sources: Iterable[SourceUpdate] = ()) -> None:
+    def write(
+        self,
+        partials: Iterable[Partial],
+        sources: Iterable[SourceUpdate] = (),
+        before_commit: Callable[[], None] | None = None,
+    ) -> None:
         """Join partial rows with what is stored, and move the sources' high-water marks, in one transaction.
 
-        Rows are written in the order of their keys, so two recorders cannot deadlock. Raises
-        `sqlalchemy.exc.SQLAlchemyError`; nothing is stored then.
+        Rows are written in the order of their keys, so two recorders cannot deadlock. ``before_commit`` is called
+        when everything is written, and may still stop it. Raises `sqlalchemy.exc.SQLAlchemyError`, what
+        ``before_commit`` raises, and for values of the wrong kind what Python raises; nothing is stored then.
         """
         known = sorted(partials, key=lambda partial: partial.task["celery_task_id"])
         tasks = [_with_times(partial.task, _TASK_TIMES) for partial in known]
@@ -96,6 +104,8 @@ class Store:
             for statement, rows in zip(self._statements, (tasks, attempts, updates), strict=True):
                 if rows:
                     connection.execute(statement, rows)
+            if before_commit is not None:
+                before_commit()
 
     def close(self) -> None:
         """Give the connections back; the store may be used again."""
@@ -108,9 +118,9 @@ def is_outage(exc: Exception) -> bool:
 
     Connections refused or lost, locks, missing tables and rights pass: nothing is wrong with the events.
     """
-    if isinstance(exc, DBAPIError) and exc.connection_invalidated:
-        return True
-    return not isinstance(exc, DBAPIError) or isinstance(exc, (OperationalError, InterfaceError, ProgrammingError))
+    if isinstance(exc, DBAPIError):
+        return exc.connection_invalidated or isinstance(exc, (OperationalError, InterfaceError, ProgrammingError))
+    return not isinstance(exc, (StatementError, *_ABOUT_VALUES))
 
 
 def _table(model: Any) -> Any:

@@ -34,13 +34,11 @@ def source_upsert(dialect: str, table: Table) -> Insert:
         dialect,
         table,
         ["source"],
-        lambda _old, new: [(name, new[name]) for name in table.columns.keys() if name not in fixed],
+        lambda _old, new: [(name, new[name]) for name in map(str, table.columns.keys()) if name not in fixed],
     )
 
 
-def _upsert(
-    dialect: str, table: Table, keys: list[str], assignments: Callable[[Any, Any], Assignments]
-) -> Insert:
+def _upsert(dialect: str, table: Table, keys: list[str], assignments: Callable[[Any, Any], Assignments]) -> Insert:
     if dialect in ("mysql", "mariadb"):
         # MySQL assigns from left to right and reads what it has assigned: a list keeps the order, keys last.
         statement = mysql.insert(table)

@@ -1,0 +1,120 @@
+"""The servers that tests talk to: where they are, whether they answer, and databases of a test's own.
+
+Overridable by environment: ASYNCTASK_TEST_POSTGRESQL_URL, ASYNCTASK_TEST_MYSQL_URL, ASYNCTASK_TEST_REDIS_URL,
+ASYNCTASK_TEST_AMQP_URL. A test that needs a server which does not answer is skipped and says so; with
+ASYNCTASK_REQUIRE_SERVICES=1 it fails instead. Each server is asked once.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import pytest
+from kombu import Connection
+from sqlalchemy import create_engine, make_url, text
+
+DATABASES = ("sqlite", "postgresql", "mysql")
+"""What `new_database` can make."""
+CONNECT_SECONDS = 5
+
+unreachable: set[str] = set()
+"""Why tests were skipped; shown at the end of the run."""
+
+
+def postgresql_url() -> str:
+    """A PostgreSQL database from which others may be created."""
+    default = "postgresql+psycopg://postgres@127.0.0.1:5432/postgres"
+    return _database("PostgreSQL", "ASYNCTASK_TEST_POSTGRESQL_URL", default)
+
+
+def mysql_url() -> str:
+    """A MySQL or MariaDB database from which others may be created."""
+    return _database("MySQL", "ASYNCTASK_TEST_MYSQL_URL", "mysql+pymysql://root@127.0.0.1:3306/mysql")
+
+
+def redis_url(database: int = 0) -> str:
+    """A Redis broker or result backend."""
+    url = make_url(os.environ.get("ASYNCTASK_TEST_REDIS_URL", "redis://127.0.0.1:6379/0"))
+    found = url.set(database=str(database)).render_as_string(hide_password=False)
+    _need("Redis", found, _broker_error(found))
+    return found
+
+
+def amqp_url() -> str:
+    """A RabbitMQ broker."""
+    url = os.environ.get("ASYNCTASK_TEST_AMQP_URL", "amqp://guest:guest@127.0.0.1:5672//")
+    _need("RabbitMQ", url, _broker_error(url))
+    return url
+
+
+@contextmanager
+def new_database(kind: str, directory: Path) -> Iterator[str]:
+    """URL of an empty database of one of `DATABASES`; a file of ``directory``, or on the server and dropped at the
+    end."""
+    if kind == "sqlite":
+        yield f"sqlite:///{directory / uuid.uuid4().hex[:12]}.db"
+        return
+    with fresh_database(postgresql_url() if kind == "postgresql" else mysql_url()) as url:
+        yield url
+
+
+@contextmanager
+def fresh_database(server: str) -> Iterator[str]:
+    """URL of a new database on the server, dropped at the end."""
+    name = f"asynctask_{uuid.uuid4().hex[:12]}"
+    admin = create_engine(server, isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    try:
+        yield make_url(server).set(database=name).render_as_string(hide_password=False)
+    finally:
+        force = " WITH (FORCE)" if admin.dialect.name == "postgresql" else ""
+        with admin.connect() as connection:
+            connection.execute(text(f"DROP DATABASE {name}{force}"))
+        admin.dispose()
+
+
+def _database(what: str, variable: str, default: str) -> str:
+    url = os.environ.get(variable, default)
+    _need(what, url, _database_error(url))
+    return url
+
+
+def _need(what: str, url: str, error: str | None) -> None:
+    if error is None:
+        return
+    reason = f"no {what} at {make_url(url).render_as_string(hide_password=True)}: {error}"
+    if os.environ.get("ASYNCTASK_REQUIRE_SERVICES") == "1":
+        pytest.fail(reason)
+    unreachable.add(reason)
+    pytest.skip(reason)
+
+
+@cache
+def _database_error(url: str) -> str | None:
+    try:
+        engine = create_engine(url, connect_args={"connect_timeout": CONNECT_SECONDS})
+    except Exception as exc:  # noqa: BLE001 - the driver is missing, or the URL is none
+        return str(exc)
+    try:
+        with engine.connect():
+            return None
+    except Exception as exc:  # noqa: BLE001 - whatever it is, it is the reason
+        return str(exc).splitlines()[0]
+    finally:
+        engine.dispose()
+
+
+@cache
+def _broker_error(url: str) -> str | None:
+    try:
+        with Connection(url, connect_timeout=CONNECT_SECONDS) as connection:
+            connection.ensure_connection(max_retries=1, timeout=CONNECT_SECONDS)
+            return None
+    except Exception as exc:  # noqa: BLE001 - whatever it is, it is the reason
+        return str(exc) or type(exc).__name__

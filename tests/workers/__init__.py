@@ -1,0 +1,1 @@
+"""Whole-process tests: real workers on real brokers, each row checked field by field."""

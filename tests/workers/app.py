@@ -1,0 +1,269 @@
+"""The application under test: one task for every shape an execution can take. Configured by environment variables."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from typing import Any
+
+from celery import Celery, Task, chain, group
+from celery.backends.database import DatabaseBackend
+from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
+from kombu import Queue
+
+app = Celery("shapes", task_cls="celery_asynctask:RecordedTask")
+app.conf.update(
+    broker_url=os.environ["SHAPES_BROKER"],
+    result_backend=os.environ["SHAPES_BACKEND"],
+    broker_transport_options={
+        key: int(value) for key, _, value in (item.partition("=") for item in os.environ["SHAPES_TRANSPORT"].split())
+    },
+    broker_connection_retry_on_startup=True,
+    task_queues=[Queue(os.environ["SHAPES_QUEUE"])],
+    task_default_queue=os.environ["SHAPES_QUEUE"],
+    worker_hijack_root_logger=False,
+    worker_prefetch_multiplier=4,
+    result_chord_join_timeout=20,
+    asynctask_url=os.environ["SHAPES_STORE"],
+    asynctask_journal_dir=os.environ["SHAPES_JOURNAL"],
+    asynctask_flush_interval=0.1,
+)
+
+
+@app.task
+def add(x: int, y: int = 0) -> int:
+    return x + y
+
+
+@app.task
+def total(numbers: list[int]) -> int:
+    return sum(numbers)
+
+
+@app.task
+def fail(*_args: Any) -> None:
+    raise ValueError("boom")
+
+
+class Unpicklable(Exception):
+    def __init__(self, message: str, _second: int) -> None:
+        super().__init__(message)
+        self.handle = open(os.devnull)  # noqa: SIM115 - held on purpose: cannot be pickled
+
+
+@app.task
+def fail_unpicklable() -> None:
+    raise Unpicklable("not to be pickled", 2)
+
+
+@app.task(ignore_result=True)
+def silent(x: int) -> int:
+    return x
+
+
+@app.task(bind=True, max_retries=5)
+def retry_until(self: Any, times: int, countdown: float = 0) -> str:
+    if self.request.retries < times:
+        raise self.retry(exc=KeyError("again"), countdown=countdown)
+    return f"after {self.request.retries}"
+
+
+@app.task(bind=True, max_retries=1)
+def retry_slow_unwind(self: Any) -> str:
+    """The next attempt is long over when this one ends."""
+    if self.request.retries:
+        return "second"
+    try:
+        raise self.retry(exc=KeyError("slow"), countdown=0)
+    finally:
+        time.sleep(1)
+
+
+@app.task(bind=True, max_retries=1)
+def retry_exhausted(self: Any, with_exception: bool) -> None:
+    raise self.retry(exc=RuntimeError("given") if with_exception else None, countdown=0)
+
+
+@app.task(autoretry_for=(KeyError,), max_retries=2, default_retry_delay=0)
+def autoretry() -> None:
+    raise KeyError("auto")
+
+
+@app.task
+def ignore() -> None:
+    raise Ignore
+
+
+@app.task(acks_late=True)
+def reject() -> None:
+    raise Reject("not mine", requeue=False)
+
+
+@app.task(bind=True, acks_late=True)
+def reject_once(self: Any) -> str:
+    if not self.request.delivery_info["redelivered"]:
+        raise Reject("try another", requeue=True)
+    return "taken"
+
+
+@app.task(bind=True)
+def replace(self: Any, by: str, slow: bool = False) -> Any:
+    signatures = {
+        "task": lambda: add.s(1, 1),
+        "chain": lambda: chain(add.s(2, 2), add.s(3)),
+        "group": lambda: group(add.s(4, 4), add.s(5, 5)),
+    }
+    try:
+        raise self.replace(signatures[by]())
+    finally:
+        if slow:
+            time.sleep(1)
+
+
+@app.task
+def spawn(depth: int) -> str:
+    if depth:
+        spawn.delay(depth - 1)
+    return f"depth {depth}"
+
+
+@app.task
+def nap(seconds: float) -> str:
+    time.sleep(seconds)
+    return "slept"
+
+
+@app.task(bind=True, acks_late=True)
+def nap_until_redelivered(self: Any, seconds: float) -> str:
+    if not self.request.delivery_info["redelivered"]:
+        time.sleep(seconds)
+    return "redelivered"
+
+
+@app.task(soft_time_limit=1)
+def over_soft_limit(catch: bool) -> str:
+    try:
+        time.sleep(30)
+    except SoftTimeLimitExceeded:
+        if not catch:
+            raise
+    return "caught"
+
+
+@app.task(time_limit=1)
+def over_hard_limit() -> None:
+    time.sleep(30)
+
+
+@app.task(time_limit=1, acks_late=True)
+def over_hard_limit_late() -> None:
+    time.sleep(30)
+
+
+def _die(self: Any, first_only: bool) -> str:
+    again = self.request.retries or self.request.delivery_info["redelivered"]
+    if not (first_only and again):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "survived"
+
+
+@app.task(bind=True)
+def die(self: Any) -> str:
+    return _die(self, first_only=False)
+
+
+@app.task(bind=True, acks_late=True)
+def die_late(self: Any) -> str:
+    return _die(self, first_only=False)
+
+
+@app.task(bind=True, acks_late=True, reject_on_worker_lost=True)
+def die_late_reject(self: Any) -> str:
+    return _die(self, first_only=True)
+
+
+@app.task(bind=True, retry_on_worker_lost=True, max_retries=3, default_retry_delay=0)
+def die_and_retry(self: Any) -> str:
+    return _die(self, first_only=True)
+
+
+@app.task
+def leave() -> None:
+    sys.exit(3)
+
+
+@app.task
+def unserializable() -> object:
+    return object()
+
+
+@app.task(ignore_result=True)
+def unserializable_ignored() -> object:
+    return object()
+
+
+@app.task
+def run_eagerly(outcome: str) -> Any:
+    return (add if outcome == "success" else fail).apply((1,)).state
+
+
+@app.task
+def errback(failed_id: str) -> str:
+    return failed_id
+
+
+@app.task
+def errback_inline(request: Any, exc: Any, traceback: Any) -> None:
+    """Called in the failing child itself: no execution of its own."""
+
+
+@app.task
+def link_fixed(result: int) -> int:
+    return result
+
+
+app.conf.database_create_tables_at_setup = False  # or it would fail here and now, not when a result is stored
+_NO_BACKEND = DatabaseBackend("sqlite:////nonexistent-directory/results.db", app=app)
+_NO_BACKEND.max_retries = 0  # or Celery waits seconds for it, in the worker's main process too
+app.conf.database_create_tables_at_setup = True
+
+
+@app.task(backend=_NO_BACKEND)
+def backend_down(succeed: bool) -> str:
+    if not succeed:
+        raise ValueError("and the backend is down")
+    return "done"
+
+
+class PlainTask(Task):
+    """A task class that knows nothing of ours."""
+
+    abstract = True
+
+
+@app.task(base=PlainTask)
+def other_base(x: int) -> int:
+    return x
+
+
+@app.task(asynctask_record_args=False, asynctask_record_kwargs=False, asynctask_record_result=False)
+def secretive(secret: str, *, key: str) -> str:
+    return secret + key
+
+
+@app.task(asynctask_record=False)
+def unrecorded() -> str:
+    return "nobody knows"
+
+
+app.conf.beat_schedule = {"tick": {"task": add.name, "schedule": 0.5, "args": (20, 3)}}
+
+if os.environ.get("SHAPES_BREAK") == "facts":
+    from celery_asynctask import facts
+
+    def broken(*_args: Any, **_kwargs: Any) -> Any:
+        raise RuntimeError("broken on purpose")
+
+    facts.from_request = facts.published = broken

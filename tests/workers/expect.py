@@ -1,0 +1,134 @@
+"""What a row must say, checked field by field."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from celery_asynctask import AsyncTask, AsyncTaskAttempt
+from celery_asynctask.lifecycle import TERMINAL
+from tests.waiting import wait_for
+from tests.workers.harness import World
+
+ANY = object()
+"""Not checked: decided by a race."""
+RUNS = {"succeeded": "SUCCESS", "failed": "FAILURE", "ignored": "IGNORED", "rejected": "REJECTED"}
+
+
+@dataclass
+class Row:
+    """One expected row. ``id`` None: any row of the workflow with this name, args and parent."""
+
+    name: str
+    status: str = "SUCCESS"
+    id: str | None = None
+    args: Any = ()
+    kwargs: Any = None
+    result: Any = None
+    retries: int = 0
+    root: Any = None
+    parent: Any = None
+    error: str | None = None
+    message: str | None = None
+    outcomes: Sequence[str | None] = ("succeeded",)
+    """How each attempt ended, in order; empty: the body never ran."""
+    started: bool | None = None
+    """Whether the body ran; None: as ``outcomes`` says."""
+
+    def mismatches(self, row: AsyncTask, attempts: Sequence[AsyncTaskAttempt]) -> list[str]:
+        """Everything about the row that is not as expected, in words."""
+        found = []
+
+        def check(what: str, actual: Any, expected: Any) -> None:
+            if expected is not ANY and actual != expected:
+                found.append(f"{self.name}: {what} is {actual!r}, expected {expected!r}")
+
+        check("name", row.name, f"tests.workers.app.{self.name}" if "." not in self.name else self.name)
+        check("status", str(row.status), self.status)
+        check("task_args", row.task_args, list(self.args) if isinstance(self.args, tuple) else self.args)
+        check("task_kwargs", row.task_kwargs, {} if self.kwargs is None else self.kwargs)
+        check("result", row.result, self.result)
+        check("retries", row.retries, self.retries)
+        check("root_task_id", row.root_task_id, row.celery_task_id if self.root is None else self.root)
+        check("parent_task_id", row.parent_task_id, self.parent)
+        check("error_type", row.error_type, self.error)
+        if self.message is None:
+            check("an error_message", row.error_message is not None, self.error is not None)
+        elif self.message not in (row.error_message or ""):
+            found.append(f"{self.name}: error_message is {row.error_message!r}, expected to hold {self.message!r}")
+        check("outcomes", [one.outcome for one in attempts], list(self.outcomes))
+        check("body ran", row.started_at is not None, bool(self.outcomes) if self.started is None else self.started)
+        check("completed_at is set", row.completed_at is not None, row.status in TERMINAL)
+        times = [time for time in (row.created_at, row.started_at, row.completed_at) if time is not None]
+        check("times in order", times, sorted(times))
+        for number, one in enumerate(attempts, 1):
+            check("attempt", one.attempt, number)
+            inner = [one.published_at, one.received_at, one.started_at, one.ended_at]
+            check("attempt times in order", known := [time for time in inner if time], sorted(known))
+            if one.started_at:
+                check("worker and pid", (bool(one.worker), bool(one.pid)), (True, True))
+            if one.outcome == "failed":
+                check("traceback of a failed attempt", bool(one.traceback), True)
+        if str(row.status) in RUNS.values() and attempts:
+            check("error of last attempt", attempts[-1].error_type, self.error)
+        return found
+
+
+def expect(world: World, *rows: Row, timeout: float = 30, ids: Sequence[str] = ()) -> None:
+    """Wait until the workflow of the rows with an id consists of exactly the expected rows, and each is right.
+
+    ``ids`` are further ids by which rows of the workflow are found.
+    """
+    known = [row.id for row in rows if row.id] + list(ids)
+
+    def missing() -> list[str]:
+        workflow = _closure(world, known)
+        left = list(workflow)
+        found = []
+        for row in sorted(rows, key=lambda row: row.id is None):
+            best = _best(world, row, left)
+            if best is None:
+                found.append(f"{row.name}: no such row")
+                continue
+            match, wrong = best
+            left.remove(match)
+            found += wrong
+        return found + [
+            f"unexpected row {row!r} (root {row.root_task_id}, parent {row.parent_task_id})" for row in left
+        ]
+
+    last: list[str] = []
+
+    def right() -> bool:
+        last[:] = missing()
+        return not last
+
+    try:
+        wait_for(right, timeout, "rows to be right")
+    except AssertionError:
+        raise AssertionError("\n".join(last)) from None
+
+
+def _closure(world: World, known: list[str]) -> Sequence[AsyncTask]:
+    """Every row that hangs together with the known ids by root and parent."""
+    ids = list(known)
+    while True:
+        rows = world.workflow(ids)
+        new = [row.celery_task_id for row in rows if row.celery_task_id not in ids]
+        if not new:
+            return rows
+        ids += new
+
+
+def _best(world: World, row: Row, candidates: Sequence[AsyncTask]) -> tuple[AsyncTask, list[str]] | None:
+    """The candidate that fits best, and what is wrong with it."""
+    fitting = [one for one in candidates if row.id in (None, one.celery_task_id)]
+    judged = [(one, row.mismatches(one, world.attempts(one.celery_task_id))) for one in fitting]
+    return min(judged, key=lambda pair: len(pair[1]), default=None)
+
+
+def fresh_id() -> str:
+    """A task id chosen by us, as applications may do."""
+    return f"order-{uuid.uuid4().hex[:8]}"

@@ -1,0 +1,168 @@
+"""A worker as a process of its own, the application that talks to it, and the rows it left."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kombu import pools
+from sqlalchemy import Engine, create_engine, func, inspect, or_, select
+from sqlalchemy.orm import Session
+
+from celery_asynctask import AsyncTask, AsyncTaskAttempt
+from tests.waiting import wait_for
+
+START_SECONDS = 40
+"""A worker imports Celery and forks; more only on a machine in trouble."""
+STOP_SECONDS = 30
+"""Longer than any task of the suite runs."""
+
+
+Shape = Callable[["World"], Any]
+
+
+@dataclass
+class Plan:
+    """Where a worker gets its messages, and where its rows go."""
+
+    broker: str
+    backend: str
+    store: str
+    directory: Path
+    transport: str = ""
+    queue: str = field(default_factory=lambda: f"shapes-{uuid.uuid4().hex[:12]}")
+
+    def environment(self) -> dict[str, str]:
+        return {
+            "SHAPES_BROKER": self.broker,
+            "SHAPES_BACKEND": self.backend,
+            "SHAPES_STORE": self.store,
+            "SHAPES_JOURNAL": str(self.directory / "journal"),
+            "SHAPES_TRANSPORT": self.transport,
+            "SHAPES_QUEUE": self.queue,
+        }
+
+
+class World:
+    """The application in this process, a producer, and a view of the store."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        os.environ.update(plan.environment())
+        sys.modules.pop("tests.workers.app", None)
+        self.tasks = importlib.import_module("tests.workers.app")
+        self.app = self.tasks.app
+        self.app.finalize()
+        self.log = plan.directory / "celery.log"
+        self.others: list[Any] = []
+        """Applications that a shape made besides; closed with this one."""
+        self.engine: Engine = create_engine(plan.store, pool_size=20)
+
+    @property
+    def has_native_chords(self) -> bool:
+        """Whether the child of the last header task sends a chord's body; else celery.chord_unlock does."""
+        return self.plan.backend.startswith("redis")
+
+    def run(self, shape: Shape) -> None:
+        """Run a shape in this thread, and close what Celery opened for its results: a backend belongs to a thread."""
+        try:
+            shape(self)
+        finally:
+            if self.has_native_chords:
+                self.app.backend.result_consumer.stop()
+                self.app.backend.client.connection_pool.disconnect()
+
+    def close(self) -> None:
+        from celery_asynctask import uninstall
+
+        uninstall(self.app)
+        with self.app.connection_for_write() as connection:
+            connection.default_channel.queue_delete(self.plan.queue)
+        for app in (self.app, *self.others):
+            app.pool.force_close_all()
+            app.close()
+        pools.reset()  # kombu keeps them by URL, closed ones too
+        self.engine.dispose()
+
+    @contextmanager
+    def worker(self, *options: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+        """A running worker, its log in ``self.log``; stopped warmly at the end, killed if that fails."""
+        log = self.log = self.plan.directory / f"worker-{uuid.uuid4().hex[:6]}.log"
+        name = f"{log.stem}@localhost"
+        options = ("worker", "-l", "INFO", "-n", name, "--without-gossip", "--without-mingle", *options)
+        process = self.celery(*options, **environment)
+        try:
+            wait_for(lambda: ready(process, log), START_SECONDS, f"the worker to be ready; its log is {log}")
+            if not environment:
+                wait_for(lambda: inspect(self.engine).has_table("async_task_version"), START_SECONDS, "the tables")
+            yield process
+        finally:
+            stop(process)
+
+    def celery(self, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
+        """A ``celery`` command on the application, its output in ``self.log``."""
+        with self.log.open("ab") as output:
+            return subprocess.Popen(
+                [sys.executable, "-m", "celery", "-A", "tests.workers.app", *arguments],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **self.plan.environment(), **environment},
+            )
+
+    # -- rows ------------------------------------------------------------------
+
+    def row(self, task_id: str) -> AsyncTask | None:
+        with Session(self.engine, expire_on_commit=False) as session:
+            return session.scalar(select(AsyncTask).where(AsyncTask.celery_task_id == task_id))
+
+    def attempts(self, task_id: str) -> Sequence[AsyncTaskAttempt]:
+        with Session(self.engine, expire_on_commit=False) as session:
+            query = select(AsyncTaskAttempt).where(AsyncTaskAttempt.celery_task_id == task_id)
+            return session.scalars(query.order_by(AsyncTaskAttempt.run_key)).all()
+
+    def workflow(self, task_ids: list[str]) -> Sequence[AsyncTask]:
+        """Rows with one of the ids, or whose root or parent is one."""
+        with Session(self.engine, expire_on_commit=False) as session:
+            columns = (AsyncTask.celery_task_id, AsyncTask.root_task_id, AsyncTask.parent_task_id)
+            return session.scalars(select(AsyncTask).where(or_(*(column.in_(task_ids) for column in columns)))).all()
+
+    def wait(self, task_id: str, status: str, timeout: float = 30) -> AsyncTask:
+        """The row, once it has the status."""
+
+        def there() -> Any:
+            row = self.row(task_id)
+            return row if row is not None and row.status == status else None
+
+        return wait_for(there, timeout, f"{task_id} to be {status}; it is {self.row(task_id)}")
+
+    def count(self) -> int:
+        with Session(self.engine) as session:
+            return session.scalar(select(func.count()).select_from(AsyncTask)) or 0
+
+
+def ready(process: subprocess.Popen[bytes], log: Path) -> bool:
+    text = log.read_text(errors="replace")
+    if process.poll() is not None:
+        raise AssertionError(f"the worker ended with {process.returncode} before it was ready:\n{text}")
+    return " ready." in text
+
+
+def stop(process: subprocess.Popen[bytes], how: int = signal.SIGTERM) -> int:
+    """End the worker and wait for it; its exit code. One that does not end is killed, and that is an error."""
+    if process.poll() is None:
+        process.send_signal(how)
+    try:
+        return process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        raise AssertionError(f"the worker did not end within {STOP_SECONDS} s of signal {how}") from None

@@ -1,0 +1,152 @@
+"""How workers end, and what their tasks' rows say then: killed, shut down warmly and coldly; and beat."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from celery_asynctask import AsyncTask
+from tests import services
+from tests.waiting import wait_for
+from tests.workers.expect import Row, expect
+from tests.workers.harness import World, stop
+from tests.workers.test_shapes import plan_for
+
+REDIS_TRANSPORT = "visibility_timeout=3 unacked_restore_interval=1 unacked_restore_throttle=1"
+"""What a killed worker had in hand comes back after seconds, not after an hour."""
+
+
+@pytest.fixture(params=["redis", "amqp"])
+def world(request: pytest.FixtureRequest, tmp_path) -> Iterator[World]:
+    with services.fresh_database(services.postgresql_url()) as store:
+        plan = plan_for(request.param, store, tmp_path)
+        if request.param == "redis":
+            plan.transport = REDIS_TRANSPORT
+        world = World(plan)
+        try:
+            yield world
+        finally:
+            world.close()
+
+
+def test_worker_killed(world: World) -> None:
+    """Its late-acknowledged message is delivered again; what its processes wrote before they died is stored."""
+    with world.worker("-c2") as worker:
+        sent = world.tasks.nap_until_redelivered.delay(60)
+        lost = world.tasks.nap.delay(60)
+        world.wait(sent.id, "STARTED")
+        world.wait(lost.id, "STARTED")
+        stop(worker, signal.SIGKILL)
+    with world.worker("-c2"):
+        expect(
+            world,
+            Row("nap_until_redelivered", id=sent.id, args=(60,), result="redelivered", outcomes=[None, "succeeded"]),
+        )
+        expect(world, Row("nap", "STARTED", id=lost.id, args=(60,), outcomes=[None]))
+    assert [one.redelivered for one in world.attempts(sent.id)] == [False, True]
+
+
+def test_warm_shutdown(world: World) -> None:
+    """What runs is finished; what was only received goes back and is received again by the next worker."""
+    with world.worker("-c1") as worker:
+        running = world.tasks.nap.delay(2)
+        world.wait(running.id, "STARTED")
+        waiting = world.tasks.add.delay(1, 1)
+        world.wait(waiting.id, "RECEIVED")
+        assert stop(worker) == 0
+    expect(world, Row("nap", id=running.id, args=(2,), result="slept"))
+    segments = list((world.plan.directory / "journal").glob("*.segment"))
+    assert len(segments) <= 1, f"the worker left its journal behind: {segments}"  # one is this process's
+    with world.worker("-c1"):
+        expect(world, Row("add", id=waiting.id, args=(1, 1), result=2))
+
+
+def test_cold_shutdown(world: World) -> None:
+    """The message of an early-acknowledged task is gone: it is lost, and Celery's RETRY would be a lie."""
+    with world.worker("-c2") as worker:
+        early = world.tasks.nap.delay(60)
+        late = world.tasks.nap_until_redelivered.delay(60)
+        world.wait(early.id, "STARTED")
+        world.wait(late.id, "STARTED")
+        stop(worker, signal.SIGQUIT)
+    expect(
+        world,
+        Row("nap", "LOST", early.id, (60,), error="WorkerShutdown", message="will not run again", outcomes=["lost"]),
+    )
+    with world.worker("-c2"):
+        expect(
+            world,
+            Row("nap_until_redelivered", id=late.id, args=(60,), result="redelivered", outcomes=[None, "succeeded"]),
+        )
+
+
+def test_beat(world: World) -> None:
+    with world.worker("-c2"):
+        schedule = world.plan.directory / "schedule"
+        beat = world.celery("beat", "-l", "INFO", "-s", str(schedule), "--pidfile=")
+        try:
+            wait_for(lambda: world.count() >= 2, 30, "beat to have sent two tasks")
+        finally:
+            stop(beat)
+        for sent in _all(world):
+            expect(world, Row("add", id=sent.celery_task_id, args=(20, 3), result=23))
+
+
+def test_children_recycled(tmp_path) -> None:
+    """A child per task: each has a journal of its own, all are drained and removed."""
+    with services.fresh_database(services.postgresql_url()) as store:
+        world = World(plan_for("redis", store, tmp_path))
+        try:
+            with world.worker("-c2", "--max-tasks-per-child=1"):
+                sent = [world.tasks.add.delay(number) for number in range(6)]
+                for number, one in enumerate(sent):
+                    expect(world, Row("add", id=one.id, args=(number,), result=number), timeout=60)
+                assert len({world.attempts(one.id)[0].pid for one in sent}) == 6
+        finally:
+            world.close()
+
+
+BROKEN = {
+    "hooks": ({"SHAPES_BREAK": "facts"}, "could not record"),
+    "database": ({"SHAPES_STORE": "postgresql+psycopg://nobody@127.0.0.1:1/none"}, "cannot store in"),
+    "driver": ({"SHAPES_STORE": "oracle+cx_oracle://nobody@127.0.0.1:1/none"}, "cannot store in"),
+    "directory": ({"SHAPES_JOURNAL": "/dev/null/journal"}, "records nothing in this process"),
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_tasks_run_whatever_is_broken(tmp_path, broken: str) -> None:
+    """The recorder's own trouble is one clear log line in each process; the tasks do what they always do."""
+    environment, line = BROKEN[broken]
+    with services.fresh_database(services.postgresql_url()) as store:
+        world = World(plan_for("redis", store, tmp_path))
+        try:
+            with world.worker("-c1", **environment) as worker:
+                good = [world.tasks.add.delay(number, 1) for number in range(20)]
+                bad = world.tasks.fail.delay()
+                again = world.tasks.retry_until.delay(2)
+                assert [one.get(timeout=20) for one in good] == list(range(1, 21))
+                with pytest.raises(ValueError, match="boom"):
+                    bad.get(timeout=20)
+                assert again.get(timeout=20) == "after 2"
+                wait_for(lambda: line in world.log.read_text(), 20, f"{line!r} in the log")
+                started = time.monotonic()
+                assert stop(worker) == 0
+                assert time.monotonic() - started < 10
+            text = world.log.read_text()
+            kinds = {entry.split("celery-asynctask", 1)[1][:60] for entry in text.splitlines() if line in entry}
+            times = sum(line in entry for entry in text.splitlines())
+            assert times <= 2 * max(len(kinds), 1), f"{times} lines for {kinds}"  # one a process and kind of failure
+        finally:
+            world.close()
+
+
+def _all(world: World) -> list[AsyncTask]:
+    from sqlalchemy import select
+    from sqlalchemy.orm import Session
+
+    with Session(world.engine, expire_on_commit=False) as session:
+        return list(session.scalars(select(AsyncTask)))
