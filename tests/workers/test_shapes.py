@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -12,8 +13,6 @@ from tests import services
 from tests.workers.harness import Plan, World
 from tests.workers.shapes import PREFORK_ONLY, SHAPES
 
-AT_ONCE = 24
-"""Shapes in flight together."""
 SHAPE_SECONDS = 150
 
 
@@ -24,14 +23,26 @@ def plan_for(broker: str, store: str, directory: Path) -> Plan:
 
 
 SLOW = (pytest.mark.slow,)
-SETTINGS: dict[str, tuple[str, tuple[str, ...], tuple[pytest.MarkDecorator, ...]]] = {
-    "redis-prefork4": ("redis", ("-c4",), ()),
-    "amqp-prefork4": ("amqp", ("-c4",), ()),
-    "redis-prefork1": ("redis", ("-c1",), SLOW),
-    "amqp-prefork2": ("amqp", ("-c2",), SLOW),
-    "amqp-threads": ("amqp", ("-P", "threads", "-c4"), SLOW),
-    "redis-gevent": ("redis", ("-P", "gevent", "-c8"), SLOW),
-    "amqp-solo": ("amqp", ("-P", "solo"), SLOW),
+
+
+class Setting(NamedTuple):
+    """A worker to run the shapes on."""
+
+    broker: str
+    options: tuple[str, ...]
+    at_once: int
+    """Shapes in flight together: more than the pool can run, fewer than would wait beyond their deadlines."""
+    marks: tuple[pytest.MarkDecorator, ...] = ()
+
+
+SETTINGS = {
+    "redis-prefork4": Setting("redis", ("-c4",), 24),
+    "amqp-prefork4": Setting("amqp", ("-c4",), 24),
+    "redis-prefork2": Setting("redis", ("-c2",), 8, SLOW),
+    "amqp-prefork2": Setting("amqp", ("-c2",), 8, SLOW),
+    "amqp-threads": Setting("amqp", ("-P", "threads", "-c4"), 12, SLOW),
+    "redis-gevent": Setting("redis", ("-P", "gevent", "-c8"), 12, SLOW),
+    "amqp-solo": Setting("amqp", ("-P", "solo"), 2, SLOW),
 }
 
 
@@ -45,11 +56,11 @@ def running(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Future[None]]]:
     """Every shape that applies, running."""
-    broker, options, _ = SETTINGS[request.param]
+    setting = SETTINGS[request.param]
     with services.fresh_database(services.postgresql_url()) as store:
-        world = World(plan_for(broker, store, tmp_path_factory.mktemp("worker")))
+        world = World(plan_for(setting.broker, store, tmp_path_factory.mktemp("worker")))
         try:
-            with world.worker(*options), ThreadPoolExecutor(AT_ONCE) as pool:
+            with world.worker(*setting.options), ThreadPoolExecutor(setting.at_once) as pool:
                 yield {name: pool.submit(world.run, SHAPES[name]) for name in applicable(request.param)}
         finally:
             world.close()
@@ -58,9 +69,9 @@ def running(
 @pytest.mark.parametrize(
     ("running", "name"),
     [
-        pytest.param(setting, name, marks=marks, id=f"{setting}-{name}")
-        for setting, (_, _, marks) in SETTINGS.items()
-        for name in applicable(setting)
+        pytest.param(key, name, marks=setting.marks, id=f"{key}-{name}")
+        for key, setting in SETTINGS.items()
+        for name in applicable(key)
     ],
     indirect=["running"],
     scope="module",
