@@ -33,6 +33,11 @@ _live: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
 """The worker's Request of every task this main process has in hand: some signals about a run (a hard time limit,
 Celery 5.7, celery/worker/request.py on_timeout) come without it."""
 
+_eager: dict[tuple[str, int], Any] = {}
+"""Our headers of the latest eager runs by task id and retries: `on_internal_error` gets the request as it came, without
+the token that the run was given."""
+_EAGER_KEPT = 256
+
 
 def install(app: Celery, *, whole_app: bool = True) -> None:
     """Record what ``app`` publishes and runs: all of it, or only tasks whose class says so (`RecordedTask`).
@@ -93,6 +98,10 @@ def on_prerun(sender: Any, args: Any, kwargs: Any, **_: Any) -> None:
     facts.add_asked(event, recording, request, args, kwargs)
     facts.add_run(event, request)
     recording.record(event)
+    if request.is_eager:
+        _eager[request.id, request.retries] = facts.header_of(request)
+        if len(_eager) > _EAGER_KEPT:
+            del _eager[next(iter(_eager))]
     if "created" not in event and not request.retries:  # its producer is not recorded: nobody has said what follows
         for one in facts.planned(recording, event, facts.steps_of(request)):
             recording.record(one)
@@ -133,9 +142,7 @@ def on_retry(sender: Any, request: Any, reason: Any = None, einfo: Any = None, *
     if (recording := _of_task(sender)) is None:
         return
     if isinstance(reason, Retry):
-        event = _ended(Kind.RETRIED, sender, request, inferred=get_current_task() is None)
-        facts.add_error(event, reason.exc, getattr(einfo, "traceback", None))
-        recording.record(event)
+        recording.record(_retried(sender, request, reason, einfo))
         return
     live = _live.get(request.id)
     if live is not None and not live.acknowledged:
@@ -181,6 +188,11 @@ def on_internal_error(
     if (recording := _of_task(sender)) is None:
         return
     context = Context({"id": task_id, **(request or {})})
+    if context.is_eager:
+        setattr(context, facts.HEADER, _eager.get((task_id, context.retries), {}))
+    if isinstance(exception, Retry):  # with task_eager_propagates the tracer passes it on instead of handling it
+        recording.record(_retried(sender, context, exception, einfo))
+        return
     event = _ended(Kind.FAILED, sender, context)
     event["internal"] = True
     event["ran"] = payload.is_mapping(kwargs)
@@ -292,6 +304,12 @@ def _ended(kind: Kind, task: Any, request: Any, *, inferred: bool = False) -> Ev
     event["ran"] = True
     if inferred:
         event["inferred"] = True
+    return event
+
+
+def _retried(task: Any, request: Any, reason: Retry, einfo: Any) -> Event:
+    event = _ended(Kind.RETRIED, task, request, inferred=get_current_task() is None)
+    facts.add_error(event, reason.exc, getattr(einfo, "traceback", None))
     return event
 
 
