@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from typing import Any
 
@@ -50,7 +51,7 @@ def fail(*_args: Any) -> None:
 class Unpicklable(Exception):
     def __init__(self, message: str, _second: int) -> None:
         super().__init__(message)
-        self.handle = open(os.devnull)  # noqa: SIM115 - held on purpose: cannot be pickled
+        self.lock = threading.Lock()  # cannot be pickled
 
 
 @app.task

@@ -102,6 +102,7 @@ def expect(world: World, *rows: Row, timeout: float = 30, ids: Sequence[str] = (
     last: list[str] = []
 
     def right() -> bool:
+        world.check_worker()
         last[:] = missing()
         return not last
 

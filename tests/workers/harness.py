@@ -63,6 +63,7 @@ class World:
         self.app = self.tasks.app
         self.app.finalize()
         self.log = plan.directory / "celery.log"
+        self.process: subprocess.Popen[bytes] | None = None
         self.others: list[Any] = []
         """Applications that a shape made besides; closed with this one."""
         self.engine: Engine = create_engine(plan.store, pool_size=20)
@@ -99,13 +100,14 @@ class World:
         log = self.log = self.plan.directory / f"worker-{uuid.uuid4().hex[:6]}.log"
         name = f"{log.stem}@localhost"
         options = ("worker", "-l", "INFO", "-n", name, "--without-gossip", "--without-mingle", *options)
-        process = self.celery(*options, **environment)
+        process = self.process = self.celery(*options, **environment)
         try:
             wait_for(lambda: ready(process, log), START_SECONDS, f"the worker to be ready; its log is {log}")
             if not environment:
                 wait_for(lambda: inspect(self.engine).has_table("async_task_version"), START_SECONDS, "the tables")
             yield process
         finally:
+            self.process = None
             stop(process)
 
     def celery(self, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
@@ -129,6 +131,11 @@ class World:
             query = select(AsyncTaskAttempt).where(AsyncTaskAttempt.celery_task_id == task_id)
             return session.scalars(query.order_by(AsyncTaskAttempt.run_key)).all()
 
+    def check_worker(self) -> None:
+        """Fail at once, rather than at a deadline, when the worker is gone."""
+        if self.process is not None and self.process.poll() is not None:
+            raise AssertionError(f"the worker ended with {self.process.returncode}; its log is {self.log}")
+
     def workflow(self, task_ids: list[str]) -> Sequence[AsyncTask]:
         """Rows with one of the ids, or whose root or parent is one."""
         with Session(self.engine, expire_on_commit=False) as session:
@@ -139,6 +146,7 @@ class World:
         """The row, once it has the status."""
 
         def there() -> Any:
+            self.check_worker()
             row = self.row(task_id)
             return row if row is not None and row.status == status else None
 

@@ -15,13 +15,15 @@ import pytest
 from celery import Celery, chain, chord, group
 from kombu.exceptions import EncodeError
 
-from celery_asynctask import AsyncTask
 from tests.waiting import wait_for
 from tests.workers.expect import ANY, Row, expect, fresh_id
 from tests.workers.harness import World
 
 SHAPES: dict[str, Callable[[World], None]] = {}
 PREFORK_ONLY: set[str] = set()
+
+ENDS_SOLO = {"result_backend_down"}
+"""In a solo worker that is Celery's own end: it stops with an unrecoverable error (5.7)."""
 
 
 def shape(function: Callable[[World], None]) -> Callable[[World], None]:
@@ -913,6 +915,3 @@ def _publish_raw(world: World, body: bytes, headers: dict[str, Any], content_typ
             content_encoding="utf-8",
             declare=list(world.app.conf.task_queues),
         )
-
-
-__all__ = ["PREFORK_ONLY", "SHAPES", "AsyncTask"]

@@ -11,7 +11,7 @@ import pytest
 
 from tests import services
 from tests.workers.harness import Plan, World
-from tests.workers.shapes import PREFORK_ONLY, SHAPES
+from tests.workers.shapes import ENDS_SOLO, PREFORK_ONLY, SHAPES
 
 SHAPE_SECONDS = 150
 
@@ -48,7 +48,8 @@ SETTINGS = {
 
 def applicable(setting: str) -> list[str]:
     """Shapes that this pool can take."""
-    return [name for name in SHAPES if "prefork" in setting or name not in PREFORK_ONLY]
+    left_out = set() if "prefork" in setting else PREFORK_ONLY | (ENDS_SOLO if "solo" in setting else set())
+    return [name for name in SHAPES if name not in left_out]
 
 
 @pytest.fixture(scope="module")
@@ -66,15 +67,25 @@ def running(
             world.close()
 
 
-@pytest.mark.parametrize(
-    ("running", "name"),
-    [
-        pytest.param(key, name, marks=setting.marks, id=f"{key}-{name}")
-        for key, setting in SETTINGS.items()
-        for name in applicable(key)
-    ],
-    indirect=["running"],
-    scope="module",
-)
+def on(settings: dict[str, Setting]) -> pytest.MarkDecorator:
+    """Parametrize over workers; pytest keeps together what has the same place in the list."""
+    params = [pytest.param(key, marks=setting.marks, id=key) for key, setting in settings.items()]
+    return pytest.mark.parametrize("running", params, indirect=True, scope="module")
+
+
+@on(SETTINGS)
+@pytest.mark.parametrize("name", [name for name in SHAPES if name not in PREFORK_ONLY | ENDS_SOLO])
 def test_shape(running: dict[str, Future[None]], name: str) -> None:
+    running[name].result(SHAPE_SECONDS)
+
+
+@on({key: setting for key, setting in SETTINGS.items() if "solo" not in key})
+@pytest.mark.parametrize("name", sorted(ENDS_SOLO))
+def test_shape_not_solo(running: dict[str, Future[None]], name: str) -> None:
+    running[name].result(SHAPE_SECONDS)
+
+
+@on({key: setting for key, setting in SETTINGS.items() if "prefork" in key})
+@pytest.mark.parametrize("name", sorted(PREFORK_ONLY))
+def test_shape_prefork(running: dict[str, Future[None]], name: str) -> None:
     running[name].result(SHAPE_SECONDS)

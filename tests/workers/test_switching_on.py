@@ -177,15 +177,13 @@ def test_configuration_alone(project: Callable[..., Project]) -> None:
 
 def test_django(project: Callable[..., Project]) -> None:
     """A real settings module, its keys in the CELERY_ namespace; the tasks still have delay_on_commit."""
-    (
-        source := """
+    source = """
         import os
         os.environ.setdefault("DJANGO_SETTINGS_MODULE", "mysite")
         from celery import Celery
         app = Celery("proj", task_cls="celery_asynctask.django:RecordedDjangoTask")
         app.config_from_object("django.conf:settings", namespace="CELERY")
     """
-    )
     proj = project(textwrap.dedent(source) + textwrap.dedent(TASKS))
     (proj.directory / "mysite.py").write_text(
         textwrap.dedent(f"""
