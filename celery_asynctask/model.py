@@ -6,7 +6,7 @@ Import them for your own queries; nothing but `store` writes to them. Every time
 from __future__ import annotations
 
 import datetime as dt
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
     JSON,
@@ -24,8 +24,9 @@ from sqlalchemy import (
     func,
     select,
 )
-from sqlalchemy.dialects import mysql, postgresql
+from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.engine import Dialect
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Mapped, aliased, column_property, mapped_column
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
@@ -61,8 +62,22 @@ class UTCDateTime(TypeDecorator[dt.datetime]):
         return value.replace(tzinfo=dt.timezone.utc) if value.tzinfo is None else value.astimezone(dt.timezone.utc)
 
 
+class _TextJson(sqlite.JSON):
+    """JSON in a column that SQLite calls TEXT. In one called JSON it takes a lone number for a number of its own, and
+    rounds what has more than 64 bits."""
+
+
+@compiles(_TextJson, "sqlite")
+def _text_json(*_: Any, **__: Any) -> str:
+    return "TEXT"
+
+
 BigId = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up only what is called INTEGER
-JsonValue = JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
+JsonValue = (
+    JSON(none_as_null=True)
+    .with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
+    .with_variant(_TextJson(none_as_null=True), "sqlite")
+)
 LongText = Text().with_variant(mysql.MEDIUMTEXT(), "mysql", "mariadb")
 Key = String(64, collation="C").with_variant(String(64), "sqlite").with_variant(String(64), "mysql", "mariadb")
 """A fixed-width key of digits and lower-case letters, compared byte by byte."""
@@ -194,6 +209,11 @@ class AsyncTaskAttempt(Base):
     end_key: Mapped[str] = mapped_column(Key)
     """Of the fold: which event says how it ended; empty: none yet."""
 
+    if TYPE_CHECKING:
+        attempt: Mapped[int]
+        """1-based ordinal of the run inside its task. No column: counted when read, for a number stored once would be
+        wrong as soon as an earlier run is stored later."""
+
     __table_args__ = (
         UniqueConstraint("celery_task_id", "run_key", name="uq_async_task_attempt_run"),
         _MYSQL,
@@ -206,14 +226,9 @@ class AsyncTaskAttempt(Base):
 _earlier = aliased(AsyncTaskAttempt)
 AsyncTaskAttempt.attempt = column_property(
     select(func.count())
-    .where(
-        _earlier.celery_task_id == AsyncTaskAttempt.celery_task_id,
-        _earlier.run_key <= AsyncTaskAttempt.run_key,
-    )
+    .where(_earlier.celery_task_id == AsyncTaskAttempt.celery_task_id, _earlier.run_key <= AsyncTaskAttempt.run_key)
     .scalar_subquery()
 )
-"""1-based ordinal of the run inside its task. Counted when read: a number stored once would be wrong as soon as an
-earlier run is stored later."""
 
 
 class AsyncTaskSource(Base):

@@ -120,3 +120,28 @@ class Recording:
         if not process.is_pool_child():
             with contextlib.suppress(RuntimeError):  # the interpreter is ending
                 self.recorder.stop(EXIT_SECONDS)
+
+
+_ATTRIBUTE = "asynctask_recording"
+
+
+def attach(app: Celery, recording: Recording) -> None:
+    """Make ``recording`` the app's."""
+    setattr(app, _ATTRIBUTE, recording)
+
+
+def detach(app: Celery) -> None:
+    """Leave the app without a recording."""
+    delattr(app, _ATTRIBUTE)
+
+
+def recording_of(app: Celery) -> Recording | None:
+    """What is installed on ``app``."""
+    recording: Recording | None = app.__dict__.get(_ATTRIBUTE)
+    return recording
+
+
+def recording_of_task(task: Any) -> Recording | None:
+    """The recording of a task, None when it is not recorded."""
+    recording = recording_of(task.app)
+    return recording if recording is not None and recording.chooses(task.name) else None

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from sqlalchemy import Engine, create_engine, select
+from sqlalchemy import Engine, create_engine, event, select
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError, StatementError
 
 from celery_asynctask.lifecycle import Partial
@@ -22,6 +22,8 @@ _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
 _SQLITE_BUSY_SECONDS = 30
 _ABOUT_VALUES = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
 """What Python, or a driver before it asks the database, raises for a value that no column takes."""
+_MYSQL_ABOUT_VALUES = frozenset({3140, 3141, 3157, 3819, 4025})
+"""Errors of MySQL and MariaDB about JSON and check constraints, which their drivers call operational."""
 
 
 class Position(NamedTuple):
@@ -57,7 +59,10 @@ class Store:
             options.setdefault("pool_size", 1)
             options.setdefault("max_overflow", 1)
             options.setdefault("pool_pre_ping", True)
-        return create_engine(self.settings.url, **options)
+        engine = create_engine(self.settings.url, **options)
+        if engine.dialect.name == "sqlite":
+            event.listen(engine, "connect", _write_ahead)
+        return engine
 
     @cached_property
     def _statements(self) -> tuple[Any, Any, Any]:
@@ -113,12 +118,19 @@ class Store:
             self.engine.dispose()
 
 
+def _write_ahead(connection: Any, _record: object) -> None:
+    """Let readers of an SQLite file read while we write; the file remembers it."""
+    connection.execute("PRAGMA journal_mode=WAL")
+
+
 def is_outage(exc: Exception) -> bool:
     """Whether an error of `Store.write` concerns the database rather than a value in the batch.
 
     Connections refused or lost, locks, missing tables and rights pass: nothing is wrong with the events.
     """
     if isinstance(exc, DBAPIError):
+        if exc.orig is not None and exc.orig.args and exc.orig.args[0] in _MYSQL_ABOUT_VALUES:
+            return False
         return exc.connection_invalidated or isinstance(exc, (OperationalError, InterfaceError, ProgrammingError))
     return not isinstance(exc, (StatementError, *_ABOUT_VALUES))
 

@@ -1,0 +1,44 @@
+"""Configuration of the app, read by Celery when it is first needed.
+
+Without any environment variable all of it lives in one directory and needs no server. The variables choose others:
+
+* ``EXAMPLE_BROKER_URL``, such as ``redis://localhost:6379/0`` or ``amqp://guest:guest@localhost//``
+* ``EXAMPLE_RESULT_BACKEND``, such as ``redis://localhost:6379/1``
+* ``EXAMPLE_DATABASE_URL``, where the records go, such as ``postgresql+psycopg://user@localhost/name``
+* ``EXAMPLE_DATA_DIR``, the directory; ``example_worker_data`` if not given
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+data_dir = Path(os.environ.get("EXAMPLE_DATA_DIR") or "example_worker_data").absolute()
+data_dir.mkdir(parents=True, exist_ok=True)
+
+broker_url = os.environ.get("EXAMPLE_BROKER_URL") or "filesystem://localhost/"
+broker_connection_retry_on_startup = True
+broker_transport_options: dict[str, Any] = {}
+if broker_url.startswith("filesystem:"):
+    broker_transport = "example_worker.broker:Transport"
+    messages = data_dir / "broker"
+    messages.mkdir(exist_ok=True)
+    broker_transport_options = {
+        "data_folder_in": str(messages),
+        "data_folder_out": str(messages),
+        "control_folder": str(data_dir / "exchanges"),
+        "polling_interval": 0.02,
+    }
+
+result_backend = os.environ.get("EXAMPLE_RESULT_BACKEND") or f"db+sqlite:///{data_dir / 'results.db'}"
+if result_backend.startswith("db+sqlite"):
+    database_engine_options = {"connect_args": {"timeout": 30}}
+    result_chord_retry_interval = 0.5
+
+task_default_queue = "example_worker"  # a broker may be shared, and a worker discards tasks that it does not know
+
+worker_prefetch_multiplier = 1  # tasks that take long, and a worker that stops at once
+
+asynctask_url = os.environ.get("EXAMPLE_DATABASE_URL") or f"sqlite:///{data_dir / 'records.db'}"
+asynctask_journal_dir = data_dir / "journal"

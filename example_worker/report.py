@@ -1,0 +1,158 @@
+"""What the user gets to read at the end: the census, and what celery-asynctask recorded of making it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from celery_asynctask import AsyncTask, AsyncTaskAttempt, AsyncTaskStatus
+from example_worker.tasks import Census, add_up, quote
+
+MOST_LINES = 12
+"""Rows of a table after which the rest is only counted."""
+_STYLES = {AsyncTaskStatus.SUCCESS: "green", AsyncTaskStatus.FAILURE: "red"}
+
+
+def short_name(name: str) -> str:
+    """``measure`` for ``example_worker.tasks.measure``."""
+    return name.rpartition(".")[2]
+
+
+def style_of(status: AsyncTaskStatus) -> str:
+    """The colour of a status."""
+    return _STYLES.get(status, "yellow")
+
+
+def seconds(start: dt.datetime | None, end: dt.datetime | None) -> float | None:
+    """From one time to another, where both are known."""
+    return (end - start).total_seconds() if start and end else None
+
+
+def duration_text(duration: float | None) -> str:
+    """A duration for people."""
+    if duration is None:
+        return "-"
+    return f"{duration:.2f} s" if duration >= 1 else f"{duration * 1000:.0f} ms"
+
+
+def subject(task: AsyncTask) -> str:
+    """The package or file that a task is about."""
+    kwargs = task.task_kwargs or {}
+    positional = task.task_args or []
+    file = kwargs.get("file") or (positional[0] if positional and isinstance(positional[0], dict) else {})
+    return str(kwargs.get("package") or file.get("path") or "")
+
+
+def show_census(console: Console, tasks: Iterable[AsyncTask]) -> None:
+    """The result of the census, as it is recorded in the row of its last task."""
+    found: Census | None = next((task.result for task in tasks if task.name == add_up.name), None)
+    if found is None:
+        return
+    total = found["total"]
+    share = total["documented"] / max(1, total["functions"] + total["classes"])
+    table = _table("The census", "package", "files", "lines", "functions", "classes")
+    for summary in found["largest"]:
+        tally = summary["tally"]
+        counts = (tally["files"], tally["lines"], tally["functions"], tally["classes"])
+        table.add_row(Text(summary["package"]), *(f"{count:,}" for count in counts))
+    if (rest := found["packages"] - len(found["largest"])) > 0:
+        table.add_row(f"and {rest} more", style="dim")
+    counts = (total["files"], total["lines"], total["functions"], total["classes"])
+    table.add_section()
+    table.add_row("all", *(f"{count:,}" for count in counts), style="bold")
+    console.print(table)
+    console.print(f"{share:.0%} of the functions and classes have a docstring.", highlight=False)
+    if total["longest"]["lines"]:
+        longest = f"The longest function has {total['longest']['lines']:,} lines: {total['longest']['name']}"
+        console.print(longest, highlight=False, markup=False)
+    console.print()
+
+
+def show_rows(console: Console, tasks: Sequence[AsyncTask], attempts: Iterable[AsyncTaskAttempt]) -> None:
+    """The rows by task name, and how long a run took."""
+    runs: dict[str, list[float]] = defaultdict(list)
+    for attempt in attempts:
+        if (duration := seconds(attempt.started_at, attempt.ended_at)) is not None:
+            runs[attempt.name].append(duration)
+    groups: dict[str, list[AsyncTask]] = defaultdict(list)
+    for task in sorted(tasks, key=lambda task: task.started_at or task.created_at):
+        groups[task.name].append(task)
+    statuses = sorted({task.status for task in tasks}, key=lambda status: (status != AsyncTaskStatus.SUCCESS, status))
+    table = _table(
+        f"The {len(tasks):,} rows in async_task", "task", "rows", *statuses, "retries", "p50 of a run", "longest run"
+    )
+    for name, group in groups.items():
+        counts = Counter(task.status for task in group)
+        table.add_row(
+            short_name(name),
+            f"{len(group):,}",
+            *(Text(f"{counts[status]:,}" if counts[status] else "", style_of(status)) for status in statuses),
+            str(sum(task.retries for task in group) or ""),
+            duration_text(statistics.median(runs[name]) if runs[name] else None),
+            duration_text(max(runs[name], default=None)),
+        )
+    console.print(table)
+
+
+def show_failures(console: Console, tasks: Sequence[AsyncTask]) -> None:
+    """The failures, with the line that the error callback found."""
+    failed = [task for task in tasks if task.status == AsyncTaskStatus.FAILURE]
+    if not failed:
+        return
+    lines = {task.parent_task_id: task.result for task in tasks if task.name == quote.name}
+    table = _table(f"The failures ({len(failed):,})", "task", "about", "error")
+    for task in failed[:MOST_LINES]:
+        error = Text.assemble((task.error_type or "", "red"), f": {task.error_message}")
+        if line := lines.get(task.celery_task_id):
+            error.append(f"\n{_shorten(line)}", "dim")
+        table.add_row(short_name(task.name), Text(subject(task)), error)
+    _add_rest(table, len(failed))
+    console.print(table)
+
+
+def show_retries(console: Console, tasks: Iterable[AsyncTask], attempts: Iterable[AsyncTaskAttempt]) -> None:
+    """The runs that asked for another, and what became of their tasks."""
+    retried = [attempt for attempt in attempts if attempt.outcome == "retried"]
+    if not retried:
+        return
+    by_id = {task.celery_task_id: task for task in tasks}
+    table = _table(
+        "The retries, by the rows in async_task_attempt", "task", "about", "run", "why it was run again", "in the end"
+    )
+    for attempt in retried[:MOST_LINES]:
+        task = by_id[attempt.celery_task_id]
+        why = Text(f"{attempt.error_type}: {attempt.error_message}")
+        table.add_row(
+            short_name(task.name),
+            Text(subject(task)),
+            str(attempt.attempt),
+            why,
+            Text(task.status, style_of(task.status)),
+        )
+    _add_rest(table, len(retried))
+    console.print(table)
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    counting = {"rows", "files", "lines", "functions", "classes", "retries", "p50 of a run", "longest run", "run"}
+    for column in columns:
+        counts = column in counting or column.isupper()
+        table.add_column(column, justify="right" if counts else "left", no_wrap=counts)
+    return table
+
+
+def _add_rest(table: Table, count: int) -> None:
+    if count > MOST_LINES:
+        table.add_row(f"and {count - MOST_LINES:,} more", style="dim")
+
+
+def _shorten(line: str, most: int = 60) -> str:
+    return line if len(line) <= most else f"{line[:most]}…"

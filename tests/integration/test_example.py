@@ -1,0 +1,144 @@
+"""The example application, run as its user runs it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, select
+from sqlalchemy.orm import Session
+
+from celery_asynctask import AsyncTask, AsyncTaskAttempt, AsyncTaskStatus
+from celery_asynctask.lifecycle import TERMINAL
+from tests.waiting import wait_for
+
+PROJECT = Path(__file__).parents[2]
+DEADLINE = 60
+
+
+def start_example(cwd: Path, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+    """``python -m example_worker`` in ``cwd``, on its embedded broker, result backend and database."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("EXAMPLE_")}
+    return subprocess.Popen(
+        [sys.executable, "-m", "example_worker", *arguments],
+        cwd=cwd,
+        env={**environment, "PYTHONPATH": str(PROJECT), "PYTHONIOENCODING": "utf-8", **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+    """Wait for its end; one that hangs is killed, and fails the test."""
+    try:
+        out, err = process.communicate(timeout=DEADLINE)
+    except subprocess.TimeoutExpired:
+        process.terminate()  # it stops its worker
+        process.communicate(timeout=DEADLINE)
+        raise
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def run_example(cwd: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Start it and wait for its end."""
+    return finish(start_example(cwd, *arguments, **variables))
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Two packages: a good file and one of Python 2; a file in Latin-1 that does not say so."""
+    root = tmp_path / "tree"
+    (root / "shapes").mkdir(parents=True)
+    (root / "words").mkdir()
+    (root / "shapes" / "good.py").write_text(
+        'class Circle:\n    """Round."""\n\n    def area(self):\n        return 3\n'
+    )
+    (root / "shapes" / "broken.py").write_text('x = 1\nprint "no"\n')
+    (root / "words" / "legacy.py").write_bytes('def café():\n    return "été"\n'.encode("latin-1"))
+    return root
+
+
+def test_records_a_census_with_a_failure_and_a_retry(tmp_path: Path, tree: Path) -> None:
+    done = run_example(tmp_path, str(tree))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+
+    data = tmp_path / "example_worker_data" / "run-1"
+    with Session(create_engine(f"sqlite:///{data / 'records.db'}")) as session:
+        tasks = session.scalars(select(AsyncTask)).all()
+        attempts = session.scalars(select(AsyncTaskAttempt).order_by(AsyncTaskAttempt.run_key)).all()
+    names = sorted(task.name.removeprefix("example_worker.tasks.") for task in tasks)
+    assert names == ["add_up", "measure", "measure", "parse", "quote", "summarize", "summarize", "take_census"]
+    by_name = {task.name.rpartition(".")[2]: task for task in tasks}
+    root = by_name["take_census"]
+    assert {task.root_task_id for task in tasks} == {root.celery_task_id}
+    assert all(task.status in TERMINAL and task.completed_at for task in tasks)
+
+    (failed,) = (task for task in tasks if task.status != AsyncTaskStatus.SUCCESS)
+    assert (failed.status, failed.name) == (AsyncTaskStatus.FAILURE, by_name["parse"].name)
+    assert failed.error_type == "SyntaxError"
+    assert "(broken.py, line 2)" in failed.error_message
+    assert failed.task_kwargs["file"]["path"] == "shapes/broken.py"
+    assert (by_name["quote"].parent_task_id, by_name["quote"].result) == (failed.celery_task_id, 'print "no"')
+
+    (retried,) = (task for task in tasks if task.retries)
+    assert (retried.status, retried.retries, retried.task_kwargs["package"]) == (AsyncTaskStatus.SUCCESS, 1, "words")
+    runs = [one for one in attempts if one.celery_task_id == retried.celery_task_id]
+    assert [one.outcome for one in runs] == ["retried", "succeeded"]
+    assert "legacy.py" in runs[0].error_message
+
+    assert by_name["add_up"].result["total"] == {
+        "files": 2,
+        "lines": 7,
+        "functions": 2,
+        "classes": 1,
+        "documented": 1,
+        "longest": {"name": "shapes/good.py:area", "lines": 2},
+    }
+    for shown in ("The 8 rows in async_task", "SyntaxError", "legacy.py", "├── ", str(data.relative_to(tmp_path))):
+        assert shown in done.stdout
+    assert "\x1b" not in done.stdout
+
+
+def test_leaves_no_process_behind(tmp_path: Path, tree: Path) -> None:
+    data = tmp_path / "data"
+    assert run_example(tmp_path, str(tree), EXAMPLE_DATA_DIR=str(data)).returncode == 0
+    log = (data / "worker.log").read_text(encoding="utf-8")
+    assert "Warm shutdown" in log
+    assert not list((data / "broker").iterdir())
+    assert not list((data / "journal").glob("*.segment"))
+
+
+def test_stops_the_worker_on_ctrl_c(tmp_path: Path) -> None:
+    log = tmp_path / "worker.log"
+    process = start_example(tmp_path, sysconfig.get_paths()["stdlib"], EXAMPLE_DATA_DIR=str(tmp_path))
+    wait_for(lambda: log.exists() and "received" in log.read_text(encoding="utf-8"), DEADLINE, "the first task")
+    process.send_signal(signal.SIGINT)
+    done = finish(process)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (130, "example_worker: stopped")
+    assert "Traceback" not in done.stderr
+    assert "Warm shutdown" in log.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["missing", "empty"])
+def test_refuses_a_directory_without_python_files(tmp_path: Path, name: str) -> None:
+    (tmp_path / "empty").mkdir()
+    done = run_example(tmp_path, name)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("example_worker: ")
+    assert done.stderr.count("\n") == 1
+    assert str(tmp_path / name) in done.stderr
+
+
+def test_says_in_one_line_which_server_is_away(tmp_path: Path, tree: Path) -> None:
+    done = run_example(tmp_path, str(tree), EXAMPLE_DATABASE_URL="postgresql+psycopg://nobody@127.0.0.1:1/nothing")
+    assert done.returncode == 1
+    assert done.stderr.startswith("example_worker: the database of the records cannot be used: ")
+    assert done.stderr.count("\n") == 1
