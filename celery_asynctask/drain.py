@@ -35,6 +35,8 @@ class Drain:
         self._prepared = False
         self._positions: dict[str, Position] = {}
         self._descriptions: dict[str, dict[str, Any]] = {}
+        self._behind = False
+        """Whether the last batch left something that was there."""
 
     def close(self) -> None:
         """Give the database connection back and forget what may be stale; draining may go on."""
@@ -44,8 +46,9 @@ class Drain:
 
     def all(self) -> None:
         """Store everything that is in the journal now. Raises as `batch`."""
-        while self.batch() >= self.settings.batch_size:
-            pass
+        self._behind = True
+        while self._behind:
+            self.batch()
 
     def batch(self) -> int:
         """Store one batch; how many frames it had, 0 when there was nothing new.
@@ -73,6 +76,7 @@ class Drain:
             room -= len(take.chunk.frames) + len(take.chunk.damaged)
             if room <= 0:
                 break
+        self._behind = room <= 0 or bool(unread)
         self._store([take for take in takes if take.chunk.frames or take.chunk.damaged], positions)
         for take in takes:
             if take.done:

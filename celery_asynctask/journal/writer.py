@@ -82,7 +82,7 @@ class Journal:
         assert self._handle is not None
         written = os.write(self._handle, line)
         if written != len(line):
-            os.ftruncate(self._handle, self._size)
+            os.ftruncate(self._handle, os.fstat(self._handle).st_size - written)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._size += written
 

@@ -23,12 +23,13 @@ def create_tables(engine: Engine) -> bool:
     with engine.connect() as connection:
         if _complete(connection):
             return False
-    with engine.begin() as connection, _exclusive(connection):
+    with engine.connect() as connection, _exclusive(connection):
         if _complete(connection):
             return False
         Base.metadata.create_all(connection)
         if connection.execute(select(AsyncTaskVersion)).first() is None:
             connection.execute(insert(AsyncTaskVersion), [{"version_num": SCHEMA_VERSION}])
+        connection.commit()
         return True
 
 
@@ -40,7 +41,7 @@ def _complete(connection: Connection) -> bool:
 
 @contextmanager
 def _exclusive(connection: Connection) -> Iterator[None]:
-    """Keep other recorders out until the transaction ends; CREATE TABLE IF NOT EXISTS alone still races."""
+    """Keep other recorders out until it is committed; CREATE TABLE IF NOT EXISTS alone still races."""
     match connection.dialect.name:
         case "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})

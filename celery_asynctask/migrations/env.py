@@ -1,0 +1,56 @@
+"""Alembic's entry point to our migrations.
+
+Point ``script_location`` at ``celery_asynctask:migrations``; the database is ``sqlalchemy.url`` of the ini file, or
+``-x url=...`` on the command line, which wins. Programs may hand over a connection of their own instead, as
+``config.attributes["connection"]``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from alembic import context
+from alembic.util import CommandError
+from sqlalchemy import Connection, NullPool, create_engine
+
+from celery_asynctask.model import VERSION_TABLE, Base
+
+
+def ours(name: str | None, kind: str, _parents: Any) -> bool:
+    """Keep the tables of others out of comparisons: the database may be shared."""
+    return kind != "table" or name in Base.metadata.tables
+
+
+def url() -> str:
+    """Where the user said the database is."""
+    found = context.get_x_argument(as_dictionary=True).get("url") or context.config.get_main_option("sqlalchemy.url")
+    if not found:
+        raise CommandError(
+            "No database to migrate: set sqlalchemy.url in the [alembic] section of the ini file, or give "
+            "-x url=postgresql+psycopg://user@host/name on the command line, before the command."
+        )
+    return found
+
+
+def migrate(**target: Any) -> None:
+    """Run the migrations against ``target``, a connection or a URL."""
+    context.configure(
+        target_metadata=Base.metadata, version_table=VERSION_TABLE, include_name=ours, compare_type=True, **target
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+def main() -> None:
+    """Run as the command line or the calling program asks."""
+    given: Connection | None = context.config.attributes.get("connection")
+    if context.is_offline_mode():
+        migrate(url=url(), literal_binds=True)
+    elif given is not None:
+        migrate(connection=given)
+    else:
+        with create_engine(url(), poolclass=NullPool).connect() as connection:
+            migrate(connection=connection)
+
+
+main()

@@ -1,0 +1,151 @@
+"""A pytest plugin that records every Celery app of a test run; made for Celery's own test suite.
+
+In a directory that holds ``t`` and ``pyproject.toml`` of Celery's source distribution, with this one on PYTHONPATH::
+
+    python -m pytest -p celery.contrib.pytest -p plugin --asynctask=install --asynctask-dir=DIRECTORY t/unit
+
+``--asynctask=install`` calls `celery_asynctask.install` on each app right after it is made; ``task_cls`` gives each
+app that has no task class of its own `RecordedTask`, the way the README does; ``off`` is the plain run to compare
+with. DIRECTORY gets the journal, the database and `Summary` as ``summary.json``.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any, TypedDict
+
+import celery.app.base
+import pytest
+
+import celery_asynctask
+from celery_asynctask import errors, recording
+from celery_asynctask.recording import Recording
+
+TASK_CLS = "celery_asynctask:RecordedTask"
+
+
+class Summary(TypedDict):
+    """What a run tells those who started it."""
+
+    passed: list[str]
+    failed: list[str]
+    """Tests that failed, or whose fixtures did."""
+    apps: int
+    """Celery apps that recording was switched on for."""
+    events: dict[str, int]
+    """Events that were recorded, by kind."""
+    raised: dict[str, list[str]]
+    """What our hooks raised and `errors.guard` kept from Celery, by test."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("celery-asynctask")
+    group.addoption("--asynctask", choices=("off", "install", "task_cls"), default="off")
+    group.addoption("--asynctask-dir", type=Path, required=True)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    directory = config.getoption("--asynctask-dir").absolute()
+    summary = Summary(passed=[], failed=[], apps=0, events={}, raised={})
+    config.pluginmanager.register(_Outcome(directory, summary))
+    if (way := config.getoption("--asynctask")) != "off":
+        config.pluginmanager.register(_Switch(way, directory, summary))
+
+
+class _Outcome:
+    """Keeps the summary of how the tests ended."""
+
+    def __init__(self, directory: Path, summary: Summary) -> None:
+        self.file = directory / "summary.json"
+        self.summary = summary
+        self.passed: set[str] = set()
+        self.failed: set[str] = set()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self.failed.add(report.nodeid)
+        elif report.passed and report.when == "call":
+            self.passed.add(report.nodeid)  # a test with subtests comes by several times
+
+    def pytest_sessionfinish(self) -> None:
+        self.summary["passed"] = sorted(self.passed - self.failed)
+        self.summary["failed"] = sorted(self.failed)
+        self.file.write_text(json.dumps(self.summary, indent=1), encoding="utf-8")
+
+
+class _Switch:
+    """Recording, on for every app that is made from now on."""
+
+    def __init__(self, way: str, directory: Path, summary: Summary) -> None:
+        self.way = way
+        self.summary = summary
+        self.test = ""
+        self.imported: list[Any] = []
+        """Apps that were made while tests were collected."""
+        self.apps: list[Any] = []
+        """Apps that the running test made."""
+        self.options = {
+            "asynctask_url": f"sqlite:///{directory / 'store.db'}",
+            "asynctask_journal_dir": str(directory / "journal"),
+        }
+        recording.EXIT_SECONDS = 60.0  # `uninstall` after a test leaves no thread behind on a busy machine either
+        self._switch_on_all_apps()
+        self._count_events()
+        self._note_what_hooks_raise()
+
+    def _switch_on_all_apps(self) -> None:
+        original = celery.app.base.Celery.__init__
+
+        @functools.wraps(original)
+        def made(app: Any, *args: Any, **kwargs: Any) -> None:
+            if self.way == "task_cls" and not celery.app.base.app_has_custom(app, "task_cls"):
+                kwargs["task_cls"] = kwargs.get("task_cls") or TASK_CLS
+            original(app, *args, **self.options, **kwargs)
+            if self.way == "install":
+                celery_asynctask.install(app)
+            (self.apps if self.test else self.imported).append(app)
+            self.summary["apps"] += 1
+
+        celery.app.base.Celery.__init__ = made
+
+    def _count_events(self) -> None:
+        original = Recording.record
+        events = Counter[str]()
+        self.summary["events"] = events
+
+        @functools.wraps(original)
+        def record(of_app: Recording, event: Any) -> None:
+            original(of_app, event)
+            events[event["kind"]] += 1
+
+        Recording.record = record  # type: ignore[method-assign]
+
+    def _note_what_hooks_raise(self) -> None:
+        original = errors.report
+
+        @functools.wraps(original)
+        def report(where: str, task_id: object, exc: Exception) -> None:
+            self.summary["raised"].setdefault(self.test, []).append(f"{where}: {exc!r}")
+            original(where, task_id, exc)
+
+        errors.report = report
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        self.test = item.nodeid
+        for app in self.imported:
+            celery_asynctask.install(app)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_teardown(self) -> None:
+        """Uninstall before Celery's fixtures look for threads that a test left behind: the recorder is ours.
+
+        Some of Celery's tests empty the signals' lists of receivers. With no app installed any more, the next
+        `install` connects ours again.
+        """
+        for app in (*self.imported, *self.apps):
+            celery_asynctask.uninstall(app)
+        self.apps.clear()

@@ -1,0 +1,57 @@
+"""What is stored, read back as the fold's own values."""
+
+from __future__ import annotations
+
+import datetime as dt
+import enum
+from typing import Any
+
+from sqlalchemy import Table, select
+
+from celery_asynctask.lifecycle import Partial, project
+from celery_asynctask.model import AsyncTask, AsyncTaskAttempt
+from celery_asynctask.store import Store
+from tests.histories import Delivery
+
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
+
+
+def stored(store: Store, prefix: str = "") -> dict[str, Partial]:
+    """Rows and attempts of the tasks whose id begins with ``prefix``, by id.
+
+    Columns that the fold knows nothing of must be empty, and are left out.
+    """
+    with store.engine.connect() as connection:
+        tasks, attempts = (
+            connection.execute(select(table).where(table.c.celery_task_id.startswith(prefix))).mappings().all()
+            for table in (_table(AsyncTask), _table(AsyncTaskAttempt))
+        )
+    partials = {row["celery_task_id"]: Partial(_plain(row, _TASK), {}) for row in tasks}
+    assert len(partials) == len(tasks)
+    for row in attempts:
+        partials[row["celery_task_id"]].attempts[row["run_key"]] = _plain(row, _ATTEMPT)
+    assert sum(len(partial.attempts) for partial in partials.values()) == len(attempts)
+    return partials
+
+
+def _table(model: Any) -> Table:
+    table: Table = model.__table__
+    return table
+
+
+_example = project(Delivery(0).started(1))
+_TASK = set(_example.task)
+_ATTEMPT = {key for attempt in _example.attempts.values() for key in attempt}
+
+
+def _plain(row: Any, known: set[str]) -> dict[str, Any]:
+    unknown = {key: value for key, value in row.items() if key not in known and key != "id" and value is not None}
+    assert not unknown
+    return {key: _value(row[key]) for key in known}
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, dt.datetime):
+        assert value.utcoffset() == dt.timedelta(0)
+        return (value - _EPOCH) // dt.timedelta(microseconds=1)
+    return value.value if isinstance(value, enum.Enum) else value

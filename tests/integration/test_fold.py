@@ -1,0 +1,173 @@
+"""The fold in Python and the fold in each database's upsert statement give the same rows, in any order.
+
+Many tasks at a time: each permutation of a history gets a task id of its own, and the n-th batches of all of them are
+written together, so thousands of permutations cost a few statements.
+"""
+
+from __future__ import annotations
+
+import itertools
+import uuid
+from collections.abc import Sequence
+from typing import Any, cast
+
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from celery_asynctask.events import Event, Kind
+from celery_asynctask.lifecycle import Partial, fold, merge
+from celery_asynctask.store import Store
+from tests.histories import HISTORIES, ID, ROOT, START, about
+from tests.integration.rows import stored
+
+Arrangement = list[list[Event]]
+"""Events of one task in batches, as they reach the database."""
+
+sampling = settings(max_examples=2, phases=[Phase.generate])
+"""Few examples, for each is many tasks; what fails is printed in full, and shrinking it would take minutes."""
+SHORT = {name for name, told in HISTORIES.items() if len(told()) <= 5}
+
+
+def check(store: Store, arrangements: Sequence[Arrangement]) -> None:
+    """Write each arrangement under an id of its own; every row must be what the fold of its events says."""
+    mark = uuid.uuid4().hex
+    named = {
+        task_id: [about(batch, task_id) for batch in arrangement]
+        for task_id, arrangement in ((f"{mark}-{number}", one) for number, one in enumerate(arrangements))
+    }
+    for batches in itertools.zip_longest(*named.values(), fillvalue=()):
+        store.write([fold(batch) for batch in batches if batch])
+    rows = stored(store, f"{mark}-")
+    assert rows.keys() == named.keys()
+    for task_id, batches in named.items():
+        assert rows[task_id] == fold(itertools.chain.from_iterable(batches)), batches
+
+
+def cut(told: Sequence[Event], cuts: Sequence[bool]) -> Arrangement:
+    """Batches of the events; ``cuts`` says before which of them a new one begins."""
+    batches: Arrangement = [[]]
+    for one, begins in zip(told, cuts, strict=True):
+        if begins and batches[-1]:
+            batches.append([])
+        batches[-1].append(one)
+    return batches
+
+
+@st.composite
+def arrangements(draw: st.DrawFn, told: Sequence[Event]) -> Arrangement:
+    """The events in any order, some of them more than once, in batches of any size."""
+    twice = draw(st.lists(st.sampled_from(told), max_size=3))
+    shuffled = draw(st.permutations([*told, *twice]))
+    return cut(shuffled, draw(st.lists(st.booleans(), min_size=len(shuffled), max_size=len(shuffled))))
+
+
+@pytest.mark.parametrize("name", sorted(SHORT))
+def test_every_order_of_a_short_history(shared_store: Store, name: str) -> None:
+    """Event by event."""
+    check(shared_store, [[[one] for one in told] for told in itertools.permutations(HISTORIES[name]())])
+
+
+@pytest.mark.parametrize("name", sorted(SHORT))
+def test_every_two_batches_of_a_short_history(shared_store: Store, name: str) -> None:
+    """What a batch folds and the database joins, for every set of events that come first; then everything again."""
+    told = HISTORIES[name]()
+    halves = itertools.product([False, True], repeat=len(told))
+    found = [[chosen(told, [not late for late in half]), chosen(told, half), told] for half in halves]
+    check(shared_store, [[batch for batch in batches if batch] for batches in found])
+
+
+def chosen(told: Sequence[Event], which: Sequence[bool]) -> list[Event]:
+    return list(itertools.compress(told, which))
+
+
+@pytest.mark.parametrize("name", sorted(HISTORIES.keys() - SHORT))
+def test_any_order_of_a_long_history(shared_store: Store, name: str) -> None:
+    """With duplicates, in batches of any size."""
+
+    @sampling
+    @given(st.lists(arrangements(HISTORIES[name]()), min_size=50, max_size=50))
+    def sampled(found: list[Arrangement]) -> None:
+        check(shared_store, found)
+
+    sampled()
+
+
+# -- events that need not make sense ---------------------------------------------------
+
+RUNS = [f"{START + number:014x}a1b2c3" for number in range(3)]
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=5)
+JSON = st.none() | st.booleans() | st.integers() | TEXT | st.lists(st.integers() | TEXT, max_size=2)
+
+
+@st.composite
+def anything(draw: st.DrawFn) -> list[Event]:
+    """Events of one task, of any kind, at different times, and with one start a run."""
+    times = draw(st.lists(st.integers(START, START + 50), min_size=1, max_size=7, unique=True))
+    told = []
+    started = set()
+    for at in times:
+        kind = draw(st.sampled_from(Kind))
+        nesting, retries = draw(st.sampled_from([(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]))
+        event: dict[str, Any] = {
+            "kind": kind.value,
+            "id": ID,
+            "name": f"task.{nesting}",
+            "at": at,
+            "nesting": nesting,
+            "retries": retries,
+            "redelivered": draw(st.booleans()),
+        }
+        if kind not in (Kind.PUBLISHED, Kind.PLANNED, Kind.UNSENT):
+            event["run"] = draw(st.sampled_from(RUNS))
+        run = (nesting, retries, event["redelivered"], event.get("run"))
+        if kind is Kind.STARTED:
+            if run in started:
+                continue
+            started.add(run)
+            event |= draw(st.fixed_dictionaries({}, optional={"worker": TEXT, "pid": st.integers(1, 9), "queue": TEXT}))
+        elif "run" in event:
+            event["ran"] = draw(st.booleans())
+        event |= draw(
+            st.fixed_dictionaries(
+                {},
+                optional={
+                    "created": st.integers(START - 9, START + 9),
+                    "sent": st.integers(START - 9, START + 9),
+                    "eta": st.integers(START, START + 9),
+                    "root": st.sampled_from([None, ID, ROOT]),
+                    "parent": st.sampled_from([None, ID, "parent"]),
+                    "args": JSON,
+                    "kwargs": JSON,
+                    "result": JSON,
+                    "error_type": TEXT,
+                    "error_message": TEXT,
+                    "traceback": TEXT,
+                    "outcome": st.sampled_from(["requeued", "replaced"]),
+                    "delivered": st.booleans(),
+                    "again": st.booleans(),
+                    "inferred": st.booleans(),
+                    "internal": st.booleans(),
+                },
+            )
+        )
+        told.append(cast("Event", event))
+    return told
+
+
+@settings(sampling, max_examples=8)
+@given(st.lists(anything().flatmap(arrangements), min_size=12, max_size=12))
+def test_any_events(shared_store: Store, found: list[Arrangement]) -> None:
+    check(shared_store, found)
+
+
+@given(st.data())
+def test_join_is_commutative_associative_and_idempotent(data: st.DataObject) -> None:
+    told = data.draw(anything())
+    part = st.lists(st.sampled_from(told), min_size=1).map(fold)
+    a, b, c = data.draw(part), data.draw(part), data.draw(part)
+    assert merge(a, b) == merge(b, a)
+    assert merge(merge(a, b), c) == merge(a, merge(b, c))
+    assert merge(a, a) == a
+    whole: Partial = fold(told)
+    assert merge(whole, a) == whole

@@ -1,0 +1,159 @@
+"""The arrows between modules point one way, and processes that only publish stay light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import celery_asynctask
+
+PACKAGE = Path(celery_asynctask.__file__).parent
+PURE = {"events", "lifecycle", "payload", "workflow", "journal.frame"}
+HOOKS = {"hooks", "facts", "publisher", "recording", "task", "auto", "django"}
+SQL = {"store", "model", "drain", "migrations"}
+WRITERS = {"store", "model", "migrations"}
+"""Who may use SQLAlchemy beyond reading a URL."""
+
+
+def modules() -> dict[str, ast.Module]:
+    """Every module of ours by its name below the package."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip(".")
+        found[name] = ast.parse(path.read_text(encoding="utf-8"))
+    return found
+
+
+MODULES = modules()
+
+
+def imports(name: str, *, at_import: bool = False) -> Iterator[str]:
+    """What a module imports, in full; ``at_import`` leaves out what it imports for types, or when a function runs."""
+    waiting: list[ast.AST] = [MODULES[name]]
+    while waiting:
+        node = waiting.pop()
+        if at_import and (is_for_types(node) or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))):
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        waiting.extend(ast.iter_child_nodes(node))
+
+
+def is_for_types(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def ours(name: str, *, at_import: bool = False) -> set[str]:
+    """Our own modules that a module imports."""
+    found = set()
+    for target in imports(name, at_import=at_import):
+        package, _, below = target.partition(".")
+        if package != "celery_asynctask":
+            continue
+        while below not in MODULES:
+            below = below.rpartition(".")[0]
+        found.add(below)
+    return found - {""}
+
+
+def within(name: str, group: set[str]) -> bool:
+    return any(name == one or name.startswith(f"{one}.") for one in group)
+
+
+def test_this_test_sees_the_imports() -> None:
+    assert {"events", "lifecycle", "journal.writer", "store.store"} <= MODULES.keys()
+    assert {"events", "journal", "journal.directory", "store", "lifecycle"} <= ours("drain")
+    assert "drain" in ours("recorder")
+    assert "drain" not in ours("recorder", at_import=True)
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    graph = {name: ours(name, at_import=True) - {name} for name in MODULES if name}
+    tuple(TopologicalSorter(graph).static_order())
+
+
+@pytest.mark.parametrize("name", sorted(PURE))
+def test_pure_modules_import_nothing_of_ours_but_each_other(name: str) -> None:
+    assert ours(name) <= PURE
+
+
+@pytest.mark.parametrize("name", sorted(HOOKS))
+def test_hooks_never_reach_the_database(name: str) -> None:
+    assert not [one for one in ours(name) if within(one, SQL)]
+
+
+def test_the_journal_knows_nothing_of_the_database() -> None:
+    for name in MODULES:
+        if within(name, {"journal"}):
+            assert not [one for one in ours(name) if within(one, SQL | HOOKS | {"recorder", "settings"})], name
+
+
+def test_nobody_below_the_hooks_imports_them() -> None:
+    for name in MODULES:
+        if name and not within(name, HOOKS):
+            assert not [one for one in ours(name) if within(one, HOOKS)], name
+
+
+def test_only_the_store_speaks_sql() -> None:
+    for name in MODULES:
+        if within(name, WRITERS):
+            continue
+        sqlalchemy = {target for target in imports(name) if target.startswith("sqlalchemy")}
+        allowed = {"sqlalchemy.engine.make_url", "sqlalchemy.engine.URL", "sqlalchemy.exc.ArgumentError"}
+        assert sqlalchemy <= allowed, name
+
+
+def test_every_module_says_what_it_is_and_stays_short() -> None:
+    for name, tree in MODULES.items():
+        assert ast.get_docstring(tree), name
+    for path in PACKAGE.rglob("*.py"):
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, path
+
+
+def test_public_names_are_there_and_lazy() -> None:
+    for name in celery_asynctask.__all__:
+        assert getattr(celery_asynctask, name) is not None
+    assert dir(celery_asynctask) == sorted(celery_asynctask.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = celery_asynctask.nothing
+
+
+def loaded_after(code: str) -> set[str]:
+    """Modules that a new interpreter has loaded after it ran ``code``."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys\nprint(*sys.modules)"], check=True, capture_output=True, text=True
+    )
+    return set(done.stdout.split())
+
+
+PUBLISH = """
+from celery import Celery
+app = Celery("light", broker="memory://", task_cls="celery_asynctask:RecordedTask")
+app.conf.asynctask_flush_interval = 60
+
+@app.task
+def nothing(): pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "absent"),
+    [
+        ("import celery_asynctask", {"sqlalchemy", "celery.app.task", "celery_asynctask.hooks"}),
+        ("import celery_asynctask.task", {"sqlalchemy", "alembic"}),
+        (PUBLISH, {"sqlalchemy", "alembic", "celery_asynctask.model"}),
+        ("import celery_asynctask.drain", {"celery_asynctask.hooks", "alembic"}),
+    ],
+    ids=["package", "task", "app", "drain"],
+)
+def test_what_is_not_imported(code: str, absent: set[str]) -> None:
+    assert loaded_after(code) & absent == set()

@@ -1,0 +1,107 @@
+"""The guard around every hook: nothing of ours reaches the task, and what failed is said once and counted."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any, NoReturn
+
+import pytest
+from billiard.exceptions import SoftTimeLimitExceeded
+from celery.exceptions import WorkerTerminate
+
+from celery_asynctask import errors
+from celery_asynctask.errors import failures, guard, report
+
+
+@pytest.fixture(autouse=True)
+def _no_failures() -> Iterator[None]:
+    failures.clear()
+    yield
+    failures.clear()
+
+
+@guard
+def hook(error: BaseException | None = None, **_: Any) -> str:
+    """What hooks look like."""
+    if error is not None:
+        raise error
+    return "done"
+
+
+def test_a_hook_that_works_is_not_changed() -> None:
+    assert hook() == "done"
+    assert (hook.__name__, hook.__doc__) == ("hook", "What hooks look like.")
+    assert not failures
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), KeyError(), RecursionError(), MemoryError(), OSError(28, "full")])
+def test_what_a_hook_raises_stays_inside(error: Exception) -> None:
+    assert hook(error) is None
+    assert failures == {f"hook: {type(error).__name__}": 1}
+
+
+@pytest.mark.parametrize(
+    "error", [SoftTimeLimitExceeded(1), KeyboardInterrupt(), SystemExit(3), GeneratorExit(), WorkerTerminate(15)]
+)
+def test_what_is_meant_for_the_task_or_the_worker_passes(error: BaseException) -> None:
+    with pytest.raises(type(error)):
+        hook(error)
+    assert not failures
+
+
+def test_logged_once_a_kind_and_counted_each_time(caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(3):
+        hook(ValueError("first"), task_id="abc")
+    hook(KeyError("second"), task_id="def")
+    assert failures == {"hook: ValueError": 3, "hook: KeyError": 1}
+    messages = [(record.name, record.levelno, record.getMessage()) for record in caplog.records]
+    assert len(messages) == 2
+    name, level, message = messages[0]
+    assert (name, level) == ("celery_asynctask", logging.ERROR)
+    assert message.startswith("celery-asynctask could not record hook of task abc: ValueError('first').")
+    assert "The task itself is not affected" in message
+    assert caplog.records[0].exc_info is not None
+    assert "def" in messages[1][2]
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs"),
+    [
+        ((), {"task_id": "abc"}),
+        ((), {"id": "abc"}),
+        ((), {"request": SimpleNamespace(id="abc")}),
+        ((), {"sender": SimpleNamespace(request=SimpleNamespace(id="abc"))}),
+        ((None, "name", SimpleNamespace(headers={"id": "abc"})), {}),
+    ],
+)
+def test_the_task_is_named(args: Any, kwargs: Any, caplog: pytest.LogCaptureFixture) -> None:
+    @guard
+    def broken(*_: Any, **__: Any) -> NoReturn:
+        raise ValueError
+
+    broken(*args, **kwargs)
+    assert "of task abc:" in caplog.text
+
+
+class Resists:
+    def __getattr__(self, name: str) -> NoReturn:
+        raise RuntimeError(name)
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"sender": Resists()}, {"request": Resists()}, {"sender": None}])
+def test_a_task_that_cannot_be_named(kwargs: Any, caplog: pytest.LogCaptureFixture) -> None:
+    assert hook(ValueError(), **kwargs) is None
+    assert "of task (unknown):" in caplog.text
+
+
+def test_report_by_hand(caplog: pytest.LogCaptureFixture) -> None:
+    report("the recorder", None, ValueError("x"))
+    assert "could not record the recorder of task (unknown)" in caplog.text
+
+
+@pytest.mark.parametrize("error", [errors.AsyncTaskError, errors.SettingsError, errors.JournalError])
+def test_every_error_of_ours_has_one_base_and_says_something(error: type[Exception]) -> None:
+    assert issubclass(error, errors.AsyncTaskError)
+    assert error.__doc__

@@ -1,0 +1,411 @@
+"""The fold: every history gives the row that is true, and statuses cover all that Celery knows."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from celery import states
+
+from celery_asynctask.events import Event, Kind
+from celery_asynctask.lifecycle import (
+    NO_RUN,
+    TERMINAL,
+    AsyncTaskStatus,
+    fold,
+    fold_all,
+    merge,
+    order_key,
+    origin_key,
+    project,
+    run_key,
+    status_of,
+)
+from tests.histories import HISTORIES, ID, NAME, PARENT, ROOT, Delivery, asked, event, failure, ms, published
+
+ASKED = {
+    "celery_task_id": ID,
+    "name": NAME,
+    "root_task_id": ROOT,
+    "parent_task_id": PARENT,
+    "task_args": [7, "é"],
+    "task_kwargs": {"currency": "EUR"},
+    "created_at": ms(0),
+}
+NO_ERROR = {"error_type": None, "error_message": None}
+
+
+def error(message: str, error_type: str = "ValueError") -> dict[str, Any]:
+    return {"error_type": error_type, "error_message": message}
+
+
+def row(status: str, completed: int | None = None, started: int | None = 3, **more: Any) -> dict[str, Any]:
+    """An expected row, its times in milliseconds after the start."""
+    return {
+        **ASKED,
+        **NO_ERROR,
+        "status": status,
+        "completed_at": None if completed is None else ms(completed),
+        "started_at": None if started is None else ms(started),
+        "retries": 0,
+        "result": None,
+        **more,
+    }
+
+
+# By history: the row, and of each attempt in order: its outcome, start, end, retries.
+EXPECTED: dict[str, tuple[dict[str, Any], list[tuple[str | None, int | None, int | None, int]]]] = {
+    "success": (row("SUCCESS", 9, result={"paid": True}), [("succeeded", 3, 9, 0)]),
+    "failed": (row("FAILURE", 9, **error("no money")), [("failed", 3, 9, 0)]),
+    "retries_overlap": (
+        row("SUCCESS", 12, retries=1, result="second"),
+        [("retried", 3, 1000, 0), ("succeeded", 11, 12, 1)],
+    ),
+    "retries_exhausted": (
+        row("FAILURE", 25, started=1, retries=2, **error("no 2")),
+        [("retried", 1, 5, 0), ("retried", 11, 15, 1), ("failed", 21, 25, 2)],
+    ),
+    "ignored": (row("IGNORED", 4), [("ignored", 3, 4, 0)]),
+    "rejected": (row("REJECTED", 4, **error("not mine", "Reject")), [("rejected", 3, 4, 0)]),
+    "requeued": (row("SUCCESS", 8, result="taken"), [("requeued", 3, 4, 0), ("succeeded", 7, 8, 0)]),
+    "replaced": (row("SUCCESS", 7, result="refunded"), [("replaced", 3, 1000, 0), ("succeeded", 6, 7, 0)]),
+    "redelivered": (row("SUCCESS", 70, result=1), [(None, 3, None, 0), ("succeeded", 61, 70, 0)]),
+    "over_hard_limit": (
+        row("FAILURE", 1004, **error("TimeLimitExceeded(1,)", "TimeLimitExceeded")),
+        [("failed", 3, 1004, 0)],
+    ),
+    "killed_after_success": (row("SUCCESS", 5, result="kept"), [("succeeded", 3, 5, 0)]),
+    "killed": (row("FAILURE", 6, **error("signal 9", "WorkerLostError")), [("failed", 3, 6, 0)]),
+    "revoked": (row("REVOKED", 2, started=None, **error("revoked")), []),
+    "terminated": (row("REVOKED", 50, **error("SIGTERM", "TaskRevokedError")), [("terminated", 3, 50, 0)]),
+    "never_sent": (
+        row("FAILURE", 8, started=None, **error("Not sent: upstream task shop.check [x] ended with boom")),
+        [],
+    ),
+    "planned_and_run": (
+        row("SUCCESS", 14, started=13, task_args=["from before"]),
+        [("succeeded", 13, 14, 0)],
+    ),
+    "body_of_failed_chord": (
+        row(
+            "FAILURE",
+            7,
+            started=None,
+            task_args=[],
+            root_task_id="header-1",
+            parent_task_id="header-1",
+            **error("not sent: header-2"),
+        ),
+        [],
+    ),
+    "sent_after_all": (row("SUCCESS", 32, started=31, result="after all"), [("succeeded", 31, 32, 0)]),
+    "unrecorded_producer": (row("SUCCESS", 4, result=[1, 2], created_at=ms(2)), [("succeeded", 3, 4, 0)]),
+    "lost_and_redelivered": (row("SUCCESS", 510, result="found"), [("lost", 3, 100, 0), ("succeeded", 501, 510, 0)]),
+    "lost": (row("LOST", 100, **error("shut down", "WorkerShutdown")), [("lost", 3, 100, 0)]),
+    "cancelled_and_redelivered": (
+        row("FAILURE", 502, **error("second")),
+        [("requeued", 3, 100, 0), ("failed", 501, 502, 0)],
+    ),
+    "unknown_task": (row("FAILURE", 3, started=None, **error("NotRegistered")), []),
+    "eager": (
+        row("SUCCESS", 4, started=1, retries=1, result=2, created_at=ms(1)),
+        [("retried", 1, 2, 0), ("succeeded", 3, 4, 1)],
+    ),
+    "backend_down": (row("FAILURE", 3, **error("backend is down")), [("failed", 3, 3, 0)]),
+}
+
+
+def attempts_of(events: list[Event]) -> list[dict[str, Any]]:
+    attempts = fold(events).attempts
+    return [attempts[key] for key in sorted(attempts)]
+
+
+def test_every_history_has_an_expected_row() -> None:
+    assert EXPECTED.keys() == HISTORIES.keys()
+
+
+@pytest.mark.parametrize("name", HISTORIES)
+def test_row(name: str) -> None:
+    task = dict(fold(HISTORIES[name]()).task)
+    del task["origin_key"], task["order_key"]
+    assert task == EXPECTED[name][0]
+
+
+@pytest.mark.parametrize("name", HISTORIES)
+def test_attempts(name: str) -> None:
+    def shown(at: int | None) -> int | None:
+        return None if at is None else (at - ms(0)) // 1000
+
+    assert [
+        (one["outcome"], shown(one["started_at"]), shown(one["ended_at"]), one["retries"])
+        for one in attempts_of(HISTORIES[name]())
+    ] == EXPECTED[name][1]
+
+
+@pytest.mark.parametrize("name", HISTORIES)
+def test_completed_exactly_when_terminal_after_every_event(name: str) -> None:
+    told = HISTORIES[name]()
+    for count in range(1, len(told) + 1):
+        task = fold(told[:count]).task
+        assert (task["completed_at"] is not None) == (task["status"] in TERMINAL)
+
+
+@pytest.mark.parametrize("name", HISTORIES)
+def test_any_order_any_duplicates_any_batches(name: str) -> None:
+    told = HISTORIES[name]()
+    whole = fold(told)
+    chance = random.Random(name)
+    for _ in range(200):
+        shuffled = told + chance.choices(told, k=3)
+        chance.shuffle(shuffled)
+        cut = chance.randrange(1, len(shuffled))
+        assert merge(fold(shuffled[:cut]), fold(shuffled[cut:])) == whole
+
+
+def test_fold_all_keeps_tasks_apart() -> None:
+    one, other = published(), {**published(5), "id": "other"}
+    folded = fold_all([one, other, {**other, "kind": Kind.STARTED.value}])  # type: ignore[list-item, typeddict-item]
+    assert {task_id: partial.task["status"] for task_id, partial in folded.items()} == {
+        ID: "PENDING",
+        "other": "STARTED",
+    }
+
+
+def test_fold_of_nothing() -> None:
+    with pytest.raises(TypeError):
+        fold([])
+
+
+# -- one row while it happens --------------------------------------------------------
+
+
+def statuses(told: list[Event]) -> list[str]:
+    """The status after each event."""
+    return [fold(told[: count + 1]).task["status"] for count in range(len(told))]
+
+
+def test_statuses_of_a_retry() -> None:
+    first, second = Delivery(2), Delivery(10, retries=1)
+    told = [
+        published(),
+        first.received(),
+        first.started(3),
+        first.ended(Kind.RETRIED, 4),
+        published(5, retries=1),
+        second.received(),
+        second.started(11),
+        second.ended(Kind.FAILED, 12, **failure("no")),
+    ]
+    assert statuses(told) == ["PENDING", "RECEIVED", "STARTED", "RETRY", "RETRY", "RETRY", "STARTED", "FAILURE"]
+
+
+def test_statuses_of_a_redelivery() -> None:
+    """A finished task is taken back only when its body really starts again."""
+    told = HISTORIES["lost_and_redelivered"]()
+    assert statuses(told) == ["PENDING", "RECEIVED", "STARTED", "LOST", "LOST", "STARTED", "SUCCESS"]
+
+
+def test_statuses_of_a_requeue() -> None:
+    told = HISTORIES["requeued"]()
+    assert statuses(told) == ["PENDING", "RECEIVED", "STARTED", "PENDING", "PENDING", "STARTED", "SUCCESS"]
+
+
+def test_statuses_of_a_replacement_with_its_late_end() -> None:
+    told = HISTORIES["replaced"]()
+    assert statuses(told)[3:] == ["PENDING", "RECEIVED", "STARTED", "SUCCESS", "SUCCESS"]
+
+
+def test_the_error_goes_when_the_next_attempt_starts() -> None:
+    told = HISTORIES["retries_exhausted"]()
+    assert fold(told[:4]).task["error_message"] == "no 0"
+    assert fold(told[:7]).task["error_message"] is None
+
+
+def test_a_stale_event_of_an_earlier_attempt_changes_nothing() -> None:
+    told = HISTORIES["retries_overlap"]()
+    before, after = fold(told[:-1]), fold(told)
+    assert after.task == before.task
+
+
+def test_a_start_heard_of_after_the_end_does_not_reopen() -> None:
+    run = Delivery(2)
+    end, start = run.ended(Kind.SUCCEEDED, 5, result=1), run.started(3)
+    assert fold([end, start]).task["status"] == "SUCCESS"
+    assert fold([end, start]).task["started_at"] == ms(3)
+
+
+def test_a_clock_that_is_behind_does_not_reopen_either() -> None:
+    """The worker's main process and its child, or two machines, do not agree on the time."""
+    run = Delivery(2)
+    assert fold([run.started(9), run.ended(Kind.SUCCEEDED, 5)]).task["status"] == "SUCCESS"
+
+
+# -- whose word counts ---------------------------------------------------------------
+
+
+def test_what_the_child_says_outranks_what_the_main_process_infers() -> None:
+    run = Delivery(2)
+    seen = run.ended(Kind.SUCCEEDED, 5, result="stored")
+    inferred = run.ended(Kind.FAILED, 6, inferred=True, **failure("lost"))
+    folded = fold([run.started(3), inferred, seen])
+    assert (folded.task["status"], folded.task["result"], folded.task["completed_at"]) == ("SUCCESS", "stored", ms(5))
+    assert [one["outcome"] for one in folded.attempts.values()] == ["succeeded"]
+
+
+def test_a_verdict_of_the_main_process_outranks_a_guess_that_it_is_lost() -> None:
+    run = Delivery(2)
+    guess, verdict = run.ended(Kind.LOST, 9, inferred=True), run.ended(Kind.REVOKED, 5, inferred=True)
+    assert fold([guess, verdict]).task["status"] == "REVOKED"
+
+
+def test_the_tracers_last_word_outranks_the_child() -> None:
+    run = Delivery(2)
+    error, success = run.ended(Kind.FAILED, 4, internal=True), run.ended(Kind.SUCCEEDED, 5)
+    assert fold([success, error]).task["status"] == "FAILURE"
+
+
+def test_a_message_outranks_that_it_would_not_be_sent() -> None:
+    unsent = event(Kind.UNSENT, 90, **asked(), **failure("not sent"))
+    assert statuses([event(Kind.PLANNED, 0, **asked()), unsent, published(5)]) == ["PENDING", "FAILURE", "PENDING"]
+
+
+def test_that_it_was_planned_again_does_not_undo_that_it_was_not_sent() -> None:
+    unsent, planned = event(Kind.UNSENT, 5, **asked()), event(Kind.PLANNED, 9, **asked())
+    assert fold([unsent, planned]).task["status"] == "FAILURE"
+
+
+def test_retries_of_a_replacement_come_after_those_of_what_it_replaced() -> None:
+    old, new = Delivery(2, retries=3), Delivery(9, nesting=1)
+    assert fold([old.started(3), new.started(10)]).task["retries"] == 0
+
+
+# -- what was asked for --------------------------------------------------------------
+
+
+def test_asked_for_facts_come_from_the_first_message_and_stay() -> None:
+    again = published(9, retries=1, args=["changed"], parent=ID)
+    first = published(0)
+    for told in ([first, again], [again, first]):
+        task = fold(told).task
+        assert (task["task_args"], task["parent_task_id"]) == ([7, "é"], PARENT)
+
+
+def test_a_task_is_never_its_own_parent() -> None:
+    assert fold([published(9, retries=1, parent=ID)]).task["parent_task_id"] is None
+
+
+def test_an_event_without_lineage_gives_only_the_name() -> None:
+    run = Delivery(2)
+    task = fold([run.received()]).task
+    assert (task["name"], task["task_args"], task["root_task_id"]) == (NAME, None, None)
+    task = fold([run.received(), published(50)]).task
+    assert (task["task_args"], task["root_task_id"]) == ([7, "é"], ROOT)
+
+
+def test_created_is_the_earliest_that_anyone_knows() -> None:
+    assert fold([published(5, 4), published(9, 2, retries=1)]).task["created_at"] == ms(2)
+    assert fold([Delivery(7, created=None).received()]).task["created_at"] == ms(7)
+
+
+def test_started_is_the_first_run_s() -> None:
+    assert fold(HISTORIES["redelivered"]()).task["started_at"] == ms(3)
+
+
+def test_a_replacement_keeps_its_own_name_on_its_attempt() -> None:
+    folded = fold(HISTORIES["replaced"]())
+    assert folded.task["name"] == NAME
+    assert [one["name"] for one in attempts_of(HISTORIES["replaced"]())] == [NAME, "shop.refund"]
+
+
+# -- attempts ------------------------------------------------------------------------
+
+
+def test_an_attempt_in_full() -> None:
+    run = Delivery(2, retries=1, redelivered=True)
+    [attempt] = attempts_of([run.started(3, eta=ms(1)), run.ended(Kind.FAILED, 5, **failure("no"))])
+    assert attempt == {
+        "celery_task_id": ID,
+        "run_key": f"0000011{ms(2):014x}a1b2c3",
+        "name": NAME,
+        "retries": 1,
+        "redelivered": True,
+        "started_at": ms(3),
+        "published_at": ms(1),
+        "received_at": ms(2),
+        "eta": ms(1),
+        "worker": "celery@one",
+        "pid": 4711,
+        "queue": "celery",
+        "end_key": f"3{ms(5):014x}",
+        "ended_at": ms(5),
+        "outcome": "failed",
+        "error_type": "ValueError",
+        "error_message": "no",
+        "traceback": "Traceback ...\nValueError: no",
+    }
+
+
+def test_a_run_whose_start_nobody_told_has_its_end() -> None:
+    [attempt] = attempts_of([Delivery(2).ended(Kind.FAILED, 5, inferred=True)])
+    assert (attempt["started_at"], attempt["ended_at"], attempt["worker"]) == (None, ms(5), None)
+
+
+def test_an_eager_run_was_received_by_nobody() -> None:
+    [first, _] = attempts_of(HISTORIES["eager"]())
+    assert first["received_at"] is None
+
+
+def test_received_and_published_make_no_attempt() -> None:
+    assert fold([published(), Delivery(2).received()]).attempts == {}
+
+
+# -- keys ----------------------------------------------------------------------------
+
+
+def test_run_keys_sort_by_nesting_retries_redelivery_and_time() -> None:
+    runs = [
+        Delivery(9),
+        Delivery(1, redelivered=True),
+        Delivery(5, redelivered=True),
+        Delivery(0, retries=1),
+        Delivery(0, retries=10),
+        Delivery(0, nesting=1),
+    ]
+    keys = [run_key(run.received()) for run in runs]
+    assert keys == sorted(keys)
+
+
+def test_keys_have_one_width_whatever_the_numbers() -> None:
+    extremes = [
+        event(Kind.SUCCEEDED, 0, retries=10**9, nesting=10**9, redelivered=True, run=f"{ms(0):014x}ffffff"),
+        event(Kind.PLANNED, 0),
+        event(Kind.STARTED, 0, run=f"{ms(0):014x}000000"),
+    ]
+    assert {len(order_key(one)) for one in extremes} == {43}
+    assert {len(run_key(one)) for one in extremes} == {27}
+    assert {len(origin_key(one)) for one in extremes} == {21}
+
+
+def test_an_event_of_no_delivery() -> None:
+    assert run_key(published()) == f"0000000{NO_RUN}"
+
+
+# -- statuses ------------------------------------------------------------------------
+
+
+def test_statuses_are_celery_s_and_three_more() -> None:
+    names = {status.value for status in AsyncTaskStatus}
+    assert names == set(states.ALL_STATES) | {"IGNORED", "REJECTED", "LOST"}
+    assert all(status.name == status.value == str(status) for status in AsyncTaskStatus)
+
+
+def test_terminal_statuses_are_celery_s_ready_ones_and_three_more() -> None:
+    assert {status.value for status in TERMINAL} == set(states.READY_STATES) | {"IGNORED", "REJECTED", "LOST"}
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_every_kind_has_a_status(kind: Kind) -> None:
+    assert status_of(event(kind, 0)) in AsyncTaskStatus
+    assert status_of(event(kind, 0, again=True)) is AsyncTaskStatus.PENDING
+    assert project(event(kind, 0)).task["status"] == status_of(event(kind, 0)).value

@@ -1,0 +1,239 @@
+"""Settings: every key checked, whatever way it was configured, and errors that say what to do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from celery import Celery
+from celery.exceptions import ImproperlyConfigured
+from sqlalchemy.engine import make_url
+
+from celery_asynctask.errors import AsyncTaskError, SettingsError
+from celery_asynctask.settings import _RULES, DEFAULT_EXCLUDE, Settings
+
+SECRET = "hunter2"
+
+
+@pytest.fixture
+def app() -> Iterator[Celery]:
+    made = Celery("settings", broker="memory://", set_as_current=False)
+    yield made
+    made.close()
+
+
+GOOD: list[tuple[str, Any, Any]] = [
+    ("enabled", False, False),
+    ("url", "postgresql+psycopg://u@h/d", "postgresql+psycopg://u@h/d"),
+    ("url", make_url(f"postgresql://u:{SECRET}@h/d"), f"postgresql://u:{SECRET}@h/d"),
+    ("engine_options", {"echo": True}, {"echo": True}),
+    ("create_tables", False, False),
+    ("journal_dir", "/var/lib/j", Path("/var/lib/j")),
+    ("journal_dir", Path("/var/lib/j"), Path("/var/lib/j")),
+    ("journal_dir", None, None),
+    ("flush_interval", 1, 1),
+    ("flush_interval", 0.01, 0.01),
+    ("batch_size", 1, 1),
+    ("batch_size", 100_000, 100_000),
+    ("include", ["a.*", "b"], ("a.*", "b")),
+    ("exclude", (), ()),
+    ("exclude", {"a"}, ("a",)),
+]
+BAD: list[tuple[str, Any]] = [
+    ("enabled", "yes"),
+    ("enabled", 1),
+    ("enabled", None),
+    ("url", ""),
+    ("url", 5),
+    ("url", "no url"),
+    ("url", "postgresql://h:port/d"),
+    ("engine_options", [("echo", True)]),
+    ("engine_options", {1: 2}),
+    ("create_tables", 0),
+    ("journal_dir", 5),
+    ("journal_dir", ""),
+    ("journal_dir", "~no-such-user/journal"),
+    ("flush_interval", "1"),
+    ("flush_interval", 0),
+    ("flush_interval", 61),
+    ("flush_interval", True),
+    ("flush_interval", math.nan),
+    ("batch_size", 0),
+    ("batch_size", 1.5),
+    ("batch_size", True),
+    ("batch_size", 100_001),
+    ("include", "a.*"),
+    ("include", [1]),
+    ("exclude", {"a": 1}),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "expected"), GOOD)
+def test_a_value_that_is_allowed(app: Celery, name: str, value: Any, expected: Any) -> None:
+    app.conf.update({f"asynctask_{name}": value})
+    assert getattr(Settings.from_app(app), name) == expected
+
+
+@pytest.mark.parametrize(("name", "value"), BAD)
+def test_a_value_that_is_not(app: Celery, name: str, value: Any) -> None:
+    app.conf.update({f"asynctask_{name}": value})
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_app(app)
+    message = str(caught.value)
+    shown = "(not shown)" if name in ("url", "engine_options") else repr(value)
+    assert f"'asynctask_{name}'" in message
+    assert f"has the value {shown} of type {type(value).__name__}" in message
+    assert f"it must be {_RULES[name].allowed}." in message
+
+
+def test_every_setting_has_a_rule_and_is_tested() -> None:
+    names = {one.name for one in fields(Settings)}
+    assert names == _RULES.keys() == {name for name, *_ in GOOD} == {name for name, _ in BAD}
+
+
+def test_defaults(app: Celery) -> None:
+    assert Settings.from_app(app) == Settings()
+    assert Settings().exclude == DEFAULT_EXCLUDE
+    for one in fields(Settings):
+        if one.name != "journal_dir":
+            default = getattr(Settings(), one.name)
+            assert _RULES[one.name].check(default) == default
+
+
+def test_an_unknown_key_is_refused_with_the_list_of_known_ones(app: Celery) -> None:
+    app.conf.update(asynctask_urls="x")
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_app(app)
+    assert "Unknown setting 'asynctask_urls'" in str(caught.value)
+    for one in fields(Settings):
+        assert f"asynctask_{one.name}" in str(caught.value)
+
+
+def test_a_wrong_url_does_not_show_its_password(app: Celery) -> None:
+    app.conf.update(asynctask_url=f"postgresql://user:{SECRET}@host:port/name")
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_app(app)
+    error: BaseException | None = caught.value
+    assert SECRET not in str(error)
+    assert error is not None
+    assert error.__suppress_context__
+
+
+def test_the_error_is_one_that_celery_knows() -> None:
+    assert issubclass(SettingsError, ImproperlyConfigured)
+    assert issubclass(SettingsError, AsyncTaskError)
+
+
+# -- ways to configure ---------------------------------------------------------------
+
+
+def test_a_module_or_object(app: Celery) -> None:
+    app.config_from_object(SimpleNamespace(asynctask_batch_size=7, task_always_eager=True))
+    assert Settings.from_app(app).batch_size == 7
+
+
+def test_a_namespace(app: Celery) -> None:
+    """As Django projects do it."""
+    django = SimpleNamespace(CELERY_ASYNCTASK_BATCH_SIZE=7, CELERY_TASK_ALWAYS_EAGER=True, DEBUG=True)
+    app.config_from_object(django, namespace="CELERY")
+    assert Settings.from_app(app).batch_size == 7
+
+
+def test_a_namespace_in_lower_case(app: Celery) -> None:
+    app.config_from_object(SimpleNamespace(celery_asynctask_batch_size=7), namespace="celery")
+    assert Settings.from_app(app).batch_size == 7
+
+
+def test_an_unknown_key_in_a_namespace(app: Celery) -> None:
+    app.config_from_object(SimpleNamespace(CELERY_ASYNCTASK_BATCHSIZE=7), namespace="CELERY")
+    with pytest.raises(SettingsError, match="asynctask_batchsize"):
+        Settings.from_app(app)
+
+
+def test_names_beside_a_namespace_are_somebody_elses(app: Celery) -> None:
+    app.config_from_object(SimpleNamespace(ASYNCTASK_WHATEVER=7, CELERY_ASYNCTASK_BATCH_SIZE=8), namespace="CELERY")
+    assert Settings.from_app(app).batch_size == 8
+
+
+def test_update_wins_over_an_object(app: Celery) -> None:
+    app.config_from_object(SimpleNamespace(CELERY_ASYNCTASK_BATCH_SIZE=7), namespace="CELERY")
+    app.conf.update(asynctask_batch_size=9)
+    assert Settings.from_app(app).batch_size == 9
+
+
+def test_assignment(app: Celery) -> None:
+    app.conf.asynctask_batch_size = 9
+    assert Settings.from_app(app).batch_size == 9
+
+
+def test_keyword_arguments_of_the_app() -> None:
+    made = Celery("settings", broker="memory://", set_as_current=False, changes={"asynctask_batch_size": 9})
+    assert Settings.from_app(made).batch_size == 9
+    made.close()
+
+
+def test_upper_case_names(app: Celery) -> None:
+    app.config_from_object(SimpleNamespace(ASYNCTASK_BATCH_SIZE=7))
+    assert Settings.from_app(app).batch_size == 7
+
+
+# -- the store's name and the journal's directory ------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "store_id"),
+    [
+        (f"postgresql+psycopg://u:{SECRET}@h:5433/d?sslmode=require", "postgresql://h:5433/d"),
+        (f"postgresql+asyncpg://other:{SECRET}@h:5433/d", "postgresql://h:5433/d"),
+        (f"mysql+pymysql://u:{SECRET}@h/d", "mysql://h/d"),
+        ("sqlite:////var/x.db", "sqlite:////var/x.db"),
+        ("sqlite://", "sqlite:///"),
+    ],
+)
+def test_a_store_is_named_without_user_driver_and_options(url: str, store_id: str) -> None:
+    assert Settings(url=url).store_id == store_id
+
+
+def test_a_relative_database_file_is_named_by_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Settings(url="sqlite:///x.db").store_id == Settings(url=f"sqlite:///{tmp_path}/x.db").store_id
+
+
+def test_no_credentials_in_what_is_shown_or_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(url=f"postgresql://user:{SECRET}@host/name")
+    assert SECRET not in f"{settings.store_id} {settings.shown_url} {settings.directory}"
+
+
+def test_directory_is_named_after_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    first = Settings(url="postgresql+psycopg://u@h/shop").directory
+    assert first.parent == tmp_path / "celery-asynctask"
+    assert first.name.startswith("postgresql-h-shop-")
+    assert Settings(url="postgresql+psycopg://other@h/shop").directory == first
+    assert Settings(url="postgresql+psycopg://u@h/shop2").directory != first
+
+
+def test_stores_with_like_names_do_not_share_a_directory() -> None:
+    names = ["a/b", "a-b", "a.b", "x" * 300 + "1", "x" * 300 + "2", "ä", "ö"]
+    directories = {Settings(url=f"postgresql://h/{name}").directory for name in names}
+    assert len(directories) == len(names)
+    assert all(len(one.name) <= 50 for one in directories)
+
+
+def test_directory_without_a_state_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert Settings().directory.parent == tmp_path / ".local" / "state" / "celery-asynctask"
+
+
+def test_a_directory_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert Settings(journal_dir=tmp_path).directory == tmp_path
+    check = _RULES["journal_dir"].check
+    assert (check("~/j"), check("j")) == (tmp_path / "j", tmp_path / "j")
