@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import json
+import weakref
 from collections import Counter
 from pathlib import Path
 from typing import Any, TypedDict
@@ -85,8 +86,8 @@ class _Switch:
         self.test = ""
         self.imported: list[Any] = []
         """Apps that were made while tests were collected."""
-        self.apps: list[Any] = []
-        """Apps that the running test made."""
+        self.apps: weakref.WeakSet[Any] = weakref.WeakSet()
+        """All apps that were made: a task that is shared by all apps may bind to one of an earlier test."""
         self.options = {
             "asynctask_url": f"sqlite:///{directory / 'store.db'}",
             "asynctask_journal_dir": str(directory / "journal"),
@@ -106,7 +107,9 @@ class _Switch:
             original(app, *args, **self.options, **kwargs)
             if self.way == "install":
                 celery_asynctask.install(app)
-            (self.apps if self.test else self.imported).append(app)
+            self.apps.add(app)
+            if not self.test:
+                self.imported.append(app)
             self.summary["apps"] += 1
 
         celery.app.base.Celery.__init__ = made
@@ -121,7 +124,7 @@ class _Switch:
             original(of_app, event)
             events[event["kind"]] += 1
 
-        Recording.record = record  # type: ignore[method-assign]
+        Recording.record = record  # type: ignore[assignment]
 
     def _note_what_hooks_raise(self) -> None:
         original = errors.report
@@ -146,6 +149,5 @@ class _Switch:
         Some of Celery's tests empty the signals' lists of receivers. With no app installed any more, the next
         `install` connects ours again.
         """
-        for app in (*self.imported, *self.apps):
+        for app in list(self.apps):
             celery_asynctask.uninstall(app)
-        self.apps.clear()

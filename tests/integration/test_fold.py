@@ -86,7 +86,7 @@ def test_any_order_of_a_long_history(shared_store: Store, name: str) -> None:
     """With duplicates, in batches of any size."""
 
     @sampling
-    @given(st.lists(arrangements(HISTORIES[name]()), min_size=50, max_size=50))
+    @given(st.lists(arrangements(HISTORIES[name]()), min_size=25, max_size=25))
     def sampled(found: list[Arrangement]) -> None:
         check(shared_store, found)
 
@@ -155,7 +155,7 @@ def anything(draw: st.DrawFn) -> list[Event]:
     return told
 
 
-@settings(sampling, max_examples=8)
+@settings(sampling, max_examples=5)
 @given(st.lists(anything().flatmap(arrangements), min_size=12, max_size=12))
 def test_any_events(shared_store: Store, found: list[Arrangement]) -> None:
     check(shared_store, found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import resource
@@ -357,9 +358,9 @@ def test_appending_never_raises(journal: Journal, monkeypatch: pytest.MonkeyPatc
     def fail(*_: Any, **__: Any) -> Any:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    for name in ("open", "write", "rename"):
+    for module, name in ((os, "open"), (os, "write"), (fcntl, "flock")):
         with monkeypatch.context() as patch:
-            patch.setattr(os, name, fail)
+            patch.setattr(module, name, fail)
             assert not journal.append(b"x"), name
         assert journal.append(b"x"), name
         journal.close()
