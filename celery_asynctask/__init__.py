@@ -10,10 +10,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from celery_asynctask.errors import AsyncTaskError, JournalError, SettingsError
+    from celery_asynctask.errors import AsyncTaskError, ContextError, JournalError, SettingsError
     from celery_asynctask.hooks import install, uninstall
     from celery_asynctask.lifecycle import AsyncTaskStatus
     from celery_asynctask.model import AsyncTask, AsyncTaskAttempt, AsyncTaskSource, Base
+    from celery_asynctask.note import current
+    from celery_asynctask.provenance import context
     from celery_asynctask.task import RecordedTask
 
 __version__ = "0.1.0"
@@ -25,10 +27,13 @@ __all__ = [
     "AsyncTaskSource",
     "AsyncTaskStatus",
     "Base",
+    "ContextError",
     "JournalError",
     "RecordedTask",
     "SettingsError",
     "__version__",
+    "context",
+    "current",
     "install",
     "uninstall",
 ]
@@ -39,10 +44,13 @@ _HOME = {
     "AsyncTaskSource": "model",
     "Base": "model",
     "AsyncTaskError": "errors",
+    "ContextError": "errors",
     "JournalError": "errors",
     "SettingsError": "errors",
     "AsyncTaskStatus": "lifecycle",
     "RecordedTask": "task",
+    "context": "provenance",
+    "current": "note",
     "install": "hooks",
     "uninstall": "hooks",
 }

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any, NamedTuple
 
+from celery_asynctask import health
 from celery_asynctask.events import Event, decode
 from celery_asynctask.journal import Directory, Segment
-from celery_asynctask.journal.directory import is_being_written
+from celery_asynctask.journal.directory import SUFFIX, is_being_written
 from celery_asynctask.journal.reader import Chunk, describe, read
 from celery_asynctask.lifecycle import fold_all
 from celery_asynctask.settings import Settings
@@ -32,6 +34,7 @@ class Drain:
         self.directory = directory
         self.settings = settings
         self.store = Store(settings)
+        health.observe_journal(directory.path, SUFFIX)
         self._prepared = False
         self._positions: dict[str, Position] = {}
         self._descriptions: dict[str, dict[str, Any]] = {}
@@ -59,6 +62,7 @@ class Drain:
         if not self._prepared:
             self.store.prepare()
             self._prepared = True
+        began = time.perf_counter()
         takes: list[_Take] = []
         positions: dict[str, Position] = {}
         unread: set[str] = set()
@@ -77,7 +81,7 @@ class Drain:
             if room <= 0:
                 break
         self._behind = room <= 0 or bool(unread)
-        self._store([take for take in takes if take.chunk.frames or take.chunk.damaged], positions)
+        self._store([take for take in takes if take.chunk.frames or take.chunk.damaged], positions, began)
         for take in takes:
             if take.done:
                 take.segment.path.unlink(missing_ok=True)
@@ -105,7 +109,7 @@ class Drain:
             )
         return _Take(segment, chunk, done=ended and chunk.whole)
 
-    def _store(self, takes: list[_Take], positions: dict[str, Position]) -> None:
+    def _store(self, takes: list[_Take], positions: dict[str, Position], began: float) -> None:
         if not takes:
             return
         events: list[Event] = []
@@ -131,6 +135,12 @@ class Drain:
                 source, data = origin[id(event)]
                 poison[source].append(data)
             self._write([], positions, poison, takes)
+        health.batch(
+            accepted=sum(len(take.chunk.frames) + len(take.chunk.damaged) for take in takes),
+            quarantined=sum(map(len, poison.values())),
+            rows=len({event["id"] for event in events}),
+            seconds=time.perf_counter() - began,
+        )
 
     def _write(
         self,

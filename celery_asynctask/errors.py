@@ -26,6 +26,11 @@ class SettingsError(AsyncTaskError, ImproperlyConfigured):
     value and what is allowed. Correct it in the Celery configuration."""
 
 
+class ContextError(AsyncTaskError, TypeError):
+    """What was said about a task's customer, creator or content has the wrong type; the message names the field and
+    what is allowed. Nothing was sent."""
+
+
 class JournalError(AsyncTaskError):
     """The journal directory cannot be used; the message says why and which setting changes it."""
 

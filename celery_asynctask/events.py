@@ -25,6 +25,8 @@ class Kind(str, enum.Enum):
     """A worker's main process took the message from the broker."""
     STARTED = "started"
     """A body is about to run."""
+    NOTED = "noted"
+    """The running body set its content."""
     RETRIED = "retried"
     """A run ended by asking for another."""
     SUCCEEDED = "succeeded"
@@ -69,6 +71,20 @@ class Event(_Required, total=False):
     """Root task id. The key's presence means that the event knows what was asked for."""
     parent: str | None
     """Parent task id as Celery gives it (a retry names itself)."""
+    customer: int
+    """For which customer."""
+    created_by: int
+    """Who asked for it."""
+    created_by_name: str
+    """The name of who asked for it."""
+    content: Any
+    """Free content as JSON: what was asked with, or what the run has made of it by now."""
+    noted: bool
+    """The content is the run's own word, which outranks what the task was asked with."""
+    trace: str
+    """Trace id, 32 hex digits: the producer's for a message, the run's for a run."""
+    span: str
+    """Span id of the run, 16 hex digits."""
     args: Any
     """Positional arguments as JSON; absent when left out."""
     kwargs: Any

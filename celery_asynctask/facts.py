@@ -3,7 +3,8 @@
 The header: every message that a recorded app sends carries ``asynctask``, a mapping with ``created`` (when the task
 was first asked for) and ``sent`` (when this message was), microseconds since the epoch. A message sent by a task that
 is not recorded itself (``celery.chord_unlock`` sends the bodies of chords) also has ``root``, in place of a root or
-parent that would lead to no row. In a worker, the main process adds ``run``, the token of the delivery, to its own
+parent that would lead to no row. For whom and by whom is in it under the names that `context` gives them, also where
+the task is not recorded. In a worker, the main process adds ``run``, the token of the delivery, to its own
 copy, so that what it says about a run and what the child says have the same name.
 """
 
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery.app.task import Context
 
-from celery_asynctask import payload, workflow
+from celery_asynctask import payload, provenance, tracing, workflow
 from celery_asynctask.events import Event, Kind, new_run
 
 if TYPE_CHECKING:
@@ -36,17 +37,22 @@ def header_of(request: Any) -> dict[str, Any]:
 
 
 def stamp(about: Mapping[str, Any], inherited: Any, sender: Any, at: int) -> dict[str, Any]:
-    """Our header for a message that is sent at ``at``.
+    """Our header for a message that is sent at ``at``, without its context.
 
     ``about`` are its header fields, ``inherited`` is the header it has already: a retry has its predecessor's, and
     keeps when the task was first asked for. ``sender`` is the request of an unrecorded task that sends it, or None.
     """
     header: dict[str, Any] = {"created": at, "sent": at}
-    if isinstance(inherited, dict) and (about.get("retries") or about.get("replaced_task_nesting")):
+    if isinstance(inherited, dict) and is_again(about):
         header.update((key, inherited[key]) for key in ("created", "root") if key in inherited)
     elif sender is not None:
         header["root"] = sender.root_id if sender.root_id != sender.id else about["id"]
     return header
+
+
+def is_again(about: Mapping[str, Any]) -> bool:
+    """Whether a message, by its header fields, asks once more for a task that was asked for before."""
+    return bool(about.get("retries") or about.get("replaced_task_nesting"))
 
 
 def mark_delivery(request: Any, at: int) -> None:
@@ -83,7 +89,9 @@ def from_request(kind: Kind, name: str, request: Any, at: int) -> Event:
 
 def add_asked(event: Event, recording: Recording, request: Any, args: Any, kwargs: Any) -> None:
     """Add what was asked for."""
-    event["root"], event["parent"] = lineage(header_of(request), request.root_id, request.parent_id)
+    header = header_of(request)
+    event["root"], event["parent"] = lineage(header, request.root_id, request.parent_id)
+    add_context(event, header)
     _add_payload(event, recording, args, kwargs)
 
 
@@ -101,6 +109,8 @@ def add_run(event: Event, request: Any) -> None:
         event["queue"] = str(queue)[:_MAX_NAME]
     if isinstance(sent := header_of(request).get("sent"), int):
         event["sent"] = sent
+    if (ids := tracing.current()) is not None:
+        event["trace"], event["span"] = ids
     if (eta := _microseconds(request.eta)) is not None:
         event["eta"] = eta
 
@@ -132,8 +142,22 @@ def published(recording: Recording, name: str, message: Any, header: dict[str, A
         event["retries"] = retries
     if nesting := about.get("replaced_task_nesting"):
         event["nesting"] = nesting
+    trace_id = None if is_again(about) else tracing.trace_of(message.headers)
+    if trace_id is not None:
+        event["trace"] = trace_id
+    add_context(event, header)
     _add_payload(event, recording, args, kwargs)
     return event
+
+
+def add_context(event: Event, header: Mapping[str, Any]) -> None:
+    """Add for whom and by whom, as the header has it. Only what passes its rules: a header may come from anywhere."""
+    known = provenance.sound(header)
+    if "content" in known:
+        known["content"] = payload.to_json(known["content"])
+    if "created_by_name" in known:
+        known["created_by_name"] = payload.text(known["created_by_name"])
+    event.update(known)  # type: ignore[typeddict-item]
 
 
 def planned(recording: Recording, event: Event, steps: list[workflow.Step]) -> list[Event]:
@@ -172,6 +196,9 @@ def _step(kind: Kind, recording: Recording, event: Event, step: workflow.Step) -
         "root": root,
         "parent": step.parent,
     }
+    for field in (*provenance.FIELDS, "trace"):
+        if field in event:
+            one[field] = event[field]
     _add_payload(one, recording, step.args, step.kwargs)
     return one
 
@@ -221,8 +248,10 @@ def from_message(kind: Kind, recording: Recording, message: Any, at: int) -> Eve
         "retries": about["retries"] if isinstance(about.get("retries"), int) else 0,
         "redelivered": bool((message.delivery_info or {}).get("redelivered")),
     }
-    if isinstance(header, dict) and isinstance(header.get("created"), int):
-        event["created"] = header["created"]
+    if isinstance(header, dict):
+        if isinstance(header.get("created"), int):
+            event["created"] = header["created"]
+        add_context(event, header)
     if args is not None or kwargs is not None:
         _add_payload(event, recording, args, kwargs)
     return event

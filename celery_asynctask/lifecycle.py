@@ -65,6 +65,7 @@ _STATUS = {
     Kind.PUBLISHED: AsyncTaskStatus.PENDING,
     Kind.RECEIVED: AsyncTaskStatus.RECEIVED,
     Kind.STARTED: AsyncTaskStatus.STARTED,
+    Kind.NOTED: AsyncTaskStatus.STARTED,
     Kind.LOST: AsyncTaskStatus.LOST,
     Kind.RETRIED: AsyncTaskStatus.RETRY,
     Kind.REVOKED: AsyncTaskStatus.REVOKED,
@@ -101,8 +102,19 @@ TASK_GROUPS = (
     TaskGroup(
         "origin_key",
         True,
-        ("name", "root_task_id", "parent_task_id", "task_args", "task_kwargs"),
+        (
+            "name",
+            "root_task_id",
+            "parent_task_id",
+            "task_args",
+            "task_kwargs",
+            "customer",
+            "created_by",
+            "created_by_name",
+        ),
     ),
+    TaskGroup("trace_key", False, ("trace_id", "span_id")),
+    TaskGroup("content_key", False, ("content",)),
     TaskGroup(
         "order_key",
         False,
@@ -113,7 +125,17 @@ TASK_EARLIEST = ("created_at", "started_at")
 """Columns of a task that keep the smaller value; null counts as not known."""
 
 ATTEMPT_GROUPS = (TaskGroup("end_key", False, ("ended_at", "outcome", "error_type", "error_message", "traceback")),)
-ATTEMPT_FIRST = ("started_at", "published_at", "received_at", "eta", "worker", "pid", "queue")
+ATTEMPT_FIRST = (
+    "started_at",
+    "published_at",
+    "received_at",
+    "eta",
+    "worker",
+    "pid",
+    "queue",
+    "trace_id",
+    "span_id",
+)
 """Columns of an attempt that only its start knows: whichever side has a value gives it."""
 
 ATTEMPT_CONSTANT = ("celery_task_id", "run_key", "name", "retries", "redelivered")
@@ -152,7 +174,7 @@ def run_key(event: Event) -> str:
 
 def _phase(event: Event) -> int:
     kind = event["kind"]
-    if kind == Kind.STARTED:
+    if kind in (Kind.STARTED, Kind.NOTED):
         return _PHASE_STARTED
     if kind == Kind.LOST:
         return _PHASE_LOST
@@ -188,6 +210,7 @@ def project(event: Event) -> Partial:
     kind, at, task_id = event["kind"], event["at"], event["id"]
     status = status_of(event)
     parent = event.get("parent")
+    order = order_key(event)
     task = {
         "celery_task_id": task_id,
         "origin_key": origin_key(event),
@@ -196,9 +219,17 @@ def project(event: Event) -> Partial:
         "parent_task_id": parent if parent != task_id else None,
         "task_args": event.get("args"),
         "task_kwargs": event.get("kwargs"),
+        "customer": event.get("customer"),
+        "created_by": event.get("created_by"),
+        "created_by_name": event.get("created_by_name"),
+        "trace_key": order if "trace" in event else "",
+        "trace_id": event.get("trace"),
+        "span_id": event.get("span") if "trace" in event else None,
+        "content_key": f"{1 if event.get('noted') else 0}{order}" if "content" in event else "",
+        "content": event.get("content"),
         "created_at": event.get("created", at),
         "started_at": at if kind == Kind.STARTED else None,
-        "order_key": order_key(event),
+        "order_key": order,
         "status": status.value,
         "error_type": event.get("error_type"),
         "error_message": event.get("error_message"),
@@ -229,6 +260,8 @@ def _project_attempt(event: Event) -> dict[str, Any]:
         "worker": event.get("worker") if started else None,
         "pid": event.get("pid") if started else None,
         "queue": event.get("queue") if started else None,
+        "trace_id": event.get("trace") if started else None,
+        "span_id": event.get("span") if started else None,
         "end_key": "" if started else f"{_phase(event)}{event['at']:014x}",
         "ended_at": None if started else event["at"],
         "outcome": None if started else event.get("outcome", event["kind"]),

@@ -126,9 +126,9 @@ class AsyncTask(Base):
     parent_task_id: Mapped[str | None] = mapped_column(String(255))
     """Parent task ID if chained or sent from a task, never its own; null: none, or not known yet."""
     trace_id: Mapped[str | None] = mapped_column(String(32))
-    """APM distributed trace ID, 32 hex digits; null: no trace."""
+    """APM distributed trace ID, 32 hex digits: the latest run's, before that the producer's; null: no trace."""
     span_id: Mapped[str | None] = mapped_column(String(16))
-    """APM span ID, 16 hex digits; null: no span."""
+    """APM span ID, 16 hex digits: the span in which the latest run's body ran; null: not run yet, or no span."""
     task_args: Mapped[Any] = mapped_column(JsonValue, nullable=True)
     """Task positional arguments; null: left out or not known."""
     task_kwargs: Mapped[Any] = mapped_column(JsonValue, nullable=True)
@@ -136,7 +136,7 @@ class AsyncTask(Base):
     result: Mapped[Any] = mapped_column(JsonValue, nullable=True)
     """Task execution result; null: None was returned, left out, or no success."""
     content: Mapped[Any] = mapped_column(JsonValue, nullable=True)
-    """Free content; null: none."""
+    """Free content: given with the task, then what the running task makes of it; null: none."""
     customer: Mapped[int | None] = mapped_column(BigInteger)
     """For which customer; null: not given."""
     created_by: Mapped[int | None] = mapped_column(BigInteger)
@@ -145,6 +145,10 @@ class AsyncTask(Base):
     """Of the fold: which event the asked-for columns come from; a smaller one replaces them."""
     order_key: Mapped[str] = mapped_column(Key)
     """Of the fold: which event the status, error, result and retries come from; a larger one replaces them."""
+    trace_key: Mapped[str] = mapped_column(Key)
+    """Of the fold: which event the trace and span come from; empty: none."""
+    content_key: Mapped[str] = mapped_column(Key)
+    """Of the fold: which event the content comes from; empty: none."""
 
     __table_args__ = (
         UniqueConstraint("celery_task_id", name="uq_async_task_celery_task_id"),
@@ -152,6 +156,7 @@ class AsyncTask(Base):
         Index("ix_async_task_created_at", "created_at"),  # newest first
         Index("ix_async_task_root_task_id", "root_task_id"),  # a whole workflow
         Index("ix_async_task_parent_task_id", "parent_task_id"),  # what a task started
+        Index("ix_async_task_trace_id", "trace_id"),  # from a trace to its tasks
         Index("ix_async_task_status", "status", "created_at"),  # newest failures, what waits
         _MYSQL,
     )

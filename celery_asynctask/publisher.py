@@ -7,12 +7,13 @@ The wrapper knows both, and costs one call. It is put in place without making th
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celery._state import get_current_task
+from celery.app.task import Context
 from celery.utils.imports import instantiate
 
-from celery_asynctask import facts, workflow
+from celery_asynctask import facts, periodic, provenance, tracing, workflow
 from celery_asynctask.errors import guard
 from celery_asynctask.events import now
 
@@ -66,29 +67,66 @@ class _Publisher:
         send = self._send
         if send is None:
             send = self._send = self._amqp._create_task_sender()
-        header = _stamp(self._recording, name, message, options)
-        result = send(producer, name, message, **options)
-        if header is not None:
-            _record(self._recording, name, message, header)
+        stamp = _stamp(self._recording, name, message, options)
+        if stamp is None:
+            return send(producer, name, message, **options)
+        try:
+            result = send(producer, name, message, **options)
+        finally:
+            if stamp.attached is not None:
+                tracing.detach(stamp.attached)
+        if stamp.header is not None:
+            _record(self._recording, name, message, stamp.header)
         return result
 
 
+class _Stamp(NamedTuple):
+    """What was done to a message before it is sent."""
+
+    header: dict[str, Any] | None
+    """Our header on it; None when its task is not recorded."""
+    attached: Any
+    """What `tracing.detach` wants back, or None."""
+
+
 @guard
-def _stamp(recording: Recording, name: str, message: Any, options: dict[str, Any]) -> dict[str, Any] | None:
-    """Put our header on a message that is about to be sent; None when its task is not recorded."""
-    if not recording.chooses(name):
+def _stamp(recording: Recording, name: str, message: Any, options: dict[str, Any]) -> _Stamp | None:
+    """Put our header and the trace's on a message that is about to be sent; None when nothing is recorded."""
+    if not recording.settings.enabled:
         return None
+    given = options.get("headers")
+    headers = dict(given) if given else message.headers  # those that are given are laid over the message's own
+    inherited = headers.get(facts.HEADER)
     about = message.headers if "id" in message.headers else message.body
-    headers = options.get("headers")
-    inherited = (headers or message.headers).get(facts.HEADER)
     current = get_current_task()
-    unrecorded = current is not None and current.app is recording.app and not recording.chooses(current.name)
-    header = facts.stamp(about, inherited, current.request if unrecorded else None, now())
-    if headers:  # these are laid over the message's own
-        options["headers"] = {**headers, facts.HEADER: header}
-    else:
-        message.headers[facts.HEADER] = header
-    return header
+    request = current.request if current is not None and current.app is recording.app else None
+    known = fields(recording, request, inherited, about)
+    header = None
+    if recording.chooses(name):
+        unrecorded = request is not None and not recording.chooses(current.name)
+        header = facts.stamp(about, inherited, request if unrecorded else None, now())
+        headers[facts.HEADER] = {**header, **known}
+    elif known:
+        headers[facts.HEADER] = known
+    tracing.inject(headers)
+    if given:
+        options["headers"] = headers
+    # A retry that a worker's main process sends for a killed child comes from no span: what is made of it now
+    # (by the instrumentation) shall still belong to the trace of the first run.
+    attached = tracing.attach(Context(headers)) if facts.is_again(about) else None
+    return _Stamp({**header, **known} if header is not None else None, attached)
+
+
+def fields(recording: Recording, request: Any, inherited: Any, about: Any) -> dict[str, Any]:
+    """For whom and by whom a message is sent, the nearest word on each field."""
+    own = provenance.sound(inherited)
+    if own and facts.is_again(about):
+        return own
+    sender = provenance.sound(facts.header_of(request)) if request is not None else {}
+    known: dict[str, Any] = {**recording.context(), **sender, **own, **provenance.given()}
+    if (entry := periodic.entry_name()) is not None:
+        known["content"] = {"periodic_task_name": entry, **known.get("content", {})}
+    return known
 
 
 @guard

@@ -8,7 +8,10 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from celery_asynctask import process
+from celery.utils.imports import symbol_by_name
+
+from celery_asynctask import process, provenance
+from celery_asynctask.errors import report
 from celery_asynctask.events import Event, encode
 from celery_asynctask.journal import Journal
 from celery_asynctask.recorder import Recorder
@@ -93,6 +96,20 @@ class Recording:
     def keeps(self, name: str, what: str) -> bool:
         """Whether ``what`` (args, kwargs, result) of tasks of this name is recorded."""
         return bool(getattr(self.task(name), f"asynctask_record_{what}", True))
+
+    def context(self) -> dict[str, Any]:
+        """What the function named in ``asynctask_context`` says now; nothing, and a log line, where it fails."""
+        if self.settings.context is None:
+            return {}
+        try:
+            return provenance.check(self._context_function() or {})
+        except Exception as exc:  # noqa: BLE001 - a publish must not fail for it
+            report("the context (asynctask_context)", None, exc)
+            return {}
+
+    @cached_property
+    def _context_function(self) -> Any:
+        return symbol_by_name(self.settings.context)
 
     def record(self, event: Event) -> None:
         """Write the event to the journal, and see that a recorder runs. Raises nothing that depends on the disk."""

@@ -70,6 +70,18 @@ def _directory(value: Any) -> Path:
         raise ValueError from exc
 
 
+def _function(value: Any) -> Any:
+    if not callable(value) and not (isinstance(value, str) and re.fullmatch(r"[\w.]+[.:]\w+", value)):
+        raise ValueError
+    return value
+
+
+def _trace_url(value: Any) -> str:
+    if not isinstance(value, str) or not re.match(r"https?://[^\s/{]", value) or "{trace_id}" not in value:
+        raise ValueError
+    return value
+
+
 def _number(low: float, high: float, whole: bool) -> Callable[[Any], Any]:
     def check(value: Any) -> Any:
         kinds = (int,) if whole else (int, float)
@@ -88,6 +100,11 @@ _RULES = {
     "journal_dir": _Rule("a path on a local file system", _directory),
     "flush_interval": _Rule("a number of seconds from 0.01 to 60", _number(0.01, 60, whole=False)),
     "batch_size": _Rule("a whole number of events from 1 to 100000", _number(1, 100_000, whole=True)),
+    "context": _Rule("a function, or its dotted path such as 'proj.tasks.whose'", _function),
+    "trace_url": _Rule(
+        "an http or https URL with {trace_id} in it, and {span_id} if you like, such as 'https://traces/{trace_id}'",
+        _trace_url,
+    ),
     "include": _Rule("a list of task-name globs, such as ['billing.*']", _globs),
     "exclude": _Rule("a list of task-name globs, such as ['celery.*']", _globs),
 }
@@ -112,6 +129,12 @@ class Settings:
     """Seconds between two looks of the recorder into the journal."""
     batch_size: int = 1000
     """Events that the recorder stores in one transaction."""
+    context: Callable[[], Mapping[str, Any] | None] | str | None = None
+    """A function without arguments, or its dotted path, that returns for whom the tasks are that this process sends: a
+    mapping with any of ``customer``, ``created_by``, ``created_by_name``, ``content``, or None. It is called for every
+    publish."""
+    trace_url: str | None = None
+    """Where a trace can be looked at, with ``{trace_id}`` and ``{span_id}`` in place of the ids."""
     include: tuple[str, ...] = ("*",)
     """Globs of task names that are recorded."""
     exclude: tuple[str, ...] = DEFAULT_EXCLUDE
@@ -130,7 +153,7 @@ class Settings:
                     f"{', '.join(sorted('asynctask_' + name for name in known))}."
                 )
             rule = _RULES[name]
-            if value is None and name == "journal_dir":
+            if value is None and name in ("journal_dir", "context", "trace_url"):
                 continue
             try:
                 values[name] = rule.check(value)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from celery.app.task import Task
 
 from celery_asynctask.hooks import install
+from celery_asynctask.note import Note, current
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -20,7 +21,7 @@ class RecordedTask(Task):
     As the base of single tasks, ``@app.task(base=RecordedTask)``, it records those alone.
 
     The attributes can be set on a class or given as options, ``@app.task(asynctask_record_args=False)``, on tasks of
-    any class. There is no other code here: a hook of a task class that raises fails the task.
+    any class. There is no hook here: one of a task class that raises fails the task.
     """
 
     abstract = True
@@ -33,6 +34,11 @@ class RecordedTask(Task):
     """Whether ``task_kwargs`` is filled; else it is null."""
     asynctask_record_result = True
     """Whether ``result`` is filled; else it is null."""
+
+    @property
+    def asynctask(self) -> Note:
+        """The running task's context and content, for a bound task: ``self.asynctask.progress(3, 10)``."""
+        return current()
 
     @classmethod
     def on_bound(cls, app: Celery) -> None:

@@ -60,6 +60,9 @@ class Delivery:
         run = {"worker": "celery@one", "pid": 4711, "queue": "celery", "sent": ms(self.at - 1)}
         return event(Kind.STARTED, at, **{**self.about, **asked(), **run, **more})
 
+    def noted(self, at: int, content: dict[str, Any]) -> Event:
+        return event(Kind.NOTED, at, content=content, noted=True, **self.about)
+
     def ended(self, kind: Kind, at: int, **more: Any) -> Event:
         return event(kind, at, ran=True, **self.about, **more)
 
@@ -77,6 +80,24 @@ def failure(text: str, **more: Any) -> dict[str, Any]:
 def success() -> list[Event]:
     run = Delivery(2)
     return [published(), run.received(), run.started(3), run.ended(Kind.SUCCEEDED, 9, result={"paid": True})]
+
+
+@history
+def noted() -> list[Event]:
+    """For a customer, in a trace, and saying how far it is."""
+    first, second = Delivery(2), Delivery(20, retries=1)
+    whose = {"customer": 42, "created_by": 7, "created_by_name": "Ada", "content": {"order": 1}}
+    return [
+        published(trace="t0", **whose),
+        first.received(),
+        first.started(3, trace="t1", span="s1", **whose),
+        first.noted(4, {"order": 1, "done": 1}),
+        first.ended(Kind.RETRIED, 9, **failure("once more")),
+        published(8, retries=1, parent=ID, **whose),
+        second.started(21, trace="t2", span="s2", **whose),
+        second.noted(22, {"order": 1, "done": 2}),
+        second.ended(Kind.SUCCEEDED, 29),
+    ]
 
 
 @history

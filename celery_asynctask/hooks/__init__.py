@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from celery import signals
 
-from celery_asynctask import publisher
-from celery_asynctask.hooks import run, worker
+from celery_asynctask import periodic, publisher
+from celery_asynctask.hooks import loader, run, worker
 from celery_asynctask.recording import Recording, attach, detach, recording_of
 from celery_asynctask.settings import Settings
 
@@ -38,6 +38,7 @@ def install(app: Celery, *, whole_app: bool = True) -> None:
     recording = Recording(app, whole_app)
     attach(app, recording)
     publisher.wrap(app, recording)
+    loader.wrap(app)
     if not _installed:
         for signal_, receiver in _RECEIVERS.items():
             signal_.connect(receiver, weak=False, dispatch_uid=f"celery_asynctask.{receiver.__name__}")
@@ -51,6 +52,7 @@ def uninstall(app: Celery) -> None:
         return
     recording.close()
     publisher.unwrap(app)
+    loader.unwrap(app)
     detach(app)
     _installed.discard(app)
     if not _installed:
@@ -65,7 +67,6 @@ def on_import_modules(sender: Any, **_: Any) -> None:
 
 
 _RECEIVERS: dict[Any, Callable[..., None]] = {
-    signals.task_prerun: run.on_prerun,
     signals.task_success: run.on_success,
     signals.task_failure: run.on_failure,
     signals.task_retry: run.on_retry,
@@ -78,4 +79,5 @@ _RECEIVERS: dict[Any, Callable[..., None]] = {
     signals.worker_init: worker.on_worker_init,
     signals.worker_ready: worker.on_worker_ready,
     signals.import_modules: on_import_modules,
+    signals.beat_init: periodic.on_beat_init,
 }

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from celery._state import get_current_task
+from celery._state import _task_stack, get_current_task
 from celery.app.task import Context
 from celery.exceptions import Reject, Retry, WorkerShutdown
 
-from celery_asynctask import facts, payload
+from celery_asynctask import facts, payload, publisher, tracing
 from celery_asynctask.errors import guard
 from celery_asynctask.events import Event, Kind, now
 from celery_asynctask.hooks.hand import in_hand
-from celery_asynctask.recording import Recording, recording_of_task
+from celery_asynctask.lifecycle import run_key
+from celery_asynctask.note import content_of
+from celery_asynctask.recording import Recording, recording_of, recording_of_task
 
 _eager: dict[tuple[str, int], Any] = {}
 """Our headers of the latest eager runs by task id and retries: `on_internal_error` gets the request as it came, without
@@ -21,13 +23,23 @@ _EAGER_KEPT = 256
 
 
 @guard
-def on_prerun(sender: Any, args: Any, kwargs: Any, **_: Any) -> None:
-    if (recording := recording_of_task(sender)) is None:
+def on_task_init(task: Any) -> None:
+    """Called by Celery's loader after every receiver of task_prerun and right before the body: whoever makes spans has
+    made this run's by now, whatever the order in which we were connected."""
+    recording = recording_of(task.app)
+    if recording is None or not recording.settings.enabled:
         return
-    request = sender.request
-    event = facts.from_request(Kind.STARTED, sender.name, request, now())
-    facts.add_asked(event, recording, request, args, kwargs)
+    request = task.request
+    if (token := tracing.attach(request)) is not None:
+        request.__dict__["asynctask_attached"] = token
+    if not recording.chooses(task.name):
+        return
+    if request.is_eager:
+        _inherit(recording, request)
+    event = facts.from_request(Kind.STARTED, task.name, request, now())
+    facts.add_asked(event, recording, request, request.args, request.kwargs)
     facts.add_run(event, request)
+    tracing.describe(request.id, request.root_id, request.parent_id, run_key(event))
     recording.record(event)
     if request.is_eager:
         _eager[request.id, request.retries] = facts.header_of(request)
@@ -36,6 +48,14 @@ def on_prerun(sender: Any, args: Any, kwargs: Any, **_: Any) -> None:
     if "created" not in event and not request.retries:  # its producer is not recorded: nobody has said what follows
         for one in facts.planned(recording, event, facts.steps_of(request)):
             recording.record(one)
+
+
+def _inherit(recording: Recording, request: Any) -> None:
+    """Give an eager run, which comes without a message, the context that its message would have had."""
+    stack = _task_stack.stack
+    outer = stack[-2].request if len(stack) > 1 else None
+    fields = publisher.fields(recording, outer, facts.header_of(request), {"retries": request.retries})
+    setattr(request, facts.HEADER, {**facts.header_of(request), **fields})
 
 
 @guard
@@ -90,9 +110,11 @@ def on_retry(sender: Any, request: Any, reason: Any = None, einfo: Any = None, *
 @guard
 def on_postrun(sender: Any, retval: Any, state: Any, **_: Any) -> None:
     """The only word of a run that ended by Ignore or Reject; the other states have been told before."""
+    request = sender.request
+    if (token := request.__dict__.pop("asynctask_attached", None)) is not None:
+        tracing.detach(token)
     if state not in ("IGNORED", "REJECTED") or (recording := recording_of_task(sender)) is None:
         return
-    request = sender.request
     if state == "IGNORED":
         event = ended(Kind.IGNORED, sender, request)
         if request.__dict__.get("asynctask_replaced"):
@@ -136,6 +158,8 @@ def ended(kind: Kind, task: Any, request: Any, *, inferred: bool = False) -> Eve
     event["ran"] = True
     if inferred:
         event["inferred"] = True
+    elif (content := content_of(request)) is not None:
+        event["content"], event["noted"] = content, True
     return event
 
 
@@ -150,7 +174,9 @@ def record_end(recording: Recording, event: Event, request: Any) -> None:
     recording.record(event)
     steps = facts.steps_of(request)
     if steps:
-        cause: Event = {**event, "root": request.root_id}
+        header = facts.header_of(request)
+        cause: Event = {**event, "root": facts.lineage(header, request.root_id, None)[0]}
+        facts.add_context(cause, header)
         for one in facts.unsent(recording, cause, steps):
             recording.record(one)
 

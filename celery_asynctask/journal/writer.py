@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from celery_asynctask import health
 from celery_asynctask.errors import JournalError
 from celery_asynctask.events import now
 from celery_asynctask.journal import frame
@@ -65,18 +66,22 @@ class Journal:
         with self._lock:
             number = self._number = self._number + 1  # what is dropped is counted, too
             if self._handle is None and not self._open():
-                self.dropped["unusable directory"] += 1
+                self._drop("unusable directory")
                 return False
             line = frame.pack(number, data)
             try:
                 self._write(line)
             except OSError as exc:
-                self.dropped[errno.errorcode.get(exc.errno or 0, "error")] += 1
+                self._drop(errno.errorcode.get(exc.errno or 0, "error"))
                 self._give_up(f"writing to the journal in {self.path} failed: {exc.strerror or exc}")
                 return False
             if self._size >= SEGMENT_BYTES:
                 self._close()
             return True
+
+    def _drop(self, reason: str) -> None:
+        self.dropped[reason] += 1
+        health.dropped(reason)
 
     def _write(self, line: bytes) -> None:
         assert self._handle is not None

@@ -100,7 +100,7 @@ def test_retry_that_propagates(app: Celery) -> None:
             raise self.retry(exc=KeyError("once"), countdown=0)
         return "done"
 
-    with pytest.raises(Exception, match="once|Retry"):
+    with pytest.raises(Exception, match=r"once|Retry"):
         again.delay()
     attempts = (AsyncTaskAttempt.run_key, AsyncTaskAttempt.outcome, AsyncTaskAttempt.error_type)
     assert [row[1:] for row in stored(app, *attempts)] == [("retried", "KeyError")]

@@ -41,7 +41,7 @@ def python(directory: Path, script: str) -> str:
 
 def test_switching_on(tmp_path: Path) -> None:
     """The app, the worker, what is sent and what is printed, as the README has it; only the broker is the tests'."""
-    for name in ("proj.py", "send.py", "look.py", "private.py"):
+    for name in ("proj.py", "send.py", "look.py", "private.py", "whose.py", "progress.py"):
         source = block("python", f"# {name}\n").replace("redis://localhost:6379/0", services.redis_url(13))
         (tmp_path / name).write_text(source)
     queue = f"readme-{tmp_path.name}"
@@ -58,10 +58,19 @@ def test_switching_on(tmp_path: Path) -> None:
         )
     try:
         wait_for(lambda: ready(worker, log), START_SECONDS, f"the worker to be ready; its log is {log}")
-        python(tmp_path, "private.py")
+        for name in ("private.py", "progress.py"):
+            python(tmp_path, name)
         python(tmp_path, "send.py")
         expected = block("text")
         wait_for(lambda: python(tmp_path, "look.py") == expected, 30, "the rows that the README shows")
+        python(tmp_path, "whose.py")
+        check = tmp_path / "check.py"
+        check.write_text(
+            block("python", "# look.py\n").replace(
+                "print(task.name, task.status", "print(task.customer, task.created_by_name"
+            )
+        )
+        wait_for(lambda: "42 Ada Lovelace" in python(tmp_path, "check.py"), 30, "the customer of whose.py")
     finally:
         stop(worker)
 

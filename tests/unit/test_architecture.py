@@ -15,7 +15,7 @@ import celery_asynctask
 
 PACKAGE = Path(celery_asynctask.__file__).parent
 PURE = {"events", "lifecycle", "payload", "workflow", "journal.frame"}
-HOOKS = {"hooks", "facts", "publisher", "recording", "task", "auto", "django"}
+HOOKS = {"hooks", "facts", "publisher", "recording", "note", "task", "auto", "django"}
 SQL = {"store", "model", "drain", "migrations"}
 WRITERS = {"store", "model", "migrations"}
 """Who may use SQLAlchemy beyond reading a URL."""

@@ -11,6 +11,7 @@ from celery import states
 from celery_asynctask.events import Event, Kind
 from celery_asynctask.lifecycle import (
     NO_RUN,
+    TASK_GROUPS,
     TERMINAL,
     AsyncTaskStatus,
     fold,
@@ -32,6 +33,12 @@ ASKED = {
     "task_args": [7, "é"],
     "task_kwargs": {"currency": "EUR"},
     "created_at": ms(0),
+    "customer": None,
+    "created_by": None,
+    "created_by_name": None,
+    "content": None,
+    "trace_id": None,
+    "span_id": None,
 }
 NO_ERROR = {"error_type": None, "error_message": None}
 
@@ -57,6 +64,20 @@ def row(status: str, completed: int | None = None, started: int | None = 3, **mo
 # By history: the row, and of each attempt in order: its outcome, start, end, retries.
 EXPECTED: dict[str, tuple[dict[str, Any], list[tuple[str | None, int | None, int | None, int]]]] = {
     "success": (row("SUCCESS", 9, result={"paid": True}), [("succeeded", 3, 9, 0)]),
+    "noted": (
+        row(
+            "SUCCESS",
+            29,
+            retries=1,
+            customer=42,
+            created_by=7,
+            created_by_name="Ada",
+            content={"order": 1, "done": 2},
+            trace_id="t2",
+            span_id="s2",
+        ),
+        [("retried", 3, 9, 0), ("succeeded", 21, 29, 1)],
+    ),
     "failed": (row("FAILURE", 9, **error("no money")), [("failed", 3, 9, 0)]),
     "retries_overlap": (
         row("SUCCESS", 12, retries=1, result="second"),
@@ -128,7 +149,8 @@ def test_every_history_has_an_expected_row() -> None:
 @pytest.mark.parametrize("name", HISTORIES)
 def test_row(name: str) -> None:
     task = dict(fold(HISTORIES[name]()).task)
-    del task["origin_key"], task["order_key"]
+    for group in TASK_GROUPS:
+        del task[group.key]
     assert task == EXPECTED[name][0]
 
 
@@ -337,6 +359,8 @@ def test_an_attempt_in_full() -> None:
         "worker": "celery@one",
         "pid": 4711,
         "queue": "celery",
+        "trace_id": None,
+        "span_id": None,
         "end_key": f"3{ms(5):014x}",
         "ended_at": ms(5),
         "outcome": "failed",
@@ -344,6 +368,26 @@ def test_an_attempt_in_full() -> None:
         "error_message": "no",
         "traceback": "Traceback ...\nValueError: no",
     }
+
+
+def test_traces_of_message_and_runs() -> None:
+    """A message's trace is known before any run's, and stays known when the main process ends the run."""
+    assert fold([published(trace="t0")]).task["trace_id"] == "t0"
+    partial = fold(HISTORIES["noted"]()[:4])
+    assert (partial.task["trace_id"], partial.task["span_id"]) == ("t1", "s1")
+    ended = fold([*HISTORIES["noted"]()[:4], Delivery(2).ended(Kind.FAILED, 5, inferred=True)])
+    assert (ended.task["trace_id"], ended.task["span_id"]) == ("t1", "s1")
+    assert [(one["trace_id"], one["span_id"]) for one in attempts_of(HISTORIES["noted"]())] == [
+        ("t1", "s1"),
+        ("t2", "s2"),
+    ]
+
+
+def test_what_a_run_says_of_its_content_outranks_what_it_was_asked_with() -> None:
+    """Also when a later attempt starts, which came with the same message."""
+    told = HISTORIES["noted"]()
+    contents = [fold(told[:count]).task["content"] for count in range(1, len(told) + 1)]
+    assert contents == [{"order": 1}] * 3 + [{"order": 1, "done": 1}] * 4 + [{"order": 1, "done": 2}] * 2
 
 
 def test_a_run_whose_start_nobody_told_has_its_end() -> None:

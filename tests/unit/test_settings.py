@@ -42,6 +42,12 @@ GOOD: list[tuple[str, Any, Any]] = [
     ("batch_size", 100_000, 100_000),
     ("include", ["a.*", "b"], ("a.*", "b")),
     ("exclude", (), ()),
+    ("context", "proj.tasks.whose", "proj.tasks.whose"),
+    ("context", "proj.tasks:whose", "proj.tasks:whose"),
+    ("context", dict, dict),
+    ("context", None, None),
+    ("trace_url", "https://traces/{trace_id}?span={span_id}", "https://traces/{trace_id}?span={span_id}"),
+    ("trace_url", None, None),
     ("exclude", {"a"}, ("a",)),
 ]
 BAD: list[tuple[str, Any]] = [
@@ -70,6 +76,13 @@ BAD: list[tuple[str, Any]] = [
     ("include", "a.*"),
     ("include", [1]),
     ("exclude", {"a": 1}),
+    ("context", {"customer": 1}),
+    ("context", "no path"),
+    ("context", ""),
+    ("trace_url", "https://traces/"),
+    ("trace_url", "javascript:alert({trace_id})"),
+    ("trace_url", "{trace_id}"),
+    ("trace_url", 5),
 ]
 
 
@@ -100,7 +113,7 @@ def test_defaults(app: Celery) -> None:
     assert Settings.from_app(app) == Settings()
     assert Settings().exclude == DEFAULT_EXCLUDE
     for one in fields(Settings):
-        if one.name != "journal_dir":
+        if one.name not in ("journal_dir", "context", "trace_url"):  # unset by default
             default = getattr(Settings(), one.name)
             assert _RULES[one.name].check(default) == default
 

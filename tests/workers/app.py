@@ -9,10 +9,18 @@ import threading
 import time
 from typing import Any
 
-from celery import Celery, Task, chain, group
+from celery import Celery, Task, chain, group, signals
 from celery.backends.database import DatabaseBackend
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 from kombu import Queue
+
+from tests.workers import spans
+
+TRACING = os.environ["SHAPES_TRACING"]
+if TRACING in ("before", "links"):
+    spans.instrument(use_span_links=TRACING == "links")  # connected before us, in the main process
+elif TRACING == "after":
+    signals.worker_process_init.connect(lambda **_: spans.instrument(), weak=False)  # as its documentation says
 
 app = Celery("shapes", task_cls="celery_asynctask:RecordedTask")
 app.conf.update(
@@ -254,12 +262,38 @@ def secretive(secret: str, *, key: str) -> str:
     return secret + key
 
 
+@app.task(bind=True)
+def whoami(self: Any, seconds: float = 0) -> list[Any]:
+    """For whom this runs, before and after others had their turn."""
+    before = self.asynctask.customer
+    time.sleep(seconds)
+    return [before, self.asynctask.customer, self.asynctask.created_by_name]
+
+
+@app.task(bind=True)
+def noting(self: Any, waits: float) -> str:
+    """Says how far it is, then waits for somebody to look."""
+    self.asynctask.update({"invoice": 17})
+    time.sleep(0.2)
+    self.asynctask.progress(1, 2, "half way")
+    time.sleep(waits)
+    self.asynctask.progress(2, 2)
+    return "done"
+
+
 @app.task(asynctask_record=False)
 def unrecorded() -> str:
     return "nobody knows"
 
 
-app.conf.beat_schedule = {"tick": {"task": add.name, "schedule": 0.5, "args": (20, 3)}}
+app.conf.beat_schedule = {
+    "tick": {
+        "task": add.name,
+        "schedule": 0.5,
+        "args": (20, 3),
+        "options": {"headers": {"asynctask": {"customer": 99, "created_by_name": "the clock"}}},
+    }
+}
 
 if os.environ.get("SHAPES_BREAK") == "facts":
     from celery_asynctask import facts

@@ -7,13 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from celery_asynctask import AsyncTask, AsyncTaskAttempt
+from celery_asynctask import AsyncTask, AsyncTaskAttempt, provenance
 from celery_asynctask.lifecycle import TERMINAL
 from tests.waiting import wait_for
-from tests.workers.harness import World
+from tests.workers.harness import ANY, World
 
-ANY = object()
-"""Not checked: decided by a race."""
 RUNS = {"succeeded": "SUCCESS", "failed": "FAILURE", "ignored": "IGNORED", "rejected": "REJECTED"}
 
 
@@ -34,11 +32,13 @@ class Row:
     message: str | None = None
     outcomes: Sequence[str | None] = ("succeeded",)
     """How each attempt ended, in order; empty: the body never ran."""
+    foreign: bool = False
+    """Sent by a process that is not recorded: no customer, and no trace but one of the worker's own."""
     started: bool | None = None
     """Whether the body ran; None: as ``outcomes`` says."""
 
-    def mismatches(self, row: AsyncTask, attempts: Sequence[AsyncTaskAttempt]) -> list[str]:
-        """Everything about the row that is not as expected, in words."""
+    def mismatches(self, row: AsyncTask, attempts: Sequence[AsyncTaskAttempt], trace_id: str | None) -> list[str]:
+        """Everything about the row that is not as expected, in words. ``trace_id`` is its producer's trace."""
         found = []
 
         def check(what: str, actual: Any, expected: Any) -> None:
@@ -61,6 +61,15 @@ class Row:
         check("outcomes", [one.outcome for one in attempts], list(self.outcomes))
         check("body ran", row.started_at is not None, bool(self.outcomes) if self.started is None else self.started)
         check("completed_at is set", row.completed_at is not None, row.status in TERMINAL)
+        if not self.foreign:
+            given = provenance.given()
+            check("customer", row.customer, given.get("customer"))
+            check("created_by", row.created_by, given.get("created_by"))
+            check("created_by_name", row.created_by_name, given.get("created_by_name"))
+            check("content", row.content, given.get("content"))
+            check("trace_id", row.trace_id, trace_id)
+            if trace_id is not ANY:
+                check("traces of attempts", {one.trace_id for one in attempts if one.started_at} - {trace_id}, set())
         times = [time for time in (row.created_at, row.started_at, row.completed_at) if time is not None]
         check("times in order", times, sorted(times))
         for number, one in enumerate(attempts, 1):
@@ -82,13 +91,14 @@ def expect(world: World, *rows: Row, timeout: float = 30, ids: Sequence[str] = (
     ``ids`` are further ids by which rows of the workflow are found.
     """
     known = [row.id for row in rows if row.id] + list(ids)
+    trace_id = world.expected_trace()
 
     def missing() -> list[str]:
         workflow = _closure(world, known)
         left = list(workflow)
         found = []
         for row in sorted(rows, key=lambda row: row.id is None):
-            best = _best(world, row, left)
+            best = _best(world, row, left, trace_id)
             if best is None:
                 found.append(f"{row.name}: no such row")
                 continue
@@ -123,10 +133,10 @@ def _closure(world: World, known: list[str]) -> Sequence[AsyncTask]:
         ids += new
 
 
-def _best(world: World, row: Row, candidates: Sequence[AsyncTask]) -> tuple[AsyncTask, list[str]] | None:
+def _best(world: World, row: Row, candidates: Sequence[AsyncTask], trace_id: Any) -> tuple[AsyncTask, list[str]] | None:
     """The candidate that fits best, and what is wrong with it."""
     fitting = [one for one in candidates if row.id in (None, one.celery_task_id)]
-    judged = [(one, row.mismatches(one, world.attempts(one.celery_task_id))) for one in fitting]
+    judged = [(one, row.mismatches(one, world.attempts(one.celery_task_id), trace_id)) for one in fitting]
     return min(judged, key=lambda pair: len(pair[1]), default=None)
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import uuid
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,12 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from kombu import pools
+from opentelemetry import trace
 from sqlalchemy import Engine, create_engine, func, inspect, or_, select
 from sqlalchemy.orm import Session
 
-from celery_asynctask import AsyncTask, AsyncTaskAttempt
+from celery_asynctask import AsyncTask, AsyncTaskAttempt, context, tracing
 from tests.waiting import wait_for
 
+ANY: Any = object()
+"""Not checked: decided by a race, or by someone else."""
 START_SECONDS = 40
 """A worker imports Celery and forks; more only on a machine in trouble."""
 STOP_SECONDS = 30
@@ -39,6 +43,8 @@ class Plan:
     store: str
     directory: Path
     transport: str = ""
+    tracing: str = ""
+    """How OpenTelemetry's instrumentation of Celery is active: not at all, before or after us, or with span links."""
     queue: str = field(default_factory=lambda: f"shapes-{uuid.uuid4().hex[:12]}")
 
     def environment(self) -> dict[str, str]:
@@ -49,6 +55,8 @@ class Plan:
             "SHAPES_JOURNAL": str(self.directory / "journal"),
             "SHAPES_TRANSPORT": self.transport,
             "SHAPES_QUEUE": self.queue,
+            "SHAPES_TRACING": self.tracing,
+            "SHAPES_SPANS": str(self.directory / "spans"),
         }
 
 
@@ -74,13 +82,33 @@ class World:
         return self.plan.backend.startswith("redis")
 
     def run(self, shape: Shape) -> None:
-        """Run a shape in this thread, and close what Celery opened for its results: a backend belongs to a thread."""
+        """Run a shape in this thread, for a customer and in a trace of its own.
+
+        Closes what Celery opened for its results: a backend belongs to a thread.
+        """
+        name = getattr(shape, "__name__", "shape")
+        customer = zlib.crc32(name.encode())
         try:
-            shape(self)
+            with (
+                trace.get_tracer("tests").start_as_current_span(name),
+                context(customer=customer, created_by=7, created_by_name=name, content={"shape": name}),
+            ):
+                shape(self)
         finally:
-            if self.has_native_chords:
-                self.app.backend.result_consumer.stop()
-                self.app.backend.client.connection_pool.disconnect()
+            self.forget_results()
+
+    def forget_results(self) -> None:
+        """Close what this thread's result backend has open."""
+        if self.has_native_chords:
+            self.app.backend.result_consumer.stop()
+            self.app.backend.client.connection_pool.disconnect()
+
+    def expected_trace(self) -> Any:
+        """The trace that tasks sent by this thread belong to."""
+        if self.plan.tracing == "links":
+            return ANY  # each run begins a trace of its own
+        ids = tracing.current()
+        return ids.trace if ids is not None else None
 
     def close(self) -> None:
         from celery_asynctask import uninstall

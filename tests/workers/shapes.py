@@ -16,8 +16,8 @@ from celery import Celery, chain, chord, group
 from kombu.exceptions import EncodeError
 
 from tests.waiting import wait_for
-from tests.workers.expect import ANY, Row, expect, fresh_id
-from tests.workers.harness import World
+from tests.workers.expect import Row, expect, fresh_id
+from tests.workers.harness import ANY, World
 
 SHAPES: dict[str, Callable[[World], None]] = {}
 PREFORK_ONLY: set[str] = set()
@@ -139,7 +139,7 @@ def left_out_payload(world: World) -> None:
 def foreign_producer(world: World) -> None:
     """A process that knows neither the task nor the plugin."""
     sent = _plain_app(world).send_task("tests.workers.app.add", (8,), {"y": 1})
-    expect(world, Row("add", id=sent.id, args=(8,), kwargs={"y": 1}, result=9))
+    expect(world, Row("add", id=sent.id, args=(8,), kwargs={"y": 1}, result=9, foreign=True))
     assert world.attempts(sent.id)[0].published_at is None
 
 
@@ -745,7 +745,7 @@ def revoked_before_start(world: World) -> None:
 
 @shape
 def revoked_while_waiting(world: World) -> None:
-    sent = world.tasks.add.apply_async((2, 1), countdown=3)
+    sent = world.tasks.add.apply_async((2, 1), countdown=8)
     world.wait(sent.id, "RECEIVED")
     world.app.control.revoke(sent.id)
     expect(
@@ -781,11 +781,9 @@ def expired(world: World) -> None:
     late = fresh_id()
     headers = {"id": late, "task": "tests.workers.app.add", "root_id": late, "expires": "2001-01-01T00:00:00+00:00"}
     _publish_raw(world, json.dumps([[4, 1], {}, {}]).encode(), headers)
-    for task_id, args in ((waiting.id, (3, 1)), (late, (4, 1))):
-        expect(
-            world,
-            Row("add", "REVOKED", task_id, args, error="TaskRevokedError", message="expired", outcomes=()),
-        )
+    gone: dict[str, Any] = {"error": "TaskRevokedError", "message": "expired", "outcomes": ()}
+    expect(world, Row("add", "REVOKED", waiting.id, (3, 1), **gone))
+    expect(world, Row("add", "REVOKED", late, (4, 1), foreign=True, **gone))
 
 
 # -- messages that are none -------------------------------------------------------------
@@ -834,7 +832,16 @@ def invalid_eta(world: World) -> None:
     _publish_raw(world, json.dumps([[1], {}, {}]).encode(), headers)
     expect(
         world,
-        Row("add", "REJECTED", task_id, (1,), error="InvalidTaskError", message="not a time", outcomes=()),
+        Row(
+            "add",
+            "REJECTED",
+            task_id,
+            (1,),
+            error="InvalidTaskError",
+            message="not a time",
+            outcomes=(),
+            foreign=True,
+        ),
     )
 
 
@@ -861,6 +868,7 @@ def arguments_not_a_mapping(world: World) -> None:
             error="InvalidTaskError",
             message="not a mapping",
             outcomes=(),
+            foreign=True,
         ),
     )
 

@@ -92,7 +92,11 @@ def test_beat(world: World) -> None:
         finally:
             stop(beat)
         for sent in _all(world):
-            expect(world, Row("add", id=sent.celery_task_id, args=(20, 3), result=23))
+            expect(world, Row("add", id=sent.celery_task_id, args=(20, 3), result=23, foreign=True))
+            row = world.row(sent.celery_task_id)
+            assert row is not None
+            assert (row.customer, row.created_by_name) == (99, "the clock")
+            assert row.content == {"periodic_task_name": "tick"}
 
 
 def test_children_recycled(tmp_path) -> None:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
+from celery_asynctask import AsyncTaskAttempt
 from tests import services
+from tests.workers import spans
 from tests.workers.harness import Plan, World
 from tests.workers.shapes import ENDS_SOLO, PREFORK_ONLY, SHAPES
 
@@ -33,15 +38,22 @@ class Setting(NamedTuple):
     at_once: int
     """Shapes in flight together: more than the pool can run, fewer than would wait beyond their deadlines."""
     marks: tuple[pytest.MarkDecorator, ...] = ()
+    tracing: str = ""
+    """As in `Plan`."""
+    workers: int = 1
+    """Worker processes that share the queue."""
 
 
 SETTINGS = {
     "redis-prefork4": Setting("redis", ("-c4",), 24),
     "amqp-prefork4": Setting("amqp", ("-c4",), 24),
+    "redis-prefork4-traced": Setting("redis", ("-c4",), 24, tracing="after"),
+    "amqp-prefork2-two-workers": Setting("amqp", ("-c2",), 16, SLOW, tracing="before", workers=2),
+    "redis-prefork4-links": Setting("redis", ("-c4",), 24, SLOW, tracing="links"),
     "redis-prefork2": Setting("redis", ("-c2",), 8, SLOW),
     "amqp-prefork2": Setting("amqp", ("-c2",), 8, SLOW),
-    "amqp-threads": Setting("amqp", ("-P", "threads", "-c4"), 12, SLOW),
-    "redis-gevent": Setting("redis", ("-P", "gevent", "-c8"), 12, SLOW),
+    "amqp-threads": Setting("amqp", ("-P", "threads", "-c4"), 12, SLOW, tracing="before"),
+    "redis-gevent": Setting("redis", ("-P", "gevent", "-c8"), 12, SLOW, tracing="before"),
     "amqp-solo": Setting("amqp", ("-P", "solo"), 2, SLOW),
 }
 
@@ -58,13 +70,44 @@ def running(
 ) -> Iterator[dict[str, Future[None]]]:
     """Every shape that applies, running."""
     setting = SETTINGS[request.param]
+    if setting.tracing:
+        spans.instrument(use_span_links=setting.tracing == "links")
     with services.fresh_database(services.postgresql_url()) as store:
-        world = World(plan_for(setting.broker, store, tmp_path_factory.mktemp("worker")))
+        plan = plan_for(setting.broker, store, tmp_path_factory.mktemp("worker"))
+        plan.tracing = setting.tracing
+        world = World(plan)
         try:
-            with world.worker(*setting.options), ThreadPoolExecutor(setting.at_once) as pool:
+            with ExitStack() as stack:
+                for _ in range(setting.workers):
+                    stack.enter_context(world.worker(*setting.options))
+                pool = stack.enter_context(ThreadPoolExecutor(setting.at_once))
                 yield {name: pool.submit(world.run, SHAPES[name]) for name in applicable(request.param)}
+            if setting.tracing:
+                check_spans(world)
         finally:
             world.close()
+            if setting.tracing:
+                spans.uninstrument()
+
+
+def check_spans(world: World) -> None:
+    """Every attempt's span is one that was exported, a run of that very task; except where its process was killed."""
+    exported = {one["span"]: one for one in spans.read(world.plan.directory / "spans")}
+    wrong = []
+    with Session(world.engine) as session:
+        for attempt in session.scalars(select(AsyncTaskAttempt).where(AsyncTaskAttempt.started_at.is_not(None))):
+            span = exported.get(attempt.span_id or "")
+            killed = attempt.outcome in (None, "terminated") or attempt.error_type == "WorkerLostError"
+            if span is None and not killed:
+                wrong.append(f"{attempt!r}: span {attempt.span_id} was not exported")
+            elif span is not None and (
+                span["name"] != f"run/{attempt.name}"
+                or span["attributes"].get("celery.task_id") != attempt.celery_task_id
+                or span["attributes"].get("asynctask.run_key") != attempt.run_key
+            ):
+                wrong.append(f"{attempt!r}: its span is {span}")
+    assert len(exported) > 50
+    assert not wrong, "\n".join(wrong)
 
 
 def on(settings: dict[str, Setting]) -> pytest.MarkDecorator:

@@ -62,6 +62,8 @@ def _create_task() -> None:
         sa.Column("created_by", sa.BigInteger()),
         sa.Column("origin_key", _KEY, nullable=False),
         sa.Column("order_key", _KEY, nullable=False),
+        sa.Column("trace_key", _KEY, nullable=False),
+        sa.Column("content_key", _KEY, nullable=False),
         sa.UniqueConstraint("celery_task_id", name="uq_async_task_celery_task_id"),
         sa.CheckConstraint(
             "(completed_at IS NOT NULL) = (status IN ('FAILURE', 'IGNORED', 'LOST', 'REJECTED', 'REVOKED', 'SUCCESS'))",
@@ -72,6 +74,7 @@ def _create_task() -> None:
     op.create_index("ix_async_task_created_at", "async_task", ["created_at"])
     op.create_index("ix_async_task_root_task_id", "async_task", ["root_task_id"])
     op.create_index("ix_async_task_parent_task_id", "async_task", ["parent_task_id"])
+    op.create_index("ix_async_task_trace_id", "async_task", ["trace_id"])
     op.create_index("ix_async_task_status", "async_task", ["status", "created_at"])
 
 

@@ -1,0 +1,86 @@
+"""The recorder's own health as OpenTelemetry metrics, through the API: free where no SDK is configured.
+
+Names and units follow the semantic conventions: a namespace of dots, UCUM units, ``error.type`` for a reason.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from opentelemetry import metrics
+from opentelemetry.metrics import CallbackOptions, Observation
+
+_meter = metrics.get_meter("celery_asynctask")
+
+_accepted = _meter.create_counter(
+    "asynctask.event.accepted", unit="{event}", description="Events read from the journal: what processes accepted."
+)
+_stored = _meter.create_counter("asynctask.event.stored", unit="{event}", description="Events that are in the tables.")
+_quarantined = _meter.create_counter(
+    "asynctask.event.quarantined", unit="{event}", description="Events and damaged frames put aside."
+)
+_dropped = _meter.create_counter(
+    "asynctask.event.dropped", unit="{event}", description="Events that could not be written to the journal."
+)
+_batch_size = _meter.create_histogram(
+    "asynctask.recorder.batch.size", unit="{row}", description="Task rows written in one transaction."
+)
+_batch_duration = _meter.create_histogram(
+    "asynctask.recorder.batch.duration", unit="s", description="Time one batch took, from the journal to the commit."
+)
+
+
+def dropped(reason: str) -> None:
+    """An event was dropped in this process; ``reason`` is an errno name or what `Journal` calls it."""
+    _dropped.add(1, {"error.type": reason})
+
+
+def batch(*, accepted: int, quarantined: int, rows: int, seconds: float) -> None:
+    """The recorder stored a batch."""
+    _accepted.add(accepted)
+    _stored.add(accepted - quarantined)
+    if quarantined:
+        _quarantined.add(quarantined)
+    _batch_size.record(rows)
+    _batch_duration.record(seconds)
+
+
+def observe_journal(directory: Path, suffix: str) -> None:
+    """Report the size and age of what waits in ``directory`` whenever metrics are collected."""
+    _journals[directory] = suffix
+
+
+_journals: dict[Path, str] = {}
+
+
+def _observed(
+    measure: Callable[[list[tuple[int, float]]], float],
+) -> Callable[[CallbackOptions], Iterable[Observation]]:
+    def callback(_options: CallbackOptions) -> Iterable[Observation]:
+        for directory, suffix in list(_journals.items()):
+            files = []
+            try:
+                for path in directory.glob(f"*{suffix}"):
+                    status = path.stat()
+                    files.append((status.st_size, status.st_mtime))
+            except OSError:
+                continue  # removed meanwhile, or the directory is away: there is nothing to measure
+            yield Observation(measure(files), {"asynctask.journal.directory": str(directory)})
+
+    return callback
+
+
+_meter.create_observable_gauge(
+    "asynctask.journal.size",
+    [_observed(lambda files: sum(size for size, _ in files))],
+    unit="By",
+    description="Bytes of the segments in the journal directory.",
+)
+_meter.create_observable_gauge(
+    "asynctask.journal.age",
+    [_observed(lambda files: max((time.time() - changed for _, changed in files), default=0.0))],
+    unit="s",
+    description="Time since the segment that has waited longest was written to.",
+)

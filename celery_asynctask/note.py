@@ -1,0 +1,99 @@
+"""What a running task reads and says about itself: its context, and its ``content`` while it runs."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+from celery._state import get_current_task
+
+from celery_asynctask import facts, payload, provenance
+from celery_asynctask.errors import guard
+from celery_asynctask.events import Kind, now
+from celery_asynctask.recording import recording_of_task
+
+logger = logging.getLogger("celery_asynctask")
+
+THROTTLE_SECONDS: Final = 0.1
+"""Content is written at most once in this time while a task runs; what came in between is in the next write, or in
+the one that ends the run."""
+_STATE: Final = "asynctask_content"
+
+
+class Note:
+    """The running task's context and content. Get it from `current` or, in a bound task, ``self.asynctask``.
+
+    Outside a task every property is None (``content`` empty), and ``update`` and ``progress`` do nothing but log an
+    error that says so.
+    """
+
+    def __init__(self, task: Any) -> None:
+        self._task = task
+        self._request = task.request if task is not None else None
+
+    @property
+    def customer(self) -> int | None:
+        """For which customer; None: not given."""
+        return self._fields().get("customer")
+
+    @property
+    def created_by(self) -> int | None:
+        """Who asked for it; None: not given."""
+        return self._fields().get("created_by")
+
+    @property
+    def created_by_name(self) -> str | None:
+        """The name of who asked for it; None: not given."""
+        return self._fields().get("created_by_name")
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """A copy of the content as it is now."""
+        if self._request is None:
+            return {}
+        state = self._request.__dict__.get(_STATE)
+        return dict(state["content"] if state is not None else self._fields().get("content", {}))
+
+    def update(self, content: Mapping[str, Any]) -> None:
+        """Lay ``content`` over the task's content, key by key. Raises `errors.ContextError` for what is no mapping
+        with string keys."""
+        provenance.check({"content": content})
+        if self._request is None:
+            logger.error(
+                "celery-asynctask: content was set outside a task and is not recorded. Call update() and progress() "
+                "from code that a recorded task runs."
+            )
+            return
+        self._note({**self.content, **content})
+
+    def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
+        """Say how far the task is: ``content["progress"]`` becomes a mapping of ``done``, ``total`` and ``message``."""
+        self.update({"progress": {"done": done, "total": total, "message": message}})
+
+    def _fields(self) -> dict[str, Any]:
+        return provenance.sound(facts.header_of(self._request)) if self._request is not None else {}
+
+    @guard
+    def _note(self, content: dict[str, Any]) -> None:
+        state = self._request.__dict__.setdefault(_STATE, {"written": 0.0})
+        state["content"], state["unwritten"] = content, True
+        recording = recording_of_task(self._task)
+        if recording is None or time.monotonic() - state["written"] < THROTTLE_SECONDS:
+            return
+        event = facts.from_request(Kind.NOTED, self._task.name, self._request, now())
+        event["content"], event["noted"] = payload.to_json(content), True
+        recording.record(event)
+        state["written"], state["unwritten"] = time.monotonic(), False
+
+
+def current() -> Note:
+    """The note of the task that runs in this thread."""
+    return Note(get_current_task())
+
+
+def content_of(request: Any) -> Any:
+    """The content of a run that is not written yet, as JSON; None where all is."""
+    state = request.__dict__.get(_STATE)
+    return payload.to_json(state["content"]) if state is not None and state["unwritten"] else None

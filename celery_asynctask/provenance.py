@@ -1,0 +1,98 @@
+"""For whom and by whom: ``customer``, ``created_by``, ``created_by_name`` and ``content``, and how they travel.
+
+What is set around a publish goes into the message's header, and from there to everything that its execution starts.
+Field by field, the nearest wins: a `context` block in this thread, what the running task came with, what the
+function named in ``asynctask_context`` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Final
+
+from celery_asynctask.errors import ContextError
+
+FIELDS: Final = ("customer", "created_by", "created_by_name", "content")
+MAX_ID: Final = 2**63 - 1
+"""Largest customer or creator: the columns are 64-bit integers."""
+MAX_NAME: Final = 255
+"""Characters of ``created_by_name``."""
+
+_given: ContextVar[Mapping[str, Any]] = ContextVar("celery_asynctask_context", default={})  # noqa: B039 - never changed
+
+
+@contextmanager
+def context(
+    *,
+    customer: int | None = None,
+    created_by: int | None = None,
+    created_by_name: str | None = None,
+    content: Mapping[str, Any] | None = None,
+) -> Iterator[None]:
+    """Say for whom the tasks are that are sent (or run eagerly) inside the block.
+
+    A field that is not given, or None, is left as it is around the block. Raises `ContextError` for a value of the
+    wrong type, before anything is sent.
+    """
+    fields = check(
+        {"customer": customer, "created_by": created_by, "created_by_name": created_by_name, "content": content}
+    )
+    token = _given.set({**_given.get(), **fields})
+    try:
+        yield
+    finally:
+        _given.reset(token)
+
+
+def given() -> Mapping[str, Any]:
+    """The fields of the `context` blocks around this call."""
+    return _given.get()
+
+
+def check(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that are not None, checked. Raises `ContextError`, which names the field and what is allowed."""
+    checked = {}
+    for name, value in fields.items():
+        rule = _RULES.get(name)
+        if rule is None:
+            raise ContextError(f"Unknown field {name!r} in the context of a task; the fields are {', '.join(FIELDS)}.")
+        if value is None:
+            continue
+        allowed, is_allowed = rule
+        if not is_allowed(value):
+            raise ContextError(f"Field {name!r} is {_shown(value)}; it must be {allowed}.")
+        checked[name] = value
+    return checked
+
+
+def sound(fields: Any) -> dict[str, Any]:
+    """Those of the fields, as they came with a message, that pass `check`; never raises."""
+    if not isinstance(fields, Mapping):
+        return {}
+    return {name: fields[name] for name in FIELDS if fields.get(name) is not None and _RULES[name][1](fields[name])}
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and -MAX_ID <= value <= MAX_ID
+
+
+def _shown(value: object) -> str:
+    if type(value) in (str, int, float, bool):
+        return f"{value!r:.80} of type {type(value).__name__}"
+    return f"of type {type(value).__name__}"
+
+
+_RULES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "customer": ("a whole number of at most 64 bits, or None", _is_id),
+    "created_by": ("a whole number of at most 64 bits, or None", _is_id),
+    "created_by_name": (
+        f"a string of at most {MAX_NAME} characters, or None",
+        lambda value: isinstance(value, str) and len(value) <= MAX_NAME,
+    ),
+    "content": (
+        "a mapping with string keys, or None",
+        lambda value: isinstance(value, Mapping) and all(isinstance(key, str) for key in value),
+    ),
+}

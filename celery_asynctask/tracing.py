@@ -1,0 +1,105 @@
+"""OpenTelemetry: which trace and span a task runs in, and carrying the trace along where nobody else does.
+
+With ``opentelemetry-instrumentation-celery`` a run has a span of its own, and this module only reads it. Without, the
+producer's context travels in the message headers, put there by whatever propagator is configured, and is attached
+around the run, so that a workflow keeps its producer's trace. Costs a context lookup where no trace is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping
+from typing import Any, NamedTuple
+
+from opentelemetry import context, propagate, trace
+from opentelemetry.propagators.textmap import Getter
+
+
+class Ids(NamedTuple):
+    """A span as it is written down."""
+
+    trace: str
+    """32 hex digits."""
+    span: str
+    """16 hex digits."""
+
+
+def current() -> Ids | None:
+    """The span that is current in this thread (or task, or greenlet), None where there is none."""
+    return _ids(trace.get_current_span().get_span_context())
+
+
+def _ids(span: trace.SpanContext) -> Ids | None:
+    if not span.is_valid:
+        return None
+    return Ids(trace.format_trace_id(span.trace_id), trace.format_span_id(span.span_id))
+
+
+def inject(headers: MutableMapping[str, Any]) -> None:
+    """Put the current context into the headers of a message. The instrumentation, where it is active, comes after us
+    and writes its own span over ours, under the same names."""
+    if trace.get_current_span().get_span_context().is_valid:
+        propagate.inject(headers)
+
+
+def trace_of(headers: Mapping[str, Any]) -> str | None:
+    """The trace that the headers of a message carry, None where they carry none."""
+    fields = propagate.get_global_textmap().fields
+    if not any(name in headers for name in fields):
+        return None
+    carried = {name: str(headers[name]) for name in fields if name in headers}
+    ids = _ids(trace.get_current_span(propagate.extract(carried)).get_span_context())
+    return ids.trace if ids is not None else None
+
+
+class _RequestGetter(Getter[Any]):
+    """Reads message headers off a Celery request: attributes of it (protocol 2), or its ``headers``."""
+
+    def get(self, carrier: Any, key: str) -> list[str] | None:
+        value = getattr(carrier, key, None)
+        if value is None:
+            value = (carrier.headers or {}).get(key)
+        return None if value is None else [str(value)]
+
+    def keys(self, carrier: Any) -> list[str]:
+        return [key for key in (carrier.headers or {}) if isinstance(key, str)]
+
+
+_getter = _RequestGetter()
+
+
+def attach(request: Any) -> Any:
+    """Make the context that a request carries the current one, unless a span is current already.
+
+    Returns what `detach` wants back, None where nothing was attached.
+    """
+    if trace.get_current_span().get_span_context().is_valid:
+        return None
+    if not any(_getter.get(request, name) for name in propagate.get_global_textmap().fields):
+        return None
+    carried = propagate.extract(request, getter=_getter)
+    return context.attach(carried) if _ids(trace.get_current_span(carried).get_span_context()) else None
+
+
+def detach(token: Any) -> None:
+    """Undo `attach`, in the same thread."""
+    context.detach(token)
+
+
+def describe(task_id: str, root_id: str | None, parent_id: str | None, run: str) -> None:
+    """Give the current span what leads from it to the row and the attempt, if it is being recorded."""
+    span = trace.get_current_span()
+    if span.is_recording():
+        known = {
+            "celery.task_id": task_id,
+            "celery.root_id": root_id,
+            "celery.parent_id": parent_id,
+            "asynctask.run_key": run,
+        }
+        span.set_attributes({key: value for key, value in known.items() if value is not None})
+
+
+def link(template: str | None, trace_id: str | None, span_id: str | None) -> str | None:
+    """The place where a trace can be looked at: ``asynctask_trace_url`` filled in, None without trace or template."""
+    if template is None or trace_id is None:
+        return None
+    return template.replace("{trace_id}", trace_id).replace("{span_id}", span_id or "")

@@ -1,0 +1,158 @@
+"""Customer, creator and content, given around a publish and by a function; eagerly, so in this process."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+from sqlalchemy import create_engine, select
+from sqlalchemy.orm import Session
+
+from celery_asynctask import AsyncTask, ContextError, context, current, install, uninstall
+from celery_asynctask.task import RecordedTask
+
+COLUMNS = (AsyncTask.customer, AsyncTask.created_by, AsyncTask.created_by_name, AsyncTask.content)
+Make = Callable[..., Celery]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Make]:
+    made: list[Celery] = []
+
+    def make(**conf: Any) -> Celery:
+        app = Celery("whose", broker="memory://", set_as_current=False, task_cls=RecordedTask)
+        app.conf.update(
+            task_always_eager=True,
+            asynctask_url=f"sqlite:///{tmp_path / 'rows.db'}",
+            asynctask_journal_dir=tmp_path / "journal",
+            **conf,
+        )
+        install(app)
+        made.append(app)
+        return app
+
+    yield make
+    for app in made:
+        uninstall(app)
+
+
+def stored(app: Celery) -> dict[str, tuple[Any, ...]]:
+    """Customer, creator, name and content by task name, once everything is stored."""
+    url = app.conf.asynctask_url
+    uninstall(app)
+    engine = create_engine(url)
+    try:
+        with Session(engine) as session:
+            return {row[0]: tuple(row[1:]) for row in session.execute(select(AsyncTask.name, *COLUMNS))}
+    finally:
+        engine.dispose()
+
+
+def test_the_inner_block_wins_field_by_field(make: Make) -> None:
+    app = make()
+
+    @app.task(shared=False, name="inner")
+    def inner() -> None: ...
+
+    @app.task(shared=False, name="outer")
+    def outer() -> None:
+        with context(customer=2, content={"b": 2}):
+            inner.delay()
+
+    with context(customer=1, created_by=7), context(created_by_name="Ada Lovelace"):
+        outer.delay()
+    assert stored(app) == {
+        "outer": (1, 7, "Ada Lovelace", None),
+        "inner": (2, 7, "Ada Lovelace", {"b": 2}),
+    }
+
+
+def test_a_running_task_reads_its_own(make: Make) -> None:
+    app = make()
+    seen: list[Any] = []
+
+    @app.task(shared=False, name="reads", bind=True)
+    def reads(self: Any) -> None:
+        note = self.asynctask
+        seen.extend([note.customer, note.created_by, note.created_by_name, note.content, current().customer])
+
+    with context(customer=5, created_by=6, created_by_name="Grace", content={"x": 1}):
+        reads.delay()
+    reads.delay()
+    assert seen == [5, 6, "Grace", {"x": 1}, 5, None, None, None, {}, None]
+
+
+def test_the_function_of_the_configuration(make: Make) -> None:
+    """It is asked for every publish; a block and the sending task say it better."""
+    answers = iter([{"customer": 10, "created_by": 1}, {"customer": 11}, None])
+    app = make(asynctask_context=lambda: next(answers))
+
+    @app.task(shared=False, name="one")
+    def one() -> None: ...
+
+    @app.task(shared=False, name="two")
+    def two() -> None: ...
+
+    @app.task(shared=False, name="three")
+    def three() -> None: ...
+
+    one.delay()
+    with context(customer=99):
+        two.delay()
+    three.delay()
+    assert stored(app) == {
+        "one": (10, 1, None, None),
+        "two": (99, None, None, None),
+        "three": (None, None, None, None),
+    }
+
+
+@pytest.mark.parametrize("answer", [{"customer": "ten"}, {"nonsense": 1}, "no mapping", 1 / 3])
+def test_a_function_that_fails_is_logged_and_the_task_runs(
+    make: Make, answer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    from celery_asynctask import errors
+
+    errors.failures.clear()
+    app = make(asynctask_context=lambda: answer)
+
+    @app.task(shared=False, name="runs")
+    def runs() -> str:
+        return "ran"
+
+    assert runs.delay().get() == "ran"
+    assert "asynctask_context" in caplog.text
+    assert stored(app) == {"runs": (None, None, None, None)}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"customer": "42"}, "'customer' is '42' of type str; it must be a whole number"),
+        ({"customer": True}, "'customer' is True of type bool"),
+        ({"customer": 2**63}, "at most 64 bits"),
+        ({"created_by": 1.0}, "'created_by' is 1.0 of type float"),
+        ({"created_by_name": 7}, "'created_by_name' is 7 of type int; it must be a string"),
+        ({"created_by_name": "x" * 256}, "at most 255 characters"),
+        ({"content": [1]}, "'content' is of type list; it must be a mapping"),
+        ({"content": {1: 2}}, "with string keys"),
+    ],
+)
+def test_a_wrong_type_is_refused_before_anything_is_sent(fields: dict[str, Any], message: str) -> None:
+    reached = False
+    with pytest.raises(ContextError, match=message), context(**fields):
+        reached = True
+    assert not reached
+
+
+def test_outside_a_task_nothing_is_recorded_and_an_error_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    note = current()
+    with caplog.at_level(logging.ERROR):
+        note.update({"a": 1})
+        note.progress(1, 2)
+    assert (note.customer, note.content) == (None, {})
+    assert [record.message for record in caplog.records if "outside a task" in record.message]
