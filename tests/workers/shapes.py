@@ -777,7 +777,7 @@ def terminated(world: World) -> None:
 
 @shape
 def expired(world: World) -> None:
-    waiting = world.tasks.add.apply_async((3, 1), countdown=6, expires=5)
+    waiting = world.tasks.add.apply_async((3, 1), countdown=13, expires=12)
     late = fresh_id()
     headers = {"id": late, "task": "tests.workers.app.add", "root_id": late, "expires": "2001-01-01T00:00:00+00:00"}
     _publish_raw(world, json.dumps([[4, 1], {}, {}]).encode(), headers)
