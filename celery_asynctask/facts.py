@@ -151,13 +151,8 @@ def published(recording: Recording, name: str, message: Any, header: dict[str, A
 
 
 def add_context(event: Event, header: Mapping[str, Any]) -> None:
-    """Add for whom and by whom, as the header has it. Only what passes its rules: a header may come from anywhere."""
-    known = provenance.sound(header)
-    if "content" in known:
-        known["content"] = payload.to_json(known["content"])
-    if "created_by_name" in known:
-        known["created_by_name"] = payload.text(known["created_by_name"])
-    event.update(known)  # type: ignore[typeddict-item]
+    """Add for whom and by whom, as the header has it."""
+    event.update(provenance.sound(header))  # type: ignore[typeddict-item]
 
 
 def planned(recording: Recording, event: Event, steps: list[workflow.Step]) -> list[Event]:

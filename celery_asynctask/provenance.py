@@ -7,11 +7,13 @@ function named in ``asynctask_context`` says.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final
 
+from celery_asynctask import payload
 from celery_asynctask.errors import ContextError
 
 FIELDS: Final = ("customer", "created_by", "created_by_name", "content")
@@ -19,6 +21,8 @@ MAX_ID: Final = 2**63 - 1
 """Largest customer or creator: the columns are 64-bit integers."""
 MAX_NAME: Final = 255
 """Characters of ``created_by_name``."""
+MAX_CONTENT: Final = 16_384
+"""Bytes of content, as JSON: brokers bound the headers of a message."""
 
 _given: ContextVar[Mapping[str, Any]] = ContextVar("celery_asynctask_context", default={})  # noqa: B039 - never changed
 
@@ -52,7 +56,10 @@ def given() -> Mapping[str, Any]:
 
 
 def check(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that are not None, checked. Raises `ContextError`, which names the field and what is allowed."""
+    """The fields that are not None, checked, the content as JSON.
+
+    Raises `ContextError`, which names the field and what is allowed.
+    """
     checked = {}
     for name, value in fields.items():
         rule = _RULES.get(name)
@@ -64,14 +71,42 @@ def check(fields: Mapping[str, Any]) -> dict[str, Any]:
         if not is_allowed(value):
             raise ContextError(f"Field {name!r} is {_shown(value)}; it must be {allowed}.")
         checked[name] = value
+    if "created_by_name" in checked:
+        checked["created_by_name"] = payload.text(checked["created_by_name"])
+    if "content" in checked:
+        checked["content"] = payload.to_json(checked["content"])
+        size = len(json.dumps(checked["content"]))
+        if size > MAX_CONTENT:
+            raise ContextError(
+                f"Field 'content' is {size} bytes of JSON; it travels in the headers of messages and must be at most "
+                f"{MAX_CONTENT}. Give what is longer to the task as an argument."
+            )
     return checked
 
 
-def sound(fields: Any) -> dict[str, Any]:
-    """Those of the fields, as they came with a message, that pass `check`; never raises."""
-    if not isinstance(fields, Mapping):
+def to_header(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Checked fields as every broker can carry them: the content as text, for AMQP's tables know less than JSON."""
+    if "content" not in fields:
+        return dict(fields)
+    return {**fields, "content": json.dumps(fields["content"])}
+
+
+def sound(header: Any) -> dict[str, Any]:
+    """The fields in a message's header, which may come from anywhere: those that pass `check`; never raises."""
+    if not isinstance(header, Mapping):
         return {}
-    return {name: fields[name] for name in FIELDS if fields.get(name) is not None and _RULES[name][1](fields[name])}
+    found = {}
+    for name in FIELDS:
+        value = header.get(name)
+        if value is None:
+            continue
+        try:
+            if name == "content" and isinstance(value, str):
+                value = json.loads(value)
+            found.update(check({name: value}))
+        except (ContextError, ValueError):
+            continue
+    return found
 
 
 def _is_id(value: object) -> bool:

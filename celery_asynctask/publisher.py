@@ -100,7 +100,7 @@ def _stamp(recording: Recording, name: str, message: Any, options: dict[str, Any
     about = message.headers if "id" in message.headers else message.body
     current = get_current_task()
     request = current.request if current is not None and current.app is recording.app else None
-    known = fields(recording, request, inherited, about)
+    known = provenance.to_header(fields(recording, request, inherited, about))
     header = None
     if recording.chooses(name):
         unrecorded = request is not None and not recording.chooses(current.name)

@@ -8,7 +8,7 @@ from celery._state import _task_stack, get_current_task
 from celery.app.task import Context
 from celery.exceptions import Reject, Retry, WorkerShutdown
 
-from celery_asynctask import facts, payload, publisher, tracing
+from celery_asynctask import facts, payload, provenance, publisher, tracing
 from celery_asynctask.errors import guard
 from celery_asynctask.events import Event, Kind, now
 from celery_asynctask.hooks.hand import in_hand
@@ -55,7 +55,7 @@ def _inherit(recording: Recording, request: Any) -> None:
     stack = _task_stack.stack
     outer = stack[-2].request if len(stack) > 1 else None
     fields = publisher.fields(recording, outer, facts.header_of(request), {"retries": request.retries})
-    setattr(request, facts.HEADER, {**facts.header_of(request), **fields})
+    setattr(request, facts.HEADER, {**facts.header_of(request), **provenance.to_header(fields)})
 
 
 @guard

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -140,6 +141,7 @@ def test_a_function_that_fails_is_logged_and_the_task_runs(
         ({"created_by_name": "x" * 256}, "at most 255 characters"),
         ({"content": [1]}, "'content' is of type list; it must be a mapping"),
         ({"content": {1: 2}}, "with string keys"),
+        ({"content": {"x": ["y" * 1000] * 20}}, "must be at most 16384"),
     ],
 )
 def test_a_wrong_type_is_refused_before_anything_is_sent(fields: dict[str, Any], message: str) -> None:
@@ -147,6 +149,18 @@ def test_a_wrong_type_is_refused_before_anything_is_sent(fields: dict[str, Any],
     with pytest.raises(ContextError, match=message), context(**fields):
         reached = True
     assert not reached
+
+
+def test_content_that_no_broker_carries_is_sent_as_json(make: Make) -> None:
+    """A publish must not fail for what is said beside it."""
+    app = make()
+
+    @app.task(shared=False, name="odd")
+    def odd() -> None: ...
+
+    with context(created_by_name="lone \ud800 surrogate", content={"when": dt.date(2026, 1, 2), "big": 2**70}):
+        odd.delay()
+    assert stored(app) == {"odd": (None, None, "lone ? surrogate", {"when": "2026-01-02", "big": 2**70})}
 
 
 def test_outside_a_task_nothing_is_recorded_and_an_error_says_so(caplog: pytest.LogCaptureFixture) -> None:
