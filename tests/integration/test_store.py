@@ -23,7 +23,7 @@ from sqlalchemy.exc import (
 from sqlalchemy.orm import Session
 
 from celery_asynctask.events import Event, Kind
-from celery_asynctask.lifecycle import TERMINAL, AsyncTaskStatus, fold
+from celery_asynctask.lifecycle import TASK_GROUPS, TERMINAL, AsyncTaskStatus, fold
 from celery_asynctask.model import AsyncTask, AsyncTaskAttempt, AsyncTaskSource, AsyncTaskVersion, Base
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Position, SourceUpdate, Store, is_outage
@@ -50,6 +50,8 @@ def task_row(**more: Any) -> dict[str, Any]:
         "celery_task_id": "direct",
         "origin_key": "",
         "order_key": "",
+        "trace_key": "",
+        "content_key": "",
         **more,
     }
 
@@ -516,7 +518,7 @@ def test_errors_of_others(error: Exception, outage: bool) -> None:
 
 
 def test_tables_have_the_columns_of_the_resource(store: Store) -> None:
-    """The properties of the REST resource in snake case, and the two keys of the fold."""
+    """The properties of the REST resource in snake case, and the keys of the fold."""
     properties = (
         "id createdByName name createdAt status errorMessage errorType retries completedAt startedAt celeryTaskId "
         "rootTaskId parentTaskId traceId spanId taskArgs taskKwargs result content customer createdBy"
@@ -528,6 +530,5 @@ def test_tables_have_the_columns_of_the_resource(store: Store) -> None:
     assert isinstance(table, Table)
     assert [column["name"] for column in inspect(store.engine).get_columns("async_task")] == [
         *names,
-        "origin_key",
-        "order_key",
+        *(group.key for group in TASK_GROUPS),
     ]
