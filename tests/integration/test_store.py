@@ -23,7 +23,7 @@ from sqlalchemy.exc import (
 from sqlalchemy.orm import Session
 
 from celery_asynctask.events import Event, Kind
-from celery_asynctask.lifecycle import TASK_GROUPS, TERMINAL, AsyncTaskStatus, fold
+from celery_asynctask.lifecycle import TERMINAL, AsyncTaskStatus, fold
 from celery_asynctask.model import AsyncTask, AsyncTaskAttempt, AsyncTaskSource, AsyncTaskVersion, Base
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Position, SourceUpdate, Store, is_outage
@@ -530,5 +530,8 @@ def test_tables_have_the_columns_of_the_resource(store: Store) -> None:
     assert isinstance(table, Table)
     assert [column["name"] for column in inspect(store.engine).get_columns("async_task")] == [
         *names,
-        *(group.key for group in TASK_GROUPS),
+        "origin_key",
+        "order_key",
+        "trace_key",
+        "content_key",
     ]

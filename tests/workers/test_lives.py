@@ -19,7 +19,7 @@ REDIS_TRANSPORT = "visibility_timeout=3 unacked_restore_interval=1 unacked_resto
 """What a killed worker had in hand comes back after seconds, not after an hour."""
 
 
-@pytest.fixture(params=["redis", "amqp"])
+@pytest.fixture(params=["redis", pytest.param("amqp", marks=pytest.mark.slow)])
 def world(request: pytest.FixtureRequest, tmp_path) -> Iterator[World]:
     with services.fresh_database(services.postgresql_url()) as store:
         plan = plan_for(request.param, store, tmp_path)

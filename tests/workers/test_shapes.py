@@ -47,7 +47,7 @@ class Setting(NamedTuple):
 SETTINGS = {
     "redis-prefork4": Setting("redis", ("-c4",), 24),
     "amqp-prefork4": Setting("amqp", ("-c4",), 24),
-    "redis-prefork4-traced": Setting("redis", ("-c4",), 24, tracing="after"),
+    "redis-prefork4-traced": Setting("redis", ("-c4",), 24, SLOW, tracing="after"),
     "amqp-prefork2-two-workers": Setting("amqp", ("-c2",), 16, SLOW, tracing="before", workers=2),
     "redis-prefork4-links": Setting("redis", ("-c4",), 24, SLOW, tracing="links"),
     "redis-prefork2": Setting("redis", ("-c2",), 8, SLOW),
