@@ -15,12 +15,15 @@ if TYPE_CHECKING:
     from celery_asynctask.lifecycle import AsyncTaskStatus
     from celery_asynctask.model import AsyncTask, AsyncTaskAttempt, AsyncTaskSource, Base
     from celery_asynctask.note import current
+    from celery_asynctask.payload import is_whole
+    from celery_asynctask.payload.redaction import SENSITIVE_NAMES
     from celery_asynctask.provenance import context
     from celery_asynctask.task import RecordedTask
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "SENSITIVE_NAMES",
     "AsyncTask",
     "AsyncTaskAttempt",
     "AsyncTaskError",
@@ -35,6 +38,7 @@ __all__ = [
     "context",
     "current",
     "install",
+    "is_whole",
     "uninstall",
 ]
 
@@ -49,9 +53,11 @@ _HOME = {
     "SettingsError": "errors",
     "AsyncTaskStatus": "lifecycle",
     "RecordedTask": "task",
+    "SENSITIVE_NAMES": "payload.redaction",
     "context": "provenance",
     "current": "note",
     "install": "hooks",
+    "is_whole": "payload",
     "uninstall": "hooks",
 }
 

@@ -132,13 +132,13 @@ class Drain:
             if is_outage(exc):
                 raise
             for event in self._find_poison(events):
-                source, data = origin[id(event)]
+                source, data = origin.pop(id(event))
                 poison[source].append(data)
             self._write([], positions, poison, takes)
         health.batch(
             accepted=sum(len(take.chunk.frames) + len(take.chunk.damaged) for take in takes),
             quarantined=sum(map(len, poison.values())),
-            rows=len({event["id"] for event in events}),
+            rows=len({event["id"] for event in events if id(event) in origin}),
             seconds=time.perf_counter() - began,
         )
 

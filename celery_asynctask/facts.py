@@ -91,7 +91,7 @@ def add_asked(event: Event, recording: Recording, request: Any, args: Any, kwarg
     """Add what was asked for."""
     header = header_of(request)
     event["root"], event["parent"] = lineage(header, request.root_id, request.parent_id)
-    add_context(event, header)
+    add_context(event, recording, header)
     _add_payload(event, recording, args, kwargs)
 
 
@@ -115,13 +115,13 @@ def add_run(event: Event, request: Any) -> None:
         event["eta"] = eta
 
 
-def add_error(event: Event, exc: BaseException | None, traceback: Any = None) -> None:
+def add_error(event: Event, recording: Recording, exc: BaseException | None, traceback: Any = None) -> None:
     """Add class name, text and traceback (text, else ignored) of an exception."""
     if (error_type := payload.error_type(exc)) is not None:
         event["error_type"] = error_type
-    if (message := payload.error_message(exc)) is not None:
+    if (message := payload.error_message(exc, recording.encoder)) is not None:
         event["error_message"] = message
-    if (text := payload.traceback_text(traceback)) is not None:
+    if (text := payload.traceback_text(traceback, recording.encoder)) is not None:
         event["traceback"] = text
 
 
@@ -145,14 +145,19 @@ def published(recording: Recording, name: str, message: Any, header: dict[str, A
     trace_id = None if is_again(about) else tracing.trace_of(message.headers)
     if trace_id is not None:
         event["trace"] = trace_id
-    add_context(event, header)
+    add_context(event, recording, header)
     _add_payload(event, recording, args, kwargs)
     return event
 
 
-def add_context(event: Event, header: Mapping[str, Any]) -> None:
+def add_context(event: Event, recording: Recording, header: Mapping[str, Any]) -> None:
     """Add for whom and by whom, as the header has it."""
-    event.update(provenance.sound(header))  # type: ignore[typeddict-item]
+    known = provenance.sound(header)
+    if isinstance(known.get("content"), str):
+        known["content"] = provenance.content_of(known)
+    elif "content" in known:
+        known["content"] = recording.encoder.value(known["content"], "content")
+    event.update(known)  # type: ignore[typeddict-item]
 
 
 def planned(recording: Recording, event: Event, steps: list[workflow.Step]) -> list[Event]:
@@ -246,7 +251,7 @@ def from_message(kind: Kind, recording: Recording, message: Any, at: int) -> Eve
     if isinstance(header, dict):
         if isinstance(header.get("created"), int):
             event["created"] = header["created"]
-        add_context(event, header)
+        add_context(event, recording, header)
     if args is not None or kwargs is not None:
         _add_payload(event, recording, args, kwargs)
     return event
@@ -256,10 +261,11 @@ def _add_payload(event: Event, recording: Recording, args: Any, kwargs: Any) -> 
     name = event["name"]
     if name in _OVER_ITEMS and isinstance(kwargs, Mapping):
         kwargs = _over_items(recording, kwargs)
+    args_json, kwargs_json = recording.encoder.arguments(args, kwargs, recording.parameters(name))
     if recording.keeps(name, "args"):
-        event["args"] = payload.to_json(args)
+        event["args"] = args_json
     if recording.keeps(name, "kwargs"):
-        event["kwargs"] = payload.to_json(kwargs)
+        event["kwargs"] = kwargs_json
 
 
 def _over_items(recording: Recording, kwargs: Mapping[str, Any]) -> Mapping[str, Any]:

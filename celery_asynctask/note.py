@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from celery._state import get_current_task
 
-from celery_asynctask import facts, payload, provenance
+from celery_asynctask import facts, provenance
 from celery_asynctask.errors import guard
 from celery_asynctask.events import Kind, now
 from celery_asynctask.recording import recording_of_task
@@ -54,7 +54,7 @@ class Note:
         if self._request is None:
             return {}
         state = self._request.__dict__.get(_STATE)
-        return dict(state["content"] if state is not None else self._fields().get("content", {}))
+        return dict(state["content"]) if state is not None else provenance.content_of(self._fields())
 
     def update(self, content: Mapping[str, Any]) -> None:
         """Lay ``content`` over the task's content, key by key. Raises `errors.ContextError` for what is no mapping
@@ -66,7 +66,7 @@ class Note:
                 "from code that a recorded task runs."
             )
             return
-        self._note({**self.content, **content})
+        self._note(content)
 
     def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
         """Say how far the task is: ``content["progress"]`` becomes a mapping of ``done``, ``total`` and ``message``."""
@@ -76,14 +76,17 @@ class Note:
         return provenance.sound(facts.header_of(self._request)) if self._request is not None else {}
 
     @guard
-    def _note(self, content: dict[str, Any]) -> None:
-        state = self._request.__dict__.setdefault(_STATE, {"written": 0.0})
-        state["content"], state["unwritten"] = content, True
+    def _note(self, content: Mapping[str, Any]) -> None:
         recording = recording_of_task(self._task)
-        if recording is None or time.monotonic() - state["written"] < THROTTLE_SECONDS:
+        if recording is None:
+            return
+        told = {**self.content, **recording.encoder.value(content, "content")}
+        state = self._request.__dict__.setdefault(_STATE, {"written": 0.0})
+        state["content"], state["unwritten"] = told, True
+        if time.monotonic() - state["written"] < THROTTLE_SECONDS:
             return
         event = facts.from_request(Kind.NOTED, self._task.name, self._request, now())
-        event["content"], event["noted"] = payload.to_json(content), True
+        event["content"], event["noted"] = told, True
         recording.record(event)
         state["written"], state["unwritten"] = time.monotonic(), False
 
@@ -96,4 +99,4 @@ def current() -> Note:
 def content_of(request: Any) -> Any:
     """The content of a run that is not written yet, as JSON; None where all is."""
     state = request.__dict__.get(_STATE)
-    return payload.to_json(state["content"]) if state is not None and state["unwritten"] else None
+    return state["content"] if state is not None and state["unwritten"] else None

@@ -56,10 +56,7 @@ def given() -> Mapping[str, Any]:
 
 
 def check(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that are not None, checked, the content as JSON.
-
-    Raises `ContextError`, which names the field and what is allowed.
-    """
+    """The fields that are not None, checked. Raises `ContextError`, which names the field and what is allowed."""
     checked = {}
     for name, value in fields.items():
         rule = _RULES.get(name)
@@ -74,8 +71,7 @@ def check(fields: Mapping[str, Any]) -> dict[str, Any]:
     if "created_by_name" in checked:
         checked["created_by_name"] = payload.text(checked["created_by_name"])
     if "content" in checked:
-        checked["content"] = payload.to_json(checked["content"])
-        size = len(json.dumps(checked["content"]))
+        size = len(json.dumps(payload.to_json(checked["content"])))
         if size > MAX_CONTENT:
             raise ContextError(
                 f"Field 'content' is {size} bytes of JSON; it travels in the headers of messages and must be at most "
@@ -84,29 +80,41 @@ def check(fields: Mapping[str, Any]) -> dict[str, Any]:
     return checked
 
 
-def to_header(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Checked fields as every broker can carry them: the content as text, for AMQP's tables know less than JSON."""
-    if "content" not in fields:
-        return dict(fields)
-    return {**fields, "content": json.dumps(fields["content"])}
+def to_header(fields: Mapping[str, Any], encoder: payload.Encoder) -> dict[str, Any]:
+    """Fields as every broker can carry them: the content as JSON text, bounded and redacted, for AMQP's tables know
+    less than JSON does."""
+    header = dict(fields)
+    if isinstance(content := header.get("content"), Mapping):
+        header["content"] = json.dumps(encoder.value(content, "content"))
+    return header
 
 
 def sound(header: Any) -> dict[str, Any]:
-    """The fields in a message's header, which may come from anywhere: those that pass `check`; never raises."""
+    """The fields in a message's header, which may come from anywhere: those that pass `check`; never raises. Content
+    that `to_header` made stays the text it is; see `content_of`."""
     if not isinstance(header, Mapping):
         return {}
-    found = {}
+    found: dict[str, Any] = {}
     for name in FIELDS:
         value = header.get(name)
         if value is None:
             continue
         try:
             if name == "content" and isinstance(value, str):
-                value = json.loads(value)
-            found.update(check({name: value}))
+                check({name: json.loads(value)})
+                found[name] = value
+            else:
+                found.update(check({name: value}))
         except (ContextError, ValueError):
             continue
     return found
+
+
+def content_of(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The content among `sound` fields as a mapping, empty where there is none."""
+    content = fields.get("content", {})
+    mapping: dict[str, Any] = json.loads(content) if isinstance(content, str) else dict(content)
+    return mapping
 
 
 def _is_id(value: object) -> bool:

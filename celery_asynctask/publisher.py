@@ -100,7 +100,7 @@ def _stamp(recording: Recording, name: str, message: Any, options: dict[str, Any
     about = message.headers if "id" in message.headers else message.body
     current = get_current_task()
     request = current.request if current is not None and current.app is recording.app else None
-    known = provenance.to_header(fields(recording, request, inherited, about))
+    known = provenance.to_header(fields(recording, request, inherited, about), recording.encoder)
     header = None
     if recording.chooses(name):
         unrecorded = request is not None and not recording.chooses(current.name)
@@ -125,7 +125,7 @@ def fields(recording: Recording, request: Any, inherited: Any, about: Any) -> di
     sender = provenance.sound(facts.header_of(request)) if request is not None else {}
     known: dict[str, Any] = {**recording.context(), **sender, **own, **provenance.given()}
     if (entry := periodic.entry_name()) is not None:
-        known["content"] = {"periodic_task_name": entry, **known.get("content", {})}
+        known["content"] = {"periodic_task_name": entry, **provenance.content_of(known)}
     return known
 
 

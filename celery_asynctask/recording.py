@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import inspect
 from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from celery.utils.imports import symbol_by_name
 
-from celery_asynctask import process, provenance
+from celery_asynctask import payload, process, provenance
 from celery_asynctask.errors import report
 from celery_asynctask.events import Event, encode
 from celery_asynctask.journal import Journal
+from celery_asynctask.payload.redaction import SENSITIVE_NAMES, Redaction
 from celery_asynctask.recorder import Recorder
 from celery_asynctask.settings import Settings
 
@@ -33,6 +35,7 @@ class Recording:
         self._reset()
         self._chosen: dict[str, bool] = {}
         self._chord: str | None = None
+        self._parameters: dict[str, tuple[str, ...]] = {}
         process.reset_in_children(self)
 
     def _reset(self) -> None:
@@ -111,6 +114,25 @@ class Recording:
     def _context_function(self) -> Any:
         return symbol_by_name(self.settings.context)
 
+    @cached_property
+    def encoder(self) -> payload.Encoder:
+        """Makes JSON of what is recorded, bounded and redacted as the settings say."""
+        settings = self.settings
+        rule = symbol_by_name(settings.redact_rule) if settings.redact_rule is not None else None
+        names = SENSITIVE_NAMES if settings.redact is None else settings.redact
+        redaction = Redaction(names, rule, lambda exc: report("redaction (asynctask_redact_rule)", None, exc))
+        return payload.Encoder(settings.max_value_bytes, redaction)
+
+    def parameters(self, name: str) -> tuple[str, ...]:
+        """Names of the positional parameters of the task, empty where this process does not know it."""
+        names = self._parameters.get(name)
+        if names is None:
+            task = self.task(name)
+            if task is None:
+                return ()
+            names = self._parameters[name] = _positional(task.run)
+        return names
+
     def record(self, event: Event) -> None:
         """Write the event to the journal, and see that a recorder runs. Raises nothing that depends on the disk."""
         self.journal.append(encode(event))
@@ -137,6 +159,15 @@ class Recording:
         if not process.is_pool_child():
             with contextlib.suppress(RuntimeError):  # the interpreter is ending
                 self.recorder.stop(EXIT_SECONDS)
+
+
+def _positional(function: Any) -> tuple[str, ...]:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return ()
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return tuple(one.name for one in parameters if one.kind in kinds)
 
 
 _ATTRIBUTE = "asynctask_recording"

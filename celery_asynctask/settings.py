@@ -70,6 +70,13 @@ def _directory(value: Any) -> Path:
         raise ValueError from exc
 
 
+def _names(value: Any) -> tuple[str, ...]:
+    names = _globs(value)
+    if not all(re.search(r"[^\W_]", name) for name in names):
+        raise ValueError
+    return names
+
+
 def _function(value: Any) -> Any:
     if not callable(value) and not (isinstance(value, str) and re.fullmatch(r"[\w.]+[.:]\w+", value)):
         raise ValueError
@@ -105,9 +112,16 @@ _RULES = {
         "an http or https URL with {trace_id} in it, and {span_id} if you like, such as 'https://traces/{trace_id}'",
         _trace_url,
     ),
+    "max_value_bytes": _Rule("a whole number of bytes from 256 to 10000000", _number(256, 10_000_000, whole=True)),
+    "redact": _Rule("a list of names with a letter or digit each, such as ['password', 'api key']", _names),
+    "redact_rule": _Rule("a function, or its dotted path such as 'proj.privacy.is_secret'", _function),
     "include": _Rule("a list of task-name globs, such as ['billing.*']", _globs),
     "exclude": _Rule("a list of task-name globs, such as ['celery.*']", _globs),
 }
+
+
+_UNSET = frozenset({"journal_dir", "context", "trace_url", "redact", "redact_rule"})
+"""What may be None, which is as if it were not set."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +149,14 @@ class Settings:
     publish."""
     trace_url: str | None = None
     """Where a trace can be looked at, with ``{trace_id}`` and ``{span_id}`` in place of the ids."""
+    max_value_bytes: int = 65_536
+    """Bytes of JSON that are kept of one value (the args, the kwargs, a result, a content); what was cut says so."""
+    redact: tuple[str, ...] | None = None
+    """Names of values that are never written down, in place of the built-in ones; case and separators do not count.
+    To add to those: ``[*celery_asynctask.SENSITIVE_NAMES, "account number"]``."""
+    redact_rule: Callable[[tuple[str | int, ...], Any], bool] | str | None = None
+    """A function, or its dotted path, that is asked for every value with its path, such as ``("kwargs", "card",
+    "number")``, and says whether to leave it out."""
     include: tuple[str, ...] = ("*",)
     """Globs of task names that are recorded."""
     exclude: tuple[str, ...] = DEFAULT_EXCLUDE
@@ -153,7 +175,7 @@ class Settings:
                     f"{', '.join(sorted('asynctask_' + name for name in known))}."
                 )
             rule = _RULES[name]
-            if value is None and name in ("journal_dir", "context", "trace_url"):
+            if value is None and name in _UNSET:
                 continue
             try:
                 values[name] = rule.check(value)

@@ -55,7 +55,7 @@ def _inherit(recording: Recording, request: Any) -> None:
     stack = _task_stack.stack
     outer = stack[-2].request if len(stack) > 1 else None
     fields = publisher.fields(recording, outer, facts.header_of(request), {"retries": request.retries})
-    setattr(request, facts.HEADER, {**facts.header_of(request), **provenance.to_header(fields)})
+    setattr(request, facts.HEADER, {**facts.header_of(request), **provenance.to_header(fields, recording.encoder)})
 
 
 @guard
@@ -64,7 +64,7 @@ def on_success(sender: Any, result: Any, **_: Any) -> None:
         return
     event = ended(Kind.SUCCEEDED, sender, sender.request)
     if recording.keeps(sender.name, "result"):
-        event["result"] = payload.to_json(result)
+        event["result"] = recording.encoder.value(result)
     recording.record(event)
 
 
@@ -81,7 +81,7 @@ def on_failure(sender: Any, task_id: str, exception: Any, einfo: Any = None, **_
     if request.id != task_id and (request := _context_in_hand(task_id)) is None:
         return
     event = ended(Kind.FAILED, sender, request, inferred=inferred)
-    facts.add_error(event, exception, getattr(einfo, "traceback", None))
+    facts.add_error(event, recording, exception, getattr(einfo, "traceback", None))
     record_end(recording, event, request)
 
 
@@ -93,7 +93,7 @@ def on_retry(sender: Any, request: Any, reason: Any = None, einfo: Any = None, *
     if (recording := recording_of_task(sender)) is None:
         return
     if isinstance(reason, Retry):
-        recording.record(_retried(sender, request, reason, einfo))
+        recording.record(_retried(recording, sender, request, reason, einfo))
         return
     live = in_hand(request.id)
     if live is not None and not live.acknowledged:
@@ -103,7 +103,7 @@ def on_retry(sender: Any, request: Any, reason: Any = None, einfo: Any = None, *
         return
     event = ended(Kind.LOST, sender, request, inferred=True)
     cause = "The worker was shut down before the task finished; its message was acknowledged, so it will not run again."
-    facts.add_error(event, WorkerShutdown(cause))
+    facts.add_error(event, recording, WorkerShutdown(cause))
     record_end(recording, event, request)
 
 
@@ -125,8 +125,8 @@ def on_postrun(sender: Any, retval: Any, state: Any, **_: Any) -> None:
     if getattr(retval, "requeue", False) and sender.acks_late:  # an early acknowledged message cannot be rejected
         event["again"], event["outcome"] = True, "requeued"
     reason = getattr(retval, "reason", None)
-    facts.add_error(event, retval)
-    event["error_message"] = payload.reason_text(reason)
+    facts.add_error(event, recording, retval)
+    event["error_message"] = payload.reason_text(reason, recording.encoder)
     if event.get("again"):
         recording.record(event)
     else:
@@ -144,12 +144,12 @@ def on_internal_error(
     if context.is_eager:
         setattr(context, facts.HEADER, _eager.get((task_id, context.retries), {}))
     if isinstance(exception, Retry):  # with task_eager_propagates the tracer passes it on instead of handling it
-        recording.record(_retried(sender, context, exception, einfo))
+        recording.record(_retried(recording, sender, context, exception, einfo))
         return
     event = ended(Kind.FAILED, sender, context)
     event["internal"] = True
     event["ran"] = payload.is_mapping(kwargs)
-    facts.add_error(event, exception, getattr(einfo, "traceback", None))
+    facts.add_error(event, recording, exception, getattr(einfo, "traceback", None))
     record_end(recording, event, context)
 
 
@@ -163,9 +163,9 @@ def ended(kind: Kind, task: Any, request: Any, *, inferred: bool = False) -> Eve
     return event
 
 
-def _retried(task: Any, request: Any, reason: Retry, einfo: Any) -> Event:
+def _retried(recording: Recording, task: Any, request: Any, reason: Retry, einfo: Any) -> Event:
     event = ended(Kind.RETRIED, task, request, inferred=get_current_task() is None)
-    facts.add_error(event, reason.exc, getattr(einfo, "traceback", None))
+    facts.add_error(event, recording, reason.exc, getattr(einfo, "traceback", None))
     return event
 
 
@@ -176,7 +176,7 @@ def record_end(recording: Recording, event: Event, request: Any) -> None:
     if steps:
         header = facts.header_of(request)
         cause: Event = {**event, "root": facts.lineage(header, request.root_id, None)[0]}
-        facts.add_context(cause, header)
+        facts.add_context(cause, recording, header)
         for one in facts.unsent(recording, cause, steps):
             recording.record(one)
 

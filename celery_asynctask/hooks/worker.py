@@ -43,12 +43,12 @@ def on_revoked(sender: Any, request: Any, terminated: bool, signum: Any, expired
     facts.add_asked(event, recording, request, request.args, request.kwargs)
     if expired:
         event["outcome"] = "expired"
-        facts.add_error(event, TaskRevokedError("expired"))
+        facts.add_error(event, recording, TaskRevokedError("expired"))
     elif terminated:
         event["outcome"] = "terminated"
-        facts.add_error(event, TaskRevokedError(f"terminated by {_signal_name(signum)}"))
+        facts.add_error(event, recording, TaskRevokedError(f"terminated by {_signal_name(signum)}"))
     else:
-        facts.add_error(event, TaskRevokedError("revoked"))
+        facts.add_error(event, recording, TaskRevokedError("revoked"))
     record_end(recording, event, request)
 
 
@@ -69,7 +69,7 @@ def _record_message(kind: Kind, app: Celery, message: Any, exc: Exception) -> No
     if recording is None or event is None or not recording.chooses(event["name"]):
         return
     event["inferred"] = True
-    facts.add_error(event, exc)
+    facts.add_error(event, recording, exc)
     recording.record(event)
     _, _, _, embed = facts.open_message(message.headers, _readable(message))
     request = Context({**embed, "id": event["id"]})

@@ -15,7 +15,7 @@ from celery.exceptions import ImproperlyConfigured
 from sqlalchemy.engine import make_url
 
 from celery_asynctask.errors import AsyncTaskError, SettingsError
-from celery_asynctask.settings import _RULES, DEFAULT_EXCLUDE, Settings
+from celery_asynctask.settings import _RULES, _UNSET, DEFAULT_EXCLUDE, Settings
 
 SECRET = "hunter2"
 
@@ -48,6 +48,13 @@ GOOD: list[tuple[str, Any, Any]] = [
     ("context", None, None),
     ("trace_url", "https://traces/{trace_id}?span={span_id}", "https://traces/{trace_id}?span={span_id}"),
     ("trace_url", None, None),
+    ("max_value_bytes", 256, 256),
+    ("redact", ["password", "api key"], ("password", "api key")),
+    ("redact", (), ()),
+    ("redact", None, None),
+    ("redact_rule", "proj.privacy.is_secret", "proj.privacy.is_secret"),
+    ("redact_rule", print, print),
+    ("redact_rule", None, None),
     ("exclude", {"a"}, ("a",)),
 ]
 BAD: list[tuple[str, Any]] = [
@@ -83,6 +90,12 @@ BAD: list[tuple[str, Any]] = [
     ("trace_url", "javascript:alert({trace_id})"),
     ("trace_url", "{trace_id}"),
     ("trace_url", 5),
+    ("max_value_bytes", 255),
+    ("max_value_bytes", "1 MB"),
+    ("redact", "password"),
+    ("redact", ["--"]),
+    ("redact_rule", "no path"),
+    ("redact_rule", {}),
 ]
 
 
@@ -113,7 +126,7 @@ def test_defaults(app: Celery) -> None:
     assert Settings.from_app(app) == Settings()
     assert Settings().exclude == DEFAULT_EXCLUDE
     for one in fields(Settings):
-        if one.name not in ("journal_dir", "context", "trace_url"):  # unset by default
+        if one.name not in _UNSET:
             default = getattr(Settings(), one.name)
             assert _RULES[one.name].check(default) == default
 

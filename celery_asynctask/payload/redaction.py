@@ -1,0 +1,235 @@
+"""What must not be written down: sensitive names, credentials that a text quotes, and a user's own rule.
+
+Pure. A name is judged by its words: ``apiKey``, ``X-API-KEY`` and ``x_api_key`` are all ``api key``, while
+``tokenizer``, ``secretary`` and ``max_tokens`` are no ``token`` or ``secret``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from billiard.exceptions import SoftTimeLimitExceeded
+
+Path = tuple[str | int, ...]
+"""Where a value is: ``args``, ``kwargs``, ``result`` or ``content``, then keys and list indexes. A positional argument
+has its parameter's name where that is known: ``("args", "card", "number")``."""
+Rule = Callable[[Path, Any], bool]
+"""A user's own rule, asked about every value but the keys: True redacts. It gets the value itself, not a copy."""
+
+STARS: Final = "***"
+"""What stands in a text for what was taken out of it."""
+
+SENSITIVE_NAMES: Final[tuple[str, ...]] = (
+    *("password", "passwords", "passwd", "pwd", "passphrase", "passcode"),
+    *("=pass", "db pass", "user pass", "smtp pass", "mail pass", "redis pass"),
+    *("secret", "secrets", "credential", "credentials", "authorization", "=auth"),
+    *("basic auth", "http auth", "auth header", "auth key", "auth code", "token", "jwt", "bearer"),
+    *("access tokens", "api tokens", "auth tokens", "bearer tokens", "device tokens", "refresh tokens"),
+    *("api key", "api keys", "access key", "access keys", "private key", "private keys", "secret key", "account key"),
+    *("encryption key", "signing key", "shared key", "shared access key", "master key", "ssh key", "tls key"),
+    *("session id", "session key", "session cookie", "=sid", "connect sid", "phpsessid", "jsessionid"),
+    *("cookie", "cookies", "csrf", "xsrf"),
+    *("card number", "card numbers", "card no", "cc number", "credit card", "cvv", "cvc", "csc", "security code"),
+    *("card pin", "=pin", "pin code", "otp", "totp", "mfa code", "verification code", "recovery codes", "backup codes"),
+    *("iban", "account number", "ssn", "social security number"),
+)
+"""Names that are redacted: one or more words in a row anywhere in a name, also written together (``apikey``); with
+``=``, the whole name. What tells only about such a thing is left alone (``token_type``, ``passwordChangedAt``), and
+``tokens`` alone is: language models count them."""
+
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_]+")
+_ENDINGS = ("password", "passwd", "passphrase", "secret", "token", "apikey", "credentials")
+"""Words that betray a name by its end too, however it is written together: ``csrfmiddlewaretoken``."""
+
+
+def _set(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+_ABOUT = _set(
+    "alg algorithm at brand budget changed check checks count country created enabled endpoint expired expires "
+    "expiration expiry field four hint in index last length len limit name policy present required size status "
+    "strength ttl type types updated uri url usage used valid verified version 4"
+)
+"""Words after a sensitive one that make it something about it."""
+_NO_TOKEN = _set("bos cancellation cls continuation eos mask max min next num pad page sep special stop sync unk")
+"""Words before ``token`` that make it something else."""
+_MAX_NAME = 256
+"""Characters of a name that are looked at."""
+_MAX_CACHED = 4_096
+"""Names whose verdict is kept, of at most `_CACHED_LENGTH` characters."""
+_CACHED_LENGTH = 64
+
+
+def _words(name: str) -> tuple[str, ...]:
+    return tuple(word.lower() for word in _WORD.findall(name[:_MAX_NAME]))
+
+
+class Redaction:
+    """What is redacted: by name, by a rule, and inside texts. Immutable but for its cache of verdicts."""
+
+    __slots__ = (
+        "_endings",
+        "_longest",
+        "_on_error",
+        "_openings",
+        "_phrases",
+        "_starts",
+        "_verdicts",
+        "_whole",
+        "names",
+        "rule",
+    )
+
+    def __init__(
+        self,
+        names: Iterable[str] = SENSITIVE_NAMES,
+        rule: Rule | None = None,
+        on_error: Callable[[Exception], None] | None = None,
+    ) -> None:
+        """``names`` as in `SENSITIVE_NAMES`, in any style of writing. ``on_error`` is told what ``rule`` raised; the
+        value it was asked about is redacted. Raises `ValueError` for a name without a letter or digit."""
+        self.names = tuple(names)
+        self.rule = rule
+        self._on_error = on_error
+        self._phrases: set[tuple[str, ...]] = set()
+        self._whole: set[str] = set()
+        self._openings: set[str] = set()
+        for name in self.names:
+            words = _words(name)
+            if not words:
+                raise ValueError(f"{name!r} names nothing")
+            if name.startswith("="):
+                self._whole.add("".join(words))
+                continue
+            self._phrases.update((words, ("".join(words),)))
+            if len(words) > 1:
+                self._openings.add(words[0])
+        self._starts = {words[0] for words in self._phrases}
+        self._longest = max(map(len, self._phrases), default=0)
+        self._endings = tuple(word for word in _ENDINGS if (word,) in self._phrases)
+        self._verdicts: dict[str, bool] = {}
+
+    def sensitive(self, name: str) -> bool:
+        """Whether what has this name is redacted. Looks at no more than 256 characters."""
+        verdict = self._verdicts.get(name)
+        if verdict is None:
+            verdict = not name.isdecimal() and self._judge(_words(name))
+            if len(name) <= _CACHED_LENGTH:
+                if len(self._verdicts) >= _MAX_CACHED:
+                    self._verdicts.clear()
+                self._verdicts[name] = verdict
+        return verdict
+
+    def opens(self, name: str) -> bool:
+        """Whether keys below this name are judged together with it: ``{"card": {"number": ...}}``."""
+        words = _words(name)
+        return bool(words) and words[-1] in self._openings
+
+    def asks(self, path: Path, value: Any) -> bool:
+        """Whether the user's rule redacts this value. A rule that raises does."""
+        if self.rule is None:
+            return False
+        try:
+            return bool(self.rule(path, value))
+        except SoftTimeLimitExceeded:  # raised by a signal handler, at any instruction: it is the task's
+            raise
+        except Exception as exc:  # noqa: BLE001 - a user's rule may raise anything
+            if self._on_error is not None:
+                self._on_error(exc)
+            return True
+
+    def text(self, value: str, *, message: bool = False, cut: bool = False) -> str:
+        """``value`` without the credentials it quotes: in URLs and their queries, ``name=value`` and header lines,
+        quoted mappings, bearer tokens, JSON web tokens, private keys. The same object if there are none.
+
+        ``message``: it is an error message or traceback, where ``name: value`` in the middle of a line counts too.
+        ``cut``: it goes on behind its end, so a URL may have lost the ``@`` that would tell its credentials.
+        """
+        if "://" in value:
+            value = _USER_INFO.sub(f"://{STARS}@", value)
+            value = _ODD_USER_INFO.sub(f"://{STARS}@", value)
+            if cut:
+                value = _OPEN_USER_INFO.sub(f"://{STARS}", value)
+        if "=" in value or ":" in value:
+            value = self._pairs(value, message)
+        if "earer " in value:
+            value = _BEARER.sub(rf"\1{STARS}", value)
+        if "eyJ" in value:
+            value = _JWT.sub(STARS, value)
+        if "PRIVATE KEY-----" in value:
+            value = _PRIVATE_KEY.sub(rf"\1{STARS}", value)
+        return value
+
+    def _judge(self, words: tuple[str, ...]) -> bool:
+        if "".join(words) in self._whole:
+            return True
+        for start, word in enumerate(words):
+            if word in self._starts or word.endswith(self._endings):
+                for end in range(start + 1, min(len(words), start + self._longest) + 1):
+                    if (
+                        (words[start:end] in self._phrases or (end == start + 1 and word.endswith(self._endings)))
+                        and not (end < len(words) and all(one in _ABOUT for one in words[end:]))
+                        and not (word == "token" and start and words[start - 1] in _NO_TOKEN)
+                    ):
+                        return True
+        return False
+
+    def _pairs(self, value: str, message: bool) -> str:
+        kept: list[str] = []
+        done = at = 0
+        while (sign := _SIGN.search(value, at)) is not None:
+            at = sign.end()
+            before = _EMAN.match(value[max(done, sign.start() - _LOOK_BACK) : sign.start()][::-1])
+            if before is None:
+                continue
+            name, start = before["eman"][::-1], sign.start() - before.end()
+            query = start > 0 and value[start - 1] in "?&"
+            if not self.sensitive(name) and not (query and _words(name)[-1:] in _SIGNATURES):
+                continue
+            colon = value[sign.start()] == ":"
+            secret = _QUOTED.match(value, at)
+            if secret is None:
+                starts_line = colon and _LINE_START.match(value[max(0, start - _LOOK_BACK) : start][::-1]) is not None
+                if colon and not (starts_line or message or before["quote"]):
+                    continue
+                secret = (_LINE if starts_line and _words(name)[-1:] in _LINES else _BARE).match(value, at)
+                if secret is None or (colon and len(secret[0]) < _SHORTEST):
+                    continue
+            elif secret[0] in _EMPTY:
+                continue
+            quotes = _QUOTES.match(secret[0])
+            kept += (value[done:at], quotes[1], STARS, quotes[2]) if quotes else (value[done:at], STARS)
+            done = at = secret.end()
+        return "".join([*kept, value[done:]]) if kept else value
+
+
+_USER_INFO = re.compile(r"""://(?!git@|\*\*\*@)[^\s/?#"'<>]*@""")
+_ODD_USER_INFO = re.compile(r"""://[^\s/?#"'<>@:,]{0,99}:(?!\d{1,5}(?:[/?#\s"'<>,]|$))[^\s"'<>@]{0,300}@""")
+"""A password that should have been quoted: it has ``/``, ``?`` or ``#`` in it."""
+_OPEN_USER_INFO = re.compile(
+    r"""://(?!\*\*\*@)[^\s/?#"'<>@]*$|://[^\s/?#"'<>@:]{0,99}:(?!\d{1,5}[/?#])[^\s"'<>@]{0,300}$"""
+)
+_SIGN = re.compile(r"(?:=>|=(?!=)|:(?!//))[ \t]*")
+_EMAN = re.compile(r"""[ \t]*\]?(?P<quote>["']?)\\*(?P<eman>[\w.\-\[\]]{0,63}[^\W\d])""")
+"""A name, its closing quote and bracket, backwards from the sign."""
+_LOOK_BACK = 80
+_LINE_START = re.compile(r"[ \t\-]*(?:\n|$)")
+_QUOTED = re.compile(
+    r"""[bBuUrR]{0,2}(?:"(?:[^"\\]|\\.)*"?|'(?:[^'\\]|\\.)*'?|\\+"[^"]*"?|\\+'[^']*'?)|[\[({][^\])}]*[\])}]?""", re.S
+)
+_QUOTES = re.compile(r"""([bBuUrR]{0,2}\\*["'\[({]).*?((?:\\*["'\])}])?)\Z""", re.S)
+_EMPTY = ('""', "''", "[]", "()", "{}")
+_BARE = re.compile(r"""(?:(?:bearer|basic|digest|token|negotiate|apikey)[ \t]+)?[^\s,;&"'()\[\]{}<>]+""", re.I)
+_LINE = re.compile(r"[^\r\n]+")
+_LINES = {("authorization",), ("cookie",), ("cookies",)}
+"""Last words of headers whose values have spaces in them."""
+_SIGNATURES = {("sig",), ("signature",)}
+"""Last words of what signs a URL."""
+_SHORTEST = 4
+"""Characters of what stands behind a colon and is taken for a secret: ``unexpected token: }`` is none."""
+_BEARER = re.compile(r"\b([Bb]earer +)(?=[\w.~+/=\-]*\d)[\w.~+/=\-]{8,}")
+_JWT = re.compile(r"(?<![\w\-])eyJ[\w\-]{8,}\.[\w\-]+\.?[\w\-]*")
+_PRIVATE_KEY = re.compile(r"(-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----).*?(?=-----END |\Z)", re.S)
