@@ -1,6 +1,6 @@
 """What can happen to a task, as the events that tell it, in the order in which they happen.
 
-Each history is about the task `ID`. The rows they must fold into are in `unit/test_lifecycle.py`; that any order of
+Each history is about the task `ID`. The rows they must fold into are in `unit/test_histories.py`; that any order of
 them, in any batches and on any database, gives the same row, in `integration/test_fold.py`.
 """
 

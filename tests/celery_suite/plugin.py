@@ -38,8 +38,8 @@ class Summary(TypedDict):
     """Celery apps that recording was switched on for."""
     events: dict[str, int]
     """Events that were recorded, by kind."""
-    raised: dict[str, list[str]]
-    """What our hooks raised and `errors.guard` kept from Celery, by test."""
+    raised: dict[str, dict[str, int]]
+    """What our hooks raised and `errors.guard` kept from Celery, how often, by test."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -84,6 +84,7 @@ class _Switch:
         self.way = way
         self.summary = summary
         self.test = ""
+        self.failures: Counter[str] = Counter()
         self.imported: list[Any] = []
         """Apps that were made while tests were collected."""
         self.apps: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -95,7 +96,6 @@ class _Switch:
         recording.EXIT_SECONDS = 60.0  # `uninstall` after a test leaves no thread behind on a busy machine either
         self._switch_on_all_apps()
         self._count_events()
-        self._note_what_hooks_raise()
 
     def _switch_on_all_apps(self) -> None:
         original = celery.app.base.Celery.__init__
@@ -126,19 +126,10 @@ class _Switch:
 
         Recording.record = record  # type: ignore[assignment]
 
-    def _note_what_hooks_raise(self) -> None:
-        original = errors.report
-
-        @functools.wraps(original)
-        def report(where: str, task_id: object, exc: Exception) -> None:
-            self.summary["raised"].setdefault(self.test, []).append(f"{where}: {exc!r}")
-            original(where, task_id, exc)
-
-        errors.report = report
-
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         self.test = item.nodeid
+        self.failures = errors.failures.copy()
         for app in self.imported:
             celery_asynctask.install(app)
 
@@ -151,3 +142,5 @@ class _Switch:
         """
         for app in list(self.apps):
             celery_asynctask.uninstall(app)
+        if raised := errors.failures - self.failures:
+            self.summary["raised"][self.test] = raised

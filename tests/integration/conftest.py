@@ -1,16 +1,21 @@
-"""A store that is empty at the start of each test, and has its connection back at the end."""
+"""A store that is empty at the start of each test, a journal, and drains between them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import delete
 
+from celery_asynctask.drain import Drain
+from celery_asynctask.journal import Directory, Journal
 from celery_asynctask.model import AsyncTaskVersion, Base
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
 from tests import services
+from tests.integration.draining import MakeDrain
 
 
 @pytest.fixture(scope="module", params=services.DATABASES)
@@ -32,3 +37,27 @@ def store(shared_store: Store) -> Iterator[Store]:
                 connection.execute(delete(table))
     yield shared_store
     assert shared_store.engine.pool.checkedout() == 0, "a connection was not given back"  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def make_drain(store: Store, tmp_path: Path) -> Iterator[MakeDrain]:
+    """Makes drains of one journal into the store, with settings of their own; each as after a restart."""
+    made: list[Drain] = []
+
+    def make(**more: Any) -> Drain:
+        settings = Settings(url=store.settings.url, journal_dir=tmp_path / "journal", **more)
+        made.append(Drain(Directory(settings.directory, settings.store_id), settings))
+        return made[-1]
+
+    yield make
+    for one in made:
+        if "engine" in one.store.__dict__:
+            assert one.store.engine.pool.checkedout() == 0, "a connection was not given back"  # type: ignore[attr-defined]
+        one.close()
+
+
+@pytest.fixture
+def journal(store: Store, tmp_path: Path) -> Iterator[Journal]:
+    made = Journal(tmp_path / "journal", store.settings.store_id)
+    yield made
+    made.close()

@@ -1,11 +1,10 @@
-"""The journal: what processes append is there, whatever becomes of them, and who may use the directory."""
+"""The journal: what processes append is there, whatever becomes of them."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import fcntl
-import json
 import os
 import resource
 import shutil
@@ -20,8 +19,7 @@ from typing import Any
 
 import pytest
 
-from celery_asynctask.errors import JournalError
-from celery_asynctask.journal import Directory, Journal, Segment, frame, reader, writer
+from celery_asynctask.journal import Directory, Journal, Segment, frame, writer
 from celery_asynctask.journal.directory import is_being_written
 from celery_asynctask.journal.reader import Chunk, describe, read
 from tests.processes import at_once
@@ -58,7 +56,7 @@ def events_in(path: Path) -> dict[str, list[tuple[int, bytes]]]:
     return found
 
 
-# -- writing ---------------------------------------------------------------------------
+# -- writing -------------------------------------------------------------------------
 
 
 def test_what_is_appended_is_there_at_once(journal: Journal, path: Path) -> None:
@@ -138,8 +136,9 @@ def test_a_fork_while_a_thread_appends_blocks_nobody(journal: Journal, path: Pat
     assert sum(data == b"child" for found in events_in(path).values() for _, data in found) == 10
 
 
-def test_appending_inside_of_append(journal: Journal, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_appending_inside_of_append(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A signal handler that publishes a task may run anywhere, also here; it must not wait for itself."""
+    journal = Journal(path, STORE)
     pack = frame.pack
     handled: list[bool] = []
 
@@ -156,6 +155,7 @@ def test_appending_inside_of_append(journal: Journal, path: Path, monkeypatch: p
     assert not thread.is_alive()
     [found] = events_in(path).values()
     assert sorted(found) == [(1, b"interrupted"), (2, b"from the handler")]
+    journal.close()
 
 
 def test_what_a_killed_process_appended_is_there(path: Path) -> None:
@@ -193,7 +193,7 @@ def writing_child(path: Path) -> Iterator[int]:
             os.waitpid(pid, 0)
 
 
-# -- segments --------------------------------------------------------------------------
+# -- segments ------------------------------------------------------------------------
 
 
 def test_a_segment_that_has_grown_is_followed_by_another(
@@ -251,16 +251,7 @@ def test_a_child_that_lives_on_does_not_keep_its_parents_segment(path: Path) -> 
         os.close(write_end)
 
 
-def test_only_segments_are_listed_in_order(path: Path) -> None:
-    directory = Directory(path, STORE)
-    for name in ("b.000001.segment", "a.000010.segment", "a.000002.segment"):
-        (path / name).touch()
-    for name in ("a.000003.new", "recorder.lock", "a.quarantine", "x.segment", "a.x.segment", ".segment"):
-        (path / name).touch()
-    assert [(one.source, one.number) for one in directory.segments()] == [("a", 2), ("a", 10), ("b", 1)]
-
-
-# -- what cannot be written ------------------------------------------------------------------
+# -- what cannot be written ----------------------------------------------------------
 
 
 def test_an_unusable_directory_is_counted_logged_once_and_tried_again(
@@ -365,216 +356,3 @@ def test_appending_never_raises(journal: Journal, monkeypatch: pytest.MonkeyPatc
         assert journal.append(b"x"), name
         journal.close()
     assert sum(journal.dropped.values()) == 3
-
-
-# -- who may use the directory -----------------------------------------------------------------
-
-
-def test_a_symbolic_link_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "real").mkdir()
-    (tmp_path / "link").symlink_to(tmp_path / "real")
-    with pytest.raises(JournalError, match=r"symbolic links are not followed.*asynctask_journal_dir"):
-        Directory(tmp_path / "link", STORE)
-
-
-def test_a_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(JournalError, match="cannot be used: File exists"):
-        Directory(tmp_path / "file", STORE)
-
-
-def test_the_directory_of_another_user_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Directory(path, STORE)
-    me = os.geteuid()
-    monkeypatch.setattr(os, "geteuid", lambda: me + 1)
-    with pytest.raises(JournalError, match=f"belongs to user id {me}, this process runs as {me + 1};"):
-        Directory(path, STORE)
-
-
-def test_rights_of_others_are_taken_away(path: Path) -> None:
-    path.mkdir(parents=True)
-    path.chmod(0o777)
-    Directory(path, STORE)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o700
-
-
-def test_another_store_is_refused(path: Path) -> None:
-    Directory(path, STORE)
-    Directory(path, STORE)
-    with pytest.raises(JournalError, match=f"belongs to the store {STORE}, not to mysql://h/other; give each store"):
-        Directory(path, "mysql://h/other")
-
-
-def test_stores_that_come_at_once(path: Path) -> None:
-    """One of them gets the directory, whoever is first."""
-    path.mkdir(parents=True)
-
-    def claim(number: int) -> bool:
-        try:
-            Directory(path, f"store-{'x' * number}")
-        except JournalError:
-            return False
-        return True
-
-    assert sorted(at_once(6, claim)) == [False] * 5 + [True]
-    shutil.rmtree(path)
-    path.mkdir()
-    assert at_once(6, lambda _number: claim(1)) == [True] * 6
-
-
-@pytest.mark.parametrize("content", [b"\xff\xfe", b"two\nlines\n"])
-def test_a_damaged_marker_is_refused(path: Path, content: bytes) -> None:
-    path.mkdir(parents=True)
-    (path / "store").write_bytes(content)
-    with pytest.raises(JournalError, match="belongs to the store"):
-        Directory(path, STORE)
-
-
-def test_an_empty_marker_is_nobodys(path: Path) -> None:
-    """Its writer died, or the machine, before the name was on the disk."""
-    path.mkdir(parents=True)
-    (path / "store").touch()
-    Directory(path, STORE)
-    with pytest.raises(JournalError):
-        Directory(path, "other")
-
-
-def test_a_store_with_an_odd_name(path: Path) -> None:
-    name = "sqlite:////home/ü/\udcff/x.db"
-    Directory(path, name)
-    Directory(path, name)
-
-
-# -- election ------------------------------------------------------------------------------------
-
-
-def test_one_recorder_at_a_time(path: Path) -> None:
-    directory = Directory(path, STORE)
-    held = directory.elect()
-    assert held is not None
-    assert directory.elect() is None
-    assert at_once(3, lambda _number: directory.elect()) == [None] * 3
-    os.close(held)
-    held = directory.elect()
-    assert held is not None
-    os.close(held)
-
-
-def test_the_lock_of_a_killed_recorder_is_free(path: Path) -> None:
-    directory = Directory(path, STORE)
-    ready, tell = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            directory.elect()
-            os.write(tell, b"!")
-            signal.pause()
-        finally:
-            os._exit(1)
-    assert os.read(ready, 1) == b"!"
-    assert directory.elect() is None
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    held = directory.elect()
-    assert held is not None
-    for handle in (held, ready, tell):
-        os.close(handle)
-
-
-# -- reading ---------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def segment(tmp_path: Path) -> Segment:
-    """A segment of five events after its description."""
-    description = json.dumps(
-        {"format": 1, "source": "s", "host": "h", "pid": 7, "role": "child", "at": 5, "dropped": {}}
-    )
-    lines = [frame.pack(0, description.encode()), *(frame.pack(number, b"%d" % number) for number in range(1, 6))]
-    path = tmp_path / "20260102T030405-4711-abcdef01.000003.segment"
-    path.write_bytes(b"".join(lines))
-    return Segment("20260102T030405-4711-abcdef01", 3, path)
-
-
-@pytest.mark.parametrize("most", range(1, 8))
-def test_read_on_from_where_it_stopped(segment: Segment, most: int) -> None:
-    found: list[int] = []
-    position = 0
-    while True:
-        chunk = read(segment, position, most, ended=True)
-        assert len(chunk.frames) == min(most, 5 - len(found)), "the description is not counted as an event"
-        found += [one.number for one in chunk.frames]
-        position = chunk.end
-        if chunk.whole:
-            break
-    assert found == [1, 2, 3, 4, 5]
-    assert position == segment.path.stat().st_size
-
-
-@pytest.mark.parametrize("size", [1, 7, 100, 101])
-def test_read_in_small_parts(segment: Segment, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An event that is longer than what is read at a time is read whole."""
-    monkeypatch.setattr(reader, "READ_BYTES", size)
-    found: list[int] = []
-    position = 0
-    whole = False
-    while not whole:
-        chunk = read(segment, position, 100, ended=True)
-        assert chunk.end > position
-        found += [one.number for one in chunk.frames]
-        position, whole = chunk.end, chunk.whole
-    assert found == [1, 2, 3, 4, 5]
-
-
-def test_a_last_line_that_is_cut(segment: Segment) -> None:
-    whole = segment.path.stat().st_size
-    cut = frame.pack(6, b"never finished")[:-5]
-    with segment.path.open("ab") as file:
-        file.write(cut)
-    living = read(segment, 0, 100, ended=False)
-    assert (len(living.frames), living.damaged, living.end, living.whole) == (5, [], whole, True)
-    dead = read(segment, 0, 100, ended=True)
-    assert (len(dead.frames), dead.damaged, dead.end, dead.whole) == (5, [cut], whole + len(cut), True)
-
-
-def test_a_segment_that_says_nothing_of_itself(segment: Segment) -> None:
-    data = segment.path.read_bytes()
-    segment.path.write_bytes(b"X" + data[1:])
-    about = describe(segment)
-    assert (about["source"], about["pid"], about["role"]) == (segment.source, 4711, "unknown")
-    assert about["host"] == socket.gethostname()
-    assert describe(segment._replace(source="odd"))["pid"] == 0
-    segment.path.write_bytes(b"")
-    assert describe(segment)["role"] == "unknown"
-
-
-def test_a_segment_of_a_later_format(segment: Segment) -> None:
-    segment.path.write_bytes(frame.pack(0, b'{"format": 2, "role": "something new"}'))
-    assert describe(segment)["role"] == "unknown"
-    segment.path.write_bytes(frame.pack(0, b"[]"))
-    assert describe(segment)["role"] == "unknown"
-
-
-def test_a_segment_that_was_renamed_is_known_by_its_name(segment: Segment) -> None:
-    assert describe(segment)["source"] == segment.source
-    assert describe(segment)["role"] == "child"
-
-
-# -- quarantine ------------------------------------------------------------------------------------
-
-
-def test_quarantine_keeps_one_entry_a_line(path: Path) -> None:
-    directory = Directory(path, STORE)
-    directory.quarantine("source", b"first")
-    directory.quarantine("source", b"second")
-    file = path / "source.quarantine"
-    assert file.read_bytes() == b"first\nsecond\n"
-    assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert directory.segments() == []
-
-
-def test_quarantine_follows_no_link(path: Path, tmp_path: Path) -> None:
-    directory = Directory(path, STORE)
-    (path / "source.quarantine").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(OSError, match="symbolic links"):
-        directory.quarantine("source", b"x")

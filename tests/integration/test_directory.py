@@ -1,0 +1,180 @@
+"""The journal directory: who may use it, who records from it, and what lies in it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import signal
+import stat
+from pathlib import Path
+
+import pytest
+
+from celery_asynctask.errors import JournalError
+from celery_asynctask.journal import Directory
+from tests.processes import at_once
+
+STORE = "postgresql://h/shop"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "journal"
+
+
+# -- who may use it ------------------------------------------------------------------
+
+
+def test_a_symbolic_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with pytest.raises(JournalError, match=r"symbolic links are not followed.*asynctask_journal_dir"):
+        Directory(tmp_path / "link", STORE)
+
+
+def test_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(JournalError, match="cannot be used: File exists"):
+        Directory(tmp_path / "file", STORE)
+
+
+def test_the_directory_of_another_user_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Directory(path, STORE)
+    me = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: me + 1)
+    with pytest.raises(JournalError, match=f"belongs to user id {me}, this process runs as {me + 1};"):
+        Directory(path, STORE)
+
+
+def test_rights_of_others_are_taken_away(path: Path) -> None:
+    path.mkdir(parents=True)
+    path.chmod(0o777)
+    Directory(path, STORE)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o700
+
+
+def test_another_store_is_refused(path: Path) -> None:
+    Directory(path, STORE)
+    Directory(path, STORE)
+    with pytest.raises(JournalError, match=f"belongs to the store {STORE}, not to mysql://h/other; give each store"):
+        Directory(path, "mysql://h/other")
+
+
+def test_a_store_that_comes_in_between(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process claims the directory after this one has seen that nobody has."""
+    flock = fcntl.flock
+
+    def other_first(handle: int, how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        Directory(path, "other")
+        flock(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", other_first)
+    with pytest.raises(JournalError, match="belongs to the store other"):
+        Directory(path, STORE)
+
+
+def test_stores_that_come_at_once(path: Path) -> None:
+    """One of them gets the directory, whoever is first."""
+    path.mkdir(parents=True)
+
+    def claim(number: int) -> bool:
+        try:
+            Directory(path, f"store-{'x' * number}")
+        except JournalError:
+            return False
+        return True
+
+    assert sorted(at_once(6, claim)) == [False] * 5 + [True]
+    shutil.rmtree(path)
+    path.mkdir()
+    assert at_once(6, lambda _number: claim(1)) == [True] * 6
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"two\nlines\n"])
+def test_a_damaged_marker_is_refused(path: Path, content: bytes) -> None:
+    path.mkdir(parents=True)
+    (path / "store").write_bytes(content)
+    with pytest.raises(JournalError, match="belongs to the store"):
+        Directory(path, STORE)
+
+
+def test_an_empty_marker_is_nobodys(path: Path) -> None:
+    """Its writer died, or the machine, before the name was on the disk."""
+    path.mkdir(parents=True)
+    (path / "store").touch()
+    Directory(path, STORE)
+    with pytest.raises(JournalError):
+        Directory(path, "other")
+
+
+def test_a_store_with_an_odd_name(path: Path) -> None:
+    name = "sqlite:////home/ü/\udcff/x.db"
+    Directory(path, name)
+    Directory(path, name)
+
+
+# -- election ------------------------------------------------------------------------
+
+
+def test_one_recorder_at_a_time(path: Path) -> None:
+    directory = Directory(path, STORE)
+    held = directory.elect()
+    assert held is not None
+    assert directory.elect() is None
+    assert at_once(3, lambda _number: directory.elect()) == [None] * 3
+    os.close(held)
+    held = directory.elect()
+    assert held is not None
+    os.close(held)
+
+
+def test_the_lock_of_a_killed_recorder_is_free(path: Path) -> None:
+    directory = Directory(path, STORE)
+    ready, tell = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            directory.elect()
+            os.write(tell, b"!")
+            signal.pause()
+        finally:
+            os._exit(1)
+    assert os.read(ready, 1) == b"!"
+    assert directory.elect() is None
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    held = directory.elect()
+    assert held is not None
+    for handle in (held, ready, tell):
+        os.close(handle)
+
+
+# -- what lies in it -----------------------------------------------------------------
+
+
+def test_only_segments_are_listed_in_order(path: Path) -> None:
+    directory = Directory(path, STORE)
+    for name in ("b.000001.segment", "a.000010.segment", "a.000002.segment"):
+        (path / name).touch()
+    for name in ("a.000003.new", "recorder.lock", "a.quarantine", "x.segment", "a.x.segment", ".segment"):
+        (path / name).touch()
+    assert [(one.source, one.number) for one in directory.segments()] == [("a", 2), ("a", 10), ("b", 1)]
+
+
+def test_quarantine_keeps_one_entry_a_line(path: Path) -> None:
+    directory = Directory(path, STORE)
+    directory.quarantine("source", b"first")
+    directory.quarantine("source", b"second")
+    file = path / "source.quarantine"
+    assert file.read_bytes() == b"first\nsecond\n"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert directory.segments() == []
+
+
+def test_quarantine_follows_no_link(path: Path, tmp_path: Path) -> None:
+    directory = Directory(path, STORE)
+    (path / "source.quarantine").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="symbolic links"):
+        directory.quarantine("source", b"x")

@@ -1,0 +1,88 @@
+"""Reading segments: on from where it stopped, whatever their end looks like."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+
+from celery_asynctask.journal import Segment, frame, reader
+from celery_asynctask.journal.reader import describe, read
+
+
+@pytest.fixture
+def segment(tmp_path: Path) -> Segment:
+    """A segment of five events after its description."""
+    description = json.dumps(
+        {"format": 1, "source": "s", "host": "h", "pid": 7, "role": "child", "at": 5, "dropped": {}}
+    )
+    lines = [frame.pack(0, description.encode()), *(frame.pack(number, b"%d" % number) for number in range(1, 6))]
+    path = tmp_path / "20260102T030405-4711-abcdef01.000003.segment"
+    path.write_bytes(b"".join(lines))
+    return Segment("20260102T030405-4711-abcdef01", 3, path)
+
+
+@pytest.mark.parametrize("most", range(1, 8))
+def test_read_on_from_where_it_stopped(segment: Segment, most: int) -> None:
+    found: list[int] = []
+    position = 0
+    while True:
+        chunk = read(segment, position, most, ended=True)
+        assert len(chunk.frames) == min(most, 5 - len(found)), "the description is not counted as an event"
+        found += [one.number for one in chunk.frames]
+        position = chunk.end
+        if chunk.whole:
+            break
+    assert found == [1, 2, 3, 4, 5]
+    assert position == segment.path.stat().st_size
+
+
+@pytest.mark.parametrize("size", [1, 7, 100, 101])
+def test_read_in_small_parts(segment: Segment, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event that is longer than what is read at a time is read whole."""
+    monkeypatch.setattr(reader, "READ_BYTES", size)
+    found: list[int] = []
+    position = 0
+    whole = False
+    while not whole:
+        chunk = read(segment, position, 100, ended=True)
+        assert chunk.end > position
+        found += [one.number for one in chunk.frames]
+        position, whole = chunk.end, chunk.whole
+    assert found == [1, 2, 3, 4, 5]
+
+
+def test_a_last_line_that_is_cut(segment: Segment) -> None:
+    whole = segment.path.stat().st_size
+    cut = frame.pack(6, b"never finished")[:-5]
+    with segment.path.open("ab") as file:
+        file.write(cut)
+    living = read(segment, 0, 100, ended=False)
+    assert (len(living.frames), living.damaged, living.end, living.whole) == (5, [], whole, True)
+    dead = read(segment, 0, 100, ended=True)
+    assert (len(dead.frames), dead.damaged, dead.end, dead.whole) == (5, [cut], whole + len(cut), True)
+
+
+def test_a_segment_that_says_nothing_of_itself(segment: Segment) -> None:
+    data = segment.path.read_bytes()
+    segment.path.write_bytes(b"X" + data[1:])
+    about = describe(segment)
+    assert (about["source"], about["pid"], about["role"]) == (segment.source, 4711, "unknown")
+    assert about["host"] == socket.gethostname()
+    assert describe(segment._replace(source="odd"))["pid"] == 0
+    segment.path.write_bytes(b"")
+    assert describe(segment)["role"] == "unknown"
+
+
+def test_a_segment_of_a_later_format(segment: Segment) -> None:
+    segment.path.write_bytes(frame.pack(0, b'{"format": 2, "role": "something new"}'))
+    assert describe(segment)["role"] == "unknown"
+    segment.path.write_bytes(frame.pack(0, b"[]"))
+    assert describe(segment)["role"] == "unknown"
+
+
+def test_a_segment_that_was_renamed_is_known_by_its_name(segment: Segment) -> None:
+    assert describe(segment)["source"] == segment.source
+    assert describe(segment)["role"] == "child"
