@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sqlalchemy.exc import SQLAlchemyError
 
 from celery_asynctask import AsyncTaskError, AsyncTaskStatus
-from example_worker import app, census, hints, report, tree
+from example_worker import app, census, hints, report, spans, tree
 from example_worker.records import Records
 from example_worker.tasks import add_up, take_census
 from example_worker.worker import Worker
@@ -90,7 +90,7 @@ def run(console: Console, directory: Path) -> None:
                 )
                 print(f"  {hints.run_worker(_relative(data))}", file=sys.stderr)
                 raise
-            _show(console, records)
+            _show(console, records, data)
             hints.show(console, _relative(data), directory)
             stopping.start()
     except (AsyncTaskError, ImportError, ImproperlyConfigured) as exc:
@@ -101,13 +101,14 @@ def run(console: Console, directory: Path) -> None:
         stopping.stop()
 
 
-def _show(console: Console, records: Records) -> None:
+def _show(console: Console, records: Records, data: Path) -> None:
     """Print the whole report. Raises `RunError` where the census came to no result."""
     tasks, attempts = records.tasks(), records.attempts()
     report.show_census(console, tasks)
     report.show_rows(console, tasks, attempts)
     report.show_failures(console, tasks)
     report.show_retries(console, tasks, attempts)
+    report.show_spans(console, attempts, spans.load(data), app.conf.asynctask_trace_url)
     console.print("The workflow, by root_task_id and parent_task_id", style="bold italic")
     console.print(tree.draw(tasks, records.root_id))
     if not any(task.name == add_up.name and task.status == AsyncTaskStatus.SUCCESS for task in tasks):

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from celery import Celery
 
+from example_worker import spans
+
+spans.record()
+
 app = Celery(
     "example_worker",
     task_cls="celery_asynctask:RecordedTask",

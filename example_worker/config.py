@@ -5,6 +5,7 @@ Without any environment variable all of it lives in one directory and needs no s
 * ``EXAMPLE_BROKER_URL``, such as ``redis://localhost:6379/0`` or ``amqp://guest:guest@localhost//``
 * ``EXAMPLE_RESULT_BACKEND``, such as ``redis://localhost:6379/1``
 * ``EXAMPLE_DATABASE_URL``, where the records go, such as ``postgresql+psycopg://user@localhost/name``
+* ``EXAMPLE_TRACE_URL``, where traces can be looked at, such as ``http://localhost:16686/trace/{trace_id}``
 * ``EXAMPLE_DATA_DIR``, the directory; ``example_worker_data`` if not given
 """
 
@@ -42,3 +43,4 @@ worker_prefetch_multiplier = 1  # tasks that take long, and a worker that stops 
 
 asynctask_url = os.environ.get("EXAMPLE_DATABASE_URL") or f"sqlite:///{data_dir / 'records.db'}"
 asynctask_journal_dir = data_dir / "journal"
+asynctask_trace_url = os.environ.get("EXAMPLE_TRACE_URL")

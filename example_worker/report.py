@@ -13,8 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from celery_asynctask import AsyncTask, AsyncTaskAttempt, AsyncTaskStatus
+from celery_asynctask.tracing import link
+from example_worker.spans import Span
 from example_worker.tasks import Census, add_up, quote
 
+SLOWEST = 5
+"""Runs that are shown with their spans."""
 MOST_LINES = 12
 """Rows of a table after which the rest is only counted."""
 _STYLES = {AsyncTaskStatus.SUCCESS: "green", AsyncTaskStatus.FAILURE: "red"}
@@ -140,9 +144,50 @@ def show_retries(console: Console, tasks: Iterable[AsyncTask], attempts: Iterabl
     console.print(table)
 
 
+def show_spans(
+    console: Console, attempts: Sequence[AsyncTaskAttempt], spans: Iterable[Span], trace_url: str | None
+) -> None:
+    """The slowest runs, each row of async_task_attempt beside the span that OpenTelemetry recorded of it."""
+    by_id = {span.span: span for span in spans}
+    runs = sorted(attempts, key=lambda one: seconds(one.started_at, one.ended_at) or 0, reverse=True)
+    traces = sorted({one.trace_id for one in attempts if one.trace_id})
+    if not traces:
+        return
+    table = _table("Spans and rows, the slowest", "span", "took", "row of", "attempt", "took", "span_id", "outcome")
+    for attempt in runs[:SLOWEST]:
+        span = by_id.get(attempt.span_id or "")
+        table.add_row(
+            Text(short_name(span.name)) if span else "-",
+            duration_text(span.seconds if span else None),
+            short_name(attempt.name),
+            str(attempt.attempt),
+            duration_text(seconds(attempt.started_at, attempt.ended_at)),
+            attempt.span_id,
+            attempt.outcome,
+        )
+    console.print(table)
+    found = sum(one.span_id in by_id for one in attempts)
+    console.print(f"{found:,} of {len(attempts):,} runs have their span; the trace:", highlight=False)
+    for trace_id in traces:
+        console.print(link(trace_url, trace_id, None) or trace_id, highlight=False, markup=False, soft_wrap=True)
+    console.print()
+
+
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    counting = {"rows", "files", "lines", "functions", "classes", "retries", "p50 of a run", "longest run", "run"}
+    counting = {
+        "rows",
+        "files",
+        "lines",
+        "functions",
+        "classes",
+        "retries",
+        "p50 of a run",
+        "longest run",
+        "run",
+        "attempt",
+        "took",
+    }
     for column in columns:
         counts = column in counting or column.isupper()
         table.add_column(column, justify="right" if counts else "left", no_wrap=counts)

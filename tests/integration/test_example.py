@@ -101,7 +101,14 @@ def test_records_a_census_with_a_failure_and_a_retry(tmp_path: Path, tree: Path)
         "documented": 1,
         "longest": {"name": "shapes/good.py:area", "lines": 2},
     }
-    for shown in ("The 8 rows in async_task", "SyntaxError", "legacy.py", "├── ", str(data.relative_to(tmp_path))):
+    for shown in (
+        "The 8 rows in async_task",
+        "SyntaxError",
+        "legacy.py",
+        "├── ",
+        "runs have their span",
+        str(data.relative_to(tmp_path)),
+    ):
         assert shown in done.stdout
     assert "\x1b" not in done.stdout
 

@@ -103,7 +103,7 @@ JSON = st.none() | st.booleans() | st.integers() | TEXT | st.lists(st.integers()
 @st.composite
 def anything(draw: st.DrawFn) -> list[Event]:
     """Events of one task, of any kind, at different times, and with one start a run."""
-    times = draw(st.lists(st.integers(START, START + 50), min_size=1, max_size=7, unique=True))
+    times = draw(st.lists(st.integers(START, START + 50), min_size=1, max_size=6, unique=True))
     told = []
     started = set()
     for at in times:
