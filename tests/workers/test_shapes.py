@@ -54,7 +54,7 @@ SETTINGS = {
     "amqp-prefork2": Setting("amqp", ("-c2",), 8, SLOW),
     "amqp-threads": Setting("amqp", ("-P", "threads", "-c4"), 12, SLOW, tracing="before"),
     "redis-gevent": Setting("redis", ("-P", "gevent", "-c8"), 12, SLOW, tracing="before"),
-    "amqp-solo": Setting("amqp", ("-P", "solo"), 2, SLOW),
+    "amqp-solo": Setting("amqp", ("-P", "solo"), 2, SLOW, tracing="before"),
 }
 
 
