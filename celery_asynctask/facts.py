@@ -31,8 +31,8 @@ _OVER_ITEMS = frozenset({"celery.map", "celery.starmap"})
 def header_of(request: Any) -> dict[str, Any]:
     """Our header in a request (a Context, or a worker's Request), empty where the producer is not recorded."""
     header = getattr(request, HEADER, None)
-    if header is None:
-        header = (getattr(request, "headers", None) or {}).get(HEADER)
+    if header is None and isinstance(headers := getattr(request, "headers", None), Mapping):
+        header = headers.get(HEADER)
     return header if isinstance(header, dict) else {}
 
 
@@ -95,9 +95,9 @@ def add_asked(event: Event, recording: Recording, request: Any, args: Any, kwarg
     _add_payload(event, recording, args, kwargs)
 
 
-def lineage(header: Mapping[str, Any], root: str | None, parent: str | None) -> tuple[str | None, str | None]:
+def lineage(header: Mapping[str, Any], root: Any, parent: Any) -> tuple[str | None, str | None]:
     """Root and parent of a message, as far as they lead to rows."""
-    return (header["root"], None) if "root" in header else (root, parent)
+    return (_text(header["root"]), None) if "root" in header else (_text(root), _text(parent))
 
 
 def add_run(event: Event, request: Any) -> None:

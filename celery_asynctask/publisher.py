@@ -7,6 +7,7 @@ The wrapper knows both, and costs one call. It is put in place without making th
 from __future__ import annotations
 
 import functools
+import inspect
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celery._state import get_current_task
@@ -29,25 +30,41 @@ def wrap(app: Celery, recording: Recording) -> None:
     """Record what ``app`` publishes from now on."""
     amqp = app.__dict__.get("amqp")
     if amqp is None:
-        app.amqp_cls = functools.partial(_make_amqp, app.amqp_cls, recording)
+        app.amqp_cls = _AMQPMaker(app.amqp_cls, recording)
     else:
         _wrap_amqp(amqp, recording)
 
 
 def unwrap(app: Celery) -> None:
     """Undo `wrap`."""
-    if isinstance(app.amqp_cls, functools.partial) and app.amqp_cls.func is _make_amqp:
-        app.amqp_cls = app.amqp_cls.args[0]
+    if isinstance(app.amqp_cls, _AMQPMaker):
+        app.amqp_cls = app.amqp_cls.amqp_cls
     amqp = app.__dict__.get("amqp")
-    if amqp is not None and isinstance(amqp.__dict__.get(_NAME), _Publisher):
+    publisher = amqp.__dict__.get(_NAME) if amqp is not None else None
+    if isinstance(publisher, _Publisher):
         del amqp.__dict__[_NAME]  # Celery makes its own again when asked
+        if publisher.given is not None:
+            amqp.__dict__[_NAME] = publisher.given
 
 
-def _make_amqp(amqp_cls: Any, recording: Recording, app: Celery) -> Any:
-    """What ``app.amqp_cls`` makes, wrapped."""
-    amqp = instantiate(amqp_cls, app=app)
-    _wrap_amqp(amqp, recording)
-    return amqp
+class _AMQPMaker:
+    """Stands in for ``app.amqp_cls``: makes what that names, wrapped. Pickles as it: Celery pickles its apps."""
+
+    def __init__(self, amqp_cls: Any, recording: Recording) -> None:
+        self.amqp_cls = amqp_cls
+        self._recording = recording
+
+    def __call__(self, app: Celery) -> Any:
+        amqp = instantiate(self.amqp_cls, app=app)
+        _wrap_amqp(amqp, self._recording)
+        return amqp
+
+    def __reduce__(self) -> Any:
+        return _same, (self.amqp_cls,)
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 def _wrap_amqp(amqp: Any, recording: Recording) -> None:
@@ -62,11 +79,13 @@ class _Publisher:
         self._amqp = amqp
         self._recording = recording
         self._send = send
+        self.given = send
+        """What stood here before us, None for nothing."""
 
     def __call__(self, producer: Any, name: str, message: Any, **options: Any) -> Any:
         send = self._send
         if send is None:
-            send = self._send = self._amqp._create_task_sender()
+            send = self._send = self._make()
         stamp = _stamp(self._recording, name, message, options)
         if stamp is None:
             return send(producer, name, message, **options)
@@ -78,6 +97,19 @@ class _Publisher:
         if stamp.header is not None:
             _record(self._recording, name, message, stamp.header)
         return result
+
+    def _make(self) -> Any:
+        """What ``amqp.send_task_message`` would be without us, a subclass's too."""
+        made = inspect.getattr_static(type(self._amqp), _NAME)
+        if isinstance(made, functools.cached_property):
+            return made.func(self._amqp)
+        return made.__get__(self._amqp)
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever else is asked of us: a test's mock that we stand in for has assertions."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._send, name)
 
 
 class _Stamp(NamedTuple):

@@ -56,12 +56,12 @@ class _RequestGetter(Getter[Any]):
 
     def get(self, carrier: Any, key: str) -> list[str] | None:
         value = getattr(carrier, key, None)
-        if value is None:
-            value = (carrier.headers or {}).get(key)
+        if value is None and isinstance(carrier.headers, Mapping):
+            value = carrier.headers.get(key)
         return None if value is None else [str(value)]
 
     def keys(self, carrier: Any) -> list[str]:
-        return [key for key in (carrier.headers or {}) if isinstance(key, str)]
+        return [key for key in carrier.headers if isinstance(key, str)] if isinstance(carrier.headers, Mapping) else []
 
 
 _getter = _RequestGetter()

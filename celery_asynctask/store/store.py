@@ -129,6 +129,8 @@ def is_outage(exc: Exception) -> bool:
     Connections refused or lost, locks, missing tables and rights pass: nothing is wrong with the events.
     """
     if isinstance(exc, DBAPIError):
+        if str(exc.orig).startswith("Error binding parameter"):
+            return False  # sqlite3: ProgrammingError (InterfaceError before Python 3.11) for a value of no SQL type
         if exc.orig is not None and exc.orig.args and exc.orig.args[0] in _MYSQL_ABOUT_VALUES:
             return False
         return exc.connection_invalidated or isinstance(exc, (OperationalError, InterfaceError, ProgrammingError))

@@ -1,0 +1,78 @@
+"""An app that is recorded is still the user's: it pickles, and its own AMQP class is used."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+from celery.app.amqp import AMQP
+from kombu.utils.objects import cached_property
+
+from celery_asynctask import install, uninstall
+from celery_asynctask.recording import recording_of
+
+
+class OwnAMQP(AMQP):
+    """Counts what is sent, in place of Celery's own cached property."""
+
+    sent = 0
+
+    @cached_property
+    def send_task_message(self) -> Any:
+        send = self._create_task_sender()
+
+        def counting(*args: Any, **kwargs: Any) -> Any:
+            OwnAMQP.sent += 1
+            return send(*args, **kwargs)
+
+        return counting
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Iterator[Celery]:
+    app = Celery("mine", broker="memory://", amqp=OwnAMQP, set_as_current=False)
+    app.conf.update(asynctask_url=f"sqlite:///{tmp_path / 'rows.db'}", asynctask_journal_dir=tmp_path / "journal")
+    install(app)
+    yield app
+    uninstall(app)
+
+
+def test_its_own_amqp_class_sends(app: Celery) -> None:
+    before = OwnAMQP.sent
+    app.send_task("anything")
+    assert OwnAMQP.sent == before + 1
+
+
+def test_it_pickles_also_after_it_has_recorded(app: Celery) -> None:
+    app.send_task("anything")
+    copy = pickle.loads(pickle.dumps(app))
+    assert (copy.main, copy.amqp_cls, recording_of(copy)) == ("mine", OwnAMQP, None)
+    copy.close()
+
+
+def test_what_stood_in_for_the_sender_is_put_back(app: Celery) -> None:
+    uninstall(app)
+    app.amqp.__dict__["send_task_message"] = theirs = object()
+    install(app)
+    assert app.amqp.__dict__["send_task_message"] is not theirs
+    uninstall(app)
+    assert app.amqp.__dict__["send_task_message"] is theirs
+
+
+def test_a_message_with_nonsense_in_its_lineage_is_recorded(app: Celery, tmp_path: Path) -> None:
+    """It must not hold up what comes after it either."""
+    import sqlite3
+
+    app.send_task("odd", root_id=["x"], parent_id={"y": 1})
+    app.send_task("even")
+    uninstall(app)
+    connection = sqlite3.connect(tmp_path / "rows.db")
+    try:
+        rows = connection.execute("SELECT name, parent_task_id FROM async_task ORDER BY name").fetchall()
+    finally:
+        connection.close()
+    assert rows == [("even", None), ("odd", None)]
