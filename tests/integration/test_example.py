@@ -113,6 +113,7 @@ def test_records_a_census_with_a_failure_and_a_retry(tmp_path: Path, tree: Path)
     assert "\x1b" not in done.stdout
 
 
+@pytest.mark.slow
 def test_leaves_no_process_behind(tmp_path: Path, tree: Path) -> None:
     data = tmp_path / "data"
     assert run_example(tmp_path, str(tree), EXAMPLE_DATA_DIR=str(data)).returncode == 0

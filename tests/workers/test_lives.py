@@ -83,6 +83,7 @@ def test_cold_shutdown(world: World) -> None:
         )
 
 
+@pytest.mark.slow
 def test_beat(world: World) -> None:
     with world.worker("-c2"):
         schedule = world.plan.directory / "schedule"
@@ -99,6 +100,7 @@ def test_beat(world: World) -> None:
             assert row.content == {"periodic_task_name": "tick"}
 
 
+@pytest.mark.slow
 def test_children_recycled(tmp_path) -> None:
     """A child per task: each has a journal of its own, all are drained and removed."""
     with services.fresh_database(services.postgresql_url()) as store:

@@ -139,6 +139,7 @@ def test_whole_app(project: Callable[..., Project], how: str) -> None:
         wait_for(lambda: proj.rows() == dict.fromkeys(expected, "SUCCESS"), 20, f"{expected}; rows: {proj.rows()}")
 
 
+@pytest.mark.slow
 def test_single_tasks(project: Callable[..., Project]) -> None:
     """With RecordedTask as the base of one task, that one alone is recorded."""
     source = (
