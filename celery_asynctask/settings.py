@@ -129,7 +129,7 @@ class Settings:
     """What the user configured; each field is the key ``asynctask_<field>``."""
 
     enabled: bool = True
-    """Whether anything is recorded. Off: no hooks, no files, no threads."""
+    """Whether anything is recorded. Off: no events, no files, no threads, and messages go out untouched."""
     url: str = "sqlite:///asynctask.db"
     """SQLAlchemy URL of the store. The default is a file in the working directory."""
     engine_options: Mapping[str, Any] = field(default_factory=dict)
