@@ -31,6 +31,23 @@ class ContextError(AsyncTaskError, TypeError):
     what is allowed. Nothing was sent."""
 
 
+class FilterError(AsyncTaskError, ValueError):
+    """A search cannot be understood; the message says what and what is allowed."""
+
+
+class NotFoundError(AsyncTaskError, LookupError):
+    """No task has the id that was asked for, or several begin with it; the message says which."""
+
+
+class BundleError(AsyncTaskError, ValueError):
+    """A file that is to be imported is no bundle, or not a whole one; the message says the line and what is wrong."""
+
+
+class StoreError(AsyncTaskError):
+    """The database cannot be read or written: it does not answer, has no tables, or those of another version. The
+    message says which, and what to do."""
+
+
 class JournalError(AsyncTaskError):
     """The journal directory cannot be used; the message says why and which setting changes it."""
 
@@ -82,6 +99,8 @@ def _task_id(args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
             found = getattr(request, "id", None)
         if found is None and (sender := kwargs.get("sender")) is not None:
             found = getattr(getattr(sender, "request", None), "id", None)
+        if found is None and len(args) == 1:
+            found = getattr(getattr(args[0], "request", None), "id", None)
         if found is None and len(args) > 2:
             found = getattr(args[2], "headers", {}).get("id")
     except Exception:  # noqa: BLE001 - called while handling an error

@@ -1,98 +1,52 @@
-"""What Celery's messages, requests and exceptions say, read into events.
-
-The header: every message that a recorded app sends carries ``asynctask``, a mapping with ``created`` (when the task
-was first asked for) and ``sent`` (when this message was), microseconds since the epoch. A message sent by a task that
-is not recorded itself (``celery.chord_unlock`` sends the bodies of chords) also has ``root``, in place of a root or
-parent that would lead to no row. For whom and by whom is in it under the names that `context` gives them, also where
-the task is not recorded. In a worker, the main process adds ``run``, the token of the delivery, to its own
-copy, so that what it says about a run and what the child says have the same name.
-"""
+"""What Celery's messages, requests and exceptions say, read into events."""
 
 from __future__ import annotations
 
 import datetime as dt
-import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
-
-from celery.app.task import Context
+from typing import TYPE_CHECKING, Any, cast
 
 from celery_asynctask import payload, provenance, tracing, workflow
-from celery_asynctask.events import Event, Kind, new_run
+from celery_asynctask.events import MAX_NAME, Event, Kind, json_text, new_run, quote
+from celery_asynctask.header import HEADER, TIMES_END, header_of, is_again, is_time, is_token, with_token
+from celery_asynctask.payload.plain import plain_text
 
 if TYPE_CHECKING:
-    from celery_asynctask.recording import Recording
+    from celery_asynctask.recording import Choice, Recording
 
-HEADER = "asynctask"
-_MAX_NAME = 255
 _OVER_ITEMS = frozenset({"celery.map", "celery.starmap"})
-
-
-def header_of(request: Any) -> dict[str, Any]:
-    """Our header in a request (a Context, or a worker's Request), empty where the producer is not recorded."""
-    header = getattr(request, HEADER, None)
-    if header is None and isinstance(headers := getattr(request, "headers", None), Mapping):
-        header = headers.get(HEADER)
-    return header if isinstance(header, dict) else {}
-
-
-def stamp(about: Mapping[str, Any], inherited: Any, sender: Any, at: int) -> dict[str, Any]:
-    """Our header for a message that is sent at ``at``, without its context.
-
-    ``about`` are its header fields, ``inherited`` is the header it has already: a retry has its predecessor's, and
-    keeps when the task was first asked for. ``sender`` is the request of an unrecorded task that sends it, or None.
-    """
-    header: dict[str, Any] = {"created": at, "sent": at}
-    if isinstance(inherited, dict) and is_again(about):
-        header.update((key, inherited[key]) for key in ("created", "root") if key in inherited)
-    elif sender is not None:
-        header["root"] = sender.root_id if sender.root_id != sender.id else about["id"]
-    return header
-
-
-def is_again(about: Mapping[str, Any]) -> bool:
-    """Whether a message, by its header fields, asks once more for a task that was asked for before."""
-    return bool(about.get("retries") or about.get("replaced_task_nesting"))
-
-
-def mark_delivery(request: Any, at: int) -> None:
-    """Give the delivery of a worker's Request its token, where the child will find it."""
-    raw = request.request_dict
-    raw[HEADER] = {**header_of(Context(raw)), "run": new_run(at), "delivered": True}
 
 
 def from_request(kind: Kind, name: str, request: Any, at: int) -> Event:
     """An event about the delivery that ``request`` stands for. One that has no token yet gets one."""
-    header = header_of(request)
-    if "run" not in header:
-        header = {**header, "run": new_run(at)}
-        setattr(request, HEADER, header)
+    header = with_token(request, header_of(request), at)
     event: Event = {
-        "kind": kind.value,
         "id": request.id,
-        "name": name[:_MAX_NAME],
-        "at": at,
         "run": header["run"],
+        "kind": kind.value,
+        "at": at,
+        "name": name[:MAX_NAME],
     }
     if request.retries:
         event["retries"] = request.retries
     if nesting := getattr(request, "replaced_task_nesting", 0):
         event["nesting"] = nesting
-    if (request.delivery_info or {}).get("redelivered"):
+    if request.delivery_info and request.delivery_info.get("redelivered"):
         event["redelivered"] = True
-    if header.get("delivered"):
+    if "delivered" in header:
         event["delivered"] = True
-    if isinstance(header.get("created"), int):
-        event["created"] = header["created"]
+    if is_time(created := header.get("created")):
+        event["created"] = created
     return event
 
 
-def add_asked(event: Event, recording: Recording, request: Any, args: Any, kwargs: Any) -> None:
+def add_asked(event: Event, recording: Recording, name: str, request: Any) -> None:
     """Add what was asked for."""
     header = header_of(request)
+    event["asked"] = True
     event["root"], event["parent"] = lineage(header, request.root_id, request.parent_id)
     add_context(event, recording, header)
-    _add_payload(event, recording, args, kwargs)
+    _add_payload(event, recording, name, request.args, request.kwargs)
 
 
 def lineage(header: Mapping[str, Any], root: Any, parent: Any) -> tuple[str | None, str | None]:
@@ -100,19 +54,66 @@ def lineage(header: Mapping[str, Any], root: Any, parent: Any) -> tuple[str | No
     return (_text(header["root"]), None) if "root" in header else (_text(root), _text(parent))
 
 
-def add_run(event: Event, request: Any) -> None:
-    """Add where and how the body runs; for a started event in the process that runs it."""
-    event["pid"] = os.getpid()
-    if request.hostname:
-        event["worker"] = request.hostname
-    if queue := (request.delivery_info or {}).get("routing_key"):
-        event["queue"] = str(queue)[:_MAX_NAME]
-    if isinstance(sent := header_of(request).get("sent"), int):
-        event["sent"] = sent
-    if (ids := tracing.current()) is not None:
-        event["trace"], event["span"] = ids
-    if (eta := _microseconds(request.eta)) is not None:
+def start(recording: Recording, choice: Choice, name: str, request: Any, at: int, ids: tracing.Ids | None) -> bytes:
+    """A started event, encoded, in the process that runs the body: everything that is known by then.
+
+    Written as text and from the request's own dict, for every task pays for it; `tests/unit/test_facts.py` holds it to
+    what an event is.
+    """
+    known = request.__dict__.get
+    header = known(HEADER)
+    if type(header) is not dict:
+        header = header_of(request)
+    told = header.get
+    run, created, sent = told("run"), told("created"), told("sent")
+    if type(run) is not str or is_token(run) is None:
+        run = with_token(request, header, at)["run"]
+    sound = type(created) is int and type(sent) is int and 0 <= created < TIMES_END and 0 <= sent < TIMES_END
+    if sound and "delivered" in header:
+        more = f'"created":{created},"sent":{sent},"delivered":true,'
+    else:
+        more = _times_text(header)
+    if ids is not None:
+        more += f'"trace":"{ids.trace}","span":"{ids.span}",'
+    delivery = known("delivery_info") or {}
+    if known("retries") or known("replaced_task_nesting") or known("eta") or delivery.get("redelivered"):
+        more += _again_text(request)
+    if provenance.carries(header):
+        more += _context_text(recording, header)
+    root, parent = known("root_id"), known("parent_id")
+    if "root" in header:
+        root, parent = lineage(header, root, parent)
+    task_id = request.id
+    quoted = quote(task_id)
+    return (
+        f'{{"id":{quoted},"run":"{run}","kind":"started","at":{at},'
+        f'{recording.places[name, known("hostname"), delivery.get("routing_key")]},{more}"asked":true,'
+        f'"root":{quoted if root == task_id else _quoted(root)},"parent":{_quoted(parent)}'
+        f"{_payload_text(recording, choice, name, known('args'), known('kwargs'))}}}"
+    ).encode("ascii")
+
+
+def _times_text(header: Mapping[str, Any]) -> str:
+    """What a message's header says of its times, as far as it does, as keys of an encoded event, with a comma after
+    each."""
+    found = {key: header[key] for key in ("created", "sent") if is_time(header.get(key))}
+    if "delivered" in header:
+        found["delivered"] = True
+    return f"{json_text(found)[1:-1]}," if found else ""
+
+
+def _again_text(request: Any) -> str:
+    """What only few runs have to say: that they are not the first, or were not to start before. As `_times_text`."""
+    event = cast("Event", {})
+    if request.retries:
+        event["retries"] = request.retries
+    if request.replaced_task_nesting:
+        event["nesting"] = request.replaced_task_nesting
+    if (request.delivery_info or {}).get("redelivered"):
+        event["redelivered"] = True
+    if request.eta and (eta := _microseconds(request.eta)) is not None:
         event["eta"] = eta
+    return f"{json_text(event)[1:-1]}," if event else ""
 
 
 def add_error(event: Event, recording: Recording, exc: BaseException | None, traceback: Any = None) -> None:
@@ -125,34 +126,46 @@ def add_error(event: Event, recording: Recording, exc: BaseException | None, tra
         event["traceback"] = text
 
 
-def published(recording: Recording, name: str, message: Any, header: dict[str, Any]) -> Event:
-    """The message that was sent (a `celery.app.amqp.task_message`, protocol 1 or 2)."""
-    about, args, kwargs, _ = open_message(message.headers, message.body)
-    root, parent = lineage(header, about.get("root_id"), about.get("parent_id"))
-    event: Event = {
-        "kind": Kind.PUBLISHED.value,
-        "id": about["id"],
-        "name": name[:_MAX_NAME],
-        "at": header["sent"],
-        "created": header["created"],
-        "root": root,
-        "parent": parent,
-    }
-    if retries := about.get("retries"):
-        event["retries"] = retries
-    if nesting := about.get("replaced_task_nesting"):
-        event["nesting"] = nesting
-    trace_id = None if is_again(about) else tracing.trace_of(message.headers)
-    if trace_id is not None:
-        event["trace"] = trace_id
+def published(
+    recording: Recording, choice: Choice, name: str, message: Any, opened: Opened, header: dict[str, Any]
+) -> bytes:
+    """The message that was sent (a `celery.app.amqp.task_message`, and `open_message` of it), an event encoded: as
+    text, as in `start`."""
+    about, args, kwargs, _ = opened
+    task_id, root, parent = about["id"], about.get("root_id"), about.get("parent_id")
+    quoted = quote(task_id)
+    more = ""
+    if is_again(about):
+        if retries := about.get("retries"):
+            more = f'"retries":{json_text(retries)},'
+        if nesting := about.get("replaced_task_nesting"):
+            more += f'"nesting":{json_text(nesting)},'
+    elif (trace_id := tracing.trace_of(message.headers)) is not None:
+        more = f'"trace":"{trace_id}",'
+    if "root" in header:
+        root, parent = lineage(header, root, parent)
+    if provenance.carries(header):
+        more += _context_text(recording, header)
+    return (
+        f'{{"id":{quoted},"kind":"published","at":{header["sent"]},{recording.names[name]},'
+        f'"created":{header["created"]},{more}"asked":true,'
+        f'"root":{quoted if root == task_id else _quoted(root)},"parent":{_quoted(parent)}'
+        f"{_payload_text(recording, choice, name, args, kwargs)}}}"
+    ).encode("ascii")
+
+
+def _context_text(recording: Recording, header: Mapping[str, Any]) -> str:
+    """`add_context` as keys of an encoded event, with a comma after each."""
+    event = cast("Event", {})
     add_context(event, recording, header)
-    _add_payload(event, recording, args, kwargs)
-    return event
+    return f"{json_text(event)[1:-1]}," if event else ""
 
 
 def add_context(event: Event, recording: Recording, header: Mapping[str, Any]) -> None:
     """Add for whom and by whom, as the header has it."""
     known = provenance.sound(header)
+    if not known:
+        return
     if isinstance(known.get("content"), str):
         known["content"] = provenance.content_of(known)
     elif "content" in known:
@@ -188,18 +201,19 @@ def _step(kind: Kind, recording: Recording, event: Event, step: workflow.Step) -
     if step.after_chord and root == event["id"]:
         root = None
     one: Event = {
-        "kind": kind.value,
         "id": step.id,
-        "name": step.name[:_MAX_NAME],
+        "kind": kind.value,
         "at": event["at"],
+        "name": step.name[:MAX_NAME],
         "created": event.get("created", event["at"]),
+        "asked": True,
         "root": root,
         "parent": step.parent,
     }
     for field in (*provenance.FIELDS, "trace"):
         if field in event:
             one[field] = event[field]
-    _add_payload(one, recording, step.args, step.kwargs)
+    _add_payload(one, recording, step.name, step.args, step.kwargs)
     return one
 
 
@@ -210,7 +224,11 @@ def steps_of(request: Any) -> list[workflow.Step]:
     return workflow.steps(request.id, request.chain, request.chord, request.callbacks)
 
 
-def open_message(headers: Any, body: Any) -> tuple[Mapping[str, Any], Any, Any, Mapping[str, Any]]:
+Opened = tuple[Mapping[str, Any], Any, Any, Mapping[str, Any]]
+"""What `open_message` finds."""
+
+
+def open_message(headers: Any, body: Any) -> Opened:
     """Who and what a message is about: (header fields, args, kwargs, embed), of message protocol 1 or 2.
 
     Raises `ValueError` when it is no task message; args, kwargs and embed are empty where the body cannot be read.
@@ -238,34 +256,47 @@ def from_message(kind: Kind, recording: Recording, message: Any, at: int) -> Eve
     name = about.get("task")
     header = (message.headers or {}).get(HEADER)
     event: Event = {
-        "kind": kind.value,
         "id": about["id"],
-        "name": name[:_MAX_NAME] if isinstance(name, str) else "unknown",
-        "at": at,
         "run": new_run(at),
+        "kind": kind.value,
+        "at": at,
+        "name": name[:MAX_NAME] if isinstance(name, str) else "unknown",
+        "asked": True,
         "root": _text(about.get("root_id")),
         "parent": _text(about.get("parent_id")),
         "retries": about["retries"] if isinstance(about.get("retries"), int) else 0,
         "redelivered": bool((message.delivery_info or {}).get("redelivered")),
     }
     if isinstance(header, dict):
-        if isinstance(header.get("created"), int):
-            event["created"] = header["created"]
+        if is_time(created := header.get("created")):
+            event["created"] = created
         add_context(event, recording, header)
     if args is not None or kwargs is not None:
-        _add_payload(event, recording, args, kwargs)
+        _add_payload(event, recording, event["name"], args, kwargs)
     return event
 
 
-def _add_payload(event: Event, recording: Recording, args: Any, kwargs: Any) -> None:
-    name = event["name"]
+def _add_payload(event: Event, recording: Recording, name: str, args: Any, kwargs: Any) -> None:
     if name in _OVER_ITEMS and isinstance(kwargs, Mapping):
         kwargs = _over_items(recording, kwargs)
-    args_json, kwargs_json = recording.encoder.arguments(args, kwargs, recording.parameters(name))
-    if recording.keeps(name, "args"):
+    choice = recording.choices[name]
+    args_json, kwargs_json = recording.encoder.arguments(args, kwargs, choice.parameters)
+    if choice.args:
         event["args"] = args_json
-    if recording.keeps(name, "kwargs"):
+    if choice.kwargs:
         event["kwargs"] = kwargs_json
+
+
+def _payload_text(recording: Recording, choice: Choice, name: str, args: Any, kwargs: Any) -> str:
+    """`_add_payload` as keys of an encoded event, with a comma before each."""
+    if choice.args and choice.kwargs and name not in _OVER_ITEMS:
+        encoder = recording.encoder
+        text = plain_text(args, kwargs, choice.parameters, encoder.redaction, encoder.max_bytes)
+        if text is not None:
+            return f",{text}"
+    event = cast("Event", {})
+    _add_payload(event, recording, name, args, kwargs)
+    return f",{json_text(event)[1:-1]}" if event else ""
 
 
 def _over_items(recording: Recording, kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -273,13 +304,18 @@ def _over_items(recording: Recording, kwargs: Mapping[str, Any]) -> Mapping[str,
     leaves out its args."""
     inner = kwargs.get("task")
     name = inner.get("task") if isinstance(inner, Mapping) else None
-    if isinstance(name, str) and not recording.keeps(name, "args"):
+    if isinstance(name, str) and not recording.choices[name].args:
         return {key: value for key, value in kwargs.items() if key != "it"}
     return kwargs
 
 
 def _text(value: Any) -> str | None:
     return value if isinstance(value, str) else None
+
+
+def _quoted(value: Any) -> str:
+    """`_text` as JSON."""
+    return quote(value) if isinstance(value, str) else "null"
 
 
 def _microseconds(eta: Any) -> int | None:

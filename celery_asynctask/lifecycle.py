@@ -59,7 +59,7 @@ TERMINAL = frozenset(
 )
 """A row has ``completed_at`` if and only if its status is one of these."""
 
-_STATUS = {
+STATUS = {
     Kind.PLANNED: AsyncTaskStatus.PENDING,
     Kind.UNSENT: AsyncTaskStatus.FAILURE,
     Kind.PUBLISHED: AsyncTaskStatus.PENDING,
@@ -67,6 +67,7 @@ _STATUS = {
     Kind.STARTED: AsyncTaskStatus.STARTED,
     Kind.NOTED: AsyncTaskStatus.STARTED,
     Kind.LOST: AsyncTaskStatus.LOST,
+    Kind.FOUND: AsyncTaskStatus.STARTED,
     Kind.RETRIED: AsyncTaskStatus.RETRY,
     Kind.REVOKED: AsyncTaskStatus.REVOKED,
     Kind.REJECTED: AsyncTaskStatus.REJECTED,
@@ -75,19 +76,38 @@ _STATUS = {
     Kind.SUCCEEDED: AsyncTaskStatus.SUCCESS,
 }
 
+# Members of an enum are looked up and hashed in Python, so what is asked for every event goes by plain strings.
+_STATUS = {kind.value: status.value for kind, status in STATUS.items()}
+_TERMINAL = frozenset(status.value for status in TERMINAL)
+_SENT = frozenset({Kind.PUBLISHED.value, Kind.RECEIVED.value})
+_STARTED = Kind.STARTED.value
+_NO_END = frozenset({Kind.STARTED.value, Kind.FOUND.value})
+_PENDING = AsyncTaskStatus.PENDING.value
+_RETRY = AsyncTaskStatus.RETRY.value
+
 # Which of two events of the same retry count says more about where the task is. A message that was planned, then
 # not sent, then sent after all; a message received says more than one published; what a run says outranks both,
 # so a redelivery takes a finished row back only when its body really starts again.
-_STAGE = {Kind.PLANNED: 0, Kind.UNSENT: 1, Kind.PUBLISHED: 2, Kind.RECEIVED: 3}
-_STAGE_RUN = 4
+STAGE = {Kind.PLANNED: 0, Kind.UNSENT: 1, Kind.PUBLISHED: 2, Kind.RECEIVED: 3}
+STAGE_RUN = 4
+_STAGE = {kind.value: stage for kind, stage in STAGE.items()}
 
 # Inside one run. The process that ran the body knows better than the worker's main process, which only infers:
 # a child that stored its result and was then killed has succeeded. An internal error of Celery's tracer comes
 # after whatever the body did (a result backend that is down: celery/app/trace.py, 5.7).
-_PHASE_STARTED, _PHASE_LOST, _PHASE_INFERRED, _PHASE_SEEN, _PHASE_INTERNAL = range(5)
+PHASE_STARTED, PHASE_LOST, PHASE_INFERRED, PHASE_SEEN, PHASE_INTERNAL = range(5)
+_PHASE = {
+    Kind.STARTED.value: PHASE_STARTED,
+    Kind.NOTED.value: PHASE_STARTED,
+    Kind.LOST.value: PHASE_LOST,  # of these the later one is right
+    Kind.FOUND.value: PHASE_LOST,
+}
 
 # Which event the asked-for facts are taken from, first choice first.
-_SOURCE_MESSAGE, _SOURCE_UNSENT, _SOURCE_PLANNED, _SOURCE_NAME_ONLY = range(4)
+SOURCE_MESSAGE, SOURCE_UNSENT, SOURCE_PLANNED, SOURCE_NAME_ONLY = range(4)
+
+
+_SOURCES = {Kind.PLANNED.value: SOURCE_PLANNED, Kind.UNSENT.value: SOURCE_UNSENT}
 
 
 class TaskGroup(NamedTuple):
@@ -132,6 +152,7 @@ ATTEMPT_FIRST = (
     "eta",
     "worker",
     "pid",
+    "source",
     "queue",
     "trace_id",
     "span_id",
@@ -152,12 +173,14 @@ class Partial(NamedTuple):
 
 def status_of(event: Event) -> AsyncTaskStatus:
     """The status that the event gives a row in which it is the highest."""
-    kind = event["kind"]
+    return AsyncTaskStatus(_status(event))
+
+
+def _status(event: Event) -> str:
     if event.get("again"):
-        return AsyncTaskStatus.PENDING
-    if kind in (Kind.PUBLISHED, Kind.RECEIVED) and event.get("retries"):
-        return AsyncTaskStatus.RETRY
-    return _STATUS[Kind(kind)]
+        return _PENDING
+    kind = event["kind"]
+    return _RETRY if event.get("retries") and kind in _SENT else _STATUS[kind]
 
 
 def run_key(event: Event) -> str:
@@ -173,47 +196,49 @@ def run_key(event: Event) -> str:
 
 
 def _phase(event: Event) -> int:
-    kind = event["kind"]
-    if kind in (Kind.STARTED, Kind.NOTED):
-        return _PHASE_STARTED
-    if kind == Kind.LOST:
-        return _PHASE_LOST
+    phase = _PHASE.get(event["kind"])
+    if phase is not None:
+        return phase
     if event.get("internal"):
-        return _PHASE_INTERNAL
-    return _PHASE_INFERRED if event.get("inferred") else _PHASE_SEEN
+        return PHASE_INTERNAL
+    return PHASE_INFERRED if event.get("inferred") else PHASE_SEEN
 
 
 def order_key(event: Event) -> str:
     """Orders all events of a task by what they say about where it is; fixed width, so strings compare."""
-    stage = _STAGE.get(Kind(event["kind"]), _STAGE_RUN)
-    key = run_key(event)
-    run, phase = (key[6:], _phase(event)) if stage == _STAGE_RUN else ("0" + NO_RUN, 0)
+    return _order_key(event, run_key(event))
+
+
+def _order_key(event: Event, key: str) -> str:
+    stage = _STAGE.get(event["kind"], STAGE_RUN)
+    run, phase = (key[6:], _phase(event)) if stage == STAGE_RUN else ("0" + NO_RUN, 0)
     return f"{key[:6]}{stage}{run}{phase}{event['at']:014x}"
 
 
-def origin_key(event: Event) -> str:
+def _source(event: Event) -> int:
     """Orders events by how well they know what was asked for: smaller is better."""
-    kind = event["kind"]
-    if "root" not in event:
-        source = _SOURCE_NAME_ONLY
-    elif kind == Kind.PLANNED:
-        source = _SOURCE_PLANNED
-    elif kind == Kind.UNSENT:
-        source = _SOURCE_UNSENT
-    else:
-        source = _SOURCE_MESSAGE
-    return f"{source}{run_key(event)[:6]}{event['at']:014x}"
+    if not event.get("asked"):
+        return SOURCE_NAME_ONLY
+    return _SOURCES.get(event["kind"], SOURCE_MESSAGE)
 
 
 def project(event: Event) -> Partial:
-    """The row that one event alone amounts to."""
+    """The row that one event alone amounts to; an end that carries its start (``started``) amounts to both.
+
+    The store has this in SQL, too (`store.document`).
+    """
     kind, at, task_id = event["kind"], event["at"], event["id"]
-    status = status_of(event)
-    parent = event.get("parent")
-    order = order_key(event)
+    status = _status(event)
+    key = run_key(event)
+    order = _order_key(event, key)
+    started = at if kind == _STARTED else event.get("started")
+    since = at if started is None else started
+    start_order = order if started is None else f"{key[:6]}{STAGE_RUN}{key[6:]}{PHASE_STARTED}{started:014x}"
+    parent, trace = event.get("parent"), event.get("trace")
+    content, noted = event.get("content"), event.get("noted")
     task = {
         "celery_task_id": task_id,
-        "origin_key": origin_key(event),
+        "origin_key": f"{_source(event)}{key[:6]}{since:014x}",
         "name": event["name"],
         "root_task_id": event.get("root"),
         "parent_task_id": parent if parent != task_id else None,
@@ -222,49 +247,49 @@ def project(event: Event) -> Partial:
         "customer": event.get("customer"),
         "created_by": event.get("created_by"),
         "created_by_name": event.get("created_by_name"),
-        "trace_key": order if "trace" in event else "",
-        "trace_id": event.get("trace"),
-        "span_id": event.get("span") if "trace" in event else None,
-        "content_key": f"{1 if event.get('noted') else 0}{order}" if "content" in event else "",
-        "content": event.get("content"),
-        "created_at": event.get("created", at),
-        "started_at": at if kind == Kind.STARTED else None,
+        "trace_key": start_order if trace is not None else "",
+        "trace_id": trace,
+        "span_id": event.get("span") if trace is not None else None,
+        "content_key": f"1{order}" if noted is not None else f"0{start_order}" if content is not None else "",
+        "content": noted if noted is not None else content,
+        "created_at": event.get("created", min(since, at)),
+        "started_at": started,
         "order_key": order,
-        "status": status.value,
+        "status": status,
         "error_type": event.get("error_type"),
         "error_message": event.get("error_message"),
         "retries": event.get("retries", 0),
-        "completed_at": at if status in TERMINAL else None,
+        "completed_at": at if status in _TERMINAL else None,
         "result": event.get("result"),
     }
-    attempts = {}
-    if kind == Kind.STARTED or event.get("ran"):
-        attempt = _project_attempt(event)
-        attempts[attempt["run_key"]] = attempt
-    return Partial(task, attempts)
+    if started is None and not event.get("ran"):
+        return Partial(task, {})
+    return Partial(task, {key: _project_attempt(event, key, started)})
 
 
-def _project_attempt(event: Event) -> dict[str, Any]:
-    started = event["kind"] == Kind.STARTED
-    run = event.get("run") or NO_RUN
+def _project_attempt(event: Event, key: str, started: int | None) -> dict[str, Any]:
+    kind, at = event["kind"], event["at"]
+    has_start = started is not None
+    ended = kind not in _NO_END
     return {
         "celery_task_id": event["id"],
-        "run_key": run_key(event),
+        "run_key": key,
         "name": event["name"],
         "retries": event.get("retries", 0),
         "redelivered": bool(event.get("redelivered")),
-        "started_at": event["at"] if started else None,
-        "published_at": event.get("sent") if started else None,
-        "received_at": int(run[:14], 16) if started and event.get("delivered") else None,
-        "eta": event.get("eta") if started else None,
-        "worker": event.get("worker") if started else None,
-        "pid": event.get("pid") if started else None,
-        "queue": event.get("queue") if started else None,
-        "trace_id": event.get("trace") if started else None,
-        "span_id": event.get("span") if started else None,
-        "end_key": "" if started else f"{_phase(event)}{event['at']:014x}",
-        "ended_at": None if started else event["at"],
-        "outcome": None if started else event.get("outcome", event["kind"]),
+        "started_at": started,
+        "published_at": event.get("sent") if has_start else None,
+        "received_at": int(key[7:21], 16) if has_start and event.get("delivered") else None,
+        "eta": event.get("eta") if has_start else None,
+        "worker": event.get("worker") if has_start else None,
+        "pid": event.get("pid") if has_start else None,
+        "source": event.get("source") if has_start else None,
+        "queue": event.get("queue") if has_start else None,
+        "trace_id": event.get("trace") if has_start else None,
+        "span_id": event.get("span") if has_start else None,
+        "end_key": f"{_phase(event)}{at:014x}" if kind != _STARTED else "",
+        "ended_at": at if ended else None,
+        "outcome": event.get("outcome", kind) if ended else None,
         "error_type": event.get("error_type"),
         "error_message": event.get("error_message"),
         "traceback": event.get("traceback"),
@@ -273,10 +298,11 @@ def _project_attempt(event: Event) -> dict[str, Any]:
 
 def _merge_groups(a: dict[str, Any], b: dict[str, Any], groups: Iterable[TaskGroup]) -> dict[str, Any]:
     merged = dict(a)
-    for group in groups:
-        winner = (min if group.smallest_wins else max)(a, b, key=lambda side: side[group.key])
-        merged[group.key] = winner[group.key]
-        merged.update((column, winner[column]) for column in group.columns)
+    for key, smallest_wins, columns in groups:
+        if b[key] < a[key] if smallest_wins else b[key] > a[key]:
+            merged[key] = b[key]
+            for column in columns:
+                merged[column] = b[column]
     return merged
 
 
@@ -284,8 +310,9 @@ def merge_task(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
     """Join two partial task rows of the same task."""
     merged = _merge_groups(a, b, TASK_GROUPS)
     for column in TASK_EARLIEST:
-        known = [side[column] for side in (a, b) if side[column] is not None]
-        merged[column] = min(known, default=None)
+        known, other = a[column], b[column]
+        if known is None or (other is not None and other < known):
+            merged[column] = other
     return merged
 
 

@@ -23,6 +23,7 @@ from sqlalchemy import (
     UniqueConstraint,
     func,
     select,
+    text,
 )
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.engine import Dialect
@@ -81,6 +82,8 @@ JsonValue = (
 LongText = Text().with_variant(mysql.MEDIUMTEXT(), "mysql", "mariadb")
 Key = String(64, collation="C").with_variant(String(64), "sqlite").with_variant(String(64), "mysql", "mariadb")
 """A fixed-width key of digits and lower-case letters, compared byte by byte."""
+TaskId = String(255, collation="C").with_variant(String(255), "sqlite").with_variant(String(255), "mysql", "mariadb")
+"""A task id, compared byte by byte, so that an index finds one by its beginning."""
 Status = Enum(AsyncTaskStatus, native_enum=False, length=16, create_constraint=False)
 
 
@@ -91,6 +94,12 @@ class Base(DeclarativeBase):
 
 
 _TERMINAL_SQL = ", ".join(f"'{status.value}'" for status in sorted(TERMINAL))
+
+
+def _index_of_some(column: str, *more: str) -> Index:
+    """For the rows that have the column: it costs nothing where it is null, but on MySQL."""
+    is_there = text(f"{column} IS NOT NULL")
+    return Index(f"ix_async_task_{column}", column, *more, postgresql_where=is_there, sqlite_where=is_there)
 
 
 class AsyncTask(Base):
@@ -118,12 +127,12 @@ class AsyncTask(Base):
     """When it reached its terminal status; null exactly while the status is not terminal."""
     started_at: Mapped[dt.datetime | None] = mapped_column(UTCDateTime)
     """When task execution started: the first run's; null: the body never ran."""
-    celery_task_id: Mapped[str] = mapped_column(String(255))
+    celery_task_id: Mapped[str] = mapped_column(TaskId)
     """Celery task UUID from ``self.request.id``."""
-    root_task_id: Mapped[str | None] = mapped_column(String(255))
+    root_task_id: Mapped[str | None] = mapped_column(TaskId)
     """Root task ID in the workflow chain, its own for a root; null: not known (message protocol 1, a chord's body
     before it is sent)."""
-    parent_task_id: Mapped[str | None] = mapped_column(String(255))
+    parent_task_id: Mapped[str | None] = mapped_column(TaskId)
     """Parent task ID if chained or sent from a task, never its own; null: none, or not known yet."""
     trace_id: Mapped[str | None] = mapped_column(String(32))
     """APM distributed trace ID, 32 hex digits: the latest run's, before that the producer's; null: no trace."""
@@ -155,9 +164,13 @@ class AsyncTask(Base):
         CheckConstraint(f"(completed_at IS NOT NULL) = (status IN ({_TERMINAL_SQL}))", name="ck_async_task_completed"),
         Index("ix_async_task_created_at", "created_at"),  # newest first
         Index("ix_async_task_root_task_id", "root_task_id"),  # a whole workflow
-        Index("ix_async_task_parent_task_id", "parent_task_id"),  # what a task started
-        Index("ix_async_task_trace_id", "trace_id"),  # from a trace to its tasks
+        _index_of_some("parent_task_id"),  # what a task started
+        _index_of_some("trace_id"),  # from a trace to its tasks
         Index("ix_async_task_status", "status", "created_at"),  # newest failures, what waits
+        Index("ix_async_task_name", "name", "created_at"),  # newest of a name, its statistics
+        _index_of_some("customer", "created_at"),  # newest of a customer
+        _index_of_some("created_by", "created_at"),  # newest of who asked
+        _index_of_some("error_type", "created_at"),  # newest of an error
         _MYSQL,
     )
 
@@ -172,7 +185,7 @@ class AsyncTaskAttempt(Base):
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
     """Our own number."""
-    celery_task_id: Mapped[str] = mapped_column(String(255))
+    celery_task_id: Mapped[str] = mapped_column(TaskId)
     """The task; not a foreign key, for an attempt may be stored before its task."""
     run_key: Mapped[str] = mapped_column(Key)
     """Names the run inside its task and sorts the runs."""
@@ -205,6 +218,8 @@ class AsyncTaskAttempt(Base):
     """Node name of the worker; null: not known."""
     pid: Mapped[int | None] = mapped_column(Integer)
     """Process that ran the body; null: not known."""
+    source: Mapped[str | None] = mapped_column(String(64))
+    """The journal's name for that process, the key of its `AsyncTaskSource`; null: not known."""
     queue: Mapped[str | None] = mapped_column(String(255))
     """Routing key the message came with; null: run eagerly."""
     trace_id: Mapped[str | None] = mapped_column(String(32))
@@ -221,6 +236,12 @@ class AsyncTaskAttempt(Base):
 
     __table_args__ = (
         UniqueConstraint("celery_task_id", "run_key", name="uq_async_task_attempt_run"),
+        Index(  # what a process that is gone was running
+            "ix_async_task_attempt_open",
+            "source",
+            postgresql_where=text("ended_at IS NULL"),
+            sqlite_where=text("ended_at IS NULL"),
+        ),
         _MYSQL,
     )
 
@@ -251,20 +272,39 @@ class AsyncTaskSource(Base):
     """What the process was: producer, worker or child."""
     started_at: Mapped[dt.datetime] = mapped_column(UTCDateTime)
     """When it wrote its first event."""
+    journal: Mapped[str] = mapped_column(String(32))
+    """Which journal directory it writes to: the directory's own id."""
     last_seen_at: Mapped[dt.datetime] = mapped_column(UTCDateTime)
-    """When its events were last stored, by the recorder's clock."""
+    """When it was last seen alive, or its events were stored, by the recorder's clock."""
+    ended_at: Mapped[dt.datetime | None] = mapped_column(UTCDateTime)
+    """When it was found gone with nothing left to store, by the recorder's clock; null: it lives, or nobody knows."""
     segment: Mapped[int] = mapped_column(Integer)
     """Number of the segment that is stored up to ``position``; earlier ones are stored whole."""
     position: Mapped[int] = mapped_column(BigInteger)
     """High-water mark: bytes of that segment that are stored. A replay below it is a no-op."""
     last_number: Mapped[int] = mapped_column(BigInteger)
-    """Number of the last event seen, counted from 1: how many the process accepted up to there."""
+    """Number of the last event seen, counted from 1: as many as are stored and quarantined, or some are missing. With
+    those that were dropped, which have no number: how many the process accepted."""
     stored: Mapped[int] = mapped_column(BigInteger)
     """Events that are in the tables."""
     quarantined: Mapped[int] = mapped_column(BigInteger)
     """Events or damaged frames put aside in the journal directory because they cannot be stored."""
     dropped: Mapped[Any] = mapped_column(JsonValue, nullable=True)
     """Events the process could not write to its journal, counted by reason; null: none."""
+
+    __table_args__ = (_MYSQL,)
+
+
+class AsyncTaskRevision(Base):
+    """How often the store was changed, so that who has seen it all learns by one read that there is nothing new."""
+
+    __tablename__ = "async_task_revision"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    """1: there is one row."""
+    revision: Mapped[int] = mapped_column(BigInteger)
+    """One more for each transaction that may have changed rows of the other tables. Begins at the time when the tables
+    were made, in microseconds since 1970."""
 
     __table_args__ = (_MYSQL,)
 
@@ -281,4 +321,4 @@ class AsyncTaskVersion(Base):
     __table_args__ = (PrimaryKeyConstraint("version_num", name=f"{VERSION_TABLE}_pkc"),)
 
 
-__all__ = ["AsyncTask", "AsyncTaskAttempt", "AsyncTaskSource", "AsyncTaskVersion", "Base"]
+__all__ = ["AsyncTask", "AsyncTaskAttempt", "AsyncTaskRevision", "AsyncTaskSource", "AsyncTaskVersion", "Base"]

@@ -12,6 +12,7 @@ from celery._state import get_current_task
 from celery_asynctask import facts, provenance
 from celery_asynctask.errors import guard
 from celery_asynctask.events import Kind, now
+from celery_asynctask.header import header_of
 from celery_asynctask.recording import recording_of_task
 
 logger = logging.getLogger("celery_asynctask")
@@ -19,7 +20,8 @@ logger = logging.getLogger("celery_asynctask")
 THROTTLE_SECONDS: Final = 0.1
 """Content is written at most once in this time while a task runs; what came in between is in the next write, or in
 the one that ends the run."""
-_STATE: Final = "asynctask_content"
+CONTENT: Final = "asynctask_content"
+"""On the request of a run: what it made of its content, and what of that is not written yet."""
 
 
 class Note:
@@ -53,7 +55,7 @@ class Note:
         """A copy of the content as it is now."""
         if self._request is None:
             return {}
-        state = self._request.__dict__.get(_STATE)
+        state = self._request.__dict__.get(CONTENT)
         return dict(state["content"]) if state is not None else provenance.content_of(self._fields())
 
     def update(self, content: Mapping[str, Any]) -> None:
@@ -73,7 +75,7 @@ class Note:
         self.update({"progress": {"done": done, "total": total, "message": message}})
 
     def _fields(self) -> dict[str, Any]:
-        return provenance.sound(facts.header_of(self._request)) if self._request is not None else {}
+        return provenance.sound(header_of(self._request)) if self._request is not None else {}
 
     @guard
     def _note(self, content: Mapping[str, Any]) -> None:
@@ -81,12 +83,12 @@ class Note:
         if recording is None:
             return
         told = {**self.content, **recording.encoder.value(content, "content")}
-        state = self._request.__dict__.setdefault(_STATE, {"written": 0.0})
+        state = self._request.__dict__.setdefault(CONTENT, {"written": 0.0})
         state["content"], state["unwritten"] = told, True
         if time.monotonic() - state["written"] < THROTTLE_SECONDS:
             return
         event = facts.from_request(Kind.NOTED, self._task.name, self._request, now())
-        event["content"], event["noted"] = told, True
+        event["noted"] = told
         recording.record(event)
         state["written"], state["unwritten"] = time.monotonic(), False
 
@@ -98,5 +100,5 @@ def current() -> Note:
 
 def content_of(request: Any) -> Any:
     """The content of a run that is not written yet, as JSON; None where all is."""
-    state = request.__dict__.get(_STATE)
+    state = request.__dict__.get(CONTENT)
     return state["content"] if state is not None and state["unwritten"] else None

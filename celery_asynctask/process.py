@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 from billiard import process as billiard_process
@@ -29,6 +32,45 @@ def _after_fork_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+_imports = threading.RLock()
+IMPORT_SECONDS = 5.0
+"""How long a fork waits for imports to end: many times what they take."""
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Import modules in a thread, with no fork meanwhile: the child would have them half made, with locks that nobody
+    releases (CPython looks after its import lock at a fork, not after those of the modules)."""
+    with _imports:
+        yield
+
+
+class _Forking(threading.local):
+    """Whether the thread that forks holds `_imports`."""
+
+    holds = False
+
+
+_forking = _Forking()
+
+
+def _before_fork() -> None:
+    _forking.holds = _imports.acquire(timeout=IMPORT_SECONDS)
+
+
+def _after_fork_in_parent() -> None:
+    if _forking.holds:
+        _imports.release()
+
+
+def _renew_in_child() -> None:
+    global _imports  # noqa: PLW0603 - whoever held it is not here
+    _imports = threading.RLock()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_renew_in_child)
 
 
 def is_pool_child() -> bool:

@@ -25,6 +25,7 @@ MAX_CONTENT: Final = 16_384
 """Bytes of content, as JSON: brokers bound the headers of a message."""
 
 _given: ContextVar[Mapping[str, Any]] = ContextVar("celery_asynctask_context", default={})  # noqa: B039 - never changed
+_alone: ContextVar[bool] = ContextVar("celery_asynctask_context_alone", default=False)
 
 
 @contextmanager
@@ -50,9 +51,27 @@ def context(
         _given.reset(token)
 
 
+@contextmanager
+def exactly(fields: Mapping[str, Any]) -> Iterator[None]:
+    """Say for whom the tasks are that are sent inside the block, whatever is said around it: a field that is not
+    given, or None, is empty, and neither the running task nor ``asynctask_context`` fills it. Raises `ContextError`.
+    """
+    token, token_alone = _given.set(check(fields)), _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token_alone)
+        _given.reset(token)
+
+
 def given() -> Mapping[str, Any]:
-    """The fields of the `context` blocks around this call."""
+    """The fields of the `context` blocks around this call, from the innermost `exactly` on."""
     return _given.get()
+
+
+def stands_alone() -> bool:
+    """Whether `given` is all that counts: this call is inside an `exactly` block."""
+    return _alone.get()
 
 
 def check(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,10 +108,15 @@ def to_header(fields: Mapping[str, Any], encoder: payload.Encoder) -> dict[str, 
     return header
 
 
+def carries(header: Mapping[str, Any]) -> bool:
+    """Whether a message's header has any of the fields, sound or not."""
+    return not header.keys().isdisjoint(FIELDS)
+
+
 def sound(header: Any) -> dict[str, Any]:
     """The fields in a message's header, which may come from anywhere: those that pass `check`; never raises. Content
     that `to_header` made stays the text it is; see `content_of`."""
-    if not isinstance(header, Mapping):
+    if not isinstance(header, Mapping) or not carries(header):
         return {}
     found: dict[str, Any] = {}
     for name in FIELDS:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import functools
 import inspect
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Mapping
+from time import time_ns
+from typing import TYPE_CHECKING, Any
 
 from celery._state import get_current_task
 from celery.app.task import Context
@@ -16,7 +18,8 @@ from celery.utils.imports import instantiate
 
 from celery_asynctask import facts, periodic, provenance, tracing, workflow
 from celery_asynctask.errors import guard
-from celery_asynctask.events import now
+from celery_asynctask.events import decode
+from celery_asynctask.header import HEADER, header_of, is_again, stamp
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -86,16 +89,17 @@ class _Publisher:
         send = self._send
         if send is None:
             send = self._send = self._make()
-        stamp = _stamp(self._recording, name, message, options)
-        if stamp is None:
+        told = _before(self._recording, name, message, options)
+        if told is None:
             return send(producer, name, message, **options)
+        header, about, sender, attached = told
         try:
             result = send(producer, name, message, **options)
         finally:
-            if stamp.attached is not None:
-                tracing.detach(stamp.attached)
-        if stamp.header is not None:
-            _record(self._recording, name, message, stamp.header)
+            if attached is not None:
+                tracing.detach(attached)
+        if header is not None:
+            _after(self._recording, name, message, header, about, sender)
         return result
 
     def _make(self) -> Any:
@@ -112,72 +116,78 @@ class _Publisher:
         return getattr(self._send, name)
 
 
-class _Stamp(NamedTuple):
-    """What was done to a message before it is sent."""
-
-    header: dict[str, Any] | None
-    """Our header on it; None when its task is not recorded."""
-    attached: Any
-    """What `tracing.detach` wants back, or None."""
+_Told = tuple[dict[str, Any] | None, Mapping[str, Any], Any, Any]
+"""What was done to a message before it is sent: our header on it (None when its task is not recorded), its header
+fields, the request of the task that sends it (None outside of one), what `tracing.detach` wants back (or None)."""
 
 
 @guard
-def _stamp(recording: Recording, name: str, message: Any, options: dict[str, Any]) -> _Stamp | None:
+def _before(recording: Recording, name: str, message: Any, options: dict[str, Any]) -> _Told | None:
     """Put our header and the trace's on a message that is about to be sent; None when nothing is recorded."""
     if not recording.settings.enabled:
         return None
     given = options.get("headers")
     headers = dict(given) if given else message.headers  # those that are given are laid over the message's own
-    inherited = headers.get(facts.HEADER)
     about = message.headers if "id" in message.headers else message.body
+    again = is_again(about)
     current = get_current_task()
-    request = current.request if current is not None and current.app is recording.app else None
-    known = provenance.to_header(fields(recording, request, inherited, about), recording.encoder)
+    sender = current.request if current is not None else None
+    request = sender if current is not None and current.app is recording.app else None
+    inherited = headers.get(HEADER)
+    known = fields(recording, request, inherited, again)
+    if known:
+        known = provenance.to_header(known, recording.encoder)
     header = None
-    if recording.chooses(name):
-        unrecorded = request is not None and not recording.chooses(current.name)
-        header = facts.stamp(about, inherited, request if unrecorded else None, now())
-        headers[facts.HEADER] = {**header, **known}
+    if recording.choices[name].recorded:
+        unrecorded = request is not None and not recording.choices[current.name].recorded
+        header = stamp(about, inherited if again else None, request if unrecorded else None, time_ns() // 1000)
+        header.update(known)
+        headers[HEADER] = header
     elif known:
-        headers[facts.HEADER] = known
+        headers[HEADER] = known
     tracing.inject(headers)
     if given:
         options["headers"] = headers
     # A retry that a worker's main process sends for a killed child comes from no span: what is made of it now
     # (by the instrumentation) shall still belong to the trace of the first run.
-    attached = tracing.attach(Context(headers)) if facts.is_again(about) else None
-    return _Stamp({**header, **known} if header is not None else None, attached)
+    return header, about, sender, tracing.attach(Context(headers)) if again else None
 
 
-def fields(recording: Recording, request: Any, inherited: Any, about: Any) -> dict[str, Any]:
-    """For whom and by whom a message is sent, the nearest word on each field."""
-    own = provenance.sound(inherited)
-    if own and facts.is_again(about):
+def fields(recording: Recording, request: Any, inherited: Any, again: bool) -> dict[str, Any]:
+    """For whom and by whom a message is sent, the nearest word on each field; ``again``: as it was before."""
+    own = provenance.sound(inherited) if inherited else {}
+    if own and again:
         return own
-    sender = provenance.sound(facts.header_of(request)) if request is not None else {}
-    known: dict[str, Any] = {**recording.context(), **sender, **own, **provenance.given()}
+    if provenance.stands_alone():
+        return dict(provenance.given())
+    known = recording.context() if recording.settings.context is not None else {}
+    if request is not None and provenance.carries(header := header_of(request)):
+        known |= provenance.sound(header)
+    known |= own
+    known |= provenance.given()
     if (entry := periodic.entry_name()) is not None:
         known["content"] = {"periodic_task_name": entry, **provenance.content_of(known)}
     return known
 
 
 @guard
-def _record(recording: Recording, name: str, message: Any, header: dict[str, Any]) -> None:
+def _after(
+    recording: Recording, name: str, message: Any, header: dict[str, Any], about: Mapping[str, Any], request: Any
+) -> None:
     """The message was sent: say so, and what it carries with it."""
-    event = facts.published(recording, name, message, header)
-    recording.record(event)
-    current = get_current_task()
-    request = current.request if current is not None else None
-    if request is not None and request.id == event["id"]:
+    opened = facts.open_message(message.headers, message.body)
+    event = facts.published(recording, recording.choices[name], name, message, opened, header)
+    recording.write(event)
+    embed = opened[3]
+    if request is not None and request.id == about["id"]:
         request.__dict__["asynctask_replaced"] = True  # or retried: read only when the run ends as ignored
-    _, _, _, embed = facts.open_message(message.headers, message.body)
     chain, chord, callbacks = embed.get("chain"), embed.get("chord"), embed.get("callbacks")
-    if not (chain or chord or callbacks) or "retries" in event or _is_step_of(request, event["id"]):
+    if not (chain or chord or callbacks) or about.get("retries") or _is_step_of(request, about["id"]):
         return
     if chord and not chain and not callbacks and recording.planned_chord(chord):
         return
-    steps = workflow.steps(event["id"], chain, chord, callbacks)
-    for one in facts.planned(recording, event, steps):
+    steps = workflow.steps(about["id"], chain, chord, callbacks)
+    for one in facts.planned(recording, decode(event), steps):
         recording.record(one)
     if request is not None and any(step.id == request.id for step in steps):
         request.__dict__["asynctask_replaced"] = True

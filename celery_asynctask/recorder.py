@@ -10,20 +10,24 @@ import logging
 import os
 import random
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from celery_asynctask.errors import JournalError
-from celery_asynctask.journal import Directory
-from celery_asynctask.process import reset_in_children
+from celery_asynctask.journal import Directory, Journal
+from celery_asynctask.process import importing, reset_in_children
 from celery_asynctask.settings import Settings
 
 if TYPE_CHECKING:
-    from celery_asynctask.drain import Drain
+    from celery_asynctask.work import Work
 
 logger = logging.getLogger("celery_asynctask.recorder")
 
 MAX_BACKOFF = 30.0
 """Most seconds between two tries while the database is away."""
+
+STANDBY_SECONDS = 0.1
+"""Between two tries of a dedicated recorder to take the work over."""
 
 _inherited: list[object] = []
 """What a forked child got from its parent's recorder: collecting it would close the parent's connections."""
@@ -32,30 +36,57 @@ _inherited: list[object] = []
 class Recorder:
     """Drains the journal directory of ``settings`` into their store, in a daemon thread between `start` and `stop`."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, journal: Journal | None = None, *, dedicated: bool = False) -> None:
+        """``journal`` is this process's own, whose memory is stored where there is no usable directory.
+
+        A ``dedicated`` recorder has a process of its own, and the others leave the directory to it while it lives.
+        """
         self.settings = settings
+        self.journal = journal
+        self.dedicated = dedicated
+        self.before_work: Callable[[], None] | None = None
+        """Called by the thread every time before it looks into the journal; must not raise."""
         self._reset()
         reset_in_children(self)
 
     def _reset(self) -> None:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._claimed: int | None = None
         self._elected: int | None = None
-        self._drain: Drain | None = None
+        self._work_of: Work | None = None
         self._in_trouble = False
 
     def after_fork_in_child(self) -> None:
-        _inherited.append((self._drain, self._thread))
-        elected = self._elected
+        _inherited.append((self._work_of, self._thread))
+        held = (self._elected, self._claimed)
         self._reset()
-        if elected is not None:
-            os.close(elected)
+        for handle in held:
+            if handle is not None:
+                os.close(handle)
 
-    def start(self) -> None:
-        """Start the thread, unless it runs already."""
+    @property
+    def is_running(self) -> bool:
+        """Whether the thread lives."""
+        return self._thread is not None and self._thread.is_alive()
+
+    @property
+    def is_elected(self) -> bool:
+        """Whether this one drains the directory."""
+        return self._elected is not None
+
+    @property
+    def in_trouble(self) -> bool:
+        """Whether the last try failed; the log says why."""
+        return self._in_trouble
+
+    def start(self, *, once: bool = False) -> None:
+        """Start the thread, unless it runs already; ``once``: to end when it has drained what is there, or failed."""
         if self._thread is None:
             self._stop.clear()
-            self._thread = threading.Thread(target=self._run, name="celery-asynctask-recorder", daemon=True)
+            self._thread = threading.Thread(
+                target=self._run, args=(once,), name="celery-asynctask-recorder", daemon=True
+            )
             self._thread.start()
 
     def stop(self, timeout: float) -> None:
@@ -65,43 +96,89 @@ class Recorder:
             self._stop.set()
             thread.join(timeout)
 
-    def _run(self) -> None:
+    def _run(self, once: bool) -> None:
         wait = self.settings.flush_interval
         try:
             while True:
                 stopping = self._stop.is_set()
+                if self.before_work is not None:
+                    self.before_work()
                 try:
-                    self._work()
-                    wait = self.settings.flush_interval
+                    done = self._work()
+                    wait = self.settings.flush_interval if done or not self.dedicated else STANDBY_SECONDS
                 except Exception as exc:  # noqa: BLE001 - the thread must not end; the cause is logged
                     self._report(exc)
+                    done = True
                     wait = min(MAX_BACKOFF, wait * 2) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
-                    if self._drain is not None:
-                        self._drain.close()
-                if stopping:
+                    if self._work_of is not None:
+                        self._work_of.close()
+                if stopping or (once and done):
                     return
                 self._stop.wait(wait)
         finally:
-            if self._drain is not None:
-                self._drain.close()
-            if self._elected is not None:
-                os.close(self._elected)
-                self._elected = None
+            self._resign()
 
-    def _work(self) -> None:
-        if self._elected is None:
-            directory = Directory(self.settings.directory, self.settings.store_id)
-            self._elected = directory.elect()
-            if self._elected is None:
-                return
-            from celery_asynctask.drain import Drain
-
-            self._drain = Drain(directory, self.settings)
-        assert self._drain is not None
-        self._drain.all()
+    def _work(self) -> bool:
+        """Do what there is to do; whether it was for this recorder to do."""
+        if self.journal is not None:
+            self.journal.retry()
+        if self._elected is not None and not self._is_still_elected(self._elected):
+            self._resign()
+        if self._elected is None and not self._seek_election():
+            return False
+        assert self._work_of is not None
+        self._work_of.work()
         if self._in_trouble:
             self._in_trouble = False
             logger.warning("celery-asynctask stores again in %s.", self.settings.shown_url)
+        return True
+
+    def _is_still_elected(self, handle: int) -> bool:
+        """Not when the directory was deleted, for then somebody else may be elected in a new one, and not when there is
+        a dedicated recorder now."""
+        if not os.fstat(handle).st_nlink:
+            return False
+        return self.dedicated or not Directory.is_claimed(self.settings.directory)
+
+    def _seek_election(self) -> bool:
+        """Whether there is work for this recorder: the directory's, or where there is no usable directory what waits in
+        the memory of this process."""
+        try:
+            directory = Directory(self.settings.directory, self.settings.store_id)
+            if self.dedicated and self._claimed is None:
+                self._claimed = directory.claim()
+            if (self._claimed is None) if self.dedicated else Directory.is_claimed(directory.path):
+                return False
+            self._elected = directory.elect()
+        except (JournalError, OSError):
+            if self.journal is None:
+                raise
+            if self._work_of is None:
+                with importing():
+                    from celery_asynctask.work import MemoryWork
+
+                self._work_of = MemoryWork(self.journal, self.settings)
+            return True
+        if self._work_of is not None:
+            self._work_of.close()
+            self._work_of = None
+        if self._elected is None:
+            return False
+        logger.info("celery-asynctask records from %s into %s.", directory.path, self.settings.shown_url)
+        with importing():
+            from celery_asynctask.work import DirectoryWork
+
+        self._work_of = DirectoryWork(directory, self.settings)
+        return True
+
+    def _resign(self) -> None:
+        if self._work_of is not None:
+            self._work_of.close()
+            self._work_of = None
+        for handle in (self._elected, self._claimed):
+            if handle is not None:
+                os.close(handle)
+        self._elected = self._claimed = None
 
     def _report(self, exc: Exception) -> None:
         """Log the cause once until it is over; with its traceback where it is no failure of the environment."""

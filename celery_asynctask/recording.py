@@ -5,15 +5,18 @@ from __future__ import annotations
 import atexit
 import contextlib
 import inspect
+import os
+import weakref
+from collections import deque
 from fnmatch import fnmatchcase
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celery.utils.imports import symbol_by_name
 
 from celery_asynctask import payload, process, provenance
 from celery_asynctask.errors import report
-from celery_asynctask.events import Event, encode
+from celery_asynctask.events import MAX_NAME, Event, encode, json_text, quote
 from celery_asynctask.journal import Journal
 from celery_asynctask.payload.redaction import SENSITIVE_NAMES, Redaction
 from celery_asynctask.recorder import Recorder
@@ -24,6 +27,66 @@ if TYPE_CHECKING:
 
 EXIT_SECONDS = 2.0
 """How long the end of a process may be held up to store its last events; what is left stays in the journal."""
+_PLACES = 4096
+"""Places and names that are kept encoded."""
+
+
+class Choice(NamedTuple):
+    """What is recorded of the tasks of one name."""
+
+    recorded: bool
+    """Anything at all."""
+    args: bool
+    kwargs: bool
+    result: bool
+    parameters: tuple[str, ...]
+    """Names of the positional parameters, empty where this process does not know the task."""
+
+
+class _Choices(dict[str, Choice]):
+    """What is recorded of the tasks of each name, made when it is asked for: hooks ask several times a task."""
+
+    def __init__(self, recording: Recording) -> None:
+        super().__init__()
+        self._recording = recording
+
+    def __missing__(self, name: str) -> Choice:
+        task = self._recording.task(name)
+        choice = self._recording.choose(name, task)
+        if task is not None:  # one that is registered later may say otherwise
+            self[name] = choice
+        return choice
+
+
+class _Places(dict[tuple[str, str | None, Any], str]):
+    """What every start of a task in this process says alike: its name, and where it runs (the worker, the queue). Keys
+    of an encoded event, without the braces."""
+
+    def __init__(self, recording: Recording) -> None:
+        super().__init__()
+        self._recording = recording
+
+    def __missing__(self, key: tuple[str, str | None, Any]) -> str:
+        name, worker, queue = key
+        about = {"name": name[:MAX_NAME], "pid": os.getpid(), "source": self._recording.journal.source}
+        if worker:
+            about["worker"] = worker
+        if queue:
+            about["queue"] = str(queue)[:MAX_NAME]
+        if len(self) >= _PLACES:
+            self.clear()
+        place = self[key] = json_text(about)[1:-1]
+        return place
+
+
+class _Names(dict[str, str]):
+    """The name of each task as a key of an encoded event."""
+
+    def __missing__(self, name: str) -> str:
+        if len(self) >= _PLACES:
+            self.clear()
+        text = self[name] = f'"name":{quote(name[:MAX_NAME])}'
+        return text
 
 
 class Recording:
@@ -33,13 +96,18 @@ class Recording:
         self.app = app
         self.whole_app = whole_app
         self._reset()
-        self._chosen: dict[str, bool] = {}
+        self.choices = _Choices(self)
+        self.names = _Names()
         self._chord: str | None = None
-        self._parameters: dict[str, tuple[str, ...]] = {}
         process.reset_in_children(self)
 
     def _reset(self) -> None:
         self._started = False
+        self.places = _Places(self)
+        self.waiting: deque[tuple[int, weakref.ref[Any]]] = deque()
+        """Requests that a worker's main process has received, and when, of which nothing is recorded yet."""
+        self.tell_at = 0
+        """When to look at them next."""
 
     def after_fork_in_child(self) -> None:
         self._reset()
@@ -52,18 +120,18 @@ class Recording:
     @cached_property
     def journal(self) -> Journal:
         """This process's place in the journal."""
-        return Journal(self.settings.directory, self.settings.store_id)
+        return Journal(self.settings.directory, self.settings.store_id, self.settings.journal_max_bytes)
 
     @cached_property
     def recorder(self) -> Recorder:
         """This process's recorder."""
-        return Recorder(self.settings)
+        return Recorder(self.settings, self.journal)
 
     def widen(self, whole_app: bool) -> None:
         """Record the whole app if asked to; never less than before."""
         if whole_app and not self.whole_app:
             self.whole_app = True
-            self._chosen.clear()
+            self.choices.clear()
 
     def planned_chord(self, body: Any) -> bool:
         """Whether the chord with this body (a signature) was planned just before: each of its header tasks carries
@@ -74,20 +142,24 @@ class Recording:
 
     def chooses(self, name: str) -> bool:
         """Whether tasks of this name are recorded."""
-        chosen = self._chosen.get(name)
-        if chosen is None:
-            chosen = self._choose(name)
-            if self.task(name) is not None:  # one that is registered later may say otherwise
-                self._chosen[name] = chosen
-        return chosen
+        return self.choices[name].recorded
 
-    def _choose(self, name: str) -> bool:
+    def choose(self, name: str, task: Any) -> Choice:
+        """What is recorded of a task; None: this process does not know it."""
+        return Choice(
+            self._chooses(name, task),
+            bool(getattr(task, "asynctask_record_args", True)),
+            bool(getattr(task, "asynctask_record_kwargs", True)),
+            bool(getattr(task, "asynctask_record_result", True)),
+            _positional(task.run) if task is not None else (),
+        )
+
+    def _chooses(self, name: str, task: Any) -> bool:
         settings = self.settings
         if not settings.enabled or any(fnmatchcase(name, glob) for glob in settings.exclude):
             return False
         if not any(fnmatchcase(name, glob) for glob in settings.include):
             return False
-        task = self.task(name)
         if not self.whole_app and not hasattr(task, "asynctask_record"):
             return False
         return bool(getattr(task, "asynctask_record", True))
@@ -95,10 +167,6 @@ class Recording:
     def task(self, name: str) -> Any:
         """The registered task of this name, None where this process does not know it."""
         return self.app._tasks.get(name)
-
-    def keeps(self, name: str, what: str) -> bool:
-        """Whether ``what`` (args, kwargs, result) of tasks of this name is recorded."""
-        return bool(getattr(self.task(name), f"asynctask_record_{what}", True))
 
     def context(self) -> dict[str, Any]:
         """What the function named in ``asynctask_context`` says now; nothing, and a log line, where it fails."""
@@ -123,19 +191,14 @@ class Recording:
         redaction = Redaction(names, rule, lambda exc: report("redaction (asynctask_redact_rule)", None, exc))
         return payload.Encoder(settings.max_value_bytes, redaction)
 
-    def parameters(self, name: str) -> tuple[str, ...]:
-        """Names of the positional parameters of the task, empty where this process does not know it."""
-        names = self._parameters.get(name)
-        if names is None:
-            task = self.task(name)
-            if task is None:
-                return ()
-            names = self._parameters[name] = _positional(task.run)
-        return names
-
     def record(self, event: Event) -> None:
         """Write the event to the journal, and see that a recorder runs. Raises nothing that depends on the disk."""
-        self.journal.append(encode(event))
+        self.write(encode(event))
+
+    def write(self, data: bytes) -> None:
+        """`record` for an event that is encoded already."""
+        if not self.journal.append(data) and process.is_pool_child():
+            self.recorder.start()  # where there is no directory, it stores from memory
         if not self._started:
             self.start()
 
@@ -156,9 +219,10 @@ class Recording:
         self._started = False
         atexit.unregister(self.close)
         self.journal.close()
-        if not process.is_pool_child():
+        if "recorder" in self.__dict__:
             with contextlib.suppress(RuntimeError):  # the interpreter is ending
                 self.recorder.stop(EXIT_SECONDS)
+        self.journal.abandon()
 
 
 def _positional(function: Any) -> tuple[str, ...]:

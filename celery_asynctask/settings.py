@@ -6,15 +6,18 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celery_asynctask.errors import SettingsError
+from celery_asynctask.links import PLACEHOLDERS, is_template
+from celery_asynctask.url import parse
 
 if TYPE_CHECKING:
     from celery import Celery
 
+_AGE = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?(ms|[smhdwy])", re.ASCII)
 DEFAULT_EXCLUDE = ("celery.chord_unlock", "celery.backend_cleanup")
 
 
@@ -32,15 +35,10 @@ def _string(value: Any) -> str:
 
 
 def _url(value: Any) -> str:
-    from sqlalchemy.engine import URL, make_url
-    from sqlalchemy.exc import ArgumentError
-
-    if isinstance(value, URL):
-        return value.render_as_string(hide_password=False)
-    try:
-        return make_url(_string(value)).render_as_string(hide_password=False)
-    except ArgumentError as exc:
-        raise ValueError from exc
+    if not isinstance(value, str) and hasattr(value, "render_as_string"):  # an sqlalchemy.engine.URL
+        value = value.render_as_string(hide_password=False)
+    parse(_string(value))
+    return str(value)
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
@@ -89,6 +87,41 @@ def _trace_url(value: Any) -> str:
     return value
 
 
+def _links(value: Any) -> Mapping[str, str]:
+    links = _mapping(value)
+    if not all(title.strip() and isinstance(url, str) and is_template(url) for title, url in links.items()):
+        raise ValueError
+    return links
+
+
+def _retention(value: Any) -> Mapping[str, str | None]:
+    """Ages alone: `celery_asynctask.retention` reads the searches, for it costs what only a purge needs."""
+    rules = _mapping(value)
+    for age in rules.values():
+        if age is not None and not (isinstance(age, str) and _AGE.fullmatch(age)):
+            raise ValueError
+    return rules
+
+
+_RIGHTS = frozenset({"read", "payloads", "rerun", "purge"})
+
+
+def _tokens(value: Any) -> Mapping[str, Mapping[str, Any]]:
+    """Each with all of its keys: what a token may see is said, and never taken for granted."""
+    found = {}
+    for name, grant in _mapping(value).items():
+        if not name or set(_mapping(grant)) != {"sha256", "customers", "rights"}:
+            raise ValueError
+        customers, rights = grant["customers"], _globs(grant["rights"])
+        whole = isinstance(customers, (list, tuple, set, frozenset)) and all(type(one) is int for one in customers)
+        if not (whole or customers == "*") or not _RIGHTS.issuperset(rights):
+            raise ValueError
+        if not re.fullmatch(r"[0-9a-fA-F]{64}", _string(grant["sha256"])):
+            raise ValueError
+        found[name] = {**grant, "sha256": grant["sha256"].lower(), "rights": rights}
+    return found
+
+
 def _number(low: float, high: float, whole: bool) -> Callable[[Any], Any]:
     def check(value: Any) -> Any:
         kinds = (int,) if whole else (int, float)
@@ -105,6 +138,9 @@ _RULES = {
     "engine_options": _Rule("a mapping of keyword arguments of sqlalchemy.create_engine", _mapping),
     "create_tables": _Rule("True or False", _boolean),
     "journal_dir": _Rule("a path on a local file system", _directory),
+    "journal_max_bytes": _Rule(
+        "a whole number of bytes from 1000000 to 1000000000000", _number(1_000_000, 10**12, whole=True)
+    ),
     "flush_interval": _Rule("a number of seconds from 0.01 to 60", _number(0.01, 60, whole=False)),
     "batch_size": _Rule("a whole number of events from 1 to 100000", _number(1, 100_000, whole=True)),
     "context": _Rule("a function, or its dotted path such as 'proj.tasks.whose'", _function),
@@ -112,6 +148,18 @@ _RULES = {
         "an http or https URL with {trace_id} in it, and {span_id} if you like, such as 'https://traces/{trace_id}'",
         _trace_url,
     ),
+    "links": _Rule(
+        "a mapping of titles to http or https URLs, such as {'Logs': 'https://logs/?q={task_id}'}, in which only these "
+        f"names stand in braces, and none in the host: {', '.join(PLACEHOLDERS)}; any other brace is written %7B, %7D",
+        _links,
+    ),
+    "tokens": _Rule(
+        "a mapping of names to {'sha256': hash, 'customers': list of numbers or '*', 'rights': list of "
+        "'read', 'payloads', 'rerun', 'purge'}; `celery asynctask token` makes one",
+        _tokens,
+    ),
+    "access": _Rule("a function, or its dotted path such as 'proj.web.access'", _function),
+    "retention": _Rule("a mapping of searches to ages, such as {'status:SUCCESS': '30d', '*': None}", _retention),
     "max_value_bytes": _Rule("a whole number of bytes from 256 to 10000000", _number(256, 10_000_000, whole=True)),
     "redact": _Rule("a list of names with a letter or digit each, such as ['password', 'api key']", _names),
     "redact_rule": _Rule("a function, or its dotted path such as 'proj.privacy.is_secret'", _function),
@@ -120,7 +168,9 @@ _RULES = {
 }
 
 
-_UNSET = frozenset({"journal_dir", "context", "trace_url", "redact", "redact_rule"})
+_UNSET = frozenset(
+    {"journal_dir", "context", "trace_url", "links", "tokens", "access", "retention", "redact", "redact_rule"}
+)
 """What may be None, which is as if it were not set."""
 
 
@@ -139,9 +189,11 @@ class Settings:
     journal_dir: Path | None = None
     """Directory of the journal, local to the node and to one store. None: under the user's state directory, named
     after the store; see `directory`."""
-    flush_interval: float = 0.5
+    journal_max_bytes: int = 1_073_741_824
+    """Bytes that the journal directory may take while nothing can be stored; beyond, events are dropped and counted."""
+    flush_interval: float = 1.0
     """Seconds between two looks of the recorder into the journal."""
-    batch_size: int = 1000
+    batch_size: int = 4000
     """Events that the recorder stores in one transaction."""
     context: Callable[[], Mapping[str, Any] | None] | str | None = None
     """A function without arguments, or its dotted path, that returns for whom the tasks are that this process sends: a
@@ -149,6 +201,20 @@ class Settings:
     publish."""
     trace_url: str | None = None
     """Where a trace can be looked at, with ``{trace_id}`` and ``{span_id}`` in place of the ids."""
+    links: Mapping[str, str] | None = None
+    """Where else a task can be looked at, such as logs: by title, a URL with any of ``{task_id}``, ``{root_id}``,
+    ``{parent_id}``, ``{name}``, ``{trace_id}``, ``{span_id}``, ``{customer}``, ``{worker}``, ``{start}`` and ``{end}``
+    in it, the last two in milliseconds since 1970: when the task was asked for, and its end, or now. One of which a
+    value is missing is not shown."""
+    tokens: Mapping[str, Mapping[str, Any]] | None = None
+    """Who may use the HTTP API: by name, the SHA-256 of a bearer token, in hex, the ``customers`` whose tasks it sees
+    (``"*"``: all tasks), and its ``rights``: ``read``; ``payloads``, the values; ``rerun``; ``purge``. None: nobody."""
+    access: Callable[[Any], Any] | str | None = None
+    """A function, or its dotted path, that is given each request to the HTTP API (Starlette's), and returns an
+    `http.Access`, or None for what has no business there; it may be async."""
+    retention: Mapping[str, str | None] | None = None
+    """How long ``celery asynctask purge`` keeps what a search finds, such as ``30d``, or None: for ever. The first
+    search that finds a task decides; ``*`` finds all. What none of them finds is kept, so None keeps everything."""
     max_value_bytes: int = 65_536
     """Bytes of JSON that are kept of one value (the args, the kwargs, a result, a content); what was cut says so."""
     redact: tuple[str, ...] | None = None
@@ -180,30 +246,33 @@ class Settings:
             try:
                 values[name] = rule.check(value)
             except ValueError:
-                shown = "(not shown)" if name in ("url", "engine_options") else repr(value)
+                shown = "(not shown)" if name in ("url", "engine_options", "tokens") else repr(value)
                 raise SettingsError(
                     f"Setting {key!r} has the value {shown} of type {type(value).__name__}; it must be {rule.allowed}."
                 ) from None
         return cls(**values)
 
+    def at(self, url: str) -> Settings:
+        """These settings for another store. Raises `SettingsError` for what is no URL."""
+        try:
+            return replace(self, url=_url(url), engine_options={}, journal_dir=None)
+        except ValueError:
+            raise SettingsError(f"{url!r} is no database URL; it must be {_RULES['url'].allowed}.") from None
+
     @property
     def store_id(self) -> str:
         """Names the store, without credentials: the same for every process that writes to the same database."""
-        from sqlalchemy.engine import make_url
-
-        url = make_url(self.url)
-        database = url.database or ""
-        if url.get_backend_name() == "sqlite" and database not in ("", ":memory:"):
+        url = parse(self.url)
+        database = url.database
+        if url.backend == "sqlite" and database not in ("", ":memory:"):
             database = str(Path(database).absolute())
-        host = f"{url.host}:{url.port}" if url.port else url.host or ""
-        return f"{url.get_backend_name()}://{host}/{database}"
+        host = f"{url.host}:{url.port}" if url.port else url.host
+        return f"{url.backend}://{host}/{database}"
 
     @property
     def shown_url(self) -> str:
         """The URL for log lines, its password hidden."""
-        from sqlalchemy.engine import make_url
-
-        return make_url(self.url).render_as_string(hide_password=True)
+        return parse(self.url).shown
 
     @property
     def directory(self) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from celery.app.task import Task
 
@@ -41,10 +41,11 @@ class RecordedTask(Task):
         return current()
 
     @classmethod
-    def on_bound(cls, app: Celery) -> None:
-        """Called by Celery when it binds a task of this class to an app: install on it.
+    def bind(cls, app: Celery) -> Any:
+        """Called by Celery when it binds a task of this class to an app: install on it first, for as soon as the task
+        looks bound, other threads send it (Celery 5.7, ``app/task.py``: ``__bound__`` is set before ``on_bound``).
 
         Raises `celery_asynctask.errors.SettingsError` for a wrong setting, before anything runs.
         """
-        super().on_bound(app)
         install(app, whole_app=issubclass(app.Task, RecordedTask))
+        return super().bind(app)

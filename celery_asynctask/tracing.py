@@ -11,7 +11,7 @@ from collections.abc import Mapping, MutableMapping
 from typing import Any, NamedTuple
 
 from opentelemetry import context, propagate, trace
-from opentelemetry.propagators.textmap import Getter
+from opentelemetry.propagators.textmap import Getter, TextMapPropagator
 
 
 class Ids(NamedTuple):
@@ -25,7 +25,8 @@ class Ids(NamedTuple):
 
 def current() -> Ids | None:
     """The span that is current in this thread (or task, or greenlet), None where there is none."""
-    return _ids(trace.get_current_span().get_span_context())
+    span = trace.get_current_span()
+    return None if span is trace.INVALID_SPAN else _ids(span.get_span_context())
 
 
 def _ids(span: trace.SpanContext) -> Ids | None:
@@ -37,16 +38,27 @@ def _ids(span: trace.SpanContext) -> Ids | None:
 def inject(headers: MutableMapping[str, Any]) -> None:
     """Put the current context into the headers of a message. The instrumentation, where it is active, comes after us
     and writes its own span over ours, under the same names."""
-    if trace.get_current_span().get_span_context().is_valid:
+    if context.get_current() and trace.get_current_span().get_span_context().is_valid:
         propagate.inject(headers)
+
+
+_known: tuple[TextMapPropagator | None, frozenset[str]] = (None, frozenset())
+
+
+def _fields() -> frozenset[str]:
+    """Names of the headers in which a context travels; a propagator makes its set of them anew whenever it is asked."""
+    global _known  # noqa: PLW0603 - as global as the propagator
+    propagator = propagate.get_global_textmap()
+    if propagator is not _known[0]:
+        _known = (propagator, frozenset(propagator.fields))
+    return _known[1]
 
 
 def trace_of(headers: Mapping[str, Any]) -> str | None:
     """The trace that the headers of a message carry, None where they carry none."""
-    fields = propagate.get_global_textmap().fields
-    if not any(name in headers for name in fields):
+    if headers.keys().isdisjoint(_fields()):
         return None
-    carried = {name: str(headers[name]) for name in fields if name in headers}
+    carried = {name: str(headers[name]) for name in _fields() if name in headers}
     ids = _ids(trace.get_current_span(propagate.extract(carried)).get_span_context())
     return ids.trace if ids is not None else None
 
@@ -72,9 +84,22 @@ def attach(request: Any) -> Any:
 
     Returns what `detach` wants back, None where nothing was attached.
     """
-    if trace.get_current_span().get_span_context().is_valid:
-        return None
-    if not any(_getter.get(request, name) for name in propagate.get_global_textmap().fields):
+    return None if trace.get_current_span().get_span_context().is_valid else _attach(request)
+
+
+def enter(request: Any) -> tuple[Ids | None, Any]:
+    """`attach`, and which span is current then."""
+    if context.get_current() and (ids := current()) is not None:
+        return ids, None
+    token = _attach(request)
+    return (None, None) if token is None else (current(), token)
+
+
+def _attach(request: Any) -> Any:
+    headers, fields = request.headers, _fields()
+    if request.__dict__.keys().isdisjoint(fields) and (
+        not headers or not isinstance(headers, Mapping) or headers.keys().isdisjoint(fields)
+    ):
         return None
     carried = propagate.extract(request, getter=_getter)
     return context.attach(carried) if _ids(trace.get_current_span(carried).get_span_context()) else None

@@ -32,7 +32,7 @@ def show(console: Console, data_dir: Path, directory: Path) -> None:
     """Print them."""
     python = _command("python", "python3") or shlex.quote(sys.executable)
     here = _here(data_dir)
-    steps = []
+    steps = [("Look at it in a browser, at http://127.0.0.1:5556/", _celery(data_dir, "asynctask serve"))]
     if not os.environ.get("EXAMPLE_DATABASE_URL") and _command("sqlite3"):
         file = shlex.quote(str(data_dir / "records.db"))
         steps.append(("Ask in SQL", f'sqlite3 -box {file} "{_SQL}"'))
@@ -51,8 +51,12 @@ def show(console: Console, data_dir: Path, directory: Path) -> None:
 
 def run_worker(data_dir: Path) -> str:
     """The command that runs the worker alone."""
+    return _celery(data_dir, "worker --loglevel=INFO")
+
+
+def _celery(data_dir: Path, arguments: str) -> str:
     celery = _command("celery") or f"{shlex.quote(sys.executable)} -m celery"
-    return f"{_here(data_dir)} {celery} -A example_worker worker --loglevel=INFO"
+    return f"{_here(data_dir)} {celery} -A example_worker {arguments}"
 
 
 def _here(data_dir: Path) -> str:

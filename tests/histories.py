@@ -6,15 +6,16 @@ them, in any batches and on any database, gives the same row, in `integration/te
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
-from celery_asynctask.events import Event, Kind
+from celery_asynctask.events import Event, Kind, encode
 
 ID = "11111111-aaaa"
 ROOT = "22222222-bbbb"
 PARENT = "33333333-cccc"
 NAME = "shop.charge"
+SOURCE = "20250615T120000-4711-a1b2c3d4"
 START = 1_750_000_000_000_000
 """Microseconds since the epoch at which every history begins."""
 
@@ -32,12 +33,18 @@ def ms(milliseconds: int) -> int:
 
 
 def event(kind: Kind, at: int, **more: Any) -> Event:
-    return cast("Event", {"kind": kind.value, "id": ID, "name": NAME, "at": ms(at), **more})
+    run = {"run": more["run"]} if "run" in more else {}
+    return cast("Event", {"id": ID, **run, "kind": kind.value, "at": ms(at), "name": NAME, **more})
+
+
+def lines(told: Iterable[Event]) -> list[bytes]:
+    """Events as the journal has them."""
+    return [encode(one) for one in told]
 
 
 def asked(**more: Any) -> dict[str, Any]:
     """What is known of the task when it is asked for."""
-    return {"root": ROOT, "parent": PARENT, "args": [7, "é"], "kwargs": {"currency": "EUR"}, **more}
+    return {"asked": True, "root": ROOT, "parent": PARENT, "args": [7, "é"], "kwargs": {"currency": "EUR"}, **more}
 
 
 def published(at: int = 0, created: int = 0, **more: Any) -> Event:
@@ -57,14 +64,19 @@ class Delivery:
         return event(Kind.RECEIVED, self.at, **self.about, **more)
 
     def started(self, at: int, **more: Any) -> Event:
-        run = {"worker": "celery@one", "pid": 4711, "queue": "celery", "sent": ms(self.at - 1)}
+        run = {"worker": "celery@one", "pid": 4711, "source": SOURCE, "queue": "celery", "sent": ms(self.at - 1)}
         return event(Kind.STARTED, at, **{**self.about, **asked(), **run, **more})
 
     def noted(self, at: int, content: dict[str, Any]) -> Event:
-        return event(Kind.NOTED, at, content=content, noted=True, **self.about)
+        return event(Kind.NOTED, at, noted=content, **self.about)
 
     def ended(self, kind: Kind, at: int, **more: Any) -> Event:
         return event(kind, at, ran=True, **self.about, **more)
+
+    def whole(self, kind: Kind, at: int, started: int, start: dict[str, Any] | None = None, **more: Any) -> Event:
+        """An end that carries its start, as the process that ran the body tells it."""
+        began = self.started(started, **(start or {}))
+        return cast("Event", {**began, "kind": kind.value, "at": ms(at), "started": ms(started), **more})
 
 
 def failure(text: str, **more: Any) -> dict[str, Any]:
@@ -80,6 +92,19 @@ def failure(text: str, **more: Any) -> dict[str, Any]:
 def success() -> list[Event]:
     run = Delivery(2)
     return [published(), run.received(), run.started(3), run.ended(Kind.SUCCEEDED, 9, result={"paid": True})]
+
+
+@history
+def ends_carry_starts() -> list[Event]:
+    """As a worker's children tell it; the start of the second run is told on its own, too."""
+    first, second = Delivery(2), Delivery(20, retries=1)
+    whose = {"customer": 42, "content": {"order": 1}, "trace": "t1", "span": "s1"}
+    return [
+        published(customer=42, content={"order": 1}),
+        first.whole(Kind.RETRIED, 9, 3, whose, noted={"order": 1, "done": 1}, **failure("once more")),
+        second.whole(Kind.SUCCEEDED, 29, 21, {"trace": "t2", "span": "s2"}, result=[1]),
+        second.started(21, trace="t2", span="s2"),
+    ]
 
 
 @history
@@ -313,6 +338,21 @@ def lost() -> list[Event]:
     run = Delivery(2)
     end = run.ended(Kind.LOST, 100, inferred=True, error_type="WorkerShutdown", error_message="shut down")
     return [published(), run.received(), run.started(3), end]
+
+
+@history
+def lost_and_found() -> list[Event]:
+    """Its node was cut off from the database for a while."""
+    run = Delivery(2)
+    lost = run.ended(Kind.LOST, 100, inferred=True, error_type="WorkerLostError", error_message="gone")
+    return [run.started(3), lost, run.ended(Kind.FOUND, 200), run.ended(Kind.SUCCEEDED, 300, result=1)]
+
+
+@history
+def found_and_running() -> list[Event]:
+    run = Delivery(2)
+    lost = run.ended(Kind.LOST, 100, inferred=True, error_type="WorkerLostError", error_message="gone")
+    return [run.started(3), lost, run.ended(Kind.FOUND, 200)]
 
 
 @history

@@ -13,12 +13,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from kombu import Connection
 from sqlalchemy import create_engine, make_url, text
 
-DATABASES = ("sqlite", "postgresql", "mysql")
+SERVERS = ("postgresql", "mysql")
+"""Kinds of databases that are servers."""
+DATABASES = ("sqlite", *SERVERS)
 """What `new_database` can make."""
 CONNECT_SECONDS = 5
 
@@ -64,12 +67,12 @@ def new_database(kind: str, directory: Path) -> Iterator[str]:
 
 
 @contextmanager
-def fresh_database(server: str) -> Iterator[str]:
-    """URL of a new database on the server, dropped at the end."""
+def fresh_database(server: str, options: str = "") -> Iterator[str]:
+    """URL of a new database on the server, created with the options, dropped at the end."""
     name = f"asynctask_{uuid.uuid4().hex[:12]}"
     admin = create_engine(server, isolation_level="AUTOCOMMIT")
     with admin.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
+        connection.execute(text(f"CREATE DATABASE {name} {options}"))
     try:
         yield make_url(server).set(database=name).render_as_string(hide_password=False)
     finally:
@@ -86,9 +89,17 @@ def _database(what: str, variable: str, default: str) -> str:
 
 
 def _need(what: str, url: str, error: str | None) -> None:
-    if error is None:
-        return
-    reason = f"no {what} at {make_url(url).render_as_string(hide_password=True)}: {error}"
+    need(error is None, f"no {what} at {make_url(url).render_as_string(hide_password=True)}: {error}")
+
+
+def need(there: object, reason: str) -> None:
+    """Say that the test cannot run for this reason, unless what it needs is ``there``."""
+    if not there:
+        unavailable(reason)
+
+
+def unavailable(reason: str) -> NoReturn:
+    """Skip the test, and say so at the end of the run; fail it where everything is required."""
     if os.environ.get("ASYNCTASK_REQUIRE_SERVICES") == "1":
         pytest.fail(reason)
     unreachable.add(reason)

@@ -6,8 +6,10 @@ raises, but our own words (`errors.report`) name the task and count.
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Callable
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from celery import signals
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
     from celery import Celery
 
 _installed: weakref.WeakSet[Celery] = weakref.WeakSet()
+_installing = RLock()
+"""Threads of a web server that send the first tasks at once bind these at once, too."""
+os.register_at_fork(before=_installing.acquire, after_in_parent=_installing.release, after_in_child=_installing.release)
 
 
 def install(app: Celery, *, whole_app: bool = True) -> None:
@@ -29,20 +34,21 @@ def install(app: Celery, *, whole_app: bool = True) -> None:
     May be called again; ``whole_app`` then only widens. Raises `SettingsError` when the app is configured already
     and a setting is wrong; else a worker refuses to start with it.
     """
-    recording = recording_of(app)
-    if recording is not None:
-        recording.widen(whole_app)
-        return
-    if app.configured:
-        Settings.from_app(app)
-    recording = Recording(app, whole_app)
-    attach(app, recording)
-    publisher.wrap(app, recording)
-    loader.wrap(app)
-    if not _installed:
-        for signal_, receiver in _RECEIVERS.items():
-            signal_.connect(receiver, weak=False, dispatch_uid=f"celery_asynctask.{receiver.__name__}")
-    _installed.add(app)
+    with _installing:
+        recording = recording_of(app)
+        if recording is not None:
+            recording.widen(whole_app)
+            return
+        if app.configured:
+            Settings.from_app(app)
+        recording = Recording(app, whole_app)
+        attach(app, recording)
+        publisher.wrap(app, recording)
+        loader.wrap(app)
+        if not _installed:
+            for signal_, receiver in _RECEIVERS.items():
+                signal_.connect(receiver, weak=False, dispatch_uid=f"celery_asynctask.{receiver.__name__}")
+        _installed.add(app)
 
 
 def uninstall(app: Celery) -> None:
@@ -66,8 +72,14 @@ def on_import_modules(sender: Any, **_: Any) -> None:
         Settings.from_app(sender)
 
 
+def on_worker_process_shutdown(**_: Any) -> None:
+    """A child of a prefork pool ends; it runs no exit functions."""
+    for app in list(_installed):
+        if (recording := recording_of(app)) is not None:
+            recording.close()
+
+
 _RECEIVERS: dict[Any, Callable[..., None]] = {
-    signals.task_success: run.on_success,
     signals.task_failure: run.on_failure,
     signals.task_retry: run.on_retry,
     signals.task_postrun: run.on_postrun,
@@ -78,6 +90,7 @@ _RECEIVERS: dict[Any, Callable[..., None]] = {
     signals.task_rejected: worker.on_rejected,
     signals.worker_init: worker.on_worker_init,
     signals.worker_ready: worker.on_worker_ready,
+    signals.worker_process_shutdown: on_worker_process_shutdown,
     signals.import_modules: on_import_modules,
     signals.beat_init: periodic.on_beat_init,
 }

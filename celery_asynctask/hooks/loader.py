@@ -23,7 +23,7 @@ class _TaskInit:
 
     def __call__(self, task_id: str, task: Any) -> Any:
         result = self.original(task_id, task)
-        on_task_init(task)
+        on_task_init(task_id, task)
         return result
 
 

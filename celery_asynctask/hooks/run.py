@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from time import time_ns
+from typing import Any, Final, cast
 
+from billiard.exceptions import SoftTimeLimitExceeded
 from celery._state import _task_stack, get_current_task
 from celery.app.task import Context
 from celery.exceptions import Reject, Retry, WorkerShutdown
 
 from celery_asynctask import facts, payload, provenance, publisher, tracing
-from celery_asynctask.errors import guard
-from celery_asynctask.events import Event, Kind, now
+from celery_asynctask.errors import guard, report
+from celery_asynctask.events import Event, Kind, decode, encode_end, now
+from celery_asynctask.header import HEADER, header_of, with_token
 from celery_asynctask.hooks.hand import in_hand
 from celery_asynctask.lifecycle import run_key
-from celery_asynctask.note import content_of
+from celery_asynctask.note import CONTENT, content_of
 from celery_asynctask.recording import Recording, recording_of, recording_of_task
 
 _eager: dict[tuple[str, int], Any] = {}
@@ -22,31 +25,61 @@ the token that the run was given."""
 _EAGER_KEPT = 256
 
 
-@guard
-def on_task_init(task: Any) -> None:
+_START: Final = "asynctask_start"
+"""On the request of a run: its start as it was encoded, for the end to carry."""
+_ATTACHED: Final = "asynctask_attached"
+"""On the request of a run: what `tracing.detach` wants back."""
+
+
+def on_task_init(task_id: str, task: Any) -> None:
     """Called by Celery's loader after every receiver of task_prerun and right before the body: whoever makes spans has
-    made this run's by now, whatever the order in which we were connected."""
-    recording = recording_of(task.app)
-    if recording is None or not recording.settings.enabled:
-        return
-    request = task.request
-    if (token := tracing.attach(request)) is not None:
-        request.__dict__["asynctask_attached"] = token
-    if not recording.chooses(task.name):
-        return
-    if request.is_eager:
-        _inherit(recording, request)
-    event = facts.from_request(Kind.STARTED, task.name, request, now())
-    facts.add_asked(event, recording, request, request.args, request.kwargs)
-    facts.add_run(event, request)
-    tracing.describe(request.id, request.root_id, request.parent_id, run_key(event))
-    recording.record(event)
-    if request.is_eager:
-        _eager[request.id, request.retries] = facts.header_of(request)
-        if len(_eager) > _EAGER_KEPT:
-            del _eager[next(iter(_eager))]
-    if "created" not in event and not request.retries:  # its producer is not recorded: nobody has said what follows
-        for one in facts.planned(recording, event, facts.steps_of(request)):
+    made this run's by now, whatever the order in which we were connected.
+
+    The loader may be another app's: a task belongs to the app that it was registered with last (Celery.register_task),
+    which is where its end is recorded, and a worker of any app that it was registered with runs it. Where two apps
+    share a loader, it calls for each of them.
+    """
+    try:
+        recording = recording_of(task.app)
+        if recording is None or not recording.settings.enabled:
+            return
+        name, request = task.name, task.request
+        known = request.__dict__
+        if _START in known or not _is_of_a_message(
+            known
+        ):  # the loader has called before, or a tracer without a request
+            return
+        ids, attached = tracing.enter(request)
+        if attached is not None:
+            known[_ATTACHED] = attached
+        choice = recording.choices[name]
+        if not choice.recorded:
+            return
+        if request.is_eager:
+            _inherit(recording, request)
+        at = time_ns() // 1000
+        start = known[_START] = facts.start(recording, choice, name, request, at, ids)
+        recording.write(start)
+        if ids is not None:
+            key = run_key(facts.from_request(Kind.STARTED, name, request, at))
+            tracing.describe(request.id, request.root_id, request.parent_id, key)
+        if request.chain or request.chord or request.callbacks:
+            _plan(recording, request, start)
+    except SoftTimeLimitExceeded:
+        raise
+    except Exception as exc:  # noqa: BLE001 - as `guard` does, whose own call would cost every task
+        report("on_task_init", task_id, exc)
+
+
+def _is_of_a_message(request: dict[str, Any]) -> bool:
+    """Whether a run has a task id to be recorded by: one whose tracer is called by hand may have none."""
+    return isinstance(request.get("id"), str)
+
+
+def _plan(recording: Recording, request: Any, start: bytes) -> None:
+    """Say what follows the run, where its producer is not recorded and has not said so."""
+    if not request.retries and "created" not in header_of(request):
+        for one in facts.planned(recording, decode(start), facts.steps_of(request)):
             recording.record(one)
 
 
@@ -54,18 +87,13 @@ def _inherit(recording: Recording, request: Any) -> None:
     """Give an eager run, which comes without a message, the context that its message would have had."""
     stack = _task_stack.stack
     outer = stack[-2].request if len(stack) > 1 else None
-    fields = publisher.fields(recording, outer, facts.header_of(request), {"retries": request.retries})
-    setattr(request, facts.HEADER, {**facts.header_of(request), **provenance.to_header(fields, recording.encoder)})
-
-
-@guard
-def on_success(sender: Any, result: Any, **_: Any) -> None:
-    if (recording := recording_of_task(sender)) is None:
-        return
-    event = ended(Kind.SUCCEEDED, sender, sender.request)
-    if recording.keeps(sender.name, "result"):
-        event["result"] = recording.encoder.value(result)
-    recording.record(event)
+    fields = publisher.fields(recording, outer, header_of(request), bool(request.retries))
+    header = {**header_of(request), **provenance.to_header(fields, recording.encoder)}
+    setattr(request, HEADER, header)
+    header = with_token(request, header, now())
+    _eager[request.id, request.retries] = header
+    if len(_eager) > _EAGER_KEPT:
+        del _eager[next(iter(_eager))]
 
 
 @guard
@@ -80,9 +108,9 @@ def on_failure(sender: Any, task_id: str, exception: Any, einfo: Any = None, **_
     request = sender.request
     if request.id != task_id and (request := _context_in_hand(task_id)) is None:
         return
-    event = ended(Kind.FAILED, sender, request, inferred=inferred)
-    facts.add_error(event, recording, exception, getattr(einfo, "traceback", None))
-    record_end(recording, event, request)
+    end = cast("Event", {})
+    facts.add_error(end, recording, exception, getattr(einfo, "traceback", None))
+    record_end(recording, Kind.FAILED, sender, request, end, inferred=inferred)
 
 
 @guard
@@ -93,44 +121,57 @@ def on_retry(sender: Any, request: Any, reason: Any = None, einfo: Any = None, *
     if (recording := recording_of_task(sender)) is None:
         return
     if isinstance(reason, Retry):
-        recording.record(_retried(recording, sender, request, reason, einfo))
+        _record_retry(recording, sender, request, reason, einfo)
         return
     live = in_hand(request.id)
     if live is not None and not live.acknowledged:
-        event = ended(Kind.RETRIED, sender, request, inferred=True)
-        event["again"], event["outcome"] = True, "requeued"
-        recording.record(event)
+        end = cast("Event", {"again": True, "outcome": "requeued"})
+        record_end(recording, Kind.RETRIED, sender, request, end, inferred=True)
         return
-    event = ended(Kind.LOST, sender, request, inferred=True)
+    end = cast("Event", {})
     cause = "The worker was shut down before the task finished; its message was acknowledged, so it will not run again."
-    facts.add_error(event, recording, WorkerShutdown(cause))
-    record_end(recording, event, request)
+    facts.add_error(end, recording, WorkerShutdown(cause))
+    record_end(recording, Kind.LOST, sender, request, end, inferred=True)
 
 
-@guard
-def on_postrun(sender: Any, retval: Any, state: Any, **_: Any) -> None:
-    """The only word of a run that ended by Ignore or Reject; the other states have been told before."""
-    request = sender.request
-    if (token := request.__dict__.pop("asynctask_attached", None)) is not None:
-        tracing.detach(token)
-    if state not in ("IGNORED", "REJECTED") or (recording := recording_of_task(sender)) is None:
-        return
+def on_postrun(sender: Any, task_id: str, retval: Any, state: Any, **_: Any) -> None:
+    """The last word of a run in the process that ran it. Failures and retries have been told before; successes are
+    told here rather than at task_success, for each signal that Celery sends costs the task as much as our own work."""
+    try:
+        request = sender.request
+        known = request.__dict__
+        if _ATTACHED in known:
+            tracing.detach(known.pop(_ATTACHED))
+        recording = recording_of(sender.app)
+        if recording is None or not (choice := recording.choices[sender.name]).recorded:
+            return
+        if not _is_of_a_message(known):
+            return
+        if state == "SUCCESS":
+            end: Event = {}  # type: ignore[typeddict-item]
+            if retval is not None and choice.result:
+                end["result"] = recording.encoder.value(retval)
+            record_end(recording, Kind.SUCCEEDED, sender, request, end)
+        elif state in ("IGNORED", "REJECTED"):
+            _end_without_result(recording, sender, request, retval, state)
+    except SoftTimeLimitExceeded:
+        raise
+    except Exception as exc:  # noqa: BLE001 - as `guard` does, whose own call would cost every task
+        report("on_postrun", task_id, exc)
+
+
+def _end_without_result(recording: Recording, task: Any, request: Any, retval: Any, state: str) -> None:
+    end = cast("Event", {})
     if state == "IGNORED":
-        event = ended(Kind.IGNORED, sender, request)
         if request.__dict__.get("asynctask_replaced"):
-            event["again"], event["outcome"] = True, "replaced"
-        recording.record(event)
-        return
-    event = ended(Kind.REJECTED, sender, request)
-    if getattr(retval, "requeue", False) and sender.acks_late:  # an early acknowledged message cannot be rejected
-        event["again"], event["outcome"] = True, "requeued"
-    reason = getattr(retval, "reason", None)
-    facts.add_error(event, recording, retval)
-    event["error_message"] = payload.reason_text(reason, recording.encoder)
-    if event.get("again"):
-        recording.record(event)
+            end["again"], end["outcome"] = True, "replaced"
+        record_end(recording, Kind.IGNORED, task, request, end)
     else:
-        record_end(recording, event, request)
+        if getattr(retval, "requeue", False) and task.acks_late:  # what is acknowledged early cannot be rejected
+            end["again"], end["outcome"] = True, "requeued"
+        facts.add_error(end, recording, retval)
+        end["error_message"] = payload.reason_text(getattr(retval, "reason", None), recording.encoder)
+        record_end(recording, Kind.REJECTED, task, request, end)
 
 
 @guard
@@ -142,40 +183,60 @@ def on_internal_error(
         return
     context = Context({"id": task_id, **(request or {})})
     if context.is_eager:
-        setattr(context, facts.HEADER, _eager.get((task_id, context.retries), {}))
+        setattr(context, HEADER, _eager.get((task_id, context.retries), {}))
     if isinstance(exception, Retry):  # with task_eager_propagates the tracer passes it on instead of handling it
-        recording.record(_retried(recording, sender, context, exception, einfo))
+        _record_retry(recording, sender, context, exception, einfo)
         return
-    event = ended(Kind.FAILED, sender, context)
-    event["internal"] = True
-    event["ran"] = payload.is_mapping(kwargs)
-    facts.add_error(event, recording, exception, getattr(einfo, "traceback", None))
-    record_end(recording, event, context)
+    end = cast("Event", {"ran": payload.is_mapping(kwargs), "internal": True})
+    facts.add_error(end, recording, exception, getattr(einfo, "traceback", None))
+    record_end(recording, Kind.FAILED, sender, context, end)
 
 
-def ended(kind: Kind, task: Any, request: Any, *, inferred: bool = False) -> Event:
-    event = facts.from_request(kind, task.name, request, now())
-    event["ran"] = True
+def _record_retry(recording: Recording, task: Any, request: Any, reason: Retry, einfo: Any) -> None:
+    end = cast("Event", {})
+    facts.add_error(end, recording, reason.exc, getattr(einfo, "traceback", None))
+    record_end(recording, Kind.RETRIED, task, request, end, inferred=get_current_task() is None)
+
+
+_WITH_STEPS = frozenset({Kind.FAILED, Kind.REVOKED, Kind.REJECTED, Kind.LOST})
+"""Ends after which the steps that were to follow are not sent, unless the task comes again."""
+
+
+def record_end(
+    recording: Recording,
+    kind: Kind,
+    task: Any,
+    request: Any,
+    end: Event,
+    *,
+    inferred: bool = False,
+    at: int | None = None,
+) -> None:
+    """Record that the run of ``request`` ended, with what ``end`` says of it; and which steps will not be sent for it.
+
+    ``inferred``: the run's own process does not say so. ``at``: microseconds since 1970, now if not given.
+    """
+    if at is None:
+        at = time_ns() // 1000
+    known = request.__dict__
     if inferred:
-        event["inferred"] = True
-    elif (content := content_of(request)) is not None:
-        event["content"], event["noted"] = content, True
-    return event
-
-
-def _retried(recording: Recording, task: Any, request: Any, reason: Retry, einfo: Any) -> Event:
-    event = ended(Kind.RETRIED, task, request, inferred=get_current_task() is None)
-    facts.add_error(event, recording, reason.exc, getattr(einfo, "traceback", None))
-    return event
-
-
-def record_end(recording: Recording, event: Event, request: Any) -> None:
-    """Record an end without success, and that what was to follow will not be sent."""
-    recording.record(event)
-    steps = facts.steps_of(request)
-    if steps:
-        header = facts.header_of(request)
-        cause: Event = {**event, "root": facts.lineage(header, request.root_id, None)[0]}
+        end["inferred"] = True
+    elif CONTENT in known and (content := content_of(request)) is not None:
+        end["noted"] = content
+    start = None if inferred else known.get(_START)
+    if start is not None:
+        recording.write(encode_end(start, kind, at, end))
+    else:
+        recording.record({**facts.from_request(kind, task.name, request, at), "ran": True, **end})
+    if (
+        (request.chain or request.chord or request.callbacks)
+        and kind in _WITH_STEPS
+        and not end.get("again")
+        and (steps := facts.steps_of(request))
+    ):
+        header = header_of(request)
+        cause: Event = {**facts.from_request(kind, task.name, request, at), **end}
+        cause["root"] = facts.lineage(header, request.root_id, None)[0]
         facts.add_context(cause, recording, header)
         for one in facts.unsent(recording, cause, steps):
             recording.record(one)

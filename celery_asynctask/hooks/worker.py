@@ -2,35 +2,75 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import signal
-from typing import TYPE_CHECKING, Any
+from functools import partial, wraps
+from time import time_ns
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from celery.app.task import Context
 from celery.exceptions import NotRegistered, TaskRevokedError
+from celery.worker.request import Request
 
 from celery_asynctask import facts, process
-from celery_asynctask.errors import guard
-from celery_asynctask.events import Kind, now
+from celery_asynctask.errors import guard, report
+from celery_asynctask.events import Event, Kind, now
+from celery_asynctask.header import mark_delivery
 from celery_asynctask.hooks.hand import take
-from celery_asynctask.hooks.run import ended, record_end
-from celery_asynctask.recording import recording_of, recording_of_task
+from celery_asynctask.hooks.run import record_end
+from celery_asynctask.recording import Recording, recording_of, recording_of_task
 
 if TYPE_CHECKING:
     from celery import Celery
 
+WAITING: Final = 200_000
+"""Microseconds after which a message that a worker has received, and not started, is said to be received."""
+
+
+def on_received(request: Any, **_: Any) -> None:
+    try:
+        task = request.task
+        recording = recording_of(task.app)
+        if recording is None or not recording.choices[task.name].recorded:
+            return
+        at = time_ns() // 1000
+        header = mark_delivery(request, at)
+        taken = take(request)
+        if "created" not in header:  # its producer is not recorded: nobody has told of it
+            _tell_received(recording, request, at)
+            return
+        recording.waiting.append((at, taken))
+        if at >= recording.tell_at:  # the recorder's thread does it, too, unless it waits for the database
+            tell_waiting(recording)
+    except Exception as exc:  # noqa: BLE001 - as `guard` does, whose own call would cost every task
+        report("on_received", getattr(request, "id", None), exc)
+
+
+def tell_waiting(recording: Recording) -> None:
+    """Record that deliveries were received which have waited since, for a free child or for their time. A body that
+    starts says when its message was received, so most need no event of their own."""
+    at = now()
+    recording.tell_at = at + WAITING
+    before = at - WAITING
+    waiting = recording.waiting
+    while waiting and waiting[0][0] < before:
+        try:
+            received, taken = waiting.popleft()
+        except IndexError:  # another thread was faster
+            return
+        request = taken()
+        if request is None:  # the worker is done with it
+            continue
+        if request.time_start is None and not request.acknowledged and not request._already_revoked:
+            _tell_received(recording, request, received)
+
 
 @guard
-def on_received(request: Any, **_: Any) -> None:
-    task = request.task
-    if (recording := recording_of_task(task)) is None:
-        return
-    at = now()
-    facts.mark_delivery(request, at)
-    take(request)
-    context = Context(request.request_dict)
-    event = facts.from_request(Kind.RECEIVED, task.name, context, at)
+def _tell_received(recording: Recording, request: Any, at: int) -> None:
+    context = Context(request.request_dict, args=request.args, kwargs=request.kwargs)
+    event = facts.from_request(Kind.RECEIVED, request.task.name, context, at)
     if "created" not in event:  # its producer is not recorded
-        facts.add_asked(event, recording, context, request.args, request.kwargs)
+        facts.add_asked(event, recording, request.task.name, context)
     recording.record(event)
 
 
@@ -38,18 +78,17 @@ def on_received(request: Any, **_: Any) -> None:
 def on_revoked(sender: Any, request: Any, terminated: bool, signum: Any, expired: bool, **_: Any) -> None:
     if (recording := recording_of_task(sender)) is None:
         return
-    event = ended(Kind.REVOKED, sender, request, inferred=True)
-    event["ran"] = bool(terminated)
-    facts.add_asked(event, recording, request, request.args, request.kwargs)
+    end = cast("Event", {"ran": bool(terminated)})
+    facts.add_asked(end, recording, sender.name, request)
     if expired:
-        event["outcome"] = "expired"
-        facts.add_error(event, recording, TaskRevokedError("expired"))
+        end["outcome"] = "expired"
+        facts.add_error(end, recording, TaskRevokedError("expired"))
     elif terminated:
-        event["outcome"] = "terminated"
-        facts.add_error(event, recording, TaskRevokedError(f"terminated by {_signal_name(signum)}"))
+        end["outcome"] = "terminated"
+        facts.add_error(end, recording, TaskRevokedError(f"terminated by {_signal_name(signum)}"))
     else:
-        facts.add_error(event, recording, TaskRevokedError("revoked"))
-    record_end(recording, event, request)
+        facts.add_error(end, recording, TaskRevokedError("revoked"))
+    record_end(recording, Kind.REVOKED, sender, request, end, inferred=True)
 
 
 @guard
@@ -88,6 +127,52 @@ def _readable(message: Any) -> Any:
 def on_worker_init(sender: Any, **_: Any) -> None:
     if recording_of(sender.app) is not None:
         process.become_worker()
+        _hear_of_stored_results()
+
+
+def _hear_of_stored_results() -> None:
+    """Have the worker's requests tell of a child that stored its result and was killed before it could say so.
+
+    Celery 5.7 then acknowledges the message as that of a task that succeeded, and sends no signal
+    (celery/worker/request.py on_failure); versions before call the task failed. Asked for lost children only.
+    """
+    ask = getattr(Request, _ASK_BACKEND, None)
+    if ask is None or hasattr(ask, "__wrapped__"):
+        return
+
+    @wraps(ask)
+    def success_was_stored(self: Any) -> Any:
+        stored = ask(self)
+        if stored:
+            _on_success_stored(self, stored)
+        return stored
+
+    setattr(Request, _ASK_BACKEND, success_was_stored)
+
+
+_ASK_BACKEND: Final = "_success_was_stored"
+
+
+@guard
+def _on_success_stored(request: Any, stored: dict[str, Any]) -> None:
+    task = request.task
+    if (recording := recording_of_task(task)) is None:
+        return
+    end = cast("Event", {})
+    if (result := stored.get("result")) is not None and recording.choices[task.name].result:
+        end["result"] = recording.encoder.value(result)
+    record_end(recording, Kind.SUCCEEDED, task, request._context, end, inferred=True, at=_done_at(stored))
+
+
+def _done_at(stored: dict[str, Any]) -> int | None:
+    """When the child stored its result, by the same machine's clock. A time without a zone is UTC
+    (celery/backends/database)."""
+    done = stored.get("date_done")
+    try:
+        at = done if isinstance(done, dt.datetime) else dt.datetime.fromisoformat(cast("str", done))
+    except (TypeError, ValueError):  # a result backend of another's making
+        return None
+    return int((at if at.tzinfo else at.replace(tzinfo=dt.timezone.utc)).timestamp() * 1_000_000)
 
 
 @guard
@@ -95,6 +180,7 @@ def on_worker_ready(sender: Any, **_: Any) -> None:
     recording = recording_of(sender.app)
     if recording is None:
         return
+    recording.recorder.before_work = partial(tell_waiting, recording)
     recording.start()
     decode_error = sender.on_decode_error
 

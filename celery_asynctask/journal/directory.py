@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
+import secrets
 import stat
+import time
 from pathlib import Path
 from typing import NamedTuple
 
 from celery_asynctask.errors import JournalError
 
 SUFFIX = ".segment"
-_LOCK_NAME = "recorder.lock"
-_STORE_NAME = "store"
+UNNAMED = ".new"
+"""Ends the name of a segment that is not locked yet."""
+_UNNAMED_SECONDS = 60
+"""After which such a file is a dead process's."""
+LOCK_NAME = "recorder.lock"
+CLAIM_NAME = "dedicated.lock"
+STORE_NAME = "store"
 
 
 class Segment(NamedTuple):
@@ -47,23 +55,22 @@ class Directory:
                 )
             if status.st_mode & 0o077:
                 path.chmod(0o700)
-            self._claim(store_id)
+            self.id = self._claim(store_id)
         except OSError as exc:
             raise JournalError(
                 f"The journal directory {path} cannot be used: {exc.strerror or exc}. Make it writable or set "
                 "asynctask_journal_dir to another one."
             ) from exc
 
-    def _claim(self, store_id: str) -> None:
-        """Make the directory this store's, or see that it is."""
-        handle = os.open(self.path / _STORE_NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    def _claim(self, store_id: str) -> str:
+        """Make the directory this store's, or see that it is; the directory's own id."""
+        handle = os.open(self.path / STORE_NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             if not os.fstat(handle).st_size:  # new: whoever locks it first claims the directory
                 fcntl.flock(handle, fcntl.LOCK_EX)
                 if not os.fstat(handle).st_size:
-                    os.write(handle, os.fsencode(f"{store_id}\n"))
-                    os.lseek(handle, 0, os.SEEK_SET)
-            claimed = os.fsdecode(os.read(handle, 4096)).strip()
+                    os.write(handle, os.fsencode(f"{store_id}\n{secrets.token_hex(16)}\n"))
+            claimed, _, directory_id = os.fsdecode(os.pread(handle, 4096, 0)).partition("\n")
         finally:
             os.close(handle)
         if claimed != store_id:
@@ -71,6 +78,7 @@ class Directory:
                 f"The journal directory {self.path} belongs to the store {claimed}, not to {store_id}; give each "
                 "store its own asynctask_journal_dir."
             )
+        return directory_id.strip()
 
     def segments(self) -> list[Segment]:
         """Every segment in the directory, sorted. Raises `OSError`."""
@@ -82,13 +90,53 @@ class Directory:
                     found.append(Segment(source, int(number), self.path / name))
         return sorted(found)
 
+    @staticmethod
+    def size(path: Path) -> int:
+        """Bytes of everything in a journal directory, what is in quarantine among them. Raises `OSError`."""
+        total = 0
+        with os.scandir(path) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):
+                    total += entry.stat(follow_symlinks=False).st_size
+        return total
+
+    def sweep(self) -> None:
+        """Remove what processes left behind that were killed while they began a segment. Raises `OSError`."""
+        for name in os.listdir(self.path):  # noqa: PTH208
+            path = self.path / name
+            if name.endswith(UNNAMED):
+                with contextlib.suppress(FileNotFoundError):
+                    if time.time() - path.stat().st_mtime > _UNNAMED_SECONDS and not is_being_written(path):
+                        path.unlink()
+
     def elect(self) -> int | None:
         """Become the directory's recorder: a descriptor that holds the lock until closed, None if another does.
 
         The kernel releases the lock when the holder dies. A forked child must close its copy (see `writer`).
         Raises `OSError`.
         """
-        return lock(self.path / _LOCK_NAME, os.O_RDWR | os.O_CREAT)
+        return lock(self.path / LOCK_NAME, os.O_RDWR | os.O_CREAT)
+
+    def claim(self) -> int | None:
+        """Be the directory's dedicated recorder, to which others leave the election: as `elect`."""
+        return lock(self.path / CLAIM_NAME, os.O_RDWR | os.O_CREAT)
+
+    @staticmethod
+    def is_claimed(path: Path) -> bool:
+        """Whether a dedicated recorder of the journal directory lives. Raises `OSError`."""
+        try:
+            return is_being_written(path / CLAIM_NAME)
+        except FileNotFoundError:
+            return False
+
+    def waiting(self) -> int:
+        """Bytes of the segments of processes that are gone: what a recorder has not stored yet. Raises `OSError`."""
+        total = 0
+        for segment in self.segments():
+            with contextlib.suppress(FileNotFoundError):
+                if not is_being_written(segment.path):
+                    total += segment.path.stat().st_size
+        return total
 
     def quarantine(self, name: str, data: bytes) -> None:
         """Keep ``data`` that cannot be stored, one entry a line, in a file beside the segments. Raises `OSError`."""
@@ -96,9 +144,16 @@ class Directory:
             self.path / f"{name}.quarantine", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600
         )
         try:
-            os.write(handle, data + b"\n")
+            write_whole(handle, data + b"\n")
         finally:
             os.close(handle)
+
+
+def write_whole(handle: int, data: bytes) -> None:
+    """Append all of ``data`` to a file, or leave nothing of it: a full disk may take a part. Raises `OSError`."""
+    if (written := os.write(handle, data)) != len(data):
+        os.ftruncate(handle, os.fstat(handle).st_size - written)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def lock(path: Path, flags: int) -> int | None:

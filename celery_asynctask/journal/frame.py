@@ -14,19 +14,20 @@ VERSION = 1
 """Version of the format, written into the first frame of every segment."""
 
 
-class Frame(NamedTuple):
-    """One undamaged frame."""
-
-    number: int
-    data: bytes
-
-
 class Scan(NamedTuple):
     """What some bytes of a segment held."""
 
-    frames: list[Frame]
+    numbers: list[int]
+    """Of the undamaged frames, in the order of the file."""
+    data: list[bytes]
+    """What is in them."""
     damaged: list[bytes]
     """Lines that are no frame, each without its line break."""
+    tail: int
+    """How many of them come behind the last undamaged frame."""
+    hidden: int
+    """How many events may be in the others: as many as the numbers around them leave out; before the first undamaged
+    event, one a line."""
     consumed: int
     """Bytes of the lines looked at: where to go on."""
 
@@ -37,28 +38,35 @@ def pack(number: int, data: bytes) -> bytes:
     return b"%08x %b\n" % (crc32(body), body)
 
 
-def unpack(line: bytes) -> Frame:
-    """The frame in one line without its line break. Raises `ValueError` when it is damaged."""
-    check, body = line[:8], line[9:]
-    if line[8:9] != b" " or crc32(body) != int(check, 16):
+def unpack(line: bytes) -> tuple[int, bytes]:
+    """Number and data of the frame in one line without its line break. Raises `ValueError` when it is damaged."""
+    body = line[9:]
+    if line[8:9] != b" " or crc32(body) != int(line[:8], 16):
         raise ValueError("checksum does not match")
     number, _, data = body.partition(b" ")
-    return Frame(int(number), data)
+    return int(number), data
 
 
 def scan(data: bytes, most: int) -> Scan:
     """The whole lines of ``data``, at most ``most`` of them; a last line without its break is left for later."""
-    frames: list[Frame] = []
+    numbers: list[int] = []
+    found: list[bytes] = []
     damaged: list[bytes] = []
-    consumed = 0
-    for _ in range(most):
-        end = data.find(b"\n", consumed)
-        if end < 0:
-            break
-        line = data[consumed:end]
-        consumed = end + 1
+    tail = hidden = last = at = 0
+    while most > 0 and (end := data.find(b"\n", at)) >= 0:
+        line = data[at:end]  # one by one: all of them at once would take as much memory as the data
+        at = end + 1
+        most -= 1
         try:
-            frames.append(unpack(line))
+            number, one = unpack(line)
         except ValueError:
             damaged.append(line)
-    return Scan(frames, damaged, consumed)
+            tail += 1
+            continue
+        if tail:
+            hidden += max(0, number - last - 1) if last else tail
+            tail = 0
+        last = number
+        numbers.append(number)
+        found.append(one)
+    return Scan(numbers, found, damaged, tail, hidden, at)

@@ -11,34 +11,50 @@ import secrets
 import socket
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from pathlib import Path
+from typing import Any
 
 from celery_asynctask import health
 from celery_asynctask.errors import JournalError
 from celery_asynctask.events import now
 from celery_asynctask.journal import frame
-from celery_asynctask.journal.directory import SUFFIX, Directory
+from celery_asynctask.journal.directory import SUFFIX, UNNAMED, Directory, write_whole
 from celery_asynctask.process import reset_in_children, role
 
 logger = logging.getLogger("celery_asynctask.journal")
 
 SEGMENT_BYTES = 16 * 1024 * 1024
-"""A segment that has grown to this is closed, so that the recorder can remove it, and a new one begun."""
+"""A segment that has grown to this is followed by another, so that the recorder can remove it."""
 RETRY_SECONDS = 1.0
-"""How long after a failure the next event tries to open a segment again."""
+"""How long after a failure another segment is tried."""
+CHECK_SECONDS = 1.0
+"""How long a process may go on writing into a segment that somebody has deleted."""
+CHECK_BYTES = 1024 * 1024
+"""Bytes that a process writes between two looks at how large the whole journal is."""
+KEPT_EVENTS = 10_000
+"""Events that wait in the memory of a process while its journal cannot be written to."""
+KEPT_BYTES = 16 * 1024 * 1024
+"""Bytes of them."""
+MAX_BYTES = 1_073_741_824
+"""Default of ``asynctask_journal_max_bytes``."""
 
 
 class Journal:
     """This process's place in a journal directory. Safe for threads; starts over in a forked child.
 
-    ``append`` never raises and never waits for more than one ``write`` to a file. An event that could not be
-    written is counted in ``dropped`` by reason (an errno name, or ``unusable directory``).
+    ``append`` never raises and never waits for more than one ``write`` to a file. What cannot be written waits in
+    memory, as much as there is room; what finds none is counted in ``dropped`` by reason: an errno name, ``unusable
+    directory``, or ``journal_max_bytes``.
+
+    From its first segment on a process holds one that is locked, whether it can write to it or not: by that the
+    recorder knows that it lives.
     """
 
-    def __init__(self, path: Path, store_id: str) -> None:
+    def __init__(self, path: Path, store_id: str, max_bytes: int = MAX_BYTES) -> None:
         self.path = path
         self.store_id = store_id
+        self.max_bytes = max_bytes
         self._reset()
         reset_in_children(self)
 
@@ -46,13 +62,19 @@ class Journal:
         """Be the journal of this process: a source that has written nothing yet."""
         self._lock = threading.RLock()  # a signal handler that publishes may run inside of append
         self._handle: int | None = None
+        self._trouble = ""
+        """Why events are not written now: a reason as in ``dropped``; empty: they are."""
+        self._kept: deque[bytes] = deque()
+        self._kept_bytes = 0
         self._size = 0
         self._segment = 0
         self._number = 0
-        self._retry_at = 0.0
-        self._logged = False
+        self._check_at = self._retry_at = 0.0
+        self._check_size = CHECK_BYTES
+        self._told = False
         self.dropped: Counter[str] = Counter()
-        self.source = ""
+        started = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+        self.source = f"{started}-{os.getpid()}-{secrets.token_hex(4)}"
 
     def after_fork_in_child(self) -> None:
         """Leave the parent's segment to the parent: a copy of the descriptor would keep its lock alive."""
@@ -62,46 +84,155 @@ class Journal:
             os.close(handle)
 
     def append(self, data: bytes) -> bool:
-        """Write one encoded event; whether it is in the journal now."""
+        """Write one encoded event; whether it is in the journal now, not in memory or dropped."""
         with self._lock:
-            number = self._number = self._number + 1  # what is dropped is counted, too
-            if self._handle is None and not self._open():
-                self._drop("unusable directory")
-                return False
+            number = self._number = self._number + 1
             line = frame.pack(number, data)
-            try:
-                self._write(line)
-            except OSError as exc:
-                self._drop(errno.errorcode.get(exc.errno or 0, "error"))
-                self._give_up(f"writing to the journal in {self.path} failed: {exc.strerror or exc}")
+            waits = self._kept or self._trouble or self._handle is None
+            if (waits and not self._ready()) or not self._write(line):
+                if not self._keep(line) and self._number == number:
+                    self._number -= 1  # what is dropped has none, so that a missing number is a loss
                 return False
-            if self._size >= SEGMENT_BYTES:
-                self._close()
+            if self._size >= self._check_size or time.monotonic() >= self._check_at:
+                self._look()
             return True
 
-    def _drop(self, reason: str) -> None:
+    def retry(self) -> bool:
+        """Write what waits in memory, if it is time to try; whether nothing waits any more."""
+        with self._lock:
+            return (not self._kept and not self._trouble) or self._ready()
+
+    def _ready(self) -> bool:
+        """Whether an event can be written now, after all that was before it."""
+        if time.monotonic() < self._retry_at:
+            return False
+        if (self._trouble or self._handle is None) and not self._open():
+            return False
+        while self._kept:
+            line = self._kept.popleft()  # first, for a signal handler may append in between
+            if not self._write(line):
+                self._kept.appendleft(line)
+                return False
+            self._kept_bytes -= len(line)
+        if self._told:
+            self._told = False
+            dropped = sum(self.dropped.values())
+            logger.warning("celery-asynctask records again; %d events of this process were not kept.", dropped)
+        return True
+
+    def take(self) -> list[bytes]:
+        """What waits in memory, packed, for a recorder that stores it itself; `give_back` what it could not."""
+        with self._lock:
+            taken = list(self._kept)
+            self._kept.clear()
+            self._kept_bytes = 0
+            return taken
+
+    def give_back(self, lines: list[bytes]) -> None:
+        with self._lock:
+            self._kept.extendleft(reversed(lines))
+            self._kept_bytes += sum(map(len, lines))
+
+    def describe(self) -> dict[str, Any]:
+        """What the first frame of a segment says of it and of its process."""
+        return {
+            "format": frame.VERSION,
+            "source": self.source,
+            "segment": self._segment,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "role": role(),
+            "at": now(),
+            "dropped": dict(self.dropped),
+        }
+
+    def close(self) -> None:
+        """End the current segment, so that it can be drained and removed; a later event begins another. What waits in
+        memory is written if it can be, and else waits on."""
+        with self._lock:
+            self._retry_at = 0.0
+            self.retry()
+            self._close()
+
+    def abandon(self) -> None:
+        """Count as dropped what waits in memory: the process ends."""
+        with self._lock:
+            if self._kept:
+                logger.error(
+                    "celery-asynctask: %d events of this process (pid %d) could not be written to its journal in %s "
+                    "and end with it.",
+                    len(self._kept),
+                    os.getpid(),
+                    self.path,
+                )
+            for _ in self._kept:
+                self._drop()
+            self._number -= len(self._kept)  # nothing was written after them
+            self._kept.clear()
+            self._kept_bytes = 0
+
+    def _keep(self, line: bytes) -> bool:
+        """Let a frame wait in memory; False: there is no room, and it is dropped."""
+        if self._trouble == "journal_max_bytes" or len(self._kept) >= KEPT_EVENTS or self._kept_bytes >= KEPT_BYTES:
+            self._drop()
+            return False
+        self._kept.append(line)
+        self._kept_bytes += len(line)
+        return True
+
+    def _drop(self) -> None:
+        reason = self._trouble or "unusable directory"
         self.dropped[reason] += 1
         health.dropped(reason)
 
-    def _write(self, line: bytes) -> None:
+    def _write(self, line: bytes) -> bool:
         assert self._handle is not None
-        written = os.write(self._handle, line)
-        if written != len(line):
-            os.ftruncate(self._handle, os.fstat(self._handle).st_size - written)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self._size += written
-
-    def _open(self) -> bool:
-        """Begin the next segment. It gets its real name once it is locked: the recorder takes an unlocked one for
-        a dead process's and would remove it."""
-        if time.monotonic() < self._retry_at:
+        try:
+            write_whole(self._handle, line)
+        except OSError as exc:
+            reason = errno.errorcode.get(exc.errno or 0, "error")
+            self._give_up(reason, f"writing to the journal in {self.path} failed: {exc.strerror or exc}")
             return False
+        self._size += len(line)
+        return True
+
+    def _look(self) -> None:
+        """Every second or so: is our segment still there, is it large enough, is the whole journal too large?"""
+        self._check_at = time.monotonic() + CHECK_SECONDS
+        try:
+            if self._handle is not None and not os.fstat(self._handle).st_nlink:
+                logger.error(
+                    "celery-asynctask: the segment of this process (pid %d) in %s was deleted; events in it that were "
+                    "not stored yet are lost.",
+                    os.getpid(),
+                    self.path,
+                )
+                self._open()
+            if self._size < self._check_size:
+                return
+            self._check_size = self._size + CHECK_BYTES
+            if Directory.size(self.path) > self.max_bytes:
+                self._give_up(
+                    "journal_max_bytes",
+                    f"the journal in {self.path} has reached asynctask_journal_max_bytes ({self.max_bytes}): events "
+                    "are dropped until the recorder has stored some",
+                )
+            elif self._size >= SEGMENT_BYTES:
+                self._open(rotating=True)
+        except OSError as exc:
+            self._give_up(errno.errorcode.get(exc.errno or 0, "error"), str(exc))
+
+    def _open(self, *, rotating: bool = False) -> bool:
+        """Begin the next segment, then let the last one go; ``rotating``: which is used on if there is no next. It gets
+        its real name once it is locked: the recorder takes an unlocked one for a dead process's and would remove it."""
         try:
             directory = Directory(self.path, self.store_id)
-            self._name_source()
+            if self._trouble == "journal_max_bytes" and Directory.size(self.path) > self.max_bytes:
+                self._retry_at = time.monotonic() + RETRY_SECONDS
+                return False
             self._segment += 1
             path = directory.path / f"{self.source}.{self._segment:06d}{SUFFIX}"
-            unnamed = path.with_suffix(".new")
+            unnamed = path.with_suffix(UNNAMED)
             handle = os.open(
                 unnamed,
                 os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC,
@@ -109,62 +240,39 @@ class Journal:
             )
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self._handle, self._size = handle, 0
-                self._write(frame.pack(0, self._description()))
+                line = frame.pack(0, json.dumps(self.describe(), separators=(",", ":")).encode())
+                write_whole(handle, line)
                 unnamed.rename(path)
             except OSError:
-                self._handle = None
                 os.close(handle)
                 unnamed.unlink(missing_ok=True)
                 raise
         except (JournalError, OSError) as exc:
-            self._give_up(str(exc))
+            if not rotating:
+                self._give_up("unusable directory", str(exc))
             return False
-        if self._logged:
-            logger.warning("celery-asynctask records again; %d events were not kept.", sum(self.dropped.values()))
-            self._logged = False
+        self._close()
+        self._handle, self._size, self._check_size = handle, len(line), min(CHECK_BYTES, SEGMENT_BYTES)
+        self._check_at = time.monotonic() + CHECK_SECONDS
+        self._trouble = ""
         return True
 
-    def _name_source(self) -> None:
-        if not self.source:
-            started = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-            self.source = f"{started}-{os.getpid()}-{secrets.token_hex(4)}"
-
-    def _description(self) -> bytes:
-        return json.dumps(
-            {
-                "format": frame.VERSION,
-                "source": self.source,
-                "segment": self._segment,
-                "host": socket.gethostname(),
-                "pid": os.getpid(),
-                "role": role(),
-                "at": now(),
-                "dropped": dict(self.dropped),
-            },
-            separators=(",", ":"),
-        ).encode()
-
-    def _give_up(self, reason: str) -> None:
+    def _give_up(self, trouble: str, reason: str) -> None:
         """Stop writing for `RETRY_SECONDS`, and say so once until it works again."""
-        self._close()
+        self._trouble = trouble
         self._retry_at = time.monotonic() + RETRY_SECONDS
-        if not self._logged:
-            self._logged = True
+        if not self._told:
+            self._told = True
             logger.error(
-                "celery-asynctask records nothing in this process (%s, pid %d): %s Tasks run as ever; recording "
-                "resumes by itself when the cause is gone.",
+                "celery-asynctask cannot write to its journal in this process (%s, pid %d): %s. Tasks run as ever; "
+                "up to %d events are kept in memory, and recording resumes by itself when the cause is gone.",
                 role(),
                 os.getpid(),
-                reason if reason.endswith(".") else f"{reason}.",
+                reason.rstrip("."),
+                KEPT_EVENTS,
             )
 
     def _close(self) -> None:
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
-
-    def close(self) -> None:
-        """End the current segment, so that it can be drained and removed; a later event begins another."""
-        with self._lock:
-            self._close()

@@ -15,6 +15,7 @@ The stored form: JSON says itself. Anything that is not the whole value is a map
   members, dataclasses: whatever Celery's JSON serializer refuses);
 * ``{"$asynctask": "object", "type"}``: not looked into, with ``repr`` for classes and functions;
 * ``{"$asynctask": "cycle", "type", "up"}``: the container that is ``up`` levels above;
+* ``{"$asynctask": "erased"}``: taken out of the store later, on request (`store.erasure`);
 * ``{"$asynctask": "replaced", "text"}``: a string with NUL or lone surrogates, which databases refuse;
 * ``{"$asynctask": "keys"}`` under the key ``$asynctask`` of a mapping: its keys are not those of the original.
 
@@ -218,3 +219,18 @@ def traceback_text(traceback: Any, encoder: Encoder = PLAIN) -> str | None:
 def is_mapping(value: Any) -> bool:
     """Whether ``value`` is a mapping, by its type alone."""
     return isinstance(value, Mapping)
+
+
+def missing(value: Any) -> list[str]:
+    """In which ways a stored value is not the one there was: ``cut``, ``redacted``, ``described``."""
+    kinds = set()
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict):
+            if MARK in one:
+                kinds.add(one[MARK] if one[MARK] in ("cut", "redacted") else "described")
+            waiting.extend(one.values())
+        elif isinstance(one, list):
+            waiting.extend(one)
+    return sorted(kinds)

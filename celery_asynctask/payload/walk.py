@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections import deque
 from collections.abc import Iterable
 from itertools import islice
@@ -17,6 +16,7 @@ from typing import Any, Final
 from billiard.exceptions import SoftTimeLimitExceeded
 
 from celery_asynctask.payload.inspection import inherits, mro, type_name
+from celery_asynctask.payload.plain import PLAIN_KEY, SHORTEST
 from celery_asynctask.payload.readers import MARGIN, MAX_BITS, MAX_ITEMS, READERS, read_object
 from celery_asynctask.payload.redaction import Path, Redaction
 
@@ -28,9 +28,6 @@ _MAX_KEY: Final = 512
 """Characters of a key that are kept."""
 _MARKER: Final = 80
 """Bytes of a marker, about."""
-_SHORTEST: Final = 7
-"""Characters of the shortest string in which a secret is looked for."""
-_PLAIN_KEY = re.compile(r"[A-Za-z_][\w.\-]{0,63}\Z", re.ASCII).match
 
 
 class Full(Exception):
@@ -100,7 +97,7 @@ class Walk:
             return self.cut(value, size)
         self.room -= written
         kept = value if written == size + 2 else clean(value)
-        if self.redaction is not None and size > _SHORTEST and (scrubbed := self.redaction.text(kept)) != kept:
+        if self.redaction is not None and size > SHORTEST and (scrubbed := self.redaction.text(kept)) != kept:
             self.room -= len(_escape(scrubbed)) - written
             if self.room < 0:
                 self.room += len(_escape(scrubbed))
@@ -198,7 +195,7 @@ class Walk:
         for key, value in pairs:
             if self.room < 0:
                 break
-            name, same = (key, True) if type(key) is str and _PLAIN_KEY(key) else self.key(key)
+            name, same = (key, True) if type(key) is str and PLAIN_KEY(key) else self.key(key)
             if not same or name in items:
                 note, name = {MARK: "keys"}, _free(name, items)
             self.room -= len(name) + 6

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sqlalchemy import Connection, Engine, insert, inspect, select, text
 
-from celery_asynctask.model import SCHEMA_VERSION, AsyncTaskVersion, Base
+from celery_asynctask.model import SCHEMA_VERSION, AsyncTaskRevision, AsyncTaskVersion, Base
 
 _LOCK = 4_871_239_157_263_401_113
 """PostgreSQL advisory lock that guards the creation; any number that nobody else uses."""
@@ -23,11 +24,14 @@ def create_tables(engine: Engine) -> bool:
     with engine.connect() as connection:
         if _complete(connection):
             return False
-    with engine.connect() as connection, _exclusive(connection):
+    with engine.connect() as connection, exclusive(connection):
         if _complete(connection):
             return False
         Base.metadata.create_all(connection)
         if connection.execute(select(AsyncTaskVersion)).first() is None:
+            if connection.execute(select(AsyncTaskRevision)).first() is None:
+                # Not from 0: tables that are made once more under a running server shall not come to a number it knows.
+                connection.execute(insert(AsyncTaskRevision), [{"id": 1, "revision": time.time_ns() // 1000}])
             connection.execute(insert(AsyncTaskVersion), [{"version_num": SCHEMA_VERSION}])
         connection.commit()
         return True
@@ -40,8 +44,8 @@ def _complete(connection: Connection) -> bool:
 
 
 @contextmanager
-def _exclusive(connection: Connection) -> Iterator[None]:
-    """Keep other recorders out until it is committed; CREATE TABLE IF NOT EXISTS alone still races."""
+def exclusive(connection: Connection) -> Iterator[None]:
+    """Keep others who make or change tables out until it is committed; CREATE TABLE IF NOT EXISTS alone still races."""
     match connection.dialect.name:
         case "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})

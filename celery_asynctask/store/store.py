@@ -3,23 +3,40 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property
+from itertools import zip_longest
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from sqlalchemy import Engine, create_engine, event, select
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError, StatementError
+from sqlalchemy import Connection, Engine, create_engine, event, select
+from sqlalchemy.exc import (
+    DBAPIError,
+    InterfaceError,
+    InternalError,
+    OperationalError,
+    ProgrammingError,
+    StatementError,
+)
 
-from celery_asynctask.lifecycle import Partial
+from celery_asynctask.events import decode
+from celery_asynctask.lifecycle import fold_all
 from celery_asynctask.model import AsyncTask, AsyncTaskAttempt, AsyncTaskSource
+from celery_asynctask.process import importing
 from celery_asynctask.settings import Settings
-from celery_asynctask.store import upsert
+from celery_asynctask.store import liveness, upsert
+from celery_asynctask.store.document import EVENTS, LATER, insert_events
+from celery_asynctask.store.liveness import OpenAttempt
+from celery_asynctask.store.revision import advance
+from celery_asynctask.store.rounds import rounds
+from celery_asynctask.store.rows import Rows
 from celery_asynctask.store.schema import create_tables
 
-_TASK_TIMES = ("created_at", "started_at", "completed_at")
-_ATTEMPT_TIMES = ("published_at", "received_at", "eta", "started_at", "ended_at")
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
 _SQLITE_BUSY_SECONDS = 30
+_SQLITE_LOG_PAGES = 4000
+"""Pages of SQLite's write-ahead log before they are copied into the file: its own 1000 are less than one batch."""
 _ABOUT_VALUES = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
 """What Python, or a driver before it asks the database, raises for a value that no column takes."""
 _MYSQL_ABOUT_VALUES = frozenset({3140, 3141, 3157, 3819, 4025})
@@ -27,13 +44,21 @@ _MYSQL_ABOUT_VALUES = frozenset({3140, 3141, 3157, 3819, 4025})
 
 
 class Position(NamedTuple):
-    """How far a source is stored, and what became of its events; the columns of `AsyncTaskSource`."""
+    """How far a source is stored, and what became of its events; columns of `AsyncTaskSource`."""
 
     segment: int = 0
     position: int = 0
     last_number: int = 0
     stored: int = 0
     quarantined: int = 0
+    dropped: Mapping[str, int] = MappingProxyType({})
+    """What the source says it has dropped, by reason."""
+
+    @property
+    def missing(self) -> int:
+        """Events of which nobody knows what became of them; less than 0 where more is known than was numbered, for a
+        line that was damaged may have been two."""
+        return self.last_number - self.stored - self.quarantined
 
 
 class SourceUpdate(NamedTuple):
@@ -59,19 +84,30 @@ class Store:
             options.setdefault("pool_size", 1)
             options.setdefault("max_overflow", 1)
             options.setdefault("pool_pre_ping", True)
-        engine = create_engine(self.settings.url, **options)
+        with importing():  # the dialect and the driver
+            engine = create_engine(self.settings.url, **options)
         if engine.dialect.name == "sqlite":
             event.listen(engine, "connect", _write_ahead)
+            event.listen(engine, "connect", _checkpoint_seldom)
         return engine
 
     @cached_property
-    def _statements(self) -> tuple[Any, Any, Any]:
-        dialect = self.engine.dialect.name
-        return (
-            upsert.task_upsert(dialect, _table(AsyncTask)),
-            upsert.attempt_upsert(dialect, _table(AsyncTaskAttempt)),
-            upsert.source_upsert(dialect, _table(AsyncTaskSource)),
-        )
+    def _insert_events(self) -> Any:
+        return insert_events(_table(AsyncTask), _table(AsyncTaskAttempt))
+
+    @cached_property
+    def _task_rows(self) -> Rows:
+        table = _table(AsyncTask)
+        return Rows(upsert.task_upsert(self.engine.dialect.name, table), table, self.engine.dialect)
+
+    @cached_property
+    def _attempt_rows(self) -> Rows:
+        table = _table(AsyncTaskAttempt)
+        return Rows(upsert.attempt_upsert(self.engine.dialect.name, table), table, self.engine.dialect)
+
+    @cached_property
+    def _source_upsert(self) -> Any:
+        return upsert.source_upsert(self.engine.dialect.name, _table(AsyncTaskSource))
 
     def prepare(self) -> None:
         """Create the tables where the settings allow it. Raises `sqlalchemy.exc.SQLAlchemyError`."""
@@ -84,33 +120,67 @@ class Store:
         columns = [table.c[name] for name in Position._fields]
         with self.engine.connect() as connection:
             row = connection.execute(select(*columns).where(table.c.source == source)).first()
-        return Position(*row) if row is not None else Position()
+        return Position(*row)._replace(dropped=row.dropped or {}) if row is not None else Position()
 
     def write(
         self,
-        partials: Iterable[Partial],
+        events: Sequence[bytes],
         sources: Iterable[SourceUpdate] = (),
         before_commit: Callable[[], None] | None = None,
-    ) -> None:
-        """Join partial rows with what is stored, and move the sources' high-water marks, in one transaction.
+    ) -> int:
+        """Join what the encoded events say with what is stored, and move the sources' high-water marks, in one
+        transaction; how many tasks they were about.
 
         Rows are written in the order of their keys, so two recorders cannot deadlock. ``before_commit`` is called
         when everything is written, and may still stop it. Raises `sqlalchemy.exc.SQLAlchemyError`, what
         ``before_commit`` raises, and for values of the wrong kind what Python raises; nothing is stored then.
         """
-        known = sorted(partials, key=lambda partial: partial.task["celery_task_id"])
-        tasks = [_with_times(partial.task, _TASK_TIMES) for partial in known]
-        attempts = [
-            _with_times(partial.attempts[key], _ATTEMPT_TIMES) for partial in known for key in sorted(partial.attempts)
-        ]
-        seen = dt.datetime.now(dt.timezone.utc)
+        found = rounds(events)
+        seen = _now()
         updates = [_source_row(update, seen) for update in sorted(sources, key=lambda one: one.description["source"])]
         with self.engine.begin() as connection:
-            for statement, rows in zip(self._statements, (tasks, attempts, updates), strict=True):
-                if rows:
-                    connection.execute(statement, rows)
+            if self.engine.dialect.name == "postgresql":
+                for first, later in zip_longest(found[::2], found[1::2], fillvalue=()):
+                    connection.execute(self._insert_events, {EVENTS: _document(first), LATER: _document(later)})
+            else:
+                self._write_rows(connection, found)
+            if updates:
+                connection.execute(self._source_upsert, updates)
+            advance(connection)
             if before_commit is not None:
                 before_commit()
+        return len(found[0]) if found else 0
+
+    def _write_rows(self, connection: Connection, found: list[list[bytes]]) -> None:
+        partials = fold_all(decode(line) for one in found for line in one)
+        known = [partials[task_id] for task_id in sorted(partials)]
+        tasks = self._task_rows.parameters(partial.task for partial in known)
+        attempts = self._attempt_rows.parameters(
+            partial.attempts[key] for partial in known for key in sorted(partial.attempts)
+        )
+        for rows, parameters in ((self._task_rows, tasks), (self._attempt_rows, attempts)):
+            if parameters:
+                connection.exec_driver_sql(rows.sql, parameters)
+
+    def note_alive(self, sources: Collection[str]) -> list[OpenAttempt]:
+        """`liveness.note_alive`, now. Raises `sqlalchemy.exc.SQLAlchemyError`, as those that follow."""
+        with self.engine.begin() as connection:
+            return liveness.note_alive(connection, sources, _now())
+
+    def note_ended(self, journal: str, there: Collection[str], patience: dt.timedelta) -> list[OpenAttempt]:
+        """`liveness.note_ended`, now."""
+        with self.engine.begin() as connection:
+            return liveness.note_ended(connection, journal, there, _now(), patience)
+
+    def note_silent(self, sources: Collection[str]) -> list[OpenAttempt]:
+        """`liveness.note_silent`, now."""
+        with self.engine.begin() as connection:
+            return liveness.note_silent(connection, sources, _now())
+
+    def others(self, journal: str) -> dict[str, dt.datetime]:
+        """`liveness.others`."""
+        with self.engine.begin() as connection:
+            return liveness.others(connection, journal)
 
     def close(self) -> None:
         """Give the connections back; the store may be used again."""
@@ -119,8 +189,27 @@ class Store:
 
 
 def _write_ahead(connection: Any, _record: object) -> None:
-    """Let readers of an SQLite file read while we write; the file remembers it."""
-    connection.execute("PRAGMA journal_mode=WAL")
+    """Let readers of an SQLite file read while we write; the file remembers it.
+
+    SQLite refuses at once, whatever the connection's timeout, while another process changes the same file's mode.
+    """
+    from sqlite3 import OperationalError as Refused  # a Python may be built without it
+
+    deadline = time.monotonic() + _SQLITE_BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except Refused as exc:
+            if "locked" not in str(exc) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
+
+
+def _checkpoint_seldom(connection: Any, _record: object) -> None:
+    """A page that several batches change is copied once; the log takes 16 MB."""
+    connection.execute(f"PRAGMA wal_autocheckpoint={_SQLITE_LOG_PAGES}")
 
 
 def is_outage(exc: Exception) -> bool:
@@ -133,6 +222,8 @@ def is_outage(exc: Exception) -> bool:
             return False  # sqlite3: ProgrammingError (InterfaceError before Python 3.11) for a value of no SQL type
         if exc.orig is not None and exc.orig.args and exc.orig.args[0] in _MYSQL_ABOUT_VALUES:
             return False
+        if isinstance(exc, InternalError):  # PostgreSQL's 25: the transaction is read-only, or was broken off
+            return str(getattr(exc.orig, "sqlstate", None) or "").startswith("25")
         return exc.connection_invalidated or isinstance(exc, (OperationalError, InterfaceError, ProgrammingError))
     return not isinstance(exc, (StatementError, *_ABOUT_VALUES))
 
@@ -141,16 +232,16 @@ def _table(model: Any) -> Any:
     return model.__table__
 
 
+def _document(events: Iterable[bytes]) -> str:
+    return f"[{b','.join(events).decode('ascii')}]"
+
+
+def _now() -> dt.datetime:
+    return dt.datetime.now(dt.timezone.utc)
+
+
 def _time(microseconds: int) -> dt.datetime:
     return _EPOCH + dt.timedelta(microseconds=microseconds)
-
-
-def _with_times(row: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Any]:
-    converted = dict(row)
-    for column in columns:
-        if converted[column] is not None:
-            converted[column] = _time(converted[column])
-    return converted
 
 
 def _source_row(update: SourceUpdate, seen: dt.datetime) -> dict[str, Any]:
@@ -161,7 +252,9 @@ def _source_row(update: SourceUpdate, seen: dt.datetime) -> dict[str, Any]:
         "pid": about["pid"],
         "role": about["role"],
         "started_at": _time(about["at"]),
+        "journal": about["journal"],
         "last_seen_at": seen,
+        "ended_at": None,
         **update.position._asdict(),
-        "dropped": about["dropped"] or None,
+        "dropped": dict(update.position.dropped) or None,
     }

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from sqlalchemy import ColumnElement, Table, case, func
+from sqlalchemy import ColumnElement, Select, Table, case, func
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.sql.dml import Insert
 
@@ -17,14 +17,15 @@ from celery_asynctask.lifecycle import ATTEMPT_FIRST, ATTEMPT_GROUPS, TASK_EARLI
 Assignments = list[tuple[str, ColumnElement[Any]]]
 
 
-def task_upsert(dialect: str, table: Table) -> Insert:
-    """INSERT of partial task rows that joins each with the row that is there. Parameters: the partial's keys."""
-    return _upsert(dialect, table, ["celery_task_id"], _task_assignments)
+def task_upsert(dialect: str, table: Table, rows: Select[Any] | None = None) -> Insert:
+    """INSERT of partial task rows that joins each with the row that is there. The partials are what ``rows`` selects,
+    or else the parameters by their keys."""
+    return _upsert(dialect, table, ["celery_task_id"], task_assignments, rows)
 
 
-def attempt_upsert(dialect: str, table: Table) -> Insert:
-    """INSERT of partial attempt rows that joins each with the row that is there. Parameters: the partial's keys."""
-    return _upsert(dialect, table, ["celery_task_id", "run_key"], _attempt_assignments)
+def attempt_upsert(dialect: str, table: Table, rows: Select[Any] | None = None) -> Insert:
+    """`task_upsert` for partial attempt rows."""
+    return _upsert(dialect, table, ["celery_task_id", "run_key"], attempt_assignments, rows)
 
 
 def source_upsert(dialect: str, table: Table) -> Insert:
@@ -38,24 +39,35 @@ def source_upsert(dialect: str, table: Table) -> Insert:
     )
 
 
-def _upsert(dialect: str, table: Table, keys: list[str], assignments: Callable[[Any, Any], Assignments]) -> Insert:
+def _upsert(
+    dialect: str,
+    table: Table,
+    keys: list[str],
+    assignments: Callable[[Any, Any], Assignments],
+    rows: Select[Any] | None = None,
+) -> Insert:
     if dialect in ("mysql", "mariadb"):
         # MySQL assigns from left to right and reads what it has assigned: a list keeps the order, keys last.
         statement = mysql.insert(table)
         return statement.on_duplicate_key_update(assignments(table.c, statement.inserted))
     insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
     upsert = insert(table)
+    if rows is not None:
+        upsert = upsert.from_select(rows.selected_columns.keys(), rows)
     return upsert.on_conflict_do_update(index_elements=keys, set_=dict(assignments(table.c, upsert.excluded)))
 
 
-def _task_assignments(old: Any, new: Any) -> Assignments:
+def task_assignments(old: Any, new: Any) -> Assignments:
+    """The columns of a task row, but its key, that join ``old`` with ``new``; those of ``old`` where all of ``new`` is
+    null."""
     return _groups(TASK_GROUPS, old, new) + [
         (name, case((new[name] < old[name], new[name]), else_=func.coalesce(old[name], new[name])))
         for name in TASK_EARLIEST
     ]
 
 
-def _attempt_assignments(old: Any, new: Any) -> Assignments:
+def attempt_assignments(old: Any, new: Any) -> Assignments:
+    """`task_assignments` of an attempt, but what every event of the run carries alike."""
     first: Assignments = [(name, func.coalesce(old[name], new[name])) for name in ATTEMPT_FIRST]
     return _groups(ATTEMPT_GROUPS, old, new) + first
 

@@ -1,37 +1,49 @@
-"""Microseconds per call of the encoder: ``python -m tests.benchmarks.payload``. Run it on a quiet machine."""
+"""Microseconds per call of the encoder of values: ``python -m tests.benchmarks payload``. In one process and warm: for
+watching the encoder, not for saying what it costs a worker."""
 
 from __future__ import annotations
 
+import statistics
 import timeit
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from celery_asynctask.payload import Encoder
 from celery_asynctask.payload.redaction import Redaction
+from tests.benchmarks.app import ARGS, KWARGS
+from tests.benchmarks.figure import Figure, Interval, Options, bootstrap, scaled
 
-NOTE = ("lorem ipsum dolor sit amet " * 4)[:100]
 SMALL: dict[str, dict[str, Any]] = {
-    "args (1, 2), a kwarg of 100 characters": {"note": NOTE},
-    "the same with a colon and an equals sign": {"note": NOTE[:90] + " a: b = c."},
+    "args (1, 2), a kwarg of 100 characters": KWARGS,
+    "the same with a colon and an equals sign": {"note": KWARGS["note"][:90] + " a: b = c."},
     "ten short kwargs": {f"field_{number}": "value" for number in range(10)},
 }
-LARGE: dict[str, Any] = {
-    "100 MB of text": "x" * 10**8,
-    "100 MB of bytes": b"x" * 10**8,
-    "10 million integers": [1] * 10**7,
-    "1,000 rows of 3 fields": [{"a": number, "b": "text", "c": None} for number in range(1000)],
+LARGE: dict[str, Callable[[], Any]] = {
+    "100 MB of text": lambda: "x" * 10**8,
+    "100 MB of bytes": lambda: b"x" * 10**8,
+    "10 million integers": lambda: [1] * 10**7,
+    "1,000 rows of 3 fields": lambda: [{"a": number, "b": "text", "c": None} for number in range(1000)],
 }
 
 
-def main() -> None:
+def measure(options: Options) -> Iterator[Figure]:
+    repeat = 20 if options.quick else 200
     for title, encoder in (("nothing redacted", Encoder()), ("redacted", Encoder(redaction=Redaction()))):
-        print(title)
         for name, kwargs in SMALL.items():
-            runs = timeit.repeat(lambda: encoder.arguments((1, 2), kwargs, ("a", "b")), number=200, repeat=200)  # noqa: B023
-            print(f"  {name}: {min(runs) / 200 * 1e6:.1f} us")
-        for name, value in LARGE.items():
-            runs = timeit.repeat(lambda: encoder.value(value), number=1, repeat=9)  # noqa: B023
-            print(f"  {name}: {min(runs) * 1e3:.1f} ms")
+            yield _figure(f"{name}, {title}", "µs", 1e6, _small(encoder, kwargs), 200, repeat)
+        for name, make in LARGE.items():
+            yield _figure(f"{name}, {title}", "ms", 1e3, _large(encoder, make()), 1, 9)
 
 
-if __name__ == "__main__":
-    main()
+def _small(encoder: Encoder, kwargs: dict[str, Any]) -> Callable[[], Any]:
+    return lambda: encoder.arguments(ARGS, kwargs, ("a", "b"))
+
+
+def _large(encoder: Encoder, value: Any) -> Callable[[], Any]:
+    return lambda: encoder.value(value)
+
+
+def _figure(what: str, unit: str, factor: float, call: Callable[[], Any], number: int, repeat: int) -> Figure:
+    runs = [took / number for took in timeit.repeat(call, number=number, repeat=repeat)]
+    interval: Interval = bootstrap([runs], statistics.median)
+    return Figure(f"payload: {what}", unit, scaled(interval, factor))

@@ -115,16 +115,16 @@ class _Switch:
         celery.app.base.Celery.__init__ = made
 
     def _count_events(self) -> None:
-        original = Recording.record
+        original = Recording.write
         events = Counter[str]()
         self.summary["events"] = events
 
         @functools.wraps(original)
-        def record(of_app: Recording, event: Any) -> None:
-            original(of_app, event)
-            events[event["kind"]] += 1
+        def write(of_app: Recording, data: bytes) -> None:
+            original(of_app, data)
+            events[json.loads(data)["kind"]] += 1
 
-        Recording.record = record  # type: ignore[assignment]
+        Recording.write = write  # type: ignore[method-assign]
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:

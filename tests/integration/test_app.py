@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,10 @@ import pytest
 from celery import Celery
 from celery.app.amqp import AMQP
 from kombu.utils.objects import cached_property
+from sqlalchemy import create_engine, func, select
 
 from celery_asynctask import install, uninstall
+from celery_asynctask.model import AsyncTask, AsyncTaskSource
 from celery_asynctask.recording import recording_of
 
 
@@ -76,3 +80,35 @@ def test_a_message_with_nonsense_in_its_lineage_is_recorded(app: Celery, tmp_pat
     finally:
         connection.close()
     assert rows == [("even", None), ("odd", None)]
+
+
+def test_threads_that_send_the_first_tasks_at_once(tmp_path: Path) -> None:
+    """As those of a web server do, each of which installs: everything is recorded, once."""
+    threads, interval = 6, sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for number in range(20):
+            app = Celery("web", broker="memory://", set_as_current=False)
+            app.conf.update(asynctask_url=f"sqlite:///{tmp_path / str(number)}.db", asynctask_flush_interval=60)
+            app.conf.asynctask_journal_dir = tmp_path / str(number)
+            barrier = threading.Barrier(threads)
+
+            def send(app: Celery = app, barrier: threading.Barrier = barrier) -> None:
+                barrier.wait(30)
+                install(app)
+                app.send_task("sent")
+
+            senders = [threading.Thread(target=send) for _ in range(threads)]
+            for one in senders:
+                one.start()
+            for one in senders:
+                one.join()
+            uninstall(app)  # stores it
+            engine = create_engine(app.conf.asynctask_url)
+            with engine.connect() as connection:
+                assert len(connection.execute(select(AsyncTask.id)).all()) == threads, number
+                assert connection.scalars(select(func.sum(AsyncTaskSource.stored))).all() == [threads], number
+            engine.dispose()
+            app.close()
+    finally:
+        sys.setswitchinterval(interval)

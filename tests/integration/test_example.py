@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
 import sysconfig
 from pathlib import Path
 
+import httpx
 import pytest
 from sqlalchemy import create_engine, select
 from sqlalchemy.orm import Session
@@ -111,6 +114,36 @@ def test_records_a_census_with_a_failure_and_a_retry(tmp_path: Path, tree: Path)
     ):
         assert shown in done.stdout
     assert "\x1b" not in done.stdout
+    overview, cause = in_the_browser(tmp_path, done.stdout, failed.celery_task_id)
+    assert failed.name in overview
+    assert "SyntaxError" in cause
+    assert "broken.py" in cause
+
+
+def in_the_browser(cwd: Path, shown: str, failed: str) -> tuple[str, str]:
+    """What the address shows that the example prints beside its command `asynctask serve`, and behind its link to what
+    has failed."""
+    found = re.search(r"^# Look .* at (http://\S+)\nEXAMPLE_DATA_DIR=(\S+) (.* asynctask serve)$", shown, re.MULTILINE)
+    assert found, shown
+    address, data_dir, command = found.groups()
+    log = cwd / "serve.log"
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            [*shlex.split(command), "--port", "0"],
+            cwd=cwd,
+            env={**os.environ, "PYTHONPATH": str(PROJECT), "EXAMPLE_DATA_DIR": data_dir},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        ready = wait_for(lambda: re.search(r"http://127\.0\.0\.1:\d+", log.read_text()), DEADLINE, f"{log}: a server")
+        overview = httpx.get(address.replace("http://127.0.0.1:5556", ready.group()), follow_redirects=True)
+        link = re.search(rf'href="([^"]*/tasks/{failed})"', overview.raise_for_status().text)
+        assert link, overview.text
+        return overview.text, httpx.get(f"{ready.group()}{link[1]}").raise_for_status().text
+    finally:
+        server.terminate()
+        server.wait(DEADLINE)
 
 
 @pytest.mark.slow

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import itertools
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import text
 
 from celery_asynctask.events import Event, Kind
 from celery_asynctask.lifecycle import Partial, fold, merge
+from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
-from tests.histories import HISTORIES, ID, ROOT, START, about
+from tests import services
+from tests.histories import HISTORIES, ID, ROOT, START, about, lines
 from tests.integration.rows import stored
 
 Arrangement = list[list[Event]]
@@ -37,7 +40,7 @@ def check(store: Store, arrangements: Sequence[Arrangement]) -> None:
         for task_id, arrangement in ((f"{mark}-{number}", one) for number, one in enumerate(arrangements))
     }
     for batches in itertools.zip_longest(*named.values(), fillvalue=()):
-        store.write([fold(batch) for batch in batches if batch])
+        store.write(lines(one for batch in batches for one in batch))
     rows = stored(store, f"{mark}-")
     assert rows.keys() == named.keys()
     for task_id, batches in named.items():
@@ -98,32 +101,42 @@ def test_any_order_of_a_long_history(shared_store: Store, name: str) -> None:
 RUNS = [f"{START + number:014x}a1b2c3" for number in range(3)]
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=5)
 JSON = st.none() | st.booleans() | st.integers() | TEXT | st.lists(st.integers() | TEXT, max_size=2)
+OBJECT = st.dictionaries(TEXT, st.integers() | st.none(), max_size=2)
+
+
+ENDS = (Kind.RETRIED, Kind.SUCCEEDED, Kind.FAILED, Kind.IGNORED, Kind.REJECTED)
 
 
 @st.composite
 def anything(draw: st.DrawFn) -> list[Event]:
-    """Events of one task, of any kind, at different times, and with one start a run."""
+    """Events of one task, of any kind, with one start a run, and no moment twice: equal keys say which event wins
+    only where they are of one event."""
     times = draw(st.lists(st.integers(START, START + 50), min_size=1, max_size=6, unique=True))
     told = []
     started = set()
+    moments = set(times)
     for at in times:
         kind = draw(st.sampled_from(Kind))
         nesting, retries = draw(st.sampled_from([(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]))
-        event: dict[str, Any] = {
+        event: dict[str, Any] = {"id": ID}
+        if kind not in (Kind.PUBLISHED, Kind.PLANNED, Kind.UNSENT):
+            event["run"] = draw(st.sampled_from(RUNS))
+        event |= {
             "kind": kind.value,
-            "id": ID,
-            "name": f"task.{nesting}",
             "at": at,
+            "name": f"task.{nesting}",
             "nesting": nesting,
             "retries": retries,
             "redelivered": draw(st.booleans()),
         }
-        if kind not in (Kind.PUBLISHED, Kind.PLANNED, Kind.UNSENT):
-            event["run"] = draw(st.sampled_from(RUNS))
         run = (nesting, retries, event["redelivered"], event.get("run"))
-        if kind is Kind.STARTED:
-            if run in started:
-                continue
+        if kind is Kind.STARTED and run in started:
+            continue
+        whole = kind in ENDS and run not in started and draw(st.booleans())
+        if whole:
+            event["started"] = draw(st.integers(START, START + 60).filter(lambda moment: moment not in moments))
+            moments.add(event["started"])
+        if whole or kind is Kind.STARTED:
             started.add(run)
             event |= draw(st.fixed_dictionaries({}, optional={"worker": TEXT, "pid": st.integers(1, 9), "queue": TEXT}))
         elif "run" in event:
@@ -135,13 +148,14 @@ def anything(draw: st.DrawFn) -> list[Event]:
                     "created": st.integers(START - 9, START + 9),
                     "sent": st.integers(START - 9, START + 9),
                     "eta": st.integers(START, START + 9),
+                    "asked": st.booleans(),
                     "root": st.sampled_from([None, ID, ROOT]),
                     "parent": st.sampled_from([None, ID, "parent"]),
                     "customer": st.integers(-9, 9),
                     "created_by": st.integers(-9, 9),
                     "created_by_name": TEXT,
-                    "content": JSON,
-                    "noted": st.booleans(),
+                    "content": OBJECT,
+                    "noted": OBJECT,
                     "trace": st.sampled_from(["t1", "t2"]),
                     "span": st.sampled_from(["s1", "s2"]),
                     "args": JSON,
@@ -160,6 +174,50 @@ def anything(draw: st.DrawFn) -> list[Event]:
         )
         told.append(cast("Event", event))
     return told
+
+
+# -- a database that sorts as a language does ------------------------------------------
+
+AA, AB = 0x6379DA09FAA12, 0x6379DA09FAB00
+"""One moment and a later one. In Danish "aa" comes after "z", so as text the first sorts behind the second."""
+
+
+@pytest.fixture(scope="module")
+def danish_store() -> Iterator[Store]:
+    options = "LOCALE_PROVIDER icu ICU_LOCALE 'da' TEMPLATE template0"
+    with services.fresh_database(services.postgresql_url(), options) as url:
+        made = Store(Settings(url=url))
+        made.prepare()
+        with made.engine.connect() as connection:
+            assert connection.scalar(text("SELECT '9faa12' > '9fab00'")), "this database does not sort as Danish does"
+        yield made
+        made.close()
+
+
+def twice(kind: Kind, first: dict[str, Any], second: dict[str, Any], run: int | None = None) -> list[Event]:
+    """An event at either moment; each about a delivery of its own, or both about the one at ``run``."""
+    same = {"id": ID, "kind": kind.value, "name": "a.task"}
+    return [
+        cast("Event", {**same, "run": f"{run or at:014x}a1b2c3", "at": at, **more})
+        for at, more in ((AA, first), (AB, second))
+    ]
+
+
+BY_KEY: dict[str, list[Event]] = {
+    "origin_key": twice(Kind.RECEIVED, {"asked": True, "args": [1]}, {"asked": True, "args": [2]}),
+    "trace_key": twice(Kind.STARTED, {"trace": "t1", "span": "s1"}, {"trace": "t2", "span": "s2"}),
+    "content_key": twice(Kind.NOTED, {"noted": {"done": 1}}, {"noted": {"done": 2}}, AA),
+    "order_key": twice(Kind.FAILED, {"error_type": "KeyError"}, {"again": True, "outcome": "requeued"}),
+    "end_key": twice(Kind.LOST, {"ran": True, "error_type": "A"}, {"ran": True, "error_type": "B"}, AA),
+    "order_key of redeliveries": twice(Kind.STARTED, {"redelivered": True}, {"redelivered": True}),
+}
+
+
+@pytest.mark.parametrize("key", BY_KEY)
+def test_keys_are_compared_byte_by_byte(danish_store: Store, key: str) -> None:
+    """Of two events in one batch the same one wins as in two batches, whatever language the database sorts by."""
+    told = BY_KEY[key]
+    check(danish_store, [[told], [told[::-1]], [told[:1], told[1:]], [told[1:], told[:1]]])
 
 
 @settings(sampling, max_examples=5)

@@ -46,7 +46,9 @@ assert waiting["asynctask.journal.size"][0] == "By" and waiting["asynctask.journ
 assert waiting["asynctask.journal.age"][:1] == ("s",) and 0 <= waiting["asynctask.journal.age"][1] < 60
 drain.all()
 drain.close()
-Journal(Path("/dev/null/journal"), settings.store_id).append(b"{}")
+nowhere = Journal(Path("/dev/null/journal"), settings.store_id)
+nowhere.append(b"{}")
+nowhere.abandon()
 stored = collected()
 assert stored["asynctask.event.accepted"] == ("{event}", 4, {})
 assert stored["asynctask.event.stored"] == ("{event}", 3, {})

@@ -22,7 +22,7 @@ from celery_asynctask.model import SCHEMA_VERSION, VERSION_TABLE, AsyncTaskVersi
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
 from tests import services
-from tests.histories import HISTORIES
+from tests.histories import HISTORIES, lines
 from tests.integration.rows import stored
 from tests.integration.schema import schema_of
 
@@ -102,7 +102,7 @@ def test_upgrade_of_what_the_recorder_made_does_nothing(database: str) -> None:
     store = Store(Settings(url=database))
     store.prepare()
     told = HISTORIES["success"]()
-    store.write([fold(told)])
+    store.write(lines(told))
     before = schema_of(database)
     command.upgrade(config_for(database), "head")
     assert schema_of(database) == before

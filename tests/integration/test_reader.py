@@ -30,8 +30,8 @@ def test_read_on_from_where_it_stopped(segment: Segment, most: int) -> None:
     position = 0
     while True:
         chunk = read(segment, position, most, ended=True)
-        assert len(chunk.frames) == min(most, 5 - len(found)), "the description is not counted as an event"
-        found += [one.number for one in chunk.frames]
+        assert len(chunk.events) == min(most, 5 - len(found)), "the description is not counted as an event"
+        found += chunk.numbers
         position = chunk.end
         if chunk.whole:
             break
@@ -49,7 +49,7 @@ def test_read_in_small_parts(segment: Segment, size: int, monkeypatch: pytest.Mo
     while not whole:
         chunk = read(segment, position, 100, ended=True)
         assert chunk.end > position
-        found += [one.number for one in chunk.frames]
+        found += chunk.numbers
         position, whole = chunk.end, chunk.whole
     assert found == [1, 2, 3, 4, 5]
 
@@ -60,9 +60,9 @@ def test_a_last_line_that_is_cut(segment: Segment) -> None:
     with segment.path.open("ab") as file:
         file.write(cut)
     living = read(segment, 0, 100, ended=False)
-    assert (len(living.frames), living.damaged, living.end, living.whole) == (5, [], whole, True)
+    assert (len(living.events), living.damaged, living.end, living.whole) == (5, [], whole, True)
     dead = read(segment, 0, 100, ended=True)
-    assert (len(dead.frames), dead.damaged, dead.end, dead.whole) == (5, [cut], whole + len(cut), True)
+    assert (len(dead.events), dead.damaged, dead.end, dead.whole) == (5, [cut], whole + len(cut), True)
 
 
 def test_a_segment_that_says_nothing_of_itself(segment: Segment) -> None:

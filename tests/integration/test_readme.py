@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
+
+import httpx
+from celery import Celery
 
 from celery_asynctask import AsyncTask, AsyncTaskStatus
+from celery_asynctask.http.application import create_app
+from celery_asynctask.http.parameters import PageSearch
+from celery_asynctask.http.problem import TITLES
 from celery_asynctask.settings import Settings
 from tests import services
 from tests.waiting import wait_for
@@ -25,9 +36,9 @@ def block(language: str, first_line: str = "") -> str:
     return found[0]
 
 
-def python(directory: Path, script: str) -> str:
+def run(directory: Path, *command: str) -> str:
     done = subprocess.run(
-        [sys.executable, script],
+        command,
         cwd=directory,
         env={**os.environ, "XDG_STATE_HOME": str(directory / "state")},
         capture_output=True,
@@ -37,6 +48,102 @@ def python(directory: Path, script: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def python(directory: Path, script: str) -> str:
+    return run(directory, sys.executable, script)
+
+
+MASKS = (
+    (r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|\b[0-9a-f]{8}\b", "ID"),
+    (r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d\.\d+", "TIME"),
+    (r'"id":\d+', "NUMBER"),
+    (r"\b[0-9a-f]{64}\b", "HASH"),
+    (r"\basynctask_[\w-]{43}$", "TOKEN"),
+    (r"-?[\d.]+ m?s\b", "SPAN"),
+    (r"\S*proj\.py", "proj.py"),
+    (r"celery@\S+, process \d+ of \S+", "WORKER"),
+    (r"\d+ events of \d+", "N events of N"),
+    (r"\b0\.\d\d$", "RATE"),
+    (r" +", " "),
+)
+"""What is another in every run."""
+
+
+def masked(text: str) -> list[str]:
+    for pattern, replacement in MASKS:
+        text = re.sub(pattern, replacement, text, flags=re.MULTILINE)
+    return text.strip().splitlines()
+
+
+def commands(first: str) -> list[list[str]]:
+    """The commands of the console block that begins with ``first``, each with what it prints."""
+    return [part.split("\n", 1) for part in re.split(r"^\$ ", block("console", first), flags=re.MULTILINE)[1:]]
+
+
+def tour(directory: Path) -> None:
+    """Each command of the tour prints what the README says."""
+    ids: dict[str, str] = {}
+    shown = commands("$ celery -A proj asynctask list")
+    assert len(shown) == 5
+    for command, expected in shown:
+        words = command.replace("celery", f"{sys.executable} -m celery", 1).split()
+        printed = run(directory, *(ids.get(word, word) for word in words))
+        assert masked(printed) == masked(expected), command
+        found = zip(re.findall(UUID, expected), re.findall(UUID, printed), strict=False)
+        ids |= {theirs[:8]: ours[:8] for theirs, ours in found}
+
+
+@contextmanager
+def serving(directory: Path) -> Iterator[str]:
+    """`celery asynctask serve` on a free port: where it is."""
+    log = directory / "serve.log"
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "celery", "-A", "proj", "asynctask", "serve", "--port", "0"],
+            cwd=directory,
+            env={**os.environ, "XDG_STATE_HOME": str(directory / "state")},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+
+    def address() -> Any:
+        assert server.poll() is None, log.read_text()
+        return re.search(r"http://127\.0\.0\.1:\d+", log.read_text())
+
+    try:
+        yield wait_for(address, START_SECONDS, "the server to listen").group()
+    finally:
+        stop(server)
+
+
+def http_tour(directory: Path) -> None:
+    """What `curl` gets is what the README says."""
+    shown = commands("$ curl")
+    assert len(shown) == 2
+    with serving(directory) as base:
+        for command, expected in shown:
+            _curl, _s, url = shlex.split(command)
+            got = httpx.get(url.replace("http://127.0.0.1:5556", base))
+            assert masked(got.text) == masked(expected), command
+
+
+def token_tour(directory: Path) -> None:
+    """The token that the README's command makes lets in, and shows what the README says."""
+    ((command, expected),) = commands("$ celery -A proj asynctask token")
+    words = [sys.executable, "-m", *shlex.split(command)]
+    made = subprocess.run(words, cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True)
+    assert masked(made.stdout) == masked(expected)
+    _, grant, _, token = made.stdout.strip().splitlines()
+    with (directory / "proj.py").open("a") as file:
+        file.write(f"\napp.conf.asynctask_tokens = {ast.literal_eval(f'{{{grant}}}')}\n")
+    with serving(directory) as base:
+        assert httpx.get(f"{base}/async-tasks").status_code == 401
+        found = httpx.get(f"{base}/async-tasks", headers={"Authorization": f"Bearer {token}"})
+        assert [(one["customer"], one["createdByName"]) for one in found.json()["results"]] == [(42, "Ada Lovelace")]
+
+
+UUID = r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]+"
 
 
 def test_switching_on(tmp_path: Path) -> None:
@@ -63,6 +170,8 @@ def test_switching_on(tmp_path: Path) -> None:
         python(tmp_path, "send.py")
         expected = block("text")
         wait_for(lambda: python(tmp_path, "look.py") == expected, 30, "the rows that the README shows")
+        tour(tmp_path)
+        http_tour(tmp_path)
         python(tmp_path, "whose.py")
         check = tmp_path / "check.py"
         check.write_text(
@@ -71,6 +180,7 @@ def test_switching_on(tmp_path: Path) -> None:
             )
         )
         wait_for(lambda: "42 Ada Lovelace" in python(tmp_path, "check.py"), 30, "the customer of whose.py")
+        token_tour(tmp_path)
     finally:
         stop(worker)
 
@@ -90,6 +200,29 @@ def test_every_column_and_status_is_described() -> None:
     columns = set(AsyncTask.__table__.columns.keys())
     assert columns <= described, columns - described
     assert {status.value for status in AsyncTaskStatus} <= described
+
+
+def section(first: str, last: str) -> str:
+    """The README from one heading to another."""
+    return README[README.index(f"\n{first}\n") : README.index(f"\n{last}\n")]
+
+
+def test_every_route_and_parameter_is_described() -> None:
+    over_http = section("## Over HTTP", "### Who may see what")
+    document = create_app(Celery(set_as_current=False)).openapi()
+    actual = {f"{method.upper()} {path}" for path, one in document["paths"].items() for method in one}
+    described = re.findall(r"^\| `((?:GET|POST) \S+)`", over_http, re.MULTILINE)
+    assert sorted(described) == sorted({*actual, "GET /openapi.json"})
+    parameters = {one.alias or name for name, one in PageSearch.model_fields.items()}
+    words = set(re.findall(r"`-?(\w+)`", over_http))
+    assert parameters <= words, parameters - words
+    orders = document["components"]["schemas"]["AsyncTaskOrdering"]["enum"]
+    assert {one.removeprefix("-") for one in orders} <= words
+
+
+def test_every_problem_is_described() -> None:
+    described = re.findall(r"^\| `([\w-]+)` \| \d+ \|", section("### When it says no", "### Clients"), re.MULTILINE)
+    assert described == list(TITLES)
 
 
 def test_the_commands_are_two() -> None:

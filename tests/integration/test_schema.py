@@ -10,12 +10,12 @@ from sqlalchemy import Table, create_engine, delete, insert, inspect, select, up
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
-from celery_asynctask.lifecycle import TERMINAL, AsyncTaskStatus, fold
+from celery_asynctask.lifecycle import TERMINAL, AsyncTaskStatus
 from celery_asynctask.model import AsyncTask, AsyncTaskVersion, Base
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store, is_outage
 from celery_asynctask.store.schema import create_tables
-from tests.histories import HISTORIES
+from tests.histories import HISTORIES, lines
 from tests.integration.schema import schema_of
 from tests.processes import at_once
 
@@ -78,7 +78,7 @@ def test_what_a_killed_process_had_begun_is_completed(store: Store, missing: str
         Base.metadata.tables[missing].drop(connection)
     store.prepare()
     assert set(inspect(store.engine).get_table_names()) == set(Base.metadata.tables)
-    store.write([fold(HISTORIES["success"]())])
+    store.write(lines(HISTORIES["success"]()))
 
 
 def test_a_version_that_was_not_noted_is(store: Store) -> None:

@@ -13,19 +13,19 @@ from celery_asynctask.events import Event, Kind
 from celery_asynctask.lifecycle import AsyncTaskStatus, fold
 from celery_asynctask.model import AsyncTask, AsyncTaskAttempt
 from celery_asynctask.store import Store
-from tests.histories import HISTORIES, ID, Delivery, about, failure, ms, published
+from tests import services
+from tests.histories import HISTORIES, ID, Delivery, about, failure, lines, ms, published
 from tests.integration.rows import stored
 
 UTC = dt.timezone.utc
 
 
+@pytest.mark.parametrize("shared_store", services.SERVERS, indirect=True)
 def test_times_do_not_depend_on_the_session_s_time_zone(store: Store) -> None:
     told = HISTORIES["success"]()
-    store.write([fold(told)])
+    store.write(lines(told))
     zone = {"postgresql": "SET TIME ZONE 'Asia/Tokyo'", "mysql": "SET time_zone = '+09:00'"}
-    statement = zone.get(store.engine.dialect.name)
-    if statement is None:
-        pytest.skip("SQLite has no time zones")
+    statement = zone[store.engine.dialect.name]
     with store.engine.connect() as connection:
         connection.execute(text(statement))
         [completed] = connection.scalars(select(AsyncTask.completed_at)).all()
@@ -58,15 +58,9 @@ JSON_VALUES: list[Any] = [
 
 def test_json_comes_back_as_it_was(store: Store) -> None:
     run = Delivery(2)
-    store.write(
-        fold(
-            about(
-                [run.started(3, args=[value], kwargs={"k": value}), run.ended(Kind.SUCCEEDED, 4, result=value)],
-                str(number),
-            )
-        )
-        for number, value in enumerate(JSON_VALUES)
-    )
+    for number, value in enumerate(JSON_VALUES):
+        told = [run.started(3, args=[value], kwargs={"k": value}), run.ended(Kind.SUCCEEDED, 4, result=value)]
+        store.write(lines(about(told, str(number))))
     with Session(store.engine) as session:
         for row in session.scalars(select(AsyncTask)):
             value = JSON_VALUES[int(row.celery_task_id)]
@@ -80,13 +74,13 @@ def test_the_deepest_json_that_is_made(store: Store) -> None:
     nested: Any = 1
     for _ in range(2 * MAX_DEPTH):
         nested = {"a": [nested]}
-    store.write([fold([Delivery(2).ended(Kind.SUCCEEDED, 4, result=to_json(nested))])])
+    store.write(lines([Delivery(2).ended(Kind.SUCCEEDED, 4, result=to_json(nested))]))
     assert stored(store)[ID].task["result"] == to_json(nested)
 
 
 def test_null_is_null(store: Store) -> None:
     """Not the JSON value null, for which queries would have to be written twice."""
-    store.write([fold([Delivery(2).ended(Kind.SUCCEEDED, 4, result=None)])])
+    store.write(lines([Delivery(2).ended(Kind.SUCCEEDED, 4, result=None)]))
     with store.engine.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM async_task WHERE result IS NULL")).scalar_one() == 1
 
@@ -98,13 +92,13 @@ def test_texts_come_back_as_they_were(store: Store) -> None:
         run.started(3, worker=odd, queue=odd),
         run.ended(Kind.FAILED, 4, **failure(odd, error_type=odd)),
     ]
-    store.write([fold(events)])
+    store.write(lines(events))
     assert stored(store) == {ID: fold(events)}
 
 
 def test_ids_differ_by_case_and_accent(store: Store) -> None:
     ids = ["abc", "ABC", "äbc", "ABÇ", " abc"]
-    store.write([fold(about([published()], task_id)) for task_id in ids])
+    store.write(lines(event for task_id in ids for event in about([published()], task_id)))
     assert set(stored(store)) == set(ids)
 
 
@@ -123,7 +117,7 @@ def test_the_longest_texts_that_are_made(store: Store) -> None:
         ),
     ]
     told = about(told, "😀" * 255)
-    store.write([fold(told)])
+    store.write(lines(told))
     assert stored(store) == {"😀" * 255: fold(told)}
 
 
@@ -133,7 +127,7 @@ def test_the_longest_texts_that_are_made(store: Store) -> None:
 def test_attempts_are_counted_from_one_in_the_order_of_runs(store: Store) -> None:
     told = HISTORIES["retries_exhausted"]()
     for one in reversed(told):
-        store.write([fold([one]), fold(about([one], "other"))])
+        store.write(lines([one, *about([one], "other")]))
     with Session(store.engine) as session:
         attempts = session.scalars(
             select(AsyncTaskAttempt).where(AsyncTaskAttempt.celery_task_id == ID).order_by(AsyncTaskAttempt.run_key)
@@ -147,7 +141,7 @@ def test_attempts_are_counted_from_one_in_the_order_of_runs(store: Store) -> Non
 
 
 def test_a_row_as_a_model(store: Store) -> None:
-    store.write([fold(HISTORIES["failed"]())])
+    store.write(lines(HISTORIES["failed"]()))
     with Session(store.engine) as session:
         [row] = session.scalars(select(AsyncTask).where(AsyncTask.status == AsyncTaskStatus.FAILURE)).all()
         assert row.status is AsyncTaskStatus.FAILURE
@@ -155,7 +149,7 @@ def test_a_row_as_a_model(store: Store) -> None:
 
 
 def test_json_can_be_asked(store: Store) -> None:
-    store.write([fold([published(kwargs={"currency": "EUR", "lines": [{"n": 5}]})])])
+    store.write(lines([published(kwargs={"currency": "EUR", "lines": [{"n": 5}]})]))
     with Session(store.engine) as session:
         found = session.scalars(select(AsyncTask.id).where(AsyncTask.task_kwargs["currency"].as_string() == "EUR"))
         assert len(found.all()) == 1

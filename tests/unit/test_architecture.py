@@ -14,11 +14,13 @@ import pytest
 import celery_asynctask
 
 PACKAGE = Path(celery_asynctask.__file__).parent
-PURE = {"events", "lifecycle", "payload", "workflow", "journal.frame"}
-HOOKS = {"hooks", "facts", "publisher", "recording", "note", "task", "auto", "django"}
-SQL = {"store", "model", "drain", "migrations"}
+PURE = {"events", "lifecycle", "payload", "text", "url", "workflow", "journal.frame"}
+HOOKS = {"hooks", "facts", "header", "publisher", "recording", "note", "task", "auto", "django"}
+SQL = {"store", "model", "batch", "drain", "watch", "work", "migrations"}
 WRITERS = {"store", "model", "migrations"}
-"""Who may use SQLAlchemy beyond reading a URL."""
+WEB = {"fastapi", "starlette", "uvicorn", "pydantic"}
+READERS = {"queries"}
+"""Who else may use SQLAlchemy."""
 
 
 def modules() -> dict[str, ast.Module]:
@@ -71,9 +73,9 @@ def within(name: str, group: set[str]) -> bool:
 
 def test_this_test_sees_the_imports() -> None:
     assert {"events", "lifecycle", "journal.writer", "store.store"} <= MODULES.keys()
-    assert {"events", "journal", "journal.directory", "store", "lifecycle"} <= ours("drain")
-    assert "drain" in ours("recorder")
-    assert "drain" not in ours("recorder", at_import=True)
+    assert {"journal", "journal.directory", "store", "health"} <= ours("drain")
+    assert "work" in ours("recorder")
+    assert "work" not in ours("recorder", at_import=True)
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:
@@ -103,13 +105,29 @@ def test_nobody_below_the_hooks_imports_them() -> None:
             assert not [one for one in ours(name) if within(one, HOOKS)], name
 
 
-def test_only_the_store_speaks_sql() -> None:
+def test_only_the_api_speaks_http() -> None:
+    """Whoever has not the extra can do everything else; workers and producers least of all load it."""
     for name in MODULES:
-        if within(name, WRITERS):
+        web = {target for target in imports(name) if target.partition(".")[0] in WEB}
+        if within(name, {"http"}):
+            continue
+        assert not web or (name == "cli.serve" and web == {"uvicorn"}), name
+        reaches = [one for one in ours(name) if within(one, {"http"})]
+        assert not reaches or name in ("cli.serve", "cli.openapi"), name
+
+
+def test_the_api_knows_nothing_of_the_hooks() -> None:
+    for name in MODULES:
+        if within(name, {"http"}):
+            assert not [one for one in ours(name) if within(one, HOOKS)], name
+
+
+def test_only_store_and_queries_speak_sql() -> None:
+    for name in MODULES:
+        if within(name, WRITERS | READERS):
             continue
         sqlalchemy = {target for target in imports(name) if target.startswith("sqlalchemy")}
-        allowed = {"sqlalchemy.engine.make_url", "sqlalchemy.engine.URL", "sqlalchemy.exc.ArgumentError"}
-        assert sqlalchemy <= allowed, name
+        assert not sqlalchemy, name
 
 
 def test_every_module_says_what_it_is_and_stays_short() -> None:
@@ -149,11 +167,18 @@ def nothing(): pass
     ("code", "absent"),
     [
         ("import celery_asynctask", {"sqlalchemy", "celery.app.task", "celery_asynctask.hooks"}),
-        ("import celery_asynctask.task", {"sqlalchemy", "alembic"}),
-        (PUBLISH, {"sqlalchemy", "alembic", "celery_asynctask.model"}),
+        ("import celery_asynctask.task", {"sqlalchemy", "alembic", *WEB}),
+        (PUBLISH, {"sqlalchemy", "alembic", "celery_asynctask.model", *WEB}),
+        (
+            f"{PUBLISH}\nfrom celery_asynctask.settings import Settings\nSettings.from_app(app).directory",
+            {"sqlalchemy"},
+        ),
         ("import celery_asynctask.drain", {"celery_asynctask.hooks", "alembic"}),
+        ("import celery_asynctask.hooks.worker, celery_asynctask.recorder, celery_asynctask.work", WEB),
+        ("import celery_asynctask.cli", {"celery_asynctask.http", *WEB}),
+        ("import celery_asynctask.http", {"celery_asynctask.hooks", "uvicorn"}),
     ],
-    ids=["package", "task", "app", "drain"],
+    ids=["package", "task", "app", "settings", "drain", "worker", "cli", "http"],
 )
 def test_what_is_not_imported(code: str, absent: set[str]) -> None:
     assert loaded_after(code) & absent == set()

@@ -55,6 +55,19 @@ def row(status: str, completed: int | None = None, started: int | None = 3, **mo
 # By history: the row, and of each attempt in order: its outcome, start, end, retries.
 EXPECTED: dict[str, tuple[dict[str, Any], list[tuple[str | None, int | None, int | None, int]]]] = {
     "success": (row("SUCCESS", 9, result={"paid": True}), [("succeeded", 3, 9, 0)]),
+    "ends_carry_starts": (
+        row(
+            "SUCCESS",
+            29,
+            result=[1],
+            retries=1,
+            customer=42,
+            content={"order": 1, "done": 1},
+            trace_id="t2",
+            span_id="s2",
+        ),
+        [("retried", 3, 9, 0), ("succeeded", 21, 29, 1)],
+    ),
     "noted": (
         row(
             "SUCCESS",
@@ -115,6 +128,8 @@ EXPECTED: dict[str, tuple[dict[str, Any], list[tuple[str | None, int | None, int
     "unrecorded_producer": (row("SUCCESS", 4, result=[1, 2], created_at=ms(2)), [("succeeded", 3, 4, 0)]),
     "lost_and_redelivered": (row("SUCCESS", 510, result="found"), [("lost", 3, 100, 0), ("succeeded", 501, 510, 0)]),
     "lost": (row("LOST", 100, **error("shut down", "WorkerShutdown")), [("lost", 3, 100, 0)]),
+    "lost_and_found": (row("SUCCESS", 300, result=1), [("succeeded", 3, 300, 0)]),
+    "found_and_running": (row("STARTED"), [(None, 3, None, 0)]),
     "cancelled_and_redelivered": (
         row("FAILURE", 502, **error("second")),
         [("requeued", 3, 100, 0), ("failed", 501, 502, 0)],

@@ -15,7 +15,6 @@ from celery_asynctask.lifecycle import (
     fold,
     fold_all,
     order_key,
-    origin_key,
     project,
     run_key,
     status_of,
@@ -201,6 +200,7 @@ def test_an_attempt_in_full() -> None:
         "eta": ms(1),
         "worker": "celery@one",
         "pid": 4711,
+        "source": "20250615T120000-4711-a1b2c3d4",
         "queue": "celery",
         "trace_id": None,
         "span_id": None,
@@ -271,7 +271,7 @@ def test_keys_have_one_width_whatever_the_numbers() -> None:
     ]
     assert {len(order_key(one)) for one in extremes} == {43}
     assert {len(run_key(one)) for one in extremes} == {27}
-    assert {len(origin_key(one)) for one in extremes} == {21}
+    assert {len(project(one).task["origin_key"]) for one in extremes} == {21}
 
 
 def test_an_event_of_no_delivery() -> None:

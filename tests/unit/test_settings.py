@@ -18,6 +18,8 @@ from celery_asynctask.errors import AsyncTaskError, SettingsError
 from celery_asynctask.settings import _RULES, _UNSET, DEFAULT_EXCLUDE, Settings
 
 SECRET = "hunter2"
+SHA = "0123456789abcdef" * 4
+GRANT: dict[str, Any] = {"sha256": SHA, "customers": [42], "rights": ["read"]}
 
 
 @pytest.fixture
@@ -36,6 +38,8 @@ GOOD: list[tuple[str, Any, Any]] = [
     ("journal_dir", "/var/lib/j", Path("/var/lib/j")),
     ("journal_dir", Path("/var/lib/j"), Path("/var/lib/j")),
     ("journal_dir", None, None),
+    ("journal_max_bytes", 1_000_000, 1_000_000),
+    ("journal_max_bytes", 10**12, 10**12),
     ("flush_interval", 1, 1),
     ("flush_interval", 0.01, 0.01),
     ("batch_size", 1, 1),
@@ -48,6 +52,22 @@ GOOD: list[tuple[str, Any, Any]] = [
     ("context", None, None),
     ("trace_url", "https://traces/{trace_id}?span={span_id}", "https://traces/{trace_id}?span={span_id}"),
     ("trace_url", None, None),
+    ("links", {"Logs": "https://logs/?q={task_id}"}, {"Logs": "https://logs/?q={task_id}"}),
+    ("links", {"Shop": "http://shop.example:8000"}, {"Shop": "http://shop.example:8000"}),
+    ("links", {}, {}),
+    ("links", None, None),
+    ("retention", {"status:SUCCESS": "30d", "*": None}, {"status:SUCCESS": "30d", "*": None}),
+    ("retention", {}, {}),
+    ("tokens", {"a": GRANT}, {"a": {**GRANT, "rights": ("read",)}}),
+    ("tokens", {"a": {**GRANT, "sha256": SHA.upper()}}, {"a": {**GRANT, "rights": ("read",)}}),
+    ("tokens", {"a": {**GRANT, "customers": "*"}}, {"a": {**GRANT, "customers": "*", "rights": ("read",)}}),
+    ("tokens", {"a": {**GRANT, "customers": [], "rights": ()}}, {"a": {**GRANT, "customers": [], "rights": ()}}),
+    ("tokens", {}, {}),
+    ("tokens", None, None),
+    ("access", "proj.web.access", "proj.web.access"),
+    ("access", print, print),
+    ("access", None, None),
+    ("retention", None, None),
     ("max_value_bytes", 256, 256),
     ("redact", ["password", "api key"], ("password", "api key")),
     ("redact", (), ()),
@@ -71,6 +91,9 @@ BAD: list[tuple[str, Any]] = [
     ("journal_dir", 5),
     ("journal_dir", ""),
     ("journal_dir", "~no-such-user/journal"),
+    ("journal_max_bytes", 999_999),
+    ("journal_max_bytes", 10**12 + 1),
+    ("journal_max_bytes", 1e9),
     ("flush_interval", "1"),
     ("flush_interval", 0),
     ("flush_interval", 61),
@@ -90,6 +113,49 @@ BAD: list[tuple[str, Any]] = [
     ("trace_url", "javascript:alert({trace_id})"),
     ("trace_url", "{trace_id}"),
     ("trace_url", 5),
+    ("links", "https://logs/{task_id}"),
+    ("links", ["https://logs/{task_id}"]),
+    ("links", {"Logs": "javascript:alert({task_id})"}),
+    ("links", {"Logs": " https://logs/{task_id}"}),
+    ("links", {"Logs": "//logs/{task_id}"}),
+    ("links", {"Logs": "https://logs/{id}"}),
+    ("links", {"Logs": "https://logs/{task_id.x}"}),
+    ("links", {"Logs": "https://logs/{}"}),
+    ("links", {"Logs": "https://logs/{{task_id}}"}),
+    ("links", {"Logs": "https://{name}/"}),
+    ("links", {"Logs": "https://logs{name}"}),
+    ("links", {"Logs": "https://logs\\{name}"}),
+    ("links", {"Logs": "https://logs/ {name}"}),
+    ("links", {"Logs": "https://logs/\n"}),
+    ("links", {"Logs": 5}),
+    ("links", {" ": "https://logs/"}),
+    ("links", {5: "https://logs/"}),
+    ("tokens", "asynctask_token"),
+    ("tokens", {"": GRANT}),
+    ("tokens", {"a": SHA}),
+    ("tokens", {"a": {**GRANT, "token": "x"}}),
+    ("tokens", {"a": {"sha256": SHA, "customers": [42]}}),
+    ("tokens", {"a": {"sha256": SHA, "rights": ["read"]}}),
+    ("tokens", {"a": {**GRANT, "sha256": SHA[:-1]}}),
+    ("tokens", {"a": {**GRANT, "sha256": f"{SHA}\n"}}),
+    ("tokens", {"a": {**GRANT, "sha256": None}}),
+    ("tokens", {"a": {**GRANT, "customers": None}}),
+    ("tokens", {"a": {**GRANT, "customers": 42}}),
+    ("tokens", {"a": {**GRANT, "customers": "42"}}),
+    ("tokens", {"a": {**GRANT, "customers": ["*"]}}),
+    ("tokens", {"a": {**GRANT, "customers": [True]}}),
+    ("tokens", {"a": {**GRANT, "customers": {42: True}}}),
+    ("tokens", {"a": {**GRANT, "rights": "read"}}),
+    ("tokens", {"a": {**GRANT, "rights": ["write"]}}),
+    ("tokens", {"a": {**GRANT, "rights": None}}),
+    ("access", "access"),
+    ("access", {"customers": None}),
+    ("access", ""),
+    ("retention", "30d"),
+    ("retention", {"*": 30}),
+    ("retention", {"*": "30 days"}),
+    ("retention", {"*": "30d "}),
+    ("retention", [("*", "30d")]),
     ("max_value_bytes", 255),
     ("max_value_bytes", "1 MB"),
     ("redact", "password"),
@@ -111,7 +177,7 @@ def test_a_value_that_is_not(app: Celery, name: str, value: Any) -> None:
     with pytest.raises(SettingsError) as caught:
         Settings.from_app(app)
     message = str(caught.value)
-    shown = "(not shown)" if name in ("url", "engine_options") else repr(value)
+    shown = "(not shown)" if name in ("url", "engine_options", "tokens") else repr(value)
     assert f"'asynctask_{name}'" in message
     assert f"has the value {shown} of type {type(value).__name__}" in message
     assert f"it must be {_RULES[name].allowed}." in message

@@ -44,7 +44,8 @@ class Plan:
     directory: Path
     transport: str = ""
     tracing: str = ""
-    """How OpenTelemetry's instrumentation of Celery is active: not at all, before or after us, or with span links."""
+    """How OpenTelemetry's instrumentation of Celery is active: not at all, before us, after us (in the children,
+    or late in the main process), or with span links."""
     queue: str = field(default_factory=lambda: f"shapes-{uuid.uuid4().hex[:12]}")
 
     def environment(self) -> dict[str, str]:

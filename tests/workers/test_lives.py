@@ -49,6 +49,25 @@ def test_worker_killed(world: World) -> None:
     assert [one.redelivered for one in world.attempts(sent.id)] == [False, True]
 
 
+@pytest.mark.slow
+def test_whole_worker_killed_and_nobody_runs_it_again(world: World) -> None:
+    """An early-acknowledged message is gone with its worker: some 40 s later the next worker's recorder says so."""
+    with world.worker("-c2") as worker:
+        lost = world.tasks.nap.delay(600)
+        world.wait(lost.id, "STARTED")
+        stop(worker, signal.SIGKILL)
+    with world.worker("-c1"):
+        long = world.tasks.nap.delay(60)
+        world.wait(long.id, "STARTED")
+        wait_for(lambda: world.attempts(lost.id)[0].outcome == "lost", 90, "the run to be called lost")
+        row = next(one for one in _all(world) if one.celery_task_id == lost.id)
+        assert (row.status, row.error_type) == ("LOST", "WorkerLostError")
+        assert "Nobody has said how this run ended" in (row.error_message or "")
+        assert world.attempts(long.id)[0].outcome is None, "a run of a process that lives"
+        long.revoke(terminate=True, signal="SIGKILL")
+        world.wait(long.id, "REVOKED")
+
+
 def test_warm_shutdown(world: World) -> None:
     """What runs is finished; what was only received goes back and is received again by the next worker."""
     with world.worker("-c1") as worker:
@@ -119,7 +138,7 @@ BROKEN = {
     "hooks": ({"SHAPES_BREAK": "facts"}, "could not record"),
     "database": ({"SHAPES_STORE": "postgresql+psycopg://nobody@127.0.0.1:1/none"}, "cannot store in"),
     "driver": ({"SHAPES_STORE": "oracle+cx_oracle://nobody@127.0.0.1:1/none"}, "cannot store in"),
-    "directory": ({"SHAPES_JOURNAL": "/dev/null/journal"}, "records nothing in this process"),
+    "directory": ({"SHAPES_JOURNAL": "/dev/null/journal"}, "cannot write to its journal in this process"),
 }
 
 
@@ -146,6 +165,9 @@ def test_tasks_run_whatever_is_broken(tmp_path, broken: str) -> None:
             kinds = {entry.split("celery-asynctask", 1)[1][:60] for entry in text.splitlines() if line in entry}
             times = sum(line in entry for entry in text.splitlines())
             assert times <= 2 * max(len(kinds), 1), f"{times} lines for {kinds}"  # one a process and kind of failure
+            if broken == "directory":  # each process has stored from its memory
+                wait_for(lambda: {one.status for one in _all(world)} == {"SUCCESS", "FAILURE"}, 20, "all rows")
+                assert len(world.attempts(again.id)) == 3
         finally:
             world.close()
 

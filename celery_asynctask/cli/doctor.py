@@ -1,0 +1,48 @@
+"""``celery asynctask doctor``: is everything as it should be, and what to do if not?"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import click
+
+from celery_asynctask.cli.command import PROBLEM, Look, options
+from celery_asynctask.cli.output import clean
+from celery_asynctask.doctor import Level, examine
+from celery_asynctask.ledger import plural
+
+_SIGNS: Final = {Level.OK: "✔", Level.NOTE: "•", Level.PROBLEM: "✖"}
+_INDENT: Final = " " * 12
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  celery -A proj asynctask doctor
+  celery -A proj asynctask doctor --json | jq 'select(.level == "problem")'
+"""
+)
+@options()
+@click.pass_context
+def doctor(context: click.Context, look: Look) -> None:
+    """Look at configuration, database, journal, recorder and telemetry, and say what to do.
+
+    Run it where the workers run, as their user. Exits with 1 if there is a problem. It changes nothing: what it writes
+    to the database to see whether that is allowed is rolled back.
+    """
+    output = look.output
+    count = dict.fromkeys(Level, 0)
+    for found in examine(look.app, lambda: look.settings):
+        count[found.level] += 1
+        if output.as_json:
+            output.json(found._asdict())
+            continue
+        output.line(clean(f"{_SIGNS[found.level]} {found.level.value:8}  {found.check}: {found.text}"))
+        if found.remedy:
+            output.line(clean(f"{_INDENT}{found.remedy}"))
+    problems, notes = count[Level.PROBLEM], count[Level.NOTE]
+    if not output.as_json:
+        told = f"{problems:,} {plural(problems, 'problem')}, {notes:,} {plural(notes, 'note')}"
+        output.line(f"\n{told[0].upper()}{told[1:]}." if problems or notes else "\nAll is well.")
+    if problems:
+        context.exit(PROBLEM)

@@ -1,0 +1,73 @@
+"""``celery asynctask erase``: takes the values of one tenant out of the record."""
+
+from __future__ import annotations
+
+import click
+
+from celery_asynctask.cli.command import Look, options
+from celery_asynctask.cli.work import ask, progress
+from celery_asynctask.store.erasure import Erased, Erasure
+from celery_asynctask.store.writer import Writer
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  celery -A proj asynctask erase --customer 42 --dry-run
+  celery -A proj asynctask erase --customer 42 --customer 43 --yes
+"""
+)
+@click.option(
+    "--customer",
+    "customers",
+    type=click.IntRange(-(2**63), 2**63 - 1),
+    metavar="N",
+    multiple=True,
+    required=True,
+    help="Whose; may be said more than once.",
+)
+@click.option("--dry-run", is_flag=True, help="Count only.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@options()
+def erase(look: Look, customers: tuple[int, ...], dry_run: bool, yes: bool) -> None:
+    """Erase what was recorded of the values of customers' tasks, for good.
+
+    Arguments, results and content become {"$asynctask": "erased"}; error messages, tracebacks and the name of who asked
+    become null. The rows stay: what ran, when, how it ended. Such a task cannot be run again from the record.
+
+    Values can come back with events that are stored only later: of tasks that are not over, of a message that is
+    delivered again, of a node whose journal has not reached the database. Run it once more then; what is erased already
+    is not touched. Journals, their quarantine, the broker, the result backend, exports and backups are not looked into.
+    """
+    output = look.output
+    look.reader.close()  # it has found the tables
+    writer = Writer(look.settings)
+    look.context.call_on_close(writer.close)
+    work = {customer: Erasure(writer, customer) for customer in dict.fromkeys(customers)}
+    counts = {customer: one.count() for customer, one in work.items()}
+    if dry_run or not yes:
+        _show(look, counts, "has to erase")
+    if dry_run:
+        return
+    tasks = sum(count.tasks for count in counts.values())
+    attempts = sum(count.attempts for count in counts.values())
+    if tasks or attempts:
+        ask(f"Erase the values of {tasks:,} tasks and {attempts:,} attempts for good?", yes)
+    done: dict[int, Erased] = {}
+    with progress(output, "Erasing", tasks) as told:
+        for customer, one in work.items():
+            done[customer] = Erased(0, 0)
+            for batch in one.run():
+                done[customer] = Erased(*map(sum, zip(done[customer], batch, strict=True)))
+                told(batch.tasks)
+    _show(look, done, "erased")
+
+
+def _show(look: Look, counts: dict[int, Erased], what: str) -> None:
+    for customer, count in counts.items():
+        if look.output.as_json:
+            look.output.json({"customer": customer, "state": what, **count._asdict()})
+        else:
+            look.output.line(
+                f"Customer {customer}: {what} the values of {count.tasks:,} tasks, {count.attempts:,} attempts."
+            )

@@ -1,0 +1,172 @@
+"""``celery asynctask export``: tasks to a file or a pipe."""
+
+from __future__ import annotations
+
+import csv
+import datetime as dt
+import io
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO, Any, Final
+
+import click
+
+from celery_asynctask import bundle
+from celery_asynctask.bundle import time_text
+from celery_asynctask.cli.command import Look, options
+from celery_asynctask.cli.record import FOLD_KEYS
+from celery_asynctask.cli.work import progress
+from celery_asynctask.errors import AsyncTaskError
+from celery_asynctask.model import SCHEMA_VERSION, AsyncTask, UTCDateTime
+from celery_asynctask.queries.export import Exported, found_by, workflow_of
+
+STANDARD: Final = "-"
+JSON_COLUMNS: Final = frozenset({"task_args", "task_kwargs", "result", "content"})
+_COLUMNS: Final = [column for column in AsyncTask.__table__.columns if column.name not in FOLD_KEYS]
+_NAMES: Final = [column.name for column in _COLUMNS]
+
+Pages = Iterable[Sequence[Exported]]
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  celery -A proj asynctask export status:FAILURE since:2d -o failures.ndjson
+  celery -A proj asynctask export --workflow 5f0c2a -o incident.ndjson
+  celery -A proj asynctask export customer:42 --format csv > tasks.csv
+"""
+)
+@click.argument("search", nargs=-1)
+@click.option("--workflow", metavar="ID", help="All members of the workflow that the task ID is in.")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["ndjson", "csv", "parquet"]),
+    default="ndjson",
+    show_default=True,
+    help="A bundle for `import`, or a table of the tasks.",
+)
+@click.option("-o", "--output", "target", metavar="FILE", default=STANDARD, help="Where to; standard output without.")
+@options(as_json=False)
+def export(look: Look, search: tuple[str, ...], workflow: str | None, kind: str, target: str) -> None:
+    """Write all tasks that SEARCH finds, or a whole workflow; everything, without.
+
+    ndjson is a bundle: a line of JSON for each task with its attempts, which `import` reads. csv and parquet are tables
+    of the tasks alone, without attempts; JSON values are texts in them, and in csv nothing is written for null.
+
+    What was recorded is written as it is, arguments and results with it. FILE is readable for you alone, and there when
+    it is whole, or not at all.
+    """
+    if search and workflow is not None:
+        raise click.UsageError("Either a search or --workflow, not both.")
+    if kind == "parquet" and find_spec("pyarrow") is None:
+        raise AsyncTaskError("Parquet needs pyarrow, which is not installed: pip install pyarrow")
+    if kind == "parquet" and target == STANDARD and sys.stdout.isatty():
+        raise click.UsageError("Parquet is not for terminals: -o FILE.")
+    whole = kind == "ndjson"
+    if workflow is not None:
+        about, pages = f"the workflow of {workflow}", workflow_of(look.reader, workflow, attempts=whole)
+    else:
+        wanted = look.search(search)
+        about, pages = wanted.text or "everything", found_by(look.reader, wanted, attempts=whole)
+    count = 0
+
+    def counted() -> Iterator[Sequence[Exported]]:
+        nonlocal count
+        with progress(look.output, "Exporting") as told:
+            for page in pages:
+                yield page
+                count += len(page)
+                told(len(page))
+
+    with _opened(target) as file:
+        if kind == "ndjson":
+            _write_bundle(file, counted(), about)
+        elif kind == "csv":
+            _write_csv(file, counted())
+        else:
+            _write_parquet(file, counted())
+    if target != STANDARD:
+        look.output.hint(f"{count:,} tasks in {target}.")
+
+
+def _write_bundle(file: IO[bytes], pages: Pages, about: str) -> None:
+    count = 0
+    file.write(f"{bundle.head(dt.datetime.now(dt.timezone.utc), SCHEMA_VERSION, about)}\n".encode("ascii"))
+    for page in pages:
+        for task, attempts in page:
+            file.write(f"{bundle.line(task, attempts)}\n".encode("ascii"))
+        count += len(page)
+    file.write(f"{bundle.tail(count)}\n".encode("ascii"))
+
+
+def _write_csv(file: IO[bytes], pages: Pages) -> None:
+    text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+    try:
+        rows = csv.writer(text)
+        rows.writerow(_NAMES)
+        for page in pages:
+            rows.writerows([_flat(name, task[name], as_text=True) for name in _NAMES] for task, _ in page)
+    finally:
+        text.detach()
+
+
+def _write_parquet(file: IO[bytes], pages: Pages) -> None:
+    pyarrow: Any = import_module("pyarrow")
+    parquet: Any = import_module("pyarrow.parquet")
+    kinds = {int: pyarrow.int64(), dt.datetime: pyarrow.timestamp("us", tz="UTC"), str: pyarrow.string()}
+    schema = pyarrow.schema([(column.name, kinds[_python_type(column)]) for column in _COLUMNS])
+    with parquet.ParquetWriter(file, schema) as rows:
+        for page in pages:
+            told = [{name: _flat(name, task[name], as_text=False) for name in _NAMES} for task, _ in page]
+            rows.write_table(pyarrow.Table.from_pylist(told, schema=schema))
+
+
+def _python_type(column: Any) -> type:
+    if isinstance(column.type, UTCDateTime):
+        return dt.datetime
+    return str if column.name in JSON_COLUMNS or not issubclass(column.type.python_type, int) else int
+
+
+def _flat(name: str, value: Any, *, as_text: bool) -> Any:
+    """A value as a table has it."""
+    if value is None:
+        return None
+    if name in JSON_COLUMNS:
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, dt.datetime):
+        return time_text(value) if as_text else value
+    return str(value) if name == "status" else value
+
+
+@contextmanager
+def _opened(target: str) -> Iterator[IO[bytes]]:
+    """Standard output, or a file that gets its name when it is whole. Raises `AsyncTaskError`."""
+    if target == STANDARD:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    path = Path(target)
+    try:
+        number, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as exc:
+        raise AsyncTaskError(f"{target} cannot be written: {exc.strerror}.") from exc
+    try:
+        with os.fdopen(number, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException as exc:
+        with suppress(OSError):
+            Path(name).unlink()
+        if isinstance(exc, OSError) and not isinstance(exc, BrokenPipeError):
+            raise AsyncTaskError(f"{target} cannot be written: {exc.strerror or exc}.") from exc
+        raise

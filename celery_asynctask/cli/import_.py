@@ -1,0 +1,80 @@
+"""``celery asynctask import``: a bundle into a database, to look at it there."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO
+
+import click
+
+from celery_asynctask import bundle
+from celery_asynctask.cli.command import Look, options
+from celery_asynctask.cli.work import progress
+from celery_asynctask.errors import AsyncTaskError
+from celery_asynctask.store.bundle import Import, shape
+from celery_asynctask.store.writer import Writer
+
+
+@click.command(
+    "import",
+    epilog="""\b
+Examples:
+  celery -A proj asynctask import incident.ndjson --into sqlite:///incident.db
+  celery -A proj asynctask --url sqlite:///incident.db list
+""",
+)
+@click.argument("file", metavar="FILE")
+@click.option("--into", metavar="URL", required=True, help="Database that gets the tasks; an SQLite file is made.")
+@click.option("--any-database", is_flag=True, help="Also into a database that is not SQLite, hence perhaps a real one.")
+@options()
+def import_(look: Look, file: str, into: str, any_database: bool) -> None:
+    """Store the tasks of a bundle that `export` made, with their attempts, as they were.
+
+    FILE is - for standard input. A file that is no whole bundle is refused before anything is stored. A task that is
+    there already is joined with the one in the bundle, as the recorder would: what is later wins, and doing it twice
+    changes nothing.
+    """
+    settings = look.settings.at(into)
+    if not any_database and not settings.url.startswith("sqlite"):
+        raise click.UsageError("--into is not an SQLite file. If that is what you want, say --any-database.")
+    with _opened(file) as lines:
+        wanted = shape()
+        with progress(look.output, "Reading") as told:
+            count = 0
+            for _ in bundle.read(lines, wanted):
+                count += 1
+                told(1)
+        lines.seek(0)
+        writer = Writer(settings)
+        look.context.call_on_close(writer.close)
+        work = Import(writer)
+        work.prepare()
+        with progress(look.output, "Importing", count) as told:
+            for stored in work.store(bundle.read(lines, wanted)):
+                told(stored)
+    if look.output.as_json:
+        look.output.json({"tasks": count, "database": settings.shown_url})
+    else:
+        look.output.line(f"{count:,} tasks are in {settings.shown_url}.")
+        look.output.hint(f"Look at them: celery asynctask --url {settings.shown_url} list")
+
+
+@contextmanager
+def _opened(name: str) -> Iterator[IO[bytes]]:
+    """The bundle, to be read more than once. Raises `AsyncTaskError`."""
+    with ExitStack() as stack:
+        try:
+            if name == "-":
+                file: IO[bytes] = stack.enter_context(tempfile.TemporaryFile())
+                shutil.copyfileobj(sys.stdin.buffer, file)
+                file.seek(0)
+            else:
+                file = stack.enter_context(Path(name).open("rb"))
+        except OSError as exc:
+            raise AsyncTaskError(f"{name} cannot be read: {exc.strerror or exc}.") from exc
+        yield file

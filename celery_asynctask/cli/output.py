@@ -1,0 +1,274 @@
+"""What commands print: tables, fields and trees; with Rich on a terminal, plain text anywhere else, or JSON.
+
+Rich is an extra (``celery-asynctask[cli]``); a terminal without it gets the plain text, too.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from importlib.util import find_spec
+from typing import Any, Final, NamedTuple
+
+from celery_asynctask.lifecycle import AsyncTaskStatus
+from celery_asynctask.queries.zone import LOCAL
+from celery_asynctask.text import clean, json_line, one_line, placed, span, width
+
+__all__ = ["INDENT", "MARKS", "Id", "Node", "Output", "clean", "span"]
+
+MARKS: Final = {
+    AsyncTaskStatus.PENDING: ("…", ""),
+    AsyncTaskStatus.RECEIVED: ("↓", ""),
+    AsyncTaskStatus.STARTED: ("▶", "cyan"),
+    AsyncTaskStatus.RETRY: ("↻", "yellow"),
+    AsyncTaskStatus.SUCCESS: ("✔", "green"),
+    AsyncTaskStatus.FAILURE: ("✖", "red"),
+    AsyncTaskStatus.REVOKED: ("⊘", "yellow"),
+    AsyncTaskStatus.REJECTED: ("⊘", "yellow"),
+    AsyncTaskStatus.IGNORED: ("○", ""),
+    AsyncTaskStatus.LOST: ("?", "magenta"),
+}
+"""A sign and a colour for each status; the word always stands beside them."""
+INDENT: Final = "  "
+MOST_INDENTED: Final = 10
+"""Levels of a tree that are indented."""
+
+
+class Node(NamedTuple):
+    """A node of a tree: its own line, as cells, and what is below it."""
+
+    cells: Sequence[Any]
+    children: Sequence[Node] = ()
+
+
+class Id(str):
+    """A task id in a table. It is never broken over lines; where a table is too wide for the terminal, a UUID is cut to
+    its beginning, which `show` and the others take as well."""
+
+    __slots__ = ()
+
+    @property
+    def brief(self) -> str:
+        return self[:_BRIEF] if _UUID.fullmatch(self) else str(self)
+
+
+_UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_BRIEF: Final = 8
+_LEAST: Final = 20
+"""Columns that a text in a table keeps, if it has as many, before whole columns are left out."""
+_ENDLESS: Final = 1_000_000
+"""Columns of no terminal."""
+
+
+class Output:
+    """Where a command writes to, and how.
+
+    A cell of a table or field is text, an `Id`, a number, None (nothing), a time, a timedelta or a status; each is
+    shown in its own way, and without what a terminal would obey.
+    """
+
+    def __init__(self, *, as_json: bool = False, utc: bool = False, color: bool = True) -> None:
+        self.as_json = as_json
+        self.utc = utc
+        self.color = color and not os.environ.get("NO_COLOR")
+
+    @cached_property
+    def rich(self) -> Any:
+        """A Rich console where there is a terminal and Rich, else None."""
+        if self.as_json or not sys.stdout.isatty() or find_spec("rich") is None:
+            return None
+        from rich.console import Console
+
+        return Console(color_system="auto" if self.color else None, highlight=False, emoji=False, markup=False)
+
+    @property
+    def width(self) -> int:
+        """Columns of the terminal; 100 where there is none, or no Rich."""
+        return int(self.rich.width) if self.rich is not None else 100
+
+    # -- values
+
+    def show(self, value: Any) -> str:
+        """A cell as plain text."""
+        if value is None:
+            return ""
+        if isinstance(value, AsyncTaskStatus):
+            return value.value
+        if isinstance(value, dt.datetime):
+            return self.moment(value)
+        if isinstance(value, dt.timedelta):
+            return span(value.total_seconds())
+        if isinstance(value, bool):
+            return "yes" if value else "no"
+        if isinstance(value, int):
+            return f"{value:,}"
+        return one_line(str(value))
+
+    def moment(self, at: dt.datetime) -> str:
+        """A time to the millisecond, in the local zone or in UTC."""
+        local = at.astimezone(self._zone)
+        return f"{local:%Y-%m-%d %H:%M:%S}.{local.microsecond // 1000:03d}"
+
+    @property
+    def _zone(self) -> dt.tzinfo:
+        return dt.timezone.utc if self.utc else LOCAL
+
+    @property
+    def now(self) -> dt.datetime:
+        """In the zone that times are shown in."""
+        return dt.datetime.now(self._zone)
+
+    # -- printing
+
+    def line(self, text: str = "") -> None:
+        """A line of text, or some; the terminal breaks it, so that it can be copied."""
+        if self.rich is not None:
+            self._print(text)
+        else:
+            print(clean(text))  # noqa: T201 - it is what a command does
+
+    def hint(self, text: str) -> None:
+        """A line for a person, beside what was asked for: not on standard output."""
+        sys.stdout.flush()
+        print(clean(text), file=sys.stderr)  # noqa: T201
+
+    def json(self, value: Any) -> None:
+        """One value as a line of JSON (NDJSON)."""
+        encoding = (sys.stdout.encoding or "").lower().replace("-", "")
+        print(json_line(value, ascii_only=encoding != "utf8"))  # noqa: T201
+
+    def title(self, text: str) -> None:
+        """A heading above a part."""
+        if self.rich is not None:
+            self._print(f"\n{text}", "bold")
+        else:
+            self.line(f"\n{text}")
+
+    def _print(self, text: str, style: str = "") -> None:
+        from rich.text import Text
+
+        self.rich.print(Text(clean(text), style=style), soft_wrap=True)
+
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, spare: Sequence[str] = ()) -> None:
+        """A table; a column whose name ends in ``>`` is right-aligned.
+
+        On a terminal, columns without a value are left out. One that is too narrow gets brief ids and times, then not
+        the columns that are ``spare``, one after the other. In a pipe, everything is there, whatever the width.
+        """
+        cells = [list(row) for row in rows]
+        if self.rich is not None:
+            self._rich_table(list(columns), cells, list(spare))
+            return
+        right = [column.endswith(">") for column in columns]
+        lines = [[column.rstrip(">") for column in columns], *([self.show(cell) for cell in row] for row in cells)]
+        widths = [max(map(width, column)) for column in zip(*lines, strict=True)]
+        for line in lines:
+            shown = map(lambda cell, size, to_right: placed(cell, size, right=to_right), line, widths, right)
+            self.line(INDENT.join(shown).rstrip())
+
+    def _rich_table(self, columns: list[str], rows: list[list[Any]], spare: list[str]) -> None:
+        kept = [number for number in range(len(columns)) if any(row[number] not in (None, "") for row in rows)]
+        table = self._made(columns, rows, kept)
+        if self._needed(table) > self.width:
+            table = self._made(columns, rows, kept, brief=True)
+        for name in spare:
+            if self._needed(table, _LEAST) <= self.width:
+                break
+            kept = [number for number in kept if columns[number].rstrip(">") != name]
+            table = self._made(columns, rows, kept, brief=True)
+        self.rich.print(table)
+
+    def _needed(self, table: Any, least: int | None = None) -> int:
+        """Columns of the terminal that a table takes; with ``least`` where its texts have so many at least."""
+        needed = int(self.rich.measure(table, options=self.rich.options.update_width(_ENDLESS)).maximum)
+        if least is not None:
+            for column in table.columns:
+                if not column.no_wrap:
+                    widest = max(cell.cell_len for cell in column.cells if not isinstance(cell, str))
+                    needed -= max(0, widest - max(least, len(column.header)))
+        return needed
+
+    def _made(self, columns: list[str], rows: list[list[Any]], kept: list[int], *, brief: bool = False) -> Any:
+        from rich import box
+        from rich.table import Table
+
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+        for number in kept:
+            name = columns[number]
+            table.add_column(
+                name.rstrip(">"),
+                justify="right" if name.endswith(">") else "left",
+                overflow="fold",
+                no_wrap=not any(is_text(row[number]) for row in rows),
+            )
+        for row in rows:
+            table.add_row(*(self._rich_cell(row[number], brief=brief) for number in kept))
+        return table
+
+    def fields(self, pairs: Iterable[tuple[str, Any]]) -> None:
+        """Names and values, one pair a line, more lines of a text below its first; those whose value is None are left
+        out."""
+        shown = [(name, value) for name, value in pairs if value is not None]
+        size = max((len(name) for name, _ in shown), default=0)
+        for name, value in shown:
+            first, *more = clean(value).split("\n") if is_text(value) else [value]
+            self._field(placed(name, size), first)
+            for line in more:
+                self._field(" " * size, line)
+
+    def _field(self, name: str, value: Any) -> None:
+        if self.rich is not None:
+            from rich.text import Text
+
+            self.rich.print(Text.assemble((name, "dim"), INDENT, self._rich_cell(value)), soft_wrap=True)
+        else:
+            self.line(f"{name}{INDENT}{self.show(value)}".rstrip())
+
+    def tree(self, node: Node, prefix: str = "", branch: str = "") -> None:
+        """A tree with lines, each node's cells beside each other; as deep as it may be, it stays narrow: from
+        `MOST_INDENTED` on, a node's depth is written in place of more indentation."""
+        waiting = [(node, prefix, branch, 0)]
+        while waiting:
+            node, prefix, branch, depth = waiting.pop()
+            self._branch(branch, node.cells)
+            indented = depth < MOST_INDENTED
+            label = "── " if indented else f"─({depth + 1})─ "
+            for number, child in enumerate(reversed(node.children)):
+                last = not number
+                below = prefix + ("    " if last else "│   ") if indented else prefix
+                waiting.append((child, below, prefix + ("└" if last else "├") + label, depth + 1))
+
+    def _branch(self, branch: str, cells: Iterable[Any]) -> None:
+        shown = [cell for cell in cells if cell is not None]
+        if self.rich is not None:
+            from rich.text import Text
+
+            line = Text.assemble((branch, "dim"), Text(INDENT).join(map(self._rich_cell, shown)))
+            self.rich.print(line, overflow="ellipsis", no_wrap=True)
+        else:
+            self.line(branch + INDENT.join(map(self._signed, shown)))
+
+    def _signed(self, value: Any) -> str:
+        sign = f"{MARKS[value][0]} " if isinstance(value, AsyncTaskStatus) else ""
+        return sign + self.show(value)
+
+    def _rich_cell(self, value: Any, *, brief: bool = False) -> Any:
+        from rich.text import Text
+
+        if isinstance(value, AsyncTaskStatus):
+            mark, style = MARKS[value]
+            return Text(f"{mark} {value.value}", style=style)
+        if brief and isinstance(value, Id):
+            return Text(one_line(value.brief))
+        if brief and isinstance(value, dt.datetime):
+            return Text(f"{value.astimezone(self._zone):%m-%d %H:%M:%S}")
+        return Text(self.show(value))
+
+
+def is_text(value: Any) -> bool:
+    """Whether a cell may be broken over lines."""
+    return isinstance(value, str) and not isinstance(value, (Id, AsyncTaskStatus))

@@ -1,0 +1,228 @@
+"""``celery asynctask rerun``: recorded tasks, sent again."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, Final
+
+import click
+
+from celery_asynctask.cli.command import PROBLEM, Look, options
+from celery_asynctask.cli.output import Output, clean
+from celery_asynctask.ledger import plural
+from celery_asynctask.model import AsyncTask
+from celery_asynctask.queries import page
+from celery_asynctask.queries.find import find
+from celery_asynctask.queries.page import MOST_LOOKED_AT, MOST_ROWS
+from celery_asynctask.queries.reruns import reruns, routing_keys
+from celery_asynctask.rerun import Candidate, Options, assess, link, prepare, reach_broker, send
+
+_REMEDIES: Final = {
+    "again": "--again sends it once more",
+    "unfinished": "--unfinished sends it all the same",
+    "force_name": "--force-name sends it all the same",
+}
+_SHORT: Final = 60
+"""Characters of arguments in a table; a single task's are shown from beginning to end."""
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  celery -A proj asynctask rerun 5f0c2a
+  celery -A proj asynctask rerun --search "status:FAILURE name:billing.* since:2d" --limit 500
+  celery -A proj asynctask rerun 5f0c2a --queue slow --by ada --yes --json
+"""
+)
+@click.argument("task_ids", metavar="[ID]...", nargs=-1)
+@click.option("--search", metavar="SEARCH", help="The newest tasks that a search finds, as in list, oldest first.")
+@click.option(
+    "-n",
+    "--limit",
+    type=click.IntRange(1, MOST_ROWS),
+    default=100,
+    show_default=True,
+    help="Tasks that a search may find.",
+)
+@click.option("--queue", metavar="QUEUE", help="Send to this queue in place of the app's own choice.")
+@click.option("--by", metavar="NAME", help="Who does this; else the user of the operating system.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("--again", is_flag=True, help="Also tasks that were sent again before.")
+@click.option("--unfinished", is_flag=True, help="Also tasks that are not over.")
+@click.option("--force-name", is_flag=True, help="Also tasks that this app does not know.")
+@options()
+@click.pass_context
+def rerun(
+    context: click.Context,
+    look: Look,
+    task_ids: tuple[str, ...],
+    search: str | None,
+    limit: int,
+    queue: str | None,
+    by: str | None,
+    yes: bool,
+    again: bool,
+    unfinished: bool,
+    force_name: bool,
+) -> None:
+    """Send recorded tasks again, with the arguments that were recorded; shows what would be sent and asks first.
+
+    Each is a new execution for the same customer and creator, linked to the old one by its content (rerun_of,
+    rerun_by). It is the task alone: what followed it in a workflow is not sent. Exits with 1 if any could not be sent.
+    """
+    if bool(task_ids) == (search is not None):
+        raise click.UsageError("Give either ids of tasks or --search.")
+    output, app = look.output, look.app
+    tasks = _by_search(look, search, limit) if search is not None else _by_id(look, task_ids)
+    prepare(app)
+    candidates = _assessed(look, tasks, Options(queue, unfinished, again, force_name))
+    sendable = [one for one in candidates if not one.refusals]
+    asks = not yes and sys.stdin.isatty() and not output.as_json
+    if output.as_json:
+        for one in candidates:
+            if one.refusals or not yes:
+                output.json(_record(one))
+    else:
+        _preview(output, candidates)
+    if not candidates:
+        output.hint("No task is like that.")
+    if not sendable:
+        context.exit(PROBLEM if candidates else 0)
+    count = f"{len(sendable):,} {plural(len(sendable), 'task')}"
+    if not yes and not asks:
+        raise click.UsageError(f"Nothing was sent: nobody can be asked here. Give --yes to send {count}.")
+    if asks and not click.confirm(f"Send {count} again?", err=True):
+        output.hint("Nothing was sent.")
+        context.exit(PROBLEM)
+    link(app)
+    reach_broker(app)
+    failed = [one for one in sendable if not _sent(output, app, one, by or _user(), queue)]
+    if failed or len(sendable) < len(candidates):
+        context.exit(PROBLEM)
+
+
+def _by_id(look: Look, task_ids: Sequence[str]) -> list[AsyncTask]:
+    with look.reader.session() as session:
+        found = [find(look.reader, session, task_id) for task_id in task_ids]
+    return list({task.celery_task_id: task for task in found}.values())
+
+
+def _by_search(look: Look, search: str, limit: int) -> list[AsyncTask]:
+    """Oldest first, the order in which they were asked for."""
+    found = page(look.reader, look.search((search,)), limit=limit)
+    if found.looked_back_to is not None:
+        back_to = look.output.moment(found.looked_back_to)
+        look.output.hint(f"Looked at the newest {MOST_LOOKED_AT:,} tasks one by one, back to {back_to}.")
+    elif found.next is not None:
+        look.output.hint(f"There are more: these are the newest {limit:,}; --limit takes up to {MOST_ROWS:,}.")
+    return list(reversed(found.tasks))
+
+
+def _assessed(look: Look, tasks: Sequence[AsyncTask], how: Options) -> list[Candidate]:
+    with look.reader.session() as session:
+        before = reruns(look.reader, session, tasks)
+        keys = routing_keys(session, tasks)
+    if before.looked_back_to is not None:
+        look.output.hint(
+            f"Looked for earlier reruns among the newest {MOST_LOOKED_AT:,} tasks, back to "
+            f"{look.output.moment(before.looked_back_to)}."
+        )
+    return [
+        assess(look.app, one, how, before.by_task.get(one.celery_task_id, ()), keys.get(one.celery_task_id), _REMEDIES)
+        for one in tasks
+    ]
+
+
+def _preview(output: Output, candidates: Sequence[Candidate]) -> None:
+    if len(candidates) == 1:
+        [one] = candidates
+        output.fields(
+            [
+                ("id", one.task.celery_task_id),
+                ("name", one.task.name),
+                ("status", one.task.status),
+                ("args", json.dumps(one.task.task_args, ensure_ascii=False)),
+                ("kwargs", json.dumps(one.task.task_kwargs, ensure_ascii=False)),
+                ("queue", one.queue),
+                ("customer", _text(one.task.customer)),
+            ]
+        )
+    elif candidates:
+        output.table(
+            ("id", "status", "name", "args", "kwargs", "queue", "customer>"),
+            (
+                (
+                    one.task.celery_task_id,
+                    one.task.status,
+                    one.task.name,
+                    _short(one.task.task_args),
+                    _short(one.task.task_kwargs),
+                    one.queue,
+                    _text(one.task.customer),
+                )
+                for one in candidates
+            ),
+        )
+    for one in candidates:
+        for told, words in ((one.refusals, "cannot be sent again"), (one.remarks, "note")):
+            if told:
+                output.line(clean(f"{one.task.celery_task_id} {words}: {'; '.join(told)}."))
+
+
+def _sent(output: Output, app: Any, one: Candidate, by: str, queue: str | None) -> bool:
+    """Send one and say so; whether it was sent."""
+    try:
+        new = send(app, one, by, queue)
+    except Exception as exc:  # noqa: BLE001 - one that fails shall not stop the others
+        error = f"{type(exc).__name__}: {exc}"
+        if output.as_json:
+            output.json({**_record(one), "error": error})
+        else:
+            output.line(clean(f"{one.task.celery_task_id} could not be sent: {error}"))
+        return False
+    if output.as_json:
+        output.json({**_record(one), "sent": new})
+    else:
+        output.line(clean(f"{one.task.celery_task_id} was sent again as {new}"))
+    return True
+
+
+def _record(one: Candidate) -> dict[str, Any]:
+    """What ``--json`` says; ``sent`` is the new task id."""
+    task = one.task
+    return {
+        "celery_task_id": task.celery_task_id,
+        "name": task.name,
+        "status": task.status,
+        "task_args": task.task_args,
+        "task_kwargs": task.task_kwargs,
+        "queue": one.queue,
+        "customer": task.customer,
+        "refusals": list(one.refusals),
+        "remarks": list(one.remarks),
+        "sent": None,
+        "error": None,
+    }
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _SHORT else f"{text[: _SHORT - 1]}…"
+
+
+def _text(value: int | None) -> str | None:
+    return None if value is None else str(value)
+
+
+def _user() -> str:
+    """Who sits there: behind sudo, too."""
+    if name := os.environ.get("SUDO_USER"):
+        return name
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a user id without a name, as in containers
+        return f"uid {os.getuid()}"

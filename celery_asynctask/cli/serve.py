@@ -1,0 +1,104 @@
+"""``celery asynctask serve``: the console and the HTTP API as a server of their own."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from typing import Any
+
+import click
+
+from celery_asynctask.cli.command import URL
+from celery_asynctask.errors import AsyncTaskError, SettingsError
+from celery_asynctask.settings import Settings
+
+PORT = 5556
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  celery -A proj asynctask serve
+  celery -A proj asynctask serve --host 0.0.0.0 --port 8080
+"""
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+@click.option(
+    "-p", "--port", type=click.IntRange(0, 65535), default=PORT, show_default=True, help="0: any that is free."
+)
+@click.option("--access-log", is_flag=True, help="Log every request, with what it searches for.")
+@click.pass_context
+def serve(context: click.Context, host: str, port: int, access_log: bool) -> None:
+    """Serve the record over HTTP, until SIGTERM or Ctrl-C: the console for people, the API for programs.
+
+    Whoever is on this host may read it, values included, unless asynctask_tokens or asynctask_access is set; at an
+    address that others reach, one of them must be.
+    """
+    loopback = _is_loopback(host)
+    api = create(context, loopback=loopback)
+    if not loopback and not api.state.asynctask.gate.has_credentials:
+        raise SettingsError(
+            f"{host} can be reached by others: set asynctask_tokens (`celery asynctask token` makes one) or "
+            "asynctask_access, or listen at 127.0.0.1."
+        )
+    try:
+        import uvicorn
+    except ImportError as exc:
+        raise _without_extra(exc) from exc
+
+    # What a proxy says about who asks is not believed: any client may say it, too.
+    config = uvicorn.Config(api, server_header=False, proxy_headers=False, lifespan="off", access_log=access_log)
+    with _listening(host, port) as listening:
+        click.echo(f"The record is at {_url(listening)}, until Ctrl-C", err=True)
+        uvicorn.Server(config).run(sockets=[listening])
+    api.state.asynctask.close()
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """Raises `AsyncTaskError`."""
+    family, kind, _, _, address = _addresses(host, port)[0]
+    # asyncio sends without delay only what it knows for TCP, else the end of each answer waits 40 ms.
+    listening = socket.socket(family, kind, socket.IPPROTO_TCP)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen()  # who connects from here on waits, and is not refused
+    except OSError as exc:
+        listening.close()
+        raise AsyncTaskError(f"{host} cannot be listened at, port {port}: {exc.strerror or exc}.") from exc
+    return listening
+
+
+def _url(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def create(context: click.Context, *, loopback: bool) -> Any:
+    """The ASGI application of the app that ``celery -A`` names. Raises `AsyncTaskError`, also where the extra is not
+    installed."""
+    try:
+        from celery_asynctask.http import create_app
+    except ImportError as exc:
+        raise _without_extra(exc) from exc
+    app = context.obj.app
+    settings = Settings.from_app(app)
+    url = context.meta.get(URL)
+    return create_app(app, settings=settings.at(url) if url else settings, loopback=loopback)
+
+
+def _without_extra(exc: ImportError) -> AsyncTaskError:
+    return AsyncTaskError(f"The HTTP API needs {exc.name}: pip install 'celery-asynctask[http]'.")
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether only this host can be behind the address. Raises `AsyncTaskError`."""
+    return all(ipaddress.ip_address(one[4][0]).is_loopback for one in _addresses(host, 0))
+
+
+def _addresses(host: str, port: int) -> Any:
+    """Raises `AsyncTaskError` for a name that nobody knows."""
+    try:
+        return socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as exc:
+        raise AsyncTaskError(f"There is no address {host!r}: {exc}.") from exc

@@ -1,0 +1,146 @@
+"""``celery asynctask show``: everything about one task."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Sequence
+from typing import Any, Final
+
+import click
+
+from celery_asynctask import tracing
+from celery_asynctask.cli.command import Look, options
+from celery_asynctask.cli.output import Output, span
+from celery_asynctask.cli.record import attempt_of, task_of
+from celery_asynctask.lifecycle import TERMINAL, AsyncTaskStatus
+from celery_asynctask.model import AsyncTask, AsyncTaskAttempt
+from celery_asynctask.payload import missing
+from celery_asynctask.queries.find import attempts, find
+from celery_asynctask.queries.timeline import courses
+
+FOLDED_LINES: Final = 12
+"""Lines of a value or traceback that are shown without ``--full``."""
+FOLDED_COLUMNS: Final = 240
+"""Characters of such a line."""
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  celery -A proj asynctask show 5f0c2a
+  celery -A proj asynctask show 5f0c2a --full --utc
+"""
+)
+@click.argument("task_id", metavar="ID")
+@click.option("--full", is_flag=True, help="Values and the tracebacks of all attempts, from beginning to end.")
+@options()
+def show(look: Look, task_id: str, full: bool) -> None:
+    """Everything about the task ID, or the one task whose id begins with it: how it went, every attempt, its values.
+
+    Of an attempt: delayed is until its ETA or countdown, queued from then to its start. A value that is not there as it
+    was says so: it was cut, redacted, or only described.
+    """
+    output, reader = look.output, look.reader
+    with reader.session() as session:
+        task = find(reader, session, task_id)
+        runs = attempts(session, task)
+    link = tracing.link(look.settings.trace_url, task.trace_id, task.span_id)
+    if output.as_json:
+        told = [attempt_of(run, number) for number, run in enumerate(runs, 1)]
+        output.json({**task_of(task), "trace_url": link, "attempts": told})
+        return
+    output.fields(_about(task, runs, link, output.now))
+    if runs:
+        _show_attempts(output, task, runs)
+    for name, value in (
+        ("args", task.task_args),
+        ("kwargs", task.task_kwargs),
+        ("result", task.result),
+        ("content", task.content),
+    ):
+        if value is not None:
+            parts = ", ".join(missing(value))
+            output.title(f"{name} ({parts})" if parts else name)
+            for line in folded(json.dumps(value, indent=2, ensure_ascii=False), full):
+                output.line(line)
+    for number, traceback in _tracebacks(task, runs, full):
+        output.title(f"Traceback of attempt {number}")
+        for line in folded(traceback, full, end=True):
+            output.line(line)
+
+
+def _about(task: AsyncTask, runs: Sequence[AsyncTaskAttempt], link: str | None, now: dt.datetime) -> list[Any]:
+    return [
+        ("id", task.celery_task_id),
+        ("name", task.name),
+        ("status", task.status),
+        ("error", f"{task.error_type}: {task.error_message or ''}".rstrip(": ") if task.error_type else None),
+        ("created", task.created_at),
+        ("started", task.started_at),
+        ("completed", task.completed_at),
+        ("waited", task.started_at and task.started_at - task.created_at),
+        ("ran", task.started_at and task.completed_at and task.completed_at - task.started_at),
+        _so_far(task, runs, now),
+        ("retries", task.retries or None),
+        ("customer", None if task.customer is None else str(task.customer)),
+        (
+            "created by",
+            " ".join(str(one) for one in (task.created_by_name, task.created_by) if one is not None) or None,
+        ),
+        ("root", task.root_task_id if task.root_task_id != task.celery_task_id else None),
+        ("parent", task.parent_task_id),
+        ("trace", task.trace_id),
+        ("span", task.span_id),
+        ("trace url", link),
+    ]
+
+
+def _so_far(task: AsyncTask, runs: Sequence[AsyncTaskAttempt], now: dt.datetime) -> tuple[str, str | None]:
+    """How long a task that is not over runs, or is waited for."""
+    if task.status in TERMINAL:
+        return "waiting", None
+    if task.status is AsyncTaskStatus.STARTED:
+        since = (runs[-1].started_at if runs else None) or task.started_at or task.created_at
+        return "running", f"{span((now - since).total_seconds())} so far"
+    ended = runs[-1].ended_at if runs else None
+    what = " for its next attempt" if runs else ""
+    return "waiting", f"{span((now - (ended or task.created_at)).total_seconds())} so far{what}"
+
+
+def _show_attempts(output: Output, task: AsyncTask, runs: Sequence[AsyncTaskAttempt]) -> None:
+    rows = []
+    for number, (run, course) in enumerate(zip(runs, courses(task, runs, output.now), strict=True), 1):
+        pid = None if run.pid is None else str(run.pid)
+        name = run.name if run.name != task.name else None
+        redelivered = "redelivered" if run.redelivered else None
+        rows.append((number, run.started_at, *course, run.error_type, run.worker, pid, run.queue, name, redelivered))
+    columns = ("#>", "started", "delayed>", "queued>", "ran>", "outcome", "error", "worker", "pid>", "queue")
+    output.title("Attempts")
+    output.table((*columns, "name", "message"), rows, spare=("pid", "queue", "message", "worker"))
+
+
+def _tracebacks(task: AsyncTask, runs: Sequence[AsyncTaskAttempt], full: bool) -> list[tuple[int, str]]:
+    """With their numbers: all, or the newest where the task has not come to a good end."""
+    found = [(number, run.traceback) for number, run in enumerate(runs, 1) if run.traceback]
+    return found if full else found[-1:] if task.status is not AsyncTaskStatus.SUCCESS else []
+
+
+def folded(text: str, full: bool, *, end: bool = False) -> list[str]:
+    """The lines of a text; where there are many, the first (or last) few and how many more there are, and of long ones
+    the beginning."""
+    lines = text.splitlines()
+    if full:
+        return lines
+    more = len(lines) - FOLDED_LINES
+    kept = lines if more <= 0 else lines[-FOLDED_LINES:] if end else lines[:FOLDED_LINES]
+    kept = [_shortened(line) for line in kept]
+    if more <= 0:
+        return kept
+    told = f"… {more:,} more lines: --full"
+    return [told, *kept] if end else [*kept, told]
+
+
+def _shortened(line: str) -> str:
+    more = len(line) - FOLDED_COLUMNS
+    return line if more <= 0 else f"{line[:FOLDED_COLUMNS]}… {more:,} more characters: --full"

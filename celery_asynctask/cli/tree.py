@@ -1,0 +1,172 @@
+"""``celery asynctask tree``: the workflow of a task, who started whom and what took how long."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, Final
+
+import click
+
+from celery_asynctask.cli import waterfall as bars
+from celery_asynctask.cli.command import Look, options
+from celery_asynctask.cli.output import MARKS, Node, Output
+from celery_asynctask.lifecycle import AsyncTaskStatus
+from celery_asynctask.queries.find import find
+from celery_asynctask.queries.lineage import Member, Placed, failed_branches, lineage
+from celery_asynctask.queries.workflow import MOST_MEMBERS, MOST_RUNS, Run, runs, workflow
+
+SHORTEST_ID: Final = 8
+"""Characters of an id that are shown at least."""
+CRITICAL: Final = "◆"
+ASKED: Final = "◀"
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  celery -A proj asynctask tree 5f0c2a
+  celery -A proj asynctask tree 5f0c2a --failed
+  celery -A proj asynctask tree 5f0c2a --waterfall
+"""
+)
+@click.argument("task_id", metavar="ID")
+@click.option("--waterfall", is_flag=True, help="Draw it in time, every run of every task.")
+@click.option("--failed", is_flag=True, help="Only the branches with failures.")
+@options()
+def tree(look: Look, task_id: str, waterfall: bool, failed: bool) -> None:
+    """The whole workflow that the task ID is in, or the one task whose id begins with it: what was started by what,
+    steps that were never sent included.
+
+    The critical path is marked: the tasks that decided when the workflow ended, from its first to its last. While it is
+    not over, they lead to the task that it waits for.
+    """
+    output, reader = look.output, look.reader
+    with reader.session() as session:
+        task = find(reader, session, task_id)
+        found = workflow(reader, session, task)
+        everything = lineage(found.members)
+        shown = failed_branches(everything) if failed else everything
+        attempts = runs(session, [one.member.celery_task_id for one in shown]) if waterfall else {}
+    asked = task.celery_task_id
+    if output.as_json:
+        for one in shown:
+            output.json(_told(one, asked) | _told_runs(one, attempts, waterfall))
+    else:
+        for line in _summary(output, everything):
+            output.line(line)
+        ids = shortened(one.member.celery_task_id for one in everything)
+        if waterfall:
+            _draw(output, shown, attempts, asked)
+        else:
+            for node in _nodes(output, shown, ids, asked):
+                output.tree(node)
+        output.line(f"\n{CRITICAL} critical path  {ASKED} the task that was asked for")
+    if failed and not shown:
+        output.hint("Nothing in this workflow has failed.")
+    if found.bounded:
+        output.hint(f"The workflow has more than {MOST_MEMBERS:,} tasks; these are the first that were asked for.")
+    if sum(map(len, attempts.values())) >= MOST_RUNS:
+        output.hint(f"It has more than {MOST_RUNS:,} runs; those of some tasks are missing here.")
+
+
+def shortened(ids: Iterable[str]) -> dict[str, str]:
+    """The beginnings of ids, as long as it takes to tell each from all others."""
+    ordered = sorted(set(ids))
+    length = SHORTEST_ID
+    for one, other in pairwise(ordered):
+        common = next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), len(one))
+        length = max(length, common + 1)
+    return {one: one[:length] for one in ordered}
+
+
+def _summary(output: Output, placed: Sequence[Placed]) -> list[str]:
+    members = [one.member for one in placed]
+    counts = Counter(member.status for member in members)
+    statuses = ", ".join(
+        f"{MARKS[status][0]} {counts[status]:,} {status}" for status in AsyncTaskStatus if counts[status]
+    )
+    begun = min(member.created_at for member in members)
+    ended = [member.completed_at for member in members if member.completed_at is not None]
+    over = not any(member.open for member in members) and bool(ended)
+    took = output.show((max(ended) if over else output.now) - begun)
+    when = f"Since {output.moment(begun)}, {took}" + ("" if over else " so far")
+    return [f"{len(members):,} {'task' if len(members) == 1 else 'tasks'}: {statuses}", when, ""]
+
+
+def _nodes(output: Output, placed: Sequence[Placed], ids: Mapping[str, str], asked: str) -> list[Node]:
+    """The trees of what `lineage` found; made from the last to the first, so that what hangs on a member is there."""
+    below: dict[str | None, list[Node]] = {}
+    for one in reversed(placed):
+        task_id = one.member.celery_task_id
+        cells = _cells(output.now, one, ids[task_id], asked)
+        below.setdefault(one.above, []).append(Node(cells, below.pop(task_id, [])[::-1]))
+    return below.get(None, [])[::-1]
+
+
+def _cells(now: dt.datetime, one: Placed, short: str, asked: str) -> list[Any]:
+    member = one.member
+    signs = (CRITICAL if one.critical else "") + (ASKED if member.celery_task_id == asked else "")
+    return [
+        member.status,
+        in_a_line(member.name),
+        short,
+        duration(member, now),
+        f"{member.retries} {'retry' if member.retries == 1 else 'retries'}" if member.retries else None,
+        state(member),
+        signs or None,
+    ]
+
+
+def duration(member: Member, now: dt.datetime) -> dt.timedelta | None:
+    """From its first start to its end, or till now."""
+    if member.started_at is None:
+        return None
+    return (member.completed_at or now) - member.started_at
+
+
+def state(member: Member) -> str | None:
+    """What the status does not say: that it was not sent, or its error."""
+    if member.unsent:
+        return "never sent"
+    if member.planned:
+        return "not sent yet"
+    return in_a_line(member.error_type) if member.error_type else None
+
+
+def in_a_line(text: str) -> str:
+    """A name as one word of a line."""
+    return " ".join(text.split())
+
+
+def _draw(output: Output, placed: Sequence[Placed], attempts: Mapping[str, Sequence[Run]], asked: str) -> None:
+    rows = []
+    for one in placed:
+        member = one.member
+        sign = (CRITICAL if one.critical else " ") + (ASKED if member.celery_task_id == asked else " ")
+        label = f"{sign} {MARKS[member.status][0]} {'  ' * min(one.depth, 6)}{output.show(in_a_line(member.name))}"
+        took = output.show(duration(member, output.now)) or (
+            output.show(state(member)) if member.started_at is None else ""
+        )
+        rows.append(bars.Row(label, member, attempts.get(member.celery_task_id, ()), took))
+    for line in bars.draw(rows, output.width, output.now, output.show):
+        output.line(line)
+
+
+def _told(one: Placed, asked: str) -> dict[str, Any]:
+    member = one.member
+    return {
+        "depth": one.depth,
+        "parent": one.above,
+        "critical": one.critical,
+        "asked": member.celery_task_id == asked,
+        "never_sent": member.unsent,
+        **{name: value for name, value in member._asdict().items() if name not in ("order_key", "id")},
+    }
+
+
+def _told_runs(one: Placed, attempts: Mapping[str, Sequence[Run]], wanted: bool) -> dict[str, Any]:
+    told = attempts.get(one.member.celery_task_id, ())
+    return {"attempts": [run._asdict() for run in told]} if wanted else {}

@@ -1,0 +1,155 @@
+"""``celery asynctask verify``: is the record complete?"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import click
+
+from celery_asynctask.cli.command import PROBLEM, Look, options
+from celery_asynctask.cli.output import Output, clean
+from celery_asynctask.errors import FilterError, JournalError
+from celery_asynctask.journal.survey import Survey, survey_of
+from celery_asynctask.ledger import Account, Ledger, counts, listed, plural
+from celery_asynctask.queries.completeness import completeness
+
+MOST_LISTED = 1000
+"""Processes that are listed for a person."""
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  celery -A proj asynctask verify
+  celery -A proj asynctask verify --since 2d --all
+  celery -A proj asynctask verify --json | head -1
+"""
+)
+@click.option("--since", metavar="TIME", help="Only processes that were seen since then: 2d, or 2026-01-31.")
+@click.option("--all", "everything", is_flag=True, help="List all processes, not those alone that lack something.")
+@options()
+@click.pass_context
+def verify(context: click.Context, look: Look, since: str | None, everything: bool) -> None:
+    """Is the record complete? Accounts for every event that a process wrote.
+
+    Exits with 0 only when nothing is missing, dropped or in quarantine, and nothing lies in the journal of this host
+    that nobody drains. With --json, the first line is the sum, each other one a process.
+    """
+    output = look.output
+    moment = _moment(look, since) if since is not None else None
+    survey = survey_of(look.settings.directory)
+    try:
+        found = completeness(look.reader, survey, since=moment, everything=everything)
+    except OSError as exc:
+        raise JournalError(
+            f"The journal directory {look.settings.directory} cannot be read: {exc.strerror or exc}. Run this as the "
+            "user of the workers."
+        ) from exc
+    if output.as_json:
+        output.json(_sum(found.ledger))
+        for account in found.accounts:
+            output.json(_row(account))
+    else:
+        output.line(clean(found.ledger.sentence()))
+        _list(output, found.accounts)
+        for line in _advice(found.ledger, look.settings.directory, survey):
+            output.line(clean(line))
+    if not found.ledger.complete:
+        context.exit(PROBLEM)
+
+
+def _moment(look: Look, since: str) -> dt.datetime:
+    """The time that ``since:`` means in a search."""
+    quoted = since.replace("\\", "").replace('"', "")
+    moment = look.search((f'since:"{quoted}"',)).terms[0].values[0].value
+    if not isinstance(moment, dt.datetime):
+        raise FilterError("'since' must be a time or a duration before now.")
+    return moment
+
+
+def _list(output: Output, accounts: list[Account]) -> None:
+    for host, group in groupby(accounts[:MOST_LISTED], key=lambda one: one.host):
+        output.title(f"Host {output.show(host)}")
+        output.table(
+            (
+                "source",
+                "role",
+                "last seen",
+                "accepted>",
+                "stored>",
+                "journal>",
+                "quarantined>",
+                "dropped>",
+                "missing>",
+                "because",
+            ),
+            (
+                (
+                    one.source,
+                    one.role,
+                    one.last_seen_at,
+                    one.accepted,
+                    one.stored,
+                    "?" if one.in_journal is None else one.in_journal + one.damaged,
+                    one.quarantined,
+                    one.dropped_total,
+                    one.missing,
+                    ", ".join(sorted(one.dropped)) or None,
+                )
+                for one in group
+            ),
+        )
+    if (more := len(accounts) - MOST_LISTED) > 0:
+        output.hint(f"{more:,} more processes: --json lists them all.")
+
+
+def _advice(ledger: Ledger, directory: Path, survey: Survey | None) -> Iterator[str]:
+    if not ledger.complete:
+        yield ""
+    if ledger.waiting:
+        yield (
+            f"Nobody drains {directory}: start a worker on this host, or run `celery -A proj asynctask recorder "
+            "--once` as the same user."
+        )
+    if ledger.missing:
+        yield (
+            "Missing events were in a segment that is gone: somebody removed it from the journal directory, or the "
+            "disk lost it. Rows of that time may lack a start or an end."
+        )
+    if ledger.dropped:
+        reasons = ", ".join(f"{count:,} for {reason}" for reason, count in ledger.dropped.most_common())
+        yield (
+            f"Dropped: {reasons}. `doctor` on that host looks at the disk, the directory's rights and "
+            "asynctask_journal_max_bytes."
+        )
+    if ledger.quarantined or ledger.damaged:
+        yield (
+            "What is in quarantine stands in <source>.quarantine in the journal directory of that host: one event or "
+            "damaged line a line; the recorder's log says why."
+        )
+    if ledger.unknown:
+        count = ledger.unknown.total()
+        yield (
+            f"Not known here: what still lies in the {plural(count, 'journal')} of {count:,} "
+            f"{plural(count, 'process')} on {listed(sorted(ledger.unknown))}. Run `verify` there."
+        )
+    if survey is None:
+        yield f"This host has no journal directory {directory}."
+
+
+def _sum(ledger: Ledger) -> dict[str, Any]:
+    return {
+        "complete": ledger.complete,
+        "processes": ledger.processes,
+        **counts(ledger),
+        "unknown": dict(ledger.unknown),
+    }
+
+
+def _row(account: Account) -> dict[str, Any]:
+    names = ("source", "host", "pid", "role", "last_seen_at", "ended_at")
+    return {**{name: getattr(account, name) for name in names}, **counts(account)}

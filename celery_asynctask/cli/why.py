@@ -1,0 +1,51 @@
+"""``celery asynctask why``: why a task is where it is, in plain words."""
+
+from __future__ import annotations
+
+import click
+
+from celery_asynctask.cli.command import Look, options
+from celery_asynctask.cli.output import MARKS
+from celery_asynctask.queries.evidence import evidence
+from celery_asynctask.queries.find import find
+from celery_asynctask.queries.reason import explain
+from celery_asynctask.queries.words import Words
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  celery -A proj asynctask why 5f0c2a
+  celery -A proj asynctask why 5f0c2a --json
+"""
+)
+@click.argument("task_id", metavar="ID")
+@options()
+def why(look: Look, task_id: str) -> None:
+    """Why the task ID, or the one task whose id begins with it, failed, waits, or is what it is: the short answer.
+
+    Of a step that was never sent, the task that it was not sent for, and why that one failed.
+    """
+    output, reader = look.output, look.reader
+    with reader.session() as session:
+        task = find(reader, session, task_id)
+        found = evidence(reader, session, task)
+    sentences = explain(found, Words(output.now, output.show))
+    if output.as_json:
+        cause = found.cause
+        while cause is not None and cause.cause is not None:
+            cause = cause.cause
+        output.json(
+            {
+                "celery_task_id": task.celery_task_id,
+                "name": task.name,
+                "status": task.status,
+                "cause": cause.task.celery_task_id if cause is not None else None,
+                "reasons": sentences,
+            }
+        )
+        return
+    name = " ".join(task.name.split())
+    output.line(output.show(f"{MARKS[task.status][0]} {task.status}  {name}  {task.celery_task_id}"))
+    for sentence in sentences:
+        output.line(output.show(sentence))

@@ -1,0 +1,9 @@
+"""The record over HTTP: an ASGI application with an OpenAPI document. Needs ``celery-asynctask[http]``; no worker
+imports it."""
+
+from __future__ import annotations
+
+from celery_asynctask.http.access import Access, Right
+from celery_asynctask.http.application import create_app
+
+__all__ = ["Access", "Right", "create_app"]

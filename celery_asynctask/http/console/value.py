@@ -1,0 +1,266 @@
+"""Stored values as folded JSON: every digit as it was stored, and what is not there as it was says so. Pure.
+
+What is written is bounded, whatever the value: in nodes, in characters and in depth. The rest is behind a link to the
+whole value.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping
+from html import escape
+from itertools import islice
+from typing import Any, Final, NamedTuple
+
+from markupsafe import Markup
+
+from celery_asynctask.payload import MARK
+from celery_asynctask.payload.walk import is_reserved
+from celery_asynctask.text import clean, json_line
+
+MOST_NODES: Final = 2_000
+"""Of one value that are written."""
+MOST_ITEMS: Final = 500
+"""Of one list or mapping that are written."""
+MOST_TEXT: Final = 2_000
+"""Characters of a string."""
+MOST_KEY: Final = 200
+"""Characters of a key."""
+MOST_CHARACTERS: Final = 200_000
+"""Of all strings of a value."""
+MOST_DEPTH: Final = 60
+"""Levels that are written."""
+MOST_PARSED: Final = 4_000_000
+"""Characters of a value that is looked into."""
+MOST_COUNTED: Final = 50_000
+"""Nodes that are looked at for what is missing."""
+_OPEN: Final = 20
+"""Items of a list or mapping that is unfolded."""
+
+
+class Number(str):
+    """A number as it was written: Python's would lose digits."""
+
+    __slots__ = ()
+
+
+class Shown(NamedTuple):
+    """A value as a page has it."""
+
+    html: Markup
+    missing: Mapping[str, int]
+    """What is not there as it was, and how often, such as ``redacted``."""
+
+
+def parsed(text: str) -> Any:
+    """JSON, its numbers as `Number`. Raises `ValueError` for what is none, or too long or too deep to look into."""
+    if len(text) > MOST_PARSED:
+        raise ValueError(f"it has {len(text):,} characters")
+    try:
+        return json.loads(text, parse_int=Number, parse_float=Number, parse_constant=Number)
+    except RecursionError:
+        raise ValueError("it is too deep") from None
+
+
+def shown(text: str, whole: str) -> Shown:
+    """A value, given as JSON text; ``whole`` is where all of it is."""
+    try:
+        value = parsed(text)
+    except ValueError as exc:
+        return Shown(Markup(_mark("It is not shown here:", str(exc)) + _more(whole, "all of it")), {})  # noqa: S704
+    writer = _Writer(whole)
+    writer.node(value, "", 0)
+    return Shown(Markup("".join(writer.parts)), missing(value) if f'"{MARK}"' in text else {})  # noqa: S704
+
+
+def missing(value: Any) -> dict[str, int]:
+    """How often something is not there as it was, by how."""
+    found: Counter[str] = Counter()
+    waiting = [value]
+    for _ in range(MOST_COUNTED):
+        if not waiting:
+            break
+        one = waiting.pop()
+        if isinstance(one, dict):
+            kind = one.get(MARK)
+            if isinstance(kind, str) and kind in _MARKS:
+                found[_WORDS.get(kind, "described")] += 1
+            waiting.extend(one.values())
+        elif isinstance(one, list):
+            waiting.extend(one)
+    return dict(sorted(found.items()))
+
+
+_WORDS: Final = {
+    "redacted": "redacted",
+    "cut": "cut",
+    "erased": "erased",
+    "replaced": "with characters replaced",
+    "keys": "with other keys",
+}
+"""What is counted as such; everything else is described."""
+
+
+def _str(one: Mapping[str, Any], key: str) -> str:
+    value = one.get(key)
+    return value[:MOST_TEXT] if isinstance(value, str) else ""
+
+
+def _size(one: Mapping[str, Any]) -> str:
+    kind, size = _str(one, "type"), _str(one, "size")
+    unit = {"str": "characters", "bytes": "bytes", "bytearray": "bytes", "int": "bits"}.get(kind, "items")
+    number = f"{int(size):,}" if size.isascii() and size.isdigit() and len(size) < 20 else size
+    return f"cut: {kind or 'it'} of {number} {unit}" if size else "cut"
+
+
+_MARKS: Final[Mapping[str, Callable[[Mapping[str, Any]], tuple[str, str]]]] = {
+    "redacted": lambda one: ("text", "a part is redacted" if "text" in one else "redacted"),
+    "cut": lambda one: ("head", _size(one)),
+    "as": lambda one: ("value", f"in place of a {_str(one, 'type') or 'value'}"),
+    "object": lambda one: ("repr", f"{_str(one, 'type') or 'an object'}, not looked into"),
+    "cycle": lambda one: ("", f"the {_str(one, 'type') or 'container'} {_str(one, 'up') or 'some'} levels above"),
+    "erased": lambda _: ("", "erased"),
+    "replaced": lambda _: ("text", "characters that databases refuse are replaced"),
+    "keys": lambda _: ("", "its keys are not those of the original"),
+}
+"""By what `payload` says of a value: which member of it is there, and the rest in words."""
+
+
+def _text(text: str) -> str:
+    """Anything as HTML."""
+    return escape(clean(text), quote=True)
+
+
+def _mark(*words: str) -> str:
+    return f'<span class="mark">{_text(" ".join(words))}</span>'
+
+
+def _more(whole: str, what: str) -> str:
+    return f' <a href="{_text(whole)}">{_text(what)}</a>'
+
+
+class _Writer:
+    """Writes a value, as far as there is room. Its strings are HTML: whatever comes from the value goes by `_text`."""
+
+    def __init__(self, whole: str) -> None:
+        self.whole = whole
+        self.parts: list[str] = []
+        self._nodes = MOST_NODES
+        self._characters = MOST_CHARACTERS
+
+    def node(self, value: Any, key: str, depth: int) -> None:
+        """One line, or what folds; ``key`` is HTML."""
+        self._nodes -= 1
+        note = ""
+        if isinstance(value, dict) and isinstance(kind := value.get(MARK), str) and kind in _MARKS:
+            member, said = _MARKS[kind](value)
+            note, value = _mark(said), value.get(member, _NOTHING)
+        elif isinstance(value, dict) and value.keys() == {"__type__", "__value__"}:  # kombu's
+            note, value = _mark(f"a {_str(value, '__type__')}"), value["__value__"]
+        if isinstance(value, (dict, list)) and value and depth < MOST_DEPTH:
+            self._container(value, key, note, depth)
+            return
+        line = self._scalar(value)
+        self.parts.append(f'<div class="node">{key}{line}{" " if line and note else ""}{note}</div>')
+
+    def _scalar(self, value: Any) -> str:
+        match value:
+            case Number():
+                return f'<span class="num">{_text(value[:MOST_TEXT])}</span>{self._rest(value)}'
+            case str():
+                size = max(0, min(MOST_TEXT, self._characters))
+                self._characters -= min(len(value), size)
+                return f'<span class="str">{_text(json_line(value[:size]))}</span>{self._rest(value, size)}'
+            case None | True | False:
+                return f'<span class="lit">{_LITERALS[value]}</span>'
+            case dict() | list():
+                if value:
+                    return _mark("deeper than is shown here:") + _more(self.whole, "all of it")
+                return f'<span class="lit">{"{}" if isinstance(value, dict) else "[]"}</span>'
+            case _:
+                return ""
+
+    def _rest(self, value: str, size: int = MOST_TEXT) -> str:
+        more = len(value) - size
+        return _more(self.whole, f"… {more:,} more characters") if more > 0 else ""
+
+    def _container(self, value: Any, key: str, note: str, depth: int) -> None:
+        items, notes, what, ends = _members(value) if isinstance(value, dict) else _elements(value)
+        size = len(items)
+        opened = " open" if depth == 0 or (depth < 3 and size <= _OPEN) else ""
+        said = "".join(f" {one}" for one in (note, *notes) if one)
+        head = f"{key}{ends[0]} {size:,} {what}{'s' if size != 1 else ''} {ends[1]}{said}"
+        self.parts.append(f"<details{opened}><summary>{head}</summary>")
+        written = 0
+        for name, one in islice(items, MOST_ITEMS):
+            if self._nodes <= 0:
+                break
+            label = json_line(name[:MOST_KEY]) if isinstance(name, str) else str(name)
+            self.node(one, f'<span class="key">{_text(label)}</span>: ', depth + 1)
+            written += 1
+        if written < size:
+            self.parts.append(f'<div class="node">{_more(self.whole, f"… {size - written:,} more")}</div>')
+        self.parts.append("</details>")
+
+
+_NOTHING: Final = object()
+
+
+_LITERALS: Final = {None: "null", True: "true", False: "false"}
+_Items = tuple[list[tuple[Any, Any]], list[str], str, str]
+"""Those of the original with their names, what is said of the whole, what they are called, and what stands around."""
+
+
+def _elements(value: list[Any]) -> _Items:
+    last = value[-1]
+    is_note = isinstance(last, dict) and last.get(MARK) == "cut" and last.get("type") not in ("str", "int", "bytes")
+    items = list(enumerate(value[:-1] if is_note else value))
+    return items, [_mark(_size(last))] if is_note else [], "item", "[]"
+
+
+def _members(value: Mapping[str, Any]) -> _Items:
+    items, notes = [], []
+    for name, one in value.items():
+        if name == MARK and isinstance(one, dict) and isinstance(kind := one.get(MARK), str) and kind in _MARKS:
+            notes.append(_mark(_MARKS[kind](one)[1]))
+        else:  # the user's own key of this kind has one more $
+            items.append((name[1:] if name.startswith("$$") and is_reserved(name) else name, one))
+    return items, notes, "key", "{}"
+
+
+def progress(text: str | None) -> Mapping[str, Any] | None:
+    """What `Note.progress` wrote into a content, given as JSON text: ``done`` and ``total`` (None: not known) as they
+    were written, ``message``, and ``part``, from 0 to 1; None: nothing, or something else."""
+    if text is None or '"progress"' not in text:
+        return None
+    try:
+        content = parsed(text)
+    except ValueError:
+        return None
+    told = content.get("progress") if isinstance(content, dict) else None
+    if not isinstance(told, dict) or not isinstance(done := told.get("done"), Number):
+        return None
+    total, message = told.get("total"), told.get("message")
+    total = total if isinstance(total, Number) else None
+    part = None
+    if total is not None and 0 < float(total) < float("inf") and float("-inf") < float(done) < float("inf"):
+        part = min(1.0, max(0.0, float(done) / float(total)))
+    return {
+        "done": done[:40],
+        "total": None if total is None else total[:40],
+        "message": message[:MOST_TEXT] if isinstance(message, str) else "",
+        "part": part,
+    }
+
+
+def member(text: str | None, key: str) -> str | None:
+    """A string in a mapping, given as JSON text; None: there is none."""
+    if text is None or f'"{key}"' not in text:
+        return None
+    try:
+        content = parsed(text)
+    except ValueError:
+        return None
+    found = content.get(key) if isinstance(content, dict) else None
+    return found[:MOST_TEXT] if isinstance(found, str) else None

@@ -1,0 +1,88 @@
+"""What one server process remembers for some seconds; used by many threads."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future
+from threading import Lock
+from typing import Final, Generic, TypeVar
+
+T = TypeVar("T")
+
+SENT_SECONDS: Final = 120.0
+"""How long a task counts as just sent again. A recorder looks for what it is to store every minute at least; after that
+the record itself says so."""
+MOST_SENT: Final = 10_000
+"""Tasks that are remembered: the latest."""
+
+
+class Sent:
+    """Tasks that were just sent again, by their Celery ids: what the record does not say yet."""
+
+    def __init__(self) -> None:
+        self._at: OrderedDict[str, float] = OrderedDict()
+        self._lock = Lock()
+
+    def __contains__(self, task_id: str) -> bool:
+        with self._lock:
+            return self._is_recent(task_id)
+
+    def add(self, task_id: str) -> bool:
+        """Note that the task is being sent; whether it was not noted before."""
+        with self._lock:
+            if self._is_recent(task_id):
+                return False
+            self._at[task_id] = time.monotonic()
+            self._at.move_to_end(task_id)
+            if len(self._at) > MOST_SENT:
+                self._at.popitem(last=False)
+            return True
+
+    def discard(self, task_id: str) -> None:
+        """It was not sent after all."""
+        with self._lock:
+            self._at.pop(task_id, None)
+
+    def _is_recent(self, task_id: str) -> bool:
+        at = self._at.get(task_id)
+        return at is not None and time.monotonic() - at < SENT_SECONDS
+
+
+class Kept(Generic[T]):
+    """A value that takes long to make: one thread makes it, and others that ask meanwhile get the one before, or where
+    there is none, what comes of that."""
+
+    def __init__(self) -> None:
+        self._made: Future[T] | None = None
+        self._is_being_made = False
+        self._until = 0.0
+        self._lock = Lock()
+
+    def get(self, make: Callable[[], T], seconds: float) -> T:
+        """What ``make`` has returned not longer than so many seconds ago; somewhat longer while it is made anew. What
+        it raises is raised by its caller and all that wait for it, and by no later call."""
+        with self._lock:
+            made = self._made
+            is_mine = not self._is_being_made and (made is None or time.monotonic() >= self._until)
+            if is_mine:
+                self._is_being_made = True
+                mine: Future[T] = Future()
+                if made is None:
+                    self._made = mine
+        if not is_mine:
+            assert made is not None
+            return made.result()
+        try:
+            value = make()
+        except BaseException as exc:
+            with self._lock:
+                self._made, self._is_being_made = None, False
+            mine.set_exception(exc)
+            raise
+        mine.set_result(value)
+        with self._lock:
+            self._made, self._is_being_made = mine, False
+            self._until = time.monotonic() + seconds
+        return value

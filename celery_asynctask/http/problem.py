@@ -1,0 +1,140 @@
+"""Errors as RFC 9457 problem details: a stable ``type``, the status, and a sentence that says what to do."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, Final
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from pydantic.json_schema import SkipJsonSchema
+from starlette.exceptions import HTTPException
+
+from celery_asynctask.errors import StoreError
+
+logger: Final = logging.getLogger("celery_asynctask")
+
+MEDIA_TYPE: Final = "application/problem+json"
+HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+"""Of every answer."""
+TITLES: Final = {
+    "invalid-parameter": "A parameter is not allowed",
+    "unauthenticated": "Credentials are needed",
+    "forbidden": "The right is missing",
+    "cross-site": "An action from another site",
+    "not-found": "There is no such thing",
+    "method-not-allowed": "The method is not allowed here",
+    "refused": "It cannot be done",
+    "database-unavailable": "The database cannot be read",
+    "busy": "Too many requests at a time",
+    "too-large": "The body is too large",
+    "broker-unavailable": "The broker cannot be reached",
+    "internal-error": "An error of the server",
+}
+"""Problem types, which never change their names, and their titles."""
+
+
+class Problem(BaseModel):
+    """An error, as RFC 9457 has it."""
+
+    type: str = Field(description="Stable name of the kind of problem, a URN")
+    title: str = Field(description="The kind of problem in words")
+    status: int = Field(description="HTTP status code")
+    detail: str = Field(description="What happened, and what to do")
+    parameter: str | SkipJsonSchema[None] = Field(
+        default=None, description="Name of the parameter or field that is not allowed"
+    )
+
+
+class ProblemError(Exception):
+    """Raised where a request is answered by a problem; ``kind`` is a key of `TITLES`."""
+
+    def __init__(
+        self, kind: str, status: int, detail: str, *, parameter: str | None = None, headers: Mapping[str, str] = {}
+    ) -> None:
+        super().__init__(detail)
+        self.kind = kind
+        self.status = status
+        self.detail = detail
+        self.parameter = parameter
+        self.headers = dict(headers)
+
+    def response(self) -> JSONResponse:
+        """The answer."""
+        content = Problem(
+            type=f"urn:problem-type:celery-asynctask:{self.kind}",
+            title=TITLES[self.kind],
+            status=self.status,
+            detail=self.detail,
+            parameter=self.parameter,
+        ).model_dump(exclude_none=True)
+        return JSONResponse(content, self.status, headers=self.headers, media_type=MEDIA_TYPE)
+
+
+def invalid(parameter: str, detail: str) -> ProblemError:
+    """A parameter, or a field of a body, that is not allowed."""
+    return ProblemError("invalid-parameter", 422, detail, parameter=parameter)
+
+
+def not_found(detail: str) -> ProblemError:
+    """What is not there, or not for this caller."""
+    return ProblemError("not-found", 404, detail)
+
+
+def _of_http(_request: Request, exc: Any) -> JSONResponse:
+    """Of Starlette's router."""
+    if exc.status_code == 405:
+        allowed = (exc.headers or {}).get("Allow", "")
+        detail = f"Allowed here: {allowed}."
+        return ProblemError("method-not-allowed", 405, detail, headers=exc.headers or {}).response()
+    if exc.status_code == 404:
+        return not_found("No such path; the document at openapi.json names them all.").response()
+    if exc.status_code in (401, 403):  # raised by the function `asynctask_access`
+        kind = "unauthenticated" if exc.status_code == 401 else "forbidden"
+        return ProblemError(kind, exc.status_code, f"{exc.detail}.", headers=exc.headers or {}).response()
+    if exc.status_code == 400:  # of a body that is no JSON, or not of this encoding
+        return invalid("body", f"{exc.detail}.").response()
+    # Whatever else that function raises is the user's: a redirection to where one logs in, a limit.
+    title = HTTPStatus(exc.status_code).phrase
+    content = {"type": "about:blank", "title": title, "status": exc.status_code, "detail": str(exc.detail)}
+    return JSONResponse(content, exc.status_code, headers=exc.headers, media_type=MEDIA_TYPE)
+
+
+def _of_validation(_request: Request, exc: Any) -> JSONResponse:
+    """The first of what FastAPI found wrong; its place is such as ``("query", "limit")``, with more behind it for one
+    of a list, or of several types."""
+    first = exc.errors()[0]
+    # Of a body that is no JSON, the place is that of a character.
+    named = len(first["loc"]) > 1 and first["type"] != "json_invalid"
+    parameter = str(first["loc"][1 if named else 0])
+    return invalid(parameter, f"{parameter}: {first['msg'].removeprefix('Value error, ')}.").response()
+
+
+def _of_ours(_request: Request, exc: Any) -> JSONResponse:
+    response: JSONResponse = exc.response()
+    return response
+
+
+def _of_store(_request: Request, exc: Exception) -> JSONResponse:
+    logger.error("%s", exc)  # the address of a database is not for those who ask
+    detail = "The database did not answer this query, which says nothing about the tasks. The server's log says why."
+    return ProblemError("database-unavailable", 503, detail, headers={"Retry-After": "5"}).response()
+
+
+def _of_any(_request: Request, _exc: Exception) -> JSONResponse:  # Starlette raises it once more: the server logs it
+    detail = "It is not your request. The server's log says what it is."
+    # Starlette answers with this outside of all middleware: nothing else adds the headers.
+    return ProblemError("internal-error", 500, detail, headers=HEADERS).response()
+
+
+def handle(app: FastAPI) -> None:
+    """Let ``app`` answer every error with a problem."""
+    app.add_exception_handler(ProblemError, _of_ours)
+    app.add_exception_handler(RequestValidationError, _of_validation)
+    app.add_exception_handler(HTTPException, _of_http)
+    app.add_exception_handler(StoreError, _of_store)
+    app.add_exception_handler(Exception, _of_any)

@@ -1,0 +1,9 @@
+"""The only reader of the tables: what the command line, and whatever else shows tasks, asks of them."""
+
+from __future__ import annotations
+
+from celery_asynctask.queries.filter import Filter, parse
+from celery_asynctask.queries.page import Page, page
+from celery_asynctask.queries.reader import Reader
+
+__all__ = ["Filter", "Page", "Reader", "page", "parse"]

@@ -1,0 +1,72 @@
+"""Everything that a search finds, or a whole workflow, to be taken elsewhere: page after page, none kept in memory."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
+
+from sqlalchemy import select
+
+from celery_asynctask.errors import NotFoundError
+from celery_asynctask.model import AsyncTask, AsyncTaskAttempt
+from celery_asynctask.queries.filter import Filter
+from celery_asynctask.queries.find import find
+from celery_asynctask.queries.page import MOST_ROWS, page
+from celery_asynctask.queries.reader import Reader
+from celery_asynctask.queries.workflow import workflow
+
+Columns = dict[str, Any]
+"""A row: all its columns by their names."""
+
+
+class Exported(NamedTuple):
+    """A task and its attempts, in the order in which they were meant to happen."""
+
+    task: Columns
+    attempts: Sequence[Columns]
+
+
+def found_by(reader: Reader, search: Filter, *, attempts: bool = True) -> Iterator[list[Exported]]:
+    """All tasks that the filter finds, newest first, however long it has to look. Raises `StoreError`."""
+    after = None
+    while True:
+        with reader.session() as session:
+            found = page(reader, search, limit=MOST_ROWS, after=after, session=session)
+            exported = _exported(session, found.tasks, attempts)
+        if exported:
+            yield exported
+        if (after := found.next) is None:
+            return
+
+
+def workflow_of(reader: Reader, task_id: str, *, attempts: bool = True) -> Iterator[list[Exported]]:
+    """All members of the workflow that a task is in, newest first. Raises `NotFoundError`, also for one that has too
+    many; `StoreError`."""
+    with reader.session() as session:
+        task = find(reader, session, task_id)
+        members = workflow(reader, session, task)
+    if members.bounded:
+        raise NotFoundError(
+            f"The workflow of {task.celery_task_id} has more than {len(members.members):,} members. Export those of "
+            f"one root in place of it: export root:{task.root_task_id or task.celery_task_id}"
+        )
+    newest = iter(sorted(members.members, key=lambda one: (one.created_at, one.id), reverse=True))
+    while some := list(islice(newest, MOST_ROWS)):
+        with reader.session() as session:
+            asked = reader.tasks().where(AsyncTask.id.in_([one.id for one in some]))
+            asked = asked.order_by(AsyncTask.created_at.desc(), AsyncTask.id.desc())
+            exported = _exported(session, session.scalars(asked).all(), attempts)
+        yield exported
+
+
+def _exported(session: Any, tasks: Sequence[AsyncTask], attempts: bool) -> list[Exported]:
+    runs: defaultdict[str, list[Columns]] = defaultdict(list)
+    if attempts and tasks:
+        table = AsyncTaskAttempt.__table__
+        asked = select(table).where(table.c.celery_task_id.in_([task.celery_task_id for task in tasks]))
+        for row in session.execute(asked.order_by(table.c.celery_task_id, table.c.run_key)).mappings():
+            runs[row["celery_task_id"]].append(dict(row))
+    names = AsyncTask.__table__.columns.keys()
+    return [Exported({name: getattr(task, name) for name in names}, runs[task.celery_task_id]) for task in tasks]

@@ -1,0 +1,103 @@
+"""What is noted of sources, and which attempts hang on it: the statements behind `watch`."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Collection
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, Select, select, update
+
+from celery_asynctask.model import AsyncTaskAttempt, AsyncTaskSource
+
+_attempt: Any = AsyncTaskAttempt.__table__.c
+_source: Any = AsyncTaskSource.__table__.c
+_MOST = 1000
+"""Attempts that are told of in one look; the next finds the rest."""
+
+
+class OpenAttempt(NamedTuple):
+    """An attempt of which nobody has said how it ended, or one that was called lost, and its process."""
+
+    celery_task_id: str
+    run_key: str
+    name: str
+    host: str
+    pid: int
+    role: str
+    last_seen_at: dt.datetime
+
+
+def _attempts(*conditions: Any) -> Select[Any]:
+    return (
+        select(
+            _attempt.celery_task_id,
+            _attempt.run_key,
+            _attempt.name,
+            _source.host,
+            _source.pid,
+            _source.role,
+            _source.last_seen_at,
+        )
+        .join_from(AsyncTaskAttempt.__table__, AsyncTaskSource.__table__, _attempt.source == _source.source)
+        .where(*conditions)
+        .order_by(_attempt.id)
+        .limit(_MOST)
+    )
+
+
+def _fetch(connection: Connection, statement: Select[Any]) -> list[OpenAttempt]:
+    return [OpenAttempt(*row) for row in connection.execute(statement)]
+
+
+def note_alive(connection: Connection, sources: Collection[str], seen: dt.datetime) -> list[OpenAttempt]:
+    """Note that these live; what was called lost of those that were taken for gone."""
+    if not sources:
+        return []
+    were_gone = (_source.source.in_(sources), _source.ended_at.is_not(None))
+    found = _fetch(
+        connection,
+        _attempts(*were_gone, _attempt.outcome == "lost", _attempt.error_type == "WorkerLostError"),
+    )
+    statement = update(AsyncTaskSource).where(AsyncTaskSource.source.in_(sources))
+    connection.execute(statement.values(last_seen_at=seen, ended_at=None))
+    return found
+
+
+def note_ended(
+    connection: Connection, journal: str, there: Collection[str], seen: dt.datetime, patience: dt.timedelta
+) -> list[OpenAttempt]:
+    """Note that the sources of a journal that have nothing in it are gone; what those were running that had been
+    gone ``patience`` ago."""
+    statement = update(AsyncTaskSource).where(
+        AsyncTaskSource.journal == journal,
+        AsyncTaskSource.ended_at.is_(None),
+        AsyncTaskSource.source.not_in(there),
+    )
+    connection.execute(statement.values(ended_at=seen))
+    return _fetch(
+        connection,
+        _attempts(
+            _attempt.ended_at.is_(None),
+            _attempt.started_at.is_not(None),
+            _source.journal == journal,
+            _source.ended_at <= seen - patience,
+        ),
+    )
+
+
+def note_silent(connection: Connection, sources: Collection[str], seen: dt.datetime) -> list[OpenAttempt]:
+    """Note that these are gone; what they were running."""
+    statement = update(AsyncTaskSource).where(AsyncTaskSource.source.in_(sources))
+    connection.execute(statement.values(ended_at=seen))
+    return _fetch(
+        connection,
+        _attempts(_attempt.ended_at.is_(None), _attempt.started_at.is_not(None), _source.source.in_(sources)),
+    )
+
+
+def others(connection: Connection, journal: str) -> dict[str, dt.datetime]:
+    """When the living sources of other journals were last seen."""
+    statement = select(_source.source, _source.last_seen_at)
+    living = connection.execute(statement.where(_source.journal != journal, _source.ended_at.is_(None)))
+    return {row.source: row.last_seen_at for row in living}

@@ -1,0 +1,133 @@
+"""`Writer`: the database for operators who change what is stored, beside recorders that go on: in short transactions
+that wait for nobody long, and are tried again where they met a lock.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any, Final, TypeVar
+
+from sqlalchemy import Connection, Engine, Row, Select, select, text
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+
+from celery_asynctask.errors import StoreError
+from celery_asynctask.settings import Settings
+from celery_asynctask.store.revision import advance
+from celery_asynctask.store.store import Store
+
+T = TypeVar("T")
+
+WINDOW: Final = 10_000
+"""Rows that one statement looks at."""
+TRIES: Final = 60
+"""How often a batch that meets locks is tried."""
+_PAUSE: Final = 0.05
+_MOST_PAUSE: Final = 1.0
+_LOCK_MS: Final = 250
+"""How long we wait for a lock on PostgreSQL: less than its ``deadlock_timeout``, so that in a deadlock it is never the
+recorder that loses."""
+_LOCKED_STATES: Final = frozenset({"40001", "40P01", "55P03"})
+"""PostgreSQL: serialization failure, deadlock, lock not available."""
+_LOCKED_NUMBERS: Final = frozenset({1020, 1205, 1213})
+"""MySQL and MariaDB: row changed meanwhile, lock wait timeout, deadlock."""
+
+
+class Writer:
+    """Changes one store. Raises `StoreError` for whatever the database refuses."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._store = Store(settings)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The engine. Raises `StoreError` for a URL that cannot be used."""
+        try:
+            engine = self._store.engine
+        except (ArgumentError, NoSuchModuleError, ImportError) as exc:
+            raise StoreError(f"The database {self.settings.shown_url} cannot be used: {exc}.") from exc
+        if engine.dialect.name in ("mysql", "mariadb"):
+            # Their default locks the gaps between rows, too, into which the recorder inserts.
+            return engine.execution_options(isolation_level="READ COMMITTED")
+        return engine
+
+    @property
+    def dialect(self) -> str:
+        """Name of the SQL dialect."""
+        return self.engine.dialect.name
+
+    def read(self, statement: Select[Any]) -> Sequence[Row[Any]]:
+        """All rows that a SELECT finds."""
+        with self.guarded(), self.engine.connect() as connection:
+            return connection.execute(statement).all()
+
+    def batch(self, work: Callable[[Connection], T]) -> T:
+        """Do ``work`` in a short transaction of its own; again, from its beginning, where it met a lock."""
+        for number in range(TRIES):
+            try:
+                with self.engine.connect() as connection:
+                    _begin(connection)
+                    done = work(connection)
+                    advance(connection)
+                    connection.commit()
+                    return done
+            except SQLAlchemyError as exc:
+                if not is_locked(exc) or number == TRIES - 1:
+                    raise self._error(exc) from exc
+            time.sleep(min(_PAUSE * 2**number, _MOST_PAUSE))
+        raise AssertionError("the last try returns or raises")
+
+    def windows(self, column: Any) -> Iterator[tuple[int, int]]:
+        """Ranges of a numbering primary key, the first end excluded, with `WINDOW` rows each, up to the last row that
+        is there when it begins."""
+        low = 0
+        last = self.read(select(column).order_by(column.desc()).limit(1))
+        top = last[0][0] if last else 0
+        while low < top:
+            ends = self.read(select(column).where(column > low).order_by(column).offset(WINDOW - 1).limit(1))
+            high = min(ends[0][0], top) if ends else top
+            yield low, high
+            low = high
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Turn what the database raises inside into `StoreError`."""
+        try:
+            yield
+        except SQLAlchemyError as exc:
+            raise self._error(exc) from exc
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._store.close()
+
+    def _error(self, exc: SQLAlchemyError) -> StoreError:
+        cause = exc.orig if isinstance(exc, DBAPIError) and exc.orig is not None else exc
+        reason = re.sub(r"\s+", " ", str(cause)).strip().rstrip(".")[:300]
+        return StoreError(f"The database {self.settings.shown_url} cannot be written: {reason}.")
+
+
+def _begin(connection: Connection) -> None:
+    match connection.dialect.name:
+        case "postgresql":
+            connection.execute(text(f"SET LOCAL lock_timeout = {_LOCK_MS}"))
+        case "mysql" | "mariadb":
+            connection.execute(text("SET SESSION innodb_lock_wait_timeout = 1"))  # seconds, its least
+        case _:
+            # What is read is to be changed: to take the write lock only then would fail where another came between.
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def is_locked(exc: SQLAlchemyError) -> bool:
+    """Whether the database gave up because of another transaction, so that trying again helps."""
+    if not isinstance(exc, DBAPIError) or exc.orig is None:
+        return False
+    if getattr(exc.orig, "sqlstate", None) in _LOCKED_STATES:
+        return True
+    if exc.orig.args and exc.orig.args[0] in _LOCKED_NUMBERS:
+        return True
+    return str(exc.orig).startswith("database is locked")

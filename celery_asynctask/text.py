@@ -1,0 +1,83 @@
+"""Texts as a terminal may have them: nothing in them that it would obey, and as wide as it shows them. Pure."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import unicodedata
+from typing import Any, Final
+
+_REPLACED: Final = "\N{REPLACEMENT CHARACTER}"
+
+
+def clean(text: str) -> str:
+    """Without control characters, which a terminal would obey, and what turns the direction of writing: names and
+    errors come from anywhere. Tabs and line breaks stay."""
+    return text if text.isprintable() else "\n".join(map(_clean_line, text.replace("\r\n", "\n").split("\n")))
+
+
+def _clean_line(line: str) -> str:
+    return line if line.isprintable() else "".join(map(_clean, line))
+
+
+def _clean(char: str) -> str:
+    return char if char.isprintable() or char == "\t" or unicodedata.category(char) == "Zs" else _REPLACED
+
+
+def one_line(text: str) -> str:
+    """`clean`, on one line: a cell of a table that could begin a line of its own could tell lies there."""
+    return " ↵ ".join(clean(text).expandtabs(1).split("\n"))
+
+
+def width(text: str) -> int:
+    """Columns that a clean text takes on a terminal."""
+    return len(text) if text.isascii() else sum(map(_columns, text))
+
+
+def _columns(char: str) -> int:
+    if unicodedata.category(char) in ("Mn", "Me"):
+        return 0
+    return 2 if unicodedata.east_asian_width(char) in ("W", "F") else 1
+
+
+def placed(text: str, columns: int, *, right: bool = False) -> str:
+    """A clean text with blanks up to a width."""
+    blanks = " " * (columns - width(text))
+    return blanks + text if right else text + blanks
+
+
+def json_line(value: Any, *, ascii_only: bool = False) -> str:
+    """A value as a line of JSON; what a terminal would obey is written as an escape, which says the same."""
+    line = json.dumps(value, default=_jsonable, ensure_ascii=ascii_only)
+    if line.isprintable():
+        return line
+    return "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in line)
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, dt.datetime):
+        return value.astimezone(dt.timezone.utc).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    if isinstance(value, dt.timedelta):
+        return value.total_seconds()
+    raise TypeError(f"not JSON: {type(value).__name__}")
+
+
+def span(seconds: float | None) -> str:
+    """A length of time in at most two units: ``340 ms``, ``12.3 s``, ``4 m 05 s``, ``2 d 03 h``."""
+    if seconds is None:
+        return ""
+    if seconds < 0:
+        return f"-{span(-seconds)}"
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    for size, name, part_size, part_name in (
+        (86_400, "d", 3600, "h"),
+        (3600, "h", 60, "m"),
+        (60, "m", 1, "s"),
+    ):
+        if whole >= size:
+            return f"{whole // size} {name} {whole % size // part_size:02d} {part_name}"
+    return f"{whole} s"

@@ -1,0 +1,119 @@
+"""Whether a purge holds anybody up: it deletes most rows of a full PostgreSQL while a live worker runs and records as
+fast as it can. The longest transaction of the recorder and the longest turn of ten tasks, beside it and alone before.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from sqlalchemy import create_engine, func, select, text
+
+from celery_asynctask import AsyncTask
+from tests import services
+from tests.benchmarks import rows
+from tests.benchmarks.figure import Figure, Interval, Options, skipping
+from tests.benchmarks.live import Worker, worker
+
+REDIS_DATABASE = 12
+QUICK_ROWS = 50_000
+OLD_SECONDS = 40 * 86_400
+"""How long ago the newest of the rows to be deleted was asked for."""
+ALONE_SECONDS = 15.0
+LOOK_SECONDS = 0.01
+TURN = 10
+_CELERY = (sys.executable, "-m", "celery", "asynctask")
+AT_MOST = 1000
+"""Milliseconds."""
+_LONGEST = text(
+    "SELECT max(extract(epoch FROM clock_timestamp() - xact_start)) FROM pg_stat_activity "
+    "WHERE datname = current_database() AND state <> 'idle' AND pid <> pg_backend_pid() "
+    "AND (query LIKE 'WITH event AS%' OR query LIKE 'INSERT INTO async_task_source%')"
+)
+
+
+def measure(options: Options) -> Iterator[Figure]:
+    yield from skipping(_figures(QUICK_ROWS if options.quick else options.rows), "purge")
+
+
+def _figures(count: int) -> Iterator[Figure]:
+    with worker("recorded", services.redis_url(REDIS_DATABASE), 1) as live:
+        live.settle()
+        rows.fill(live.url, count, last=time.time() - OLD_SECONDS)
+        load = _Load(live)
+        load.for_seconds(ALONE_SECONDS)
+        alone = load.take()
+        engine = create_engine(live.url)
+        began = time.perf_counter()
+        purge = subprocess.Popen(
+            [*_CELERY, "--url", live.url, "purge", "--older-than", "30d", "--yes", "--json"],
+            stdout=subprocess.DEVNULL,
+        )
+        while purge.poll() is None:
+            load.for_seconds(0.5)
+        seconds = time.perf_counter() - began
+        beside = load.take()
+        assert purge.returncode == 0, purge.returncode
+        live.fed += live_rows(engine) - live.fed  # what is left of the old rows is not the worker's
+        engine.dispose()
+        load.close()
+    yield Figure("purge: deleting old tasks with their attempts", "tasks/s", _exactly(count / seconds))
+    for name, one in (("alone", alone), ("beside a purge", beside)):
+        at_most = AT_MOST if one is beside else None
+        yield Figure(f"purge: longest recorder transaction, {name}", "ms", _exactly(one.transaction), at_most=at_most)
+        yield Figure(f"purge: longest turn of ten tasks, {name}", "ms", _exactly(one.turn), at_most=at_most)
+
+
+def live_rows(engine: object) -> int:
+    """Tasks that have succeeded and are in the table."""
+    with engine.connect() as connection:  # type: ignore[attr-defined]
+        return connection.scalar(select(func.count()).select_from(AsyncTask).where(AsyncTask.status == "SUCCESS")) or 0
+
+
+def _exactly(value: float) -> Interval:
+    return Interval(value, value, value)
+
+
+class Longest(NamedTuple):
+    """Milliseconds."""
+
+    transaction: float
+    turn: float
+
+
+class _Load:
+    """Turns of tasks, one after the other, and who looks at the recorder's transactions meanwhile."""
+
+    def __init__(self, live: Worker) -> None:
+        self._live = live
+        self._transaction = self._turn = 0.0
+        self._ended = threading.Event()
+        self._watcher = threading.Thread(target=self._watch)
+        self._watcher.start()
+
+    def for_seconds(self, seconds: float) -> None:
+        until = time.perf_counter() + seconds
+        while time.perf_counter() < until:
+            began = time.perf_counter()
+            self._live.turn(TURN)
+            self._turn = max(self._turn, time.perf_counter() - began)
+
+    def take(self) -> Longest:
+        found = Longest(self._transaction * 1000, self._turn * 1000)
+        self._transaction = self._turn = 0.0
+        return found
+
+    def close(self) -> None:
+        self._ended.set()
+        self._watcher.join()
+
+    def _watch(self) -> None:
+        engine = create_engine(self._live.url, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            while not self._ended.wait(LOOK_SECONDS):
+                self._transaction = max(self._transaction, float(connection.scalar(_LONGEST) or 0))
+        engine.dispose()

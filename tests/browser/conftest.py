@@ -1,0 +1,75 @@
+"""A browser and what it looks at, once for all tests."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+from tests import services
+from tests.browser.shop import Shop, shop, token_of
+
+HOST = "ops.example"
+"""A name of this host that is not localhost: browsers trust it less."""
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    with shop(tmp_path_factory.mktemp("shop")) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    path = os.environ.get("ASYNCTASK_TEST_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+    services.need(path, "no Chromium: install Debian's package, or name one by ASYNCTASK_TEST_CHROMIUM")
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=path, args=[f"--host-resolver-rules=MAP {HOST} 127.0.0.1"])
+        yield found
+        found.close()
+
+
+Open = Callable[..., Page]
+
+
+@pytest.fixture
+def opened(made: Shop, browser: Browser) -> Iterator[Open]:
+    """``opened(path, who="admin", **context)``: a page of a new browser, signed in as one of the shop's tokens. A test
+    fails for whatever the page writes to the console of the browser, and for what it asks of another server."""
+    contexts: list[BrowserContext] = []
+    wrong: list[str] = []
+
+    def open_page(path: str = "/", who: str | None = "admin", **options: object) -> Page:
+        context = browser.new_context(**{"timezone_id": "Asia/Tokyo", "locale": "en-GB", **options})  # type: ignore[arg-type]
+        contexts.append(context)
+        if who is not None:
+            context.add_cookies(
+                [{"name": "asynctask_token", "value": token_of(who), "domain": "localhost", "path": "/console"}]
+            )
+        page = context.new_page()
+        page.on("console", lambda told: wrong.append(told.text) if told.type == "error" else None)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on(
+            "request",
+            lambda one: wrong.append(one.url) if not one.url.startswith((made.address, "data:", "about:")) else None,
+        )
+        page.goto(f"{made.address}/console{path}")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    unexpected = [one for one in wrong if "responded with a status of 4" not in one]
+    assert not unexpected, unexpected
+
+
+@pytest.fixture
+def pictures() -> Path | None:
+    """Where screenshots are put; None: nowhere."""
+    found = os.environ.get("ASYNCTASK_TEST_PICTURES")
+    return Path(found) if found else None

@@ -1,0 +1,356 @@
+"""The console as people use it: pages, filters, keys, live updates, themes, narrow, without JavaScript, tenants."""
+
+from __future__ import annotations
+
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, expect
+
+from celery_asynctask import AsyncTask
+from celery_asynctask.lifecycle import AsyncTaskStatus
+from tests.browser.conftest import HOST, Open
+from tests.browser.shop import SECONDS, Shop
+from tests.waiting import wait_for
+
+pytestmark = pytest.mark.slow
+
+PAGES = {
+    "overview": "/",
+    "tasks": "/tasks",
+    "search": "/tasks?search=status:FAILURE",
+    "nothing": "/tasks?search=name:nothing.like.this",
+    "refused": "/tasks?search=nonsense:1",
+    "errors": "/errors",
+    "names": "/names",
+    "name": "/name?name=shop.charge",
+    "workers": "/workers",
+    "task": "/tasks/{chain}",
+    "failed": "/tasks/{broken}",
+    "large": "/tasks/{pack}",
+    "hostile": "/tasks/{hostile}",
+    "tree": "/tasks/{broken}/workflow",
+    "waterfall": "/tasks/{chain}/workflow?view=waterfall",
+    "table": "/tasks/{chord}/workflow?view=table",
+    "rerun": "/tasks/{broken}/rerun",
+    "sign-in": "/sign-in",
+    "missing": "/tasks/no-such-task",
+}
+AXE = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}}
+
+
+def path_of(made: Shop, name: str) -> str:
+    return PAGES[name].format(**made.ids)
+
+
+@pytest.mark.parametrize("width", [320, 1280])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("name", PAGES)
+def test_everybody_can_use_it(
+    made: Shop, opened: Open, name: str, theme: Any, width: int, pictures: Path | None
+) -> None:
+    """No axe violation, no scrolling sideways, and nothing that came out of the database runs."""
+    page = opened(path_of(made, name), color_scheme=theme, viewport={"width": width, "height": 900})
+    if pictures is not None:
+        page.screenshot(path=pictures / f"{name}-{theme}-{width}.png", full_page=width == 1280)
+    for one in page.locator("main details").all()[:30]:
+        one.evaluate("one => { one.open = true; }")
+    found = Axe().run(page, options=AXE)
+    assert found.violations_count == 0, found.generate_report()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate("window.hacked") is None
+
+
+def test_from_the_overview_to_the_cause_in_two_clicks(made: Shop, opened: Open) -> None:
+    page = opened()
+    page.get_by_role("link", name="shop.charge").first.click()
+    expect(page.locator("main")).to_contain_text("ValueError")
+    expect(page.locator("main")).to_contain_text("card of order 13 was refused")
+    expect(page.locator("main")).to_contain_text("in charge")
+
+
+def test_a_search_is_in_the_url(made: Shop, opened: Open) -> None:
+    page = opened("/tasks")
+    page.keyboard.press("/")
+    page.keyboard.type("name:shop.charge status:FAILURE")
+    page.keyboard.press("Enter")
+    page.wait_for_url(re.compile("search=name"))
+    expect(page.locator("table.rows tbody tr")).to_have_count(1)
+    page.goto(page.url)
+    expect(page.locator("#search")).to_have_value("name:shop.charge status:FAILURE")
+
+
+def test_status_chips_and_columns(made: Shop, opened: Open) -> None:
+    page = opened("/tasks")
+    page.get_by_role("link", name=re.compile("FAILURE")).first.click()
+    expect(page.locator("a[aria-current=true]")).to_contain_text("FAILURE")
+    for row in page.locator("table.rows tbody tr").all():
+        expect(row).to_contain_text("FAILURE")
+    page.get_by_text("Columns, order and page size").click()
+    page.get_by_label("Trace").check()
+    page.get_by_label("Order", exact=True).select_option("oldest first")
+    page.get_by_role("button", name="Apply").click()
+    expect(page.get_by_role("columnheader", name="Trace")).to_be_visible()
+    expect(page.locator("a[aria-current=true]")).to_contain_text("FAILURE")
+
+
+def test_the_keyboard_is_enough(made: Shop, opened: Open) -> None:
+    page = opened("/tasks")
+    page.keyboard.press("?")
+    expect(page.locator("#help")).to_be_visible()
+    page.keyboard.press("Escape")
+    page.keyboard.press("j")
+    page.keyboard.press("ArrowDown")
+    second = page.locator("table.rows tbody tr").nth(1)
+    expect(second).to_be_focused()
+    title = second.locator("a").first.inner_text()
+    page.keyboard.press("Enter")
+    page.wait_for_url(re.compile(r"/tasks/.+"))
+    expect(page.locator("h1")).to_contain_text(title)
+    page.keyboard.press("g")
+    page.keyboard.press("e")
+    page.wait_for_url(re.compile("/errors"))
+
+
+def test_a_tree_folds(made: Shop, opened: Open) -> None:
+    page = opened(f"/tasks/{made.chain}/workflow")
+    rows = page.locator("[data-tree] tbody tr")
+    expect(rows).to_have_count(3)
+    page.keyboard.press("j")
+    page.keyboard.press("ArrowLeft")
+    expect(rows.nth(1)).to_be_hidden()
+    page.keyboard.press("ArrowRight")
+    expect(rows.nth(1)).to_be_visible()
+
+
+def test_it_is_live(made: Shop, opened: Open, tmp_path: Path) -> None:
+    """What happens is seen without a reload; focus, selection and what was unfolded stay; paused, nothing is asked."""
+    until = tmp_path / "until"
+    page = opened("/tasks?search=name:shop.wait")
+    page.get_by_text("What can be searched for").click()
+    page.locator("#search").focus()
+    task = made.send(f"print(wait.delay({str(until)!r}).id)")
+    row = page.locator("table.rows tbody tr")
+    expect(row).to_contain_text("STARTED", timeout=15_000)
+    expect(row).to_contain_text("so far")
+    expect(page.locator("#search")).to_be_focused()
+    expect(page.locator("dl.keys").first).to_be_visible()
+    page.get_by_role("button", name="Pause").click()
+    asked: list[str] = []
+    page.on("request", lambda one: asked.append(one.url))
+    until.touch()
+    over = AsyncTask.completed_at.is_not(None)
+    wait_for(lambda: made.count(AsyncTask.celery_task_id == task, over), SECONDS, "the task to end")
+    page.wait_for_timeout(2500)
+    assert not asked
+    expect(row).to_contain_text("STARTED")
+    page.get_by_role("button", name="Pause").click()
+    expect(row).to_contain_text("SUCCESS", timeout=15_000)
+
+
+def test_an_idle_page_gets_nothing_twice(made: Shop, opened: Open) -> None:
+    page = opened(f"/tasks/{made.chain}")
+    statuses: list[int] = []
+    page.on("response", lambda one: statuses.append(one.status) if "/tasks/" in one.url else None)
+    wait_for(lambda: page.wait_for_timeout(100) or 304 in statuses, SECONDS, "an answer without a body")
+
+
+def test_times_are_the_readers(made: Shop, opened: Open) -> None:
+    page = opened(f"/tasks/{made.chain}")
+    time = page.locator("main time").first
+    exact = time.get_attribute("datetime")
+    assert exact is not None
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", exact)
+    assert time.get_attribute("title") == exact
+    tokyo = page.evaluate("at => new Intl.DateTimeFormat(undefined, {timeStyle: 'medium'}).format(new Date(at))", exact)
+    expect(time).to_contain_text(tokyo)
+
+
+@pytest.mark.parametrize("name", ["overview", "tasks", "failed", "tree", "waterfall", "table", "errors", "names"])
+def test_it_is_read_without_javascript(made: Shop, opened: Open, name: str) -> None:
+    page = opened(path_of(made, name), java_script_enabled=False)
+    expect(page.locator("main")).to_contain_text("shop.charge")
+    expect(page.locator("#live-state")).to_be_hidden()
+
+
+def test_searching_without_javascript(made: Shop, opened: Open) -> None:
+    page = opened("/tasks", java_script_enabled=False)
+    page.locator("#search").fill("name:shop.report")
+    page.get_by_role("button", name="Search").click()
+    expect(page.locator("table.rows tbody tr")).to_have_count(1)
+    assert "search=name" in page.url
+
+
+def test_signing_in_and_out(made: Shop, opened: Open) -> None:
+    page = opened("/tasks?search=name:shop.report", who=None)
+    expect(page.locator("h1")).to_have_text("Sign in")
+    page.get_by_label("A token").fill("wrong")
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("alert")).to_contain_text("not known")
+    page.get_by_label("A token").fill("asynctask_ours_0123456789abcdef")
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url(re.compile("search=name"))
+    expect(page.locator("table.rows tbody tr")).to_have_count(1)
+    page.get_by_role("button", name="Sign out").click()
+    page.goto(f"{made.address}/console/tasks")
+    expect(page.locator("h1")).to_have_text("Sign in")
+
+
+def test_signing_in_without_tls_at_another_name(made: Shop, browser: Browser) -> None:
+    """There, browsers do not say from which site a form comes."""
+    page = browser.new_page()
+    page.goto(f"{made.address.replace('localhost', HOST)}/console/tasks")
+    page.get_by_label("A token").fill("asynctask_ours_0123456789abcdef")
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.locator("h1")).to_have_text("Tasks")
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.locator("h1")).to_have_text("Sign in")
+    page.close()
+
+
+def test_tenants_see_their_own(made: Shop, opened: Open) -> None:
+    page = opened("/tasks", who="theirs")
+    expect(page.locator("table.rows tbody tr")).to_have_count(1)
+    for path in ("/", "/errors", "/names", "/workers"):
+        page.goto(f"{made.address}/console{path}")
+        expect(page.locator("main")).not_to_contain_text("shop.charge")
+    page.goto(f"{made.address}/console/tasks/{made.broken}")
+    expect(page.locator("h1")).to_contain_text("not here")
+
+
+def test_sent_again_after_a_look(made: Shop, opened: Open) -> None:
+    page = opened(f"/tasks/{made.broken}")
+    before = made.count(AsyncTask.name == "shop.charge")
+    page.get_by_role("link", name=re.compile("again", re.I)).click()
+    page.get_by_role("button", name=re.compile("send", re.I)).click()
+    failed = AsyncTask.status == AsyncTaskStatus.FAILURE
+    wait_for(lambda: made.count(AsyncTask.name == "shop.charge") == before + 1, SECONDS, "the new task")
+    wait_for(lambda: made.count(AsyncTask.name == "shop.charge", failed) == 2, SECONDS, "its failure")
+    expect(page.locator("main")).to_contain_text("sent")
+
+
+def test_who_may_not_is_not_asked(made: Shop, opened: Open) -> None:
+    page = opened("/tasks", who="theirs")
+    page.locator("table.rows tbody a").first.click()
+    expect(page.locator("h1")).to_be_visible()
+    expect(page.get_by_role("link", name=re.compile("again", re.I))).to_have_count(0)
+
+
+SITE = """
+from celery_asynctask.http import create_app
+from fastapi import FastAPI
+from proj import app
+
+site = FastAPI()
+site.mount("/ops/record", create_app(app))
+"""
+
+
+def test_below_a_prefix_of_another_application(made: Shop, browser: Browser) -> None:
+    (made.project.path / "site_.py").write_text(SITE)
+    with uvicorn(made.project.path, "site_:site") as address:
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(f"{address}/ops/record/")
+        page.get_by_label("A token").fill("asynctask_admin_0123456789abcdef")
+        page.get_by_role("button", name="Sign in").click()
+        expect(page.locator("h1")).to_have_text("Overview")
+        for name in ("Tasks", "Errors", "Names", "Workers", "Overview"):
+            page.get_by_role("navigation", name="Pages").get_by_role("link", name=name).click()
+            expect(page.locator("h1")).to_have_text(re.compile(name))
+            assert page.url.startswith(f"{address}/ops/record/console/")
+        [cookie] = context.cookies()
+        assert (cookie.get("path"), cookie.get("httpOnly")) == ("/ops/record/console", True)
+        assert not [link for link in links(page) if not link.startswith(f"{address}/ops/record/console/")]
+        context.close()
+
+
+def links(page: Any) -> list[str]:
+    found: list[str] = page.evaluate("[...document.querySelectorAll('a[href]')].map(one => one.href)")
+    return found
+
+
+@contextmanager
+def uvicorn(directory: Path, application: str) -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "uvicorn", application, "--port", str(port)]
+    log = directory / "site.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(command, cwd=directory, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        wait_for(lambda: "Uvicorn running" in log.read_text(), SECONDS, f"the server; see {log}")
+        yield f"http://localhost:{port}"
+    finally:
+        process.terminate()
+        process.wait(SECONDS)
+
+
+def test_a_live_list_keeps_the_focus(made: Shop, opened: Open, tmp_path: Path) -> None:
+    """Rows above the focused one go away: it stays focused. A list that was empty is reached by Tab."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    page = opened("/tasks?search=name:shop.wait status:STARTED")
+    row = page.locator("table.rows tbody tr")
+    expect(row).to_have_count(0)
+    made.send(f"wait.delay({str(first)!r})")
+    expect(row).to_have_count(1, timeout=15_000)
+    page.get_by_role("region", name="Tasks found").focus()
+    page.keyboard.press("Tab")
+    expect(row).to_be_focused()
+    made.send(f"wait.delay({str(second)!r})")
+    expect(row).to_have_count(2, timeout=15_000)
+    expect(row.nth(1)).to_be_focused()
+    second.touch()
+    expect(row).to_have_count(1, timeout=15_000)
+    expect(row).to_be_focused()
+    first.touch()
+    expect(row).to_have_count(0, timeout=15_000)
+    expect(page.locator("#main")).to_be_focused()
+
+
+def test_what_a_live_page_says_of_itself(made: Shop, opened: Open) -> None:
+    page = opened(f"/tasks/{made.chain}")
+    button, state = page.get_by_role("button", name="Pause"), page.locator("#live-state")
+    button.click()
+    expect(button).to_have_attribute("aria-pressed", "true")
+    with page.expect_response(re.compile("/tasks/")):
+        page.keyboard.press("r")
+    page.wait_for_timeout(300)
+    expect(state).to_have_text("Paused")
+    button.click()
+    expect(state).to_have_text("Live")
+    page.context.clear_cookies()
+    page.keyboard.press("r")
+    expect(state).to_have_text("Signed out: load the page again")
+
+
+def test_the_keyboard_without_single_keys(made: Shop, opened: Open) -> None:
+    page = opened("/tasks")
+    rows = page.locator("table.rows tbody tr")
+    page.keyboard.press("?")
+    expect(page.get_by_role("button", name="Close")).to_be_focused()
+    page.get_by_label("Single keys").uncheck()
+    page.keyboard.press("Escape")
+    for _ in range(2):
+        rows.first.focus()
+        page.keyboard.press("j")
+        page.keyboard.press("/")
+        page.keyboard.press("?")
+        expect(rows.first).to_be_focused()
+        page.keyboard.press("ArrowDown")
+        expect(rows.nth(1)).to_be_focused()
+        page.reload()
+    page.get_by_role("button", name="Keys").click()
+    page.get_by_label("Single keys").check()
+    page.keyboard.press("Escape")
+    page.keyboard.press("j")
+    expect(rows.first).to_be_focused()

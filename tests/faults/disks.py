@@ -1,0 +1,151 @@
+"""Causes for which a disk takes nothing, and whether the machine lets us have the real ones.
+
+A root may mount a small file system for a forked child alone, in a mount namespace that ends with it. Elsewhere the
+same errors come from patched functions, which the tests say.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import resource
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from tests.processes import at_once
+
+_CLONE_NEWNS = 0x00020000
+Cause = Callable[[Path], AbstractContextManager[None]]
+
+
+def _namespace() -> None:
+    """Mounts of this process are its own from now on."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(_CLONE_NEWNS):
+        raise OSError(ctypes.get_errno(), "unshare")
+    _mount("--make-rprivate", "/")
+
+
+def _mount(*arguments: str) -> None:
+    subprocess.run(["mount", *arguments], check=True, capture_output=True)
+
+
+@cache
+def can_mount() -> bool:
+    """Whether this user may mount a tmpfs; found out in a child."""
+
+    def try_it(_number: int) -> None:
+        _namespace()
+        _mount("-t", "tmpfs", "tmpfs", "/mnt")
+
+    try:
+        at_once(1, try_it)
+    except AssertionError:
+        return False
+    return True
+
+
+def on_small_disk(directory: Path) -> None:
+    """Mount a file system of 1 MiB and 40 inodes on the directory, for this process alone."""
+    directory.mkdir(parents=True, exist_ok=True)
+    _namespace()
+    _mount("-t", "tmpfs", "-o", "size=1m,nr_inodes=40,mode=0700", "tmpfs", str(directory))
+
+
+@contextmanager
+def full(disk: Path) -> Iterator[None]:
+    """No byte is free."""
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(b"x" * 4096)
+        except OSError as exc:
+            if exc.errno != errno.ENOSPC:
+                raise
+    yield
+    filler.unlink()
+
+
+@contextmanager
+def no_inodes(disk: Path) -> Iterator[None]:
+    """No file can be made. What is open can be written to, so that the segment is deleted as well."""
+    for segment in disk.glob("journal/*.segment"):
+        segment.unlink()
+    made: list[Path] = []
+    try:
+        while True:
+            made.append(disk / f"filler{len(made)}")
+            made[-1].touch()
+    except OSError as exc:
+        if exc.errno != errno.ENOSPC:
+            raise
+        made.pop()
+    yield
+    for one in made:
+        one.unlink()
+
+
+@contextmanager
+def read_only(disk: Path) -> Iterator[None]:
+    """As a file system is after an error of its disk. What is opened then fails with EROFS; what was open before fails
+    with EBADF in its place, for nobody may remount a file system that is being written to."""
+    _stop_writing(disk)
+    _mount("-o", "remount,ro", str(disk))
+    yield
+    _mount("-o", "remount,rw", str(disk))
+
+
+def _stop_writing(disk: Path) -> None:
+    """Put read-only descriptors in the place of this process's own."""
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208
+        target = Path("/proc/self/fd") / name
+        if target.is_symlink() and str(target.readlink()).startswith(f"{disk}/"):
+            handle = os.open(target, os.O_RDONLY)
+            os.dup2(handle, int(name))
+            os.close(handle)
+
+
+@contextmanager
+def file_too_large(disk: Path) -> Iterator[None]:
+    """A limit on the size of this process's files (RLIMIT_FSIZE): real, and no root is needed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def patched(number: int, *functions: str) -> Cause:
+    """Functions of `os` fail for the journal with an error: where nothing can be mounted."""
+
+    @contextmanager
+    def cause(_disk: Path) -> Iterator[None]:
+        originals = {name: getattr(os, name) for name in functions}
+
+        def refuse(*_arguments: Any, **_options: Any) -> Any:
+            raise OSError(number, os.strerror(number))
+
+        for name in functions:
+            setattr(os, name, refuse)
+        try:
+            yield
+        finally:
+            for name, original in originals.items():
+                setattr(os, name, original)
+
+    return cause
+
+
+REAL: dict[str, Cause] = {"full": full, "no inodes": no_inodes, "read-only": read_only}
+PATCHED: dict[str, Cause] = {
+    "full": patched(errno.ENOSPC, "write"),
+    "no inodes": patched(errno.ENOSPC, "write", "open"),
+    "read-only": patched(errno.EROFS, "write", "open"),
+}

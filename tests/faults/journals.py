@@ -1,0 +1,107 @@
+"""Writers and drains for the tests that kill them: events that tell where they come from, and what must be stored."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from celery_asynctask.drain import Drain
+from celery_asynctask.events import Event, encode
+from celery_asynctask.journal import Directory, Journal
+from celery_asynctask.lifecycle import fold_all
+from celery_asynctask.model import AsyncTaskSource
+from celery_asynctask.settings import Settings
+from celery_asynctask.store import Store
+from tests.histories import HISTORIES, about
+from tests.integration.rows import stored
+
+_KIND = "noted"
+LENGTH = len(HISTORIES[_KIND]())
+"""Events of one task: a run, a retry, a second run."""
+
+
+def event_of(life: int, number: int) -> Event:
+    """The ``number``-th event, from 1, of a writer's life: of one task after the other."""
+    task, step = divmod(number - 1, LENGTH)
+    return about([HISTORIES[_KIND]()[step]], f"life{life}-task{task}")[0]
+
+
+def write(
+    settings: Settings, life: int, count: int, told: int | None = None, journal: Journal | None = None
+) -> Journal:
+    """Append ``count`` events; ``told``: a descriptor that gets the source, then a dot each time append returned."""
+    journal = journal or Journal(settings.directory, settings.store_id)
+    if told is not None:
+        os.write(told, f"{life} {journal.source} ".encode())
+    for number in range(1, count + 1):
+        done = journal.append(encode(event_of(life, number)))
+        assert done, journal.dropped
+        if told is not None:
+            os.write(told, b".")
+    return journal
+
+
+class Life:
+    """What is known of a writer that was killed."""
+
+    def __init__(self, told: bytes) -> None:
+        life, _, rest = told.decode().partition(" ")
+        source, _, dots = rest.partition(" ")
+        self.number = int(life) if life else -1
+        self.source = source
+        self.written = len(dots)
+        """Events of which append returned; one more may be in the journal."""
+
+
+def drain_of(settings: Settings) -> Drain:
+    return Drain(Directory(settings.directory, settings.store_id), settings)
+
+
+def drain_all(settings: Settings) -> None:
+    """What the next recorder does."""
+    drain = drain_of(settings)
+    drain.all()
+    drain.close()
+
+
+def check(settings: Settings, lives: Iterable[Life]) -> int:
+    """Each event that append returned for is stored once, the ledger adds up, the rows are the fold; how many are.
+
+    Of the event that was being written at the end there may be nothing, a part (put aside), or all.
+    """
+    directory = Directory(settings.directory, settings.store_id)
+    left = directory.segments()
+    assert not left, f"left in the journal: {left}"
+    quarantine = [entry for file in settings.directory.glob("*.quarantine") for entry in file.read_bytes().splitlines()]
+    store = Store(settings)
+    with Session(store.engine) as session:
+        sources: Mapping[str, AsyncTaskSource] = {one.source: one for one in session.scalars(select(AsyncTaskSource))}
+    events, problems = [], []
+    for life in lives:
+        source = sources.pop(life.source, None)
+        if source is None:
+            problems += [f"{life.source}: {life.written} events, none stored"] if life.written else []
+            continue
+        if not life.written <= source.stored <= source.stored + source.quarantined <= life.written + 1:
+            problems.append(f"{life.source}: {source.stored} stored of {life.written}, {source.quarantined} put aside")
+        if source.last_number != source.stored + source.quarantined or source.dropped:
+            figures = source.last_number, source.stored, source.quarantined, source.dropped
+            problems.append(f"{life.source}: the ledger does not add up: {figures}")
+        events += [event_of(life.number, number) for number in range(1, source.stored + 1)]
+    assert not problems, "\n".join([*problems, f"quarantine: {quarantine[:5]}"])
+    assert not sources, f"sources of nobody: {list(sources)}"
+    assert stored(store) == fold_all(events)
+    store.close()
+    return len(events)
+
+
+def new_settings(url: str, directory: Path, **more: int) -> Settings:
+    settings = Settings(url=url, journal_dir=directory / "journal", **more)
+    store = Store(settings)
+    store.prepare()
+    store.close()
+    return settings

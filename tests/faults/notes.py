@@ -1,0 +1,50 @@
+"""What processes write down of their own doings, independent of the package: the truth that rows are held against.
+
+One line an entry, one `write` with O_APPEND an entry: a killed process leaves whole lines.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Note(NamedTuple):
+    at: int
+    """Nanoseconds, by the wall clock."""
+    what: str
+    """start, end, retry, fail (of a body); asking, asked (of a producer, before and after it sent); free words."""
+    task_id: str
+    pid: int
+    retries: int
+    redelivered: bool
+    kind: str
+    """Which task, or which shape."""
+
+
+class Notebook:
+    """A file of notes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._handle: int | None = None
+
+    def write(self, what: str, task_id: str, kind: str, retries: int = 0, redelivered: bool = False) -> None:
+        if self._handle is None:
+            self._handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        line = f"{time.time_ns()} {what} {task_id} {os.getpid()} {retries} {int(redelivered)} {kind}\n"
+        os.write(self._handle, line.encode())
+
+    def read(self) -> list[Note]:
+        if not self.path.exists():
+            return []
+        notes = []
+        for line in self.path.read_text().splitlines():
+            at, what, task_id, pid, retries, redelivered, kind = line.split()
+            notes.append(Note(int(at), what, task_id, int(pid), int(retries), redelivered == "1", kind))
+        return notes
+
+    def size(self) -> int:
+        return self.path.stat().st_size if self.path.exists() else 0

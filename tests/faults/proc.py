@@ -1,0 +1,123 @@
+"""What the kernel tells of processes, and ending exactly those that a test has started."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from tests.waiting import wait_for
+
+DEATH_SECONDS = 10
+"""Longer than the kernel takes to end a killed process on a machine that swaps."""
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes below ``pid``, itself not among them; those that end meanwhile may be missing."""
+    found: list[int] = []
+    for task in _listing(Path(f"/proc/{pid}/task")):
+        with contextlib.suppress(OSError):
+            for child in map(int, (task / "children").read_text().split()):
+                found += [child, *descendants(child)]
+    return found
+
+
+def session_of(leader: int) -> list[int]:
+    """All processes of the session that ``leader`` began, orphans among them."""
+    found = []
+    for entry in _listing(Path("/proc")):
+        if entry.name.isdecimal():
+            with contextlib.suppress(OSError):
+                if int((entry / "stat").read_text().rpartition(") ")[2].split()[3]) == leader:
+                    found.append(int(entry.name))
+    return found
+
+
+def send(pids: Iterable[int], signum: int) -> None:
+    """Signal processes, of which some may be gone."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signum)
+
+
+def kill_tree(pid: int) -> list[int]:
+    """Kill a process and everything below it, the process first so that it starts no others; whom it was."""
+    send([pid], signal.SIGSTOP)
+    pids = [pid, *descendants(pid)]
+    send(pids, signal.SIGKILL)
+    return pids
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process runs; a zombie, which waits for its parent to look, does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][:1]
+    except OSError:
+        return False
+    return state not in ("Z", "X")
+
+
+def wait_gone(pids: Iterable[int]) -> None:
+    """Until none of them runs any more."""
+    waiting = list(pids)
+    wait_for(lambda: not any(map(is_alive, waiting)), DEATH_SECONDS, f"{waiting} to be gone")
+
+
+def holder(path: Path) -> int | None:
+    """The process that holds the flock of a file, as the kernel lists it; None: nobody."""
+    try:
+        inode = path.stat().st_ino
+    except FileNotFoundError:
+        return None
+    for line in Path("/proc/locks").read_text().splitlines():
+        fields = line.split()
+        if fields[1] == "FLOCK" and int(fields[5].rpartition(":")[2]) == inode:
+            return int(fields[4])
+    return None
+
+
+def fork(body: Callable[[], Any]) -> int:
+    """Run ``body`` in a forked child, which then ends without any clean-up; its process id."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        body()
+        code = 0
+    except BaseException:  # noqa: BLE001 - the child must not come back into the test
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def reap(pid: int, timeout: float = 30) -> int:
+    """Wait for a forked child; what `os.waitstatus_to_exitcode` says. Kills one that takes too long and fails."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.002)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    raise AssertionError(f"child {pid} did not end within {timeout} s")
+
+
+def die() -> NoReturn:
+    """End this process as `kill -9` does."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("survived")
+
+
+def _listing(path: Path) -> list[Path]:
+    try:
+        return list(path.iterdir())
+    except OSError:
+        return []

@@ -1,0 +1,226 @@
+"""A PostgreSQL server of the test's own, to be stopped, killed, frozen, and told to refuse.
+
+Always by its own process id, and in a directory and on a port of its own. PostgreSQL does not run as root, so a root
+starts it as another user.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from pwd import getpwnam
+from typing import Any
+
+from sqlalchemy import NullPool, create_engine, text
+
+from tests import services
+from tests.faults.proc import descendants, kill_tree, send, wait_gone
+from tests.waiting import wait_for
+
+START_SECONDS = 30
+STOP_SECONDS = 20
+_CONFIGURATION = """
+listen_addresses = '127.0.0.1'
+unix_socket_directories = ''
+shared_buffers = '32MB'
+fsync = off
+logging_collector = off
+include_if_exists = 'faults.conf'
+"""
+_TRUST = "host all all 127.0.0.1/32 trust\n"
+_REJECT = "host all all 127.0.0.1/32 reject\n"
+
+
+@cache
+def _binaries() -> Path | None:
+    places = []
+    if shutil.which("pg_config"):
+        asked = subprocess.run(["pg_config", "--bindir"], capture_output=True, text=True, check=False)
+        places.append(Path(asked.stdout.strip()))
+    places += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    return next((place for place in places if (place / "initdb").exists() and (place / "postgres").exists()), None)
+
+
+def _user() -> str | None:
+    """Who runs the server: this user, or another in root's place."""
+    if os.geteuid():
+        return None
+    for name in ("postgres", "nobody"):
+        try:
+            getpwnam(name)
+        except KeyError:
+            continue
+        return name
+    services.unavailable("no user but root to run a PostgreSQL server as")
+
+
+class Server:
+    """A server in ``directory``; not running when made."""
+
+    def __init__(self, directory: Path, binaries: Path) -> None:
+        self.data = directory / "data"
+        self.log = directory / "postgresql.log"
+        self.binaries = binaries
+        self.process: subprocess.Popen[bytes] | None = None
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        user = _user()
+        self._as: dict[str, Any] = {} if user is None else {"user": user, "group": getpwnam(user).pw_gid}
+        if user is not None:
+            self._as["extra_groups"] = []
+            os.chown(directory, getpwnam(user).pw_uid, getpwnam(user).pw_gid)
+        self._run("initdb", "-D", str(self.data), "-U", "postgres", "-A", "trust", "--no-sync", "-E", "UTF8")
+        with (self.data / "postgresql.conf").open("a") as file:
+            file.write(f"{_CONFIGURATION}port = {self.port}\n")
+        (self.data / "pg_hba.conf").write_text(_TRUST)
+
+    def url(self, database: str = "postgres", **query: str) -> str:
+        options = "?" + "&".join(f"{key}={value}" for key, value in query.items()) if query else ""
+        return f"postgresql+psycopg://postgres@127.0.0.1:{self.port}/{database}{options}"
+
+    @property
+    def pids(self) -> list[int]:
+        assert self.process is not None, "the server does not run"
+        return [self.process.pid, *descendants(self.process.pid)]
+
+    def start(self) -> None:
+        """Start it, and wait until it answers: after a kill it recovers first."""
+        assert self.process is None, "the server runs"
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [str(self.binaries / "postgres"), "-D", str(self.data)],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd="/",
+                **self._as,
+            )
+        wait_for(self._answers, START_SECONDS, f"PostgreSQL to answer; its log:\n{self.log.read_text()}")
+
+    def stop(self, how: int = signal.SIGINT) -> None:
+        """Shut it down: SIGINT "fast", SIGQUIT "immediate", as a crash without its being one."""
+        process, self.process = self.process, None
+        if process is None:
+            return
+        pids = [process.pid, *descendants(process.pid)]
+        send([process.pid], how)
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            kill_tree(process.pid)
+            process.wait()
+            raise AssertionError(f"PostgreSQL did not stop within {STOP_SECONDS} s") from None
+        finally:
+            wait_gone(pids)
+
+    def kill(self) -> None:
+        """`kill -9` of all its processes."""
+        process, self.process = self.process, None
+        if process is not None:
+            pids = kill_tree(process.pid)
+            process.wait()
+            wait_gone(pids)
+
+    def freeze(self) -> None:
+        """Stop it without closing anything: connections neither fail nor answer."""
+        pids = self.pids
+        send(pids[:1], signal.SIGSTOP)
+        send(self.pids, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        if self.process is not None:
+            send(self.pids[::-1], signal.SIGCONT)
+
+    def set(self, **settings: str) -> None:
+        """Settings for all sessions, present ones too; none: back to the defaults."""
+        (self.data / "faults.conf").write_text("".join(f"{key} = '{value}'\n" for key, value in settings.items()))
+        send(self.pids[:1], signal.SIGHUP)
+
+    @contextmanager
+    def read_only(self) -> Iterator[None]:
+        self.set(default_transaction_read_only="on")
+        wait_for(lambda: self.ask("SHOW default_transaction_read_only") == "on", 10, "the server to be read-only")
+        try:
+            yield
+        finally:
+            self.set()
+            wait_for(lambda: self.ask("SHOW default_transaction_read_only") == "off", 10, "the server to be writable")
+
+    @contextmanager
+    def refusing(self) -> Iterator[None]:
+        """Nobody gets in, and who was in is thrown out."""
+        engine = create_engine(self.url(), isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            (self.data / "pg_hba.conf").write_text(_REJECT)
+            send(self.pids[:1], signal.SIGHUP)
+            wait_for(lambda: not self._answers(), 10, "the server to refuse")
+            connection.execute(
+                text(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                    "WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+                )
+            )
+        engine.dispose()
+        try:
+            yield
+        finally:
+            (self.data / "pg_hba.conf").write_text(_TRUST)
+            send(self.pids[:1], signal.SIGHUP)
+            wait_for(self._answers, 10, "the server to let us in")
+
+    @contextmanager
+    def new_database(self) -> Iterator[str]:
+        """URL of an empty database, dropped at the end."""
+        name = f"faults_{uuid.uuid4().hex[:12]}"
+        self.ask(f"CREATE DATABASE {name}")
+        yield self.url(name)
+        self.ask(f"DROP DATABASE {name} WITH (FORCE)")
+
+    def ask(self, statement: str) -> Any:
+        """The first value of the answer, on a connection of its own."""
+        engine = create_engine(self.url(connect_timeout="5"), poolclass=NullPool, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            result = connection.execute(text(statement))
+            return result.scalar() if result.returns_rows else None
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, f"PostgreSQL ended:\n{self.log.read_text()}"
+        try:
+            return bool(self.ask("SELECT 1") == 1)
+        except Exception:  # noqa: BLE001 - not yet, whatever the reason
+            return False
+
+    def _run(self, program: str, *arguments: str) -> None:
+        done = subprocess.run(
+            [str(self.binaries / program), *arguments], capture_output=True, text=True, cwd="/", check=False, **self._as
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@contextmanager
+def own_server() -> Iterator[Server]:
+    """A running server; gone at the end with all that it stored."""
+    binaries = _binaries()
+    if binaries is None:
+        services.unavailable("no PostgreSQL server programs (pg_config --bindir, /usr/lib/postgresql/*/bin)")
+    directory = Path(tempfile.mkdtemp(prefix="asynctask-postgresql-"))  # not below pytest's, which is closed to others
+    server = None
+    try:
+        server = Server(directory, binaries)
+        server.start()
+        yield server
+    finally:
+        if server is not None:
+            server.thaw()
+            server.kill()
+        shutil.rmtree(directory, ignore_errors=True)

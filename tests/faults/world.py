@@ -1,0 +1,177 @@
+"""Workers and producers on the application of these tests, each a process of its own, and their end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from kombu import Connection
+from redis import Redis
+from sqlalchemy import create_engine, select
+from sqlalchemy.orm import Session
+
+from celery_asynctask.model import AsyncTask, AsyncTaskAttempt, AsyncTaskSource
+from celery_asynctask.settings import Settings
+from tests import services
+from tests.faults.notes import Notebook
+from tests.faults.proc import holder, kill_tree, send, session_of, wait_gone
+from tests.waiting import wait_for
+
+START_SECONDS = 60
+STOP_SECONDS = 60
+
+
+class World:
+    """Everything that belongs to one test: a queue, a journal, a store, notes, processes."""
+
+    def __init__(self, directory: Path, store: str, broker: str = "redis", **environment: str) -> None:
+        self.directory = directory
+        self.store = store
+        self.queue = f"faults-{uuid.uuid4().hex[:12]}"
+        self.broker = services.redis_url(8) if broker == "redis" else services.amqp_url()
+        self.runs = Notebook(directory / "runs.txt")
+        self.asks = Notebook(directory / "asks.txt")
+        self.settings = Settings(url=store, journal_dir=directory / "journal", flush_interval=0.1)
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.environment = {
+            "FAULTS_BROKER": self.broker,
+            "FAULTS_BACKEND": services.redis_url(9),
+            "FAULTS_STORE": store,
+            "FAULTS_JOURNAL": str(self.journal),
+            "FAULTS_QUEUE": self.queue,
+            "FAULTS_NOTES": str(self.runs.path),
+            "FAULTS_ASKS": str(self.asks.path),
+            **environment,
+        }
+
+    @property
+    def journal(self) -> Path:
+        return self.settings.directory
+
+    def start(self, name: str, *arguments: str, **environment: str) -> tuple[subprocess.Popen[bytes], Path]:
+        """A Python process in a process group of its own; it and the log that it writes."""
+        log = self.directory / f"{name}-{uuid.uuid4().hex[:6]}.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, *arguments],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={**os.environ, **self.environment, **environment},
+            )
+        self.processes.append(process)
+        return process, log
+
+    def worker(self, *options: str, **environment: str) -> Worker:
+        """A worker that has begun to start."""
+        name = f"faults-{uuid.uuid4().hex[:8]}@localhost"
+        arguments = ("-m", "celery", "-A", "tests.faults.app", "worker", "-l", "INFO", "-n", name)
+        return Worker(
+            *self.start("worker", *arguments, "--without-gossip", "--without-mingle", *options, **environment)
+        )
+
+    def elected(self) -> int | None:
+        """The process that records at the moment."""
+        return holder(self.journal / "recorder.lock")
+
+    def segments(self) -> list[Path]:
+        return sorted(self.journal.glob("*.segment"))
+
+    def waiting(self) -> int:
+        """Messages in the queue, those aside that a worker has in hand."""
+        with Connection(self.broker) as connection:
+            return int(connection.SimpleQueue(self.queue).queue.queue_declare().message_count)
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        engine = create_engine(self.store)
+        try:
+            with Session(engine, expire_on_commit=False) as session:
+                yield session
+        finally:
+            engine.dispose()
+
+    def rows(self) -> list[AsyncTask]:
+        with self.session() as session:
+            return list(session.scalars(select(AsyncTask)))
+
+    def attempts(self) -> list[AsyncTaskAttempt]:
+        with self.session() as session:
+            return list(session.scalars(select(AsyncTaskAttempt).order_by(AsyncTaskAttempt.run_key)))
+
+    def check_ledger(self) -> list[AsyncTaskSource]:
+        """Every source's events are accounted for; the sources."""
+        with self.session() as session:
+            sources = list(session.scalars(select(AsyncTaskSource)))
+        wrong = [
+            (one.source, one.role, one.last_number, one.stored, one.quarantined, one.dropped)
+            for one in sources
+            if one.last_number != one.stored + one.quarantined
+        ]
+        assert not wrong, f"ledgers that do not add up: {wrong}"
+        return sources
+
+    def close(self) -> None:
+        """End whatever still runs, and leave nothing in the broker."""
+        for process in self.processes:
+            if process.poll() is None:
+                kill_tree(process.pid)
+                process.wait()
+            while left := session_of(process.pid):  # they may fork while we look
+                send(left, signal.SIGKILL)
+                wait_gone(left)
+        with Redis.from_url(self.environment["FAULTS_BACKEND"]) as results:
+            for task_id in {note.task_id for note in (*self.runs.read(), *self.asks.read())}:
+                results.delete(f"celery-task-meta-{task_id}")
+        with Connection(self.broker) as connection:
+            connection.default_channel.queue_delete(self.queue)
+        if self.broker.startswith("redis"):
+            with Redis.from_url(self.broker) as broker:
+                broker.delete(self.queue, f"_kombu.binding.{self.queue}", f"_kombu.binding_permanent.{self.queue}")
+
+
+class Worker:
+    """A worker process and its log."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.process = process
+        self.log = log
+        self.pid = process.pid
+
+    @property
+    def text(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def ready(self) -> bool:
+        assert self.process.poll() is None, f"the worker ended with {self.process.returncode}:\n{self.text}"
+        return " ready." in self.text
+
+    def wait_ready(self) -> Worker:
+        wait_for(self.ready, START_SECONDS, f"the worker to be ready; its log is {self.log}")
+        return self
+
+    def stop(self, how: int = signal.SIGTERM) -> int:
+        """End it and wait; its exit code. One that does not end is an error."""
+        if self.process.poll() is None:
+            self.process.send_signal(how)
+        try:
+            return self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            kill_tree(self.pid)
+            self.process.wait()
+            raise AssertionError(f"the worker did not end within {STOP_SECONDS} s; its log:\n{self.text}") from None
+
+
+def by_task(things: Any) -> dict[str, list[Any]]:
+    """Notes or attempts by the task they are of, in their order."""
+    found: dict[str, list[Any]] = {}
+    for one in things:
+        found.setdefault(getattr(one, "task_id", None) or one.celery_task_id, []).append(one)
+    return found

@@ -1,0 +1,295 @@
+"""A plain model of the journal's ledger: what must have become of every event, by every byte that was written.
+
+The model keeps each segment as it was last seen, with the number of the event that each byte belongs to. So after any
+damage it knows of each event whether it is whole, hidden in a damaged line, or gone without a trace.
+
+An event is accepted when ``append`` was called with it; the torn line of a process that is killed while it writes
+counts, too. What waits in the memory of a process that is killed was never in the journal: it is `Source.lost`. Its
+number is above all that the process has written, so the ledger never hears of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from celery_asynctask.events import decode
+from celery_asynctask.journal import Journal, frame
+from celery_asynctask.journal.directory import SUFFIX
+from celery_asynctask.store import Position
+
+GARBAGE = -1
+"""Owner of a byte that no process wrote; 0 is the description of the segment."""
+
+
+@dataclass
+class Scan:
+    """What lies in the first bytes of segments."""
+
+    whole: dict[int, bytes] = field(default_factory=dict)
+    """Undamaged frames by number; 0: the description."""
+    damaged: list[bytes] = field(default_factory=list)
+    hidden: set[int] = field(default_factory=set)
+    """Numbers of the events of which at least a byte is in a damaged line."""
+    extra: int = 0
+    """Damaged lines beyond one for each hidden event: garbage, descriptions, halves."""
+    joined: int = 0
+    """Hidden events beyond one for each damaged line: their line breaks are gone."""
+
+
+class Image:
+    """A segment as it was last seen."""
+
+    def __init__(self, path: Path, number: int) -> None:
+        self.path = path
+        self.number = number
+        self.data = b""
+        self.owners: list[int] = []
+        self.dropped: dict[str, int] = {}
+        """What its description says, or said before it was damaged."""
+        self.drained = False
+        """The recorder has removed it."""
+
+    def grow(self, data: bytes, torn: int) -> None:
+        """The writer has appended: whole frames, and where it was killed a part of the one numbered ``torn``."""
+        assert data.startswith(self.data), f"{self.path.name} has changed below its end"
+        *lines, rest = data[len(self.data) :].split(b"\n")
+        for line in lines:
+            number, content = frame.unpack(line)
+            if number == 0:
+                self.dropped = json.loads(content)["dropped"]
+            self.owners += [number] * (len(line) + 1)
+        assert torn or not rest, f"{self.path.name} ends in the middle of a frame"
+        self.owners += [torn] * len(rest)
+        self.data = data
+
+    def scan(self, end: int, into: Scan) -> bool:
+        """Add what lies before ``end``; whether the description is still there, at the beginning."""
+        at, described = 0, False
+        *lines, rest = self.data[:end].split(b"\n")
+        for line in [*lines, rest] if rest else lines:
+            try:
+                number, content = frame.unpack(line if at + len(line) < end else b"")  # the last is cut
+            except ValueError:
+                into.damaged.append(line)
+                owners = {owner for owner in self.owners[at : at + len(line)] if owner > 0}
+                into.extra += len(owners & into.hidden) + (not owners)
+                into.joined += max(0, len(owners) - 1)
+                into.hidden |= owners
+            else:
+                assert number not in into.whole or not number, f"event {number} is in the journal twice"
+                into.whole[number] = content
+                described |= number == 0 and at == 0
+            at += len(line) + 1
+        return described
+
+
+def flip(data: bytes, end: int, rng: Random) -> tuple[int, int, bytes]:
+    """Which bytes behind ``end`` are replaced by which, as in the three that follow."""
+    at = rng.randrange(end, len(data))
+    return at, at + 1, bytes([data[at] ^ rng.randint(1, 255)])
+
+
+def cut(data: bytes, end: int, rng: Random) -> tuple[int, int, bytes]:
+    return rng.randrange(end, len(data)), len(data), b""
+
+
+def delete_line(data: bytes, end: int, rng: Random) -> tuple[int, int, bytes]:
+    at = data.rfind(b"\n", end, rng.randrange(end, len(data))) + 1 or end
+    return at, data.find(b"\n", at) + 1 or len(data), b""
+
+
+def insert(data: bytes, end: int, rng: Random) -> tuple[int, int, bytes]:
+    at = rng.randint(end, len(data))
+    at = rng.choice([at, data.rfind(b"\n", end, at) + 1 or end, end])
+    return at, at, rng.choice([rng.randbytes(rng.randint(1, 20)), b"\n", b"garbage\n", b"0\nmore\n\n"])
+
+
+DAMAGES = (flip, cut, delete_line, insert)
+
+
+@dataclass
+class Source:
+    """A process, and what became of all that it accepted."""
+
+    name: str
+    journal: Journal
+    alive: bool = True
+    sent: dict[int, bytes] = field(default_factory=dict)
+    images: dict[int, Image] = field(default_factory=dict)
+    deleted: set[int] = field(default_factory=set)
+    """Events of which no byte is left: their lines or segments were removed before they were drained."""
+    refused: int = 0
+    """Events that it has dropped; they have no number."""
+    lost: set[int] = field(default_factory=set)
+    """Events that waited in its memory when it was killed."""
+    hidden: set[int] = field(default_factory=set)
+    """Events of which only damaged lines are left."""
+    torn: int = 0
+    """The event in the middle of which it was killed."""
+
+    def waiting(self) -> set[int]:
+        return {frame.unpack(line[:-1])[0] for line in self.journal._kept} if self.alive else set()
+
+    def append(self, data: bytes) -> bool:
+        handle = self.journal._handle if not self.journal._trouble else None
+        unlinked = handle is not None and not os.fstat(handle).st_nlink
+        number, before = len(self.sent) + 1, sum(self.journal.dropped.values())
+        written = self.journal.append(data)
+        if sum(self.journal.dropped.values()) > before:
+            self.refused += 1
+            return False
+        self.sent[number] = data
+        if unlinked and written:  # it sees that its segment was deleted, at the cost of one event
+            self.deleted.add(number)
+            assert self.journal._trouble or (self.journal._handle and os.fstat(self.journal._handle).st_nlink)
+        return written
+
+    def abandon(self) -> None:
+        """It ends, and what waits in its memory is dropped."""
+        for number in self.waiting():
+            del self.sent[number]
+            self.refused += 1
+        self.journal.abandon()
+
+
+class Ledger:
+    """All sources of one journal directory, against what the database says of them."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.sources: dict[str, Source] = {}
+        self.rows: dict[str, dict[str, Any]] = {}
+        """Of `AsyncTaskSource`, as they are now."""
+        self.poison: set[bytes] = set()
+        """What no database takes."""
+        self.again = False
+        """A batch has failed, so that entries may be in quarantine twice or before their time."""
+
+    def see(self) -> None:
+        """Look at the segments: only their writers have changed them."""
+        for path in self.directory.glob(f"*{SUFFIX}"):
+            name, _, number = path.name.removesuffix(SUFFIX).rpartition(".")
+            source = self.sources[name]
+            image = source.images.setdefault(int(number), Image(path, int(number)))
+            if not image.drained and path.stat().st_size != len(image.data):
+                image.grow(path.read_bytes(), source.torn)
+
+    def images(self, drained: bool) -> Iterator[tuple[Source, Image, int]]:
+        """Segments with the place up to which they are stored: those the recorder has removed, or those there are."""
+        for source in self.sources.values():
+            for image in source.images.values():
+                if image.drained == drained:
+                    yield source, image, self._end(source, image)
+
+    def _end(self, source: Source, image: Image) -> int:
+        row = self.rows.get(source.name, {"segment": 0, "position": 0})
+        if image.drained or image.number < row["segment"]:
+            return len(image.data)
+        return row["position"] if image.number == row["segment"] else 0
+
+    def see_drained(self) -> None:
+        """Note which segments the recorder has removed; never one that is written to."""
+        there = {path.name for path in self.directory.glob(f"*{SUFFIX}")}
+        for source, image, _ in self.images(drained=False):
+            if image.path.name not in there:
+                image.drained = True
+                handle = source.journal._handle
+                written_to = source.alive and handle is not None and image is source.images.get(source.journal._segment)
+                assert not written_to, f"{image.path.name} was removed while its process lives"
+
+    def undrained(self) -> list[tuple[Source, Image, int]]:
+        """Segments of which something is not stored."""
+        return [one for one in self.images(drained=False) if one[2] < len(one[1].data)]
+
+    def hurt(self, source: Source, image: Image, first: int, last: int, new: bytes) -> None:
+        """Somebody changes a segment; a byte that is changed in its place remains its event's."""
+        owners = image.owners[first:last] if len(new) == last - first else [GARBAGE] * len(new)
+        owners = image.owners[:first] + owners + image.owners[last:]
+        data = image.data[:first] + new + image.data[last:]
+        source.deleted |= {owner for owner in set(image.owners).difference(owners) if owner > 0}
+        image.data, image.owners = data, owners
+        (self.directory / image.path.name).write_bytes(data)
+
+    def remove(self, source: Source, image: Image) -> None:
+        """Somebody deletes a segment; what is stored of it stays in the account."""
+        end = self._end(source, image)
+        (self.directory / image.path.name).unlink()
+        source.deleted |= {owner for owner in set(image.owners).difference(image.owners[:end]) if owner > 0}
+        image.data, image.owners, image.drained = image.data[:end], image.owners[:end], True
+        if not end:
+            del source.images[image.number]
+
+    def check(self) -> list[bytes]:
+        """That every event of every source is accounted for; the events that are stored."""
+        found = [event for source in self.sources.values() for event in self._check(source)]
+        assert set(self.rows) <= set(self.sources)
+        return found
+
+    def early(self) -> set[str]:
+        """Tasks of which more may be stored than is counted: a batch with poison stores the rest of it before it counts
+        them. If it fails then, and they are damaged before the next, nobody counts them."""
+        numbers = {source.name: source.deleted | source.hidden for source in self.sources.values() if self.again}
+        found = [self.sources[name].sent[number] for name in numbers for number in numbers[name]]
+        return {decode(event)["id"] for event in found if event not in self.poison}
+
+    def _check(self, source: Source) -> list[bytes]:
+        there = Scan()
+        for image in source.images.values():
+            image.scan(len(image.data), there)
+        there.whole.pop(0, None)
+        for number, content in there.whole.items():
+            assert content == source.sent[number]
+        # accepted = in segments, stored or not + waiting + dropped (+ deleted, + lost with a killed process)
+        source.hidden = there.hidden
+        known = set(there.whole) | source.hidden | source.waiting() | source.deleted | source.lost
+        assert set(source.sent) == known, f"{set(source.sent) - known} vanished from the journal"
+        assert source.refused == sum(source.journal.dropped.values())
+
+        # What lies below the high-water mark is what the row counts.
+        below, told = Scan(), [{}]
+        for _, image in sorted(source.images.items()):
+            end = self._end(source, image)
+            if image.scan(end, below):
+                told = [image.dropped]
+            elif end:
+                told.append(image.dropped)  # the drain may have read it before it was damaged
+        below.whole.pop(0, None)
+        bad = [content for content in below.whole.values() if content in self.poison]
+        self._check_quarantine(source, Counter([*bad, *below.damaged]))
+        row = self.rows.get(source.name)
+        if row is None:
+            assert not below.whole
+            assert not below.damaged
+            return []
+        row_dropped = row["dropped"] or {}
+        position = Position(**{**{key: row[key] for key in Position._fields}, "dropped": row_dropped})
+        good = [content for content in below.whole.values() if content not in self.poison]
+        assert position.stored == len(good), "stored"
+        last = max(below.whole, default=0)
+        assert last <= position.last_number <= max(last, *below.hidden, 0) + below.extra, "last_number"
+        assert row_dropped in told, f"dropped: {row_dropped}, not {told}"
+        # Lines that damage has joined, or that are no event's, may count as one event or as none; and where a damaged
+        # line is, nobody can tell whether an event that left no trace was in it.
+        beside = sum(number < last for number in source.deleted) if below.hidden else 0
+        low, high = len(below.hidden) - below.joined, len(below.hidden) + below.extra + beside
+        assert low <= position.quarantined - len(bad) <= high, (
+            f"quarantined: {low}..{high} + {len(bad)}, not {position}"
+        )
+        if not below.extra and not below.joined and not beside:
+            gone = sum(number < last for number in source.deleted)
+            assert position.missing == gone, f"missing: {gone}, not {position}"
+        return good
+
+    def _check_quarantine(self, source: Source, expected: Counter[bytes]) -> None:
+        path = self.directory / f"{source.name}.quarantine"
+        found = Counter(path.read_bytes().split(b"\n")[:-1] if path.exists() else [])
+        assert found >= expected, f"not in quarantine: {expected - found}"
+        if not self.again:
+            assert found == expected, f"too much in quarantine: {found - expected}"

@@ -1,0 +1,498 @@
+"""What the HTTP API reads: lists, one task, its attempts and workflow, statistics, health; on each kind of database."""
+
+from __future__ import annotations
+
+import datetime as dt
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from sqlalchemy import insert
+
+from celery_asynctask.errors import JournalError
+from celery_asynctask.events import Kind
+from celery_asynctask.http import health, tasks
+from celery_asynctask.http.parameters import ORDER_BY
+from celery_asynctask.http.schema import AsyncTask as Shape
+from celery_asynctask.http.schema import AsyncTaskAttempt as AttemptShape
+from celery_asynctask.http.schema import AsyncTaskMember
+from celery_asynctask.journal import Journal
+from celery_asynctask.model import SCHEMA_VERSION, AsyncTaskAttempt
+from celery_asynctask.queries import find
+from celery_asynctask.queries.page import MOST_ROWS
+from celery_asynctask.store import Position, SourceUpdate, Store
+from tests.histories import HISTORIES, START, Delivery, about, lines, published
+from tests.integration.http import OURS, THEIRS, Api, api_over, is_problem
+from tests.integration.oracle import START as AT
+from tests.integration.oracle import add, row
+from tests.workflows import CHARGE, CHECKOUT, INVOICE, NOTIFY, SHIP, TRACEBACK, order
+
+SECOND = dt.timedelta(seconds=1)
+TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+UUID = "5f0c2a11-1111-4222-8333-444455556666"
+LISTS = sys.modules["celery_asynctask.queries.page"]
+"""The module; in its package, the function has the name."""
+
+
+@pytest.fixture
+def api(store: Store, tmp_path: Path) -> Iterator[Api]:
+    with api_over(store, asynctask_journal_dir=str(tmp_path / "journal")) as made:
+        yield made
+
+
+def z(at: dt.datetime) -> str:
+    return at.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+EVERYTHING: dict[str, Any] = {
+    "name": "shop.refund",
+    "status": "FAILURE",
+    "customer": -5,
+    "created_by": 2**63 - 1,
+    "created_by_name": "Ada Lovelace, Countess",
+    "error_type": "shop.NoMoney",
+    "error_message": "no\nmoney",
+    "retries": 3,
+    "root_task_id": "root-1",
+    "parent_task_id": "parent-1",
+    "trace_id": TRACE,
+    "span_id": SPAN,
+    "started_at": AT + 2 * SECOND,
+    "completed_at": AT + 5 * SECOND,
+    "task_args": [1, "é"],
+    "task_kwargs": {"account": {"id": 17}},
+    "result": {"a": None},
+    "content": {"note": "x"},
+}
+
+
+@pytest.fixture
+def two(store: Store) -> None:
+    """A task in which everything is there, and one in which as little is as may be."""
+    whole = row(UUID, **{**EVERYTHING, "created_at": AT + SECOND})
+    add(store, [{**dict.fromkeys(whole), **row("plain")}, whole])
+    attempt = {"run_key": "0", "name": "shop.refund", "retries": 3, "redelivered": False, "end_key": ""}
+    with store.engine.begin() as connection:
+        values = {"worker": "celery@one", "queue": "high", "celery_task_id": UUID}
+        connection.execute(insert(AsyncTaskAttempt), [{**attempt, **values}])
+
+
+FINDS: list[tuple[dict[str, Any], list[str]]] = [
+    ({}, [UUID, "plain"]),
+    ({"status": "FAILURE"}, [UUID]),
+    ({"status": ["FAILURE", "PENDING"]}, [UUID, "plain"]),
+    ({"status": "LOST"}, []),
+    ({"name": "shop.refund"}, [UUID]),
+    ({"name": "shop.*"}, [UUID, "plain"]),
+    ({"name": "Shop.refund"}, []),
+    ({"customer": -5}, [UUID]),
+    ({"customer": 5}, []),
+    ({"createdBy": 2**63 - 1}, [UUID]),
+    ({"createdByName": "Ada Lovelace, Countess"}, [UUID]),
+    ({"createdByName": '"Ada Lovelace, Countess"'}, []),
+    ({"createdByName": "none"}, []),
+    ({"createdByName": "Ada*"}, [UUID]),
+    ({"errorType": "shop.NoMoney"}, [UUID]),
+    ({"retries": 3}, [UUID]),
+    ({"retries": 2}, []),
+    ({"celeryTaskId": UUID[:8].upper()}, [UUID]),
+    ({"celeryTaskId": "plain"}, ["plain"]),
+    ({"rootTaskId": "root-1"}, [UUID]),
+    ({"parentTaskId": "parent-1"}, [UUID]),
+    ({"traceId": TRACE.upper()}, [UUID]),
+    ({"spanId": SPAN}, [UUID]),
+    ({"worker": "celery@*"}, [UUID]),
+    ({"worker": "celery@two"}, []),
+    ({"queue": "high"}, [UUID]),
+    ({"createdAfter": z(AT + SECOND)}, [UUID]),
+    ({"createdBefore": z(AT + SECOND)}, ["plain"]),
+    ({"startedAfter": z(AT + 2 * SECOND)}, [UUID]),
+    ({"startedBefore": z(AT + 2 * SECOND)}, []),
+    ({"completedAfter": z(AT + 5 * SECOND)}, [UUID]),
+    ({"completedBefore": z(AT + 5 * SECOND)}, []),
+    ({"completedBefore": "9999-12-31T23:59:59-12:00"}, [UUID]),
+    ({"createdAfter": "0001-01-01T00:00:00+12:00"}, [UUID, "plain"]),
+    ({"createdAfter": "2026-01-31T13:00:01+01:00"}, [UUID]),
+    ({"search": "kwargs.account.id:17 -status:PENDING"}, [UUID]),
+    ({"search": "refund,nothing", "retries": 3, "createdBefore": z(AT + 9 * SECOND)}, [UUID]),
+    ({"search": "refund", "retries": 2}, []),
+    ({"search": "message:money"}, [UUID]),
+    ({"search": ""}, [UUID, "plain"]),
+]
+
+
+def test_each_parameter(api: Api, two: None) -> None:
+    assert [(parameters, api.ids(**parameters)) for parameters, _ in FINDS] == FINDS
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"status": "DONE"}, "status"),
+    ({"status": ["LOST", "done"]}, "status"),
+    ({"customer": "17.5"}, "customer"),
+    ({"customer": 2**63}, "customer"),
+    ({"createdBy": -(2**63)}, "createdBy"),
+    ({"retries": "many"}, "retries"),
+    ({"name": ""}, "name"),
+    ({"name": "x" * 3000}, "name"),
+    ({"name": "a\0b"}, "name"),
+    ({"createdAfter": "yesterday"}, "createdAfter"),
+    ({"createdAfter": "2026-01-31T12:00:00"}, "createdAfter"),
+    ({"search": "nokey:1"}, "search"),
+    ({"search": "since:soon"}, "search"),
+    ({"search": '"'}, "search"),
+    ({"search": " ".join(["a"] * 33)}, "search"),
+    ({"search": " ".join(["a"] * 32), "retries": 1}, "search"),
+    ({"search": "x" * 2049}, "search"),
+    ({"ordering": "id"}, "ordering"),
+    ({"ordering": ""}, "ordering"),
+    ({"cursor": "AAAA"}, "cursor"),
+    ({"cursor": ""}, "cursor"),
+    ({"cursor": "A" * 101}, "cursor"),
+    ({"limit": 0}, "limit"),
+    ({"limit": MOST_ROWS + 1}, "limit"),
+    ({"limit": [1, 2]}, "limit"),
+    ({"offset": 5}, "offset"),
+    ({"created_by": 7}, "created_by"),
+    ({"celery_task_id": "a"}, "celery_task_id"),
+]
+
+
+def test_what_no_parameter_may_be(api: Api, two: None) -> None:
+    for parameters, named in REFUSED:
+        said = is_problem(api.get("/async-tasks", **parameters), "invalid-parameter", 422, named)
+        assert len(said) < 500, "what was sent is not repeated at length"
+
+
+def test_elsewhere_there_are_no_parameters(api: Api) -> None:
+    for path in ("/async-tasks/1", "/async-tasks/1/attempts", "/async-tasks/1/workflow", "/health", "/openapi.json"):
+        is_problem(api.get(path, limit=5), "invalid-parameter", 422, "limit")
+
+
+@pytest.fixture
+def many(store: Store) -> list[dict[str, Any]]:
+    """37 tasks, of which several have the same times, and some have none."""
+    rows = [
+        row(
+            f"task-{number:02}",
+            created_at=AT + (number * 5 % 7) * SECOND,
+            started_at=None if number % 4 == 3 else AT + (number * 3 % 5) * SECOND,
+            status="SUCCESS" if number % 3 else "PENDING",
+            completed_at=AT + (number % 6) * SECOND if number % 3 else None,
+            customer=(OURS, THEIRS, None)[number % 3],
+        )
+        for number in range(37)
+    ]
+    add(store, rows)
+    return [{**one, "id": number} for number, one in enumerate(rows)]
+
+
+def walk(api: Api, who: str = "admin", **parameters: Any) -> list[Any]:
+    """The pages, from the first to the last."""
+    pages = [api.ok("/async-tasks", who, **parameters)]
+    while pages[-1]["next"] is not None:
+        assert len(pages) < 100
+        pages.append(api.ok("/async-tasks", who, **parameters, cursor=pages[-1]["next"]))
+    return pages
+
+
+def ids_of(pages: list[Any]) -> list[str]:
+    return [one["celeryTaskId"] for page in pages for one in page["results"]]
+
+
+@pytest.mark.parametrize("ordering", ORDER_BY)
+def test_each_order_to_its_end(api: Api, many: list[dict[str, Any]], ordering: str) -> None:
+    column = {"createdAt": "created_at", "startedAt": "started_at", "completedAt": "completed_at"}[ordering.lstrip("-")]
+    down = ordering.startswith("-")
+    there = sorted((one for one in many if one[column]), key=lambda one: (one[column], one["id"]), reverse=down)
+    none = sorted((one for one in many if not one[column]), key=lambda one: one["id"], reverse=down)
+    for limit in (3, 36, 37):
+        pages = walk(api, ordering=ordering, limit=limit)
+        assert ids_of(pages) == [one["celery_task_id"] for one in (*there, *none)]
+        assert {len(page["results"]) for page in pages[:-1]} <= {limit}
+        assert {(page["complete"], page["lookedBackTo"]) for page in pages} == {(True, None)}
+
+
+def test_newest_first_unless_another_order_is_asked_for(api: Api, many: list[dict[str, Any]]) -> None:
+    assert api.ids() == api.ids(ordering="-createdAt")
+    assert api.ids() != api.ids(ordering="createdAt")
+
+
+def test_a_cursor_is_of_one_order(api: Api, many: list[dict[str, Any]]) -> None:
+    cursor = api.ok("/async-tasks", limit=5)["next"]
+    said = is_problem(api.get("/async-tasks", cursor=cursor, ordering="createdAt"), "invalid-parameter", 422, "cursor")
+    assert "another order" in said
+    assert len(api.ids(cursor=cursor)) == 32
+
+
+def test_a_page_has_fifty_tasks_and_at_most_a_thousand(store: Store, api: Api) -> None:
+    add(store, [row(f"task-{number}") for number in range(MOST_ROWS + 1)])
+    assert len(api.ids()) == 50
+    first = api.ok("/async-tasks", limit=MOST_ROWS)
+    assert len(first["results"]) == MOST_ROWS
+    assert len(api.ids(cursor=first["next"])) == 1
+
+
+def test_a_caller_of_one_customer_walks_over_its_own(api: Api, many: list[dict[str, Any]]) -> None:
+    own = [one["celery_task_id"] for one in many if one["customer"] == OURS]
+    for ordering in ORDER_BY:
+        assert sorted(ids_of(walk(api, "ours", limit=2, ordering=ordering))) == own
+
+
+@pytest.mark.parametrize("ordering", ["-createdAt", "createdAt"])
+def test_a_search_that_is_bounded_says_so_and_goes_on(
+    api: Api, many: list[dict[str, Any]], ordering: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LISTS, "MOST_LOOKED_AT", 10)
+    by_time = sorted(many, key=lambda one: (one["created_at"], one["id"]), reverse=ordering.startswith("-"))
+    page = api.ok("/async-tasks", search="kwargs.none:1", ordering=ordering)
+    assert (page["results"], page["complete"]) == ([], False)
+    assert page["lookedBackTo"] == z(by_time[9]["created_at"])
+    pages = walk(api, search="message:none", ordering=ordering, limit=4)
+    assert ids_of(pages) == [one["celery_task_id"] for one in by_time]
+    last = walk(api, search="kwargs.none:1", ordering=ordering)[-1]
+    assert (last["complete"], last["lookedBackTo"], last["next"]) == (True, None, None)
+
+
+def test_another_order_sorts_the_newest_and_says_so(
+    api: Api, many: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LISTS, "MOST_LOOKED_AT", 10)
+    newest = sorted(many, key=lambda one: (one["created_at"], one["id"]), reverse=True)[:10]
+    pages = walk(api, ordering="completedAt", limit=3)
+    assert sorted(ids_of(pages)) == sorted(one["celery_task_id"] for one in newest)
+    assert {(one["complete"], one["lookedBackTo"]) for one in pages} == {(False, z(newest[-1]["created_at"]))}
+
+
+# -- one task
+
+
+def properties(shape: Any) -> list[str]:
+    return [one.alias for one in shape.model_fields.values()]
+
+
+def test_a_task_in_which_everything_is_there(api: Api, two: None) -> None:
+    shown = api.ok(f"/async-tasks/{UUID}")
+    number = shown["id"]
+    assert list(shown) == properties(Shape)
+    assert shown == {
+        "id": number,
+        "createdByName": "Ada Lovelace, Countess",
+        "name": "shop.refund",
+        "createdAt": "2026-01-31T12:00:01.000000Z",
+        "status": "FAILURE",
+        "errorMessage": "no\nmoney",
+        "errorType": "shop.NoMoney",
+        "retries": 3,
+        "completedAt": "2026-01-31T12:00:05.000000Z",
+        "startedAt": "2026-01-31T12:00:02.000000Z",
+        "celeryTaskId": UUID,
+        "rootTaskId": "root-1",
+        "parentTaskId": "parent-1",
+        "traceId": TRACE,
+        "spanId": SPAN,
+        "taskArgs": [1, "é"],
+        "taskKwargs": {"account": {"id": 17}},
+        "result": {"a": None},
+        "content": {"note": "x"},
+        "customer": -5,
+        "createdBy": 2**63 - 1,
+    }
+    assert api.ok(f"/async-tasks/{number}") == shown
+    assert api.ok("/async-tasks")["results"][0] == shown
+
+
+def test_a_task_in_which_nothing_is_there(api: Api, two: None) -> None:
+    shown = api.ok("/async-tasks/plain")
+    there = {name: value for name, value in shown.items() if value is not None}
+    assert there.keys() == {"id", "name", "createdAt", "status", "retries", "celeryTaskId"}
+    assert list(shown) == properties(Shape)
+
+
+def test_a_celery_id_that_is_a_number(store: Store, api: Api) -> None:
+    """Our own number comes first, for it is what a list links to."""
+    add(store, [row("first"), row("9" * 18), row("9" * 19), row("007")])
+    first = api.ok("/async-tasks/first")
+    add(store, [row(str(first["id"]), name="shop.named")])
+    assert api.ok(f"/async-tasks/{first['id']}")["celeryTaskId"] == "first"
+    for task_id in ("9" * 18, "9" * 19, "007"):
+        assert api.ok(f"/async-tasks/{task_id}")["celeryTaskId"] == task_id
+
+
+def test_a_celery_id_of_any_kind(store: Store, api: Api) -> None:
+    """One with a slash is found by our number alone."""
+    odd = ["a/b", "é 😀", "50%", "a+b", "?", "#", "stats ", "..;"]
+    add(store, [row(task_id) for task_id in odd])
+    for task in api.ok("/async-tasks")["results"]:
+        assert api.ok(f"/async-tasks/{task['id']}") == task
+        answer = api.get(f"/async-tasks/{quote(task['celeryTaskId'], safe='')}")
+        if "/" in task["celeryTaskId"]:
+            is_problem(answer, "not-found", 404)
+        else:
+            assert answer.json() == task
+
+
+def test_there_is_no_such_task(api: Api, two: None) -> None:
+    """Only the whole id is one: its beginning, or a pattern, is a matter of searches."""
+    for task_id in ("none", "0", "-1", "9" * 30, "%00", "a%0Ab", "%25", UUID[:8], UUID.upper(), "x" * 255):
+        for below in ("", "/attempts", "/workflow"):
+            is_problem(api.get(f"/async-tasks/{task_id}{below}"), "not-found", 404)
+    is_problem(api.get(f"/async-tasks/{'x' * 256}"), "invalid-parameter", 422, "id")
+
+
+def test_attempts(store: Store, api: Api) -> None:
+    store.write(lines([*order(), *HISTORIES["unrecorded_producer"]()]))
+    shown = api.ok(f"/async-tasks/{CHARGE}/attempts")
+    assert shown["complete"] is True
+    assert [list(one) for one in shown["results"]] == [properties(AttemptShape)] * 2
+    first, second = shown["results"]
+    at = dt.datetime.fromtimestamp(START / 1e6, dt.timezone.utc)
+    assert first == {
+        "attempt": 1, "name": "shop.charge", "retries": 0, "redelivered": False, "publishedAt": z(at + SECOND * 0.13),
+        "receivedAt": z(at + SECOND * 0.131), "eta": None, "startedAt": z(at + SECOND * 0.14),
+        "endedAt": z(at + SECOND * 0.2), "outcome": "retried",
+        "errorType": "TimeoutError", "errorMessage": "the bank did not answer",
+        "traceback": None, "worker": "celery@one", "pid": 4711, "queue": "celery", "traceId": None, "spanId": None,
+    }  # fmt: skip
+    assert (second["attempt"], second["retries"], second["outcome"]) == (2, 1, "succeeded")
+    assert second["eta"] == z(at + SECOND * 0.4)
+    number = api.ok(f"/async-tasks/{CHARGE}")["id"]
+    assert api.ok(f"/async-tasks/{number}/attempts") == shown
+    assert api.ok(f"/async-tasks/{SHIP}/attempts")["results"][0]["traceback"] == TRACEBACK
+    assert api.ok(f"/async-tasks/{NOTIFY}/attempts") == {"results": [], "complete": True}
+
+
+def test_attempts_that_are_too_many(store: Store, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.write(lines(HISTORIES["retries_exhausted"]()))
+    task = api.ok("/async-tasks")["results"][0]["id"]
+    for most, shown in ((2, 2), (3, 3)):
+        for module in (find, tasks):
+            monkeypatch.setattr(module, "MOST_ATTEMPTS", most)
+        found = api.ok(f"/async-tasks/{task}/attempts")
+        assert [one["attempt"] for one in found["results"]] == list(range(1, shown + 1))
+        assert found["complete"] is (most == 3)
+
+
+# -- workflow
+
+
+def test_a_workflow_from_any_member(store: Store, api: Api) -> None:
+    store.write(lines([*order(), *about(HISTORIES["success"](), "other")]))
+    shown = api.ok(f"/async-tasks/{CHECKOUT}/workflow")
+    assert shown["complete"] is True
+    assert [list(one) for one in shown["results"]] == [properties(AsyncTaskMember)] * 5
+    keys = ("celeryTaskId", "parentTaskId", "depth", "status", "critical", "planned", "unsent")
+    assert [tuple(one[key] for key in keys) for one in shown["results"]] == [
+        (CHECKOUT, None, 0, "SUCCESS", True, False, False),
+        (CHARGE, CHECKOUT, 1, "SUCCESS", True, False, False),
+        (SHIP, CHARGE, 2, "FAILURE", True, False, False),
+        (NOTIFY, SHIP, 3, "FAILURE", False, False, True),
+        (INVOICE, CHECKOUT, 1, "SUCCESS", False, False, False),
+    ]
+    assert (shown["results"][2]["errorType"], shown["results"][2]["errorMessage"]) == ("ValueError", "no stock")
+    for one in (CHARGE, SHIP, NOTIFY, INVOICE):
+        assert api.ok(f"/async-tasks/{one}/workflow") == shown
+
+
+def test_a_workflow_that_is_too_large(store: Store, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.write(lines(order()))
+    monkeypatch.setattr(sys.modules["celery_asynctask.queries.workflow"], "MOST_MEMBERS", 3)
+    shown = api.ok(f"/async-tasks/{NOTIFY}/workflow")
+    assert shown["complete"] is False
+    assert len(shown["results"]) == 3
+    assert NOTIFY in {one["celeryTaskId"] for one in shown["results"]}, "what was asked about is there"
+
+
+# -- statistics and health
+
+
+def test_statistics(store: Store, api: Api, many: list[dict[str, Any]]) -> None:
+    add(store, [row("other", name="shop.other", status="FAILURE", completed_at=AT, retries=2)])
+    since = {"createdAfter": z(AT), "createdBefore": z(AT + 60 * SECOND)}
+    shown = api.ok("/async-tasks/stats", **since)
+    assert {name: shown[name] for name in ("since", "until", "complete", "lookedBackTo")} == {
+        "since": z(AT),
+        "until": z(AT + 60 * SECOND),
+        "complete": True,
+        "lookedBackTo": None,
+    }
+    charge, other = shown["results"]
+    assert (charge["name"], charge["tasks"], charge["failed"], charge["perMinute"]) == ("shop.charge", 37, 0, 37.0)
+    assert other == {
+        "name": "shop.other", "tasks": 1, "failed": 1, "failureRate": 1.0, "retries": 2, "perMinute": 1.0,
+        "wait": {"p50": None, "p95": None, "p99": None}, "run": {"p50": None, "p95": None, "p99": None},
+    }  # fmt: skip
+    assert {type(one) for one in charge["wait"].values()} == {float}
+    named = api.ok("/async-tasks/stats", name="shop.other", **since)["results"]
+    assert named == [other]
+    ours = api.ok("/async-tasks/stats", "ours", **since)["results"]
+    assert [(one["name"], one["tasks"]) for one in ours] == [("shop.charge", 13)]
+
+
+def test_statistics_are_of_the_last_day(store: Store, api: Api) -> None:
+    now = dt.datetime.now(dt.timezone.utc)
+    add(store, [row("old", created_at=now - dt.timedelta(hours=25)), row("new", created_at=now - SECOND)])
+    [name] = api.ok("/async-tasks/stats")["results"]
+    assert name["tasks"] == 1
+    [name] = api.ok("/async-tasks/stats", search="since:2d")["results"]
+    assert name["tasks"] == 2
+    is_problem(api.get("/async-tasks/stats", ordering="createdAt"), "invalid-parameter", 422, "ordering")
+
+
+def test_health_of_a_record_that_is_whole(
+    store: Store, api: Api, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "KEPT_SECONDS", 0)
+    source = {"source": "a", "host": "h", "pid": 1, "role": "child", "at": START, "journal": "j"}
+    store.write(lines(HISTORIES["success"]()), [SourceUpdate(source, Position(last_number=4, stored=4))])
+    store.note_ended("j", [], dt.timedelta(0))
+    shown = api.ok("/health")
+    assert shown["schemaVersion"] == SCHEMA_VERSION
+    assert shown["ledger"]["complete"] is True
+    assert (shown["ledger"]["accepted"], shown["ledger"]["stored"], shown["ledger"]["processes"]) == (4, 4, 1)
+    assert journal.append(lines([published()])[0])
+    ledger = api.ok("/health")["ledger"]
+    assert (ledger["accepted"], ledger["inJournal"], ledger["processes"]) == (5, 1, 2)
+
+
+def test_health_of_a_record_that_is_not(store: Store, api: Api) -> None:
+    position = Position(last_number=9, stored=4, quarantined=2, dropped={"full": 3})
+    source = {"source": "a", "host": "h", "pid": 1, "role": "child", "at": START, "journal": "j"}
+    store.write([], [SourceUpdate(source, position)])
+    store.note_ended("j", [], dt.timedelta(0))
+    ledger = api.ok("/health")["ledger"]
+    told = {name: ledger[name] for name in ("complete", "stored", "quarantined", "dropped", "missing", "accepted")}
+    assert told == {
+        "complete": False, "stored": 4, "quarantined": 2, "dropped": {"full": 3}, "missing": 3, "accepted": 12
+    }  # fmt: skip
+    assert "3" in ledger["sentence"]
+    assert api.ok("/health", "ours") == {"schemaVersion": SCHEMA_VERSION, "ledger": None}, "not of its customers"
+
+
+@pytest.mark.parametrize("fault", [PermissionError(13, "not yours"), JournalError("The journal cannot be used.")])
+def test_health_where_the_journal_cannot_be_read(
+    store: Store, api: Api, fault: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is another user's: the tables say what they know."""
+
+    def refuse(_directory: Path) -> Any:
+        raise fault
+
+    monkeypatch.setattr(health, "survey_of", refuse)
+    source = {"source": "a", "host": "h", "pid": 1, "role": "child", "at": START, "journal": "j"}
+    store.write([], [SourceUpdate(source, Position(last_number=4, stored=4))])
+    ledger = api.ok("/health")["ledger"]
+    assert (ledger["stored"], ledger["complete"], ledger["unknown"]) == (4, True, {"h": 1})
+
+
+def test_what_is_recorded_later_is_seen(store: Store, api: Api) -> None:
+    run = Delivery(2)
+    store.write(lines([published(customer=OURS), run.started(3, customer=OURS)]))
+    [shown] = api.ok("/async-tasks", "ours")["results"]
+    assert (shown["status"], shown["completedAt"]) == ("STARTED", None)
+    store.write(lines([run.ended(Kind.SUCCEEDED, 9, result=[1])]))
+    [shown] = api.ok("/async-tasks", "ours")["results"]
+    assert (shown["status"], shown["result"]) == ("SUCCESS", [1])
+    assert shown["completedAt"] is not None

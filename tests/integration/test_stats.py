@@ -1,0 +1,179 @@
+"""``stats``, ``errors`` and ``top`` as real processes, in pipes and on terminals, on every kind of database."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from sqlalchemy import make_url
+
+from tests.benchmarks import rows
+from tests.integration.commands import Project
+from tests.integration.screen import ENTERED, LEFT, Screen
+from tests.waiting import wait_for
+
+TASKS = 400
+
+
+@pytest.fixture
+def project(database: str, tmp_path: Path) -> Project:
+    rows.fill(database, TASKS)
+    return Project(tmp_path, asynctask_url=database)
+
+
+def test_what_they_print(project: Project) -> None:
+    stats = project.run("stats", "since:20d", "--json")
+    assert stats.code == 0, stats.err
+    assert sum(one["tasks"] for one in stats.values) == TASKS
+    assert stats.values[0]["wait"].keys() == {"p50", "p95", "p99"}
+    errors = project.run("errors", "--sort", "last", "-n", "2", "--utc")
+    assert errors.code == 0, errors.err
+    causes = [line for line in errors.lines if line[0].isdigit()]
+    assert len(causes) == 2
+    assert "── example  " in errors.out
+    assert "more causes" in errors.err
+    top = project.run("top")
+    assert top.code == 0, top.err
+    assert "\x1b" not in top.out
+    assert all(title in top.lines for title in ("Running for the longest time", "Newest failures", "Lost"))
+    assert "✔ SUCCESS " in top.out
+    assert " alive, 0 silent" in top.out
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Project:
+    """On SQLite alone."""
+    url = f"sqlite:///{tmp_path / 'small.db'}"
+    rows.fill(url, TASKS)
+    return Project(tmp_path, asynctask_url=url)
+
+
+def test_more_of_what_they_print(small: Project) -> None:
+    table = small.run("stats", "since:20d", "name:billing.*")
+    assert table.lines[0].split()[:5] == ["name", "tasks", "failed", "rate", "retries"]
+    assert all(line.startswith("billing.") for line in table.lines[1:])
+    assert "Tasks asked for from " in table.err
+    nothing = small.run("stats", "name:no.such")
+    assert (nothing.code, nothing.out) == (0, "")
+    assert "No task is like that." in nothing.err
+    causes = small.run("errors", "--json").values
+    assert [one["tasks"] for one in causes] == sorted((one["tasks"] for one in causes), reverse=True)
+    assert small.run("errors", "--sort", "first", "--json").values[0]["first"] == max(one["first"] for one in causes)
+    assert "No failure is like that." in small.run("errors", "name:no.such").err
+    (now,) = small.run("top", "--json").values
+    assert now.keys() >= {"counts", "running", "slowest", "failures", "lost", "recording"}
+
+
+def test_how_they_fail(small: Project) -> None:
+    for command in ("stats", "errors"):
+        wrong = small.run(command, "no:such")
+        assert (wrong.code, wrong.out) == (2, "")
+        assert wrong.err.startswith("Error: The search has no key 'no'.")
+    for command in ("stats", "top"):
+        away = small.run(command, group=("--url", "postgresql+psycopg://postgres@127.0.0.1:9/x"))
+        assert (away.code, away.out) == (3, "")
+        assert "cannot be read" in away.err
+        assert len(away.err.splitlines()) == 1
+
+
+# -- on a terminal
+
+
+class Gate:
+    """A way to a server that can be closed, and opened again."""
+
+    def __init__(self, url: str) -> None:
+        self._url = make_url(url)
+        self._sockets: list[socket.socket] = []
+        self._port = 0
+        self._flows = threading.Event()
+        self._flows.set()
+        self.held_up = threading.Event()
+        """Somebody has sent something while it was frozen."""
+        self.open()
+
+    @property
+    def url(self) -> str:
+        """Of the same database, through here."""
+        return self._url.set(host="127.0.0.1", port=self._port).render_as_string(hide_password=False)
+
+    def open(self) -> None:
+        self._door = socket.create_server(("127.0.0.1", self._port))
+        self._port = self._door.getsockname()[1]
+        threading.Thread(target=self._accept, args=[self._door], daemon=True).start()
+
+    def close(self) -> None:
+        self._flows.set()
+        for one in (self._door, *self._sockets):
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+        self._sockets.clear()
+
+    def freeze(self) -> None:
+        """Let nothing through from here on, and say nothing."""
+        self._flows.clear()
+
+    def _accept(self, door: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                ours, _ = door.accept()
+                theirs = socket.create_connection((self._url.host, self._url.port))
+                self._sockets += [ours, theirs]
+                for one, other in ((ours, theirs), (theirs, ours)):
+                    threading.Thread(target=self._pass, args=[one, other], daemon=True).start()
+
+    def _pass(self, one: socket.socket, other: socket.socket) -> None:
+        with suppress(OSError):
+            while data := one.recv(65536):
+                if not self._flows.is_set():
+                    self.held_up.set()
+                    self._flows.wait()
+                other.sendall(data)
+            other.shutdown(socket.SHUT_RDWR)
+
+
+def test_the_live_view(database: str, tmp_path: Path) -> None:
+    """On servers, through an outage, and until one that takes connections does not answer."""
+    rows.fill(database, TASKS)
+    gate = None if database.startswith("sqlite") else Gate(database)
+    project = Project(tmp_path, asynctask_url=gate.url if gate else database)
+    with Screen(project.path, "top", "--interval", "0.2") as screen:
+        screen.wait_for("✖ FAILURE")
+        if gate is not None:
+            gate.close()
+            screen.wait_for("problem")
+            screen.wait_for("cannot be read")
+            screen.wait_for("tries")
+            screen.wait_for("✖ FAILURE")  # what was known is still there
+            gate.open()
+            screen.wait_for("looks")
+            gate.freeze()
+            wait_for(gate.held_up.is_set, 10, "a question")
+        assert not screen.echoes
+        screen.type("q")
+        assert screen.ended() == 0
+        assert screen.shown.count(ENTERED) == screen.shown.count(LEFT) == 1
+        assert screen.echoes
+        assert "Traceback (most recent" not in screen.shown.rpartition(LEFT)[2]
+    if gate is not None:
+        gate.close()
+
+
+@pytest.mark.parametrize(
+    ("end", "code"), [("\x03", 0), (signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGHUP, 128 + signal.SIGHUP)]
+)
+def test_ways_to_end_the_live_view(small: Project, end: str | int, code: int) -> None:
+    with Screen(small.path, "top", rows=24, columns=80) as screen:
+        screen.wait_for("database")
+        if isinstance(end, str):
+            screen.type(end)
+        else:
+            screen.process.send_signal(end)
+        assert screen.ended() == code
+        assert screen.shown.count(LEFT) == 1
+        assert screen.echoes

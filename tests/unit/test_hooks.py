@@ -1,0 +1,52 @@
+"""The hooks that every task pays for contain what they raise by themselves, as `errors.guard` does for the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any, NoReturn
+
+import pytest
+from billiard.exceptions import SoftTimeLimitExceeded
+
+from celery_asynctask.errors import failures
+from celery_asynctask.hooks.run import on_postrun, on_task_init
+from celery_asynctask.hooks.worker import on_received
+
+
+class Broken:
+    """Raises, whatever it is asked."""
+
+    def __init__(self, error: type[BaseException]) -> None:
+        self.__dict__["error"] = error
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise self.error(name)
+
+
+HOOKS: dict[str, Callable[[Any], None]] = {
+    "on_task_init": lambda broken: on_task_init("abc", broken),
+    "on_postrun": lambda broken: on_postrun(broken, "abc", None, "SUCCESS", signal=None),
+    "on_received": lambda broken: on_received(SimpleNamespace(id="abc", task=broken), signal=None, sender=None),
+}
+
+
+@pytest.fixture(autouse=True)
+def no_failures_yet() -> Iterator[None]:
+    failures.clear()
+    yield
+    failures.clear()
+
+
+@pytest.mark.parametrize("name", HOOKS)
+def test_what_a_hook_raises_is_said_and_goes_no_further(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    HOOKS[name](Broken(RuntimeError))
+    assert failures == {f"{name}: RuntimeError": 1}
+    assert f"could not record {name} of task abc: RuntimeError(" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["on_task_init", "on_postrun"])
+def test_the_task_s_soft_time_limit_is_let_through(name: str) -> None:
+    with pytest.raises(SoftTimeLimitExceeded):
+        HOOKS[name](Broken(SoftTimeLimitExceeded))
+    assert not failures
