@@ -27,8 +27,9 @@ ANY: Any = object()
 """Not checked: decided by a race, or by someone else."""
 START_SECONDS = 40
 """A worker imports Celery and forks; more only on a machine in trouble."""
-STOP_SECONDS = 30
-"""Longer than any task of the suite runs."""
+STOP_SECONDS = 60
+"""Longer than any task of the suite runs, and than a child waits, 30 s, for its parent to read a result that a warm
+shutdown keeps it from reading (billiard 4.3, pool.py, _ensure_messages_consumed)."""
 
 
 Shape = Callable[["World"], Any]
@@ -148,6 +149,13 @@ class World:
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **self.plan.environment(), **environment},
             )
+
+    def wait_until_idle(self) -> None:
+        """Wait until the worker has read what its children told it. A result is seen elsewhere before; see
+        `STOP_SECONDS`."""
+        name = f"{self.log.stem}@localhost"
+        inspect_ = self.app.control.inspect([name], timeout=5, limit=1)
+        wait_for(lambda: inspect_.active() == {name: []}, 20, "the worker to be idle")
 
     # -- rows ------------------------------------------------------------------
 

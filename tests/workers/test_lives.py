@@ -158,6 +158,7 @@ def test_tasks_run_whatever_is_broken(tmp_path, broken: str) -> None:
                     bad.get(timeout=20)
                 assert again.get(timeout=20) == "after 2"
                 wait_for(lambda: line in world.log.read_text(), 20, f"{line!r} in the log")
+                world.wait_until_idle()
                 started = time.monotonic()
                 assert stop(worker) == 0
                 assert time.monotonic() - started < 10
