@@ -9,7 +9,7 @@ were looked at, for tasks come in bursts.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import (
@@ -100,7 +100,7 @@ def series(
     is_cheap = not wanted.scanned and len(search.terms) + (reader.customers is not None) <= 1
     bound = max(each, most_counted // max(len(full), 1)) if is_cheap else each
     led_to = reader.seen(select(AsyncTask.created_at)).where(*wanted.indexed)
-    for number, counted in _counts(session, led_to, {number: times[number] for number in full}, bound + 1).items():
+    for number, counted in _counts(session, led_to, times, bound + 1).items() if full else ():
         if counted > each:
             told[number] = told[number]._replace(
                 looked_back_to=found[number]["first"],
@@ -111,14 +111,15 @@ def series(
 
 
 def _counts(
-    session: Session, led_to: Select[Any], times: Mapping[int, tuple[dt.datetime, dt.datetime]], most: int
+    session: Session, led_to: Select[Any], times: Sequence[tuple[dt.datetime, dt.datetime]], most: int
 ) -> dict[int, int]:
-    """How many rows there are in each of these parts, ``most`` at most: an index alone tells."""
+    """How many rows there are in each part, ``most`` at most: an index alone tells. It asks of those too of which it is
+    known: SQLAlchemy takes 35 ms for a statement of another number of parts than it has seen."""
     each = []
-    for number, (start, end) in times.items():
+    for number, (start, end) in enumerate(times):
         one = led_to.where(AsyncTask.created_at >= start, AsyncTask.created_at < end).limit(most).subquery()
         each.append(select(literal(number).label("part"), func.count().label("there")).select_from(one))
-    return {row.part: row.there for row in session.execute(union_all(*each))} if each else {}
+    return {row.part: row.there for row in session.execute(union_all(*each))}
 
 
 def _measures(matches: ColumnElement[bool], dialect: str) -> Select[Any]:
