@@ -1,22 +1,35 @@
-"""A store that is empty at the start of each test, a journal, and drains between them."""
+"""Stores that are empty or hold some tasks, a journal, drains between them; apps, and the HTTP API."""
 
 from __future__ import annotations
 
+import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import delete
+from celery import Celery
+from sqlalchemy import delete, insert
 
-from celery_asynctask import batch
+from celery_asynctask import batch, install, uninstall
 from celery_asynctask.drain import Drain
+from celery_asynctask.http import actions
 from celery_asynctask.journal import Directory, Journal
-from celery_asynctask.model import AsyncTaskRevision, AsyncTaskVersion, Base
+from celery_asynctask.model import AsyncTaskAttempt, AsyncTaskRevision, AsyncTaskVersion, Base
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
+from celery_asynctask.store.writer import Writer
 from tests import services
 from tests.integration.draining import MakeDrain
+from tests.integration.http import Api, api_over, tell
+from tests.integration.oracle import START as AT
+from tests.integration.oracle import add, row
+from tests.integration.samples import EVERYTHING, SECOND, UUID
+from tests.integration.tenants import WHOSE
+
+lookup = sys.modules["celery_asynctask.queries.reruns"]
+"""The module; in its package, a function may have the name."""
 
 
 @pytest.fixture(autouse=True)
@@ -68,3 +81,74 @@ def journal(store: Store, tmp_path: Path) -> Iterator[Journal]:
     made = Journal(tmp_path / "journal", store.settings.store_id)
     yield made
     made.close()
+
+
+@pytest.fixture
+def writer(store: Store) -> Iterator[Writer]:
+    made = Writer(store.settings)
+    yield made
+    assert made.engine.pool.checkedout() == 0, "a connection was not given back"  # type: ignore[attr-defined]
+    made.close()
+
+
+@pytest.fixture
+def shop(store: Store, tmp_path: Path) -> Iterator[Celery]:
+    """An app that knows the task of the histories."""
+    made = Celery("shop", broker="memory://", set_as_current=False)
+    made.conf.update(asynctask_journal_dir=str(tmp_path / "journal"), task_default_queue=f"shop-{uuid.uuid4().hex}")
+
+    @made.task(shared=False, name="shop.charge")
+    def charge(number: int, text: str, currency: str = "EUR") -> None: ...
+
+    yield made
+    uninstall(made)
+    made.close()
+
+
+@pytest.fixture
+def api(store: Store, shop: Celery) -> Iterator[Api]:
+    """The HTTP API over the store, with that app."""
+    with api_over(store, shop) as made:
+        yield made
+
+
+@pytest.fixture
+def not_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The record does not know yet what was sent again: no recorder has looked since."""
+    monkeypatch.setattr(actions, "reruns", lambda *_: lookup.Reruns({}, None))
+
+
+@pytest.fixture
+def eager_app(tmp_path: Path) -> Iterator[Celery]:
+    """An app whose tasks run where they are called, recorded into an SQLite file."""
+    app = Celery("eager", broker="memory://", backend="cache+memory://", set_as_current=False)
+    app.conf.update(
+        task_always_eager=True,
+        asynctask_url=f"sqlite:///{tmp_path / 'rows.db'}",
+        asynctask_journal_dir=tmp_path / "journal",
+    )
+    install(app)
+    yield app
+    uninstall(app)
+
+
+@pytest.fixture
+def one_store(tmp_path: Path) -> Iterator[Store]:
+    """On SQLite, where the database does not matter."""
+    made = Store(Settings(url=f"sqlite:///{tmp_path / 'rows.db'}"))
+    made.prepare()
+    for task_id, customer in WHOSE.items():
+        tell(made, task_id, customer)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def two(store: Store) -> None:
+    """A task in which everything is there, and one in which as little is as may be."""
+    whole = row(UUID, **{**EVERYTHING, "created_at": AT + SECOND})
+    add(store, [{**dict.fromkeys(whole), **row("plain")}, whole])
+    attempt = {"run_key": "0", "name": "shop.refund", "retries": 3, "redelivered": False, "end_key": ""}
+    with store.engine.begin() as connection:
+        values = {"worker": "celery@one", "queue": "high", "celery_task_id": UUID}
+        connection.execute(insert(AsyncTaskAttempt), [{**attempt, **values}])

@@ -15,6 +15,7 @@ from sqlalchemy import event
 from celery_asynctask.http import create_app
 from celery_asynctask.http.problem import HEADERS, MEDIA_TYPE, TITLES
 from celery_asynctask.store import Store
+from tests.histories import HISTORIES, about, lines
 
 ADMIN = "admin"
 """Sees all tasks, and may do everything."""
@@ -133,3 +134,17 @@ def statements(api: Api) -> Iterator[list[str]]:
     event.listen(engine, "before_cursor_execute", note)
     yield sent
     event.remove(engine, "before_cursor_execute", note)
+
+
+def tell(store: Store, task_id: str, customer: int | None, **more: Any) -> None:
+    """A task of a customer that has succeeded."""
+    told = about(HISTORIES["success"](), task_id)
+    store.write(
+        lines(
+            {
+                **one,
+                **({"root": task_id, "parent": None, "customer": customer, **more} if one.get("asked") else {}),
+            }
+            for one in told
+        )
+    )

@@ -1,4 +1,4 @@
-"""What is stored, read back as the fold's own values."""
+"""What is stored, read back as it is, or as the fold's own values."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import enum
 from typing import Any
 
 from sqlalchemy import Table, select
+from sqlalchemy.orm import Session
 
 from celery_asynctask.lifecycle import Partial, project
 from celery_asynctask.model import AsyncTask, AsyncTaskAttempt
@@ -14,6 +15,12 @@ from celery_asynctask.store import Store
 from tests.histories import Delivery
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
+
+
+def rows(store: Store) -> dict[str, AsyncTask]:
+    """The tasks, by their ids."""
+    with Session(store.engine, expire_on_commit=False) as session:
+        return {one.celery_task_id: one for one in session.scalars(select(AsyncTask))}
 
 
 def stored(store: Store, prefix: str = "") -> dict[str, Partial]:

@@ -31,7 +31,7 @@ from celery_asynctask.store.writer import Writer
 from tests import services
 from tests.histories import HISTORIES, Delivery, about, failure, lines, published
 from tests.integration.commands import SECONDS, Project
-from tests.integration.test_purge import NOW, record
+from tests.integration.purge import NOW, record
 from tests.integration.test_values import JSON_VALUES
 
 ODD = "é 😀 \" ' \\ % :x\n\r\t\u2028\x1b[31m,;=1+1"

@@ -18,8 +18,7 @@ from markupsafe import escape
 
 from celery_asynctask.http.console.markup import SECURITY
 from celery_asynctask.store import Store
-from tests.integration.http import OURS, THEIRS, Api, api_over, statements, token_of
-from tests.integration.test_http_access import tell
+from tests.integration.http import OURS, THEIRS, Api, api_over, statements, tell, token_of
 
 PAGES = (
     "/",

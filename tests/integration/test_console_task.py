@@ -1,78 +1,28 @@
-"""The console's page of a task, its values as files, and sending it again; on each kind of database."""
+"""The console's page of a task, and its values as files; on each kind of database."""
 
 from __future__ import annotations
 
-import html
 import re
-import sys
-import uuid
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from celery import Celery
-from httpx import Response
 from sqlalchemy import insert, select, text
 
-from celery_asynctask import uninstall
 from celery_asynctask.events import Event
-from celery_asynctask.http import actions
 from celery_asynctask.http.console import task
 from celery_asynctask.model import AsyncTask, AsyncTaskAttempt, AsyncTaskSource
 from celery_asynctask.queries import around
 from celery_asynctask.store import Store
-from tests.histories import HISTORIES, SOURCE, Delivery, about, lines, published
-from tests.integration.http import ADMIN, OURS, THEIRS, Api, api_over, statements
+from tests.histories import SOURCE, Delivery, about, lines, published
+from tests.integration.console import look, sent_form, words
+from tests.integration.http import OURS, THEIRS, Api, api_over, statements, tell
 from tests.integration.oracle import START as AT
 from tests.integration.oracle import add, row
-from tests.integration.test_http_access import tell
 from tests.workflows import CHARGE, CHECKOUT, NOTIFY, SHIP, TRACEBACK, order
 
-lookup = sys.modules["celery_asynctask.queries.reruns"]
-"""The module; in its package, a function may have the name."""
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{ 7*7 }}\u202e"
-
-
-@pytest.fixture
-def app(store: Store, tmp_path: Path) -> Iterator[Celery]:
-    """An app that knows the task of the histories."""
-    made = Celery("shop", broker="memory://", set_as_current=False)
-    made.conf.update(asynctask_journal_dir=str(tmp_path / "journal"), task_default_queue=f"shop-{uuid.uuid4().hex}")
-
-    @made.task(shared=False, name="shop.charge")
-    def charge(number: int, text: str, currency: str = "EUR") -> None: ...
-
-    yield made
-    uninstall(made)
-    made.close()
-
-
-@pytest.fixture
-def api(store: Store, app: Celery) -> Iterator[Api]:
-    with api_over(store, app) as made:
-        yield made
-
-
-def look(api: Api, path: str, who: str | None = ADMIN, status: int = 200, **parameters: Any) -> str:
-    """A page."""
-    answer = api.get(f"/console{path}", who, **parameters)
-    assert answer.status_code == status, answer.text
-    assert answer.headers["content-type"].startswith("text/html")
-    assert "script-src 'self'" in answer.headers["content-security-policy"]
-    return answer.text
-
-
-def words(page: str) -> str:
-    """What one reads."""
-    main = page[page.index("<main") : page.index("</main>")]
-    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", main)).split())
-
-
-def sent_form(api: Api, path: str, who: str | None = ADMIN, headers: Any = (), **fields: str) -> Response:
-    """What a form does."""
-    return api.ask("POST", f"/console{path}", who, headers, data=fields)
 
 
 # -- the page
@@ -276,7 +226,7 @@ def test_without_the_right_there_are_no_values(store: Store, api: Api) -> None:
     assert "you have not the right payloads" in words(without)
 
 
-def test_links(store: Store, app: Celery) -> None:
+def test_links(store: Store, shop: Celery) -> None:
     add(store, [row("shop", name=HOSTILE, trace_id=TRACE, span_id=SPAN)])
     settings = {
         "asynctask_trace_url": "https://traces/{trace_id}?span={span_id}",
@@ -285,7 +235,7 @@ def test_links(store: Store, app: Celery) -> None:
             "Customer": "https://shop/{customer}",
         },
     }
-    with api_over(store, app, **settings) as api:
+    with api_over(store, shop, **settings) as api:
         page = look(api, "/tasks/shop")
     assert f'href="https://traces/{TRACE}?span={SPAN}"' in page
     assert 'href="https://logs/?q=%3Cscript%3E' in page
@@ -361,104 +311,3 @@ def test_a_page_takes_few_statements(store: Store, api: Api) -> None:
 
 def test_terms_are_quoted() -> None:
     assert task.term("parent", 'a"b\\c d') == 'parent:"a\\"b\\\\c d"'
-
-
-# -- rerun
-
-
-@pytest.mark.parametrize("who", ["ours", "ours-read"])
-def test_only_who_may_is_offered_to_send_it_again(store: Store, api: Api, who: str) -> None:
-    tell(store, "mine", OURS)
-    may = who == "ours"
-    assert ("/tasks/mine/rerun" in look(api, "/tasks/mine", who)) == may
-    look(api, "/tasks/mine/rerun", who, 200 if may else 403)
-    if not may:
-        assert sent_form(api, "/tasks/mine/rerun", who).status_code == 403
-        look(api, "/tasks/mine/rerun/sent", who, 403, id="x")
-
-
-def test_a_task_is_sent_again_and_says_by_whom(store: Store, app: Celery, api: Api) -> None:
-    tell(store, "old", OURS, content={"order": 17})
-    page = look(api, "/tasks/old/rerun", "ours")
-    assert '<form class="stack" method="post" action="/console/tasks/old/rerun">' in page
-    for said in ("Recorded as sent by ours", "its last run came by celery", "EUR", "Send it now"):
-        assert said in words(page)
-    answer = sent_form(api, "/tasks/old/rerun", "ours")
-    assert answer.status_code == 303, answer.text
-    match = re.fullmatch(r"/console(/tasks/old/rerun/sent)\?id=([0-9a-f-]{36})", answer.headers["location"])
-    assert match is not None
-    path, new = match[1], match[2]
-    read = words(look(api, path, "ours", id=new))
-    assert "That is not stored yet" in read or f"as {new} , which is" in read
-    uninstall(app)  # stores what is on its way
-    assert f"It was sent again, as {new} , which is … PENDING" in words(look(api, path, "ours", id=new))
-    made = api.ok(f"/async-tasks/{new}")
-    assert made["content"] == {"order": 17, "rerun_of": "old", "rerun_by": "ours"}
-    assert "Repeats old , sent again by ours" in words(look(api, f"/tasks/{new}", "ours"))
-
-
-def test_a_made_up_address_says_nothing_of_a_rerun(store: Store, api: Api) -> None:
-    tell(store, "old", OURS)
-    tell(store, "other", OURS)
-    for new in ("other", "no-such"):
-        assert "No task" in words(look(api, "/tasks/old/rerun/sent", id=new))
-    look(api, "/tasks/old/rerun/sent", status=422, id="a\0b")
-    look(api, "/tasks/old/rerun/sent", status=422)
-
-
-@pytest.fixture
-def not_stored(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The record does not know yet what was sent again."""
-    monkeypatch.setattr(actions, "reruns", lambda *_: lookup.Reruns({}, None))
-
-
-@pytest.mark.usefixtures("not_stored")
-def test_a_second_click(store: Store, api: Api) -> None:
-    tell(store, "old", OURS)
-    assert sent_form(api, "/tasks/old/rerun").status_code == 303
-    answer = sent_form(api, "/tasks/old/rerun")
-    assert answer.status_code == 409
-    assert "it was sent again a moment ago" in words(answer.text)
-    page = look(api, "/tasks/old/rerun")
-    assert "unless you tick “also if it was sent again before”" in words(page)
-    assert "Send it now" not in page
-    page = look(api, "/tasks/old/rerun", again="1")
-    assert '<input type="hidden" name="again" value="1">' in page
-    assert sent_form(api, "/tasks/old/rerun", again="1").status_code == 303
-
-
-def test_what_is_refused(store: Store, api: Api) -> None:
-    tell(store, "redacted", OURS, kwargs={"password": {"$asynctask": "redacted"}})
-    store.write(lines(about(HISTORIES["success"]()[:3], "running")))
-    page = look(api, "/tasks/redacted/rerun")
-    assert "its kwargs are not whole: password is redacted" in words(page)
-    assert "Send it now" not in page
-    assert "Look once more" not in page
-    assert "its kwargs are not whole" in words(sent_form(api, "/tasks/redacted/rerun").text)
-    page = look(api, "/tasks/running/rerun")
-    assert "it is not over, but STARTED (unless you tick “also if it is not over”)" in words(page)
-    assert '<input type="checkbox" name="unfinished" value="1">' in page
-    page = look(api, "/tasks/running/rerun", unfinished="1")
-    assert "it is done twice" in words(page)
-    assert sent_form(api, "/tasks/running/rerun", unfinished="1").status_code == 303
-    look(api, "/tasks/redacted/rerun", status=422, queue="x")
-
-
-def test_another_site_sends_nothing(store: Store, app: Celery, api: Api) -> None:
-    tell(store, "old", OURS)
-    for headers in ({"Sec-Fetch-Site": "cross-site"}, {"Origin": "https://elsewhere.example"}):
-        assert sent_form(api, "/tasks/old/rerun", headers=headers).status_code == 403
-    uninstall(app)
-    assert len(api.ids()) == 1
-
-
-def test_what_the_server_is_not_set_up_for(store: Store, app: Celery) -> None:
-    tell(store, "old", OURS)
-    with api_over(store, app, task_always_eager=True) as api:
-        assert "not set up" in words(look(api, "/tasks/old/rerun", status=409))
-        answer = sent_form(api, "/tasks/old/rerun")
-        assert answer.status_code == 409
-    with api_over(store, app, task_always_eager=False, broker_url="redis://:secret@127.0.0.1:9/0") as api:
-        answer = sent_form(api, "/tasks/old/rerun")
-        assert answer.status_code == 503
-        assert "redis" not in answer.text

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,22 +10,9 @@ from celery import Celery, chain, chord, group
 from sqlalchemy import create_engine, select
 from sqlalchemy.orm import Session
 
-from celery_asynctask import AsyncTask, AsyncTaskAttempt, install, uninstall
+from celery_asynctask import AsyncTask, AsyncTaskAttempt, uninstall
 
 Rows = Callable[[], list[tuple[Any, ...]]]
-
-
-@pytest.fixture
-def app(tmp_path: Path) -> Iterator[Celery]:
-    app = Celery("eager", broker="memory://", backend="cache+memory://", set_as_current=False)
-    app.conf.update(
-        task_always_eager=True,
-        asynctask_url=f"sqlite:///{tmp_path / 'rows.db'}",
-        asynctask_journal_dir=tmp_path / "journal",
-    )
-    install(app)
-    yield app
-    uninstall(app)
 
 
 def stored(app: Celery, *columns: Any) -> list[tuple[Any, ...]]:
@@ -41,12 +27,12 @@ def stored(app: Celery, *columns: Any) -> list[tuple[Any, ...]]:
         engine.dispose()
 
 
-def test_always_eager(app: Celery) -> None:
-    @app.task(shared=False, name="add")
+def test_always_eager(eager_app: Celery) -> None:
+    @eager_app.task(shared=False, name="add")
     def add(x: int, y: int = 1) -> int:
         return x + y
 
-    @app.task(shared=False, name="total")
+    @eager_app.task(shared=False, name="total")
     def total(numbers: list[int]) -> int:
         return sum(numbers)
 
@@ -54,7 +40,7 @@ def test_always_eager(app: Celery) -> None:
     assert chain(add.s(1), add.s(10)).apply_async().get() == 12
     assert group(add.s(5), add.s(6)).apply_async().get() == [6, 7]
     assert chord([add.s(7), add.s(8)])(total.s()).get() == 17
-    assert stored(app, AsyncTask.name, AsyncTask.status, AsyncTask.task_args, AsyncTask.result) == [
+    assert stored(eager_app, AsyncTask.name, AsyncTask.status, AsyncTask.task_args, AsyncTask.result) == [
         ("add", "SUCCESS", [1], 2),
         ("add", "SUCCESS", [1], 2),
         ("add", "SUCCESS", [2, 10], 12),
@@ -67,14 +53,14 @@ def test_always_eager(app: Celery) -> None:
 
 
 @pytest.mark.parametrize("propagates", [False, True])
-def test_failure_and_retry(app: Celery, propagates: bool) -> None:
-    app.conf.task_eager_propagates = propagates
+def test_failure_and_retry(eager_app: Celery, propagates: bool) -> None:
+    eager_app.conf.task_eager_propagates = propagates
 
-    @app.task(shared=False, name="fail")
+    @eager_app.task(shared=False, name="fail")
     def fail() -> None:
         raise ValueError("boom")
 
-    @app.task(shared=False, name="again", bind=True, max_retries=3)
+    @eager_app.task(shared=False, name="again", bind=True, max_retries=3)
     def again(self: Any) -> str:
         if self.request.retries < 1:
             raise self.retry(exc=KeyError("once"), countdown=0)
@@ -87,14 +73,17 @@ def test_failure_and_retry(app: Celery, propagates: bool) -> None:
         assert fail.delay().state == "FAILURE"
     again.apply(throw=False)
     columns = (AsyncTask.name, AsyncTask.status, AsyncTask.retries, AsyncTask.error_type, AsyncTask.error_message)
-    assert stored(app, *columns) == [("again", "SUCCESS", 1, None, None), ("fail", "FAILURE", 0, "ValueError", "boom")]
+    assert stored(eager_app, *columns) == [
+        ("again", "SUCCESS", 1, None, None),
+        ("fail", "FAILURE", 0, "ValueError", "boom"),
+    ]
 
 
-def test_retry_that_propagates(app: Celery) -> None:
+def test_retry_that_propagates(eager_app: Celery) -> None:
     """The tracer raises the Retry to the caller as an internal error, and nothing runs again."""
-    app.conf.task_eager_propagates = True
+    eager_app.conf.task_eager_propagates = True
 
-    @app.task(shared=False, name="again", bind=True, max_retries=3)
+    @eager_app.task(shared=False, name="again", bind=True, max_retries=3)
     def again(self: Any) -> str:
         if self.request.retries < 1:
             raise self.retry(exc=KeyError("once"), countdown=0)
@@ -103,4 +92,4 @@ def test_retry_that_propagates(app: Celery) -> None:
     with pytest.raises(Exception, match=r"once|Retry"):
         again.delay()
     attempts = (AsyncTaskAttempt.run_key, AsyncTaskAttempt.outcome, AsyncTaskAttempt.error_type)
-    assert [row[1:] for row in stored(app, *attempts)] == [("retried", "KeyError")]
+    assert [row[1:] for row in stored(eager_app, *attempts)] == [("retried", "KeyError")]

@@ -24,10 +24,9 @@ from celery_asynctask.store import Store
 from celery_asynctask.store.erasure import Erasure
 from celery_asynctask.store.writer import Writer
 from tests.histories import HISTORIES, Delivery, about, lines, published
-from tests.integration.http import OURS, THEIRS, Api, api_over, is_problem, statements
+from tests.integration.http import OURS, THEIRS, Api, api_over, is_problem, statements, tell
+from tests.integration.purge import work
 from tests.integration.test_bundle import bundle_of, import_into
-from tests.integration.test_http_access import tell
-from tests.integration.test_purge import work
 
 LIST = "/async-tasks"
 

@@ -1,7 +1,8 @@
-"""The ledger that `/health` answers with: made once for all who ask within some seconds, however long it takes."""
+"""`/health`: what it says of the record, and its ledger, made once for all who ask within some seconds."""
 
 from __future__ import annotations
 
+import datetime as dt
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,11 +14,13 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from celery_asynctask.errors import StoreError
+from celery_asynctask.errors import JournalError, StoreError
 from celery_asynctask.http import health, memory
 from celery_asynctask.http.memory import Kept
+from celery_asynctask.journal import Journal
+from celery_asynctask.model import SCHEMA_VERSION
 from celery_asynctask.store import Position, SourceUpdate, Store
-from tests.histories import START
+from tests.histories import HISTORIES, START, lines, published
 from tests.integration.http import Api, api_over, is_problem
 from tests.waiting import wait_for
 
@@ -28,6 +31,55 @@ SECONDS = 20
 def api(store: Store, tmp_path: Path) -> Iterator[Api]:
     with api_over(store, asynctask_journal_dir=str(tmp_path / "journal")) as made:
         yield made
+
+
+def test_health_of_a_record_that_is_whole(
+    store: Store, api: Api, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "KEPT_SECONDS", 0)
+    source = {"source": "a", "host": "h", "pid": 1, "role": "child", "at": START, "journal": "j"}
+    store.write(lines(HISTORIES["success"]()), [SourceUpdate(source, Position(last_number=4, stored=4))])
+    store.note_ended("j", [], dt.timedelta(0))
+    shown = api.ok("/health")
+    assert shown["schemaVersion"] == SCHEMA_VERSION
+    assert shown["ledger"]["complete"] is True
+    assert (shown["ledger"]["accepted"], shown["ledger"]["stored"], shown["ledger"]["processes"]) == (4, 4, 1)
+    assert journal.append(lines([published()])[0])
+    ledger = api.ok("/health")["ledger"]
+    assert (ledger["accepted"], ledger["inJournal"], ledger["processes"]) == (5, 1, 2)
+
+
+def test_health_of_a_record_that_is_not(store: Store, api: Api) -> None:
+    position = Position(last_number=9, stored=4, quarantined=2, dropped={"full": 3})
+    source = {"source": "a", "host": "h", "pid": 1, "role": "child", "at": START, "journal": "j"}
+    store.write([], [SourceUpdate(source, position)])
+    store.note_ended("j", [], dt.timedelta(0))
+    ledger = api.ok("/health")["ledger"]
+    told = {name: ledger[name] for name in ("complete", "stored", "quarantined", "dropped", "missing", "accepted")}
+    assert told == {
+        "complete": False, "stored": 4, "quarantined": 2, "dropped": {"full": 3}, "missing": 3, "accepted": 12
+    }  # fmt: skip
+    assert "3" in ledger["sentence"]
+    assert api.ok("/health", "ours") == {"schemaVersion": SCHEMA_VERSION, "ledger": None}, "not of its customers"
+
+
+@pytest.mark.parametrize("fault", [PermissionError(13, "not yours"), JournalError("The journal cannot be used.")])
+def test_health_where_the_journal_cannot_be_read(
+    store: Store, api: Api, fault: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is another user's: the tables say what they know."""
+
+    def refuse(_directory: Path) -> Any:
+        raise fault
+
+    monkeypatch.setattr(health, "survey_of", refuse)
+    source = {"source": "a", "host": "h", "pid": 1, "role": "child", "at": START, "journal": "j"}
+    store.write([], [SourceUpdate(source, Position(last_number=4, stored=4))])
+    ledger = api.ok("/health")["ledger"]
+    assert (ledger["stored"], ledger["complete"], ledger["unknown"]) == (4, True, {"h": 1})
+
+
+# -- made once
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What the HTTP API reads: lists, one task, its attempts and workflow, statistics, health; on each kind of database."""
+"""What the HTTP API reads of many tasks: lists and statistics; on each kind of database."""
 
 from __future__ import annotations
 
@@ -7,32 +7,19 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pytest
-from sqlalchemy import insert
 
-from celery_asynctask.errors import JournalError
 from celery_asynctask.events import Kind
-from celery_asynctask.http import health, tasks
 from celery_asynctask.http.parameters import ORDER_BY
-from celery_asynctask.http.schema import AsyncTask as Shape
-from celery_asynctask.http.schema import AsyncTaskAttempt as AttemptShape
-from celery_asynctask.http.schema import AsyncTaskMember
-from celery_asynctask.journal import Journal
-from celery_asynctask.model import SCHEMA_VERSION, AsyncTaskAttempt
-from celery_asynctask.queries import find
 from celery_asynctask.queries.page import MOST_ROWS
-from celery_asynctask.store import Position, SourceUpdate, Store
-from tests.histories import HISTORIES, START, Delivery, about, lines, published
+from celery_asynctask.store import Store
+from tests.histories import Delivery, lines, published
 from tests.integration.http import OURS, THEIRS, Api, api_over, is_problem
 from tests.integration.oracle import START as AT
 from tests.integration.oracle import add, row
-from tests.workflows import CHARGE, CHECKOUT, INVOICE, NOTIFY, SHIP, TRACEBACK, order
+from tests.integration.samples import SECOND, SPAN, TRACE, UUID, z
 
-SECOND = dt.timedelta(seconds=1)
-TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
-UUID = "5f0c2a11-1111-4222-8333-444455556666"
 LISTS = sys.modules["celery_asynctask.queries.page"]
 """The module; in its package, the function has the name."""
 
@@ -41,43 +28,6 @@ LISTS = sys.modules["celery_asynctask.queries.page"]
 def api(store: Store, tmp_path: Path) -> Iterator[Api]:
     with api_over(store, asynctask_journal_dir=str(tmp_path / "journal")) as made:
         yield made
-
-
-def z(at: dt.datetime) -> str:
-    return at.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
-EVERYTHING: dict[str, Any] = {
-    "name": "shop.refund",
-    "status": "FAILURE",
-    "customer": -5,
-    "created_by": 2**63 - 1,
-    "created_by_name": "Ada Lovelace, Countess",
-    "error_type": "shop.NoMoney",
-    "error_message": "no\nmoney",
-    "retries": 3,
-    "root_task_id": "root-1",
-    "parent_task_id": "parent-1",
-    "trace_id": TRACE,
-    "span_id": SPAN,
-    "started_at": AT + 2 * SECOND,
-    "completed_at": AT + 5 * SECOND,
-    "task_args": [1, "é"],
-    "task_kwargs": {"account": {"id": 17}},
-    "result": {"a": None},
-    "content": {"note": "x"},
-}
-
-
-@pytest.fixture
-def two(store: Store) -> None:
-    """A task in which everything is there, and one in which as little is as may be."""
-    whole = row(UUID, **{**EVERYTHING, "created_at": AT + SECOND})
-    add(store, [{**dict.fromkeys(whole), **row("plain")}, whole])
-    attempt = {"run_key": "0", "name": "shop.refund", "retries": 3, "redelivered": False, "end_key": ""}
-    with store.engine.begin() as connection:
-        values = {"worker": "celery@one", "queue": "high", "celery_task_id": UUID}
-        connection.execute(insert(AsyncTaskAttempt), [{**attempt, **values}])
 
 
 FINDS: list[tuple[dict[str, Any], list[str]]] = [
@@ -266,146 +216,18 @@ def test_another_order_sorts_the_newest_and_says_so(
     assert {(one["complete"], one["lookedBackTo"]) for one in pages} == {(False, z(newest[-1]["created_at"]))}
 
 
-# -- one task
+def test_what_is_recorded_later_is_seen(store: Store, api: Api) -> None:
+    run = Delivery(2)
+    store.write(lines([published(customer=OURS), run.started(3, customer=OURS)]))
+    [shown] = api.ok("/async-tasks", "ours")["results"]
+    assert (shown["status"], shown["completedAt"]) == ("STARTED", None)
+    store.write(lines([run.ended(Kind.SUCCEEDED, 9, result=[1])]))
+    [shown] = api.ok("/async-tasks", "ours")["results"]
+    assert (shown["status"], shown["result"]) == ("SUCCESS", [1])
+    assert shown["completedAt"] is not None
 
 
-def properties(shape: Any) -> list[str]:
-    return [one.alias for one in shape.model_fields.values()]
-
-
-def test_a_task_in_which_everything_is_there(api: Api, two: None) -> None:
-    shown = api.ok(f"/async-tasks/{UUID}")
-    number = shown["id"]
-    assert list(shown) == properties(Shape)
-    assert shown == {
-        "id": number,
-        "createdByName": "Ada Lovelace, Countess",
-        "name": "shop.refund",
-        "createdAt": "2026-01-31T12:00:01.000000Z",
-        "status": "FAILURE",
-        "errorMessage": "no\nmoney",
-        "errorType": "shop.NoMoney",
-        "retries": 3,
-        "completedAt": "2026-01-31T12:00:05.000000Z",
-        "startedAt": "2026-01-31T12:00:02.000000Z",
-        "celeryTaskId": UUID,
-        "rootTaskId": "root-1",
-        "parentTaskId": "parent-1",
-        "traceId": TRACE,
-        "spanId": SPAN,
-        "taskArgs": [1, "é"],
-        "taskKwargs": {"account": {"id": 17}},
-        "result": {"a": None},
-        "content": {"note": "x"},
-        "customer": -5,
-        "createdBy": 2**63 - 1,
-    }
-    assert api.ok(f"/async-tasks/{number}") == shown
-    assert api.ok("/async-tasks")["results"][0] == shown
-
-
-def test_a_task_in_which_nothing_is_there(api: Api, two: None) -> None:
-    shown = api.ok("/async-tasks/plain")
-    there = {name: value for name, value in shown.items() if value is not None}
-    assert there.keys() == {"id", "name", "createdAt", "status", "retries", "celeryTaskId"}
-    assert list(shown) == properties(Shape)
-
-
-def test_a_celery_id_that_is_a_number(store: Store, api: Api) -> None:
-    """Our own number comes first, for it is what a list links to."""
-    add(store, [row("first"), row("9" * 18), row("9" * 19), row("007")])
-    first = api.ok("/async-tasks/first")
-    add(store, [row(str(first["id"]), name="shop.named")])
-    assert api.ok(f"/async-tasks/{first['id']}")["celeryTaskId"] == "first"
-    for task_id in ("9" * 18, "9" * 19, "007"):
-        assert api.ok(f"/async-tasks/{task_id}")["celeryTaskId"] == task_id
-
-
-def test_a_celery_id_of_any_kind(store: Store, api: Api) -> None:
-    """One with a slash is found by our number alone."""
-    odd = ["a/b", "é 😀", "50%", "a+b", "?", "#", "stats ", "..;"]
-    add(store, [row(task_id) for task_id in odd])
-    for task in api.ok("/async-tasks")["results"]:
-        assert api.ok(f"/async-tasks/{task['id']}") == task
-        answer = api.get(f"/async-tasks/{quote(task['celeryTaskId'], safe='')}")
-        if "/" in task["celeryTaskId"]:
-            is_problem(answer, "not-found", 404)
-        else:
-            assert answer.json() == task
-
-
-def test_there_is_no_such_task(api: Api, two: None) -> None:
-    """Only the whole id is one: its beginning, or a pattern, is a matter of searches."""
-    for task_id in ("none", "0", "-1", "9" * 30, "%00", "a%0Ab", "%25", UUID[:8], UUID.upper(), "x" * 255):
-        for below in ("", "/attempts", "/workflow"):
-            is_problem(api.get(f"/async-tasks/{task_id}{below}"), "not-found", 404)
-    is_problem(api.get(f"/async-tasks/{'x' * 256}"), "invalid-parameter", 422, "id")
-
-
-def test_attempts(store: Store, api: Api) -> None:
-    store.write(lines([*order(), *HISTORIES["unrecorded_producer"]()]))
-    shown = api.ok(f"/async-tasks/{CHARGE}/attempts")
-    assert shown["complete"] is True
-    assert [list(one) for one in shown["results"]] == [properties(AttemptShape)] * 2
-    first, second = shown["results"]
-    at = dt.datetime.fromtimestamp(START / 1e6, dt.timezone.utc)
-    assert first == {
-        "attempt": 1, "name": "shop.charge", "retries": 0, "redelivered": False, "publishedAt": z(at + SECOND * 0.13),
-        "receivedAt": z(at + SECOND * 0.131), "eta": None, "startedAt": z(at + SECOND * 0.14),
-        "endedAt": z(at + SECOND * 0.2), "outcome": "retried",
-        "errorType": "TimeoutError", "errorMessage": "the bank did not answer",
-        "traceback": None, "worker": "celery@one", "pid": 4711, "queue": "celery", "traceId": None, "spanId": None,
-    }  # fmt: skip
-    assert (second["attempt"], second["retries"], second["outcome"]) == (2, 1, "succeeded")
-    assert second["eta"] == z(at + SECOND * 0.4)
-    number = api.ok(f"/async-tasks/{CHARGE}")["id"]
-    assert api.ok(f"/async-tasks/{number}/attempts") == shown
-    assert api.ok(f"/async-tasks/{SHIP}/attempts")["results"][0]["traceback"] == TRACEBACK
-    assert api.ok(f"/async-tasks/{NOTIFY}/attempts") == {"results": [], "complete": True}
-
-
-def test_attempts_that_are_too_many(store: Store, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    store.write(lines(HISTORIES["retries_exhausted"]()))
-    task = api.ok("/async-tasks")["results"][0]["id"]
-    for most, shown in ((2, 2), (3, 3)):
-        for module in (find, tasks):
-            monkeypatch.setattr(module, "MOST_ATTEMPTS", most)
-        found = api.ok(f"/async-tasks/{task}/attempts")
-        assert [one["attempt"] for one in found["results"]] == list(range(1, shown + 1))
-        assert found["complete"] is (most == 3)
-
-
-# -- workflow
-
-
-def test_a_workflow_from_any_member(store: Store, api: Api) -> None:
-    store.write(lines([*order(), *about(HISTORIES["success"](), "other")]))
-    shown = api.ok(f"/async-tasks/{CHECKOUT}/workflow")
-    assert shown["complete"] is True
-    assert [list(one) for one in shown["results"]] == [properties(AsyncTaskMember)] * 5
-    keys = ("celeryTaskId", "parentTaskId", "depth", "status", "critical", "planned", "unsent")
-    assert [tuple(one[key] for key in keys) for one in shown["results"]] == [
-        (CHECKOUT, None, 0, "SUCCESS", True, False, False),
-        (CHARGE, CHECKOUT, 1, "SUCCESS", True, False, False),
-        (SHIP, CHARGE, 2, "FAILURE", True, False, False),
-        (NOTIFY, SHIP, 3, "FAILURE", False, False, True),
-        (INVOICE, CHECKOUT, 1, "SUCCESS", False, False, False),
-    ]
-    assert (shown["results"][2]["errorType"], shown["results"][2]["errorMessage"]) == ("ValueError", "no stock")
-    for one in (CHARGE, SHIP, NOTIFY, INVOICE):
-        assert api.ok(f"/async-tasks/{one}/workflow") == shown
-
-
-def test_a_workflow_that_is_too_large(store: Store, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    store.write(lines(order()))
-    monkeypatch.setattr(sys.modules["celery_asynctask.queries.workflow"], "MOST_MEMBERS", 3)
-    shown = api.ok(f"/async-tasks/{NOTIFY}/workflow")
-    assert shown["complete"] is False
-    assert len(shown["results"]) == 3
-    assert NOTIFY in {one["celeryTaskId"] for one in shown["results"]}, "what was asked about is there"
-
-
-# -- statistics and health
+# -- statistics
 
 
 def test_statistics(store: Store, api: Api, many: list[dict[str, Any]]) -> None:
@@ -439,60 +261,3 @@ def test_statistics_are_of_the_last_day(store: Store, api: Api) -> None:
     [name] = api.ok("/async-tasks/stats", search="since:2d")["results"]
     assert name["tasks"] == 2
     is_problem(api.get("/async-tasks/stats", ordering="createdAt"), "invalid-parameter", 422, "ordering")
-
-
-def test_health_of_a_record_that_is_whole(
-    store: Store, api: Api, journal: Journal, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(health, "KEPT_SECONDS", 0)
-    source = {"source": "a", "host": "h", "pid": 1, "role": "child", "at": START, "journal": "j"}
-    store.write(lines(HISTORIES["success"]()), [SourceUpdate(source, Position(last_number=4, stored=4))])
-    store.note_ended("j", [], dt.timedelta(0))
-    shown = api.ok("/health")
-    assert shown["schemaVersion"] == SCHEMA_VERSION
-    assert shown["ledger"]["complete"] is True
-    assert (shown["ledger"]["accepted"], shown["ledger"]["stored"], shown["ledger"]["processes"]) == (4, 4, 1)
-    assert journal.append(lines([published()])[0])
-    ledger = api.ok("/health")["ledger"]
-    assert (ledger["accepted"], ledger["inJournal"], ledger["processes"]) == (5, 1, 2)
-
-
-def test_health_of_a_record_that_is_not(store: Store, api: Api) -> None:
-    position = Position(last_number=9, stored=4, quarantined=2, dropped={"full": 3})
-    source = {"source": "a", "host": "h", "pid": 1, "role": "child", "at": START, "journal": "j"}
-    store.write([], [SourceUpdate(source, position)])
-    store.note_ended("j", [], dt.timedelta(0))
-    ledger = api.ok("/health")["ledger"]
-    told = {name: ledger[name] for name in ("complete", "stored", "quarantined", "dropped", "missing", "accepted")}
-    assert told == {
-        "complete": False, "stored": 4, "quarantined": 2, "dropped": {"full": 3}, "missing": 3, "accepted": 12
-    }  # fmt: skip
-    assert "3" in ledger["sentence"]
-    assert api.ok("/health", "ours") == {"schemaVersion": SCHEMA_VERSION, "ledger": None}, "not of its customers"
-
-
-@pytest.mark.parametrize("fault", [PermissionError(13, "not yours"), JournalError("The journal cannot be used.")])
-def test_health_where_the_journal_cannot_be_read(
-    store: Store, api: Api, fault: Exception, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It is another user's: the tables say what they know."""
-
-    def refuse(_directory: Path) -> Any:
-        raise fault
-
-    monkeypatch.setattr(health, "survey_of", refuse)
-    source = {"source": "a", "host": "h", "pid": 1, "role": "child", "at": START, "journal": "j"}
-    store.write([], [SourceUpdate(source, Position(last_number=4, stored=4))])
-    ledger = api.ok("/health")["ledger"]
-    assert (ledger["stored"], ledger["complete"], ledger["unknown"]) == (4, True, {"h": 1})
-
-
-def test_what_is_recorded_later_is_seen(store: Store, api: Api) -> None:
-    run = Delivery(2)
-    store.write(lines([published(customer=OURS), run.started(3, customer=OURS)]))
-    [shown] = api.ok("/async-tasks", "ours")["results"]
-    assert (shown["status"], shown["completedAt"]) == ("STARTED", None)
-    store.write(lines([run.ended(Kind.SUCCEEDED, 9, result=[1])]))
-    [shown] = api.ok("/async-tasks", "ours")["results"]
-    assert (shown["status"], shown["result"]) == ("SUCCESS", [1])
-    assert shown["completedAt"] is not None

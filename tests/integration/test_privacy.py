@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from celery import Celery
 
-from celery_asynctask import SENSITIVE_NAMES, context, current, install, is_whole, uninstall
+from celery_asynctask import SENSITIVE_NAMES, context, current, is_whole, uninstall
 from celery_asynctask.journal import Journal
 
 SECRET = "correct horse battery staple"
@@ -31,19 +30,6 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     return found
 
 
-@pytest.fixture
-def app(tmp_path: Path) -> Iterator[Celery]:
-    app = Celery("private", broker="memory://", backend="cache+memory://", set_as_current=False)
-    app.conf.update(
-        task_always_eager=True,
-        asynctask_url=f"sqlite:///{tmp_path / 'rows.db'}",
-        asynctask_journal_dir=tmp_path / "journal",
-    )
-    install(app)
-    yield app
-    uninstall(app)
-
-
 def stored(app: Celery, tmp_path: Path) -> str:
     """Everything in the database, as text."""
     uninstall(app)
@@ -54,8 +40,8 @@ def stored(app: Celery, tmp_path: Path) -> str:
         connection.close()
 
 
-def test_a_secret_is_nowhere(app: Celery, tmp_path: Path, written: list[bytes]) -> None:
-    @app.task(shared=False, name="login")
+def test_a_secret_is_nowhere(eager_app: Celery, tmp_path: Path, written: list[bytes]) -> None:
+    @eager_app.task(shared=False, name="login")
     def login(user: str, password: str, options: Any = None) -> dict[str, str]:
         current().update({"apiKey": SECRET, "step": "in"})
         if user == "nobody":
@@ -65,7 +51,7 @@ def test_a_secret_is_nowhere(app: Celery, tmp_path: Path, written: list[bytes]) 
     with context(content={"session-id": SECRET, "order": 7}):
         login.delay("ada", SECRET, options={"headers": [{"Authorization": f"Bearer {SECRET}"}]})
         login.delay("nobody", password=SECRET, options=f"postgresql://ada:{SECRET.replace(' ', '')}@host/db")
-    dump = stored(app, tmp_path)
+    dump = stored(eager_app, tmp_path)
     for place in (dump, b"\n".join(written).decode()):
         assert "ada" in place
         assert "no such user" in place
@@ -74,13 +60,13 @@ def test_a_secret_is_nowhere(app: Celery, tmp_path: Path, written: list[bytes]) 
     assert any(b'"order":7' in one for one in written)
 
 
-def test_the_user_s_own_names_and_rule(tmp_path: Path, app: Celery, written: list[bytes]) -> None:
-    app.conf.update(
+def test_the_user_s_own_names_and_rule(tmp_path: Path, eager_app: Celery, written: list[bytes]) -> None:
+    eager_app.conf.update(
         asynctask_redact=[*SENSITIVE_NAMES, "nickname"],
         asynctask_redact_rule=lambda path, value: path[-1] == "diagnosis" or value == "unlisted",
     )
 
-    @app.task(shared=False, name="visit")
+    @eager_app.task(shared=False, name="visit")
     def visit(nickname: str, **about: Any) -> None: ...
 
     visit.delay("Lovelace", diagnosis="flu", room="unlisted", floor=3)
@@ -92,14 +78,14 @@ def test_the_user_s_own_names_and_rule(tmp_path: Path, app: Celery, written: lis
 
 
 def test_a_rule_that_fails_redacts_and_is_logged(
-    app: Celery, written: list[bytes], caplog: pytest.LogCaptureFixture
+    eager_app: Celery, written: list[bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
     def rule(_path: Any, _value: Any) -> bool:
         raise RuntimeError("broken rule")
 
-    app.conf.update(asynctask_redact_rule=rule)
+    eager_app.conf.update(asynctask_redact_rule=rule)
 
-    @app.task(shared=False, name="careful")
+    @eager_app.task(shared=False, name="careful")
     def careful(word: str) -> str:
         return word
 
@@ -108,10 +94,10 @@ def test_a_rule_that_fails_redacts_and_is_logged(
     assert "broken rule" in caplog.text
 
 
-def test_a_value_that_is_too_long_says_so(app: Celery, written: list[bytes]) -> None:
-    app.conf.update(asynctask_max_value_bytes=1000)
+def test_a_value_that_is_too_long_says_so(eager_app: Celery, written: list[bytes]) -> None:
+    eager_app.conf.update(asynctask_max_value_bytes=1000)
 
-    @app.task(shared=False, name="long")
+    @eager_app.task(shared=False, name="long")
     def long(text: str) -> None: ...
 
     long.delay("x" * 100_000)

@@ -8,11 +8,8 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import httpx
 from celery import Celery
@@ -23,10 +20,12 @@ from celery_asynctask.http.parameters import PageSearch
 from celery_asynctask.http.problem import TITLES
 from celery_asynctask.settings import Settings
 from tests import services
+from tests.integration.serving import serving
 from tests.waiting import wait_for
 from tests.workers.harness import START_SECONDS, ready, stop
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
+SERVE = ("-m", "celery", "-A", "proj", "asynctask", "serve", "--port", "0")
 
 
 def block(language: str, first_line: str = "") -> str:
@@ -94,34 +93,11 @@ def tour(directory: Path) -> None:
         ids |= {theirs[:8]: ours[:8] for theirs, ours in found}
 
 
-@contextmanager
-def serving(directory: Path) -> Iterator[str]:
-    """`celery asynctask serve` on a free port: where it is."""
-    log = directory / "serve.log"
-    with log.open("wb") as output:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "celery", "-A", "proj", "asynctask", "serve", "--port", "0"],
-            cwd=directory,
-            env={**os.environ, "XDG_STATE_HOME": str(directory / "state")},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-
-    def address() -> Any:
-        assert server.poll() is None, log.read_text()
-        return re.search(r"http://127\.0\.0\.1:\d+", log.read_text())
-
-    try:
-        yield wait_for(address, START_SECONDS, "the server to listen").group()
-    finally:
-        stop(server)
-
-
 def http_tour(directory: Path) -> None:
     """What `curl` gets is what the README says."""
     shown = commands("$ curl")
     assert len(shown) == 2
-    with serving(directory) as base:
+    with serving(directory, *SERVE) as base:
         for command, expected in shown:
             _curl, _s, url = shlex.split(command)
             got = httpx.get(url.replace("http://127.0.0.1:5556", base))
@@ -137,7 +113,7 @@ def token_tour(directory: Path) -> None:
     _, grant, _, token = made.stdout.strip().splitlines()
     with (directory / "proj.py").open("a") as file:
         file.write(f"\napp.conf.asynctask_tokens = {ast.literal_eval(f'{{{grant}}}')}\n")
-    with serving(directory) as base:
+    with serving(directory, *SERVE) as base:
         assert httpx.get(f"{base}/async-tasks").status_code == 401
         found = httpx.get(f"{base}/async-tasks", headers={"Authorization": f"Bearer {token}"})
         assert [(one["customer"], one["createdByName"]) for one in found.json()["results"]] == [(42, "Ada Lovelace")]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,9 +16,9 @@ from sqlalchemy import create_engine, inspect, select
 
 from celery_asynctask import AsyncTask
 from tests import services
+from tests.integration.serving import serving
 from tests.integration.test_readme import block
 from tests.waiting import wait_for
-from tests.workers.harness import START_SECONDS, stop
 
 PROBLEM = "urn:problem-type:celery-asynctask:"
 ADA, BOB = (42, 7, "Ada Lovelace"), (43, 8, "Bob")
@@ -216,26 +214,9 @@ class Site:
 
 
 @contextmanager
-def serving(directory: Path, store: str, *command: str) -> Iterator[Site]:
-    """A server as a process, told to take any port, which it prints."""
-    log = directory / "web.log"
-    with log.open("wb") as output:
-        server = subprocess.Popen(
-            [sys.executable, *command],
-            cwd=directory,
-            env={**os.environ, "XDG_STATE_HOME": str(directory / "state")},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-
-    def address() -> Any:
-        assert server.poll() is None, log.read_text()
-        return re.search(r"http://127\.0\.0\.1:\d+", log.read_text())
-
-    try:
-        yield Site(wait_for(address, START_SECONDS, f"the server to listen; its log is {log}").group(), store)
-    finally:
-        stop(server)
+def served(directory: Path, store: str, *command: str) -> Iterator[Site]:
+    with serving(directory, *command) as address:
+        yield Site(address, store)
 
 
 def project(directory: Path, store: str) -> None:
@@ -297,7 +278,7 @@ def test_fastapi(tmp_path: Path) -> None:
     with services.new_database("postgresql", tmp_path) as store:
         project(tmp_path, store)
         (tmp_path / "fastapi_web.py").write_text(block("python", "# fastapi_web.py\n") + FASTAPI)
-        with serving(tmp_path, store, "-m", "uvicorn", "--port", "0", "fastapi_web:web") as site:
+        with served(tmp_path, store, "-m", "uvicorn", "--port", "0", "fastapi_web:web") as site:
             check(site, "/thread", "/loop")
             with site.visitor(0) as ada, site.visitor(1) as bob:
                 everything = bob.get("/staff/record/async-tasks", params={"limit": 1000}).json()["results"]
@@ -311,7 +292,7 @@ def test_flask(tmp_path: Path) -> None:
     store = f"sqlite:///{tmp_path / 'asynctask.db'}"
     project(tmp_path, store)
     (tmp_path / "flask_web.py").write_text(block("python", "# flask_web.py\n") + FLASK)
-    with serving(tmp_path, store, "-m", "flask", "--app", "flask_web:web", "run", "--port", "0") as site:
+    with served(tmp_path, store, "-m", "flask", "--app", "flask_web:web", "run", "--port", "0") as site:
         check(site, "/thread")
 
 
@@ -331,14 +312,14 @@ def shop(tmp_path: Path) -> Path:
 
 def test_django(shop: Path) -> None:
     store = f"sqlite:///{shop / 'asynctask.db'}"
-    with serving(shop, store, "-m", "uvicorn", "--port", "0", "shop.asgi:application") as site:
+    with served(shop, store, "-m", "uvicorn", "--port", "0", "shop.asgi:application") as site:
         check(site, "/thread", "/loop")
 
 
 def test_django_under_wsgi(shop: Path) -> None:
     store = f"sqlite:///{shop / 'asynctask.db'}"
     with (
-        serving(shop, store, "-m", "shop.wsgi") as site,
+        served(shop, store, "-m", "shop.wsgi") as site,
         site.visitor(0) as ada,
         site.visitor() as nobody,
     ):

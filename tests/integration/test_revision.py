@@ -17,7 +17,7 @@ from celery_asynctask.store.erasure import Erasure
 from celery_asynctask.store.writer import Writer
 from tests import processes
 from tests.histories import HISTORIES, about, lines
-from tests.integration.test_purge import work
+from tests.integration.purge import work
 
 WRITERS = 4
 BATCHES = 25

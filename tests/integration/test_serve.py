@@ -21,8 +21,7 @@ import pytest
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
 from tests.integration.commands import SECONDS, Ended, Project
-from tests.integration.http import OURS, THEIRS, TOKENS, is_problem, token_of
-from tests.integration.test_http_access import tell
+from tests.integration.http import OURS, THEIRS, TOKENS, is_problem, tell, token_of
 from tests.waiting import wait_for
 
 WITHOUT = """

@@ -1,0 +1,38 @@
+"""A server as a process of its own, told to take any port, which it prints."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.waiting import wait_for
+from tests.workers.harness import START_SECONDS, stop
+
+
+@contextmanager
+def serving(directory: Path, *command: str) -> Iterator[str]:
+    """Python with these arguments, in a directory with its code: where it listens."""
+    log = directory / "server.log"
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            [sys.executable, *command],
+            cwd=directory,
+            env={**os.environ, "XDG_STATE_HOME": str(directory / "state")},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+
+    def address() -> Any:
+        assert server.poll() is None, log.read_text()
+        return re.search(r"http://127\.0\.0\.1:\d+", log.read_text())
+
+    try:
+        yield wait_for(address, START_SECONDS, f"the server to listen; its log is {log}").group()
+    finally:
+        stop(server)
