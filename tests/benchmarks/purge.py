@@ -4,6 +4,7 @@ fast as it can. The longest transaction of the recorder and the longest turn of 
 
 from __future__ import annotations
 
+import datetime as dt
 import subprocess
 import sys
 import threading
@@ -11,9 +12,10 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from sqlalchemy import create_engine, func, select, text
+from sqlalchemy import Engine, create_engine, func, select, text
 
 from celery_asynctask import AsyncTask
+from celery_asynctask.store.document import EVENTS
 from tests import services
 from tests.benchmarks import rows
 from tests.benchmarks.figure import Figure, Interval, Options, skipping
@@ -32,7 +34,7 @@ AT_MOST = 1000
 _LONGEST = text(
     "SELECT max(extract(epoch FROM clock_timestamp() - xact_start)) FROM pg_stat_activity "
     "WHERE datname = current_database() AND state <> 'idle' AND pid <> pg_backend_pid() "
-    "AND (query LIKE 'WITH event AS%' OR query LIKE 'INSERT INTO async_task_source%')"
+    f"AND (query LIKE 'WITH {EVENTS} AS%' OR query LIKE 'INSERT INTO async_task_source%')"
 )
 
 
@@ -58,7 +60,7 @@ def _figures(count: int) -> Iterator[Figure]:
         seconds = time.perf_counter() - began
         beside = load.take()
         assert purge.returncode == 0, purge.returncode
-        live.fed += live_rows(engine) - live.fed  # what is left of the old rows is not the worker's
+        live.fed += _old_rows(engine)
         engine.dispose()
         load.close()
     yield Figure("purge: deleting old tasks with their attempts", "tasks/s", _exactly(count / seconds))
@@ -68,10 +70,12 @@ def _figures(count: int) -> Iterator[Figure]:
         yield Figure(f"purge: longest turn of ten tasks, {name}", "ms", _exactly(one.turn), at_most=at_most)
 
 
-def live_rows(engine: object) -> int:
-    """Tasks that have succeeded and are in the table."""
-    with engine.connect() as connection:  # type: ignore[attr-defined]
-        return connection.scalar(select(func.count()).select_from(AsyncTask).where(AsyncTask.status == "SUCCESS")) or 0
+def _old_rows(engine: Engine) -> int:
+    """Tasks that have succeeded and are left of those that were not the worker's."""
+    before = dt.datetime.now(dt.timezone.utc) - dt.timedelta(seconds=OLD_SECONDS / 2)
+    old = select(func.count()).select_from(AsyncTask)
+    with engine.connect() as connection:
+        return connection.scalar(old.where(AsyncTask.status == "SUCCESS", AsyncTask.created_at < before)) or 0
 
 
 def _exactly(value: float) -> Interval:
