@@ -24,8 +24,9 @@ from celery_asynctask.cli.command import Look, options
 from celery_asynctask.cli.record import FOLD_KEYS
 from celery_asynctask.cli.work import progress
 from celery_asynctask.errors import AsyncTaskError
-from celery_asynctask.model import SCHEMA_VERSION, AsyncTask, UTCDateTime
+from celery_asynctask.model import AsyncTask
 from celery_asynctask.queries.export import Exported, found_by, workflow_of
+from celery_asynctask.tables import SCHEMA_VERSION, UTCDateTime
 
 STANDARD: Final = "-"
 JSON_COLUMNS: Final = frozenset({"task_args", "task_kwargs", "result", "content"})

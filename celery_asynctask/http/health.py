@@ -16,9 +16,9 @@ from celery_asynctask.http.answer import json_response
 from celery_asynctask.http.service import Caller, needing
 from celery_asynctask.journal.survey import survey_of
 from celery_asynctask.ledger import Ledger, counts
-from celery_asynctask.model import SCHEMA_VERSION
 from celery_asynctask.queries.completeness import completeness
 from celery_asynctask.queries.reader import Reader
+from celery_asynctask.tables import SCHEMA_VERSION
 
 KEPT_SECONDS: Final = 5.0
 """How long a ledger is answered with: making one reads the whole journal, which may have a gigabyte."""

@@ -16,7 +16,8 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, NoSuch
 from sqlalchemy.orm import Session
 
 from celery_asynctask.errors import StoreError
-from celery_asynctask.model import SCHEMA_VERSION, VERSION_TABLE, AsyncTask, AsyncTaskVersion
+from celery_asynctask.model import AsyncTask, AsyncTaskVersion
+from celery_asynctask.tables import SCHEMA_VERSION, VERSION_TABLE
 from celery_asynctask.url import parse
 
 QUERY_SECONDS: Final = 30

@@ -15,22 +15,20 @@ from sqlalchemy.types import TypeEngine
 from celery_asynctask import bundle
 from celery_asynctask.bundle import Kind, Shape, Task
 from celery_asynctask.errors import StoreError
-from celery_asynctask.model import AsyncTask, AsyncTaskAttempt, UTCDateTime
 from celery_asynctask.queries.reader import schema_problem
 from celery_asynctask.store import upsert
 from celery_asynctask.store.schema import create_tables
 from celery_asynctask.store.writer import Writer
+from celery_asynctask.tables import UTCDateTime, async_task, async_task_attempt
 
 BATCH: Final = 500
 """Tasks that are stored in one transaction."""
-
-_task: Any = AsyncTask.__table__
-_attempt: Any = AsyncTaskAttempt.__table__
+_TABLES: Final = (async_task, async_task_attempt)
 
 
 def shape() -> Shape:
     """What the lines of a bundle have, taken from the tables."""
-    return Shape(*({c.name: (_kind(c.type), bool(c.nullable)) for c in table.columns} for table in (_task, _attempt)))
+    return Shape(*({c.name: (_kind(c.type), bool(c.nullable)) for c in table.columns} for table in _TABLES))
 
 
 def _kind(of: TypeEngine[Any]) -> Kind:
@@ -71,13 +69,13 @@ class Import:
     @cached_property
     def _statements(self) -> tuple[Any, Any]:
         dialect = self._writer.dialect
-        return upsert.task_upsert(dialect, _task), upsert.attempt_upsert(dialect, _attempt)
+        return upsert.task_upsert(dialect, async_task), upsert.attempt_upsert(dialect, async_task_attempt)
 
     def _store(self, tasks: Sequence[Task], connection: Connection) -> None:
         rows = sorted((task.columns for task in tasks), key=lambda row: row["celery_task_id"])
         attempts = [one for task in tasks for one in task.attempts]
         attempts.sort(key=lambda row: (row["celery_task_id"], row["run_key"]))
-        for table, statement, known in zip((_task, _attempt), self._statements, (rows, attempts), strict=True):
+        for table, statement, known in zip(_TABLES, self._statements, (rows, attempts), strict=True):
             free = self._free(connection, table, known) if self._keep_ids else set()
             numbered = [row for row in known if row["id"] in free]
             counted = [{name: row[name] for name in row if name != "id"} for row in known if row["id"] not in free]

@@ -13,11 +13,12 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, and_, case, exists, func, literal, null, or_, select, update
 
-from celery_asynctask.model import AsyncTask, AsyncTaskAttempt, JsonValue
+from celery_asynctask.model import AsyncTask, AsyncTaskAttempt
 from celery_asynctask.payload import MARK
 from celery_asynctask.queries.filter import Value
 from celery_asynctask.queries.path import at_path
 from celery_asynctask.store.writer import Writer
+from celery_asynctask.tables import JsonValue
 
 ERASED: Final = {MARK: "erased"}
 BATCH: Final = 1000

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Select, select, update
 
-from celery_asynctask.model import AsyncTaskAttempt, AsyncTaskSource
+from celery_asynctask.tables import async_task_attempt, async_task_source
 
-_attempt: Any = AsyncTaskAttempt.__table__.c
-_source: Any = AsyncTaskSource.__table__.c
+_attempt: Any = async_task_attempt.c
+_source: Any = async_task_source.c
 _MOST = 1000
 """Attempts that are told of in one look; the next finds the rest."""
 
@@ -39,7 +39,7 @@ def _attempts(*conditions: Any) -> Select[Any]:
             _source.role,
             _source.last_seen_at,
         )
-        .join_from(AsyncTaskAttempt.__table__, AsyncTaskSource.__table__, _attempt.source == _source.source)
+        .join_from(async_task_attempt, async_task_source, _attempt.source == _source.source)
         .where(*conditions)
         .order_by(_attempt.id)
         .limit(_MOST)
@@ -59,7 +59,7 @@ def note_alive(connection: Connection, sources: Collection[str], seen: dt.dateti
         connection,
         _attempts(*were_gone, _attempt.outcome == "lost", _attempt.error_type == "WorkerLostError"),
     )
-    statement = update(AsyncTaskSource).where(AsyncTaskSource.source.in_(sources))
+    statement = update(async_task_source).where(_source.source.in_(sources))
     connection.execute(statement.values(last_seen_at=seen, ended_at=None))
     return found
 
@@ -69,10 +69,10 @@ def note_ended(
 ) -> list[OpenAttempt]:
     """Note that the sources of a journal that have nothing in it are gone; what those were running that had been
     gone ``patience`` ago."""
-    statement = update(AsyncTaskSource).where(
-        AsyncTaskSource.journal == journal,
-        AsyncTaskSource.ended_at.is_(None),
-        AsyncTaskSource.source.not_in(there),
+    statement = update(async_task_source).where(
+        _source.journal == journal,
+        _source.ended_at.is_(None),
+        _source.source.not_in(there),
     )
     connection.execute(statement.values(ended_at=seen))
     return _fetch(
@@ -88,7 +88,7 @@ def note_ended(
 
 def note_silent(connection: Connection, sources: Collection[str], seen: dt.datetime) -> list[OpenAttempt]:
     """Note that these are gone; what they were running."""
-    statement = update(AsyncTaskSource).where(AsyncTaskSource.source.in_(sources))
+    statement = update(async_task_source).where(_source.source.in_(sources))
     connection.execute(statement.values(ended_at=seen))
     return _fetch(
         connection,

@@ -10,12 +10,12 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from celery_asynctask.errors import AsyncTaskError, StoreError
-from celery_asynctask.model import SCHEMA_VERSION, AsyncTaskVersion, Base
 from celery_asynctask.queries.reader import schema_problem, schema_version
 from celery_asynctask.store.schema import create_tables, exclusive
 from celery_asynctask.store.writer import Writer
+from celery_asynctask.tables import SCHEMA_VERSION, async_task_version, metadata
 
-_OURS: Final = frozenset(Base.metadata.tables) - {AsyncTaskVersion.__tablename__}
+_OURS: Final = frozenset(metadata.tables) - {async_task_version.name}
 
 
 class Upgraded(NamedTuple):
@@ -81,9 +81,9 @@ def statements(url: str) -> list[str]:
         dialect = create_mock_engine(url, lambda *_, **__: None).dialect
     except (ArgumentError, NoSuchModuleError, ImportError) as exc:
         raise StoreError(f"There is no such kind of database: {exc}.") from exc
-    version = insert(AsyncTaskVersion).values(version_num=literal_column(f"'{SCHEMA_VERSION}'")).inline()
+    version = insert(async_task_version).values(version_num=literal_column(f"'{SCHEMA_VERSION}'")).inline()
     made: list[Any] = []
-    for table in Base.metadata.sorted_tables:
+    for table in metadata.sorted_tables:
         made.append(CreateTable(table))
         made += map(CreateIndex, sorted(table.indexes, key=lambda index: str(index.name)))
     found = [_text(str(one.compile(dialect=dialect))) for one in (*made, version)]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, update
 
-from celery_asynctask.model import AsyncTaskRevision
+from celery_asynctask.tables import async_task_revision
 
-_ADVANCE = update(AsyncTaskRevision).values(revision=AsyncTaskRevision.revision + 1)
+_ADVANCE = update(async_task_revision).values(revision=async_task_revision.c.revision + 1)
 
 
 def advance(connection: Connection) -> None:

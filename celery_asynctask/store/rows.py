@@ -15,7 +15,7 @@ from sqlalchemy import Dialect, Table
 from sqlalchemy.sql.dml import Insert
 
 from celery_asynctask.events import json_text
-from celery_asynctask.model import JsonValue, UTCDateTime
+from celery_asynctask.tables import JsonValue, UTCDateTime
 
 _EPOCH: Final = dt.datetime(1970, 1, 1)
 """Naive, as these databases' times are."""

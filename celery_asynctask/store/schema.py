@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from sqlalchemy import Connection, Engine, insert, inspect, select, text
 
-from celery_asynctask.model import SCHEMA_VERSION, AsyncTaskRevision, AsyncTaskVersion, Base
+from celery_asynctask.tables import SCHEMA_VERSION, async_task_revision, async_task_version, metadata
 
 _LOCK = 4_871_239_157_263_401_113
 """PostgreSQL advisory lock that guards the creation; any number that nobody else uses."""
@@ -27,12 +27,12 @@ def create_tables(engine: Engine) -> bool:
     with engine.connect() as connection, exclusive(connection):
         if _complete(connection):
             return False
-        Base.metadata.create_all(connection)
-        if connection.execute(select(AsyncTaskVersion)).first() is None:
-            if connection.execute(select(AsyncTaskRevision)).first() is None:
+        metadata.create_all(connection)
+        if connection.execute(select(async_task_version)).first() is None:
+            if connection.execute(select(async_task_revision)).first() is None:
                 # Not from 0: tables that are made once more under a running server shall not come to a number it knows.
-                connection.execute(insert(AsyncTaskRevision), [{"id": 1, "revision": time.time_ns() // 1000}])
-            connection.execute(insert(AsyncTaskVersion), [{"version_num": SCHEMA_VERSION}])
+                connection.execute(insert(async_task_revision), [{"id": 1, "revision": time.time_ns() // 1000}])
+            connection.execute(insert(async_task_version), [{"version_num": SCHEMA_VERSION}])
         connection.commit()
         return True
 
@@ -40,7 +40,7 @@ def create_tables(engine: Engine) -> bool:
 def _complete(connection: Connection) -> bool:
     """Whether the tables are there and their version is noted; MySQL keeps what a killed process had begun."""
     tables = set(inspect(connection).get_table_names())
-    return tables.issuperset(Base.metadata.tables) and connection.execute(select(AsyncTaskVersion)).first() is not None
+    return tables.issuperset(metadata.tables) and connection.execute(select(async_task_version)).first() is not None
 
 
 @contextmanager

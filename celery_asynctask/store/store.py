@@ -22,7 +22,6 @@ from sqlalchemy.exc import (
 
 from celery_asynctask.events import decode
 from celery_asynctask.lifecycle import fold_all
-from celery_asynctask.model import AsyncTask, AsyncTaskAttempt, AsyncTaskSource
 from celery_asynctask.process import importing
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import liveness, upsert
@@ -32,6 +31,7 @@ from celery_asynctask.store.revision import advance
 from celery_asynctask.store.rounds import rounds
 from celery_asynctask.store.rows import Rows
 from celery_asynctask.store.schema import create_tables
+from celery_asynctask.tables import async_task, async_task_attempt, async_task_source
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
 _SQLITE_BUSY_SECONDS = 30
@@ -93,21 +93,21 @@ class Store:
 
     @cached_property
     def _insert_events(self) -> Any:
-        return insert_events(_table(AsyncTask), _table(AsyncTaskAttempt))
+        return insert_events(async_task, async_task_attempt)
 
     @cached_property
     def _task_rows(self) -> Rows:
-        table = _table(AsyncTask)
-        return Rows(upsert.task_upsert(self.engine.dialect.name, table), table, self.engine.dialect)
+        dialect = self.engine.dialect
+        return Rows(upsert.task_upsert(dialect.name, async_task), async_task, dialect)
 
     @cached_property
     def _attempt_rows(self) -> Rows:
-        table = _table(AsyncTaskAttempt)
-        return Rows(upsert.attempt_upsert(self.engine.dialect.name, table), table, self.engine.dialect)
+        dialect = self.engine.dialect
+        return Rows(upsert.attempt_upsert(dialect.name, async_task_attempt), async_task_attempt, dialect)
 
     @cached_property
     def _source_upsert(self) -> Any:
-        return upsert.source_upsert(self.engine.dialect.name, _table(AsyncTaskSource))
+        return upsert.source_upsert(self.engine.dialect.name, async_task_source)
 
     def prepare(self) -> None:
         """Create the tables where the settings allow it. Raises `sqlalchemy.exc.SQLAlchemyError`."""
@@ -116,10 +116,10 @@ class Store:
 
     def position(self, source: str) -> Position:
         """How far the source is stored. Raises `sqlalchemy.exc.SQLAlchemyError`."""
-        table = _table(AsyncTaskSource)
-        columns = [table.c[name] for name in Position._fields]
+        known = async_task_source.c
+        columns = [known[name] for name in Position._fields]
         with self.engine.connect() as connection:
-            row = connection.execute(select(*columns).where(table.c.source == source)).first()
+            row = connection.execute(select(*columns).where(known.source == source)).first()
         return Position(*row)._replace(dropped=row.dropped or {}) if row is not None else Position()
 
     def write(
@@ -226,10 +226,6 @@ def is_outage(exc: Exception) -> bool:
             return str(getattr(exc.orig, "sqlstate", None) or "").startswith("25")
         return exc.connection_invalidated or isinstance(exc, (OperationalError, InterfaceError, ProgrammingError))
     return not isinstance(exc, (StatementError, *_ABOUT_VALUES))
-
-
-def _table(model: Any) -> Any:
-    return model.__table__
 
 
 def _document(events: Iterable[bytes]) -> str:

@@ -15,8 +15,8 @@ from celery_asynctask.errors import JournalError
 from celery_asynctask.events import Event
 from celery_asynctask.http.console import workers
 from celery_asynctask.journal import Journal
-from celery_asynctask.model import SCHEMA_VERSION
 from celery_asynctask.store import Store
+from celery_asynctask.tables import SCHEMA_VERSION
 from tests.histories import SOURCE, Delivery, lines, published
 from tests.integration.draining import MakeDrain, append
 from tests.integration.http import Api, api_over, statements

@@ -18,8 +18,8 @@ from celery_asynctask.errors import JournalError, StoreError
 from celery_asynctask.http import health, memory
 from celery_asynctask.http.memory import Kept
 from celery_asynctask.journal import Journal
-from celery_asynctask.model import SCHEMA_VERSION
 from celery_asynctask.store import Position, SourceUpdate, Store
+from celery_asynctask.tables import SCHEMA_VERSION
 from tests.histories import HISTORIES, START, lines, published
 from tests.integration.http import Api, api_over, is_problem
 from tests.waiting import wait_for

@@ -14,10 +14,11 @@ import pytest
 from sqlalchemy import insert, update
 
 from celery_asynctask.lifecycle import AsyncTaskStatus
-from celery_asynctask.model import SCHEMA_VERSION, AsyncTask, AsyncTaskAttempt, AsyncTaskVersion
+from celery_asynctask.model import AsyncTask, AsyncTaskAttempt, AsyncTaskVersion
 from celery_asynctask.queries.key import KEYS
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
+from celery_asynctask.tables import SCHEMA_VERSION
 from tests.integration.commands import SECONDS, Project
 from tests.integration.oracle import START, add, row
 from tests.integration.terminal import on_terminal

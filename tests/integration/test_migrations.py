@@ -18,9 +18,10 @@ from alembic.util import CommandError
 from sqlalchemy import Table, create_engine, inspect, make_url, select, text
 
 from celery_asynctask.lifecycle import fold
-from celery_asynctask.model import SCHEMA_VERSION, VERSION_TABLE, AsyncTaskVersion, Base
+from celery_asynctask.model import AsyncTaskVersion, Base
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
+from celery_asynctask.tables import SCHEMA_VERSION, VERSION_TABLE
 from tests import services
 from tests.histories import HISTORIES, lines
 from tests.integration.rows import stored

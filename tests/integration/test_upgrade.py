@@ -11,12 +11,12 @@ import pytest
 from sqlalchemy import Connection, create_engine, make_url, text
 
 from celery_asynctask.errors import StoreError
-from celery_asynctask.model import SCHEMA_VERSION, VERSION_TABLE
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import migration
 from celery_asynctask.store.migration import Upgraded, statements, upgrade
 from celery_asynctask.store.store import _write_ahead
 from celery_asynctask.store.writer import Writer
+from celery_asynctask.tables import SCHEMA_VERSION, VERSION_TABLE
 from tests import services
 from tests.integration.commands import Project
 from tests.integration.schema import schema_of

@@ -16,8 +16,8 @@ import celery_asynctask
 PACKAGE = Path(celery_asynctask.__file__).parent
 PURE = {"events", "lifecycle", "payload", "text", "url", "workflow", "journal.frame"}
 HOOKS = {"hooks", "facts", "header", "publisher", "recording", "note", "task", "auto", "django"}
-SQL = {"store", "model", "batch", "drain", "watch", "work", "migrations"}
-WRITERS = {"store", "model", "migrations"}
+SQL = {"store", "tables", "model", "batch", "drain", "watch", "work", "migrations"}
+WRITERS = {"store", "tables", "model", "migrations"}
 WEB = {"fastapi", "starlette", "uvicorn", "pydantic"}
 READERS = {"queries"}
 """Who else may use SQLAlchemy."""
@@ -174,7 +174,10 @@ def nothing(): pass
             {"sqlalchemy"},
         ),
         ("import celery_asynctask.drain", {"celery_asynctask.hooks", "alembic"}),
-        ("import celery_asynctask.hooks.worker, celery_asynctask.recorder, celery_asynctask.work", WEB),
+        (
+            "import celery_asynctask.hooks.worker, celery_asynctask.recorder, celery_asynctask.work",
+            {"sqlalchemy.orm", "celery_asynctask.model", *WEB},
+        ),
         ("import celery_asynctask.cli", {"celery_asynctask.http", *WEB}),
         ("import celery_asynctask.http", {"celery_asynctask.hooks", "uvicorn"}),
     ],

@@ -24,11 +24,11 @@ from celery_asynctask.http.problem import invalid
 from celery_asynctask.http.service import Service
 from celery_asynctask.journal.survey import UNKNOWN_PID, Survey, survey_of
 from celery_asynctask.ledger import Account, Ledger
-from celery_asynctask.model import SCHEMA_VERSION
 from celery_asynctask.queries.completeness import completeness
 from celery_asynctask.queries.overview import ALIVE
 from celery_asynctask.queries.size import size
 from celery_asynctask.queries.sources import MOST_GONE, MOST_LOST, MOST_RUNNING, Source, Sources, State, sources
+from celery_asynctask.tables import SCHEMA_VERSION
 
 ALL_GONE: Final = 500
 """Processes that are gone, where all are wanted."""
