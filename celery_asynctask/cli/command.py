@@ -1,98 +1,17 @@
-"""What all commands share: the group that turns errors into one line and an exit code, common options, the store.
-
-Exit codes: 0 done; 1 a problem was found, or it could not be done; 2 wrong usage, settings or search; 3 the database
-cannot be reached, or has not the tables; 130 interrupted.
-"""
+"""What all commands share: common options, the settings, the store."""
 
 from __future__ import annotations
 
 import functools
-import io
-import os
-import re
-import sys
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 import click
 
-from celery_asynctask.cli.output import Output, clean
-from celery_asynctask.errors import AsyncTaskError, FilterError, SettingsError, StoreError
+from celery_asynctask.cli.group import URL
+from celery_asynctask.cli.output import Output
 from celery_asynctask.queries import Filter, Reader, parse
-from celery_asynctask.queries.key import KEYS
 from celery_asynctask.settings import Settings
-
-PROBLEM: Final = 1
-USAGE: Final = 2
-UNREACHABLE: Final = 3
-INTERRUPTED: Final = 130
-URL: Final = "celery_asynctask.url"
-"""Where click's contexts keep what ``--url`` says."""
-
-
-class Commands(click.Group):
-    """The group of our commands."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="replace")  # a terminal may not have the signs
-        try:
-            return self._flushed(ctx)
-        except (FilterError, SettingsError) as exc:
-            _fail(ctx, exc, USAGE)
-        except StoreError as exc:
-            _fail(ctx, exc, UNREACHABLE)
-        except AsyncTaskError as exc:
-            _fail(ctx, exc, PROBLEM)
-        except BrokenPipeError:  # whoever read has enough
-            _drop_output()
-            ctx.exit(0)
-        except KeyboardInterrupt:
-            _drop_output()
-            ctx.exit(INTERRUPTED)
-        except OSError as exc:
-            _drop_output()
-            _fail(ctx, exc, PROBLEM)
-
-    def _flushed(self, ctx: click.Context) -> Any:
-        """What is printed is written before the end, so that an error in that is seen here, and not by Python."""
-        try:
-            found = super().invoke(ctx)
-        except (click.exceptions.Exit, AsyncTaskError):
-            sys.stdout.flush()
-            raise
-        sys.stdout.flush()
-        return found
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        name, command, rest = super().resolve_command(ctx, args)
-        return name, command, apart(rest)
-
-
-_NEGATED: Final = re.compile(rf"-(?:{'|'.join(KEYS)})[.:]", re.IGNORECASE)
-
-
-def apart(args: list[str]) -> list[str]:
-    """Arguments of a command, with the terms that must not hold (``-status:SUCCESS``) where they are not taken for
-    options: behind ``--``."""
-    end = args.index("--") if "--" in args else len(args)
-    terms = [one for one in args[:end] if _NEGATED.match(one)]
-    if not terms:
-        return args
-    return [*(one for one in args[:end] if not _NEGATED.match(one)), "--", *terms, *args[end + 1 :]]
-
-
-def _drop_output() -> None:
-    """Nothing more is written: what Python flushes at its end shall neither wait nor complain once more."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _fail(ctx: click.Context, exc: Exception, code: int) -> None:
-    click.echo(f"Error: {clean(str(exc))}", err=True)
-    ctx.exit(code)
 
 
 class Look:

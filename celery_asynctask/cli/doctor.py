@@ -6,7 +6,8 @@ from typing import Final
 
 import click
 
-from celery_asynctask.cli.command import PROBLEM, Look, options
+from celery_asynctask.cli.command import Look, options
+from celery_asynctask.cli.group import PROBLEM
 from celery_asynctask.cli.output import clean
 from celery_asynctask.doctor import Level, examine
 from celery_asynctask.ledger import plural

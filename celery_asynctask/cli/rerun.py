@@ -11,7 +11,8 @@ from typing import Any, Final
 
 import click
 
-from celery_asynctask.cli.command import PROBLEM, Look, options
+from celery_asynctask.cli.command import Look, options
+from celery_asynctask.cli.group import PROBLEM
 from celery_asynctask.cli.output import Output, clean
 from celery_asynctask.ledger import plural
 from celery_asynctask.model import AsyncTask

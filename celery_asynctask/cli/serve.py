@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from celery_asynctask.cli.command import URL
+from celery_asynctask.cli.group import URL
 from celery_asynctask.errors import AsyncTaskError, SettingsError
 from celery_asynctask.settings import Settings
 

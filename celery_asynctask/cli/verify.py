@@ -10,7 +10,8 @@ from typing import Any
 
 import click
 
-from celery_asynctask.cli.command import PROBLEM, Look, options
+from celery_asynctask.cli.command import Look, options
+from celery_asynctask.cli.group import PROBLEM
 from celery_asynctask.cli.output import Output, clean
 from celery_asynctask.errors import FilterError, JournalError
 from celery_asynctask.journal.survey import Survey, survey_of

@@ -178,7 +178,7 @@ def nothing(): pass
             "import celery_asynctask.hooks.worker, celery_asynctask.recorder, celery_asynctask.work",
             {"sqlalchemy.orm", "celery_asynctask.model", *WEB},
         ),
-        ("import celery_asynctask.cli", {"celery_asynctask.http", *WEB}),
+        ("import celery_asynctask.cli", {"sqlalchemy", "celery_asynctask.queries", "celery_asynctask.http", *WEB}),
         ("import celery_asynctask.http", {"celery_asynctask.hooks", "uvicorn"}),
     ],
     ids=["package", "task", "app", "settings", "drain", "worker", "cli", "http"],

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from celery_asynctask.cli.command import apart
+from celery_asynctask.cli.group import apart
 from celery_asynctask.errors import FilterError
 from celery_asynctask.queries import glob
 from celery_asynctask.queries.filter import MAX_LENGTH, MAX_TERMS, MAX_VALUES, Filter, Term, Value, parse
