@@ -26,6 +26,7 @@ class AsyncTask(Base):
     """One Celery execution: everything that happened under one task id."""
 
     __table__ = tables.async_task
+    __tablename__ = __table__.name
 
     id: Mapped[int]
     """Our own number, in the order of recording."""
@@ -87,6 +88,7 @@ class AsyncTaskAttempt(Base):
     """One run of a task's body: the first, a retry, a redelivery or a replacement."""
 
     __table__ = tables.async_task_attempt
+    __tablename__ = __table__.name
 
     id: Mapped[int]
     """Our own number."""
@@ -155,6 +157,7 @@ class AsyncTaskSource(Base):
     """One process that wrote a journal: how far its events are stored, and what became of them."""
 
     __table__ = tables.async_task_source
+    __tablename__ = __table__.name
 
     source: Mapped[str]
     """Start time, pid and a random part."""
@@ -191,6 +194,7 @@ class AsyncTaskRevision(Base):
     """How often the store was changed, so that who has seen it all learns by one read that there is nothing new."""
 
     __table__ = tables.async_task_revision
+    __tablename__ = __table__.name
 
     id: Mapped[int]
     """1: there is one row."""
@@ -203,6 +207,7 @@ class AsyncTaskVersion(Base):
     """Alembic's version table for our migrations; written with the tables where the recorder creates them."""
 
     __table__ = tables.async_task_version
+    __tablename__ = __table__.name
 
     version_num: Mapped[str]
     """Newest migration applied."""

@@ -25,6 +25,7 @@ from celery_asynctask.model import AsyncTask, AsyncTaskAttempt, AsyncTaskSource,
 from celery_asynctask.queries import vitals
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Position, SourceUpdate, Store
+from celery_asynctask.tables import SCHEMA_VERSION
 from tests.histories import published
 from tests.integration.commands import Project
 from tests.integration.draining import append
@@ -141,7 +142,7 @@ def test_tables_that_are_missing_or_of_another_version(store: Store, database: s
         assert text.startswith("The database has tables of version 9999")
     finally:
         with store.engine.begin() as connection:
-            connection.execute(update(AsyncTaskVersion).values(version_num=celery_asynctask.model.SCHEMA_VERSION))
+            connection.execute(update(AsyncTaskVersion).values(version_num=SCHEMA_VERSION))
     found = look(Settings(url=database, journal_dir=tmp_path / "other"))
     if database.startswith("sqlite"):
         assert "There is no database file" in about(found, "database", Level.PROBLEM)[0]
@@ -168,7 +169,7 @@ def test_sources_that_nobody_looks_after(store: Store, tmp_path: Path) -> None:
     settings = replace(store.settings, journal_dir=tmp_path / "journal")
     assert about(look(settings), "sources", Level.OK)
     with store.engine.begin() as connection:
-        long_ago = celery_asynctask.model.AsyncTaskSource.started_at
+        long_ago = AsyncTaskSource.started_at
         connection.execute(update(AsyncTaskSource).values(last_seen_at=long_ago))
     [text] = about(look(settings), "sources", Level.NOTE)
     assert text == "Nobody has looked after 2 processes since 2025-06-15 15:06:40 UTC: far (2)."
