@@ -22,9 +22,10 @@ def child() -> NoReturn:
     signal.alarm(SECONDS)  # kills
     try:
         from sqlalchemy import create_engine
-        from sqlalchemy.orm import Session
 
-        Session(create_engine("sqlite://")).close()
+        import celery_asynctask.work  # noqa: F401
+
+        create_engine("sqlite://").connect().close()
     except BaseException as exc:  # noqa: BLE001 - told to the parent
         os.write(2, f"{type(exc).__name__}: {exc}\n".encode())
         os._exit(1)

@@ -125,7 +125,8 @@ def is_described(span: Any, attempt: AsyncTaskAttempt) -> bool:
     """
     wanted = {"celery.task_id": attempt.celery_task_id, "asynctask.run_key": attempt.run_key}
     told = {name: value for name, value in span["attributes"].items() if name in wanted}
-    return told == wanted or (attempt.outcome == "retried" and told.items() <= wanted.items())
+    retried = attempt.retries > 0 or attempt.outcome == "retried"
+    return told == wanted or (retried and told.items() <= wanted.items())
 
 
 def on(settings: dict[str, Setting]) -> pytest.MarkDecorator:
