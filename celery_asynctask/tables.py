@@ -1,5 +1,5 @@
-"""The tables as SQLAlchemy Core has them, all that the writing side needs: mapped, they would take 6 MB more of every
-worker. What a column means stands in `model`, which maps them.
+"""The tables as SQLAlchemy Core has them, all that a recorder needs: mapped, they would take 6 MB more of every worker.
+What a column means stands in `model`, which maps them.
 """
 
 from __future__ import annotations

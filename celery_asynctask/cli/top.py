@@ -235,6 +235,7 @@ class _Screen:
 
 
 def _no_key() -> str:
+    """Where there is no keyboard: as long a wait, and no key."""
     time.sleep(_LOOK_SECONDS)
     return ""
 

@@ -40,7 +40,7 @@ def main() -> int:
         if not pid:
             child()
         pids.append(pid)
-        time.sleep(0.01)
+        time.sleep(0.01)  # so that the forks are spread over all of what the thread imports
     codes = Counter(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids)
     print({{0: "imported", 1: "raised", -signal.SIGALRM: "hung"}.get(code, code): codes[code] for code in codes})
     return 0 if set(codes) == {0} else 1

@@ -10,12 +10,12 @@ from typing import Any
 
 from celery import Celery
 from httpx import ASGITransport, AsyncClient, Response
-from sqlalchemy import event
 
 from celery_asynctask.http import create_app
 from celery_asynctask.http.problem import HEADERS, MEDIA_TYPE, TITLES
 from celery_asynctask.store import Store
 from tests.histories import HISTORIES, about, lines
+from tests.integration.statements import statements_of
 
 ADMIN = "admin"
 """Sees all tasks, and may do everything."""
@@ -125,15 +125,8 @@ def is_problem(answer: Response, kind: str, status: int, parameter: str | None =
 @contextmanager
 def statements(api: Api) -> Iterator[list[str]]:
     """What is asked of the database meanwhile; not how a connection is made."""
-    engine = api.app.state.asynctask.reader.engine
-    sent: list[str] = []
-
-    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        sent.append(statement)
-
-    event.listen(engine, "before_cursor_execute", note)
-    yield sent
-    event.remove(engine, "before_cursor_execute", note)
+    with statements_of(api.app.state.asynctask.reader.engine) as sent:
+        yield sent
 
 
 def tell(store: Store, task_id: str, customer: int | None, **more: Any) -> None:

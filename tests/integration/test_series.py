@@ -21,6 +21,7 @@ from celery_asynctask.queries.statistics import FAILED
 from celery_asynctask.store import Store
 from tests.integration.http import OURS, THEIRS
 from tests.integration.oracle import TEXTS, add, row
+from tests.integration.statements import statements_of
 
 NOW = dt.datetime(2026, 2, 1, 12, 30, tzinfo=dt.timezone.utc)
 HOUR = dt.timedelta(hours=1)
@@ -239,3 +240,25 @@ def told(rows: Sequence[Any]) -> list[str]:
 def test_any_text_is_found_by_its_term() -> None:
     for text in (*TEXTS, *NAMES, "", " ", "a,b", "-a", "x:y", "[*]", "none", "line\nbreak"):
         assert parse(term("name", text), NOW).terms == by_name(text).terms, text
+
+
+def test_how_many_parts_are_full_makes_no_other_statement(store: Store) -> None:
+    """SQLAlchemy would take long to make it."""
+    hours = {"shop.seldom": 1, "shop.often": 3}
+    add(
+        store,
+        [
+            row(f"{name}-{hour}-{number}", name=name, created_at=NOW - (hour + 0.5) * HOUR)
+            for name, count in hours.items()
+            for hour in range(count)
+            for number in range(3)
+        ],
+    )
+    asked = []
+    for name, count in hours.items():
+        with reading(store) as (reader, session), statements_of(reader.engine) as sent:
+            parts = series(reader, session, by_name(name), NOW, count=5, most=5, most_counted=50)
+        assert [part.there for part in parts] == [0] * (5 - count) + [3] * count
+        asked.append([one for one in sent if "async_task" in one])
+    assert asked[0] == asked[1]
+    assert len(asked[0]) == 2

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import cast
 
 import pytest
-from sqlalchemy import event
 
 from celery_asynctask.errors import NotFoundError
 from celery_asynctask.events import Event, Kind
@@ -20,6 +19,7 @@ from celery_asynctask.queries.workflow import Workflow, runs, workflow
 from celery_asynctask.store import Store
 from tests.histories import ID, ROOT, SOURCE, Delivery, asked, lines, ms, never_sent, published
 from tests.histories import event as happened
+from tests.integration.statements import statements_of
 from tests.workflows import CHARGE, CHECKOUT, INVOICE, NOTIFY, SHIP, later_step, of, order, ran
 
 
@@ -42,14 +42,8 @@ def found(reader: Reader, task_id: str) -> Workflow:
 @contextmanager
 def statements(reader: Reader) -> Iterator[list[str]]:
     """The SELECTs that are sent meanwhile."""
-    sent: list[str] = []
-
-    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        sent.append(statement)
-
-    event.listen(reader.engine, "before_cursor_execute", note)
-    yield sent
-    event.remove(reader.engine, "before_cursor_execute", note)
+    with statements_of(reader.engine) as sent:
+        yield sent
 
 
 def test_all_members_from_any_of_them(store: Store, reader: Reader) -> None:
