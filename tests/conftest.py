@@ -1,4 +1,4 @@
-"""Fixtures for all tests, and what a run says at its end."""
+"""Tiers, databases, and what holds for all tests."""
 
 from __future__ import annotations
 
@@ -9,15 +9,70 @@ import pytest
 from hypothesis import settings
 
 from tests import services
+from tests.pace import pace
+from tests.services import DATABASES, SERVERS, TIERS, Current
 
 settings.register_profile("asynctask", deadline=None, print_blob=True)
 settings.load_profile("asynctask")
 
+TOGETHER = ("broker", "browser", "faults")
+"""Tiers in which the tests of a module share processes or servers of their own: one process runs them all."""
 
-@pytest.fixture(params=services.DATABASES)
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """URL of an empty database of the test's own: the test runs once on every kind of database."""
-    with services.new_database(request.param, tmp_path) as url:
+
+def pytest_configure(config: pytest.Config) -> None:
+    for name, why in TIERS.items():
+        config.addinivalue_line("markers", f"{name}: {why}; run with -m {name}")
+    config.addinivalue_line("markers", "every_database: what it tests is SQL; on SQLite, PostgreSQL and MariaDB")
+    config.addinivalue_line("markers", "databases(*kinds): the same, on these alone")
+    if not config.option.collectonly:
+        pace(config.getoption("numprocesses", None) or 1)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that asks for a database has SQLite, or each of those that its mark names."""
+    if "database_kind" not in metafunc.fixturenames:
+        return
+    marks = {mark.name: mark for mark in metafunc.definition.iter_markers()}
+    kinds = marks["databases"].args if "databases" in marks else DATABASES if "every_database" in marks else ("sqlite",)
+    server = () if TIERS.keys() & marks.keys() else (pytest.mark.database,)
+    params = [pytest.param(kind, marks=server if kind in SERVERS else ()) for kind in kinds]
+    metafunc.parametrize("database_kind", params, indirect=True, scope="session")
+
+
+def tier_of(item: pytest.Item) -> str:
+    """The mark of the test's tier; the default tier's is ""."""
+    found = TIERS.keys() & {mark.name for mark in item.iter_markers()}
+    if len(found) > 1:
+        raise pytest.UsageError(f"{item.nodeid} is of more than one tier: {', '.join(sorted(found))}")
+    return next(iter(found), "")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if tier_of(item) in TOGETHER and item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    Current.tier = tier_of(item)
+    try:
+        return (yield)
+    finally:
+        Current.tier = None
+
+
+@pytest.fixture(scope="session")
+def database_kind(request: pytest.FixtureRequest) -> str:
+    """One of `services.DATABASES`, as the test's marks say."""
+    return str(request.param)
+
+
+@pytest.fixture
+def database(database_kind: str, tmp_path: Path) -> Iterator[str]:
+    """URL of an empty database of the test's own."""
+    with services.new_database(database_kind, tmp_path) as url:
         yield url
 
 
@@ -27,8 +82,3 @@ def _state_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    for reason in sorted(services.unreachable):
-        terminalreporter.write_line(f"skipped: {reason}", yellow=True)

@@ -1,8 +1,8 @@
 """The servers that tests talk to: where they are, whether they answer, and databases of a test's own.
 
 Overridable by environment: ASYNCTASK_TEST_POSTGRESQL_URL, ASYNCTASK_TEST_MYSQL_URL, ASYNCTASK_TEST_REDIS_URL,
-ASYNCTASK_TEST_AMQP_URL. A test that needs a server which does not answer is skipped and says so; with
-ASYNCTASK_REQUIRE_SERVICES=1 it fails instead. Each server is asked once.
+ASYNCTASK_TEST_AMQP_URL. Whoever runs a tier that needs a server has it: a test whose server does not answer fails and
+says which. Each server is asked once.
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import NoReturn
 
-import pytest
 from kombu import Connection
 from sqlalchemy import create_engine, make_url, text
 
@@ -25,8 +23,25 @@ DATABASES = ("sqlite", *SERVERS)
 """What `new_database` can make."""
 CONNECT_SECONDS = 5
 
-unreachable: set[str] = set()
-"""Why tests were skipped; shown at the end of the run."""
+TIERS = {
+    "database": "needs PostgreSQL or MariaDB",
+    "broker": "runs whole workers on Redis and RabbitMQ, and most of them record into PostgreSQL",
+    "browser": "drives the console in Chromium",
+    "faults": "kills processes and servers, fills disks",
+    "slow": "takes minutes, or needs tools beside Python",
+}
+"""What a test is marked with that is not of the default tier, and why; a test is of one tier."""
+
+
+class Unavailable(Exception):
+    """A server or program that a test needs is not there."""
+
+
+class Current:
+    """The test that runs at the moment."""
+
+    tier: str | None = None
+    """Its mark; None outside of tests, which may use what they like. The default tier's is ""."""
 
 
 def postgresql_url() -> str:
@@ -73,6 +88,8 @@ def fresh_database(server: str, options: str = "") -> Iterator[str]:
     admin = create_engine(server, isolation_level="AUTOCOMMIT")
     with admin.connect() as connection:
         connection.execute(text(f"CREATE DATABASE {name} {options}"))
+        if admin.dialect.name == "postgresql":  # no test asks what a power failure leaves
+            connection.execute(text(f"ALTER DATABASE {name} SET synchronous_commit = off"))
     try:
         yield make_url(server).set(database=name).render_as_string(hide_password=False)
     finally:
@@ -93,17 +110,11 @@ def _need(what: str, url: str, error: str | None) -> None:
 
 
 def need(there: object, reason: str) -> None:
-    """Say that the test cannot run for this reason, unless what it needs is ``there``."""
+    """Fail for this reason, unless what a test needs is ``there``; and if the test is of a tier that needs nothing."""
+    if Current.tier == "":
+        raise Unavailable(f"a test of the default tier needs no server: mark it as one of {', '.join(TIERS)}")
     if not there:
-        unavailable(reason)
-
-
-def unavailable(reason: str) -> NoReturn:
-    """Skip the test, and say so at the end of the run; fail it where everything is required."""
-    if os.environ.get("ASYNCTASK_REQUIRE_SERVICES") == "1":
-        pytest.fail(reason)
-    unreachable.add(reason)
-    pytest.skip(reason)
+        raise Unavailable(reason)
 
 
 @cache

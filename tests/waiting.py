@@ -6,15 +6,21 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from tests.pace import patience
 
-def wait_for(condition: Callable[[], Any], timeout: float, what: str) -> Any:
-    """Poll ``condition`` until it is true and return its value; fail with ``what`` after ``timeout`` seconds."""
-    deadline = time.monotonic() + timeout
+
+def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:
+    """Poll ``condition`` until it is true and return its value; fail with ``what`` after a deadline.
+
+    ``seconds``: what it takes at the most on the reference machine of `tests.pace`.
+    """
+    limit = patience(seconds)
+    deadline = time.monotonic() + limit
     while True:
         last_try = time.monotonic() > deadline
         value = condition()
         if value:
             return value
         if last_try:
-            raise AssertionError(f"waited {timeout} s for {what}; last seen: {value!r}")
+            raise AssertionError(f"waited {limit:.1f} s for {what}; last seen: {value!r}")
         time.sleep(0.02)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import pytest
+from tests.services import Unavailable
 
 RESAMPLES = 2000
 
@@ -78,7 +78,7 @@ def skipping(figures: Iterator[Figure], what: str) -> Iterator[Figure]:
     """The figures, or why there are none: a server does not answer."""
     try:
         yield from figures
-    except pytest.skip.Exception as exc:
+    except Unavailable as exc:
         yield Figure(what, "", note=f"not measured: {exc}")
 
 

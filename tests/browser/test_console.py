@@ -21,7 +21,7 @@ from tests.browser.conftest import HOST, Open
 from tests.browser.shop import SECONDS, Shop
 from tests.waiting import wait_for
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.browser
 
 PAGES = {
     "overview": "/",

@@ -26,7 +26,7 @@ from tests.faults.truth import judge, runs_of
 from tests.faults.world import Worker, World
 from tests.waiting import wait_for
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.faults
 
 SECONDS = float(os.environ.get("ASYNCTASK_CHAOS_SECONDS", "35"))
 SEED = int(os.environ.get("ASYNCTASK_CHAOS_SEED", str(random.SystemRandom().randrange(10**6))))

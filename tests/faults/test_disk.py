@@ -28,7 +28,7 @@ from tests.faults.journals import drain_all, event_of, new_settings, write
 from tests.processes import at_once
 from tests.waiting import wait_for
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.faults
 
 WAIT = 0.5
 """Seconds that one append may take at the most: far less than anything that waits, and more than a busy machine takes

@@ -25,7 +25,7 @@ from tests.faults.server import Server, own_server
 from tests.faults.world import Worker, World, by_task
 from tests.waiting import wait_for
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.faults
 
 RECYCLED = int(os.environ.get("ASYNCTASK_RECYCLED_CHILDREN", "200"))
 NOISE = 3.0

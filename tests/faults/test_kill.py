@@ -23,7 +23,7 @@ from tests.faults import moments
 from tests.faults.journals import Life, check, drain_all, drain_of, new_settings, write
 from tests.faults.proc import fork, reap
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.faults
 
 SEED = int(os.environ.get("ASYNCTASK_KILL_SEED", str(random.SystemRandom().randrange(10**6))))
 DEAD = -signal.SIGKILL

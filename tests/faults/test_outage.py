@@ -23,7 +23,7 @@ from tests.faults.server import Server, own_server
 from tests.faults.world import Worker, World
 from tests.waiting import wait_for
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.faults
 
 SECONDS = float(os.environ.get("ASYNCTASK_OUTAGE_SECONDS", "8"))
 BEFORE_SECONDS = 3.0

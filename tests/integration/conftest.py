@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import uuid
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,19 +39,57 @@ def _told_nothing() -> None:
     batch._told.clear()
 
 
-@pytest.fixture(scope="module", params=services.DATABASES)
-def shared_store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    """One database for all tests of a module, on each kind of database; what tests leave in it stays there."""
-    with services.new_database(request.param, tmp_path_factory.mktemp("store")) as url:
-        made = Store(Settings(url=url))
-        made.prepare()
+class Stores:
+    """One store of each kind of database for all tests of a process, made when it is first asked for."""
+
+    def __init__(self, stack: ExitStack, directory: Path) -> None:
+        self._stack = stack
+        self._directory = directory
+        self._made: dict[str, Store] = {}
+
+    def __getitem__(self, kind: str) -> Store:
+        if kind not in self._made:
+            url = self._stack.enter_context(services.new_database(kind, self._directory))
+            self._made[kind] = self._stack.enter_context(prepared(url))
+        return self._made[kind]
+
+
+@contextmanager
+def prepared(url: str) -> Iterator[Store]:
+    """A store with its tables."""
+    made = Store(Settings(url=url))
+    made.prepare()
+    try:
         yield made
+    finally:
         made.close()
+
+
+@pytest.fixture(scope="session")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stores]:
+    with ExitStack() as stack:
+        yield Stores(stack, tmp_path_factory.mktemp("stores"))
+
+
+@pytest.fixture(scope="session")
+def shared_store(stores: Stores, database_kind: str) -> Store:
+    """A database for all tests; what some leave in it stays there until one of them asks for `store`."""
+    return stores[database_kind]
+
+
+@pytest.fixture(scope="module")
+def module_store(database_kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """A database for the tests of a module that only read what it is filled with."""
+    with (
+        services.new_database(database_kind, tmp_path_factory.mktemp("store")) as url,
+        prepared(url) as made,
+    ):
+        yield made
 
 
 @pytest.fixture
 def store(shared_store: Store) -> Iterator[Store]:
-    """A store with empty tables, on each kind of database."""
+    """A store with empty tables."""
     with shared_store.engine.begin() as connection:
         for table in Base.metadata.tables.values():
             if table not in (AsyncTaskRevision.__table__, AsyncTaskVersion.__table__):

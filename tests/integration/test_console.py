@@ -189,6 +189,7 @@ def test_looking_at_the_form_signs_nobody_in(api: Api) -> None:
     assert (answer.status_code, "set-cookie" in answer.headers) == (200, False)
 
 
+@pytest.mark.every_database
 @pytest.mark.parametrize("task_id", ["a/b", "..", ".", "a\\b", "a b", "?x", "ü#%2F", "..%2F"])
 def test_ids_of_any_kind_have_a_page(api: Api, store: Store, task_id: str) -> None:
     tell(store, task_id, OURS)
@@ -213,6 +214,7 @@ def test_what_else_was_asked_for_stays_where_a_search_is_refused(api: Api) -> No
     assert 'value="last" selected' in page or "sort=last" in get(api, "/errors?search=nonsense:1&sort=last").text
 
 
+@pytest.mark.every_database
 def test_a_file_has_all_rows_however_large_their_values(
     api: Api, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

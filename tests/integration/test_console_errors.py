@@ -67,6 +67,7 @@ def tasks(api: Api, url: str) -> list[str]:
     return sorted(one["celery_task_id"] for one in csv.DictReader(io.StringIO(answer.text)))
 
 
+@pytest.mark.every_database
 def test_from_a_cause_to_its_tasks(store: Store, api: Api) -> None:
     store.write(lines(order()))
     add(
@@ -118,6 +119,7 @@ def test_what_a_tenant_sees(store: Store, api: Api) -> None:
     assert page(api, "ours-none", 403)
 
 
+@pytest.mark.every_database
 def test_orders(store: Store, api: Api) -> None:
     add(
         store,

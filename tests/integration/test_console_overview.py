@@ -146,6 +146,7 @@ def test_an_empty_store_tells_a_tenant_nothing_of_processes(api: Api) -> None:
     assert "process" not in found.text.lower()
 
 
+@pytest.mark.every_database
 def test_from_each_count_to_its_tasks(api: Api, some: None) -> None:
     found = page(api, "/")
     assert query(found.to("1 now")) == {"status": ["STARTED"]}
@@ -223,6 +224,7 @@ def test_names(api: Api, some: None) -> None:
     assert "Of the last day" in found.text
 
 
+@pytest.mark.every_database
 @pytest.mark.parametrize("order", names.ORDERS)
 def test_each_order_of_names(api: Api, some: None, order: str) -> None:
     found = page(api, "/names", order=order)
@@ -233,6 +235,7 @@ def test_each_order_of_names(api: Api, some: None, order: str) -> None:
     assert first is None or shown[0].startswith(first)
 
 
+@pytest.mark.every_database
 def test_a_search_of_names(api: Api, some: None) -> None:
     found = page(api, "/names", search="name:shop.* status:LOST")
     assert [said for href, said in found.links if "/name?" in href] == ["shop.refund"]
@@ -307,6 +310,7 @@ def test_a_task_without_a_name_can_be_clicked(api: Api, store: Store, name: str)
     assert all(one.strip() for one in said)
 
 
+@pytest.mark.every_database
 def test_one_name(api: Api, some: None) -> None:
     found = page(api, "/name", name="shop.charge")
     links = [href for href, _ in found.links]
@@ -316,6 +320,7 @@ def test_one_name(api: Api, some: None) -> None:
     assert query(found.to("Its failures"))["search"] == ['name:"shop.charge"']
 
 
+@pytest.mark.every_database
 @pytest.mark.parametrize("name", ODD)
 def test_any_name_has_a_page(api: Api, store: Store, name: str) -> None:
     add(store, [ended("one", 5, name=name), ended("other", 5, name="other", status="FAILURE")])

@@ -25,6 +25,7 @@ def test_only_who_may_is_offered_to_send_it_again(store: Store, api: Api, who: s
         look(api, "/tasks/mine/rerun/sent", who, 403, id="x")
 
 
+@pytest.mark.every_database
 def test_a_task_is_sent_again_and_says_by_whom(store: Store, shop: Celery, api: Api) -> None:
     tell(store, "old", OURS, content={"order": 17})
     page = look(api, "/tasks/old/rerun", "ours")

@@ -28,6 +28,7 @@ HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{ 7*7 }}\u2
 # -- the page
 
 
+@pytest.mark.every_database
 def test_a_task_that_failed(store: Store, api: Api) -> None:
     store.write(lines(order()))
     page = look(api, f"/tasks/{SHIP}")
@@ -189,6 +190,7 @@ def stored(store: Store, told: str) -> None:
         connection.execute(text(f"UPDATE async_task SET task_args = {value}"), {"told": told})
 
 
+@pytest.mark.every_database
 def test_numbers_keep_their_digits(store: Store, api: Api) -> None:
     stored(store, "[123456789012345678901234567890, 9007199254740993, 0.1]")
     page = look(api, "/tasks/mine")
@@ -247,6 +249,7 @@ def test_links(store: Store, shop: Celery) -> None:
 # -- hostile
 
 
+@pytest.mark.every_database
 def test_hostile_content_is_text(store: Store, api: Api) -> None:
     deep: Any = HOSTILE
     for _ in range(25 if store.engine.dialect.name == "mysql" else 50):  # MariaDB takes no more than 32 levels
@@ -301,6 +304,7 @@ def test_the_workflow_is_counted_up_to_a_bound(store: Store, api: Api, monkeypat
     assert "/console/tasks?search=parent%3A%22top%22&amp;ordering=createdAt" in page
 
 
+@pytest.mark.every_database
 def test_a_page_takes_few_statements(store: Store, api: Api) -> None:
     store.write(lines(order()))
     look(api, f"/tasks/{CHECKOUT}")

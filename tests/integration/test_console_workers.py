@@ -59,6 +59,7 @@ def rows(text: str) -> list[str]:
     return re.findall(r'<tr id="p-([^"]*)"', text)
 
 
+@pytest.mark.every_database
 def test_processes(store: Store, api: Api) -> None:
     seen = now()
     process(store, "alive", last_seen_at=seen, pid=17)
@@ -77,6 +78,7 @@ def test_processes(store: Store, api: Api) -> None:
     assert cells(text, "p-gone")[5:] == ["", "1 task shop.charge since 2026-01-31 12:00:00"]
 
 
+@pytest.mark.every_database
 def test_the_equation(store: Store, api: Api) -> None:
     process(store, "whole", last_seen_at=now(), ended_at=now(), stored=1234, last_number=1234)
     lacks = {"last_number": 9, "stored": 4, "quarantined": 2, "dropped": {"journal_full": 3}}

@@ -91,6 +91,7 @@ def wide(store: Store, count: int, **more: Any) -> None:
     add(store, many)
 
 
+@pytest.mark.every_database
 def test_a_tree_from_any_member(store: Store, api: Api) -> None:
     store.write(lines(order()))
     for one in (CHECKOUT, CHARGE, SHIP, NOTIFY, INVOICE):
@@ -183,6 +184,7 @@ def test_only_failed_branches(store: Store, api: Api, view: str) -> None:
     assert "failed" not in links(text, "Show all its tasks")[0]
 
 
+@pytest.mark.every_database
 def test_windows(store: Store, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "ROWS", 4)
     wide(store, 11)

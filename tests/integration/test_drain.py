@@ -21,6 +21,8 @@ from tests.integration.draining import MakeDrain, append, quarantined, rows, seg
 from tests.integration.rows import stored
 from tests.processes import at_once
 
+pytestmark = pytest.mark.every_database
+
 
 def test_what_dead_processes_left_behind(store: Store, make_drain: MakeDrain, tmp_path: Path) -> None:
     """Each tells a part of what happened to the same tasks; two of them are killed."""

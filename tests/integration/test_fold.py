@@ -24,6 +24,8 @@ from tests import services
 from tests.histories import HISTORIES, ID, ROOT, START, about, lines
 from tests.integration.rows import stored
 
+pytestmark = pytest.mark.every_database
+
 Arrangement = list[list[Event]]
 """Events of one task in batches, as they reach the database."""
 
@@ -213,6 +215,7 @@ BY_KEY: dict[str, list[Event]] = {
 }
 
 
+@pytest.mark.database
 @pytest.mark.parametrize("key", BY_KEY)
 def test_keys_are_compared_byte_by_byte(danish_store: Store, key: str) -> None:
     """Of two events in one batch the same one wins as in two batches, whatever language the database sorts by."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from celery_asynctask.lifecycle import AsyncTaskStatus
 from celery_asynctask.store import Store
 from tests.integration.draining import MakeDrain, segment_files, source_of
 from tests.integration.rows import stored
+
+pytestmark = pytest.mark.every_database
 
 SOURCE = "20260102T030405-4711-a1b2c3d4"
 SEGMENT = (

@@ -14,6 +14,8 @@ from tests.integration.http import OURS, RIGHTS, THEIRS, TOKENS, Api, api_over, 
 from tests.integration.tenants import FOREIGN, MINE, OF_NOBODY, READS, VALUES, WHOSE, ask, routes
 from tests.workflows import CHARGE, CHECKOUT, INVOICE, NOTIFY, SHIP, order
 
+pytestmark = pytest.mark.every_database
+
 
 @pytest.fixture
 def api(store: Store) -> Iterator[Api]:

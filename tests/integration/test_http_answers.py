@@ -75,6 +75,7 @@ def test_bodies_that_are_none(api: Api, body: bytes) -> None:
         )
 
 
+@pytest.mark.every_database
 def test_a_database_that_is_away(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     """Never an empty list; where it is, and why it does not answer, is for the log."""
     url = {
@@ -116,6 +117,7 @@ def test_a_database_without_tables_and_when_it_has_them(tmp_path: Path, caplog: 
     made.close()
 
 
+@pytest.mark.every_database
 def test_a_database_that_comes_back(store: Store, api: Api) -> None:
     """Tables that are gone in the middle, and there again."""
     assert len(api.ids()) == 2
@@ -130,6 +132,7 @@ def test_a_database_that_comes_back(store: Store, api: Api) -> None:
     assert len(api.ids()) == 2
 
 
+@pytest.mark.every_database
 def test_a_query_that_takes_too_long(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("celery_asynctask.http.service.QUERY_SECONDS", 0.2)
     slow = {
@@ -330,6 +333,7 @@ EXACT = [
 ]  # fmt: skip
 
 
+@pytest.mark.every_database
 def test_numbers_are_as_exact_as_they_were(store: Store, api: Api) -> None:
     run = Delivery(2)
     store.write(
@@ -347,6 +351,7 @@ def test_numbers_are_as_exact_as_they_were(store: Store, api: Api) -> None:
 NUMBERS = "[1e400, -1.5e-400, 0.1234567890123456789012345678901234567890, 1.10, 12345678901234567890.5]"
 
 
+@pytest.mark.every_database
 def test_numbers_that_no_float_has(store: Store, api: Api) -> None:
     """As another program may have written them."""
     with store.engine.begin() as connection:
@@ -367,6 +372,7 @@ ODD: list[Any] = [
 ]  # fmt: skip
 
 
+@pytest.mark.every_database
 def test_values_of_every_kind(store: Store, api: Api) -> None:
     run = Delivery(2)
     store.write(lines(about([run.started(3, args=ODD, kwargs={}), run.ended(Kind.SUCCEEDED, 4, result="x")], "odd")))
@@ -375,6 +381,7 @@ def test_values_of_every_kind(store: Store, api: Api) -> None:
     assert (shown["taskKwargs"], shown["result"], shown["content"]) == ({}, "x", None)
 
 
+@pytest.mark.every_database
 def test_a_history_of_each_kind_is_shown(store: Store, api: Api) -> None:
     """Whatever happens to a task: its row, its attempts and its workflow are answered."""
     for name, history in HISTORIES.items():

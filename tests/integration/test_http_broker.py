@@ -66,7 +66,6 @@ def test_a_broker_that_refuses_it(
     assert "old could not be sent again: ConnectionResetError: gone" in caplog.text
 
 
-@pytest.mark.parametrize("shared_store", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("broker", ["redis", "amqp"])
 def test_a_broker_that_goes_away_after_it_was_reached(
     store: Store, shop: Celery, broker: str, monkeypatch: pytest.MonkeyPatch
@@ -87,6 +86,7 @@ def test_a_result_backend_that_is_away(store: Store, shop: Celery) -> None:
         is_problem(api.post("/async-tasks/old/rerun"), "broker-unavailable", 503)
 
 
+@pytest.mark.broker
 def test_over_a_real_broker(store: Store, shop: Celery) -> None:
     url = services.redis_url(7)
     tell(store, "old", OURS)

@@ -29,6 +29,8 @@ from tests.histories import HISTORIES, about, lines
 from tests.integration.http import ADMIN, OURS, THEIRS, Api, api_over, token_of
 from tests.workflows import CHARGE, order
 
+pytestmark = pytest.mark.every_database
+
 UTC = dt.timezone.utc
 IDS = [f"of-{OURS}", f"of-{THEIRS}", CHARGE, f"of-{OURS}", "success"]
 """Of tasks that are there; one of a customer more often, so that its own caller sees it."""

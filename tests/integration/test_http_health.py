@@ -33,6 +33,7 @@ def api(store: Store, tmp_path: Path) -> Iterator[Api]:
         yield made
 
 
+@pytest.mark.every_database
 def test_health_of_a_record_that_is_whole(
     store: Store, api: Api, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -49,6 +50,7 @@ def test_health_of_a_record_that_is_whole(
     assert (ledger["accepted"], ledger["inJournal"], ledger["processes"]) == (5, 1, 2)
 
 
+@pytest.mark.every_database
 def test_health_of_a_record_that_is_not(store: Store, api: Api) -> None:
     position = Position(last_number=9, stored=4, quarantined=2, dropped={"full": 3})
     source = {"source": "a", "host": "h", "pid": 1, "role": "child", "at": START, "journal": "j"}
@@ -117,6 +119,7 @@ def test_it_is_of_one_server(store: Store, api: Api, surveys: list[Path], tmp_pa
     assert surveys == [tmp_path / "journal", tmp_path / "other"]
 
 
+@pytest.mark.every_database
 def test_a_ledger_that_is_kept_hides_no_outage(store: Store, api: Api) -> None:
     assert api.ok("/health")["ledger"]["complete"] is True
     with store.engine.begin() as connection:

@@ -107,6 +107,7 @@ def test_a_cursor_does_not_lift_the_bound(store: Store, api: Api, monkeypatch: p
         assert "begin with the first page" in said
 
 
+@pytest.mark.every_database
 @pytest.mark.parametrize("limit", [101, 1000])
 def test_a_page_of_large_values_ends_early(store: Store, api: Api, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PAGE, "MOST_CHARACTERS", 3500)
@@ -147,7 +148,7 @@ def test_a_database_that_was_set_back(store: Store, api: Api) -> None:
     assert poll(tag).status_code == 200
 
 
-@pytest.mark.parametrize("shared_store", ["postgresql"], indirect=True)
+@pytest.mark.databases("postgresql")
 def test_nothing_is_set_for_a_session(store: Store) -> None:
     """Behind PgBouncer it is somebody else's next, perhaps a recorder's."""
     names = ("statement_timeout", "default_transaction_read_only", "default_transaction_isolation")
@@ -173,7 +174,7 @@ def test_nothing_is_set_for_a_session(store: Store) -> None:
     reader.close()
 
 
-@pytest.mark.parametrize("shared_store", services.SERVERS, indirect=True)
+@pytest.mark.databases(*services.SERVERS)
 def test_a_connection_that_the_database_ended_while_it_rested(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     who, kill = {
         "postgresql": ("SELECT pg_backend_pid()", "SELECT pg_terminate_backend({})"),

@@ -60,6 +60,7 @@ def test_counting_deletes_nothing_else(store: Store, api: Api) -> None:
     assert attempts(store) == 0
 
 
+@pytest.mark.every_database
 def test_a_purge_deletes_ones_own(store: Store, api: Api, old: Callable[[], Any]) -> None:
     done = api.post(PATH, "ours-purge", olderThan="1d", search="id:ours-*", dryRun=False).json()
     assert done == {"due": None, "tasks": 5, "attempts": 5, "complete": True}
@@ -132,6 +133,7 @@ def test_who_deleted_how_many_is_on_record(
     ]
 
 
+@pytest.mark.every_database
 def test_what_was_deleted_before_it_broke_off_is_on_record(
     store: Store, api: Api, old: Callable[[], Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -25,6 +25,7 @@ lookup = sys.modules["celery_asynctask.queries.reruns"]
 """The module; in its package, a function may have the name."""
 
 
+@pytest.mark.every_database
 def test_a_task_is_sent_again_and_says_by_whom(store: Store, shop: Celery, api: Api) -> None:
     tell(store, "old", OURS, created_by=7, created_by_name="Ada", content={"order": 17})
     answer = api.post("/async-tasks/old/rerun", "ours")
@@ -186,6 +187,7 @@ def test_what_was_not_sent_may_be_sent_at_once(
     assert "a moment ago" in is_problem(api.post("/async-tasks/old/rerun"), "refused", 409)
 
 
+@pytest.mark.every_database
 def test_where_earlier_reruns_were_not_looked_for(store: Store, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     tell(store, "old", OURS)
     for number in range(3):

@@ -44,6 +44,7 @@ def properties(shape: Any) -> list[str]:
     return [one.alias for one in shape.model_fields.values()]
 
 
+@pytest.mark.every_database
 def test_a_task_in_which_everything_is_there(api: Api, two: None) -> None:
     shown = api.ok(f"/async-tasks/{UUID}")
     number = shown["id"]
@@ -82,6 +83,7 @@ def test_a_task_in_which_nothing_is_there(api: Api, two: None) -> None:
     assert list(shown) == properties(Shape)
 
 
+@pytest.mark.every_database
 def test_a_celery_id_of_any_kind(store: Store, api: Api) -> None:
     """One with a slash is found by our number alone."""
     odd = ["a/b", "é 😀", "50%", "a+b", "?", "#", "stats ", "..;"]

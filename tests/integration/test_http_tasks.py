@@ -20,6 +20,8 @@ from tests.integration.oracle import START as AT
 from tests.integration.oracle import add, row
 from tests.integration.samples import SECOND, SPAN, TRACE, UUID, z
 
+pytestmark = pytest.mark.every_database
+
 LISTS = sys.modules["celery_asynctask.queries.page"]
 """The module; in its package, the function has the name."""
 

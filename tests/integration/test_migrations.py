@@ -27,6 +27,8 @@ from tests.histories import HISTORIES, lines
 from tests.integration.rows import stored
 from tests.integration.schema import schema_of
 
+pytestmark = pytest.mark.every_database
+
 
 @pytest.fixture
 def another(database: str, tmp_path: Path) -> Iterator[str]:

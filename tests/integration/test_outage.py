@@ -28,6 +28,8 @@ from tests.histories import lines, published
 from tests.integration.rows import stored
 from tests.waiting import wait_for
 
+pytestmark = pytest.mark.every_database
+
 
 def error_of(action: Callable[[], object]) -> Exception:
     with pytest.raises(Exception) as caught:
@@ -54,7 +56,7 @@ def test_missing_tables_are_an_outage(database: str) -> None:
     made.close()
 
 
-@pytest.mark.parametrize("shared_store", services.SERVERS, indirect=True)
+@pytest.mark.databases(*services.SERVERS)
 def test_a_lost_connection_is_an_outage(store: Store) -> None:
     dialect = store.engine.dialect.name
     who, kill = {
@@ -197,7 +199,7 @@ def test_a_value_that_no_column_takes_is_no_outage(store: Store, wrong: dict[str
     assert not is_outage(error_of(lambda: store.write(lines([cast("Event", {**published(), **wrong})]))))
 
 
-@pytest.mark.parametrize("shared_store", services.SERVERS, indirect=True)  # SQLite takes texts of any length
+@pytest.mark.databases(*services.SERVERS)  # SQLite takes texts of any length
 @pytest.mark.parametrize("wrong", [{"id": "x" * 256}, {"error_type": "x" * 256}])
 def test_a_text_that_is_too_long_is_no_outage(store: Store, wrong: dict[str, Any]) -> None:
     error = error_of(lambda: store.write(lines([cast("Event", {**published(), **wrong})])))

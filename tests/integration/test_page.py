@@ -17,6 +17,8 @@ from celery_asynctask.queries.page import MOST_ROWS
 from celery_asynctask.store import Store
 from tests.integration.oracle import START, add, row
 
+pytestmark = pytest.mark.every_database
+
 MODULE = sys.modules["celery_asynctask.queries.page"]
 """The module; in the package, the function has its name."""
 MICROSECOND = dt.timedelta(microseconds=1)

@@ -21,6 +21,8 @@ from tests.integration.commands import SECONDS
 from tests.integration.purge import DAY, NOW, left, nothing, record, without_attempts, without_task, work
 from tests.waiting import wait_for
 
+pytestmark = pytest.mark.every_database
+
 
 def test_the_first_rule_that_finds_a_task_decides(store: Store, writer: Writer) -> None:
     record(store, "success", "young", over=NOW - 29 * DAY)

@@ -15,6 +15,8 @@ from celery_asynctask.store.purge import Count, Purged
 from celery_asynctask.store.writer import Writer
 from tests.integration.purge import DAY, NOW, count, left, nothing, record, without_attempts, without_task, work
 
+pytestmark = pytest.mark.every_database
+
 
 def test_of_some_customers_alone(store: Store, writer: Writer) -> None:
     """Nothing else is counted, deleted or tidied up; what is of no customer is not theirs."""

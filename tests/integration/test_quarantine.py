@@ -20,6 +20,8 @@ from tests.histories import ID, published
 from tests.integration.draining import MakeDrain, append, quarantined, rows, source_of, sources, tasks
 from tests.integration.rows import stored
 
+pytestmark = pytest.mark.every_database
+
 
 def test_damaged_lines_are_put_aside_and_the_rest_is_stored(
     store: Store, make_drain: MakeDrain, journal: Journal
@@ -93,7 +95,7 @@ def test_poison_is_put_aside_alone(
     assert ID in stored(store)
 
 
-@pytest.mark.parametrize("shared_store", services.SERVERS, indirect=True)  # SQLite takes texts of any length
+@pytest.mark.databases(*services.SERVERS)  # SQLite takes texts of any length
 def test_poison_of_this_database(store: Store, make_drain: MakeDrain, journal: Journal) -> None:
     bad = [cast("Event", {**published(1), **one}) for one in ({"id": "x" * 256}, {"error_type": "x" * 256})]
     append(journal, bad[0], published(), bad[1])

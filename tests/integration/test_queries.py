@@ -23,6 +23,8 @@ from celery_asynctask.store import Store
 from tests.integration import oracle
 from tests.integration.oracle import add, row
 
+pytestmark = pytest.mark.every_database
+
 NOW = oracle.START.replace(day=1, month=3)
 
 TEXTS = [
@@ -123,18 +125,15 @@ class Rows(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def varied(shared_store: Store) -> Iterator[Rows]:
+def varied(module_store: Store) -> Iterator[Rows]:
     tasks, runs = oracle.rows()
-    with Session(shared_store.engine, expire_on_commit=False) as session:
+    with Session(module_store.engine, expire_on_commit=False) as session:
         session.add_all([*tasks, *runs])
         session.commit()
         session.expunge_all()
-    reader = Reader(shared_store.settings.url)
+    reader = Reader(module_store.settings.url)
     yield Rows(reader, *oracle.rows())
     reader.close()
-    with shared_store.engine.begin() as connection:
-        for model in (AsyncTask, AsyncTaskAttempt):
-            connection.execute(model.__table__.delete())
 
 
 def by_sql(rows: Rows, session: Session, search: str) -> set[str]:

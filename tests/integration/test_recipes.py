@@ -274,6 +274,7 @@ def problem(response: httpx.Response) -> tuple[int, str]:
     return response.status_code, response.json()["type"].removeprefix(PROBLEM)
 
 
+@pytest.mark.database
 def test_fastapi(tmp_path: Path) -> None:
     with services.new_database("postgresql", tmp_path) as store:
         project(tmp_path, store)

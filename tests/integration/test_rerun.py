@@ -128,6 +128,7 @@ def working(store: Store, tmp_path: Path) -> Iterator[Project]:
             redis.delete(queue, f"_kombu.binding.{queue}")
 
 
+@pytest.mark.broker
 def test_it_runs_again(store: Store, working: Project) -> None:
     given = (tuple(VALUES), {"at": VALUES[0], "nested": {"id": VALUES[4]}})
     (working.path / "values").write_bytes(pickle.dumps(given))

@@ -19,6 +19,8 @@ from tests import processes
 from tests.histories import HISTORIES, about, lines
 from tests.integration.purge import work
 
+pytestmark = pytest.mark.every_database
+
 WRITERS = 4
 BATCHES = 25
 

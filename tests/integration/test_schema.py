@@ -19,6 +19,8 @@ from tests.histories import HISTORIES, lines
 from tests.integration.schema import schema_of
 from tests.processes import at_once
 
+pytestmark = pytest.mark.every_database
+
 UTC = dt.timezone.utc
 
 

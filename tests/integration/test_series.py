@@ -23,6 +23,8 @@ from tests.integration.http import OURS, THEIRS
 from tests.integration.oracle import TEXTS, add, row
 from tests.integration.statements import statements_of
 
+pytestmark = pytest.mark.every_database
+
 NOW = dt.datetime(2026, 2, 1, 12, 30, tzinfo=dt.timezone.utc)
 HOUR = dt.timedelta(hours=1)
 MICROSECOND = dt.timedelta(microseconds=1)

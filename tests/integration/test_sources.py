@@ -18,6 +18,8 @@ from celery_asynctask.queries.sources import State, sources
 from celery_asynctask.store import Store
 from tests.integration.oracle import START, add, row
 
+pytestmark = pytest.mark.every_database
+
 NOW = START + dt.timedelta(hours=2)
 MINUTE = dt.timedelta(minutes=1)
 

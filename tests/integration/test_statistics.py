@@ -30,6 +30,8 @@ from celery_asynctask.store import Store
 from tests import histories
 from tests.benchmarks import kinds, rows, shop
 
+pytestmark = pytest.mark.every_database
+
 TASKS = 4200
 NOW = dt.datetime(2025, 6, 15, 12, tzinfo=dt.timezone.utc)
 HOUR = dt.timedelta(hours=1)
@@ -46,11 +48,11 @@ class Shop(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def full(shared_store: Store) -> Iterator[Shop]:
-    url = shared_store.settings.url
+def full(module_store: Store) -> Iterator[Shop]:
+    url = module_store.settings.url
     rows.fill(url, TASKS, last=NOW.timestamp())
     reader = Reader(url)
-    with Session(shared_store.engine) as session:
+    with Session(module_store.engine) as session:
         newest = select(AsyncTask).order_by(AsyncTask.created_at.desc(), AsyncTask.id.desc())
         in_order = select(AsyncTaskAttempt).order_by(AsyncTaskAttempt.celery_task_id, AsyncTaskAttempt.run_key)
         tasks = session.scalars(newest).all()

@@ -20,6 +20,8 @@ from tests.histories import HISTORIES, ID, about, lines, ms, published
 from tests.integration.rows import stored
 from tests.processes import at_once
 
+pytestmark = pytest.mark.every_database
+
 UTC = dt.timezone.utc
 
 

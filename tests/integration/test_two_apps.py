@@ -58,6 +58,7 @@ def rows(url: str) -> list[Any]:
         engine.dispose()
 
 
+@pytest.mark.broker
 @pytest.mark.parametrize("pool", ["solo", "prefork"])
 def test_a_worker_of_the_first_records_it_whole(tmp_path: Path, pool: str) -> None:
     broker, queue, url = services.redis_url(7), f"apps-{uuid.uuid4().hex[:12]}", f"sqlite:///{tmp_path / 'rows.db'}"

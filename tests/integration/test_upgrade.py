@@ -141,7 +141,7 @@ def test_a_file_whose_mode_another_process_changes(monkeypatch: pytest.MonkeyPat
         _write_ahead(Refusing(), None)
 
 
-@pytest.mark.parametrize("database_kind", ["postgresql", "sqlite"])
+@pytest.mark.databases("sqlite", "postgresql")
 def test_it_is_done_as_a_whole_or_not_at_all(
     database_kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,10 +17,12 @@ from tests import services
 from tests.histories import HISTORIES, ID, Delivery, about, failure, lines, ms, published
 from tests.integration.rows import stored
 
+pytestmark = pytest.mark.every_database
+
 UTC = dt.timezone.utc
 
 
-@pytest.mark.parametrize("shared_store", services.SERVERS, indirect=True)
+@pytest.mark.databases(*services.SERVERS)
 def test_times_do_not_depend_on_the_session_s_time_zone(store: Store) -> None:
     told = HISTORIES["success"]()
     store.write(lines(told))

@@ -22,6 +22,8 @@ from tests.histories import ID, Delivery
 from tests.integration.draining import source_of
 from tests.integration.rows import stored
 
+pytestmark = pytest.mark.every_database
+
 
 class Clock:
     """Both clocks of the watch, moved by hand."""

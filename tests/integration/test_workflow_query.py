@@ -22,6 +22,8 @@ from tests.histories import event as happened
 from tests.integration.statements import statements_of
 from tests.workflows import CHARGE, CHECKOUT, INVOICE, NOTIFY, SHIP, later_step, of, order, ran
 
+pytestmark = pytest.mark.every_database
+
 
 @pytest.fixture
 def reader(store: Store) -> Iterator[Reader]:

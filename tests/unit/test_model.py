@@ -12,7 +12,10 @@ from celery_asynctask.model import Base
 from celery_asynctask.tables import UTCDateTime
 
 
-@pytest.mark.parametrize("model", [one.class_ for one in Base.registry.mappers], ids=lambda model: model.__name__)
+MODELS = sorted((one.class_ for one in Base.registry.mappers), key=lambda model: model.__name__)
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
 def test_annotations_are_those_of_the_columns(model: type[Base]) -> None:
     hints = get_type_hints(model)
     told = {name: get_args(hints[name])[0] for name in vars(model)["__annotations__"] if name in hints}

@@ -15,11 +15,13 @@ from tests.workers.expect import Row, expect
 from tests.workers.harness import World, stop
 from tests.workers.test_shapes import plan_for
 
+pytestmark = pytest.mark.broker
+
 REDIS_TRANSPORT = "visibility_timeout=3 unacked_restore_interval=1 unacked_restore_throttle=1"
 """What a killed worker had in hand comes back after seconds, not after an hour."""
 
 
-@pytest.fixture(params=["redis", pytest.param("amqp", marks=pytest.mark.slow)])
+@pytest.fixture(params=["redis", "amqp"])
 def world(request: pytest.FixtureRequest, tmp_path) -> Iterator[World]:
     with services.fresh_database(services.postgresql_url()) as store:
         plan = plan_for(request.param, store, tmp_path)
@@ -49,7 +51,6 @@ def test_worker_killed(world: World) -> None:
     assert [one.redelivered for one in world.attempts(sent.id)] == [False, True]
 
 
-@pytest.mark.slow
 def test_whole_worker_killed_and_nobody_runs_it_again(world: World) -> None:
     """An early-acknowledged message is gone with its worker: some 40 s later the next worker's recorder says so."""
     with world.worker("-c2") as worker:
@@ -102,7 +103,6 @@ def test_cold_shutdown(world: World) -> None:
         )
 
 
-@pytest.mark.slow
 def test_beat(world: World) -> None:
     with world.worker("-c2"):
         schedule = world.plan.directory / "schedule"
@@ -119,7 +119,6 @@ def test_beat(world: World) -> None:
             assert row.content == {"periodic_task_name": "tick"}
 
 
-@pytest.mark.slow
 def test_children_recycled(tmp_path) -> None:
     """A child per task: each has a journal of its own, all are drained and removed."""
     with services.fresh_database(services.postgresql_url()) as store:

@@ -14,6 +14,8 @@ from tests.workers.expect import Row, expect
 from tests.workers.harness import World
 from tests.workers.test_shapes import plan_for
 
+pytestmark = pytest.mark.broker
+
 POOLS = {
     "prefork": (("-c3",), 200),
     "threads": (("-P", "threads", "-c8"), 1000),
@@ -31,9 +33,7 @@ def world(tmp_path: Path) -> Iterator[World]:
             world.close()
 
 
-@pytest.mark.parametrize(
-    "pool", [pytest.param(name, marks=() if name == "prefork" else pytest.mark.slow) for name in POOLS]
-)
+@pytest.mark.parametrize("pool", POOLS)
 def test_nothing_leaks_from_one_task_to_the_next(world: World, pool: str) -> None:
     """Every third task is nobody's; the others have a customer each, and share processes, threads and greenlets."""
     options, count = POOLS[pool]

@@ -20,14 +20,13 @@ from tests.workers.shapes import ENDS_SOLO, PREFORK_ONLY, SHAPES
 
 SHAPE_SECONDS = 150
 
+pytestmark = pytest.mark.broker
+
 
 def plan_for(broker: str, store: str, directory: Path) -> Plan:
     if broker == "redis":
         return Plan(services.redis_url(10), services.redis_url(11), store, directory)
     return Plan(services.amqp_url(), f"db+{store}", store, directory)
-
-
-SLOW = (pytest.mark.slow,)
 
 
 class Setting(NamedTuple):
@@ -37,7 +36,6 @@ class Setting(NamedTuple):
     options: tuple[str, ...]
     at_once: int
     """Shapes in flight together: more than the pool can run, fewer than would wait beyond their deadlines."""
-    marks: tuple[pytest.MarkDecorator, ...] = ()
     tracing: str = ""
     """As in `Plan`."""
     workers: int = 1
@@ -47,17 +45,17 @@ class Setting(NamedTuple):
 SETTINGS = {
     "redis-prefork4": Setting("redis", ("-c4",), 24),
     "amqp-prefork4": Setting("amqp", ("-c4",), 24),
-    "redis-prefork4-traced": Setting("redis", ("-c4",), 24, SLOW, tracing="after"),
-    "amqp-prefork2-two-workers": Setting("amqp", ("-c2",), 16, SLOW, tracing="before", workers=2),
-    "redis-prefork4-links": Setting("redis", ("-c4",), 24, SLOW, tracing="links"),
-    "redis-prefork2": Setting("redis", ("-c2",), 8, SLOW),
-    "amqp-prefork2": Setting("amqp", ("-c2",), 8, SLOW),
-    "amqp-threads": Setting("amqp", ("-P", "threads", "-c4"), 12, SLOW, tracing="before"),
-    "redis-gevent": Setting("redis", ("-P", "gevent", "-c8"), 12, SLOW, tracing="before"),
-    "amqp-solo": Setting("amqp", ("-P", "solo"), 2, SLOW, tracing="before"),
-    "redis-threads-late": Setting("redis", ("-P", "threads", "-c4"), 12, SLOW, tracing="late"),
-    "amqp-gevent-late": Setting("amqp", ("-P", "gevent", "-c8"), 12, SLOW, tracing="late"),
-    "redis-solo-late": Setting("redis", ("-P", "solo"), 2, SLOW, tracing="late"),
+    "redis-prefork4-traced": Setting("redis", ("-c4",), 24, tracing="after"),
+    "amqp-prefork2-two-workers": Setting("amqp", ("-c2",), 16, tracing="before", workers=2),
+    "redis-prefork4-links": Setting("redis", ("-c4",), 24, tracing="links"),
+    "redis-prefork2": Setting("redis", ("-c2",), 8),
+    "amqp-prefork2": Setting("amqp", ("-c2",), 8),
+    "amqp-threads": Setting("amqp", ("-P", "threads", "-c4"), 12, tracing="before"),
+    "redis-gevent": Setting("redis", ("-P", "gevent", "-c8"), 12, tracing="before"),
+    "amqp-solo": Setting("amqp", ("-P", "solo"), 2, tracing="before"),
+    "redis-threads-late": Setting("redis", ("-P", "threads", "-c4"), 12, tracing="late"),
+    "amqp-gevent-late": Setting("amqp", ("-P", "gevent", "-c8"), 12, tracing="late"),
+    "redis-solo-late": Setting("redis", ("-P", "solo"), 2, tracing="late"),
 }
 
 
@@ -131,7 +129,7 @@ def is_described(span: Any, attempt: AsyncTaskAttempt) -> bool:
 
 def on(settings: dict[str, Setting]) -> pytest.MarkDecorator:
     """Parametrize over workers; pytest keeps together what has the same place in the list."""
-    params = [pytest.param(key, marks=setting.marks, id=key) for key, setting in settings.items()]
+    params = [pytest.param(key, marks=pytest.mark.xdist_group(f"shapes-{key}"), id=key) for key in settings]
     return pytest.mark.parametrize("running", params, indirect=True, scope="module")
 
 

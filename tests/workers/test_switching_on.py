@@ -20,6 +20,8 @@ from tests import services
 from tests.waiting import wait_for
 from tests.workers.harness import START_SECONDS, ready, stop
 
+pytestmark = pytest.mark.broker
+
 TASKS = """
     from celery import Task, shared_task
 
@@ -117,7 +119,7 @@ WHOLE_APP = {
 }
 
 
-@pytest.mark.parametrize("how", ["task_cls", pytest.param("install", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("how", ["task_cls", "install"])
 def test_whole_app(project: Callable[..., Project], how: str) -> None:
     """One line, and everything of the app is recorded: its tasks, shared ones, Celery's own, other base classes."""
     source = (
@@ -139,7 +141,6 @@ def test_whole_app(project: Callable[..., Project], how: str) -> None:
         wait_for(lambda: proj.rows() == dict.fromkeys(expected, "SUCCESS"), 20, f"{expected}; rows: {proj.rows()}")
 
 
-@pytest.mark.slow
 def test_single_tasks(project: Callable[..., Project]) -> None:
     """With RecordedTask as the base of one task, that one alone is recorded."""
     source = (
@@ -160,7 +161,6 @@ def test_single_tasks(project: Callable[..., Project]) -> None:
         wait_for(lambda: proj.rows() == {"proj.recorded": "SUCCESS"}, 20, f"one row; rows: {proj.rows()}")
 
 
-@pytest.mark.slow
 def test_configuration_alone(project: Callable[..., Project]) -> None:
     """The module in ``imports``: what the worker runs is recorded, without a word in the code."""
     source = (
@@ -217,7 +217,6 @@ def test_django(project: Callable[..., Project]) -> None:
         wait_for(lambda: proj.rows() == {"proj.add": "SUCCESS"}, 20, f"the row; rows: {proj.rows()}")
 
 
-@pytest.mark.slow
 def test_disabled(project: Callable[..., Project]) -> None:
     """Off means off: no rows, no files."""
     source = (
@@ -234,7 +233,7 @@ def test_disabled(project: Callable[..., Project]) -> None:
     assert not (proj.directory / "asynctask.db").exists()
 
 
-@pytest.mark.parametrize("how", ["task_cls", pytest.param("install", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("how", ["task_cls", "install"])
 def test_wrong_setting_stops_the_worker(project: Callable[..., Project], how: str) -> None:
     source = WHOLE_APP[how] + textwrap.dedent(CONF) + "app.conf.asynctask_bach_size = 3\n" + textwrap.dedent(TASKS)
     proj = project(source)
@@ -243,7 +242,6 @@ def test_wrong_setting_stops_the_worker(project: Callable[..., Project], how: st
     assert "asynctask_batch_size" in str(caught.value)
 
 
-@pytest.mark.slow
 def test_uninstall(project: Callable[..., Project]) -> None:
     """What was recorded is stored, and the app publishes as if nothing had been."""
     source = WHOLE_APP["install"] + textwrap.dedent(CONF) + textwrap.dedent(TASKS)
