@@ -37,6 +37,11 @@ def event(kind: Kind, at: int, **more: Any) -> Event:
     return cast("Event", {"id": ID, **run, "kind": kind.value, "at": ms(at), "name": NAME, **more})
 
 
+def variant(one: Event, **more: Any) -> Event:
+    """The event with other values; it may be none any more."""
+    return cast("Event", {**one, **more})
+
+
 def lines(told: Iterable[Event]) -> list[bytes]:
     """Events as the journal has them."""
     return [encode(one) for one in told]
@@ -111,7 +116,7 @@ def ends_carry_starts() -> list[Event]:
 def noted() -> list[Event]:
     """For a customer, in a trace, and saying how far it is."""
     first, second = Delivery(2), Delivery(20, retries=1)
-    whose = {"customer": 42, "created_by": 7, "created_by_name": "Ada", "content": {"order": 1}}
+    whose: dict[str, Any] = {"customer": 42, "created_by": 7, "created_by_name": "Ada", "content": {"order": 1}}
     return [
         published(trace="t0", **whose),
         first.received(),

@@ -33,7 +33,7 @@ def ran(name: str, at: int, start: int, end: int, kind: Kind = Kind.SUCCEEDED, *
 
 def later_step(name: str, at: int) -> list[Event]:
     """A step that is known since so many milliseconds, and was not sent."""
-    return [event(Kind.PLANNED, at, asked=True, created=ms(at), args=[], kwargs={}) | {"name": name}]  # type: ignore[list-item]
+    return [event(Kind.PLANNED, at, asked=True, created=ms(at), args=[], kwargs={}) | {"name": name}]
 
 
 def not_sent(name: str, at: int, failed_at: int, upstream: str, upstream_id: str, text: str) -> list[Event]:

@@ -58,12 +58,12 @@ def test_a_start_is_the_event_of_its_request(recording: Recording, name: str, id
         "kwargs": {"k": 2},
     }
     request = Context({**about, **REQUESTS[name]})
-    told = decode(start_of(recording, request, ids))
+    told: dict[str, Any] = dict(decode(start_of(recording, request, ids)))
     expected = facts.from_request(Kind.STARTED, "a.task", request, ms(3))
     facts.add_asked(expected, recording, "a.task", request)
     told_where = {
         key: told.pop(key, None) for key in ("pid", "source", "worker", "queue", "sent", "trace", "span", "eta")
-    }  # type: ignore[misc]
+    }
     assert told == expected
     assert told_where["source"] == recording.journal.source
     assert told_where["worker"] == (request.hostname or None)

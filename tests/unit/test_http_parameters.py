@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from celery_asynctask.errors import FilterError
-from celery_asynctask.http.parameters import _TEXTS, ORDER_BY, PageSearch, Search, understood
+from celery_asynctask.http.parameters import _TEXTS, ORDER_BY, PageSearch, Search, Understood, understood
 from celery_asynctask.http.problem import ProblemError
 from celery_asynctask.queries import glob
 from celery_asynctask.queries.filter import MAX_TERMS, Filter, Term, Value, parse
@@ -23,6 +23,11 @@ NOW = dt.datetime(2026, 1, 31, 12, tzinfo=dt.timezone.utc)
 TEXTS = st.text(max_size=40) | st.from_regex(
     r'-?(kwargs|name|since|status)?[.:]?[a-z0-9",*><.: -]{0,20}', fullmatch=True
 )
+
+
+def meaning(**asked: Any) -> Understood:
+    """What is understood of these parameters."""
+    return understood(Search.model_validate(asked), NOW)
 
 
 def outcome(read: Callable[[], Any]) -> Any:
@@ -44,7 +49,7 @@ def outcome(read: Callable[[], Any]) -> Any:
 @example(" ".join(["a"] * (MAX_TERMS + 1)))
 def test_a_search_is_what_the_command_line_understands(text: str) -> None:
     expected = outcome(lambda: parse(text, NOW).terms)
-    found = outcome(lambda: understood(Search(search=text), NOW).filter.terms)
+    found = outcome(lambda: meaning(search=text).filter.terms)
     assert found == (("search", expected) if isinstance(expected, str) else expected)
 
 
@@ -59,7 +64,7 @@ def test_a_search_is_what_the_command_line_understands(text: str) -> None:
 @example("celery_task_id", "\0")
 def test_a_field_is_one_text_with_wildcards(field: str, text: str) -> None:
     """Or a problem of its own name. Nothing else of the grammar means anything in it."""
-    found = outcome(lambda: understood(Search(**{field: text}), NOW).filter.terms)
+    found = outcome(lambda: meaning(**{field: text}).filter.terms)
     if re.search("[\0\ud800-\udfff]", text):
         assert found[0] == Search.model_fields[field].alias
         return
@@ -74,14 +79,14 @@ def test_a_field_is_one_text_with_wildcards(field: str, text: str) -> None:
 @given(st.integers(-MAX_NUMBER, MAX_NUMBER))
 def test_numbers(number: int) -> None:
     for field in ("customer", "created_by", "retries"):
-        [term] = understood(Search(**{field: number}), NOW).filter.terms
+        [term] = meaning(**{field: number}).filter.terms
         assert term == Term(field, (), (Value("=", number),), False)
 
 
 @given(st.datetimes(timezones=st.just(dt.timezone(dt.timedelta(hours=-12))) | st.just(dt.timezone.utc)))
 def test_times_are_such_as_every_database_knows(at: dt.datetime) -> None:
     for field, key, operator in (("created_after", "created", ">="), ("completed_before", "completed", "<")):
-        [term] = understood(Search(**{field: at.isoformat()}), NOW).filter.terms
+        [term] = meaning(**{field: at.isoformat()}).filter.terms
         [value] = term.values
         assert (term.key, value.operator) == (key, operator)
         assert value.value.utcoffset() == dt.timedelta(0)
@@ -100,7 +105,7 @@ def test_times_are_such_as_every_database_knows(at: dt.datetime) -> None:
 )  # fmt: skip
 def test_which_searches_count_from_now(search: str, relative: bool) -> None:
     """The answer to those is not the same an hour later, though nothing has changed."""
-    assert understood(Search(search=search), NOW).relative is relative
+    assert meaning(search=search).relative is relative
 
 
 @pytest.mark.parametrize(
@@ -109,28 +114,28 @@ def test_which_searches_count_from_now(search: str, relative: bool) -> None:
      ("name:kwargs.a", False), ('"kwargs.a:1"', False), ("periodic:nightly", False), ("message:args", False)],
 )  # fmt: skip
 def test_which_searches_look_into_values(search: str, in_values: bool) -> None:
-    assert understood(Search(search=search), NOW).in_values is in_values
+    assert meaning(search=search).in_values is in_values
 
 
 def test_statuses_are_alternatives_and_each_is_meant_once() -> None:
-    [term] = understood(Search(status=["LOST", "FAILURE", "LOST"]), NOW).filter.terms
+    [term] = meaning(status=["LOST", "FAILURE", "LOST"]).filter.terms
     assert term == Term("status", (), (Value("=", "LOST"), Value("=", "FAILURE")), False)
 
 
 def test_all_parameters_count_as_terms() -> None:
     words = " ".join(["a"] * MAX_TERMS)
-    assert len(understood(Search(search=words), NOW).filter.terms) == MAX_TERMS
+    assert len(meaning(search=words).filter.terms) == MAX_TERMS
     with pytest.raises(ProblemError, match="33 terms"):
-        understood(Search(search=words, retries=1), NOW)
-    assert understood(Search(), NOW).filter == Filter()
+        meaning(search=words, retries=1)
+    assert meaning().filter == Filter()
 
 
 def test_orders_are_all_that_there_are() -> None:
     assert set(ORDER_BY.values()) == set(ORDERS)
-    assert ORDER_BY["-createdAt"] == NEWEST == PageSearch().order
+    assert ORDER_BY["-createdAt"] == NEWEST == PageSearch.model_validate({}).order
 
 
 def test_nothing_unknown_is_taken() -> None:
     for unknown in ({"nothing": 1}, {"orderBy": "x"}):
         with pytest.raises(ValueError, match="Extra inputs"):
-            PageSearch(**unknown)  # type: ignore[arg-type]
+            PageSearch.model_validate(unknown)

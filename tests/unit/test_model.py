@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import Any, get_args, get_type_hints
+from typing import Any, cast, get_args, get_type_hints
 
 import pytest
-from sqlalchemy import JSON, Column, Enum
+from sqlalchemy import JSON, Column, Enum, Table
 
 from celery_asynctask.model import Base
 from celery_asynctask.tables import UTCDateTime
@@ -19,7 +19,7 @@ MODELS = sorted((one.class_ for one in Base.registry.mappers), key=lambda model:
 def test_annotations_are_those_of_the_columns(model: type[Base]) -> None:
     hints = get_type_hints(model)
     told = {name: get_args(hints[name])[0] for name in vars(model)["__annotations__"] if name in hints}
-    assert told == {column.name: kind(column) for column in model.__table__.columns}
+    assert told == {column.name: kind(column) for column in cast("Table", model.__table__).columns}
 
 
 def kind(column: Column[Any]) -> Any:

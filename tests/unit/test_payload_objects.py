@@ -42,7 +42,7 @@ def test_attrs_and_pydantic_objects_without_what_they_hide() -> None:
         a: int
         hidden: str = pydantic.Field("h", repr=False)
 
-        @pydantic.computed_field  # type: ignore[untyped-decorator]
+        @pydantic.computed_field  # type: ignore[prop-decorator, untyped-decorator]
         @property
         def computed(self) -> int:
             raise RuntimeError("asked")
@@ -57,7 +57,7 @@ def test_attrs_and_pydantic_objects_without_what_they_hide() -> None:
 
     gone = {MARK: "redacted"}
     redacting = Encoder(redaction=Redaction())
-    for value in (Attrs(1, "h"), Data(1, "h"), Model(a=1)):
+    for value in (Attrs(1, "h"), Data(1, "h"), Model(a=1)):  # type: ignore[call-arg]
         assert to_json(value) == {"a": 1, "hidden": "h"}
         assert redacting.value(value) == {"a": 1, "hidden": gone}
     assert redacting.value(Model(a=1, token="x", b=2)) == {"a": 1, "hidden": gone, "token": gone, "b": 2}
@@ -106,7 +106,7 @@ def test_a_user_s_time_zone_is_not_asked() -> None:
 
 def test_a_class_may_lie_about_its_name_and_dict() -> None:
     class Liar:
-        __dict__ = property(touch("__dict__"))  # type: ignore[assignment]
+        __dict__ = property(touch("__dict__"))
         __module__ = 3  # type: ignore[assignment]
         __dataclass_fields__ = property(touch("fields"))
 

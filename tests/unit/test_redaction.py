@@ -283,7 +283,7 @@ def test_a_rule_is_asked_with_the_path() -> None:
 
     def rule(path: Path, value: Any) -> bool:
         asked.append(path)
-        return value == "no"
+        return bool(value == "no")
 
     encoder = Encoder(redaction=Redaction(rule=rule))
     assert encoder.arguments(("no", [1, "no"], 3), {"k": {"l": "no"}}, ("first",)) == (

@@ -156,7 +156,7 @@ def test_whoever_asks_lends_it_nothing(tmp_path: Path) -> None:
         asynctask_context=lambda: {"customer": 8, "created_by": 8, "created_by_name": "Eve", "content": {"a": 8}},
     )
     install(app)
-    asks = {"customer": 7, "created_by": 7, "created_by_name": "Eve", "content": {"a": 7}}
+    asks: dict[str, Any] = {"customer": 7, "created_by": 7, "created_by_name": "Eve", "content": {"a": 7}}
 
     @app.task(name="asks", shared=False)
     def ask(task: AsyncTask) -> None:

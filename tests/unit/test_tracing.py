@@ -9,7 +9,7 @@ import pytest
 from celery.app.task import Context
 from opentelemetry import context, propagate, trace
 from opentelemetry.propagators.textmap import TextMapPropagator
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 
 from celery_asynctask import tracing
 
@@ -66,7 +66,12 @@ def test_a_span_that_is_there_is_left_alone() -> None:
 def test_describe() -> None:
     with TRACER.start_as_current_span("run/x") as span:
         tracing.describe("id", "root", None, "0001")
-    assert dict(span.attributes) == {"celery.task_id": "id", "celery.root_id": "root", "asynctask.run_key": "0001"}
+    assert isinstance(span, ReadableSpan)
+    assert dict(span.attributes or {}) == {
+        "celery.task_id": "id",
+        "celery.root_id": "root",
+        "asynctask.run_key": "0001",
+    }
     tracing.describe("id", "root", "parent", "0001")  # no span, no error
 
 

@@ -231,7 +231,7 @@ def test_what_is_never_sent_was_announced(line: Line) -> None:
 
 
 def test_each_step_is_told_once_and_never_the_task_itself() -> None:
-    same = {"task": "add", "args": [], "kwargs": {}, "options": {"task_id": "a"}, "subtask_type": None}
+    same: dict[str, Any] = {"task": "add", "args": [], "kwargs": {}, "options": {"task_id": "a"}, "subtask_type": None}
     other = {**same, "options": {"task_id": "b"}}
     assert [step.id for step in steps("a", [other, same], None, [other, same])] == ["b"]
 

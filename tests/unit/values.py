@@ -91,7 +91,7 @@ def hostile(base: type, *arguments: Any) -> Any:
     """An instance of a subclass of ``base`` that resists in every way."""
     space = {name: touch(name, getattr(base, name, None)) for name in SPECIAL}
     space.update(ATTRIBUTES, __class__=property(touch("__class__", type)), __slots__=())
-    space["__hash__"] = touch("__hash__", base.__hash__ or object.__hash__)
+    space["__hash__"] = touch("__hash__", getattr(base, "__hash__", None) or object.__hash__)
     return Meta(f"Hostile{base.__name__}", (base,), space)(*arguments)
 
 
