@@ -14,7 +14,7 @@ from httpx import ASGITransport, AsyncClient, Response
 from celery_asynctask.http import create_app
 from celery_asynctask.http.problem import HEADERS, MEDIA_TYPE, TITLES
 from celery_asynctask.store import Store
-from tests.histories import HISTORIES, about, lines
+from tests.histories import HISTORIES, about, lines, variant
 from tests.integration.statements import statements_of
 
 ADMIN = "admin"
@@ -134,10 +134,7 @@ def tell(store: Store, task_id: str, customer: int | None, **more: Any) -> None:
     told = about(HISTORIES["success"](), task_id)
     store.write(
         lines(
-            {
-                **one,
-                **({"root": task_id, "parent": None, "customer": customer, **more} if one.get("asked") else {}),
-            }
+            variant(one, root=task_id, parent=None, customer=customer, **more) if one.get("asked") else one
             for one in told
         )
     )

@@ -253,7 +253,8 @@ class Ledger:
         assert source.refused == sum(source.journal.dropped.values())
 
         # What lies below the high-water mark is what the row counts.
-        below, told = Scan(), [{}]
+        below = Scan()
+        told: list[dict[str, int]] = [{}]
         for _, image in sorted(source.images.items()):
             end = self._end(source, image)
             if image.scan(end, below):

@@ -183,14 +183,15 @@ def _compares(what: Any, value: Value) -> bool:
         return (what is None) is (value.operator == "none")
     if what is None:
         return False
-    return {
+    found: dict[str, bool] = {
         "=": what == value.value,
         ">": what > value.value,
         ">=": what >= value.value,
         "<": what < value.value,
         "<=": what <= value.value,
         "..": value.high is not None and value.value <= what <= value.high,
-    }[value.operator]
+    }
+    return found[value.operator]
 
 
 def _fits(text: str | None, value: Value) -> bool:

@@ -71,7 +71,6 @@ class Screen:
         os.close(self._ours)
         os.close(self._theirs)
 
-    @property
     def echoes(self) -> bool:
         """Whether typed keys are shown, as on a terminal that nobody has changed."""
         return bool(termios.tcgetattr(self._theirs)[3] & termios.ECHO)

@@ -37,7 +37,7 @@ def asked(api: Api, task_id: str, who: str | None = "admin", headers: Any = (), 
     return api.get(f"/console/tasks/{task_id}/workflow", who, headers, **query)
 
 
-def shown(api: Api, task_id: str, who: str | None = "admin", **query: Any) -> str:
+def shown(api: Api, task_id: str, who: str | None = "admin", /, **query: Any) -> str:
     answer = asked(api, task_id, who, **query)
     assert answer.status_code == 200, answer.text
     return answer.text

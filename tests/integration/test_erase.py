@@ -33,7 +33,12 @@ def writer(store: Store) -> Iterator[Writer]:
 
 def task(task_id: str, customer: int, value: Any = SECRET) -> list[Event]:
     """A task that failed, was tried again, and says its value wherever it can."""
-    whose = {"customer": customer, "created_by": 7, "created_by_name": SECRET, "content": {"for": value}}
+    whose: dict[str, Any] = {
+        "customer": customer,
+        "created_by": 7,
+        "created_by_name": SECRET,
+        "content": {"for": value},
+    }
     first, second = Delivery(2), Delivery(20, retries=1)
     told = [
         published(args=[value], kwargs={"who": value}, **{name: whose[name] for name in whose}),

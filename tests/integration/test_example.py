@@ -86,7 +86,7 @@ def test_records_a_census_with_a_failure_and_a_retry(tmp_path: Path, tree: Path)
     (failed,) = (task for task in tasks if task.status != AsyncTaskStatus.SUCCESS)
     assert (failed.status, failed.name) == (AsyncTaskStatus.FAILURE, by_name["parse"].name)
     assert failed.error_type == "SyntaxError"
-    assert "(broken.py, line 2)" in failed.error_message
+    assert "(broken.py, line 2)" in (failed.error_message or "")
     assert failed.task_kwargs["file"]["path"] == "shapes/broken.py"
     assert (by_name["quote"].parent_task_id, by_name["quote"].result) == (failed.celery_task_id, 'print "no"')
 
@@ -94,7 +94,7 @@ def test_records_a_census_with_a_failure_and_a_retry(tmp_path: Path, tree: Path)
     assert (retried.status, retried.retries, retried.task_kwargs["package"]) == (AsyncTaskStatus.SUCCESS, 1, "words")
     runs = [one for one in attempts if one.celery_task_id == retried.celery_task_id]
     assert [one.outcome for one in runs] == ["retried", "succeeded"]
-    assert "legacy.py" in runs[0].error_message
+    assert "legacy.py" in (runs[0].error_message or "")
 
     assert by_name["add_up"].result["total"] == {
         "files": 2,

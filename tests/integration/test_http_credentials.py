@@ -24,7 +24,7 @@ from tests.integration.tenants import FOREIGN, MINE, VALUES, ask, routes
 async def by_cookie(request: Request) -> Access | None:
     """As an application with sessions has it."""
     who = request.cookies.get("who")
-    return None if who is None else Access(customers={int(who)}, rights=RIGHTS, name=f"user {who}")
+    return None if who is None else Access(customers={int(who)}, rights=set(RIGHTS), name=f"user {who}")
 
 
 def by_header(request: Request) -> Access | None:

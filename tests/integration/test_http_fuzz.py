@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import schemathesis
@@ -25,7 +25,7 @@ from celery_asynctask.http import create_app
 from celery_asynctask.http.parameters import ORDER_BY
 from celery_asynctask.queries.order import ORDERS, Cursor
 from celery_asynctask.store import Store
-from tests.histories import HISTORIES, about, lines
+from tests.histories import HISTORIES, about, lines, variant
 from tests.integration.http import ADMIN, OURS, THEIRS, Api, api_over, token_of
 from tests.workflows import CHARGE, order
 
@@ -73,7 +73,7 @@ def api(store: Store, tmp_path: Path) -> Iterator[Api]:
         store.write(lines(about(history(), name)))
     for customer in (OURS, THEIRS):
         whose = {"customer": customer, "content": {"order": 1}}
-        store.write(lines(about([{**one, **whose} for one in HISTORIES["failed"]()], f"of-{customer}")))  # type: ignore[list-item]
+        store.write(lines(about([variant(one, **whose) for one in HISTORIES["failed"]()], f"of-{customer}")))
     store.write(lines(order()))
     app = Celery("api", broker="memory://", set_as_current=False)
     with api_over(store, app, asynctask_journal_dir=str(tmp_path / "journal")) as made:
@@ -106,9 +106,10 @@ def ask(api: Api, who: str | None, examples: int) -> None:
         answer = case.call_and_validate(headers=headers)
         seen.setdefault(case.operation.definition.raw["operationId"], set()).add(answer.status_code)
 
-    operations = [operation.ok() for operation in schema.get_all_operations()]
+    operations = [one.ok() for one in schema.get_all_operations()]  # type: ignore[union-attr] # an error fails here
+    modes = cast("Iterable[GenerationMode]", GenerationMode)  # mypy, told of 3.10, knows no StrEnum
     for operation in sorted(operations, key=lambda one: one.path.endswith("/purge")):  # at last, for it deletes them
-        for mode in GenerationMode:
+        for mode in modes:
             cases = operation.as_strategy(generation_mode=mode)
             bounded = settings(
                 max_examples=examples,

@@ -18,6 +18,7 @@ from celery_asynctask.errors import JournalError, StoreError
 from celery_asynctask.http import health, memory
 from celery_asynctask.http.memory import Kept
 from celery_asynctask.journal import Journal
+from celery_asynctask.journal.survey import Survey, survey_of
 from celery_asynctask.store import Position, SourceUpdate, Store
 from celery_asynctask.tables import SCHEMA_VERSION
 from tests.histories import HISTORIES, START, lines, published
@@ -88,8 +89,12 @@ def test_health_where_the_journal_cannot_be_read(
 def surveys(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Every look into the journal."""
     looked: list[Path] = []
-    real = health.survey_of
-    monkeypatch.setattr(health, "survey_of", lambda directory: (looked.append(directory), real(directory))[1])
+
+    def look(directory: Path) -> Survey | None:
+        looked.append(directory)
+        return survey_of(directory)
+
+    monkeypatch.setattr(health, "survey_of", look)
     return looked
 
 

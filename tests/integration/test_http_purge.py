@@ -86,7 +86,9 @@ def test_a_request_deletes_so_many_at_most(
     store: Store, api: Api, old: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(actions, "MOST_PURGED", 4)
-    monkeypatch.setattr(purging.Purge.__init__, "__kwdefaults__", {**purging.Purge.__init__.__kwdefaults__, "batch": 2})
+    monkeypatch.setattr(
+        purging.Purge.__init__, "__kwdefaults__", {**(purging.Purge.__init__.__kwdefaults__ or {}), "batch": 2}
+    )
     told = []
     while not (done := api.post(PATH, olderThan="1d", dryRun=False).json())["complete"]:
         told.append(done["tasks"])
@@ -137,7 +139,9 @@ def test_who_deleted_how_many_is_on_record(
 def test_what_was_deleted_before_it_broke_off_is_on_record(
     store: Store, api: Api, old: Callable[[], Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(purging.Purge.__init__, "__kwdefaults__", {**purging.Purge.__init__.__kwdefaults__, "batch": 4})
+    monkeypatch.setattr(
+        purging.Purge.__init__, "__kwdefaults__", {**(purging.Purge.__init__.__kwdefaults__ or {}), "batch": 4}
+    )
     real = writing.Writer.batch
 
     def batch(self: writing.Writer, work: Any) -> Any:

@@ -174,7 +174,7 @@ def test_an_unusable_directory_is_tried_once_a_second(
     journal: Journal, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [100.0]
-    monkeypatch.setattr(writer.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr("celery_asynctask.journal.writer.time.monotonic", lambda: clock[0])
     path.parent.mkdir()
     path.touch()
     assert not journal.append(b"1")

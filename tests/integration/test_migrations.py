@@ -61,7 +61,7 @@ def config_for(url: str, output: io.StringIO | None = None) -> Config:
 def version_of(url: str) -> str | None:
     engine = create_engine(url)
     with engine.connect() as connection:
-        version = connection.execute(select(AsyncTaskVersion)).scalar_one_or_none()
+        version = connection.execute(select(AsyncTaskVersion.version_num)).scalar_one_or_none()
     engine.dispose()
     return version
 

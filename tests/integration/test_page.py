@@ -5,9 +5,10 @@ from __future__ import annotations
 import datetime as dt
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import pytest
-from sqlalchemy import event, select
+from sqlalchemy import Select, event, select
 
 from celery_asynctask.errors import FilterError
 from celery_asynctask.model import AsyncTask
@@ -152,7 +153,7 @@ def test_oldest_first_it_looks_at_the_oldest(
 
 
 def test_rows_of_columns(reader: Reader, tied: list[str]) -> None:
-    columns = select(AsyncTask.id, AsyncTask.celery_task_id, AsyncTask.created_at)
+    columns = cast("Select[Any]", select(AsyncTask.id, AsyncTask.celery_task_id, AsyncTask.created_at))
     found = page(reader, parse(BOTH, START), limit=3, columns=columns)
     assert [one.celery_task_id for one in found.tasks] == wanted(BOTH, tied)[:3]
     assert found.next == page(reader, parse(BOTH, START), limit=3).next

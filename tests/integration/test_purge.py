@@ -135,7 +135,7 @@ def end(store: Store, when: dt.datetime, *names: str) -> None:
 
 
 def test_sources_that_nothing_is_left_of(store: Store, writer: Writer) -> None:
-    told = {
+    told: dict[str, dict[str, Any]] = {
         "used": {},
         "gone": {},
         "recent": {},
@@ -166,7 +166,12 @@ def test_a_task_that_runs_again_meanwhile_stays(store: Store, writer: Writer, mo
     record(store, "success", "a", "b")
     found = work(writer, {"*": "1d"})
     batch = writer.batch
-    monkeypatch.setattr(writer, "batch", lambda work: (record(store, "success", "b", over=NOW), batch(work))[1])
+
+    def later(asked: Any) -> Any:
+        record(store, "success", "b", over=NOW)
+        return batch(asked)
+
+    monkeypatch.setattr(writer, "batch", later)
     assert found.run(nothing).tasks == 1
     assert left(store) == {"b"}
 
@@ -231,7 +236,7 @@ def test_beside_a_recorder(store: Store, writer: Writer, monkeypatch: pytest.Mon
     thread.start()
     try:
         wait_for(lambda: stored or failed, SECONDS, "the recorder")
-        rules = {"id:old": "1d"}
+        rules: dict[str, str | None] = {"id:old": "1d"}
         purged = sum(work(writer, rules, batch=50).run(nothing).tasks for _ in range(3))
     finally:
         stop.set()

@@ -83,7 +83,7 @@ def nobody_writes(store: Store) -> bool:
     if query is None:
         return True
     with store.engine.connect() as connection:
-        return connection.scalar(text(query)) == 0
+        return bool(connection.scalar(text(query)) == 0)
 
 
 @pytest.fixture

@@ -90,7 +90,12 @@ def test_tasks_of_some_customers_are_found_by_their_index(
     """Nobody else's rows are looked at, however many there are: no window asked for them."""
     asked: list[Any] = []
     real = writer.read
-    monkeypatch.setattr(writer, "read", lambda statement: (asked.append(statement), real(statement))[1])
+
+    def read(statement: Any) -> Any:
+        asked.append(statement)
+        return real(statement)
+
+    monkeypatch.setattr(writer, "read", read)
     use_window(monkeypatch, 5)
     record(store, "success", *(f"theirs-{number}" for number in range(60)), customer=1)
     record(store, "success", "ours", customer=2)

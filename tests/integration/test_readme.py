@@ -30,7 +30,7 @@ SERVE = ("-m", "celery", "-A", "proj", "asynctask", "serve", "--port", "0")
 
 def block(language: str, first_line: str = "") -> str:
     """The fenced block of the README that begins with ``first_line``."""
-    found = re.findall(rf"```{language}\n({re.escape(first_line)}.*?)```", README, re.DOTALL)
+    found: list[str] = re.findall(rf"```{language}\n({re.escape(first_line)}.*?)```", README, re.DOTALL)
     assert len(found) == 1, f"{len(found)} {language} blocks begin with {first_line!r}"
     return found[0]
 

@@ -210,7 +210,8 @@ class Site:
             found = self.rows()
             return found if len(found) >= count else None
 
-        return wait_for(there, 30, f"{count} rows")
+        found: dict[str, tuple[Any, ...]] = wait_for(there, 30, f"{count} rows")
+        return found
 
 
 @contextmanager

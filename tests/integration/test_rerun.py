@@ -26,7 +26,7 @@ from celery_asynctask.queries.find import find
 from celery_asynctask.queries.reruns import Reruns, reruns, routing_keys
 from celery_asynctask.store import Store
 from tests import services
-from tests.histories import HISTORIES, Delivery, about, ms, published
+from tests.histories import HISTORIES, Delivery, about, ms, published, variant
 from tests.integration.commands import SECONDS, Project
 from tests.unit.test_rerun import VALUES
 from tests.waiting import wait_for
@@ -92,7 +92,7 @@ def add(store: Store, *events: Event) -> None:
 def over(task_id: str, at: int = 0, **more: Any) -> list[Event]:
     """A task that has succeeded, with other arguments."""
     told = about(HISTORIES["success"](), task_id)
-    return [{**one, **(more if one.get("asked") else {}), "created": ms(at)} for one in told]  # type: ignore[list-item]
+    return [variant(one, **(more if one.get("asked") else {}), created=ms(at)) for one in told]
 
 
 # -- a worker
@@ -318,7 +318,7 @@ def look(store: Store, *task_ids: str) -> Reruns:
 
 def of(original: Any, task_id: str, at: int, **more: Any) -> Event:
     content = {"rerun_of": original, "rerun_by": "x"}
-    return {**published(at, at, content=content, root=task_id, parent=None), "id": task_id, **more}  # type: ignore[return-value]
+    return variant(published(at, at, content=content, root=task_id, parent=None), id=task_id, **more)
 
 
 def test_earlier_reruns(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

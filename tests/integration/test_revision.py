@@ -16,7 +16,7 @@ from celery_asynctask.store import Store
 from celery_asynctask.store.erasure import Erasure
 from celery_asynctask.store.writer import Writer
 from tests import processes
-from tests.histories import HISTORIES, about, lines
+from tests.histories import HISTORIES, about, lines, variant
 from tests.integration.purge import work
 
 pytestmark = pytest.mark.every_database
@@ -38,7 +38,7 @@ def at(store: Store) -> int:
 
 def told(*ids: str, **more: Any) -> list[bytes]:
     events = [event for one in ids for event in about(HISTORIES["success"](), one)]
-    return lines({**one, **(more if one.get("asked") else {})} for one in events)  # type: ignore[typeddict-item]
+    return lines(variant(one, **more) if one.get("asked") else one for one in events)
 
 
 def test_it_grows_with_every_change(store: Store) -> None:

@@ -88,7 +88,7 @@ def test_a_version_that_was_not_noted_is(store: Store) -> None:
         connection.execute(delete(AsyncTaskVersion))
     store.prepare()
     with store.engine.connect() as connection:
-        assert connection.execute(select(AsyncTaskVersion)).scalar_one() == "0001"
+        assert connection.execute(select(AsyncTaskVersion.version_num)).scalar_one() == "0001"
 
 
 def test_no_tables_where_the_user_makes_them(database: str) -> None:

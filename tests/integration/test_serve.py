@@ -149,7 +149,7 @@ def test_without_the_extra_it_says_what_to_install(url: str, tmp_path: Path, mis
 
 
 def openapi(project: Project, **environment: str) -> Ended:
-    ended = project.run("openapi", **environment)
+    ended = project.run("openapi", **environment)  # type: ignore[arg-type] # no `group` among them
     assert (ended.code, ended.err) == (0, "")
     return ended
 

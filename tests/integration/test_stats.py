@@ -88,6 +88,8 @@ class Gate:
 
     def __init__(self, url: str) -> None:
         self._url = make_url(url)
+        assert self._url.port is not None
+        self._server = (self._url.host, self._url.port)
         self._sockets: list[socket.socket] = []
         self._port = 0
         self._flows = threading.Event()
@@ -122,7 +124,7 @@ class Gate:
         with suppress(OSError):
             while True:
                 ours, _ = door.accept()
-                theirs = socket.create_connection((self._url.host, self._url.port))
+                theirs = socket.create_connection(self._server)
                 self._sockets += [ours, theirs]
                 for one, other in ((ours, theirs), (theirs, ours)):
                     threading.Thread(target=self._pass, args=[one, other], daemon=True).start()
@@ -154,11 +156,11 @@ def test_the_live_view(database: str, tmp_path: Path) -> None:
             screen.wait_for("looks")
             gate.freeze()
             wait_for(gate.held_up.is_set, 10, "a question")
-        assert not screen.echoes
+        assert not screen.echoes()
         screen.type("q")
         assert screen.ended() == 0
         assert screen.shown.count(ENTERED) == screen.shown.count(LEFT) == 1
-        assert screen.echoes
+        assert screen.echoes()
         assert "Traceback (most recent" not in screen.shown.rpartition(LEFT)[2]
     if gate is not None:
         gate.close()
@@ -176,4 +178,4 @@ def test_ways_to_end_the_live_view(small: Project, end: str | int, code: int) ->
             screen.process.send_signal(end)
         assert screen.ended() == code
         assert screen.shown.count(LEFT) == 1
-        assert screen.echoes
+        assert screen.echoes()

@@ -33,7 +33,7 @@ class Clock:
 
         self.at = 1000.0
         epoch = dt.datetime(2026, 1, 1, tzinfo=dt.timezone.utc)
-        monkeypatch.setattr(watch.time, "monotonic", lambda: self.at)
+        monkeypatch.setattr("celery_asynctask.watch.time.monotonic", lambda: self.at)
         monkeypatch.setattr("celery_asynctask.store.store._now", lambda: epoch + dt.timedelta(seconds=self.at))
 
 
@@ -69,7 +69,8 @@ def make_node(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def status(store: Store) -> AsyncTaskStatus:
-    return stored(store)[ID].task["status"]
+    found: AsyncTaskStatus = stored(store)[ID].task["status"]
+    return found
 
 
 def started(node: Node, **more: Any) -> bytes:
