@@ -124,7 +124,7 @@ class _Switch:
             original(of_app, data)
             events[json.loads(data)["kind"]] += 1
 
-        Recording.write = write  # type: ignore[method-assign]
+        Recording.write = write  # type: ignore[method-assign, assignment]
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:

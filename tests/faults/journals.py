@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -79,7 +80,7 @@ def check(settings: Settings, lives: Iterable[Life]) -> int:
     quarantine = [entry for file in settings.directory.glob("*.quarantine") for entry in file.read_bytes().splitlines()]
     store = Store(settings)
     with Session(store.engine) as session:
-        sources: Mapping[str, AsyncTaskSource] = {one.source: one for one in session.scalars(select(AsyncTaskSource))}
+        sources: dict[str, AsyncTaskSource] = {one.source: one for one in session.scalars(select(AsyncTaskSource))}
     events, problems = [], []
     for life in lives:
         source = sources.pop(life.source, None)
@@ -99,7 +100,7 @@ def check(settings: Settings, lives: Iterable[Life]) -> int:
     return len(events)
 
 
-def new_settings(url: str, directory: Path, **more: int) -> Settings:
+def new_settings(url: str, directory: Path, **more: Any) -> Settings:
     settings = Settings(url=url, journal_dir=directory / "journal", **more)
     store = Store(settings)
     store.prepare()

@@ -91,7 +91,7 @@ def within_write(body: Body, moment: int) -> Body:
                     die()
             return write(handle, data)
 
-        os.write = torn
+        os.write = torn  # type: ignore[assignment] # the journal writes bytes
         body()
 
     return doomed

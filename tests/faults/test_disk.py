@@ -124,7 +124,8 @@ def in_child(disk: Path, cause: Cause, small: bool, **options: Any) -> Told:
         return live_through(disk, cause, **options)
 
     disk.mkdir(exist_ok=True)
-    return at_once(1, run)[0]
+    told: Told = at_once(1, run)[0]
+    return told
 
 
 def check_told(told: Told) -> None:

@@ -10,6 +10,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -212,8 +213,8 @@ def test_a_preloaded_server(world: World, when: str) -> None:
     assert process.pid in recorders
     for left in (3, 2):
         wait_for(lambda: world.elected() in children, 20, "a child to record")
-        stored = count(world)
-        wait_for(lambda at=stored: count(world) > at + 20, 20, f"a child to store; the log:\n{log.read_text()}")
+        more = partial(lambda stored: count(world) > stored + 20, count(world))
+        wait_for(more, 20, f"a child to store; the log:\n{log.read_text()}")
         first = world.elected()
         assert first is not None
         if left == 3:

@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -169,7 +170,7 @@ def test_a_drain_at_every_moment(tmp_path: Path, way: str) -> None:
         assert died
         living = writer.Journal(settings.directory, settings.store_id)
         write(settings, 1, EVENTS, journal=living)
-        pid = fork(moments.WAYS[way](lambda at=settings: drain_all(at), number))
+        pid = fork(moments.WAYS[way](partial(drain_all, settings), number))
         code = reap(pid)
         assert code in (0, DEAD)
         living.close()

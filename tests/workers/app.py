@@ -178,7 +178,7 @@ def _die(self: Any, first_only: bool) -> str:
     return "survived"
 
 
-class DiesOnSuccess(app.Task):  # type: ignore[name-defined, misc]
+class DiesOnSuccess(app.Task):  # type: ignore[name-defined]
     """Its child is killed when the result is stored, and before anybody is told."""
 
     def on_success(self, *_: Any) -> None:

@@ -187,7 +187,8 @@ class World:
             row = self.row(task_id)
             return row if row is not None and row.status == status else None
 
-        return wait_for(there, timeout, f"{task_id} to be {status}; it is {self.row(task_id)}")
+        found: AsyncTask = wait_for(there, timeout, f"{task_id} to be {status}; it is {self.row(task_id)}")
+        return found
 
     def count(self) -> int:
         with Session(self.engine) as session:

@@ -54,7 +54,7 @@ def failure(world: World) -> None:
         world,
         Row("fail", "FAILURE", sent.id, (1,), error="ValueError", message="boom", outcomes=["failed"]),
     )
-    assert "in fail" in world.attempts(sent.id)[0].traceback
+    assert "in fail" in (world.attempts(sent.id)[0].traceback or "")
 
 
 @shape
@@ -95,6 +95,7 @@ def countdown(world: World) -> None:
     expect(world, Row("add", id=sent.id, args=(2, 2), result=4))
     attempt = world.attempts(sent.id)[0]
     assert attempt.eta is not None
+    assert attempt.started_at is not None
     assert attempt.started_at >= attempt.eta - dt.timedelta(milliseconds=50)  # gevent's timers may be a little early
 
 

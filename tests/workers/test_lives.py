@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -22,7 +23,7 @@ REDIS_TRANSPORT = "visibility_timeout=3 unacked_restore_interval=1 unacked_resto
 
 
 @pytest.fixture(params=["redis", "amqp"])
-def world(request: pytest.FixtureRequest, tmp_path) -> Iterator[World]:
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
     with services.fresh_database(services.postgresql_url()) as store:
         plan = plan_for(request.param, store, tmp_path)
         if request.param == "redis":
@@ -119,7 +120,7 @@ def test_beat(world: World) -> None:
             assert row.content == {"periodic_task_name": "tick"}
 
 
-def test_children_recycled(tmp_path) -> None:
+def test_children_recycled(tmp_path: Path) -> None:
     """A child per task: each has a journal of its own, all are drained and removed."""
     with services.fresh_database(services.postgresql_url()) as store:
         world = World(plan_for("redis", store, tmp_path))
@@ -142,7 +143,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("broken", BROKEN)
-def test_tasks_run_whatever_is_broken(tmp_path, broken: str) -> None:
+def test_tasks_run_whatever_is_broken(tmp_path: Path, broken: str) -> None:
     """The recorder's own trouble is one clear log line in each process; the tasks do what they always do."""
     environment, line = BROKEN[broken]
     with services.fresh_database(services.postgresql_url()) as store:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,7 +39,7 @@ def test_nothing_leaks_from_one_task_to_the_next(world: World, pool: str) -> Non
     """Every third task is nobody's; the others have a customer each, and share processes, threads and greenlets."""
     options, count = POOLS[pool]
     with world.worker(*options):
-        sent = []
+        sent: list[tuple[Any, int | None]] = []
         for number in range(1, count + 1):
             if number % 3:
                 with context(customer=number, created_by_name=f"user {number}"):
