@@ -18,7 +18,7 @@ class Channel(filesystem.Channel):
     between takes an empty file for the message, and the message is lost.
     """
 
-    def _put(self, queue: str, payload: Any, **_: Any) -> None:
+    def _put(self, queue: str, payload: Any, **_: Any) -> None:  # type: ignore[override] # named as in its base
         name = f"{time.time_ns():020}_{uuid.uuid4()}"
         unfinished = Path(self.data_folder_out, f"{name}.unfinished")
         unfinished.write_text(dumps(payload), encoding="utf-8")

@@ -59,6 +59,7 @@ def _directory(data_dir: Path) -> Path:
 
 def _read(span: ReadableSpan) -> Span:
     context = span.get_span_context()
+    assert context is not None, "a span that is exported has one"
     return Span(
         trace.format_trace_id(context.trace_id),
         trace.format_span_id(context.span_id),
