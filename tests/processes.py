@@ -7,8 +7,10 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from tests.pace import patience
+
 SECONDS = 60
-"""How long the processes may take: far longer than they need on a loaded machine."""
+"""How long the processes may take on the reference machine of `tests.pace`."""
 
 
 def at_once(count: int, function: Callable[[int], Any]) -> list[Any]:
@@ -22,7 +24,7 @@ def at_once(count: int, function: Callable[[int], Any]) -> list[Any]:
 
     def run(number: int) -> None:
         try:
-            barrier.wait(SECONDS)
+            barrier.wait(patience(SECONDS))
             pipes[number][1].send((True, function(number)))
         except BaseException:  # noqa: BLE001 - told to the parent, which fails with it
             pipes[number][1].send((False, traceback.format_exc()))
@@ -33,13 +35,13 @@ def at_once(count: int, function: Callable[[int], Any]) -> list[Any]:
     results = []
     try:
         for receive, _ in pipes:
-            assert receive.poll(SECONDS), f"a child did not answer within {SECONDS} s"
+            assert receive.poll(patience(SECONDS)), f"a child did not answer within {patience(SECONDS):.0f} s"
             done, result = receive.recv()
             assert done, f"in a child:\n{result}"
             results.append(result)
     finally:
         for child in children:
-            child.join(SECONDS)
+            child.join(patience(SECONDS))
             if child.is_alive():
                 child.kill()
                 child.join()

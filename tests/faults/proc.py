@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tests.pace import patience
 from tests.waiting import wait_for
 
 DEATH_SECONDS = 10
@@ -97,9 +98,10 @@ def fork(body: Callable[[], Any]) -> int:
         os._exit(code)
 
 
-def reap(pid: int, timeout: float = 30) -> int:
+def reap(pid: int, seconds: float = 30) -> int:
     """Wait for a forked child; what `os.waitstatus_to_exitcode` says. Kills one that takes too long and fails."""
-    deadline = time.monotonic() + timeout
+    limit = patience(seconds)
+    deadline = time.monotonic() + limit
     while time.monotonic() < deadline:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
@@ -107,7 +109,7 @@ def reap(pid: int, timeout: float = 30) -> int:
         time.sleep(0.002)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    raise AssertionError(f"child {pid} did not end within {timeout} s")
+    raise AssertionError(f"child {pid} did not end within {limit:.0f} s")
 
 
 def die() -> NoReturn:

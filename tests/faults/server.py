@@ -6,7 +6,9 @@ starts it as another user.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -24,6 +26,7 @@ from sqlalchemy import NullPool, create_engine, text
 
 from tests import services
 from tests.faults.proc import descendants, kill_tree, send, wait_gone
+from tests.pace import patience
 from tests.waiting import wait_for
 
 START_SECONDS = 30
@@ -60,7 +63,21 @@ def _user() -> str | None:
         except KeyError:
             continue
         return name
-    services.unavailable("no user but root to run a PostgreSQL server as")
+    raise services.Unavailable("no user but root to run a PostgreSQL server as")
+
+
+def free_port() -> int:
+    """A port for a server that is to have the same one again after a fault.
+
+    Below the range from which the kernel gives ports to whoever asks for any, in which one that nobody has at the
+    moment may be somebody's as soon as the server is down.
+    """
+    first, last = 10_000, int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0]) - 1
+    while True:
+        port = random.SystemRandom().randint(first, last)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class Server:
@@ -71,9 +88,7 @@ class Server:
         self.log = directory / "postgresql.log"
         self.binaries = binaries
         self.process: subprocess.Popen[bytes] | None = None
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         user = _user()
         self._as: dict[str, Any] = {} if user is None else {"user": user, "group": getpwnam(user).pw_gid}
         if user is not None:
@@ -114,11 +129,11 @@ class Server:
         pids = [process.pid, *descendants(process.pid)]
         send([process.pid], how)
         try:
-            process.wait(STOP_SECONDS)
+            process.wait(patience(STOP_SECONDS))
         except subprocess.TimeoutExpired:
             kill_tree(process.pid)
             process.wait()
-            raise AssertionError(f"PostgreSQL did not stop within {STOP_SECONDS} s") from None
+            raise AssertionError(f"PostgreSQL did not stop within {patience(STOP_SECONDS):.0f} s") from None
         finally:
             wait_gone(pids)
 
@@ -187,7 +202,8 @@ class Server:
 
     def ask(self, statement: str) -> Any:
         """The first value of the answer, on a connection of its own."""
-        engine = create_engine(self.url(connect_timeout="5"), poolclass=NullPool, isolation_level="AUTOCOMMIT")
+        options = {"connect_timeout": f"{patience(5):.0f}"}
+        engine = create_engine(self.url(**options), poolclass=NullPool, isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:
             result = connection.execute(text(statement))
             return result.scalar() if result.returns_rows else None
@@ -212,7 +228,7 @@ def own_server() -> Iterator[Server]:
     """A running server; gone at the end with all that it stored."""
     binaries = _binaries()
     if binaries is None:
-        services.unavailable("no PostgreSQL server programs (pg_config --bindir, /usr/lib/postgresql/*/bin)")
+        raise services.Unavailable("no PostgreSQL server programs (pg_config --bindir, /usr/lib/postgresql/*/bin)")
     directory = Path(tempfile.mkdtemp(prefix="asynctask-postgresql-"))  # not below pytest's, which is closed to others
     server = None
     try:

@@ -24,6 +24,7 @@ from tests.faults.proc import descendants, kill_tree, send, wait_gone
 from tests.faults.server import Server, own_server
 from tests.faults.truth import judge, runs_of
 from tests.faults.world import Worker, World
+from tests.pace import pace, patience
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.faults
@@ -140,14 +141,14 @@ class Chaos:
         for worker in self.workers:
             worker.wait_ready()
         self.producer.send_signal(signal.SIGTERM)
-        assert self.producer.wait(20) == 0
+        assert self.producer.wait(patience(20)) == 0
         quiet_since, size = time.monotonic(), -1
 
         def quiet() -> bool:
             nonlocal quiet_since, size
             if (now := self.world.runs.size()) != size:
                 quiet_since, size = time.monotonic(), now
-            return time.monotonic() - quiet_since > 4 and not self.world.waiting()
+            return time.monotonic() - quiet_since > patience(2) and not self.world.waiting()
 
         wait_for(quiet, 120, "the tasks to be run")
 
@@ -192,4 +193,4 @@ def test_whatever_is_killed_the_rows_tell_the_truth(chaos: Chaos) -> None:
     print(f"settled after {settled:.0f} s, told after {judged:.0f} s, all in {time.monotonic() - began:.0f} s")
     assert not verdict.wrong, "\n".join([f"seed {SEED}: {len(verdict.wrong)} wrong", *verdict.wrong[:40]])
     assert verdict.never_run + verdict.unnoted <= len(chaos.killed), "more is missing than kills explain"
-    assert len(runs) > 10 * SECONDS, "there was hardly any load"
+    assert len(runs) > 20 * SECONDS / pace(), "there was hardly any load"

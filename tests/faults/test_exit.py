@@ -24,13 +24,14 @@ from celery_asynctask.store import Store
 from tests.faults.proc import descendants, is_alive
 from tests.faults.server import Server, own_server
 from tests.faults.world import Worker, World, by_task
+from tests.pace import patience
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.faults
 
 RECYCLED = int(os.environ.get("ASYNCTASK_RECYCLED_CHILDREN", "200"))
-NOISE = 3.0
-"""Seconds by which a process may take longer to end on a busy machine."""
+NOISE = 1.5
+"""Seconds by which one end of a process may take longer than another, on the reference machine."""
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,7 @@ def world(server: Server, tmp_path: Path) -> Iterator[World]:
 def send(world: World, *arguments: str, **environment: str) -> tuple[int, str]:
     """Run the sender to its end: its exit code and what it printed."""
     process, log = world.start("send", "-m", "tests.faults.sender", *arguments, **environment)
-    return process.wait(60), log.read_text()
+    return process.wait(patience(60)), log.read_text()
 
 
 def count(world: World, status: AsyncTaskStatus | None = None) -> int:
@@ -156,7 +157,7 @@ def test_a_warm_shutdown(world: World, server: Server, usual: float, database: s
         if server.process is None:
             server.start()
     print(f"\n{took:.2f} s beyond what ran, {usual:.2f} s without us")
-    assert took < usual + EXIT_SECONDS + NOISE
+    assert took < usual + EXIT_SECONDS + patience(NOISE)
     drain_rest(world)
     assert count(world, AsyncTaskStatus.SUCCESS) == count(world) == 5 + bool(seconds)
     world.check_ledger()
@@ -184,7 +185,7 @@ def test_a_producer_leaves_while_the_database_is_frozen(world: World, server: Se
     took = time.monotonic() - began
     server.thaw()
     print(f"\n{took:.2f} s, usually {usual:.2f} s")
-    assert took < usual + EXIT_SECONDS + NOISE
+    assert took < usual + EXIT_SECONDS + patience(NOISE)
     drain_rest(world)
     assert count(world, AsyncTaskStatus.PENDING) == 21
     world.check_ledger()
@@ -234,6 +235,6 @@ def test_a_preloaded_server(world: World, when: str) -> None:
 def test_children_can_import_whenever_they_are_forked(world: World) -> None:
     """The recorder's thread imports SQLAlchemy; a child that is forked meanwhile must be able to, as a task may."""
     process, log = world.start("importer", "-m", "tests.faults.importer")
-    code = process.wait(60)
+    code = process.wait(patience(60))
     print("\n" + log.read_text()[-600:])
     assert code == 0, log.read_text()

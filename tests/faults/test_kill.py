@@ -74,7 +74,7 @@ def test_writers(tmp_path: Path) -> None:
     drain_all(settings)
     events = check(settings, lives)
     print(f"{len(lives)} writers killed, {events} events")
-    assert events > 1000
+    assert events >= len(lives)
 
 
 @pytest.mark.parametrize(("kind", "rounds"), [("sqlite", 100), ("postgresql", 40), ("mysql", 25)])

@@ -21,6 +21,7 @@ from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
 from tests.faults.server import Server, own_server
 from tests.faults.world import Worker, World
+from tests.pace import pace, patience
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.faults
@@ -28,8 +29,9 @@ pytestmark = pytest.mark.faults
 SECONDS = float(os.environ.get("ASYNCTASK_OUTAGE_SECONDS", "8"))
 BEFORE_SECONDS = 3.0
 PAUSE, BODY = 0.02, 0.005
-MORE = 0.050
-"""Seconds by which the slowest hundredth of anything may be slower during a fault: this machine's own noise."""
+MORE = 0.25
+"""Seconds by which the slowest hundredth of anything may be slower during a fault, on the reference machine: its own
+noise. What waits for a database waits for as long as the fault lasts."""
 RECOVERY_SECONDS = 60
 """The recorder waits up to 36 s between two tries."""
 
@@ -152,7 +154,7 @@ def test_tasks_do_not_notice(scene: Scene, fault: str) -> None:
     over = time.monotonic()
     usual, _ = times_of(world, *before)
     slow, ids = times_of(world, *during)
-    assert len(ids) > SECONDS * 10
+    assert len(ids) > SECONDS * 20 / pace()
     wait_for(
         lambda: count_stored(world, ids) == len(ids) or put_aside(world) > aside,
         RECOVERY_SECONDS,
@@ -163,7 +165,7 @@ def test_tasks_do_not_notice(scene: Scene, fault: str) -> None:
     for name in Times._fields:
         first, then = getattr(usual, name), getattr(slow, name)
         print(f"  {name} p99 {first * 1000:.2f} ms before, {then * 1000:.2f} ms during")
-        assert then <= first + MORE, f"{name}: {then:.4f} s during the fault, {first:.4f} s before"
+        assert then <= first + patience(MORE), f"{name}: {then:.4f} s during the fault, {first:.4f} s before"
     if "cannot store in" in worker.text[said:]:
         wait_for(lambda: "stores again" in worker.text[said:], RECOVERY_SECONDS, "the log to say that it is over")
     check_log(worker.text[said:], fault)

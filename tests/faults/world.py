@@ -22,6 +22,7 @@ from celery_asynctask.settings import Settings
 from tests import services
 from tests.faults.notes import Notebook
 from tests.faults.proc import holder, kill_tree, send, session_of, wait_gone
+from tests.pace import patience
 from tests.waiting import wait_for
 
 START_SECONDS = 60
@@ -162,11 +163,13 @@ class Worker:
         if self.process.poll() is None:
             self.process.send_signal(how)
         try:
-            return self.process.wait(STOP_SECONDS)
+            return self.process.wait(patience(STOP_SECONDS))
         except subprocess.TimeoutExpired:
             kill_tree(self.pid)
             self.process.wait()
-            raise AssertionError(f"the worker did not end within {STOP_SECONDS} s; its log:\n{self.text}") from None
+            raise AssertionError(
+                f"the worker did not end within {patience(STOP_SECONDS):.0f} s; its log:\n{self.text}"
+            ) from None
 
 
 def by_task(things: Any) -> dict[str, list[Any]]:

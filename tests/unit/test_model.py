@@ -11,7 +11,6 @@ from sqlalchemy import JSON, Column, Enum, Table
 from celery_asynctask.model import Base
 from celery_asynctask.tables import UTCDateTime
 
-
 MODELS = sorted((one.class_ for one in Base.registry.mappers), key=lambda model: model.__name__)
 
 

@@ -34,7 +34,7 @@ app.conf.update(
     task_default_queue=os.environ["SHAPES_QUEUE"],
     worker_hijack_root_logger=False,
     worker_prefetch_multiplier=4,
-    result_chord_join_timeout=20,
+    result_chord_join_timeout=60,
     asynctask_url=os.environ["SHAPES_STORE"],
     asynctask_journal_dir=os.environ["SHAPES_JOURNAL"],
     asynctask_flush_interval=0.1,

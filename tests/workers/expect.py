@@ -85,7 +85,7 @@ class Row:
         return found
 
 
-def expect(world: World, *rows: Row, timeout: float = 30, ids: Sequence[str] = ()) -> None:
+def expect(world: World, *rows: Row, seconds: float = 30, ids: Sequence[str] = ()) -> None:
     """Wait until the workflow of the rows with an id consists of exactly the expected rows, and each is right.
 
     ``ids`` are further ids by which rows of the workflow are found.
@@ -117,7 +117,7 @@ def expect(world: World, *rows: Row, timeout: float = 30, ids: Sequence[str] = (
         return not last
 
     try:
-        wait_for(right, timeout, "rows to be right")
+        wait_for(right, seconds, "rows to be right")
     except AssertionError:
         raise AssertionError("\n".join(last)) from None
 

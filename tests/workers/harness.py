@@ -21,6 +21,7 @@ from sqlalchemy import Engine, create_engine, func, inspect, or_, select
 from sqlalchemy.orm import Session
 
 from celery_asynctask import AsyncTask, AsyncTaskAttempt, context, tracing
+from tests.pace import patience
 from tests.waiting import wait_for
 
 ANY: Any = object()
@@ -154,7 +155,7 @@ class World:
         """Wait until the worker has read what its children told it. A result is seen elsewhere before; see
         `STOP_SECONDS`."""
         name = f"{self.log.stem}@localhost"
-        inspect_ = self.app.control.inspect([name], timeout=5, limit=1)
+        inspect_ = self.app.control.inspect([name], timeout=patience(5), limit=1)
         wait_for(lambda: inspect_.active() == {name: []}, 20, "the worker to be idle")
 
     # -- rows ------------------------------------------------------------------
@@ -179,7 +180,7 @@ class World:
             columns = (AsyncTask.celery_task_id, AsyncTask.root_task_id, AsyncTask.parent_task_id)
             return session.scalars(select(AsyncTask).where(or_(*(column.in_(task_ids) for column in columns)))).all()
 
-    def wait(self, task_id: str, status: str, timeout: float = 30) -> AsyncTask:
+    def wait(self, task_id: str, status: str, seconds: float = 30) -> AsyncTask:
         """The row, once it has the status."""
 
         def there() -> Any:
@@ -187,7 +188,7 @@ class World:
             row = self.row(task_id)
             return row if row is not None and row.status == status else None
 
-        found: AsyncTask = wait_for(there, timeout, f"{task_id} to be {status}; it is {self.row(task_id)}")
+        found: AsyncTask = wait_for(there, seconds, f"{task_id} to be {status}; it is {self.row(task_id)}")
         return found
 
     def count(self) -> int:
@@ -207,8 +208,8 @@ def stop(process: subprocess.Popen[bytes], how: int = signal.SIGTERM) -> int:
     if process.poll() is None:
         process.send_signal(how)
     try:
-        return process.wait(STOP_SECONDS)
+        return process.wait(patience(STOP_SECONDS))
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-        raise AssertionError(f"the worker did not end within {STOP_SECONDS} s of signal {how}") from None
+        raise AssertionError(f"the worker did not end within {patience(STOP_SECONDS):.0f} s of signal {how}") from None

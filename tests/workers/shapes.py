@@ -640,7 +640,7 @@ def chord_in_chain_fails_before(world: World) -> None:
 def nested_chord(world: World) -> None:
     tasks = world.tasks
     sent = chord([chord([tasks.add.s(1, 1), tasks.add.s(2, 2)], tasks.total.s()), tasks.add.s(3, 3)])(tasks.total.s())
-    row = world.wait(sent.id, "SUCCESS", timeout=60)
+    row = world.wait(sent.id, "SUCCESS", seconds=60)
     assert row.result == 12
     related = world.workflow([one.id for one in sent.parent.results] + [sent.id])
     assert len(related) >= 3

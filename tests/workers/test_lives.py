@@ -11,6 +11,7 @@ import pytest
 
 from celery_asynctask import AsyncTask
 from tests import services
+from tests.pace import patience
 from tests.waiting import wait_for
 from tests.workers.expect import Row, expect
 from tests.workers.harness import World, stop
@@ -128,7 +129,7 @@ def test_children_recycled(tmp_path: Path) -> None:
             with world.worker("-c2", "--max-tasks-per-child=1"):
                 sent = [world.tasks.add.delay(number) for number in range(6)]
                 for number, one in enumerate(sent):
-                    expect(world, Row("add", id=one.id, args=(number,), result=number), timeout=60)
+                    expect(world, Row("add", id=one.id, args=(number,), result=number), seconds=60)
                 assert len({world.attempts(one.id)[0].pid for one in sent}) == 6
         finally:
             world.close()
@@ -153,15 +154,15 @@ def test_tasks_run_whatever_is_broken(tmp_path: Path, broken: str) -> None:
                 good = [world.tasks.add.delay(number, 1) for number in range(20)]
                 bad = world.tasks.fail.delay()
                 again = world.tasks.retry_until.delay(2)
-                assert [one.get(timeout=20) for one in good] == list(range(1, 21))
+                assert [one.get(timeout=patience(20)) for one in good] == list(range(1, 21))
                 with pytest.raises(ValueError, match="boom"):
-                    bad.get(timeout=20)
-                assert again.get(timeout=20) == "after 2"
+                    bad.get(timeout=patience(20))
+                assert again.get(timeout=patience(20)) == "after 2"
                 wait_for(lambda: line in world.log.read_text(), 20, f"{line!r} in the log")
                 world.wait_until_idle()
                 started = time.monotonic()
                 assert stop(worker) == 0
-                assert time.monotonic() - started < 10
+                assert time.monotonic() - started < patience(5)
             text = world.log.read_text()
             kinds = {entry.split("celery-asynctask", 1)[1][:60] for entry in text.splitlines() if line in entry}
             times = sum(line in entry for entry in text.splitlines())

@@ -10,6 +10,7 @@ import pytest
 
 from celery_asynctask import context
 from tests import services
+from tests.pace import patience
 from tests.waiting import wait_for
 from tests.workers.expect import Row, expect
 from tests.workers.harness import World
@@ -48,7 +49,7 @@ def test_nothing_leaks_from_one_task_to_the_next(world: World, pool: str) -> Non
                 sent.append((world.tasks.whoami.delay(0.02), None))
         for one, customer in sent:
             name = None if customer is None else f"user {customer}"
-            assert one.get(timeout=60) == [customer, customer, name]
+            assert one.get(timeout=patience(60)) == [customer, customer, name]
         for one, customer in sent:
             assert world.wait(one.id, "SUCCESS").customer == customer
         world.forget_results()

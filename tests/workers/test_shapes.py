@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from celery_asynctask import AsyncTaskAttempt
 from tests import services
+from tests.pace import patience
 from tests.workers import spans
 from tests.workers.harness import Plan, World
 from tests.workers.shapes import ENDS_SOLO, PREFORK_ONLY, SHAPES
@@ -136,16 +137,16 @@ def on(settings: dict[str, Setting]) -> pytest.MarkDecorator:
 @on(SETTINGS)
 @pytest.mark.parametrize("name", [name for name in SHAPES if name not in PREFORK_ONLY | ENDS_SOLO])
 def test_shape(running: dict[str, Future[None]], name: str) -> None:
-    running[name].result(SHAPE_SECONDS)
+    running[name].result(patience(SHAPE_SECONDS))
 
 
 @on({key: setting for key, setting in SETTINGS.items() if "solo" not in key})
 @pytest.mark.parametrize("name", sorted(ENDS_SOLO))
 def test_shape_not_solo(running: dict[str, Future[None]], name: str) -> None:
-    running[name].result(SHAPE_SECONDS)
+    running[name].result(patience(SHAPE_SECONDS))
 
 
 @on({key: setting for key, setting in SETTINGS.items() if "prefork" in key})
 @pytest.mark.parametrize("name", sorted(PREFORK_ONLY))
 def test_shape_prefork(running: dict[str, Future[None]], name: str) -> None:
-    running[name].result(SHAPE_SECONDS)
+    running[name].result(patience(SHAPE_SECONDS))

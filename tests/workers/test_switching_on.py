@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from celery_asynctask import AsyncTask
 from tests import services
+from tests.pace import patience
 from tests.waiting import wait_for
 from tests.workers.harness import START_SECONDS, ready, stop
 
@@ -72,7 +73,7 @@ class Project:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=patience(60),
             check=False,
         )
         assert done.returncode == 0, done.stderr
@@ -109,7 +110,7 @@ SEND_ALL = """
     import proj
     sent = [task.delay(*args) for task, args in proj.to_send]
     for one in sent:
-        one.get(timeout=30)
+        one.get(timeout=120)
 """
 
 WHOLE_APP = {
