@@ -357,9 +357,9 @@ def test_parquet(small: Project) -> None:
     assert str(table[0]["created_at"].tzinfo) == "UTC"
 
 
-def test_parquet_without_pyarrow(small: Project) -> None:
-    (small.path / "sitecustomize.py").write_text("import sys\nsys.modules['pyarrow'] = None\n")
-    done = small.run("export", "--format", "parquet", "-o", "tasks.parquet", PYTHONPATH=str(small.path))
+def test_parquet_without_pyarrow(small: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    done = small.run("export", "--format", "parquet", "-o", "tasks.parquet")
     assert (done.code, done.err) == (1, "Error: Parquet needs pyarrow, which is not installed: pip install pyarrow\n")
     assert not (small.path / "tasks.parquet").exists()
 
@@ -379,15 +379,15 @@ def test_what_cannot_be_exported(small: Project, arguments: tuple[str, ...], cod
     assert told in done.err
 
 
-def test_a_file_is_whole_or_not_there(small: Project) -> None:
+def test_a_file_is_whole_or_not_there(small: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """The disk is full, or the database goes away, in the middle."""
+
+    def fails(*_: Any) -> str:
+        raise OSError(28, "No space left on device")
+
     (small.path / "old.ndjson").write_text("old")
-    (small.path / "sitecustomize.py").write_text(
-        "import celery_asynctask.bundle as bundle\n"
-        "def fails(*_): raise OSError(28, 'No space left on device')\n"
-        "bundle.line = fails\n"
-    )
-    done = small.run("export", "-o", "old.ndjson", PYTHONPATH=str(small.path))
+    monkeypatch.setattr(bundle, "line", fails)
+    done = small.run("export", "-o", "old.ndjson")
     assert (done.code, done.err) == (1, "Error: old.ndjson cannot be written: No space left on device.\n")
     assert (small.path / "old.ndjson").read_text() == "old"
     assert [path.name for path in small.path.iterdir() if "ndjson" in path.name] == ["old.ndjson"]

@@ -353,7 +353,7 @@ app.conf.update({settings!r})
 
 def test_the_command_with_traces_and_a_wrong_setting(tmp_path: Path) -> None:
     project = Project(tmp_path, TRACED, asynctask_urll="sqlite://")
-    ended = project.run("doctor")
+    ended = project.run_process("doctor")
     assert ended.code == 1
     assert "✖ problem   configuration: Unknown setting 'asynctask_urll'" in ended.out
     assert "TracerProvider makes traces" in ended.out

@@ -283,9 +283,9 @@ def test_a_full_disk(small: Project) -> None:
 
 
 def test_a_terminal_without_our_signs(small: Project) -> None:
-    ended = small.run("list", "--json", "created_by_name:Ada", PYTHONIOENCODING="ascii")
+    ended = small.run_process("list", "--json", "created_by_name:Ada", PYTHONIOENCODING="ascii")
     assert ended.values[0]["task_kwargs"]["text"]["head"] == "é"
-    ended = small.run("show", RETRIED, PYTHONIOENCODING="ascii")
+    ended = small.run_process("show", RETRIED, PYTHONIOENCODING="ascii")
     assert (ended.code, ended.err, "? 33 more lines: --full" in ended.lines) == (0, "", True)
 
 

@@ -20,7 +20,7 @@ import pytest
 
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
-from tests.integration.commands import SECONDS, Ended, Project
+from tests.integration.commands import SECONDS, Project
 from tests.integration.http import OURS, THEIRS, TOKENS, is_problem, tell, token_of
 from tests.waiting import wait_for
 
@@ -139,7 +139,7 @@ def test_an_access_function_that_is_not_there(url: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("missing", ["fastapi", "uvicorn"])
 def test_without_the_extra_it_says_what_to_install(url: str, tmp_path: Path, missing: str) -> None:
     source = WITHOUT.replace("{missing}", missing)
-    ended = Project(tmp_path, source, asynctask_url=url).run("serve", "--port", "0")
+    ended = Project(tmp_path, source, asynctask_url=url).run_process("serve", "--port", "0")
     assert ended.code == 1
     assert ended.err.count("\n") == 1, ended.err
     assert f"The HTTP API needs {missing}: pip install 'celery-asynctask[http]'." in ended.err
@@ -148,20 +148,16 @@ def test_without_the_extra_it_says_what_to_install(url: str, tmp_path: Path, mis
 # -- openapi
 
 
-def openapi(project: Project, **environment: str) -> Ended:
-    ended = project.run("openapi", **environment)  # type: ignore[arg-type] # no `group` among them
-    assert (ended.code, ended.err) == (0, "")
-    return ended
-
-
 def test_the_document_needs_no_database(tmp_path: Path) -> None:
     project = Project(tmp_path, asynctask_url="postgresql+psycopg://user:hunter2@127.0.0.1:9/nowhere")
-    ended = openapi(project)
+    ended = project.run("openapi")
+    assert (ended.code, ended.err) == (0, "")
     document = json.loads(ended.out)
     assert document["openapi"].startswith("3.1")
     assert set(document["paths"]) >= {"/async-tasks", "/async-tasks/{id}", "/health"}
     assert "hunter2" not in ended.out
-    assert openapi(project, PYTHONHASHSEED="1").out == openapi(project, PYTHONHASHSEED="2").out, "always the same"
+    for seed in ("1", "2"):
+        assert project.run_process("openapi", PYTHONHASHSEED=seed) == ended, "always the same"
     assert {one.name for one in tmp_path.iterdir()} <= {"proj.py", "__pycache__"}, "nothing is made"
 
 

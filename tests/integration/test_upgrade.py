@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,6 @@ from tests.integration.test_migrations import another, models, record_nothing, t
 from tests.processes import at_once
 
 __all__ = ["another", "models"]
-WITHOUT_ALEMBIC = "import sys\nsys.modules['alembic'] = None\n"
 
 
 def upgraded(url: str) -> Upgraded:
@@ -157,16 +157,16 @@ def test_it_is_done_as_a_whole_or_not_at_all(
         assert tables_in(url) == set()
 
 
-def test_without_alembic(tmp_path: Path) -> None:
+def test_without_alembic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     project = Project(tmp_path, asynctask_url=f"sqlite:///{tmp_path}/rows.db")
-    (tmp_path / "sitecustomize.py").write_text(WITHOUT_ALEMBIC)
-    done = project.run("upgrade", PYTHONPATH=str(tmp_path))
+    monkeypatch.setitem(sys.modules, "alembic", None)
+    done = project.run("upgrade")
     assert done.code == 1
     assert done.err.startswith(
         "Error: Migrations need Alembic, which is not installed: pip install 'celery-asynctask[migrations]'."
     )
     record_nothing(f"sqlite:///{tmp_path}/rows.db")
-    assert project.run("upgrade", PYTHONPATH=str(tmp_path)).code == 0, "there is nothing to migrate"
+    assert project.run("upgrade").code == 0, "there is nothing to migrate"
 
 
 @pytest.mark.parametrize(
@@ -196,11 +196,11 @@ def test_the_sql_makes_the_same_tables(database: str, models: str) -> None:
     assert version_of(database) == SCHEMA_VERSION
 
 
-def test_what_is_printed(database: str, tmp_path: Path) -> None:
+def test_what_is_printed(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """For the app's own kind of database, also where there is none of it, and without Alembic."""
-    (tmp_path / "sitecustomize.py").write_text(WITHOUT_ALEMBIC)
+    monkeypatch.setitem(sys.modules, "alembic", None)
     nowhere = make_url(database).set(host=None, database="/nonexistent/x").render_as_string()
-    done = Project(tmp_path, asynctask_url=nowhere).run("schema", PYTHONPATH=str(tmp_path))
+    done = Project(tmp_path, asynctask_url=nowhere).run("schema")
     assert (done.code, done.err) == (0, "")
     assert done.out == "".join(f"{statement};\n\n" for statement in statements(database))
 

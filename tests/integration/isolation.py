@@ -1,0 +1,144 @@
+"""Commands in the process of the tests: it is for them as one that has just begun, and as it was when they are over."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from celery import _state
+from kombu.transport import memory, virtual
+
+from celery_asynctask import uninstall
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@contextmanager
+def isolated(directory: Path, environment: Mapping[str, str]) -> Iterator[None]:
+    """What runs here is in ``directory``, with these variables besides those of the tests."""
+    assert not [name for name in environment if name.startswith("PYTHON")], "Python looks at it when it begins"
+    with ExitStack() as stack:
+        stack.enter_context(_threads())
+        stack.enter_context(_environment(environment))
+        stack.enter_context(_modules(directory))
+        for one in (_signals, _logging, _collector, _broker, _apps):
+            stack.enter_context(one())
+        yield
+
+
+def leave(apps: set[Any]) -> None:
+    """Do for the apps what the exit of their process does: what they recorded is stored."""
+    for app in apps:
+        uninstall(app)
+        app.close()
+
+
+@contextmanager
+def _apps() -> Iterator[None]:
+    """Which app is the current one, and what is done to every app there will be (``shared_task``)."""
+    current, default = _state._tls.current_app, _state.default_app
+    apps, finalizers = set(_state._apps), set(_state._on_app_finalizers)
+    _state._tls.current_app = _state.default_app = None
+    try:
+        yield
+    finally:
+        leave(set(_state._apps) - apps)
+        _state._tls.current_app, _state.default_app = current, default
+        _state._on_app_finalizers &= finalizers
+
+
+@contextmanager
+def _broker() -> Iterator[None]:
+    """What is sent to ``memory://`` is in the process that sends it."""
+    state: Any = virtual.BrokerState
+    with (
+        mock.patch.object(memory.Channel, "queues", {}),
+        mock.patch.object(memory.Transport, "global_state", state()),
+    ):
+        yield
+
+
+@contextmanager
+def _environment(more: Mapping[str, str]) -> Iterator[None]:
+    """The variables, and what the C library makes of TZ."""
+    try:
+        with mock.patch.dict(os.environ, more):
+            time.tzset()
+            yield
+    finally:
+        time.tzset()
+
+
+@contextmanager
+def _modules(directory: Path) -> Iterator[None]:
+    """The working directory, and no module of it; none is taken for one that had its name a moment ago."""
+    before, loaded, path, writes = Path.cwd(), dict(sys.modules), list(sys.path), sys.dont_write_bytecode
+    sys.dont_write_bytecode = True
+    os.chdir(directory)
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        os.chdir(before)
+        sys.dont_write_bytecode = writes
+        sys.path[:] = path
+        for name, module in list(sys.modules.items()):
+            file = getattr(module, "__file__", None)
+            if name not in loaded and file and Path(file).is_relative_to(directory):
+                del sys.modules[name]
+        sys.modules.update(loaded)
+        sys.path_importer_cache.pop(str(directory), None)
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _logging() -> Iterator[None]:
+    """As nobody has set it up: warnings go to standard error."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    root.handlers[:] = []
+    root.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+
+
+@contextmanager
+def _collector() -> Iterator[None]:
+    """``serve`` hides from the collector what there is; nothing else does."""
+    frozen = gc.get_freeze_count()
+    try:
+        yield
+    finally:
+        if not frozen:
+            gc.unfreeze()
+
+
+@contextmanager
+def _threads() -> Iterator[None]:
+    """None is left."""
+    before = set(threading.enumerate())
+    yield
+    assert not set(threading.enumerate()) - before
