@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 from celery import _state
 from celery.bin.celery import celery
@@ -83,7 +84,8 @@ class _Command:
 
     def main(self, **how: Any) -> None:
         before = set(_state._apps)
-        try:
-            celery.main(auto_envvar_prefix="CELERY", **how)
-        finally:
-            leave(set(_state._apps) - before)
+        with mock.patch.multiple(sys, __stdout__=sys.stdout, __stderr__=sys.stderr):  # where Celery logs
+            try:
+                celery.main(auto_envvar_prefix="CELERY", **how)
+            finally:
+                leave(set(_state._apps) - before)

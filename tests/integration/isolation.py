@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,7 +18,9 @@ from typing import Any
 from unittest import mock
 
 from celery import _state
+from celery.app.log import Logging
 from kombu.transport import memory, virtual
+from kombu.utils import encoding
 
 from celery_asynctask import uninstall
 
@@ -113,16 +116,29 @@ def _signals() -> Iterator[None]:
 
 @contextmanager
 def _logging() -> Iterator[None]:
-    """As nobody has set it up: warnings go to standard error."""
+    """As nobody has set it up: warnings go to standard error. Celery's own commands set it up once in a process."""
+    before = {one: (list(one.handlers), one.level, one.propagate) for one in _loggers()}
     root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
     root.handlers[:] = []
     root.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        root.handlers[:] = handlers
-        root.setLevel(level)
+    with (
+        warnings.catch_warnings(),
+        mock.patch.object(Logging, "_setup", False),
+        mock.patch.object(encoding, "default_encoding_file", None),
+    ):
+        try:
+            yield
+        finally:
+            logging.captureWarnings(False)
+            for one in _loggers():
+                handlers, level, one.propagate = before.get(one, ([], logging.NOTSET, True))
+                one.handlers[:] = handlers
+                one.setLevel(level)
+
+
+def _loggers() -> list[logging.Logger]:
+    there = logging.getLogger().manager.loggerDict.values()
+    return [logging.getLogger(), *(one for one in there if isinstance(one, logging.Logger))]
 
 
 @contextmanager

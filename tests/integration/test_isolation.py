@@ -9,11 +9,13 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 from celery import Celery, _state
+from celery.app.log import Logging
 from kombu.transport import memory
 
 from celery_asynctask import hooks
@@ -55,7 +57,7 @@ def state() -> dict[str, Any]:
         "directory": Path.cwd(),
         "environment": dict(os.environ),
         "installed": set(hooks._installed),
-        "logging": (list(root.handlers), root.level),
+        "logging": (list(root.handlers), root.level, list(logging.getLogger("celery.task").handlers), Logging._setup),
         "messages": set(memory.Channel.queues),
         "modules": {name for name in sys.modules if name.startswith("proj")},
         "path": list(sys.path),
@@ -63,7 +65,9 @@ def state() -> dict[str, Any]:
         "shared tasks": set(_state._on_app_finalizers),
         "signals": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)],
         "streams": (sys.stdin, sys.stdout, sys.stderr),
+        "the streams' files": (sys.__stdout__, sys.__stderr__),
         "threads": set(threading.enumerate()),
+        "warnings": (list(warnings.filters), warnings.showwarning),
         "zone": (time.tzname, time.timezone),
     }
 
@@ -77,14 +81,15 @@ def recorded(tmp_path: Path) -> Store:
     return store
 
 
-def test_nothing_is_left(recorded: Store, tmp_path: Path) -> None:
-    """Of a project that changes what it can, and a command that records."""
+@pytest.mark.parametrize("words", [("rerun", "a", "--yes", "--json"), ("recorder", "--once")], ids=" ".join)
+def test_nothing_is_left(recorded: Store, tmp_path: Path, words: tuple[str, ...]) -> None:
+    """Of a project that changes what it can, and commands that record and log."""
     current = Celery("current", broker="memory://")
     project = Project(
         tmp_path, UNTIDY, asynctask_url=recorded.settings.url, asynctask_journal_dir=str(tmp_path / "journal")
     )
     before = state()
-    ended = project.run("rerun", "a", "--yes", "--json", TZ="Asia/Kathmandu")
+    ended = project.run(*words, TZ="Asia/Kathmandu")
     gc.collect()
     assert ended.code == 0, ended
     assert state() == before
