@@ -1,0 +1,163 @@
+"""Changes the code in one place at a time and looks whether the tests see it.
+
+Writes into the tree that it is imported from: `__main__` runs it in a copy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from difflib import ndiff
+from pathlib import Path
+from typing import NamedTuple
+
+import celery
+import hypothesis
+import pytest
+import sqlalchemy
+from cosmic_ray.ast import ast_nodes, get_ast
+from cosmic_ray.mutating import mutate_code
+
+from tests.mutation.operators import definition, is_annotation, operators
+
+UNIT = "tests/unit/"
+
+
+class Target(NamedTuple):
+    """What is changed, and the tests that must see it."""
+
+    path: str
+    tests: tuple[str, ...]
+    within: str = ""
+    """Only what is in definitions whose name begins so."""
+
+
+TARGETS = (
+    Target(
+        "celery_asynctask/lifecycle.py",
+        (f"{UNIT}test_lifecycle.py", f"{UNIT}test_rounds.py", f"{UNIT}test_histories.py"),
+    ),
+    Target("celery_asynctask/ledger.py", (f"{UNIT}test_ledger.py",)),
+    Target("celery_asynctask/watch.py", (f"{UNIT}test_watch.py",), within="_event"),
+)
+MIN_RATE = 0.9
+SECONDS = 60
+"""For the tests of one mutant; those of all take a few. Who takes longer does not end."""
+SURVIVORS = Path(__file__).with_name("survivors.md")
+"""A line for each mutant that may survive: what is changed, and why no test can see it."""
+
+PRELOADED = (celery, hypothesis, pytest, sqlalchemy)
+"""What every test needs and no mutant changes: imported before the forks."""
+
+
+class Mutant(NamedTuple):
+    code: str
+    name: str
+
+
+def changed(before: str, after: str) -> str:
+    """The lines that differ, on one line each."""
+    told = list(ndiff(before.splitlines(), after.splitlines()))
+    old, new = (" ".join(line[2:].strip() for line in told if line[0] == sign) for sign in "-+")
+    return f"`{old}` -> `{new}`"
+
+
+def mutants(target: Target) -> Iterator[Mutant]:
+    """Every mutant once; those that are no Python are none."""
+    source = Path(target.path).read_text(encoding="utf-8")
+    tree = get_ast(source)
+    seen = {source}
+    names: dict[str, int] = {}
+    for operator in operators():
+        occurrence = -1
+        for node in ast_nodes(tree):
+            for _ in operator.mutation_positions(node):
+                occurrence += 1
+                where = definition(node)
+                if is_annotation(node) or not where.startswith(target.within):
+                    continue
+                code = mutate_code(source, operator, occurrence)
+                if code is None or code in seen:
+                    continue
+                seen.add(code)
+                try:
+                    compile(code, target.path, "exec")
+                except SyntaxError:
+                    continue
+                name = f"`{target.path}`, `{where or 'module'}`: {changed(source, code)}"
+                names[name] = names.get(name, 0) + 1
+                yield Mutant(code, name if names[name] == 1 else f"{name} ({names[name]})")
+
+
+def passes(tests: tuple[str, ...], output: int) -> bool:
+    """Whether the tests pass in a child of this process, which has loaded nothing of ours yet."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            signal.alarm(SECONDS)
+            os.dup2(output, 1)
+            os.dup2(output, 2)
+            code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--assert=plain", "--tb=line", *tests])
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
+    return os.waitpid(pid, 0)[1] == 0
+
+
+def listed() -> dict[str, str]:
+    """The mutants that may survive, and why."""
+    text = SURVIVORS.read_text(encoding="utf-8")
+    return dict(re.findall(r"^- (`.*?`, `.*?`: `.*?` -> `.*?`(?: \(\d+\))?)\. (\S.*)$", text, re.M))
+
+
+def main() -> int:
+    arguments = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__)
+    arguments.add_argument("paths", nargs="*", help="only files whose path has one of these in it")
+    arguments.add_argument("--count", action="store_true", help="only say how many mutants there are")
+    asked = arguments.parse_args()
+    targets = [one for one in TARGETS if not asked.paths or any(path in one.path for path in asked.paths)]
+    reasons, survivors, fails = listed(), [], False
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    for target in targets:
+        path, began = Path(target.path), time.monotonic()
+        source = path.read_text(encoding="utf-8")
+        made = list(mutants(target))
+        if asked.count:
+            print(f"{target.path}: {len(made)} mutants")
+            continue
+        if not passes(target.tests, 2):
+            print(f"{target.path}: its tests fail without any mutant")
+            return 2
+        found = []
+        for number, mutant in enumerate(made):
+            path.write_text(mutant.code, encoding="utf-8")
+            os.utime(path, (number, number))  # else bytecode of a mutant of the same second and size is taken for it
+            if passes(target.tests, nothing):
+                found.append(mutant.name)
+                print(f"- {mutant.name}. {reasons.get(mutant.name, '')}", flush=True)
+        path.write_text(source, encoding="utf-8")
+        killed = len(made) - len(found)
+        rate = killed / len(made)
+        fails = fails or rate < MIN_RATE
+        survivors += found
+        took = time.monotonic() - began
+        print(f"{target.path}: {killed} killed, {len(found)} survived, {rate:.1%} ({took:.0f} s)", flush=True)
+    if asked.count:
+        return 0
+    new = [name for name in survivors if name not in reasons]
+    for name in new:
+        print(f"not listed in {SURVIVORS.name}: {name}")
+    if len(targets) == len(TARGETS):
+        for name in reasons.keys() - set(survivors):
+            print(f"listed in {SURVIVORS.name}, and killed now: {name}")
+    return 1 if fails or new else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
