@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import signal
+import resource
 import sys
 import time
 from collections.abc import Iterator
@@ -46,8 +46,8 @@ TARGETS = (
     Target("celery_asynctask/watch.py", (f"{UNIT}test_watch.py",), within="_event"),
 )
 MIN_RATE = 0.9
-SECONDS = 60
-"""For the tests of one mutant; those of all take a few. Who takes longer does not end."""
+SECONDS = 30
+"""Of processor time for the tests of one mutant; all of them take a few. What takes longer does not end."""
 SURVIVORS = Path(__file__).with_name("survivors.md")
 """A line for each mutant that may survive: what is changed, and why no test can see it."""
 
@@ -100,7 +100,7 @@ def passes(tests: tuple[str, ...], output: int) -> bool:
     if pid == 0:
         code = 1
         try:
-            signal.alarm(SECONDS)
+            resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
             os.dup2(output, 1)
             os.dup2(output, 2)
             code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--assert=plain", "--tb=line", *tests])

@@ -9,7 +9,12 @@ from celery import states
 
 from celery_asynctask.events import Event, Kind
 from celery_asynctask.lifecycle import (
+    ATTEMPT_CONSTANT,
+    ATTEMPT_FIRST,
+    ATTEMPT_GROUPS,
     NO_RUN,
+    TASK_EARLIEST,
+    TASK_GROUPS,
     TERMINAL,
     AsyncTaskStatus,
     fold,
@@ -105,7 +110,37 @@ def test_a_clock_that_is_behind_does_not_reopen_either() -> None:
     assert fold([run.started(9), run.ended(Kind.SUCCEEDED, 5)]).task["status"] == "SUCCESS"
 
 
+def test_a_message_heard_of_after_it_was_received() -> None:
+    """Whoever published it has a clock that is ahead."""
+    assert fold([Delivery(2).received(), published(5)]).task["status"] == "RECEIVED"
+
+
 # -- whose word counts ---------------------------------------------------------------
+
+
+def test_a_run_that_told_of_its_content_ends_as_any_other() -> None:
+    run = Delivery(2)
+    inferred = run.ended(Kind.FAILED, 3, inferred=True, **failure("killed"))
+    assert fold([run.started(3), run.noted(4, {"done": 1}), inferred]).task["status"] == "FAILURE"
+
+
+def test_a_verdict_outranks_that_the_process_was_found_alive() -> None:
+    run = Delivery(2)
+    found, verdict = run.ended(Kind.FOUND, 9), run.ended(Kind.FAILED, 5, inferred=True, **failure("killed"))
+    folded = fold([run.started(3), verdict, found])
+    assert folded.task["status"] == "FAILURE"
+    assert [one["outcome"] for one in folded.attempts.values()] == ["failed"]
+
+
+def test_that_it_was_received_again_does_not_undo_what_a_run_said() -> None:
+    """The same message is delivered once more, and its body does not start."""
+    first, second = Delivery(2), Delivery(500, redelivered=True)
+    assert fold([first.started(3), second.received()]).task["status"] == "STARTED"
+
+
+def test_messages_of_one_retry_count_are_ordered_by_time() -> None:
+    earlier, later = Delivery(5, redelivered=True).received(), Delivery(9).received()
+    assert order_key(earlier) < order_key(later)
 
 
 def test_what_the_child_says_outranks_what_the_main_process_infers() -> None:
@@ -155,6 +190,26 @@ def test_asked_for_facts_come_from_the_first_message_and_stay() -> None:
         assert (task["task_args"], task["parent_task_id"]) == ([7, "é"], PARENT)
 
 
+def test_asked_for_facts_come_from_the_message_if_there_is_one_and_from_what_was_not_sent_before_the_plan() -> None:
+    """Whenever they were told: a plan may lack what the step before it passes on."""
+    planned = event(Kind.PLANNED, 0, **asked(args=["planned"]))
+    unsent = event(Kind.UNSENT, 5, **asked(args=["unsent"]))
+    message = published(9, args=["message"])
+    run = Delivery(10).received()
+    for told, expected in (
+        ([planned, run], "planned"),
+        ([planned, unsent, run], "unsent"),
+        ([planned, unsent, message, run], "message"),
+    ):
+        assert fold(told).task["task_args"] == [expected]
+        assert fold(reversed(told)).task["task_args"] == [expected]
+
+
+@pytest.mark.parametrize("parent", ["00000000-0000", PARENT])
+def test_a_parent_is_any_other_task(parent: str) -> None:
+    assert fold([published(parent=parent)]).task["parent_task_id"] == parent
+
+
 def test_a_task_is_never_its_own_parent() -> None:
     assert fold([published(9, retries=1, parent=ID)]).task["parent_task_id"] is None
 
@@ -187,7 +242,9 @@ def test_a_replacement_keeps_its_own_name_on_its_attempt() -> None:
 
 def test_an_attempt_in_full() -> None:
     run = Delivery(2, retries=1, redelivered=True)
-    [attempt] = attempts_of([run.started(3, eta=ms(1)), run.ended(Kind.FAILED, 5, **failure("no"))])
+    told = [run.started(3, eta=ms(1)), run.ended(Kind.FAILED, 5, **failure("no"))]
+    [attempt] = attempts_of(told)
+    assert attempts_of(told[::-1]) == [attempt]
     assert attempt == {
         "celery_task_id": ID,
         "run_key": f"0000011{ms(2):014x}a1b2c3",
@@ -238,6 +295,39 @@ def test_a_run_whose_start_nobody_told_has_its_end() -> None:
     assert (attempt["started_at"], attempt["ended_at"], attempt["worker"]) == (None, ms(5), None)
 
 
+def test_an_end_knows_nothing_of_its_start() -> None:
+    """A worker's main process tells of its child, and what it says of itself is not said of the run."""
+    own = {"worker": "celery@two", "pid": 1, "source": "main", "queue": "other", "trace": "t0", "span": "s0"}
+    [attempt] = attempts_of([Delivery(2).ended(Kind.FAILED, 5, sent=ms(1), eta=ms(1), **own)])
+    assert [attempt[column] for column in ATTEMPT_FIRST] == [None] * len(ATTEMPT_FIRST)
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        {},
+        {"content": {"order": 1}},
+        {"trace": "t1", "span": "s1", "customer": 42, "created_by": 7, "created_by_name": "Ada", "eta": ms(1)},
+    ],
+)
+@pytest.mark.parametrize(
+    ("kind", "end"),
+    [
+        (Kind.SUCCEEDED, {"result": 1}),
+        (Kind.RETRIED, failure("again")),
+        (Kind.REJECTED, {"again": True, "outcome": "requeued"}),
+        (Kind.FAILED, {"internal": True, "noted": {"done": 1}}),
+    ],
+)
+@pytest.mark.parametrize("created", [0, None])
+def test_an_end_that_carries_its_start_amounts_to_both(
+    start: dict[str, Any], kind: Kind, end: dict[str, Any], created: int | None
+) -> None:
+    run = Delivery(2, retries=1, created=created)
+    parts = [run.started(3, **start), run.ended(kind, 9, **end)]
+    assert fold([run.whole(kind, 9, 3, start, **end)]) == fold(parts) == fold(parts[::-1])
+
+
 def test_an_eager_run_was_received_by_nobody() -> None:
     [first, _] = attempts_of(HISTORIES["eager"]())
     assert first["received_at"] is None
@@ -274,8 +364,61 @@ def test_keys_have_one_width_whatever_the_numbers() -> None:
     assert {len(project(one).task["origin_key"]) for one in extremes} == {21}
 
 
+def test_counts_beyond_the_width_of_a_key_are_the_largest_that_has_it() -> None:
+    most = run_key(event(Kind.SUCCEEDED, 0, nesting=0xFF, retries=0xFFFF))
+    assert most[:6] == "ffffff"
+    assert run_key(event(Kind.SUCCEEDED, 0, nesting=0x100, retries=0x10000)) == most
+
+
+def test_keys_in_full() -> None:
+    """As they are stored: rows of an older version are compared with those of a newer one."""
+    run = Delivery(2, nesting=1, retries=2, redelivered=True)
+    token = f"{ms(2):014x}a1b2c3"
+    start = f"01000241{token}0{ms(3):014x}"
+    traced = run.whole(Kind.SUCCEEDED, 9, 3, {"trace": "t1", "span": "s1", "content": {"order": 1}})
+    task = project(traced).task
+    assert {group.key: task[group.key] for group in TASK_GROUPS} == {
+        "origin_key": f"0010002{ms(3):014x}",
+        "trace_key": start,
+        "content_key": f"0{start}",
+        "order_key": f"01000241{token}3{ms(9):014x}",
+    }
+    noted = project(run.noted(4, {"done": 1})).task
+    assert noted["content_key"] == f"101000241{token}0{ms(4):014x}"
+    assert order_key(run.received()) == f"01000230{NO_RUN}0{ms(2):014x}"
+    assert order_key(published()) == f"00000020{NO_RUN}0{ms(0):014x}"
+    bare = project(run.received()).task
+    assert (bare["origin_key"], bare["trace_key"], bare["content_key"]) == (f"3010002{ms(2):014x}", "", "")
+
+
+def test_a_span_belongs_to_a_trace() -> None:
+    assert project(published(span="s1")).task["span_id"] is None
+
+
 def test_an_event_of_no_delivery() -> None:
     assert run_key(published()) == f"0000000{NO_RUN}"
+
+
+# -- columns -------------------------------------------------------------------------
+
+
+def test_every_column_is_decided_in_one_way() -> None:
+    partial = project(Delivery(2).started(3))
+    [attempt] = partial.attempts.values()
+    by_key = [
+        [column for group in groups for column in (group.key, *group.columns)]
+        for groups in (TASK_GROUPS, ATTEMPT_GROUPS)
+    ]
+    assert sorted(partial.task) == sorted(["celery_task_id", *by_key[0], *TASK_EARLIEST])
+    assert sorted(attempt) == sorted([*ATTEMPT_CONSTANT, *by_key[1], *ATTEMPT_FIRST])
+
+
+@pytest.mark.parametrize("name", HISTORIES)
+def test_constant_columns_of_an_attempt_are_the_same_in_all_its_events(name: str) -> None:
+    for told in HISTORIES[name]():
+        for key, attempt in project(told).attempts.items():
+            whole = fold(HISTORIES[name]()).attempts[key]
+            assert [attempt[column] for column in ATTEMPT_CONSTANT] == [whole[column] for column in ATTEMPT_CONSTANT]
 
 
 # -- statuses ------------------------------------------------------------------------
