@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -32,6 +33,8 @@ from tests.workflows import CHARGE, order
 pytestmark = pytest.mark.every_database
 
 UTC = dt.timezone.utc
+EXAMPLES = int(os.environ.get("ASYNCTASK_FUZZED", "8"))
+"""Requests to each operation; `tests.soak` makes more."""
 IDS = [f"of-{OURS}", f"of-{THEIRS}", CHARGE, f"of-{OURS}", "success"]
 """Of tasks that are there; one of a customer more often, so that its own caller sees it."""
 
@@ -157,10 +160,4 @@ CALLERS = pytest.mark.parametrize("who", [ADMIN, "ours", "reader", None], ids=st
 
 @CALLERS
 def test_every_operation(api: Api, who: str | None) -> None:
-    ask(api, who, 8)
-
-
-@pytest.mark.slow
-@CALLERS
-def test_every_operation_at_length(api: Api, who: str | None) -> None:
-    ask(api, who, 30)
+    ask(api, who, EXAMPLES)

@@ -1,7 +1,7 @@
 """Nothing lost, everything counted: random schedules of all that can go wrong, against the model in `ledger`.
 
 A schedule is some steps in any order, each with a seed of its own, so that a failing one can be made smaller by leaving
-steps out. ``ASYNCTASK_SCHEDULES`` says how many (default 150; 10,000 with ``-m slow``), ``ASYNCTASK_SEED`` which.
+steps out. ``ASYNCTASK_SCHEDULES`` says how many (`tests.soak` tries 10,000), ``ASYNCTASK_SEED`` which.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from tests.integration.ledger import DAMAGES, Ledger, Source
 from tests.integration.rows import stored
 
 SEED = os.environ.get("ASYNCTASK_SEED", "1")
+COUNT = int(os.environ.get("ASYNCTASK_SCHEDULES", "150"))
 TOLD = [[encode(event) for event in history()] for history in HISTORIES.values()]
 POISON: list[dict[str, Any]] = [
     {"kind": "started", "at": 10**30},
@@ -434,13 +435,11 @@ def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runner]:
         Store.close(store)
 
 
-@pytest.mark.parametrize("count", [150, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_nothing_is_lost_and_everything_is_counted(runner: Runner, count: int) -> None:
-    count = int(os.environ.get("ASYNCTASK_SCHEDULES", count))
-    for number in range(count):
+def test_nothing_is_lost_and_everything_is_counted(runner: Runner) -> None:
+    for number in range(COUNT):
         steps = schedule(f"{SEED}-{number}")
         if runner.fails(steps):
             fewest = runner.shrink(steps)
             pytest.fail(f"ASYNCTASK_SEED={SEED}, schedule {number}: {runner.fails(fewest)}\n{fewest}", pytrace=False)
-    print(f"\n{count} schedules:", ", ".join(f"{name} {n}" for name, n in sorted(runner.happened.items())))
+    print(f"\n{COUNT} schedules:", ", ".join(f"{name} {n}" for name, n in sorted(runner.happened.items())))
     assert [name for name in (*STEPS, *EFFECTS) if not runner.happened[name]] == []

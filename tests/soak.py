@@ -1,0 +1,128 @@
+"""Long proofs, run once for a change that matters: `python -m tests.soak MINUTES`.
+
+The fault and worker tiers again and again, with other seeds and under the load that they make for each other, until the
+minutes are over; then each property test at length. Every failure is printed; the exit code says whether there was one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+ROUND_SECONDS = 3600
+"""A round that takes longer hangs."""
+
+
+class Proof(NamedTuple):
+    """Some tests, and what makes them long."""
+
+    tests: tuple[str, ...]
+    environment: dict[str, str] = {}
+
+
+ROUND = Proof(("-m", "broker or faults", "-n", "3"))
+AT_LENGTH = {
+    "10,000 schedules": Proof(
+        ("-m", "", "-n", "0", "tests/integration/test_ledger.py", "-k", "nothing_is_lost"),
+        {"ASYNCTASK_SCHEDULES": "10000"},
+    ),
+    "10,000 payloads": Proof(
+        ("-m", "", "-n", "0", "tests/unit/test_payload.py", "-k", "any_value"),
+        {"ASYNCTASK_GENERATED": "10000"},
+    ),
+    "requests of any kind": Proof(
+        ("-m", "", "tests/integration/test_http_fuzz.py"),
+        {"ASYNCTASK_FUZZED": "30"},
+    ),
+    "five minutes of chaos": Proof(
+        ("-m", "", "-n", "0", "tests/faults/test_chaos.py"),
+        {"ASYNCTASK_CHAOS_SECONDS": "300"},
+    ),
+}
+
+
+class Outcome(NamedTuple):
+    """How a run of some tests ended."""
+
+    tests: int
+    failures: list[str]
+    """What each failed test printed."""
+
+
+def run(proof: Proof) -> Outcome:
+    """Run the tests to their end, in a process of their own."""
+    with TemporaryDirectory(prefix="asynctask-soak-") as directory:
+        report, log = Path(directory) / "report.xml", Path(directory) / "log"
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--junitxml={report}", *proof.tests]
+        with log.open("wb") as output:
+            ended = subprocess.run(
+                command,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **proof.environment},
+                cwd=Path(__file__).parents[1],
+                timeout=ROUND_SECONDS,
+                check=False,
+            )
+        if not report.exists():
+            return Outcome(0, [log.read_text(encoding="utf-8", errors="replace")])
+        outcome = read(report)
+        if ended.returncode and not outcome.failures:
+            outcome.failures.append(log.read_text(encoding="utf-8", errors="replace"))
+        return outcome
+
+
+def read(report: Path) -> Outcome:
+    """What pytest's report in JUnit's format says."""
+    cases = list(ElementTree.parse(report).iter("testcase"))
+    failures = [
+        f"{case.get('classname')}::{case.get('name')}\n{problem.text or problem.get('message')}"
+        for case in cases
+        for problem in (*case.findall("failure"), *case.findall("error"))
+    ]
+    return Outcome(len(cases), failures)
+
+
+def told(name: str, outcome: Outcome, seconds: float) -> None:
+    print(f"{name}: {outcome.tests} tests, {len(outcome.failures)} failed, {seconds:.0f} s", flush=True)
+    for failure in outcome.failures:
+        print(failure, flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
+    parser.add_argument("minutes", type=float, help="how long the tiers are run again; what has begun is ended")
+    parser.add_argument("--rounds-alone", action="store_true", help="without the tests at length")
+    given = parser.parse_args(arguments)
+    began = time.monotonic()
+    tests, failures, rounds = 0, 0, 0
+
+    def prove(name: str, proof: Proof) -> None:
+        nonlocal tests, failures
+        at = time.monotonic()
+        outcome = run(proof)
+        tests += outcome.tests
+        failures += len(outcome.failures)
+        told(name, outcome, time.monotonic() - at)
+
+    while time.monotonic() < began + 60 * given.minutes:
+        rounds += 1
+        prove(f"round {rounds}", ROUND)
+    if not given.rounds_alone:
+        for name, proof in AT_LENGTH.items():
+            prove(name, proof)
+    took = (time.monotonic() - began) / 60
+    print(f"{rounds} rounds in all, {tests} tests, {failures} failed, {took:.0f} minutes")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
