@@ -11,9 +11,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import NamedTuple
 from xml.etree import ElementTree
 
@@ -25,7 +26,7 @@ class Proof(NamedTuple):
     """Some tests, and what makes them long."""
 
     tests: tuple[str, ...]
-    environment: dict[str, str] = {}
+    environment: Mapping[str, str] = MappingProxyType({})
 
 
 ROUND = Proof(("-m", "broker or faults", "-n", "3"))

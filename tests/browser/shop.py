@@ -22,6 +22,7 @@ from celery_asynctask import AsyncTask
 from tests import services
 from tests.integration.commands import Project
 from tests.integration.http import OURS, THEIRS, grant, token_of
+from tests.pace import patience
 from tests.waiting import wait_for
 
 SECONDS = 60
@@ -113,7 +114,7 @@ class Shop:
             capture_output=True,
             text=True,
             check=True,
-            timeout=SECONDS,
+            timeout=patience(SECONDS),
         )
         return done.stdout.strip()
 
@@ -189,7 +190,7 @@ def running(project: Project, command: str, *arguments: str) -> Iterator[Path]:
     finally:
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(SECONDS)
+            process.wait(patience(SECONDS))
         finally:
             process.kill()
             process.wait()

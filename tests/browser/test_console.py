@@ -19,6 +19,7 @@ from celery_asynctask import AsyncTask
 from celery_asynctask.lifecycle import AsyncTaskStatus
 from tests.browser.conftest import HOST, Open
 from tests.browser.shop import SECONDS, Shop
+from tests.pace import patience
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.browser
@@ -139,7 +140,7 @@ def test_it_is_live(made: Shop, opened: Open, tmp_path: Path) -> None:
     page.locator("#search").focus()
     task = made.send(f"print(wait.delay({str(until)!r}).id)")
     row = page.locator("table.rows tbody tr")
-    expect(row).to_contain_text("STARTED", timeout=15_000)
+    expect(row).to_contain_text("STARTED", timeout=1000 * patience(7))
     expect(row).to_contain_text("so far")
     expect(page.locator("#search")).to_be_focused()
     expect(page.locator("dl.keys").first).to_be_visible()
@@ -153,7 +154,7 @@ def test_it_is_live(made: Shop, opened: Open, tmp_path: Path) -> None:
     assert not asked
     expect(row).to_contain_text("STARTED")
     page.get_by_role("button", name="Pause").click()
-    expect(row).to_contain_text("SUCCESS", timeout=15_000)
+    expect(row).to_contain_text("SUCCESS", timeout=1000 * patience(7))
 
 
 def test_an_idle_page_gets_nothing_twice(made: Shop, opened: Open) -> None:
@@ -297,7 +298,7 @@ def uvicorn(directory: Path, application: str) -> Iterator[str]:
         yield f"http://localhost:{port}"
     finally:
         process.terminate()
-        process.wait(SECONDS)
+        process.wait(patience(SECONDS))
 
 
 def test_a_live_list_keeps_the_focus(made: Shop, opened: Open, tmp_path: Path) -> None:
@@ -307,18 +308,18 @@ def test_a_live_list_keeps_the_focus(made: Shop, opened: Open, tmp_path: Path) -
     row = page.locator("table.rows tbody tr")
     expect(row).to_have_count(0)
     made.send(f"wait.delay({str(first)!r})")
-    expect(row).to_have_count(1, timeout=15_000)
+    expect(row).to_have_count(1, timeout=1000 * patience(7))
     page.get_by_role("region", name="Tasks found").focus()
     page.keyboard.press("Tab")
     expect(row).to_be_focused()
     made.send(f"wait.delay({str(second)!r})")
-    expect(row).to_have_count(2, timeout=15_000)
+    expect(row).to_have_count(2, timeout=1000 * patience(7))
     expect(row.nth(1)).to_be_focused()
     second.touch()
-    expect(row).to_have_count(1, timeout=15_000)
+    expect(row).to_have_count(1, timeout=1000 * patience(7))
     expect(row).to_be_focused()
     first.touch()
-    expect(row).to_have_count(0, timeout=15_000)
+    expect(row).to_have_count(0, timeout=1000 * patience(7))
     expect(page.locator("#main")).to_be_focused()
 
 

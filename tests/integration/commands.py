@@ -16,6 +16,7 @@ from celery.bin.celery import celery
 from click.testing import CliRunner
 
 from tests.integration.isolation import isolated, leave
+from tests.pace import patience
 
 PROJECT = """
 from celery import Celery
@@ -64,7 +65,7 @@ class Project:
     def run_process(self, *arguments: str, given: str = "", group: tuple[str, ...] = (), **environment: str) -> Ended:
         """The same, ended; ``given`` is what is typed. No traceback may ever be seen."""
         process = self.start(*arguments, group=group, **environment)
-        out, err = process.communicate(given, timeout=SECONDS)
+        out, err = process.communicate(given, timeout=patience(SECONDS))
         assert "Traceback (most recent" not in err, err
         return Ended(process.returncode, out, err)
 

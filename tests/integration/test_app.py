@@ -18,6 +18,7 @@ from sqlalchemy import create_engine, func, select
 from celery_asynctask import install, uninstall
 from celery_asynctask.model import AsyncTask, AsyncTaskSource
 from celery_asynctask.recording import recording_of
+from tests.pace import patience
 
 
 class OwnAMQP(AMQP):
@@ -94,7 +95,7 @@ def test_threads_that_send_the_first_tasks_at_once(tmp_path: Path) -> None:
             barrier = threading.Barrier(threads)
 
             def send(app: Celery = app, barrier: threading.Barrier = barrier) -> None:
-                barrier.wait(30)
+                barrier.wait(patience(30))
                 install(app)
                 app.send_task("sent")
 

@@ -33,6 +33,7 @@ from tests.histories import HISTORIES, Delivery, about, failure, lines, publishe
 from tests.integration.commands import SECONDS, Project
 from tests.integration.purge import NOW, record
 from tests.integration.test_values import JSON_VALUES
+from tests.pace import patience
 
 ODD = "é 😀 \" ' \\ % :x\n\r\t\u2028\x1b[31m,;=1+1"
 
@@ -320,7 +321,7 @@ def test_csv(store: Store, project: Project) -> None:
         cwd=project.path,
         capture_output=True,
         check=True,
-        timeout=SECONDS,
+        timeout=patience(SECONDS),
     )
     table = list(csv.DictReader(io.StringIO(done.stdout.decode("utf-8"), newline="")))
     tasks = {row["celery_task_id"]: row for row in rows(store.settings.url) if "status" in row}
@@ -398,7 +399,7 @@ def test_whoever_reads_has_enough(small: Project) -> None:
     assert process.stdout is not None
     assert process.stderr is not None
     process.stdout.close()
-    assert process.wait(SECONDS) == 0
+    assert process.wait(patience(SECONDS)) == 0
     assert process.stderr.read() == ""
     process.stderr.close()
     assert process.stdin is not None

@@ -16,6 +16,7 @@ from sqlalchemy import create_engine, func, select
 
 import celery_asynctask
 from celery_asynctask import AsyncTaskSource
+from tests.pace import patience
 
 pytestmark = pytest.mark.slow
 
@@ -78,7 +79,7 @@ def run(source: Path, directory: Path, way: str, *tests: str) -> dict[str, Any]:
         "PYTHONPATH": os.pathsep.join([str(SUITE), str(Path(celery_asynctask.__file__).parents[1])]),
     }
     command = [sys.executable, "-m", "pytest", *plugins, *options, *tests]
-    ended = subprocess.run(command, cwd=source, env=environment, check=False, timeout=1200)
+    ended = subprocess.run(command, cwd=source, env=environment, check=False, timeout=patience(1200))
     assert ended.returncode in (0, 1), "Celery's tests could not be run"
     summary: dict[str, Any] = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
     return summary

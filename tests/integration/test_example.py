@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 
 from celery_asynctask import AsyncTask, AsyncTaskAttempt, AsyncTaskStatus
 from celery_asynctask.lifecycle import TERMINAL
+from tests.pace import patience
 from tests.waiting import wait_for
 
 PROJECT = Path(__file__).parents[2]
@@ -40,10 +41,10 @@ def start_example(cwd: Path, *arguments: str, **variables: str) -> subprocess.Po
 def finish(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
     """Wait for its end; one that hangs is killed, and fails the test."""
     try:
-        out, err = process.communicate(timeout=DEADLINE)
+        out, err = process.communicate(timeout=patience(DEADLINE))
     except subprocess.TimeoutExpired:
         process.terminate()  # it stops its worker
-        process.communicate(timeout=DEADLINE)
+        process.communicate(timeout=patience(DEADLINE))
         raise
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
@@ -143,7 +144,7 @@ def in_the_browser(cwd: Path, shown: str, failed: str) -> tuple[str, str]:
         return overview.text, httpx.get(f"{ready.group()}{link[1]}").raise_for_status().text
     finally:
         server.terminate()
-        server.wait(DEADLINE)
+        server.wait(patience(DEADLINE))
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from celery_asynctask.store import Store
 from tests import services
 from tests.integration.http import OURS, Api, api_over, is_problem, tell
 from tests.integration.rows import rows
+from tests.pace import patience
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,7 @@ def test_over_a_real_broker(store: Store, shop: Celery) -> None:
         new = api.post("/async-tasks/old/rerun", "ours-rerun").json()["celeryTaskId"]
     with shop.connection_for_read() as connection:
         waiting = connection.SimpleQueue(queue)
-        message = waiting.get(timeout=10)
+        message = waiting.get(timeout=patience(10))
         message.ack()
         waiting.queue.delete()
         waiting.close()

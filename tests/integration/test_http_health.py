@@ -23,6 +23,7 @@ from celery_asynctask.store import Position, SourceUpdate, Store
 from celery_asynctask.tables import SCHEMA_VERSION
 from tests.histories import HISTORIES, START, lines, published
 from tests.integration.http import Api, api_over, is_problem
+from tests.pace import patience
 from tests.waiting import wait_for
 
 SECONDS = 20
@@ -150,7 +151,7 @@ class Slow:
 
     def __call__(self) -> int:
         self.calls += 1
-        assert self.may.wait(SECONDS)
+        assert self.may.wait(patience(SECONDS))
         if self.error is not None:
             raise self.error
         return self.calls
@@ -161,7 +162,7 @@ def asked_by_many(kept: Kept[int], slow: Slow) -> list[Any]:
     entered = threading.Barrier(8)
 
     def ask() -> int | Exception:
-        entered.wait(SECONDS)
+        entered.wait(patience(SECONDS))
         try:
             return kept.get(slow, 60)
         except StoreError as exc:
@@ -174,7 +175,7 @@ def asked_by_many(kept: Kept[int], slow: Slow) -> list[Any]:
         assert waiting is not None
         wait_for(lambda: len(waiters(waiting)) == 7, SECONDS, "the others to wait for it")
         slow.may.set()
-        return [one.result(SECONDS) for one in asked]
+        return [one.result(patience(SECONDS)) for one in asked]
 
 
 def waiters(made: Any) -> list[Any]:

@@ -23,6 +23,7 @@ from celery_asynctask.store import Store
 from tests import services
 from tests.integration.http import ADMIN, Api, api_over, is_problem, token_of
 from tests.integration.oracle import START, add, row
+from tests.pace import patience
 
 PAGE = sys.modules["celery_asynctask.queries.page"]
 """The module; in the package, the function has its name."""
@@ -55,7 +56,7 @@ def test_more_wait_than_there_is_room_for(store: Store, monkeypatch: pytest.Monk
     free = threading.Event()
 
     def page(*_: Any, **__: Any) -> Any:
-        assert free.wait(30)
+        assert free.wait(patience(30))
         raise RuntimeError
 
     async def asked(api: Api) -> list[int]:
@@ -67,7 +68,7 @@ def test_more_wait_than_there_is_room_for(store: Store, monkeypatch: pytest.Monk
             waiting = [asyncio.create_task(one(client)) for _ in range(8)]
             done: set[asyncio.Task[int]] = set()
             while len(done) < 5:
-                done, _ = await asyncio.wait(waiting, timeout=30, return_when=asyncio.FIRST_COMPLETED)
+                done, _ = await asyncio.wait(waiting, timeout=patience(30), return_when=asyncio.FIRST_COMPLETED)
                 assert done, "nobody was turned away"
                 await asyncio.sleep(0)
             free.set()

@@ -20,6 +20,7 @@ from celery_asynctask.store import Store
 from tests.histories import HISTORIES, about, lines
 from tests.integration.http import OURS, Api, api_over, is_problem, tell
 from tests.integration.rows import rows
+from tests.pace import patience
 
 lookup = sys.modules["celery_asynctask.queries.reruns"]
 """The module; in its package, a function may have the name."""
@@ -36,7 +37,7 @@ def test_a_task_is_sent_again_and_says_by_whom(store: Store, shop: Celery, api: 
     assert said == {"celeryTaskId": new, "rerunOf": "old", "queue": queue, "remarks": remarks}
     with shop.connection_for_read() as connection:
         queue = connection.SimpleQueue(said["queue"])
-        message = queue.get(timeout=10)
+        message = queue.get(timeout=patience(10))
         message.ack()
         queue.close()
     args, kwargs, _ = message.payload

@@ -17,6 +17,7 @@ from celery_asynctask.journal import Journal, frame, writer
 from celery_asynctask.journal.directory import is_being_written
 from celery_asynctask.journal.reader import describe
 from tests.integration.journals import STORE, events_in, segments
+from tests.pace import patience
 from tests.processes import at_once
 from tests.waiting import wait_for
 
@@ -128,7 +129,7 @@ def test_appending_inside_of_append(path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(frame, "pack", interrupted)
     thread = threading.Thread(target=journal.append, args=(b"interrupted",), daemon=True)
     thread.start()
-    thread.join(20)
+    thread.join(patience(20))
     assert not thread.is_alive()
     [found] = events_in(path).values()
     assert sorted(found) == [(1, b"interrupted"), (2, b"from the handler")]

@@ -22,6 +22,7 @@ from celery_asynctask.tables import SCHEMA_VERSION
 from tests.integration.commands import SECONDS, Project
 from tests.integration.oracle import START, add, row
 from tests.integration.terminal import on_terminal
+from tests.pace import patience
 
 MINUTE = dt.timedelta(minutes=1)
 HOSTILE = "evil\x1b[2J\x1b]0;title\x07\x9b31m\u202e\nfake  SUCCESS"
@@ -300,7 +301,7 @@ def test_an_interrupt(project: Project, store: Store) -> None:
     process.stdout.close()
     assert process.stderr is not None
     err = process.stderr.read()
-    assert (process.wait(SECONDS), err) == (130, "")
+    assert (process.wait(patience(SECONDS)), err) == (130, "")
     process.stderr.close()
     assert process.stdin is not None
     process.stdin.close()
@@ -338,7 +339,7 @@ def complete(words: str, position: int) -> list[str]:
         check=True,
         capture_output=True,
         text=True,
-        timeout=SECONDS,
+        timeout=patience(SECONDS),
         env={**os.environ, "_CELERY_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(position)},
     )
     return [line.partition(",")[2] for line in ended.stdout.splitlines()]

@@ -17,6 +17,7 @@ from celery_asynctask.http import create_app
 from celery_asynctask.lifecycle import AsyncTaskStatus
 from celery_asynctask.queries.order import ORDERS
 from tests.integration.generator import generate, run_generator
+from tests.pace import patience
 
 DATA = Path(__file__).parent / "data"
 """`AsyncTask.md` is the page that the generated client of the API before ours had for the resource."""
@@ -153,6 +154,6 @@ def test_it_is_printed_the_same_by_every_process(document: Any, tmp_path: Path) 
     """So that it can be kept in a repository and compared."""
     (tmp_path / "proj.py").write_text("from celery import Celery\napp = Celery('proj', broker='memory://')\n")
     command = [sys.executable, "-m", "celery", "-A", "proj", "asynctask", "openapi"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=patience(60))
     assert json.loads(done.stdout) == document
     assert list(json.loads(done.stdout)["paths"]) == list(document["paths"])

@@ -26,6 +26,7 @@ from celery_asynctask.store import Store, is_outage
 from tests import services
 from tests.histories import lines, published
 from tests.integration.rows import stored
+from tests.pace import patience
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.every_database
@@ -162,7 +163,7 @@ def test_a_lock_that_is_not_got_is_an_outage(store: Store, how: str) -> None:
                 except DBAPIError as exc:
                     errors.append(exc)  # the database chose this one
                 connection.rollback()
-            thread.join(20)
+            thread.join(patience(20))
         assert not thread.is_alive()
         assert len(errors) == 1
         assert is_outage(errors[0])

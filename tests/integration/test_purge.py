@@ -19,6 +19,7 @@ from celery_asynctask.store.writer import Writer
 from tests.histories import HISTORIES, START, about, lines
 from tests.integration.commands import SECONDS
 from tests.integration.purge import DAY, NOW, left, nothing, record, without_attempts, without_task, work
+from tests.pace import patience
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.every_database
@@ -240,7 +241,7 @@ def test_beside_a_recorder(store: Store, writer: Writer, monkeypatch: pytest.Mon
         purged = sum(work(writer, rules, batch=50).run(nothing).tasks for _ in range(3))
     finally:
         stop.set()
-        thread.join(SECONDS)
+        thread.join(patience(SECONDS))
         recorder.close()
     assert [exc for exc in failed if not is_outage(exc)] == []
     assert len(failed) <= len(stored) / 20, "the recorder was in the way most of the time"

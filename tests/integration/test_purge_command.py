@@ -18,6 +18,7 @@ from celery_asynctask.model import AsyncTaskAttempt
 from celery_asynctask.store import Store
 from tests.integration.commands import SECONDS, Project
 from tests.integration.purge import count, left, record, without_attempts, without_task
+from tests.pace import patience
 from tests.waiting import wait_for
 
 
@@ -60,7 +61,7 @@ def test_killed_in_the_middle(store: Store, project: Project) -> None:
     process = project.start("purge", "--older-than", "1d", "--batch", "1", "--yes")
     wait_for(lambda: len(left(store)) < 1450, SECONDS, "the purge to be under way")
     process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=SECONDS)
+    process.communicate(timeout=patience(SECONDS))
     wait_for(partial(nobody_writes, store), SECONDS, "the database to notice")
     assert 0 < len(left(store)) < 1450
     assert count(store, AsyncTaskAttempt) == 2 * len(left(store))
@@ -150,6 +151,6 @@ def test_it_asks_on_a_terminal(small: tuple[Store, Project], answer: str, code: 
     while b"Delete 2 tasks and their attempts? [y/N]" not in seen:
         seen += os.read(ours, 1000)
     os.write(ours, f"{answer}\n".encode())
-    assert process.wait(SECONDS) == code
+    assert process.wait(patience(SECONDS)) == code
     os.close(ours)
     assert len(left(store)) == remaining

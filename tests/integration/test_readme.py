@@ -21,6 +21,7 @@ from celery_asynctask.http.problem import TITLES
 from celery_asynctask.settings import Settings
 from tests import services
 from tests.integration.serving import serving
+from tests.pace import patience
 from tests.waiting import wait_for
 from tests.workers.harness import START_SECONDS, ready, stop
 
@@ -42,7 +43,7 @@ def run(directory: Path, *command: str) -> str:
         env={**os.environ, "XDG_STATE_HOME": str(directory / "state")},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=patience(60),
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -18,6 +18,7 @@ from celery_asynctask import AsyncTask
 from tests import services
 from tests.integration.serving import serving
 from tests.integration.test_readme import block
+from tests.pace import patience
 from tests.waiting import wait_for
 
 PROBLEM = "urn:problem-type:celery-asynctask:"
@@ -181,7 +182,7 @@ class Site:
     @contextmanager
     def visitor(self, number: int | None = None) -> Iterator[httpx.Client]:
         """Somebody with cookies of their own; ``number``: logged in as one of the users."""
-        with httpx.Client(base_url=self.address, timeout=30) as client:
+        with httpx.Client(base_url=self.address, timeout=patience(30)) as client:
             if number is not None:
                 client.post(f"/login/{number}").raise_for_status()
             yield client
@@ -308,7 +309,7 @@ def shop(tmp_path: Path) -> Path:
         (package / name).write_text(source.replace("STORE", f"sqlite:///{tmp_path / 'asynctask.db'}"))
     for name in ("middleware.py", "asgi.py"):
         (package / name).write_text(block("python", f"# shop/{name}\n"))
-    subprocess.run([sys.executable, "-m", "shop.made"], cwd=tmp_path, check=True, timeout=60)
+    subprocess.run([sys.executable, "-m", "shop.made"], cwd=tmp_path, check=True, timeout=patience(60))
     return tmp_path
 
 

@@ -20,6 +20,7 @@ from celery_asynctask.model import AsyncTask, AsyncTaskSource
 from celery_asynctask.recorder import Recorder
 from celery_asynctask.settings import Settings
 from tests.histories import published
+from tests.pace import patience
 from tests.waiting import wait_for
 
 PROJECT = """
@@ -54,7 +55,7 @@ class Host:
 
     def run(self, *options: str) -> tuple[int, str]:
         process = self.start(*options)
-        _, log = process.communicate(timeout=SECONDS)
+        _, log = process.communicate(timeout=patience(SECONDS))
         return process.returncode, log
 
     def record(self, count: int) -> None:
@@ -107,7 +108,7 @@ def test_a_signal_ends_it_when_all_is_stored(host: Host, number: int) -> None:
     wait_for(is_claimed(host), SECONDS, "the recorder")
     host.record(3)
     process.send_signal(number)
-    _, log = process.communicate(timeout=SECONDS)
+    _, log = process.communicate(timeout=patience(SECONDS))
     assert process.returncode == 0, log
     assert host.stored() == 3
     assert "celery-asynctask records from " in log
@@ -143,7 +144,7 @@ def test_a_database_that_does_not_answer(host: Host) -> None:
     process = host.start()
     wait_for(lambda: Directory.is_claimed(settings.directory), SECONDS, "the recorder")
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=SECONDS)
+    process.communicate(timeout=patience(SECONDS))
     assert process.returncode == 0, "what is left is safe in the journal"
 
 

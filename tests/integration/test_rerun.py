@@ -28,6 +28,7 @@ from celery_asynctask.store import Store
 from tests import services
 from tests.histories import HISTORIES, Delivery, about, ms, published, variant
 from tests.integration.commands import SECONDS, Project
+from tests.pace import patience
 from tests.unit.test_rerun import VALUES
 from tests.waiting import wait_for
 from tests.workers import harness
@@ -230,7 +231,7 @@ def ask(project: Project, answer: str) -> tuple[int, str]:
     )
     os.close(there)
     os.write(here, f"{answer}\n".encode())
-    _, err = process.communicate(timeout=SECONDS)
+    _, err = process.communicate(timeout=patience(SECONDS))
     os.close(here)
     return process.returncode, err
 

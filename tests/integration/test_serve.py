@@ -22,6 +22,7 @@ from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
 from tests.integration.commands import SECONDS, Project
 from tests.integration.http import OURS, THEIRS, TOKENS, is_problem, tell, token_of
+from tests.pace import patience
 from tests.waiting import wait_for
 
 WITHOUT = """
@@ -62,12 +63,12 @@ def serving(project: Project, *arguments: str) -> Iterator[tuple[str, subprocess
     finally:
         if process.poll() is None:
             process.terminate()
-        process.wait(SECONDS)
+        process.wait(patience(SECONDS))
 
 
 def answers(address: str) -> bool:
     try:
-        return httpx.get(f"{address}/health", timeout=SECONDS).status_code > 0
+        return httpx.get(f"{address}/health", timeout=patience(SECONDS)).status_code > 0
     except httpx.TransportError:
         return False
 
@@ -86,7 +87,7 @@ def test_it_serves_until_it_is_told_to_end(url: str, tmp_path: Path) -> None:
         is_problem(httpx.post(f"{address}/async-tasks/purge", json={"olderThan": "1d"}), "forbidden", 403)
         is_problem(httpx.get(f"{address}/async-tasks?limit=0"), "invalid-parameter", 422, "limit")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(SECONDS) in (0, -signal.SIGTERM)
+        assert process.wait(patience(SECONDS)) in (0, -signal.SIGTERM)
     log = (tmp_path / "serve.log").read_text()
     assert "Traceback" not in log
     with pytest.raises(httpx.ConnectError):

@@ -18,6 +18,7 @@ from celery_asynctask import install, uninstall
 from celery_asynctask.model import AsyncTask, AsyncTaskAttempt, AsyncTaskSource
 from tests import services
 from tests.integration.commands import SECONDS
+from tests.pace import patience
 from tests.waiting import wait_for
 from tests.workers import harness
 
@@ -77,7 +78,7 @@ def test_a_worker_of_the_first_records_it_whole(tmp_path: Path, pool: str) -> No
     try:
         wait_for(lambda: harness.ready(process, log), harness.START_SECONDS, f"the worker; its log is {log}")
         send = [sys.executable, "-c", "from proj import shared; shared.delay(7)"]
-        subprocess.run(send, cwd=tmp_path, check=True, timeout=SECONDS)
+        subprocess.run(send, cwd=tmp_path, check=True, timeout=patience(SECONDS))
         [row] = wait_for(lambda: rows(url), SECONDS, "the task's end")
         assert row[:3] == ("SUCCESS", [7], 7)
         assert None not in row[3:]

@@ -26,6 +26,7 @@ from tests import services
 from tests.integration.commands import Project
 from tests.integration.generator import generate
 from tests.integration.http import grant, token_of
+from tests.pace import patience
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.slow
@@ -91,7 +92,7 @@ def process(project: Project, *arguments: str) -> Iterator[Callable[[], str]]:
     finally:
         running.send_signal(signal.SIGTERM)
         try:
-            assert running.wait(30) in (0, -signal.SIGTERM), log.read_text(errors="replace")
+            assert running.wait(patience(30)) in (0, -signal.SIGTERM), log.read_text(errors="replace")
         finally:
             running.kill()
             running.wait()
@@ -165,7 +166,9 @@ def compiled(project: Project) -> Path:
 
 
 def run(directory: Path, *command: str) -> str:
-    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=SECONDS, check=False)
+    done = subprocess.run(
+        command, cwd=directory, capture_output=True, text=True, timeout=patience(SECONDS), check=False
+    )
     assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
     return done.stdout
 

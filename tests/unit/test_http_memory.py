@@ -10,6 +10,7 @@ import pytest
 
 from celery_asynctask.http import memory
 from celery_asynctask.http.memory import SENT_SECONDS, Kept, Sent
+from tests.pace import patience
 
 
 @pytest.fixture
@@ -58,12 +59,12 @@ def test_nobody_waits_where_there_is_an_older_value() -> None:
 
     def slow() -> int:
         begun.set()
-        assert go_on.wait(10)
+        assert go_on.wait(patience(10))
         return 2
 
     with ThreadPoolExecutor(1) as pool:
         newer = pool.submit(kept.get, slow, 60)
-        assert begun.wait(10)
+        assert begun.wait(patience(10))
         assert kept.get(lambda: 3, 60) == 1
         go_on.set()
         assert newer.result(10) == 2
