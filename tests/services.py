@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-from kombu import Connection
+from kombu import Connection, Queue
 from sqlalchemy import create_engine, make_url, text
 
 SERVERS = ("postgresql", "mysql")
@@ -68,6 +69,36 @@ def amqp_url() -> str:
     url = os.environ.get("ASYNCTASK_TEST_AMQP_URL", "amqp://guest:guest@127.0.0.1:5672//")
     _need("RabbitMQ", url, _broker_error(url))
     return url
+
+
+def apart(broker: str, queue: str) -> dict[str, Any]:
+    """Settings of an app that has nothing in common with others on the broker, of this run of the tests or of another.
+
+    On Redis all workers of a database give back what any of them has in hand for longer than their own visibility
+    timeout, and on every broker remote control reaches all workers of an exchange.
+    """
+    keys = ("unacked_key", "unacked_index_key", "unacked_mutex_key")
+    options = {key: f"{queue}.{key}" for key in keys} if broker.startswith("redis") else {}
+    return {
+        "task_queues": [Queue(queue)],
+        "task_default_queue": queue,
+        "control_exchange": queue,
+        "event_exchange": f"{queue}.events",
+        "broker_transport_options": options,
+    }
+
+
+def forget(connection: Connection, queue: str) -> None:
+    """Delete what an app that is `apart` has in its broker."""
+    channel: Any = connection.default_channel
+    channel.queue_delete(queue)
+    exchanges = (f"{queue}.pidbox", f"reply.{queue}.pidbox", f"{queue}.events")
+    if connection.transport.driver_type == "amqp":
+        for exchange in (queue, *exchanges):
+            channel.exchange_delete(exchange)
+    else:
+        names = (queue, *exchanges)
+        channel.client.delete(*(f"_kombu.binding{kind}.{name}" for kind in ("", "_permanent") for name in names))
 
 
 @contextmanager

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from celery import Celery, signals
-from kombu import Queue
 
 from tests.faults.notes import Notebook
+from tests.services import apart
 
 QUEUE = os.environ["FAULTS_QUEUE"]
 notebook = Notebook(Path(os.environ["FAULTS_NOTES"]))
@@ -22,9 +22,6 @@ app.conf.update(
     result_backend=os.environ["FAULTS_BACKEND"],
     result_expires=600,
     broker_connection_retry_on_startup=True,
-    broker_transport_options={"visibility_timeout": 3600},
-    task_queues=[Queue(QUEUE)],
-    task_default_queue=QUEUE,
     worker_hijack_root_logger=False,
     worker_prefetch_multiplier=4,
     asynctask_url=os.environ["FAULTS_STORE"],
@@ -33,6 +30,7 @@ app.conf.update(
     asynctask_enabled=os.environ.get("FAULTS_ENABLED", "1") == "1",
     asynctask_create_tables=os.environ.get("FAULTS_CREATE_TABLES", "1") == "1",
 )
+app.conf.update(apart(os.environ["FAULTS_BROKER"], QUEUE))
 
 LATE = {"acks_late": True, "reject_on_worker_lost": True}
 

@@ -132,10 +132,7 @@ class World:
             for task_id in {note.task_id for note in (*self.runs.read(), *self.asks.read())}:
                 results.delete(f"celery-task-meta-{task_id}")
         with Connection(self.broker) as connection:
-            connection.default_channel.queue_delete(self.queue)
-        if self.broker.startswith("redis"):
-            with Redis.from_url(self.broker) as broker:
-                broker.delete(self.queue, f"_kombu.binding.{self.queue}", f"_kombu.binding_permanent.{self.queue}")
+            services.forget(connection, self.queue)
 
 
 class Worker:

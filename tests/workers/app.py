@@ -12,8 +12,8 @@ from typing import Any
 from celery import Celery, Task, chain, group, signals
 from celery.backends.database import DatabaseBackend
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
-from kombu import Queue
 
+from tests.services import apart
 from tests.workers import spans
 
 TRACING = os.environ["SHAPES_TRACING"]
@@ -26,12 +26,7 @@ app = Celery("shapes", task_cls="celery_asynctask:RecordedTask")
 app.conf.update(
     broker_url=os.environ["SHAPES_BROKER"],
     result_backend=os.environ["SHAPES_BACKEND"],
-    broker_transport_options={
-        key: int(value) for key, _, value in (item.partition("=") for item in os.environ["SHAPES_TRANSPORT"].split())
-    },
     broker_connection_retry_on_startup=True,
-    task_queues=[Queue(os.environ["SHAPES_QUEUE"])],
-    task_default_queue=os.environ["SHAPES_QUEUE"],
     worker_hijack_root_logger=False,
     worker_prefetch_multiplier=4,
     result_chord_join_timeout=60,
@@ -39,6 +34,10 @@ app.conf.update(
     asynctask_journal_dir=os.environ["SHAPES_JOURNAL"],
     asynctask_flush_interval=0.1,
 )
+app.conf.update(apart(os.environ["SHAPES_BROKER"], os.environ["SHAPES_QUEUE"]))
+app.conf.broker_transport_options |= {
+    key: int(value) for key, _, value in (item.partition("=") for item in os.environ["SHAPES_TRANSPORT"].split())
+}
 
 
 @app.task

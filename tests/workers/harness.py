@@ -21,6 +21,7 @@ from sqlalchemy import Engine, create_engine, func, inspect, or_, select
 from sqlalchemy.orm import Session
 
 from celery_asynctask import AsyncTask, AsyncTaskAttempt, context, tracing
+from tests import services
 from tests.pace import patience
 from tests.waiting import wait_for
 
@@ -118,7 +119,7 @@ class World:
 
         uninstall(self.app)
         with self.app.connection_for_write() as connection:
-            connection.default_channel.queue_delete(self.plan.queue)
+            services.forget(connection, self.plan.queue)
         for app in (self.app, *self.others):
             app.pool.force_close_all()
             app.close()
