@@ -92,6 +92,7 @@ def import_into(url: str, told: list[bytes]) -> None:
     writer.close()
 
 
+@pytest.mark.every_database
 def test_there_and_back(store: Store, reader: Reader, tmp_path: Path) -> None:
     store_everything(store)
     told = bundle_of(reader)
@@ -108,6 +109,7 @@ def test_there_and_back(store: Store, reader: Reader, tmp_path: Path) -> None:
     copy.close()
 
 
+@pytest.mark.every_database
 def test_into_any_database(store: Store, reader: Reader, tmp_path: Path) -> None:
     """As the recorder, it leaves the numbers to the database, which would give those it does not know of once more."""
     store_everything(store)
@@ -126,6 +128,7 @@ def test_into_any_database(store: Store, reader: Reader, tmp_path: Path) -> None
         assert len(rows(url)) == len(rows(store.settings.url)) + 2
 
 
+@pytest.mark.every_database
 def test_a_task_that_is_there_is_joined(store: Store, reader: Reader, tmp_path: Path) -> None:
     """An older bundle takes nothing back; a number that another task has is not taken from it."""
     told = HISTORIES["ends_carry_starts"]()
@@ -145,6 +148,7 @@ def test_a_task_that_is_there_is_joined(store: Store, reader: Reader, tmp_path: 
     assert len(rows(there)) == 40 + 3
 
 
+@pytest.mark.every_database
 def test_all_of_it_is_exported(store: Store, reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
     """Page after page, on over searches that a page bounds, and not one more."""
     monkeypatch.setattr(exporting, "MOST_ROWS", 7)
@@ -163,6 +167,7 @@ def test_all_of_it_is_exported(store: Store, reader: Reader, monkeypatch: pytest
     assert exported(found_by(reader, parse("name:nobody", NOW))) == []
 
 
+@pytest.mark.every_database
 def test_a_workflow(store: Store, reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporting, "MOST_ROWS", 2)
     tree = {"root": None, "child": "root", "grandchild": "child"}
@@ -308,10 +313,10 @@ def test_an_incident_is_looked_at_elsewhere(store: Store, project: Project) -> N
     read = project.run("import", "-", "--into", "sqlite:///incident.db", "--json", given=piped.out)
     assert read.values == [{"tasks": 1, "database": "sqlite:///incident.db"}]
     assert len(rows(f"sqlite:///{project.path}/incident.db")) == 4
-    refused = project.run("import", "-", "--into", store.settings.url, given=piped.out)
-    if store.engine.dialect.name != "sqlite":
-        assert refused.code == 2
-        assert "--into is not an SQLite file. If that is what you want, say --any-database." in refused.err
+    server = "postgresql+psycopg://nobody@127.0.0.1:9/x"
+    refused = project.run("import", "-", "--into", server, given=piped.out)
+    assert refused.code == 2
+    assert "--into is not an SQLite file. If that is what you want, say --any-database." in refused.err
 
 
 def test_csv(store: Store, project: Project) -> None:

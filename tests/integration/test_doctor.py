@@ -88,6 +88,7 @@ def count_rows(store: Store) -> int:
         return sum(connection.scalar(select(func.count()).select_from(model)) or 0 for model in models)
 
 
+@pytest.mark.every_database
 def test_all_is_well(store: Store, journal: Journal, make_app: MakeApp) -> None:
     """And stays as it was: what was written to try it is gone."""
     app = make_app()
@@ -121,6 +122,7 @@ def test_all_is_well(store: Store, journal: Journal, make_app: MakeApp) -> None:
     assert sorted(path.name for path in journal.path.iterdir()) == sorted([*before, "recorder.lock"])
 
 
+@pytest.mark.every_database
 def test_a_database_that_may_only_be_read(store: Store, tmp_path: Path) -> None:
     url, options = store.settings.url, {}
     if url.startswith("sqlite"):
@@ -134,6 +136,7 @@ def test_a_database_that_may_only_be_read(store: Store, tmp_path: Path) -> None:
     assert text.startswith("The tables can be read, but not written: ")
 
 
+@pytest.mark.every_database
 def test_tables_that_are_missing_or_of_another_version(store: Store, database: str, tmp_path: Path) -> None:
     with store.engine.begin() as connection:
         connection.execute(update(AsyncTaskVersion).values(version_num="9999"))
@@ -150,6 +153,7 @@ def test_tables_that_are_missing_or_of_another_version(store: Store, database: s
         assert about(found, "schema", Level.PROBLEM) == ["The database has no tables of celery-asynctask."]
 
 
+@pytest.mark.every_database
 def test_clocks_that_differ(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for dialect, clock in list(vitals._CLOCKS.items()):
         hour = "INTERVAL '1 hour'" if dialect == "postgresql" else "INTERVAL 1 HOUR"
@@ -162,6 +166,7 @@ def test_clocks_that_differ(store: Store, tmp_path: Path, monkeypatch: pytest.Mo
         assert "3600." in about(found, "clock")[0] or "3599.9" in about(found, "clock")[0]
 
 
+@pytest.mark.every_database
 def test_sources_that_nobody_looks_after(store: Store, tmp_path: Path) -> None:
     about_it = {"host": "far", "pid": 7, "role": "worker", "at": 1_750_000_000_000_000, "journal": "f" * 32}
     for number in range(2):

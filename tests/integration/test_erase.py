@@ -76,6 +76,7 @@ def run(writer: Writer, customer: int, batch: int = 1000) -> Erased:
     return Erased(sum(one.tasks for one in batches), sum(one.attempts for one in batches))
 
 
+@pytest.mark.every_database
 @pytest.mark.parametrize("batch", [1, 2, 1000])
 def test_it_erases_all_values_of_one_customer(store: Store, writer: Writer, batch: int) -> None:
     store.write(lines([*task("a", CUSTOMER), *failed("b", CUSTOMER), *without_values("c", CUSTOMER)]))
@@ -108,6 +109,7 @@ def kept(row: dict[str, Any], without: set[str]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name not in without}
 
 
+@pytest.mark.every_database
 def test_values_of_every_kind(store: Store, writer: Writer) -> None:
     """Also those that look like what is erased."""
     lookalikes: list[Any] = ["erased", {"a": ERASED}, [ERASED], {"$asynctask": "redacted"}, {"$$asynctask": "erased"}]
@@ -119,6 +121,7 @@ def test_values_of_every_kind(store: Store, writer: Writer) -> None:
         assert [partial.task[name] for name in ("task_args", "task_kwargs", "result", "content")] == [ERASED] * 4
 
 
+@pytest.mark.every_database
 def test_a_word_that_comes_late(store: Store, writer: Writer) -> None:
     """It brings back what it says itself, and the next run erases that."""
     told = task("a", 5)

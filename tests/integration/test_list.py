@@ -215,6 +215,7 @@ def test_a_database_that_cannot_be_read(store: Store, tmp_path: Path) -> None:
     assert ended.err.count("\n") == 1
 
 
+@pytest.mark.every_database
 def test_a_database_without_tables(database: str, tmp_path: Path) -> None:
     project = Project(tmp_path, asynctask_url="sqlite:///elsewhere.db")
     if database.startswith("sqlite"):

@@ -18,6 +18,8 @@ from celery_asynctask.store import Store
 from tests.integration.oracle import add, row
 from tests.pace import patience
 
+pytestmark = pytest.mark.every_database
+
 
 @pytest.fixture
 def reader(store: Store) -> Iterator[Reader]:

@@ -56,6 +56,7 @@ def test_by_the_rules_of_the_settings(store: Store, tmp_path: Path) -> None:
     assert left(store) == {"c", "d"}
 
 
+@pytest.mark.every_database
 def test_killed_in_the_middle(store: Store, project: Project) -> None:
     record(store, "ends_carry_starts", *(f"task-{number}" for number in range(1500)))
     process = project.start("purge", "--older-than", "1d", "--batch", "1", "--yes")

@@ -322,6 +322,7 @@ def of(original: Any, task_id: str, at: int, **more: Any) -> Event:
     return variant(published(at, at, content=content, root=task_id, parent=None), id=task_id, **more)
 
 
+@pytest.mark.every_database
 def test_earlier_reruns(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a rerun starts has its content, too, and is none."""
     add(
@@ -352,6 +353,7 @@ def test_earlier_reruns(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     assert bounded.looked_back_to == bounded.by_task["a1"][0].created_at
 
 
+@pytest.mark.every_database
 def test_which_way_tasks_came(store: Store) -> None:
     """That of the last run that is known."""
     first, second = Delivery(2), Delivery(10, retries=1)

@@ -1,4 +1,4 @@
-"""``stats``, ``errors`` and ``top`` as real processes, in pipes and on terminals, on every kind of database."""
+"""``stats``, ``errors`` and ``top``: what they print, and the live view on a terminal."""
 
 from __future__ import annotations
 
@@ -139,6 +139,7 @@ class Gate:
             other.shutdown(socket.SHUT_RDWR)
 
 
+@pytest.mark.every_database
 def test_the_live_view(database: str, tmp_path: Path) -> None:
     """On servers, through an outage, and until one that takes connections does not answer."""
     rows.fill(database, TASKS)

@@ -1,4 +1,4 @@
-"""`celery asynctask tree` and `why`: processes, as an operator starts them."""
+"""`celery asynctask tree` and `why`: what they print."""
 
 from __future__ import annotations
 

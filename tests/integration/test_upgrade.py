@@ -26,6 +26,8 @@ from tests.processes import at_once
 
 __all__ = ["another", "models"]
 
+pytestmark = pytest.mark.every_database
+
 
 def upgraded(url: str) -> Upgraded:
     writer = Writer(Settings(url=url))

@@ -67,6 +67,7 @@ def numbers(account: Account) -> tuple[int, int, int | None, int, int, int]:
     )
 
 
+@pytest.mark.every_database
 def test_all_is_stored(store: Store, journal: Journal, make_drain: MakeDrain) -> None:
     append(journal, *events(5))
     drain = make_drain()
@@ -168,6 +169,7 @@ def test_what_the_newest_segment_says_was_dropped(store: Store, journal: Journal
     assert numbers(account) == (6, 3, 0, 0, 3, 0)
 
 
+@pytest.mark.every_database
 def test_sources_of_other_hosts(store: Store, journal: Journal) -> None:
     """Their journals are not seen from here, but for those whose recorder has found them gone and empty."""
     add_source(store, ALL_THERE)
@@ -198,6 +200,7 @@ def test_a_source_that_knows_more_than_it_numbered_hides_no_other(store: Store) 
     assert check(store).ledger.missing == 1
 
 
+@pytest.mark.every_database
 def test_since(store: Store, journal: Journal, make_drain: MakeDrain) -> None:
     """By when a source was last seen; what lies in the journal here counts however old it is."""
     append(journal, *events(2))
@@ -218,6 +221,7 @@ def test_since(store: Store, journal: Journal, make_drain: MakeDrain) -> None:
     assert len(check(store, journal.path, everything=True).accounts) == 4
 
 
+@pytest.mark.every_database
 def test_silent_sources(store: Store) -> None:
     now = dt.datetime.now(dt.timezone.utc)
     for number, host in enumerate(("a", "a", "b", "c")):
