@@ -64,10 +64,9 @@ def _apps() -> Iterator[None]:
 @contextmanager
 def _broker() -> Iterator[None]:
     """What is sent to ``memory://`` is in the process that sends it."""
-    state: Any = virtual.BrokerState
     with (
         mock.patch.object(memory.Channel, "queues", {}),
-        mock.patch.object(memory.Transport, "global_state", state()),
+        mock.patch.object(memory.Transport, "global_state", virtual.BrokerState()),
     ):
         yield
 
