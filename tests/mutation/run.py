@@ -1,6 +1,7 @@
 """Changes the code in one place at a time and looks whether the tests see it.
 
-Writes into the tree that it is imported from: `__main__` runs it in a copy.
+Writes into the tree that it is imported from: `__main__` runs it in a copy. Takes minutes, so it is run before a
+release and not for each change.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import os
 import re
 import resource
 import sys
-import time
 from collections.abc import Iterator
 from difflib import ndiff
 from pathlib import Path
@@ -110,6 +110,11 @@ def passes(tests: tuple[str, ...], output: int) -> bool:
     return os.waitpid(pid, 0)[1] == 0
 
 
+def processor_seconds() -> float:
+    """Of this process and its children so far."""
+    return sum(os.times()[:4])
+
+
 def listed() -> dict[str, str]:
     """The mutants that may survive, and why."""
     text = SURVIVORS.read_text(encoding="utf-8")
@@ -121,11 +126,13 @@ def main() -> int:
     arguments.add_argument("paths", nargs="*", help="only files whose path has one of these in it")
     arguments.add_argument("--count", action="store_true", help="only say how many mutants there are")
     asked = arguments.parse_args()
+    if Path(".git").exists():
+        raise SystemExit("this changes what it runs in: python -m tests.mutation runs it in a copy")
     targets = [one for one in TARGETS if not asked.paths or any(path in one.path for path in asked.paths)]
-    reasons, survivors, fails = listed(), [], False
+    reasons, survivors, fails, total = listed(), [], False, 0
     nothing = os.open(os.devnull, os.O_WRONLY)
     for target in targets:
-        path, began = Path(target.path), time.monotonic()
+        path, began = Path(target.path), processor_seconds()
         source = path.read_text(encoding="utf-8")
         made = list(mutants(target))
         if asked.count:
@@ -142,14 +149,20 @@ def main() -> int:
                 found.append(mutant.name)
                 print(f"- {mutant.name}. {reasons.get(mutant.name, '')}", flush=True)
         path.write_text(source, encoding="utf-8")
+        if not passes(target.tests, 2):
+            print(f"{target.path}: its tests fail without any mutant by now, so what killed the mutants is not known")
+            return 2
         killed = len(made) - len(found)
         rate = killed / len(made)
         fails = fails or rate < MIN_RATE
         survivors += found
-        took = time.monotonic() - began
-        print(f"{target.path}: {killed} killed, {len(found)} survived, {rate:.1%} ({took:.0f} s)", flush=True)
+        total += len(made)
+        took = processor_seconds() - began
+        told = f"{killed} killed, {len(found)} survived, {rate:.1%}, {took:.0f} s of processor time"
+        print(f"{target.path}: {told}", flush=True)
     if asked.count:
         return 0
+    print(f"in all: {total - len(survivors)} killed, {len(survivors)} survived, {1 - len(survivors) / total:.1%}")
     new = [name for name in survivors if name not in reasons]
     for name in new:
         print(f"not listed in {SURVIVORS.name}: {name}")
