@@ -1,0 +1,58 @@
+"""The two corners of what pyproject.toml promises: ``nox`` runs both, ``nox -s oldest`` one, ``nox -l`` lists them.
+
+Each runs what ``pytest`` runs by default, on an installation of its own; other Pythons and releases lie between them.
+``nox --install-only`` makes the installations, ``nox -R`` runs on those that are made.
+"""
+
+from __future__ import annotations
+
+import nox
+from packaging.requirements import Requirement
+
+nox.needs_version = ">=2026.10"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.download_python = "never"
+nox.options.error_on_missing_interpreters = True
+nox.options.stop_on_first_error = False
+
+PROMISED = ("postgresql", "mysql", "migrations", "cli", "http", "parquet")
+"""The extras of which every release is promised that pyproject.toml allows."""
+ELSEWHERE = {
+    "a2wsgi",
+    "axe-playwright-python",
+    "celery-asynctask",
+    "django",
+    "flask",
+    "gevent",
+    "openapi-generator-cli",
+    "playwright",
+    "schemathesis",  # it wants a newer rich than is promised
+}
+"""Requirements of tests that need a server, a browser or Java: no corner installs them."""
+LEFT_OUT = ("tests/browser", "tests/integration/test_http_fuzz.py", "tests/integration/test_openapi.py")
+"""Tests that import one of those."""
+ANY_RELEASE = ("opentelemetry-instrumentation-celery", "opentelemetry-sdk", "redis")
+"""What tests share with the example, whose tracing needs a newer OpenTelemetry than the package does."""
+
+
+def tools() -> list[str]:
+    """What the tests import beside the package."""
+    extras = nox.project.load_toml("pyproject.toml")["project"]["optional-dependencies"]
+    return [*ANY_RELEASE, *(one for one in extras["test"] if Requirement(one).name not in ELSEWHERE)]
+
+
+def corner(session: nox.Session, *constraints: str) -> None:
+    session.install(*constraints, "-e", f".[{','.join(PROMISED)}]", *tools())
+    session.run("python", "-m", "pytest", *(f"--ignore={one}" for one in LEFT_OUT), *session.posargs)
+
+
+@nox.session(python="3.10")
+def oldest(session: nox.Session) -> None:
+    """The default tests on the oldest Python with the oldest releases of what is required (tests/oldest.txt)."""
+    corner(session, "-c", "tests/oldest.txt")
+
+
+@nox.session(python="3.13")
+def newest(session: nox.Session) -> None:
+    """The default tests on the newest Python with the newest releases of everything."""
+    corner(session, "--upgrade")
