@@ -76,6 +76,8 @@ class World:
         self.app.finalize()
         self.log = plan.directory / "celery.log"
         self.process: subprocess.Popen[bytes] | None = None
+        self.workers = 0
+        """How many run."""
         self.others: list[Any] = []
         """Applications that a shape made besides; closed with this one."""
         self.engine: Engine = create_engine(plan.store, pool_size=20)
@@ -133,6 +135,7 @@ class World:
         name = f"{log.stem}@localhost"
         options = ("worker", "-l", "INFO", "-n", name, "--without-gossip", "--without-mingle", *options)
         process = self.process = self.celery(*options, **environment)
+        self.workers += 1
         try:
             wait_for(lambda: ready(process, log), START_SECONDS, f"the worker to be ready; its log is {log}")
             if not environment:
@@ -140,6 +143,7 @@ class World:
             yield process
         finally:
             self.process = None
+            self.workers -= 1
             stop(process)
 
     def celery(self, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:

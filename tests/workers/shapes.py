@@ -16,6 +16,7 @@ import pytest
 from celery import Celery, chain, chord, group
 from kombu.exceptions import EncodeError
 
+from tests.pace import patience
 from tests.waiting import wait_for
 from tests.workers.expect import Row, expect, fresh_id
 from tests.workers.harness import ANY, World
@@ -751,7 +752,12 @@ def eager_in_worker(world: World) -> None:
 @shape
 def revoked_before_start(world: World) -> None:
     task_id = fresh_id()
-    wait_for(lambda: world.app.control.revoke(task_id, reply=True), 20, "the worker to know of the revocation")
+
+    def all_know() -> bool:
+        answers = world.app.control.revoke(task_id, reply=True, timeout=patience(1), limit=world.workers)
+        return len(answers or ()) == world.workers
+
+    wait_for(all_know, 20, "the workers to know of the revocation")
     world.tasks.add.apply_async((1, 1), task_id=task_id)
     expect(
         world,
@@ -761,7 +767,7 @@ def revoked_before_start(world: World) -> None:
 
 @shape
 def revoked_while_waiting(world: World) -> None:
-    sent = world.tasks.add.apply_async((2, 1), countdown=8)
+    sent = world.tasks.add.apply_async((2, 1), countdown=patience(6))
     world.wait(sent.id, "RECEIVED")
     world.app.control.revoke(sent.id)
     expect(
