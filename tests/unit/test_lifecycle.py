@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ from celery_asynctask.lifecycle import (
     run_key,
     status_of,
 )
-from tests.histories import HISTORIES, ID, NAME, PARENT, ROOT, Delivery, asked, event, failure, ms, published
+from tests.histories import HISTORIES, ID, NAME, PARENT, ROOT, Delivery, about, asked, event, failure, ms, published
 
 
 def attempts_of(events: list[Event]) -> list[dict[str, Any]]:
@@ -39,6 +40,12 @@ def test_fold_all_keeps_tasks_apart() -> None:
         ID: "PENDING",
         "other": "STARTED",
     }
+
+
+def test_fold_all_is_the_fold_of_each() -> None:
+    histories = {name: about(make(), name) for name, make in HISTORIES.items()}
+    mixed = [one for told in zip_longest(*histories.values()) for one in told if one is not None]
+    assert fold_all(mixed) == {name: fold(told) for name, told in histories.items()}
 
 
 def test_fold_of_nothing() -> None:
@@ -331,6 +338,19 @@ def test_an_end_that_carries_its_start_amounts_to_both(
 def test_an_eager_run_was_received_by_nobody() -> None:
     [first, _] = attempts_of(HISTORIES["eager"]())
     assert first["received_at"] is None
+
+
+def test_a_run_without_an_end_has_no_key_of_one() -> None:
+    """So every end outranks it, also one that a version to come ranks lower than any of today's."""
+    [attempt] = attempts_of([Delivery(2).started(3)])
+    assert (attempt["end_key"], attempt["ended_at"], attempt["outcome"]) == ("", None, None)
+
+
+def test_the_time_of_delivery_is_read_in_its_whole_width() -> None:
+    """From the year 2112 on it fills all digits."""
+    late = 0x12345678ABCDEF
+    [attempt] = attempts_of([Delivery(2, run=f"{late:014x}a1b2c3").started(3)])
+    assert attempt["received_at"] == late
 
 
 def test_received_and_published_make_no_attempt() -> None:
