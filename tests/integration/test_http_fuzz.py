@@ -30,7 +30,7 @@ from tests.histories import HISTORIES, about, lines, variant
 from tests.integration.http import ADMIN, OURS, THEIRS, Api, api_over, token_of
 from tests.workflows import CHARGE, order
 
-pytestmark = pytest.mark.every_database
+pytestmark = [pytest.mark.every_database, pytest.mark.slow]
 
 UTC = dt.timezone.utc
 EXAMPLES = int(os.environ.get("ASYNCTASK_FUZZED", "8"))

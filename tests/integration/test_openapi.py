@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import schemathesis
 from celery import Celery
 
 from celery_asynctask.http import create_app
@@ -43,8 +42,11 @@ def client(document: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return generate(document, tmp_path_factory.mktemp("client"))
 
 
+@pytest.mark.slow
 def test_it_is_valid(document: Any, tmp_path: Path) -> None:
     """By the schema of OpenAPI 3.1, and by the generator's own rules."""
+    import schemathesis  # takes seconds, of all who look at this file
+
     assert document["openapi"].startswith("3.1.")
     schemathesis.openapi.from_dict(document).validate()
     (tmp_path / "openapi.json").write_text(json.dumps(document))
@@ -56,6 +58,7 @@ def test_it_is_valid(document: Any, tmp_path: Path) -> None:
         schemathesis.openapi.from_dict(broken).validate()
 
 
+@pytest.mark.slow
 def test_the_page_of_the_resource(client: Path) -> None:
     """Names, types, order, descriptions and flags of the properties, to the letter."""
     assert (client / "docs" / "AsyncTask.md").read_text() == (DATA / "AsyncTask.md").read_text()

@@ -12,6 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import httpx
+import pytest
 from celery import Celery
 
 from celery_asynctask import AsyncTask, AsyncTaskStatus
@@ -123,6 +124,7 @@ def token_tour(directory: Path) -> None:
 UUID = r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]+"
 
 
+@pytest.mark.broker
 def test_switching_on(tmp_path: Path) -> None:
     """The app, the worker, what is sent and what is printed, as the README has it; only the broker is the tests'."""
     for name in ("proj.py", "send.py", "look.py", "private.py", "whose.py", "progress.py"):

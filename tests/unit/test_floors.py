@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,10 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+tomllib = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 
 ROOT = Path(__file__).parents[2]
-OURS = {"benchmark", "dev", "example", "lint", "test"}
+OURS = {"benchmark", "dev", "example", "lint", "mutation", "test"}
 """Extras for work on the project; whoever only uses it needs none."""
 
 

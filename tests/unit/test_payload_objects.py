@@ -8,6 +8,7 @@ import pathlib
 import sys
 import types
 import uuid
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from tests.unit.values import MARK, Colour, Meta, Order, argument, armed, hostil
 
 
 def test_numpy_scalars_and_arrays() -> None:
-    numpy = pytest.importorskip("numpy")
+    numpy = import_module("numpy")
     values = [numpy.int64(3), numpy.float32(0.5), numpy.float64(1.5), numpy.bool_(True), numpy.str_("x")]
     assert to_json(values) == [3, 0.5, 1.5, True, "x"]
     assert to_json(numpy.datetime64("2026-01-02T03:04:05.123456789")) == "2026-01-02T03:04:05.123456789"
@@ -31,7 +32,7 @@ def test_numpy_scalars_and_arrays() -> None:
 
 
 def test_attrs_and_pydantic_objects_without_what_they_hide() -> None:
-    attrs, pydantic = pytest.importorskip("attrs"), pytest.importorskip("pydantic")
+    attrs, pydantic = import_module("attrs"), import_module("pydantic")
 
     @attrs.define
     class Attrs:
