@@ -14,7 +14,7 @@ def tree(pid: int) -> list[int]:
     found = [pid]
     for one in found:
         for task in Path(f"/proc/{one}/task").iterdir():
-            found.extend(int(child) for child in (task / "children").read_text().split())
+            found.extend(int(child) for child in (task / "children").read_text(encoding="utf-8").split())
     return found
 
 
@@ -30,7 +30,7 @@ def cpu_ns(pids: list[int]) -> int:
 
 def megabytes(pid: int) -> float:
     """Proportional set size of the process: its own memory, and its share of what it shares, in MB."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines():
         if line.startswith("Pss:"):
             return int(line.split()[1]) * 1024 / 1e6
     raise ValueError(f"no PSS of process {pid}")

@@ -112,7 +112,7 @@ class Shop:
             [sys.executable, "-c", f"from proj import *\n{code}"],
             cwd=self.project.path,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             check=True,
             timeout=patience(SECONDS),
         )
@@ -157,16 +157,21 @@ def shop(directory: Path) -> Iterator[Shop]:
         project = Project(directory, SOURCE.replace("{hostile!r}", repr(HOSTILE)), **settings)
         worker = stack.enter_context(running(project, "worker", "-c2", "-l", "INFO", "--without-gossip"))
         stack.callback(forget, broker, queue)
-        wait_for(lambda: " ready." in worker.read_text(errors="replace"), SECONDS, "the worker")
+        wait_for(lambda: " ready." in worker.read_text(errors="replace", encoding="utf-8"), SECONDS, "the worker")
         sent = subprocess.run(
-            [sys.executable, "-c", SEND], cwd=directory, capture_output=True, text=True, check=True, timeout=SECONDS
+            [sys.executable, "-c", SEND],
+            cwd=directory,
+            capture_output=True,
+            encoding="utf-8",
+            check=True,
+            timeout=SECONDS,
         )
         over = AsyncTask.completed_at.is_not(None)
         wait_for(lambda: count(url, over) >= SENT, SECONDS, f"all tasks to be over; see {worker}")
         server = stack.enter_context(running(project, "asynctask", "serve", "--port", "0"))
 
         def address() -> Any:
-            return re.search(r"http://\S+:[0-9]+", server.read_text())
+            return re.search(r"http://\S+:[0-9]+", server.read_text(encoding="utf-8"))
 
         found = wait_for(address, SECONDS, f"the server; its log is {server}")[0].replace("127.0.0.1", "localhost")
         wait_for(lambda: answers(found), SECONDS, "an answer")
@@ -177,7 +182,7 @@ def shop(directory: Path) -> Iterator[Shop]:
 def running(project: Project, command: str, *arguments: str) -> Iterator[Path]:
     """``celery <command>`` while the block runs; its log."""
     log = project.path / f"{command}.log"
-    with log.open("w") as output:
+    with log.open("w", encoding="utf-8") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "celery", "-A", "proj", command, *arguments],
             cwd=project.path,
@@ -186,7 +191,7 @@ def running(project: Project, command: str, *arguments: str) -> Iterator[Path]:
         )
     try:
         yield log
-        assert process.poll() is None, log.read_text(errors="replace")
+        assert process.poll() is None, log.read_text(errors="replace", encoding="utf-8")
     finally:
         process.send_signal(signal.SIGTERM)
         try:

@@ -261,7 +261,7 @@ site.mount("/ops/record", create_app(app))
 
 
 def test_below_a_prefix_of_another_application(made: Shop, browser: Browser) -> None:
-    (made.project.path / "site_.py").write_text(SITE)
+    (made.project.path / "site_.py").write_text(SITE, encoding="utf-8")
     with uvicorn(made.project.path, "site_:site") as address:
         context = browser.new_context()
         page = context.new_page()
@@ -291,10 +291,10 @@ def uvicorn(directory: Path, application: str) -> Iterator[str]:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "uvicorn", application, "--port", str(port)]
     log = directory / "site.log"
-    with log.open("w") as output:
+    with log.open("w", encoding="utf-8") as output:
         process = subprocess.Popen(command, cwd=directory, stdout=output, stderr=subprocess.STDOUT)
     try:
-        wait_for(lambda: "Uvicorn running" in log.read_text(), SECONDS, f"the server; see {log}")
+        wait_for(lambda: "Uvicorn running" in log.read_text(encoding="utf-8"), SECONDS, f"the server; see {log}")
         yield f"http://localhost:{port}"
     finally:
         process.terminate()

@@ -41,7 +41,7 @@ class Notebook:
         if not self.path.exists():
             return []
         notes = []
-        for line in self.path.read_text().splitlines():
+        for line in self.path.read_text(encoding="utf-8").splitlines():
             at, what, task_id, pid, retries, redelivered, kind = line.split()
             notes.append(Note(int(at), what, task_id, int(pid), int(retries), redelivered == "1", kind))
         return notes

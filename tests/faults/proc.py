@@ -22,7 +22,7 @@ def descendants(pid: int) -> list[int]:
     found: list[int] = []
     for task in _listing(Path(f"/proc/{pid}/task")):
         with contextlib.suppress(OSError):
-            for child in map(int, (task / "children").read_text().split()):
+            for child in map(int, (task / "children").read_text(encoding="utf-8").split()):
                 found += [child, *descendants(child)]
     return found
 
@@ -33,7 +33,7 @@ def session_of(leader: int) -> list[int]:
     for entry in _listing(Path("/proc")):
         if entry.name.isdecimal():
             with contextlib.suppress(OSError):
-                if int((entry / "stat").read_text().rpartition(") ")[2].split()[3]) == leader:
+                if int((entry / "stat").read_text(encoding="utf-8").rpartition(") ")[2].split()[3]) == leader:
                     found.append(int(entry.name))
     return found
 
@@ -56,7 +56,7 @@ def kill_tree(pid: int) -> list[int]:
 def is_alive(pid: int) -> bool:
     """Whether the process runs; a zombie, which waits for its parent to look, does not."""
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][:1]
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(") ")[2][:1]
     except OSError:
         return False
     return state not in ("Z", "X")
@@ -74,7 +74,7 @@ def holder(path: Path) -> int | None:
         inode = path.stat().st_ino
     except FileNotFoundError:
         return None
-    for line in Path("/proc/locks").read_text().splitlines():
+    for line in Path("/proc/locks").read_text(encoding="utf-8").splitlines():
         fields = line.split()
         if fields[1] == "FLOCK" and int(fields[5].rpartition(":")[2]) == inode:
             return int(fields[4])

@@ -47,7 +47,7 @@ _REJECT = "host all all 127.0.0.1/32 reject\n"
 def _binaries() -> Path | None:
     places = []
     if shutil.which("pg_config"):
-        asked = subprocess.run(["pg_config", "--bindir"], capture_output=True, text=True, check=False)
+        asked = subprocess.run(["pg_config", "--bindir"], capture_output=True, encoding="utf-8", check=False)
         places.append(Path(asked.stdout.strip()))
     places += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     return next((place for place in places if (place / "initdb").exists() and (place / "postgres").exists()), None)
@@ -72,7 +72,7 @@ def free_port() -> int:
     Below the range from which the kernel gives ports to whoever asks for any, in which one that nobody has at the
     moment may be somebody's as soon as the server is down.
     """
-    first, last = 10_000, int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0]) - 1
+    first, last = 10_000, int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="utf-8").split()[0]) - 1
     while True:
         port = random.SystemRandom().randint(first, last)
         with socket.socket() as probe, contextlib.suppress(OSError):
@@ -95,9 +95,9 @@ class Server:
             self._as["extra_groups"] = []
             os.chown(directory, getpwnam(user).pw_uid, getpwnam(user).pw_gid)
         self._run("initdb", "-D", str(self.data), "-U", "postgres", "-A", "trust", "--no-sync", "-E", "UTF8")
-        with (self.data / "postgresql.conf").open("a") as file:
+        with (self.data / "postgresql.conf").open("a", encoding="utf-8") as file:
             file.write(f"{_CONFIGURATION}port = {self.port}\n")
-        (self.data / "pg_hba.conf").write_text(_TRUST)
+        (self.data / "pg_hba.conf").write_text(_TRUST, encoding="utf-8")
 
     def url(self, database: str = "postgres", **query: str) -> str:
         options = "?" + "&".join(f"{key}={value}" for key, value in query.items()) if query else ""
@@ -119,7 +119,9 @@ class Server:
                 cwd="/",
                 **self._as,
             )
-        wait_for(self._answers, START_SECONDS, f"PostgreSQL to answer; its log:\n{self.log.read_text()}")
+        wait_for(
+            self._answers, START_SECONDS, f"PostgreSQL to answer; its log:\n{self.log.read_text(encoding='utf-8')}"
+        )
 
     def stop(self, how: int = signal.SIGINT) -> None:
         """Shut it down: SIGINT "fast", SIGQUIT "immediate", as a crash without its being one."""
@@ -157,7 +159,9 @@ class Server:
 
     def set(self, **settings: str) -> None:
         """Settings for all sessions, present ones too; none: back to the defaults."""
-        (self.data / "faults.conf").write_text("".join(f"{key} = '{value}'\n" for key, value in settings.items()))
+        (self.data / "faults.conf").write_text(
+            "".join(f"{key} = '{value}'\n" for key, value in settings.items()), encoding="utf-8"
+        )
         send(self.pids[:1], signal.SIGHUP)
 
     @contextmanager
@@ -175,7 +179,7 @@ class Server:
         """Nobody gets in, and who was in is thrown out."""
         engine = create_engine(self.url(), isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:
-            (self.data / "pg_hba.conf").write_text(_REJECT)
+            (self.data / "pg_hba.conf").write_text(_REJECT, encoding="utf-8")
             send(self.pids[:1], signal.SIGHUP)
             wait_for(lambda: not self._answers(), 10, "the server to refuse")
             connection.execute(
@@ -188,7 +192,7 @@ class Server:
         try:
             yield
         finally:
-            (self.data / "pg_hba.conf").write_text(_TRUST)
+            (self.data / "pg_hba.conf").write_text(_TRUST, encoding="utf-8")
             send(self.pids[:1], signal.SIGHUP)
             wait_for(self._answers, 10, "the server to let us in")
 
@@ -210,7 +214,7 @@ class Server:
 
     def _answers(self) -> bool:
         assert self.process is not None
-        assert self.process.poll() is None, f"PostgreSQL ended:\n{self.log.read_text()}"
+        assert self.process.poll() is None, f"PostgreSQL ended:\n{self.log.read_text(encoding='utf-8')}"
         try:
             return bool(self.ask("SELECT 1") == 1)
         except Exception:  # noqa: BLE001 - not yet, whatever the reason
@@ -218,7 +222,12 @@ class Server:
 
     def _run(self, program: str, *arguments: str) -> None:
         done = subprocess.run(
-            [str(self.binaries / program), *arguments], capture_output=True, text=True, cwd="/", check=False, **self._as
+            [str(self.binaries / program), *arguments],
+            capture_output=True,
+            encoding="utf-8",
+            cwd="/",
+            check=False,
+            **self._as,
         )
         assert done.returncode == 0, done.stdout + done.stderr
 

@@ -57,7 +57,7 @@ def world(server: Server, tmp_path: Path) -> Iterator[World]:
 def send(world: World, *arguments: str, **environment: str) -> tuple[int, str]:
     """Run the sender to its end: its exit code and what it printed."""
     process, log = world.start("send", "-m", "tests.faults.sender", *arguments, **environment)
-    return process.wait(patience(60)), log.read_text()
+    return process.wait(patience(60)), log.read_text(encoding="utf-8")
 
 
 def count(world: World, status: AsyncTaskStatus | None = None) -> int:
@@ -208,14 +208,14 @@ def test_a_preloaded_server(world: World, when: str) -> None:
         return process.poll() is not None
 
     wait_for(parent_is_gone, 30, "the parent to leave")
-    assert process.returncode == 0, log.read_text()
-    children = [int(line) for line in log.read_text().splitlines() if line.isdecimal()]
+    assert process.returncode == 0, log.read_text(encoding="utf-8")
+    children = [int(line) for line in log.read_text(encoding="utf-8").splitlines() if line.isdecimal()]
     assert len(children) == 3
     assert process.pid in recorders
     for left in (3, 2):
         wait_for(lambda: world.elected() in children, 20, "a child to record")
         more = partial(lambda stored: count(world) > stored + 20, count(world))
-        wait_for(more, 20, f"a child to store; the log:\n{log.read_text()}")
+        wait_for(more, 20, f"a child to store; the log:\n{log.read_text(encoding='utf-8')}")
         first = world.elected()
         assert first is not None
         if left == 3:
@@ -236,5 +236,5 @@ def test_children_can_import_whenever_they_are_forked(world: World) -> None:
     """The recorder's thread imports SQLAlchemy; a child that is forked meanwhile must be able to, as a task may."""
     process, log = world.start("importer", "-m", "tests.faults.importer")
     code = process.wait(patience(60))
-    print("\n" + log.read_text()[-600:])
-    assert code == 0, log.read_text()
+    print("\n" + log.read_text(encoding="utf-8")[-600:])
+    assert code == 0, log.read_text(encoding="utf-8")

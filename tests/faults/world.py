@@ -145,7 +145,7 @@ class Worker:
 
     @property
     def text(self) -> str:
-        return self.log.read_text(errors="replace")
+        return self.log.read_text(errors="replace", encoding="utf-8")
 
     def ready(self) -> bool:
         assert self.process.poll() is None, f"the worker ended with {self.process.returncode}:\n{self.text}"

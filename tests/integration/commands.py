@@ -48,7 +48,7 @@ class Project:
 
     def __init__(self, path: Path, source: str = PROJECT, **settings: Any) -> None:
         self.path = path
-        (path / "proj.py").write_text(source.format(settings=settings))
+        (path / "proj.py").write_text(source.format(settings=settings), encoding="utf-8")
 
     def start(self, *arguments: str, group: tuple[str, ...] = (), **environment: str) -> subprocess.Popen[str]:
         """``celery -A proj asynctask <group> <arguments>``, running."""
@@ -58,7 +58,7 @@ class Project:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
             env={**os.environ, "TZ": "UTC", **environment},
         )
 

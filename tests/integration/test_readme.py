@@ -26,7 +26,7 @@ from tests.pace import patience
 from tests.waiting import wait_for
 from tests.workers.harness import START_SECONDS, ready, stop
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 SERVE = ("-m", "celery", "-A", "proj", "asynctask", "serve", "--port", "0")
 
 
@@ -43,7 +43,7 @@ def run(directory: Path, *command: str) -> str:
         cwd=directory,
         env={**os.environ, "XDG_STATE_HOME": str(directory / "state")},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=patience(60),
         check=False,
     )
@@ -110,10 +110,12 @@ def token_tour(directory: Path) -> None:
     """The token that the README's command makes lets in, and shows what the README says."""
     ((command, expected),) = commands("$ celery -A proj asynctask token")
     words = [sys.executable, "-m", *shlex.split(command)]
-    made = subprocess.run(words, cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True)
+    made = subprocess.run(
+        words, cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", check=True
+    )
     assert masked(made.stdout) == masked(expected)
     _, grant, _, token = made.stdout.strip().splitlines()
-    with (directory / "proj.py").open("a") as file:
+    with (directory / "proj.py").open("a", encoding="utf-8") as file:
         file.write(f"\napp.conf.asynctask_tokens = {ast.literal_eval(f'{{{grant}}}')}\n")
     with serving(directory, *SERVE) as base:
         assert httpx.get(f"{base}/async-tasks").status_code == 401
@@ -129,9 +131,9 @@ def test_switching_on(tmp_path: Path) -> None:
     """The app, the worker, what is sent and what is printed, as the README has it; only the broker is the tests'."""
     for name in ("proj.py", "send.py", "look.py", "private.py", "whose.py", "progress.py"):
         source = block("python", f"# {name}\n").replace("redis://localhost:6379/0", services.redis_url(13))
-        (tmp_path / name).write_text(source)
+        (tmp_path / name).write_text(source, encoding="utf-8")
     queue = f"readme-{tmp_path.name}"
-    with (tmp_path / "proj.py").open("a") as file:
+    with (tmp_path / "proj.py").open("a", encoding="utf-8") as file:
         file.write(f'\napp.conf.task_default_queue = "{queue}"\n')
     log = tmp_path / "worker.log"
     with log.open("wb") as output:
@@ -156,7 +158,8 @@ def test_switching_on(tmp_path: Path) -> None:
         check.write_text(
             block("python", "# look.py\n").replace(
                 "print(task.name, task.status", "print(task.customer, task.created_by_name"
-            )
+            ),
+            encoding="utf-8",
         )
         wait_for(lambda: "42 Ada Lovelace" in python(tmp_path, "check.py"), 30, "the customer of whose.py")
         token_tour(tmp_path)

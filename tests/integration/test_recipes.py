@@ -227,7 +227,7 @@ def project(directory: Path, store: str) -> None:
     source = source.replace('broker_url="redis://localhost:6379/0"', 'broker_url="memory://"')
     source = source.replace('result_backend="redis://localhost:6379/0"', 'result_backend="cache+memory://"')
     assert "redis" not in source
-    (directory / "proj.py").write_text(source)
+    (directory / "proj.py").write_text(source, encoding="utf-8")
 
 
 def check(site: Site, *ways: str) -> None:
@@ -280,7 +280,7 @@ def problem(response: httpx.Response) -> tuple[int, str]:
 def test_fastapi(tmp_path: Path) -> None:
     with services.new_database("postgresql", tmp_path) as store:
         project(tmp_path, store)
-        (tmp_path / "fastapi_web.py").write_text(block("python", "# fastapi_web.py\n") + FASTAPI)
+        (tmp_path / "fastapi_web.py").write_text(block("python", "# fastapi_web.py\n") + FASTAPI, encoding="utf-8")
         with served(tmp_path, store, "-m", "uvicorn", "--port", "0", "fastapi_web:web") as site:
             check(site, "/thread", "/loop")
             with site.visitor(0) as ada, site.visitor(1) as bob:
@@ -294,7 +294,7 @@ def test_fastapi(tmp_path: Path) -> None:
 def test_flask(tmp_path: Path) -> None:
     store = f"sqlite:///{tmp_path / 'asynctask.db'}"
     project(tmp_path, store)
-    (tmp_path / "flask_web.py").write_text(block("python", "# flask_web.py\n") + FLASK)
+    (tmp_path / "flask_web.py").write_text(block("python", "# flask_web.py\n") + FLASK, encoding="utf-8")
     with served(tmp_path, store, "-m", "flask", "--app", "flask_web:web", "run", "--port", "0") as site:
         check(site, "/thread")
 
@@ -306,9 +306,9 @@ def shop(tmp_path: Path) -> Path:
     package.mkdir()
     (package / "__init__.py").touch()
     for name, source in DJANGO.items():
-        (package / name).write_text(source.replace("STORE", f"sqlite:///{tmp_path / 'asynctask.db'}"))
+        (package / name).write_text(source.replace("STORE", f"sqlite:///{tmp_path / 'asynctask.db'}"), encoding="utf-8")
     for name in ("middleware.py", "asgi.py"):
-        (package / name).write_text(block("python", f"# shop/{name}\n"))
+        (package / name).write_text(block("python", f"# shop/{name}\n"), encoding="utf-8")
     subprocess.run([sys.executable, "-m", "shop.made"], cwd=tmp_path, check=True, timeout=patience(60))
     return tmp_path
 

@@ -44,12 +44,12 @@ class Host:
         self.running: list[subprocess.Popen[str]] = []
 
     def configure(self, **settings: object) -> None:
-        (self.path / "proj.py").write_text(PROJECT.format(settings=settings))
+        (self.path / "proj.py").write_text(PROJECT.format(settings=settings), encoding="utf-8")
 
     def start(self, *options: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "celery", "-A", "proj", "asynctask", "recorder", *options]
         self.running.append(
-            subprocess.Popen(command, cwd=self.path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            subprocess.Popen(command, cwd=self.path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
         )
         return self.running[-1]
 

@@ -134,7 +134,7 @@ def test_it_runs_again(store: Store, working: Project) -> None:
     given = (tuple(VALUES), {"at": VALUES[0], "nested": {"id": VALUES[4]}})
     (working.path / "values").write_bytes(pickle.dumps(given))
     producer = [sys.executable, "-c", PRODUCER]
-    old = subprocess.run(producer, cwd=working.path, check=True, capture_output=True, text=True).stdout.strip()
+    old = subprocess.run(producer, cwd=working.path, check=True, capture_output=True, encoding="utf-8").stdout.strip()
 
     def done(task_id: str) -> Any:
         found = row(store, task_id)
@@ -226,7 +226,7 @@ def ask(project: Project, answer: str) -> tuple[int, str]:
         stdin=there,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
         env={**os.environ, "LOGNAME": "hopper", "SUDO_USER": ""},
     )
     os.close(there)

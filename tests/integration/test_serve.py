@@ -48,14 +48,14 @@ def url(tmp_path: Path) -> Iterator[str]:
 def serving(project: Project, *arguments: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """The address of a server that runs; it is told to end, if it has not."""
     log = project.path / "serve.log"
-    with log.open("w") as output:
+    with log.open("w", encoding="utf-8") as output:
         command = [sys.executable, "-m", "celery", "-A", "proj", "asynctask", "serve", "--port", "0", *arguments]
-        process = subprocess.Popen(command, cwd=project.path, stdout=output, stderr=subprocess.STDOUT, text=True)
+        process = subprocess.Popen(command, cwd=project.path, stdout=output, stderr=subprocess.STDOUT, encoding="utf-8")
     try:
 
         def address() -> Any:
-            assert process.poll() is None, log.read_text()
-            return re.search(r"http://\S+:[0-9]+", log.read_text())
+            assert process.poll() is None, log.read_text(encoding="utf-8")
+            return re.search(r"http://\S+:[0-9]+", log.read_text(encoding="utf-8"))
 
         found = wait_for(address, SECONDS, f"the server; its log is {log}")[0]
         wait_for(lambda: answers(found), SECONDS, "an answer")
@@ -88,7 +88,7 @@ def test_it_serves_until_it_is_told_to_end(url: str, tmp_path: Path) -> None:
         is_problem(httpx.get(f"{address}/async-tasks?limit=0"), "invalid-parameter", 422, "limit")
         process.send_signal(signal.SIGTERM)
         assert process.wait(patience(SECONDS)) in (0, -signal.SIGTERM)
-    log = (tmp_path / "serve.log").read_text()
+    log = (tmp_path / "serve.log").read_text(encoding="utf-8")
     assert "Traceback" not in log
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{address}/health")
@@ -102,7 +102,7 @@ def test_with_tokens_it_listens_anywhere(url: str, tmp_path: Path) -> None:
         headers = {"Authorization": f"Bearer {token_of('ours')}"}
         [task] = httpx.get(f"{address}/async-tasks", headers=headers).json()["results"]
         assert task["celeryTaskId"] == "ours"
-    log = (tmp_path / "serve.log").read_text()
+    log = (tmp_path / "serve.log").read_text(encoding="utf-8")
     assert "Started server process" in log
     assert token_of("ours") not in log
 

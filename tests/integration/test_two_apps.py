@@ -70,7 +70,7 @@ def test_a_worker_of_the_first_records_it_whole(tmp_path: Path, pool: str) -> No
         "asynctask_journal_dir": str(tmp_path / "journal"),
         "asynctask_flush_interval": 0.05,
     }
-    (tmp_path / "proj.py").write_text(PROJECT.format(settings=settings))
+    (tmp_path / "proj.py").write_text(PROJECT.format(settings=settings), encoding="utf-8")
     log = tmp_path / "worker.log"
     with log.open("wb") as output:
         command = [sys.executable, "-m", "celery", "-A", "proj:first", "worker", "-P", pool, "-c", "1", "-l", "INFO"]

@@ -83,7 +83,7 @@ def process(project: Project, *arguments: str) -> Iterator[Callable[[], str]]:
         )
 
     def printed() -> str:
-        text = log.read_text(errors="replace")
+        text = log.read_text(errors="replace", encoding="utf-8")
         assert running.poll() is None, text
         return text
 
@@ -92,7 +92,7 @@ def process(project: Project, *arguments: str) -> Iterator[Callable[[], str]]:
     finally:
         running.send_signal(signal.SIGTERM)
         try:
-            assert running.wait(patience(30)) in (0, -signal.SIGTERM), log.read_text(errors="replace")
+            assert running.wait(patience(30)) in (0, -signal.SIGTERM), log.read_text(errors="replace", encoding="utf-8")
         finally:
             running.kill()
             running.wait()
@@ -139,7 +139,12 @@ def record(project: Project, url: str) -> list[str]:
     with process(project, "worker", "-c2", "-l", "INFO", "--without-gossip", "--without-mingle") as printed:
         wait_for(lambda: " ready." in printed(), SECONDS, "the worker")
         sent = subprocess.run(
-            [sys.executable, "-c", SEND], cwd=project.path, capture_output=True, text=True, check=True, timeout=SECONDS
+            [sys.executable, "-c", SEND],
+            cwd=project.path,
+            capture_output=True,
+            encoding="utf-8",
+            check=True,
+            timeout=SECONDS,
         )
 
         def all_over() -> bool:
@@ -158,7 +163,7 @@ def compiled(project: Project) -> Path:
     directory = project.path / "program"
     shutil.copytree(client, directory / "client", ignore=lambda _, names: {"package.json", "tsconfig.json", "docs"})
     shutil.copy(PROGRAM, directory / "main.ts")
-    (directory / "package.json").write_text(json.dumps({"private": True, "dependencies": PACKAGES}))
+    (directory / "package.json").write_text(json.dumps({"private": True, "dependencies": PACKAGES}), encoding="utf-8")
     run(directory, "npm", "install", "--no-audit", "--no-fund", "--ignore-scripts")
     options = ["--strict", "--target", "es2020", "--module", "commonjs", "--types", "node", "--outDir", "built"]
     run(directory, str(directory / "node_modules" / ".bin" / "tsc"), *options, "main.ts")
@@ -167,7 +172,7 @@ def compiled(project: Project) -> Path:
 
 def run(directory: Path, *command: str) -> str:
     done = subprocess.run(
-        command, cwd=directory, capture_output=True, text=True, timeout=patience(SECONDS), check=False
+        command, cwd=directory, capture_output=True, encoding="utf-8", timeout=patience(SECONDS), check=False
     )
     assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
     return done.stdout

@@ -148,7 +148,10 @@ def test_public_names_are_there_and_lazy() -> None:
 def loaded_after(code: str) -> set[str]:
     """Modules that a new interpreter has loaded after it ran ``code``."""
     done = subprocess.run(
-        [sys.executable, "-c", f"{code}\nimport sys\nprint(*sys.modules)"], check=True, capture_output=True, text=True
+        [sys.executable, "-c", f"{code}\nimport sys\nprint(*sys.modules)"],
+        check=True,
+        capture_output=True,
+        encoding="utf-8",
     )
     return set(done.stdout.split())
 

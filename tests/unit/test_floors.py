@@ -20,7 +20,7 @@ OURS = {"benchmark", "dev", "example", "lint", "mutation", "test"}
 
 @pytest.fixture(scope="module")
 def project() -> dict[str, Any]:
-    found: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    found: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     return found
 
 
@@ -42,7 +42,7 @@ def promised(project: dict[str, Any]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def oldest() -> dict[str, Version]:
-    lines = (ROOT / "tests" / "oldest.txt").read_text().splitlines()
+    lines = (ROOT / "tests" / "oldest.txt").read_text(encoding="utf-8").splitlines()
     return floors([one for one in lines if one and not one.startswith("#")])
 
 

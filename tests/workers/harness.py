@@ -202,7 +202,7 @@ class World:
 
 
 def ready(process: subprocess.Popen[bytes], log: Path) -> bool:
-    text = log.read_text(errors="replace")
+    text = log.read_text(errors="replace", encoding="utf-8")
     if process.poll() is not None:
         raise AssertionError(f"the worker ended with {process.returncode} before it was ready:\n{text}")
     return " ready." in text

@@ -19,7 +19,7 @@ class FileExporter(SpanExporter):
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         directory = Path(os.environ["SHAPES_SPANS"])
         directory.mkdir(exist_ok=True)
-        with (directory / f"{os.getpid()}.jsonl").open("a") as file:
+        with (directory / f"{os.getpid()}.jsonl").open("a", encoding="utf-8") as file:
             file.writelines(f"{line(span)}\n" for span in spans)
         return SpanExportResult.SUCCESS
 
@@ -56,4 +56,6 @@ def uninstrument() -> None:
 
 def read(directory: Path) -> list[dict[str, str]]:
     """The spans that were written into the directory."""
-    return [json.loads(line) for file in directory.glob("*.jsonl") for line in file.read_text().splitlines()]
+    return [
+        json.loads(line) for file in directory.glob("*.jsonl") for line in file.read_text(encoding="utf-8").splitlines()
+    ]

@@ -158,12 +158,12 @@ def test_tasks_run_whatever_is_broken(tmp_path: Path, broken: str) -> None:
                 with pytest.raises(ValueError, match="boom"):
                     bad.get(timeout=patience(20))
                 assert again.get(timeout=patience(20)) == "after 2"
-                wait_for(lambda: line in world.log.read_text(), 20, f"{line!r} in the log")
+                wait_for(lambda: line in world.log.read_text(encoding="utf-8"), 20, f"{line!r} in the log")
                 world.wait_until_idle()
                 started = time.monotonic()
                 assert stop(worker) == 0
                 assert time.monotonic() - started < patience(5)
-            text = world.log.read_text()
+            text = world.log.read_text(encoding="utf-8")
             kinds = {entry.split("celery-asynctask", 1)[1][:60] for entry in text.splitlines() if line in entry}
             times = sum(line in entry for entry in text.splitlines())
             assert times <= 2 * max(len(kinds), 1), f"{times} lines for {kinds}"  # one a process and kind of failure

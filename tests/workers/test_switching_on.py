@@ -43,7 +43,7 @@ class Project:
         self.directory = directory
         queue = f"switch-{directory.name}"
         (directory / "proj.py").write_text(
-            textwrap.dedent(source).replace("BROKER", services.redis_url(12)).replace("QUEUE", queue)
+            textwrap.dedent(source).replace("BROKER", services.redis_url(12)).replace("QUEUE", queue), encoding="utf-8"
         )
         self.environment = {**os.environ, "XDG_STATE_HOME": str(directory / "state"), **environment}
         self.engine = create_engine(f"sqlite:///{directory / 'asynctask.db'}")
@@ -72,7 +72,7 @@ class Project:
             cwd=self.directory,
             env=self.environment,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             timeout=patience(60),
             check=False,
         )
@@ -198,7 +198,8 @@ def test_django(project: Callable[..., Project]) -> None:
         CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
         CELERY_ASYNCTASK_FLUSH_INTERVAL = 0.1
         CELERY_ASYNCTASK_EXCLUDE = ["proj.shared"]
-        """)
+        """),
+        encoding="utf-8",
     )
     with proj.worker():
         printed = proj.python("""
