@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import sys
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-tomllib = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
-
 ROOT = Path(__file__).parents[2]
-OURS = {"benchmark", "dev", "example", "lint", "mutation", "test"}
+OURS = {"benchmark", "dev", "example", "lint", "test"}
 """Extras for work on the project; whoever only uses it needs none."""
 
 
 @pytest.fixture(scope="module")
 def project() -> dict[str, Any]:
-    found: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    found: dict[str, Any] = tomli.loads((ROOT / "pyproject.toml").read_text())["project"]
     return found
 
 
@@ -42,7 +39,7 @@ def promised(project: dict[str, Any]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def oldest() -> dict[str, Version]:
-    lines = (ROOT / "tests" / "oldest.txt").read_text(encoding="utf-8").splitlines()
+    lines = (ROOT / "tests" / "oldest.txt").read_text().splitlines()
     return floors([one for one in lines if one and not one.startswith("#")])
 
 
