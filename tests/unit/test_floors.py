@@ -11,13 +11,13 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[2]
-OURS = {"benchmark", "dev", "example", "lint", "test"}
+OURS = {"benchmark", "dev", "example", "lint", "mutation", "test"}
 """Extras for work on the project; whoever only uses it needs none."""
 
 
 @pytest.fixture(scope="module")
 def project() -> dict[str, Any]:
-    found: dict[str, Any] = tomli.loads((ROOT / "pyproject.toml").read_text())["project"]
+    found: dict[str, Any] = tomli.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     return found
 
 
@@ -39,7 +39,7 @@ def promised(project: dict[str, Any]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def oldest() -> dict[str, Version]:
-    lines = (ROOT / "tests" / "oldest.txt").read_text().splitlines()
+    lines = (ROOT / "tests" / "oldest.txt").read_text(encoding="utf-8").splitlines()
     return floors([one for one in lines if one and not one.startswith("#")])
 
 
