@@ -54,6 +54,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
+@pytest.hookimpl(trylast=True, specname="pytest_collection_modifyitems")
+def look_that_groups_are_kept(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """pytest-xdist tells a group by the end of a test's id, which not every pytest lets it write."""
+    if config.getoption("loadgroup", False):
+        for item in items:
+            group = item.get_closest_marker("xdist_group")
+            if group is not None and not item.nodeid.endswith(f"@{group.args[0]}"):
+                raise pytest.UsageError("this pytest-xdist does not group tests with this pytest")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     Current.tier = tier_of(item)
