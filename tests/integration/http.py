@@ -6,12 +6,14 @@ import asyncio
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
+from unittest import mock
 
 from celery import Celery
 from httpx import ASGITransport, AsyncClient, Response
 
-from celery_asynctask.http import create_app
+from celery_asynctask.http import create_app, openapi
 from celery_asynctask.http.problem import HEADERS, MEDIA_TYPE, TITLES
 from celery_asynctask.store import Store
 from tests.histories import HISTORIES, about, lines, variant
@@ -49,6 +51,15 @@ TOKENS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+@cache
+def _document() -> dict[str, Any]:
+    """OpenAPI's, which is the same for all; making it takes longer than most tests."""
+    app = Celery("document", broker="memory://", set_as_current=False)
+    made: dict[str, Any] = create_app(app).openapi()
+    app.close()
+    return made
+
+
 class Api:
     """The application over a store; ``settings`` are ``asynctask_`` keys of the app, others as they are."""
 
@@ -56,7 +67,9 @@ class Api:
         self.own = celery is None
         self.celery = celery or Celery("api", broker="memory://", set_as_current=False)
         self.celery.conf.update({"asynctask_url": store.settings.url, "asynctask_tokens": TOKENS, **settings})
-        self.app = create_app(self.celery, loopback=loopback)
+        document = _document()
+        with mock.patch.object(openapi, "describe", lambda api: setattr(api, "openapi_schema", document)):
+            self.app = create_app(self.celery, loopback=loopback)
         self.loop = asyncio.new_event_loop()
 
     def ask(self, method: str, path: str, who: str | None = ADMIN, headers: Any = (), **more: Any) -> Response:

@@ -107,6 +107,7 @@ def tasks(path: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", CASES)
 def test_a_process_does_what_is_done_in_this_one(project: Project, command: str, tmp_path: Path) -> None:
     case = CASES[command]

@@ -159,6 +159,7 @@ def test_leaves_no_process_behind(tmp_path: Path, tree: Path) -> None:
     assert not list((data / "journal").glob("*.segment"))
 
 
+@pytest.mark.slow
 def test_stops_the_worker_on_ctrl_c(tmp_path: Path) -> None:
     log = tmp_path / "worker.log"
     process = start_example(tmp_path, sysconfig.get_paths()["stdlib"], EXAMPLE_DATA_DIR=str(tmp_path))

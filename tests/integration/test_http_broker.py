@@ -67,6 +67,7 @@ def test_a_broker_that_refuses_it(
     assert "old could not be sent again: ConnectionResetError: gone" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broker", ["redis", "amqp"])
 def test_a_broker_that_goes_away_after_it_was_reached(
     store: Store, shop: Celery, broker: str, monkeypatch: pytest.MonkeyPatch

@@ -291,6 +291,7 @@ def test_fastapi(tmp_path: Path) -> None:
                 assert problem(ada.get("/staff/record/async-tasks")) == (401, "unauthenticated")
 
 
+@pytest.mark.slow
 def test_flask(tmp_path: Path) -> None:
     store = f"sqlite:///{tmp_path / 'asynctask.db'}"
     project(tmp_path, store)
@@ -313,6 +314,7 @@ def shop(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_django(shop: Path) -> None:
     store = f"sqlite:///{shop / 'asynctask.db'}"
     with served(shop, store, "-m", "uvicorn", "--port", "0", "shop.asgi:application") as site:
