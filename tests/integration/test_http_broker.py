@@ -15,6 +15,7 @@ from tests import services
 from tests.integration.http import OURS, Api, api_over, is_problem, tell
 from tests.integration.rows import rows
 from tests.pace import patience
+from tests.waiting import wait_for
 
 
 @pytest.mark.parametrize(
@@ -102,5 +103,5 @@ def test_over_a_real_broker(store: Store, shop: Celery) -> None:
         waiting.queue.delete()
         waiting.close()
     assert message.headers["id"] == new
-    uninstall(shop)
+    wait_for(lambda: new in rows(store), 20, "the new task's row")
     assert rows(store)[new].content == {"rerun_of": "old", "rerun_by": "ours-rerun"}

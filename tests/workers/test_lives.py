@@ -74,12 +74,13 @@ def test_whole_worker_killed_and_nobody_runs_it_again(world: World) -> None:
 def test_warm_shutdown(world: World) -> None:
     """What runs is finished; what was only received goes back and is received again by the next worker."""
     with world.worker("-c1") as worker:
-        running = world.tasks.nap.delay(2)
+        seconds = patience(2)
+        running = world.tasks.nap.delay(seconds)
         world.wait(running.id, "STARTED")
         waiting = world.tasks.add.delay(1, 1)
         world.wait(waiting.id, "RECEIVED")
         assert stop(worker) == 0
-    expect(world, Row("nap", id=running.id, args=(2,), result="slept"))
+    expect(world, Row("nap", id=running.id, args=(seconds,), result="slept"))
     segments = list((world.plan.directory / "journal").glob("*.segment"))
     assert len(segments) <= 1, f"the worker left its journal behind: {segments}"  # one is this process's
     with world.worker("-c1"):
