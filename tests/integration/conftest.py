@@ -13,7 +13,7 @@ import pytest
 from celery import Celery
 from sqlalchemy import delete, insert
 
-from celery_asynctask import batch, install, uninstall
+from celery_asynctask import batch, install, recording, uninstall
 from celery_asynctask.drain import Drain
 from celery_asynctask.http import actions
 from celery_asynctask.journal import Directory, Journal
@@ -28,6 +28,7 @@ from tests.integration.oracle import START as AT
 from tests.integration.oracle import add, row
 from tests.integration.samples import EVERYTHING, SECOND, UUID
 from tests.integration.tenants import WHOSE
+from tests.pace import patience
 
 lookup = sys.modules["celery_asynctask.queries.reruns"]
 """The module; in its package, a function may have the name."""
@@ -37,6 +38,12 @@ lookup = sys.modules["celery_asynctask.queries.reruns"]
 def _told_nothing() -> None:
     """What was logged before is not left out in this test."""
     batch._told.clear()
+
+
+@pytest.fixture(autouse=True)
+def _time_to_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An app that is uninstalled stores what is on its way, on a machine that is slow as well."""
+    monkeypatch.setattr(recording, "EXIT_SECONDS", patience(20))
 
 
 class Stores:
