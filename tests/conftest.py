@@ -15,7 +15,7 @@ from tests.services import DATABASES, SERVERS, TIERS, Current
 settings.register_profile("asynctask", deadline=None, print_blob=True)
 settings.load_profile("asynctask")
 
-TOGETHER = ("broker", "browser", "faults")
+TOGETHER = ("broker", "browser", "faults", "slow")
 """Tiers in which the tests of a module share processes or servers of their own: one process runs them all."""
 
 

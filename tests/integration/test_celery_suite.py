@@ -85,7 +85,7 @@ def run(source: Path, directory: Path, way: str, *tests: str) -> dict[str, Any]:
     return summary
 
 
-@pytest.fixture(scope="module", params=TESTS)
+@pytest.fixture(scope="module", params=[pytest.param(way, marks=pytest.mark.xdist_group(way)) for way in TESTS])
 def recorded(request: pytest.FixtureRequest, source: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Celery's tests with recording switched on, once in each way."""
     directory = tmp_path_factory.mktemp("suite") / request.param

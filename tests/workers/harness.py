@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from celery import _state
 from kombu import pools
 from opentelemetry import trace
 from sqlalchemy import Engine, create_engine, func, inspect, or_, select
@@ -71,6 +72,7 @@ class World:
         self.plan = plan
         os.environ.update(plan.environment())
         sys.modules.pop("tests.workers.app", None)
+        self._shared = set(_state._on_app_finalizers)
         self.tasks = importlib.import_module("tests.workers.app")
         self.app = self.tasks.app
         self.app.finalize()
@@ -120,6 +122,7 @@ class World:
         from celery_asynctask import uninstall
 
         uninstall(self.app)
+        _state._on_app_finalizers.intersection_update(self._shared)  # later apps of the process would have its tasks
         with self.app.connection_for_write() as connection:
             services.forget(connection, self.plan.queue)
         for app in (self.app, *self.others):
