@@ -29,7 +29,7 @@ ELSEWHERE = {
     "schemathesis",  # it wants a newer rich than is promised
 }
 """Requirements of tests that need a server, a browser or Java: no corner installs them."""
-LEFT_OUT = ("tests/browser", "tests/integration/test_http_fuzz.py", "tests/integration/test_openapi.py")
+LEFT_OUT = ("tests/browser", "tests/integration/test_http_fuzz.py")
 """Tests that import one of those."""
 ANY_RELEASE = ("opentelemetry-instrumentation-celery", "opentelemetry-sdk", "redis")
 """What tests share with the example, whose tracing needs a newer OpenTelemetry than the package does."""

@@ -29,7 +29,7 @@ class Proof(NamedTuple):
     environment: Mapping[str, str] = MappingProxyType({})
 
 
-ROUND = Proof(("-m", "broker or faults", "-n", "3"))
+ROUND = Proof(("-m", "broker or faults", "-n", "3"), {"ASYNCTASK_SHAPES": "all"})
 AT_LENGTH = {
     "10,000 schedules": Proof(
         ("-m", "", "-n", "0", "tests/integration/test_ledger.py", "-k", "nothing_is_lost"),
@@ -42,6 +42,10 @@ AT_LENGTH = {
     "requests of any kind": Proof(
         ("-m", "", "tests/integration/test_http_fuzz.py"),
         {"ASYNCTASK_FUZZED": "30"},
+    ),
+    "Celery's own tests": Proof(
+        ("-m", "", "tests/integration/test_celery_suite.py"),
+        {"ASYNCTASK_CELERY_SUITE": "whole"},
     ),
     "five minutes of chaos": Proof(
         ("-m", "", "-n", "0", "tests/faults/test_chaos.py"),

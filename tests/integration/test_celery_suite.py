@@ -22,18 +22,18 @@ pytestmark = pytest.mark.slow
 
 SUITE = Path(__file__).parents[1] / "celery_suite"
 STAMPING = "t/unit/tasks/test_stamping.py"
-"""A third of the time: thousands of canvases, and what they put into headers."""
+"""A third of the time: thousands of canvases, and what they put into headers. `tests.soak` runs it."""
+IS_WHOLE = "ASYNCTASK_CELERY_SUITE" in os.environ
 WAITING = (
     "t/unit/worker/test_native_delayed_delivery.py",
     "t/unit/worker/test_worker.py::test_WorkController::test_with_autoscaler_file_descriptor_safety",
     "t/unit/worker/test_worker.py::test_WorkController::test_with_file_descriptor_safety",
 )
 """Tests that wait for real."""
-TESTS = {
-    "install": ["t/unit/tasks", "t/unit/app", "t/unit/worker", *(f"--deselect={test}" for test in WAITING)],
-}
-TESTS["task_cls"] = [*TESTS["install"], f"--deselect={STAMPING}"]
-"""What is run, by the way recording is switched on."""
+TESTS = ["t/unit/tasks", "t/unit/app", "t/unit/worker"]
+LEFT_OUT = WAITING if IS_WHOLE else (*WAITING, STAMPING)
+WAYS = ("install", "task_cls")
+"""How recording is switched on."""
 ENDS = {"succeeded", "failed", "retried", "revoked", "rejected", "ignored", "lost"}
 
 
@@ -85,11 +85,11 @@ def run(source: Path, directory: Path, way: str, *tests: str) -> dict[str, Any]:
     return summary
 
 
-@pytest.fixture(scope="module", params=[pytest.param(way, marks=pytest.mark.xdist_group(way)) for way in TESTS])
+@pytest.fixture(scope="module", params=[pytest.param(way, marks=pytest.mark.xdist_group(way)) for way in WAYS])
 def recorded(request: pytest.FixtureRequest, source: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Celery's tests with recording switched on, once in each way."""
     directory = tmp_path_factory.mktemp("suite") / request.param
-    summary = run(source, directory, request.param, *TESTS[request.param])
+    summary = run(source, directory, request.param, *TESTS, *(f"--deselect={test}" for test in LEFT_OUT))
     return Run(request.param, source, directory, summary)
 
 

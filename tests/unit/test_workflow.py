@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import celery
 import pytest
 from celery import Celery, _state, chain, chord, group
 from celery.app.trace import build_tracer
@@ -159,6 +160,10 @@ WORKFLOWS: dict[str, Callable[[Line], Signature]] = {
     ),
 }
 
+BODY_AFTER_HEADER = celery.VERSION >= (5, 7)
+"""Before, the first header task in a chain carries the chord's body, which is told of before the others then, and
+without who will send it."""
+
 
 def _linked(signature: Signature, callback: Signature) -> Signature:
     signature.link(callback)
@@ -200,15 +205,18 @@ def test_who_sends_a_step_knows_it(line: Line, name: str) -> None:
         sender = sent[one.parent or ""]
         [step] = [step for step in sender.steps if step.id == one.id]
         after_chord = steps(sender.id, None, sender.chord, None)
-        assert step.parent == (None if one.id in {step.id for step in after_chord} else sender.id)
+        known = [None] if one.id in {step.id for step in after_chord} else [sender.id]
+        assert step.parent in (known if BODY_AFTER_HEADER else [None, *known])
 
 
 def test_parents_in_a_chain_with_a_chord(line: Line) -> None:
     line.run(WORKFLOWS["chain, chord, chain"](line))
     first, second, left, right, body, fifth, sixth = line.sent
     parents = [first.id, second.id, second.id, None, body.id, fifth.id]
-    assert [step.parent for step in first.steps] == parents
-    assert [step.id for step in first.steps] == [one.id for one in (second, left, right, body, fifth, sixth)]
+    told = {step.id: step.parent for step in first.steps}
+    ids = [one.id for one in (second, left, right, body, fifth, sixth)]
+    assert told == dict(zip(ids, parents, strict=True))
+    assert list(told) == ids or not BODY_AFTER_HEADER
 
 
 def test_roots_are_known_but_after_a_chord_of_roots(line: Line) -> None:
@@ -226,8 +234,9 @@ def test_roots_are_known_but_after_a_chord_of_roots(line: Line) -> None:
 def test_what_is_never_sent_was_announced(line: Line) -> None:
     line.run(chain(line.add.s(1, 1), line.fail.s(), line.add.s(2), group(line.add.s(3), line.add.s(4)), line.total.s()))
     assert [one.name for one in line.sent] == ["add", "fail"]
-    assert [step.name for step in line.sent[1].steps] == ["add", "add", "add", "total"]
-    assert [step.args for step in line.sent[1].steps] == [[2], [3], [4], []]
+    told = [(step.name, step.args) for step in line.sent[1].steps]
+    expected = [("add", [2]), ("add", [3]), ("add", [4]), ("total", [])]
+    assert (told if BODY_AFTER_HEADER else sorted(told)) == expected
 
 
 def test_each_step_is_told_once_and_never_the_task_itself() -> None:
