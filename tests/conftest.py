@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,8 +25,15 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", f"{name}: {why}; run with -m {name}")
     config.addinivalue_line("markers", "every_database: what it tests is SQL; on SQLite, PostgreSQL and MariaDB")
     config.addinivalue_line("markers", "databases(*kinds): the same, on these alone")
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, _ignore)
     if not config.option.collectonly:
         pace(config.getoption("numprocesses", None) or 1)
+
+
+def _ignore(*_: object) -> None:
+    """What a background job does with a signal; unlike SIG_IGN, no process inherits it that is started here."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
