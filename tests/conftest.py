@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, _ignore)
+    os.environ["PYTHONUTF8"] = "1"  # of all processes from here on, in whatever locale this one is
     if not config.option.collectonly:
         pace(config.getoption("numprocesses", None) or 1)
 

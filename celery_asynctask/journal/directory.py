@@ -22,6 +22,8 @@ _UNNAMED_SECONDS = 60
 LOCK_NAME = "recorder.lock"
 CLAIM_NAME = "dedicated.lock"
 STORE_NAME = "store"
+ENCODING = ("utf-8", "surrogateescape")
+"""Of the store's name in that file, for processes of whatever locale."""
 
 
 class Segment(NamedTuple):
@@ -69,8 +71,8 @@ class Directory:
             if not os.fstat(handle).st_size:  # new: whoever locks it first claims the directory
                 fcntl.flock(handle, fcntl.LOCK_EX)
                 if not os.fstat(handle).st_size:
-                    os.write(handle, os.fsencode(f"{store_id}\n{secrets.token_hex(16)}\n"))
-            claimed, _, directory_id = os.fsdecode(os.pread(handle, 4096, 0)).partition("\n")
+                    os.write(handle, f"{store_id}\n{secrets.token_hex(16)}\n".encode(*ENCODING))
+            claimed, _, directory_id = os.pread(handle, 4096, 0).decode(*ENCODING).partition("\n")
         finally:
             os.close(handle)
         if claimed != store_id:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from celery_asynctask.errors import JournalError
-from celery_asynctask.journal.directory import CLAIM_NAME, LOCK_NAME, STORE_NAME, Directory, Segment
+from celery_asynctask.journal.directory import CLAIM_NAME, ENCODING, LOCK_NAME, STORE_NAME, Directory, Segment
 from celery_asynctask.journal.reader import NOTHING, Chunk, describe, read
 
 _FRAMES: Final = 20_000
@@ -39,7 +39,7 @@ class Survey(Directory):
     def __init__(self, path: Path) -> None:  # what `Directory` does when made is not for those who only look
         self.path = path
         with (path / STORE_NAME).open("rb") as file:
-            self.store_id, _, directory_id = os.fsdecode(file.read(4096)).partition("\n")
+            self.store_id, _, directory_id = file.read(4096).decode(*ENCODING).partition("\n")
         self.id = directory_id.strip()
 
     def recorder(self) -> int | None:

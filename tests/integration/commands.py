@@ -3,6 +3,7 @@ in one of its own where it matters that it begins, ends, has a terminal or gets 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -24,6 +25,23 @@ app = Celery("proj", broker="memory://", task_cls="celery_asynctask:RecordedTask
 app.conf.update({settings!r})
 """
 SECONDS = 60
+
+
+started: list[subprocess.Popen[str]] = []
+"""Processes of the test that runs."""
+
+
+def end_all() -> None:
+    """End what a test that failed has left, and close its pipes: else they fail the tests after it."""
+    while started:
+        process = started.pop()
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
 
 
 class Ended(NamedTuple):
@@ -52,7 +70,7 @@ class Project:
 
     def start(self, *arguments: str, group: tuple[str, ...] = (), **environment: str) -> subprocess.Popen[str]:
         """``celery -A proj asynctask <group> <arguments>``, running."""
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "celery", "-A", "proj", "asynctask", *group, *arguments],
             cwd=self.path,
             stdin=subprocess.PIPE,
@@ -61,6 +79,8 @@ class Project:
             encoding="utf-8",
             env={**os.environ, "TZ": "UTC", **environment},
         )
+        started.append(process)
+        return process
 
     def run_process(self, *arguments: str, given: str = "", group: tuple[str, ...] = (), **environment: str) -> Ended:
         """The same, ended; ``given`` is what is typed. No traceback may ever be seen."""

@@ -22,6 +22,7 @@ from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
 from celery_asynctask.store.writer import Writer
 from tests import services
+from tests.integration import commands
 from tests.integration.draining import MakeDrain
 from tests.integration.http import Api, api_over, tell
 from tests.integration.oracle import START as AT
@@ -38,6 +39,12 @@ lookup = sys.modules["celery_asynctask.queries.reruns"]
 def _told_nothing() -> None:
     """What was logged before is not left out in this test."""
     batch._told.clear()
+
+
+@pytest.fixture(autouse=True)
+def _no_process_left() -> Iterator[None]:
+    yield
+    commands.end_all()
 
 
 @pytest.fixture(autouse=True)

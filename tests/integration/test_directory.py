@@ -7,6 +7,8 @@ import os
 import shutil
 import signal
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -112,6 +114,15 @@ def test_an_empty_marker_is_nobodys(path: Path) -> None:
 def test_a_store_with_an_odd_name(path: Path) -> None:
     name = "sqlite:////home/ü/\udcff/x.db"
     Directory(path, name)
+    Directory(path, name)
+
+
+def test_a_store_s_name_is_the_same_in_every_locale(path: Path) -> None:
+    name = "sqlite:////home/\u00fc/x.db"
+    imports = "from pathlib import Path\nfrom celery_asynctask.journal import Directory\n"
+    script = f"{imports}Directory(Path({str(path)!r}), {name!a})"
+    plain = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run([sys.executable, "-c", script], env=plain, check=True)
     Directory(path, name)
 
 
