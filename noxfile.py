@@ -29,8 +29,11 @@ ELSEWHERE = {
     "schemathesis",  # it wants a newer rich than is promised
 }
 """Requirements of tests that need a server, a browser or Java: no corner installs them."""
-LEFT_OUT = ("tests/browser", "tests/integration/test_http_fuzz.py")
-"""Tests that import one of those."""
+LEFT_OUT = (
+    *("tests/browser", "tests/integration/test_http_fuzz.py"),
+    *(f"tests/integration/test_{name}.py" for name in ("example", "recorder_command", "serve", "recipes")),
+)
+"""Tests that import one of those; and tests of whole processes, which take long and run what the others run."""
 ANY_RELEASE = ("opentelemetry-instrumentation-celery", "opentelemetry-sdk", "redis")
 """What tests share with the example, whose tracing needs a newer OpenTelemetry than the package does."""
 

@@ -29,7 +29,10 @@ class Proof(NamedTuple):
     environment: Mapping[str, str] = MappingProxyType({})
 
 
-ROUND = Proof(("-m", "broker or faults", "-n", "3"), {"ASYNCTASK_SHAPES": "all"})
+ROUND = Proof(
+    ("-m", "broker or faults", "-n", "3"),
+    {"ASYNCTASK_SHAPES": "all", "ASYNCTASK_CHAOS_SECONDS": "35", "ASYNCTASK_RECYCLED_CHILDREN": "200"},
+)
 AT_LENGTH = {
     "10,000 schedules": Proof(
         ("-m", "", "-n", "0", "tests/integration/test_ledger.py", "-k", "nothing_is_lost"),
@@ -47,6 +50,7 @@ AT_LENGTH = {
         ("-m", "", "tests/integration/test_celery_suite.py"),
         {"ASYNCTASK_CELERY_SUITE": "whole"},
     ),
+    "every page in every view": Proof(("-m", "", "-n", "0", "tests/browser"), {"ASYNCTASK_BROWSER": "all"}),
     "five minutes of chaos": Proof(
         ("-m", "", "-n", "0", "tests/faults/test_chaos.py"),
         {"ASYNCTASK_CHAOS_SECONDS": "300"},

@@ -29,7 +29,7 @@ from tests.waiting import wait_for
 
 pytestmark = pytest.mark.faults
 
-SECONDS = float(os.environ.get("ASYNCTASK_CHAOS_SECONDS", "35"))
+SECONDS = float(os.environ.get("ASYNCTASK_CHAOS_SECONDS", "20"))
 SEED = int(os.environ.get("ASYNCTASK_CHAOS_SEED", str(random.SystemRandom().randrange(10**6))))
 PAUSE = 0.05
 """Between two shapes that the producer sends: two to three tasks each."""
