@@ -66,6 +66,7 @@ def test_the_page_of_the_resource(client: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_statuses_and_orders(document: Any, client: Path) -> None:
     schemas = document["components"]["schemas"]
     assert schemas["AsyncTaskStatusEnum"]["enum"] == [status.value for status in AsyncTaskStatus]
