@@ -74,9 +74,11 @@ def test_records_a_census_with_a_failure_and_a_retry(tmp_path: Path, tree: Path)
     assert done.stderr == ""
 
     data = tmp_path / "example_worker_data" / "run-1"
-    with Session(create_engine(f"sqlite:///{data / 'records.db'}")) as session:
+    engine = create_engine(f"sqlite:///{data / 'records.db'}")
+    with Session(engine) as session:
         tasks = session.scalars(select(AsyncTask)).all()
         attempts = session.scalars(select(AsyncTaskAttempt).order_by(AsyncTaskAttempt.run_key)).all()
+    engine.dispose()
     names = sorted(task.name.removeprefix("example_worker.tasks.") for task in tasks)
     assert names == ["add_up", "measure", "measure", "parse", "quote", "summarize", "summarize", "take_census"]
     by_name = {task.name.rpartition(".")[2]: task for task in tasks}
