@@ -29,9 +29,10 @@ ELSEWHERE = {
     "schemathesis",  # it wants a newer rich than is promised
 }
 """Requirements of tests that need a server, a browser or Java: no corner installs them."""
+PROCESSES = ("example", "list", "recorder_command", "recipes", "serve", "stats")
 LEFT_OUT = (
     *("tests/browser", "tests/integration/test_http_fuzz.py"),
-    *(f"tests/integration/test_{name}.py" for name in ("example", "recorder_command", "serve", "recipes")),
+    *(f"tests/integration/test_{name}.py" for name in PROCESSES),
 )
 """Tests that import one of those; and tests of whole processes, which take long and run what the others run."""
 ANY_RELEASE = ("opentelemetry-instrumentation-celery", "opentelemetry-sdk", "redis")

@@ -14,7 +14,7 @@ from celery_asynctask.payload.plain import plain_text
 from celery_asynctask.payload.redaction import Redaction
 
 
-@settings(max_examples=500)
+@settings(max_examples=200)
 @given(
     st.lists(st.none() | st.booleans() | st.integers() | st.text(max_size=60) | st.floats(), max_size=18),
     st.dictionaries(

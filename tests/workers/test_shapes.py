@@ -45,7 +45,6 @@ class Setting(NamedTuple):
 
 
 OFTEN = {
-    "redis-prefork4": Setting("redis", ("-c4",), 24),
     "amqp-prefork4": Setting("amqp", ("-c4",), 24),
     "redis-prefork4-traced": Setting("redis", ("-c4",), 24, tracing="after"),
     "redis-prefork4-links": Setting("redis", ("-c4",), 24, tracing="links"),
@@ -56,6 +55,7 @@ OFTEN = {
     "amqp-gevent-late": Setting("amqp", ("-P", "gevent", "-c8"), 12, tracing="late"),
 }
 SELDOM = {
+    "redis-prefork4": Setting("redis", ("-c4",), 24),
     "redis-prefork2": Setting("redis", ("-c2",), 8),
     "amqp-prefork2": Setting("amqp", ("-c2",), 8),
     "redis-threads-late": Setting("redis", ("-P", "threads", "-c4"), 12, tracing="late"),
