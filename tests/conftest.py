@@ -65,7 +65,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(trylast=True, specname="pytest_collection_modifyitems")
-def look_that_groups_are_kept(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_look_that_groups_are_kept(config: pytest.Config, items: list[pytest.Item]) -> None:
     """pytest-xdist tells a group by the end of a test's id, which not every pytest lets it write."""
     if config.getoption("loadgroup", False):
         for item in items:
