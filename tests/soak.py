@@ -7,7 +7,6 @@ minutes are over; then each property test at length. Every failure is printed; t
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import subprocess
 import sys
@@ -18,6 +17,8 @@ from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import NamedTuple
 from xml.etree import ElementTree
+
+from tests.faults.proc import kill_tree, wait_gone
 
 ROUND_SECONDS = 3600
 """A round that takes longer hangs."""
@@ -67,25 +68,31 @@ class Outcome(NamedTuple):
     """What each failed test printed."""
 
 
-def run(proof: Proof) -> Outcome:
-    """Run the tests to their end, in a process of their own."""
+def run(proof: Proof, seconds: float = ROUND_SECONDS) -> Outcome:
+    """Run the tests to their end, in a process of their own; after ``seconds`` all of it is killed."""
     with TemporaryDirectory(prefix="asynctask-soak-") as directory:
         report, log = Path(directory) / "report.xml", Path(directory) / "log"
-        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--junitxml={report}", *proof.tests]
-        with log.open("wb") as output, contextlib.suppress(subprocess.TimeoutExpired):  # then there is no report
-            ended = subprocess.run(
+        options = ["-p", "no:cacheprovider", f"--junitxml={report}"]
+        options += ["-o", f"faulthandler_timeout={seconds / 2}"]  # then a test that hangs says where
+        command = [sys.executable, "-m", "pytest", *options, *proof.tests]
+        with log.open("wb") as output:
+            process = subprocess.Popen(
                 command,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **proof.environment},
                 cwd=Path(__file__).parents[1],
-                timeout=ROUND_SECONDS,
-                check=False,
             )
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:  # and there is no report
+            pids = kill_tree(process.pid)
+            process.wait()
+            wait_gone(pids)
         if not report.exists():
             return Outcome(0, [log.read_text(encoding="utf-8", errors="replace")])
         outcome = read(report)
-        if ended.returncode and not outcome.failures:
+        if process.wait() and not outcome.failures:
             outcome.failures.append(log.read_text(encoding="utf-8", errors="replace"))
         return outcome
 
