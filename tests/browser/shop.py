@@ -63,7 +63,7 @@ def report(results):
 
 @app.task(name="shop.wait")
 def wait(until):
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + {seconds}
     while not Path(until).exists() and time.monotonic() < deadline:
         time.sleep(0.02)
 
@@ -154,7 +154,8 @@ def shop(directory: Path) -> Iterator[Shop]:
             },
             "asynctask_trace_url": "https://traces.example/{trace_id}",
         }
-        project = Project(directory, SOURCE.replace("{hostile!r}", repr(HOSTILE)), **settings)
+        source = SOURCE.replace("{hostile!r}", repr(HOSTILE)).replace("{seconds}", str(patience(SECONDS)))
+        project = Project(directory, source, **settings)
         worker = stack.enter_context(running(project, "worker", "-c2", "-l", "INFO", "--without-gossip"))
         stack.callback(forget, broker, queue)
         wait_for(lambda: " ready." in worker.read_text(errors="replace", encoding="utf-8"), SECONDS, "the worker")
@@ -164,7 +165,7 @@ def shop(directory: Path) -> Iterator[Shop]:
             capture_output=True,
             encoding="utf-8",
             check=True,
-            timeout=SECONDS,
+            timeout=patience(SECONDS),
         )
         over = AsyncTask.completed_at.is_not(None)
         wait_for(lambda: count(url, over) >= SENT, SECONDS, f"all tasks to be over; see {worker}")

@@ -110,7 +110,7 @@ SEND_ALL = """
     import proj
     sent = [task.delay(*args) for task, args in proj.to_send]
     for one in sent:
-        one.get(timeout=120)
+        one.get()
 """
 
 WHOLE_APP = {
