@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -23,6 +24,7 @@ READERS = {"queries"}
 """Who else may use SQLAlchemy."""
 
 
+@cache
 def modules() -> dict[str, ast.Module]:
     """Every module of ours by its name below the package."""
     found = {}
@@ -32,12 +34,9 @@ def modules() -> dict[str, ast.Module]:
     return found
 
 
-MODULES = modules()
-
-
 def imports(name: str, *, at_import: bool = False) -> Iterator[str]:
     """What a module imports, in full; ``at_import`` leaves out what it imports for types, or when a function runs."""
-    waiting: list[ast.AST] = [MODULES[name]]
+    waiting: list[ast.AST] = [modules()[name]]
     while waiting:
         node = waiting.pop()
         if at_import and (is_for_types(node) or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))):
@@ -61,7 +60,7 @@ def ours(name: str, *, at_import: bool = False) -> set[str]:
         package, _, below = target.partition(".")
         if package != "celery_asynctask":
             continue
-        while below not in MODULES:
+        while below not in modules():
             below = below.rpartition(".")[0]
         found.add(below)
     return found - {""}
@@ -72,18 +71,18 @@ def within(name: str, group: set[str]) -> bool:
 
 
 def test_this_test_sees_the_imports() -> None:
-    assert {"events", "lifecycle", "journal.writer", "store.store"} <= MODULES.keys()
+    assert {"events", "lifecycle", "journal.writer", "store.store"} <= modules().keys()
     assert {"journal", "journal.directory", "store", "health"} <= ours("drain")
     assert "work" in ours("recorder")
     assert "work" not in ours("recorder", at_import=True)
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:
-    graph = {name: ours(name, at_import=True) - {name} for name in MODULES if name}
+    graph = {name: ours(name, at_import=True) - {name} for name in modules() if name}
     tuple(TopologicalSorter(graph).static_order())
 
 
-@pytest.mark.parametrize("name", sorted(name for name in MODULES if within(name, PURE)))
+@pytest.mark.parametrize("name", sorted(name for name in modules() if within(name, PURE)))
 def test_pure_modules_import_nothing_of_ours_but_each_other(name: str) -> None:
     assert not [one for one in ours(name) if not within(one, PURE)]
 
@@ -94,20 +93,20 @@ def test_hooks_never_reach_the_database(name: str) -> None:
 
 
 def test_the_journal_knows_nothing_of_the_database() -> None:
-    for name in MODULES:
+    for name in modules():
         if within(name, {"journal"}):
             assert not [one for one in ours(name) if within(one, SQL | HOOKS | {"recorder", "settings"})], name
 
 
 def test_nobody_below_the_hooks_imports_them() -> None:
-    for name in MODULES:
+    for name in modules():
         if name and not within(name, HOOKS):
             assert not [one for one in ours(name) if within(one, HOOKS)], name
 
 
 def test_only_the_api_speaks_http() -> None:
     """Whoever has not the extra can do everything else; workers and producers least of all load it."""
-    for name in MODULES:
+    for name in modules():
         web = {target for target in imports(name) if target.partition(".")[0] in WEB}
         if within(name, {"http"}):
             continue
@@ -117,13 +116,13 @@ def test_only_the_api_speaks_http() -> None:
 
 
 def test_the_api_knows_nothing_of_the_hooks() -> None:
-    for name in MODULES:
+    for name in modules():
         if within(name, {"http"}):
             assert not [one for one in ours(name) if within(one, HOOKS)], name
 
 
 def test_only_store_and_queries_speak_sql() -> None:
-    for name in MODULES:
+    for name in modules():
         if within(name, WRITERS | READERS):
             continue
         sqlalchemy = {target for target in imports(name) if target.startswith("sqlalchemy")}
@@ -131,7 +130,7 @@ def test_only_store_and_queries_speak_sql() -> None:
 
 
 def test_every_module_says_what_it_is_and_stays_short() -> None:
-    for name, tree in MODULES.items():
+    for name, tree in modules().items():
         assert ast.get_docstring(tree), name
     for path in PACKAGE.rglob("*.py"):
         assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, path
