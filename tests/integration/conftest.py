@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import sys
 import uuid
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from sqlalchemy import delete, insert
 from celery_asynctask import batch, install, recording, uninstall
 from celery_asynctask.drain import Drain
 from celery_asynctask.http import actions
+from celery_asynctask.http.service import Caller
 from celery_asynctask.journal import Directory, Journal
 from celery_asynctask.model import AsyncTaskAttempt, AsyncTaskRevision, AsyncTaskVersion, Base
 from celery_asynctask.settings import Settings
@@ -163,6 +165,13 @@ def api(store: Store, shop: Celery) -> Iterator[Api]:
     """The HTTP API over the store, with that app."""
     with api_over(store, shop) as made:
         yield made
+
+
+@pytest.fixture
+def one_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All requests come at the same time: some answers say until which minute they look."""
+    now = dt.datetime.now(dt.timezone.utc)
+    monkeypatch.setattr(Caller, "now", property(lambda _: now, lambda *_: None), raising=False)
 
 
 @pytest.fixture

@@ -65,6 +65,7 @@ def test_nobody_sees_a_page_who_has_not_signed_in(api: Api, path: str) -> None:
     assert get(api, path).status_code == 200
 
 
+@pytest.mark.usefixtures("one_minute")
 @pytest.mark.parametrize("path", [path for path in PAGES if path != "/workers"])
 def test_an_idle_page_is_one_read(api: Api, path: str) -> None:
     """But that of the workers: their heartbeats are no change of the record."""

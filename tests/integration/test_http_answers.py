@@ -174,6 +174,7 @@ def test_types_of_problems_never_change() -> None:
 READ = [LIST, f"{LIST}/ours", f"{LIST}/ours/attempts", f"{LIST}/ours/workflow", f"{LIST}/stats"]
 
 
+@pytest.mark.usefixtures("one_minute")
 @pytest.mark.parametrize("path", READ)
 def test_who_has_it_is_told_so(api: Api, path: str) -> None:
     tag = tag_of(api, path)
@@ -191,6 +192,7 @@ def test_stars_of_what_there_is_not(api: Api) -> None:
     is_problem(again(api, LIST, "*", cursor="x"), "invalid-parameter", 422, "cursor")
 
 
+@pytest.mark.usefixtures("one_minute")
 @pytest.mark.parametrize("path", READ)
 def test_an_idle_poll_costs_one_read(api: Api, path: str) -> None:
     for who in ("admin", "ours"):
