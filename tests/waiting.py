@@ -12,15 +12,18 @@ from tests.pace import patience
 def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:
     """Poll ``condition`` until it is true and return its value; fail with ``what`` after a deadline.
 
+    What takes long is looked at less often: many who wait at once would take the processor from what they wait for.
+
     ``seconds``: what it takes at the most on the reference machine of `tests.pace`.
     """
     limit = patience(seconds)
-    deadline = time.monotonic() + limit
+    began = time.monotonic()
     while True:
-        last_try = time.monotonic() > deadline
+        waited = time.monotonic() - began
+        last_try = waited > limit
         value = condition()
         if value:
             return value
         if last_try:
             raise AssertionError(f"waited {limit:.1f} s for {what}; last seen: {value!r}")
-        time.sleep(0.02)
+        time.sleep(min(max(0.02, waited / 10), 0.25))

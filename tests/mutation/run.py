@@ -24,6 +24,7 @@ from cosmic_ray.ast import ast_nodes, get_ast
 from cosmic_ray.mutating import mutate_code
 
 from tests.mutation.operators import definition, is_annotation, operators
+from tests.services import TIERS
 
 UNIT = "tests/unit/"
 
@@ -104,6 +105,7 @@ def passes(tests: tuple[str, ...], output: int) -> bool:
             os.dup2(output, 1)
             os.dup2(output, 2)
             options = ["-x", "-q", "-p", "no:cacheprovider", "--assert=plain", "--tb=line"]
+            options += ["-o", "addopts=", "-m", f"not ({' or '.join(TIERS)})"]  # none of xdist
             # One file after the other: most mutants are killed by the first, and the others import much.
             code = next((failed for test in tests if (failed := pytest.main([*options, test]))), 0)
         finally:

@@ -82,7 +82,8 @@ class World:
         """How many run."""
         self.others: list[Any] = []
         """Applications that a shape made besides; closed with this one."""
-        self.engine: Engine = create_engine(plan.store, pool_size=20)
+        # Few for all shapes: a PostgreSQL takes 100 connections, and several such worlds use one.
+        self.engine: Engine = create_engine(plan.store, pool_size=4, max_overflow=0, pool_timeout=patience(60))
 
     @property
     def has_native_chords(self) -> bool:
