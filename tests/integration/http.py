@@ -68,7 +68,7 @@ class Api:
         self.celery = celery or Celery("api", broker="memory://", set_as_current=False)
         self.celery.conf.update({"asynctask_url": store.settings.url, "asynctask_tokens": TOKENS, **settings})
         document = _document()
-        with mock.patch.object(openapi, "describe", lambda api: setattr(api, "openapi_schema", document)):
+        with mock.patch.object(openapi, "describe", lambda api: setattr(api, "openapi", lambda: document)):
             self.app = create_app(self.celery, loopback=loopback)
         self.loop = asyncio.new_event_loop()
 
