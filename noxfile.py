@@ -29,12 +29,8 @@ ELSEWHERE = {
     "schemathesis",  # it wants a newer rich than is promised
 }
 """Requirements of tests that need a server, a browser or Java: no corner installs them."""
-PROCESSES = ("example", "list", "recorder_command", "recipes", "serve", "stats")
-LEFT_OUT = (
-    *("tests/browser", "tests/integration/test_http_fuzz.py"),
-    *(f"tests/integration/test_{name}.py" for name in PROCESSES),
-)
-"""Tests that import one of those; and tests of whole processes, which take long and run what the others run."""
+LEFT_OUT = ("tests/browser", "tests/integration/test_http_fuzz.py", "tests/integration/test_recipes.py")
+"""Tests that import one of those."""
 ANY_RELEASE = ("opentelemetry-instrumentation-celery", "opentelemetry-sdk", "redis")
 """What tests share with the example, whose tracing needs a newer OpenTelemetry than the package does."""
 

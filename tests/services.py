@@ -29,7 +29,7 @@ TIERS = {
     "broker": "runs whole workers on Redis and RabbitMQ, and most of them record into PostgreSQL",
     "browser": "drives the console in Chromium",
     "faults": "kills processes and servers, fills disks",
-    "slow": "takes seconds of its own, or needs tools beside Python",
+    "slow": "takes seconds, most of them for processes of its own, or needs tools beside Python",
 }
 """What a test is marked with that is not of the default tier, and why; a test is of one tier."""
 

@@ -21,6 +21,8 @@ from celery_asynctask.lifecycle import TERMINAL
 from tests.pace import patience
 from tests.waiting import wait_for
 
+pytestmark = pytest.mark.slow
+
 PROJECT = Path(__file__).parents[2]
 DEADLINE = 60
 
@@ -151,7 +153,6 @@ def in_the_browser(cwd: Path, shown: str, failed: str) -> tuple[str, str]:
         server.wait(patience(DEADLINE))
 
 
-@pytest.mark.slow
 def test_leaves_no_process_behind(tmp_path: Path, tree: Path) -> None:
     data = tmp_path / "data"
     assert run_example(tmp_path, str(tree), EXAMPLE_DATA_DIR=str(data)).returncode == 0
@@ -161,7 +162,6 @@ def test_leaves_no_process_behind(tmp_path: Path, tree: Path) -> None:
     assert not list((data / "journal").glob("*.segment"))
 
 
-@pytest.mark.slow
 def test_stops_the_worker_on_ctrl_c(tmp_path: Path) -> None:
     log = tmp_path / "worker.log"
     process = start_example(tmp_path, sysconfig.get_paths()["stdlib"], EXAMPLE_DATA_DIR=str(tmp_path))

@@ -270,6 +270,7 @@ def piped(small: Project, command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command", ["list -n 1 | true", "list --json | head -c 1", "list 2>&1 | true", "show hostile | true"]
 )
@@ -278,12 +279,14 @@ def test_a_closed_pipe(small: Project, command: str) -> None:
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_a_full_disk(small: Project) -> None:
     ended = piped(small, "list > /dev/full")
     assert (ended.returncode, ended.stderr) == (1, "Error: [Errno 28] No space left on device\n")
 
 
+@pytest.mark.slow
 def test_a_terminal_without_our_signs(small: Project) -> None:
     ended = small.run_process("list", "--json", "created_by_name:Ada", PYTHONIOENCODING="ascii")
     assert ended.values[0]["task_kwargs"]["text"]["head"] == "é"
@@ -291,6 +294,7 @@ def test_a_terminal_without_our_signs(small: Project) -> None:
     assert (ended.code, ended.err, "? 33 more lines: --full" in ended.lines) == (0, "", True)
 
 
+@pytest.mark.slow
 def test_an_interrupt(project: Project, store: Store) -> None:
     """While it prints more than anybody reads."""
     text = "x" * 1000
@@ -308,6 +312,7 @@ def test_an_interrupt(project: Project, store: Store) -> None:
     process.stdin.close()
 
 
+@pytest.mark.slow
 def test_on_a_terminal(small: Project) -> None:
     code, sent = on_terminal(small.path, "list", "--utc")
     assert code == 0
@@ -322,6 +327,7 @@ def test_on_a_terminal(small: Project) -> None:
     assert (code, "\x1b" in sent, "────" in sent, RETRIED in sent) == (0, False, True, True)
 
 
+@pytest.mark.slow
 def test_show_on_a_terminal(small: Project) -> None:
     code, sent = on_terminal(small.path, "show", RETRIED, "--utc", NO_COLOR="1")
     assert code == 0
@@ -346,6 +352,7 @@ def complete(words: str, position: int) -> list[str]:
     return [line.partition(",")[2] for line in ended.stdout.splitlines()]
 
 
+@pytest.mark.slow
 def test_shell_completion() -> None:
     assert {"list"} <= set(complete("celery -A proj asynctask l", 4))
     assert {"--json", "--utc", "--limit", "--after"} <= set(complete("celery -A proj asynctask list --", 5))

@@ -141,6 +141,7 @@ def test_without_a_database(tmp_path: Path) -> None:
     assert not (tmp_path / "none.db").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("answer", "code", "remaining"), [("n", 1, 2), ("y", 0, 0)])
 def test_it_asks_on_a_terminal(small: tuple[Store, Project], answer: str, code: int, remaining: int) -> None:
     store, project = small

@@ -23,6 +23,8 @@ from tests.histories import published
 from tests.pace import patience
 from tests.waiting import wait_for
 
+pytestmark = pytest.mark.slow
+
 PROJECT = """
 from celery import Celery
 app = Celery("proj", broker="memory://", task_cls="celery_asynctask:RecordedTask")

@@ -73,6 +73,7 @@ def answers(address: str) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_it_serves_until_it_is_told_to_end(url: str, tmp_path: Path) -> None:
     with serving(Project(tmp_path, asynctask_url=url)) as (address, process):
         assert address.startswith("http://127.0.0.1:")
@@ -94,6 +95,7 @@ def test_it_serves_until_it_is_told_to_end(url: str, tmp_path: Path) -> None:
         httpx.get(f"{address}/health")
 
 
+@pytest.mark.slow
 def test_with_tokens_it_listens_anywhere(url: str, tmp_path: Path) -> None:
     """And no token is in its log."""
     with serving(Project(tmp_path, asynctask_url=url, asynctask_tokens=TOKENS), "--host", "0.0.0.0") as (listening, _):
@@ -137,6 +139,7 @@ def test_an_access_function_that_is_not_there(url: str, tmp_path: Path) -> None:
         assert "'asynctask_access' names 'no.such.function', which cannot be imported" in ended.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", ["fastapi", "uvicorn"])
 def test_without_the_extra_it_says_what_to_install(url: str, tmp_path: Path, missing: str) -> None:
     source = WITHOUT.replace("{missing}", missing)
@@ -149,6 +152,7 @@ def test_without_the_extra_it_says_what_to_install(url: str, tmp_path: Path, mis
 # -- openapi
 
 
+@pytest.mark.slow
 def test_the_document_needs_no_database(tmp_path: Path) -> None:
     project = Project(tmp_path, asynctask_url="postgresql+psycopg://user:hunter2@127.0.0.1:9/nowhere")
     ended = project.run("openapi")
@@ -165,6 +169,7 @@ def test_the_document_needs_no_database(tmp_path: Path) -> None:
 # -- token
 
 
+@pytest.mark.slow
 def test_a_token_works_with_the_configuration_that_it_says(url: str, tmp_path: Path) -> None:
     made = Project(tmp_path).run("token", "support", "--customer", str(OURS), "--right", "payloads")
     assert made.code == 0

@@ -139,6 +139,7 @@ class Gate:
             other.shutdown(socket.SHUT_RDWR)
 
 
+@pytest.mark.slow
 @pytest.mark.every_database
 def test_the_live_view(database: str, tmp_path: Path) -> None:
     """On servers, through an outage, and until one that takes connections does not answer."""
@@ -167,6 +168,7 @@ def test_the_live_view(database: str, tmp_path: Path) -> None:
         gate.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("end", "code"), [("\x03", 0), (signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGHUP, 128 + signal.SIGHUP)]
 )
