@@ -29,7 +29,7 @@ from tests.waiting import wait_for
 
 pytestmark = pytest.mark.faults
 
-RECYCLED = int(os.environ.get("ASYNCTASK_RECYCLED_CHILDREN", "100"))
+RECYCLED = int(os.environ.get("ASYNCTASK_RECYCLED_CHILDREN", "40"))
 NOISE = 1.5
 """Seconds by which one end of a process may take longer than another, on the reference machine."""
 

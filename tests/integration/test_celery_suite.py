@@ -22,15 +22,20 @@ pytestmark = pytest.mark.slow
 
 SUITE = Path(__file__).parents[1] / "celery_suite"
 STAMPING = "t/unit/tasks/test_stamping.py"
-"""A third of the time: thousands of canvases, and what they put into headers. `tests.soak` runs it."""
+"""A third of the time: thousands of canvases, and what they put into headers."""
 IS_WHOLE = "ASYNCTASK_CELERY_SUITE" in os.environ
+"""All that makes, sends and runs tasks, as `tests.soak` runs it; else what does most of it."""
 WAITING = (
     "t/unit/worker/test_native_delayed_delivery.py",
     "t/unit/worker/test_worker.py::test_WorkController::test_with_autoscaler_file_descriptor_safety",
     "t/unit/worker/test_worker.py::test_WorkController::test_with_file_descriptor_safety",
 )
 """Tests that wait for real."""
-TESTS = ["t/unit/tasks", "t/unit/app", "t/unit/worker"]
+TESTS = (
+    ["t/unit/tasks", "t/unit/app", "t/unit/worker"]
+    if IS_WHOLE
+    else ["t/unit/tasks", "t/unit/worker/test_request.py", "t/unit/worker/test_strategy.py"]
+)
 LEFT_OUT = WAITING if IS_WHOLE else (*WAITING, STAMPING)
 WAYS = ("install", "task_cls") if IS_WHOLE else ("install",)
 """How recording is switched on."""
@@ -114,8 +119,8 @@ def test_no_excuse_is_stale(recorded: Run) -> None:
 def test_the_suite_was_run_and_recorded(recorded: Run) -> None:
     """An empty collection, or a plugin that does nothing, would prove nothing."""
     summary = recorded.summary
-    assert len(summary["passed"]) > 1500
-    assert summary["apps"] > 1500
+    assert len(summary["passed"]) > (1500 if IS_WHOLE else 1000)
+    assert summary["apps"] > (1500 if IS_WHOLE else 1000)
     assert summary["events"]["started"] > 200
     assert summary["events"].keys() >= {"published", "planned", "received", "started", "unsent", *ENDS}
 

@@ -33,7 +33,7 @@ from tests.workflows import CHARGE, order
 pytestmark = [pytest.mark.every_database, pytest.mark.slow]
 
 UTC = dt.timezone.utc
-EXAMPLES = int(os.environ.get("ASYNCTASK_FUZZED", "8"))
+EXAMPLES = int(os.environ.get("ASYNCTASK_FUZZED", "5"))
 """Requests to each operation; `tests.soak` makes more."""
 IDS = [f"of-{OURS}", f"of-{THEIRS}", CHARGE, f"of-{OURS}", "success"]
 """Of tasks that are there; one of a customer more often, so that its own caller sees it."""
