@@ -15,7 +15,10 @@ from tests import services
 from tests.pace import pace
 from tests.services import DATABASES, SERVERS, TIERS, Current
 
-settings.register_profile("asynctask", deadline=None, print_blob=True)
+EXAMPLES = int(os.environ.get("ASYNCTASK_EXAMPLES", "100"))
+"""Of each property that does not say how many itself."""
+
+settings.register_profile("asynctask", deadline=None, print_blob=True, max_examples=EXAMPLES)
 settings.load_profile("asynctask")
 
 TOGETHER = ("broker", "browser", "faults", "slow")
