@@ -85,10 +85,13 @@ def run(proof: Proof, seconds: float = ROUND_SECONDS) -> Outcome:
             )
         try:
             process.wait(seconds)
-        except subprocess.TimeoutExpired:  # and there is no report
-            pids = kill_tree(process.pid)
-            process.wait()
-            wait_gone(pids)
+        except subprocess.TimeoutExpired:
+            pass  # and there is no report
+        finally:  # interrupted, too, it leaves nothing behind
+            if process.poll() is None:
+                pids = kill_tree(process.pid)
+                process.wait()
+                wait_gone(pids)
         if not report.exists():
             return Outcome(0, [log.read_text(encoding="utf-8", errors="replace")])
         outcome = read(report)

@@ -51,7 +51,7 @@ def test_what_is_no_test_is_a_failure(tmp_path: Path) -> None:
 
 def test_what_hangs_is_killed_with_all_that_it_started(tmp_path: Path) -> None:
     source = f"""
-import pathlib, subprocess, time
+import pathlib, subprocess
 
 def test_hangs():
     child = subprocess.Popen(["sleep", "1000"], start_new_session=True)
