@@ -202,7 +202,6 @@ def test_a_tenant_sees_their_own_alone(api: Api, store: Store, some: None) -> No
     assert "/console/tasks/fine" not in str(page(api, "/name", "theirs", name="shop.charge").links)
 
 
-@pytest.mark.usefixtures("one_minute")
 def test_who_has_a_page_is_told_so(api: Api, some: None) -> None:
     for path in ("/", "/names", "/name?name=shop.charge"):
         again = {"If-None-Match": api.ask("GET", f"/console{path}").headers["etag"]}
@@ -293,7 +292,6 @@ def test_common_terms_are_added_to_what_was_typed(api: Api, some: None) -> None:
     assert query(page(api, "/names").to("Last day")) == {"search": ["since:1d"]}
 
 
-@pytest.mark.usefixtures("one_minute")
 def test_an_hour_of_names_is_the_same_within_a_minute(api: Api, some: None) -> None:
     path = "/names?search=since:1h"
     assert "shop.refund" in page(api, path).text
