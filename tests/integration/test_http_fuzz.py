@@ -28,13 +28,16 @@ from celery_asynctask.queries.order import ORDERS, Cursor
 from celery_asynctask.store import Store
 from tests.histories import HISTORIES, about, lines, variant
 from tests.integration.http import ADMIN, OURS, THEIRS, Api, api_over, token_of
+from tests.services import SERVERS
 from tests.workflows import CHARGE, order
 
-pytestmark = [pytest.mark.every_database, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 UTC = dt.timezone.utc
 EXAMPLES = int(os.environ.get("ASYNCTASK_FUZZED", "5"))
 """Requests to each operation; `tests.soak` makes more."""
+CALLERS = (ADMIN, "ours", "reader", None)
+CALLERS_OF_SERVERS = CALLERS if "ASYNCTASK_FUZZED" in os.environ else (ADMIN,)
 IDS = [f"of-{OURS}", f"of-{THEIRS}", CHARGE, f"of-{OURS}", "success"]
 """Of tasks that are there; one of a customer more often, so that its own caller sees it."""
 
@@ -155,9 +158,12 @@ def _is_enough(seen: dict[str, set[int]], who: str | None) -> None:
     assert (who in (ADMIN, "ours")) == bool(seen["async_tasks_rerun"] & {200, 201}), seen
 
 
-CALLERS = pytest.mark.parametrize("who", [ADMIN, "ours", "reader", None], ids=str)
-
-
-@CALLERS
+@pytest.mark.parametrize("who", CALLERS, ids=str)
 def test_every_operation(api: Api, who: str | None) -> None:
+    ask(api, who, EXAMPLES)
+
+
+@pytest.mark.databases(*SERVERS)
+@pytest.mark.parametrize("who", CALLERS_OF_SERVERS, ids=str)
+def test_every_operation_over_a_server(api: Api, who: str | None) -> None:
     ask(api, who, EXAMPLES)

@@ -19,9 +19,9 @@ from tests.workers.test_shapes import plan_for
 pytestmark = pytest.mark.broker
 
 POOLS = {
-    "prefork": (("-c3",), 200),
-    "threads": (("-P", "threads", "-c8"), 1000),
-    "gevent": (("-P", "gevent", "-c50"), 1000),
+    "prefork": (("-c3",), 100),
+    "threads": (("-P", "threads", "-c8"), 400),
+    "gevent": (("-P", "gevent", "-c50"), 400),
 }
 
 

@@ -45,23 +45,27 @@ class Setting(NamedTuple):
 
 
 OFTEN = {
-    "amqp-prefork4": Setting("amqp", ("-c4",), 24),
     "redis-prefork4-traced": Setting("redis", ("-c4",), 24, tracing="after"),
-    "redis-prefork4-links": Setting("redis", ("-c4",), 24, tracing="links"),
     "amqp-prefork2-two-workers": Setting("amqp", ("-c2",), 16, tracing="before", workers=2),
-    "amqp-threads": Setting("amqp", ("-P", "threads", "-c4"), 12, tracing="before"),
-    "redis-gevent": Setting("redis", ("-P", "gevent", "-c8"), 12, tracing="before"),
-    "amqp-solo": Setting("amqp", ("-P", "solo"), 2, tracing="before"),
-    "amqp-gevent-late": Setting("amqp", ("-P", "gevent", "-c8"), 12, tracing="late"),
+    "amqp-threads-links": Setting("amqp", ("-P", "threads", "-c4"), 12, tracing="links"),
+    "redis-gevent-late": Setting("redis", ("-P", "gevent", "-c8"), 12, tracing="late"),
+    "amqp-solo": Setting("amqp", ("-P", "solo"), 2),
 }
+"""Each pool, broker and way to trace at least once."""
 SELDOM = {
     "redis-prefork4": Setting("redis", ("-c4",), 24),
+    "redis-prefork4-links": Setting("redis", ("-c4",), 24, tracing="links"),
     "redis-prefork2": Setting("redis", ("-c2",), 8),
-    "amqp-prefork2": Setting("amqp", ("-c2",), 8),
     "redis-threads-late": Setting("redis", ("-P", "threads", "-c4"), 12, tracing="late"),
+    "redis-gevent": Setting("redis", ("-P", "gevent", "-c8"), 12, tracing="before"),
     "redis-solo-late": Setting("redis", ("-P", "solo"), 2, tracing="late"),
+    "amqp-prefork4": Setting("amqp", ("-c4",), 24),
+    "amqp-prefork2": Setting("amqp", ("-c2",), 8),
+    "amqp-threads": Setting("amqp", ("-P", "threads", "-c4"), 12, tracing="before"),
+    "amqp-gevent-late": Setting("amqp", ("-P", "gevent", "-c8"), 12, tracing="late"),
+    "amqp-solo-traced": Setting("amqp", ("-P", "solo"), 2, tracing="before"),
 }
-"""Differ from the others in what one of them has already; `tests.soak` runs them."""
+"""What they are together with; `tests.soak` runs them, too."""
 SETTINGS = OFTEN | SELDOM if "ASYNCTASK_SHAPES" in os.environ else OFTEN
 
 
