@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -79,6 +80,12 @@ def pytest_look_that_groups_are_kept(config: pytest.Config, items: list[pytest.I
             group = item.get_closest_marker("xdist_group")
             if group is not None and not item.nodeid.endswith(f"@{group.args[0]}"):
                 raise pytest.UsageError("this pytest-xdist does not group tests with this pytest")
+
+
+def pytest_collection_finish() -> None:
+    """All that is there now stays to the end: without it, a tenth of the tests' time is that of the collector."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -52,7 +52,7 @@ def state() -> dict[str, Any]:
     root = logging.getLogger()
     return {
         "apps": [app for app in _state._apps if app.main == "proj"],
-        "collector": gc.get_freeze_count(),
+        "collector": gc.freeze,
         "current app": (_state._tls.current_app, _state.default_app),
         "directory": Path.cwd(),
         "environment": dict(os.environ),
@@ -88,11 +88,12 @@ def test_nothing_is_left(recorded: Store, tmp_path: Path, words: tuple[str, ...]
     project = Project(
         tmp_path, UNTIDY, asynctask_url=recorded.settings.url, asynctask_journal_dir=str(tmp_path / "journal")
     )
-    before = state()
+    before, frozen = state(), gc.get_freeze_count()
     ended = project.run(*words, TZ="Asia/Kathmandu")
     gc.collect()
     assert ended.code == 0, ended
     assert state() == before
+    assert gc.get_freeze_count() <= frozen
     current.close()
 
 
