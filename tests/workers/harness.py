@@ -76,6 +76,8 @@ class World:
         self.tasks = importlib.import_module("tests.workers.app")
         self.app = self.tasks.app
         self.app.finalize()
+        # Not in each thread: a provider changes the filters of warnings, and so does pytest in its own.
+        self.tracer = trace.get_tracer("tests")
         self.log = plan.directory / "celery.log"
         self.process: subprocess.Popen[bytes] | None = None
         self.workers = 0
@@ -99,7 +101,7 @@ class World:
         customer = zlib.crc32(name.encode())
         try:
             with (
-                trace.get_tracer("tests").start_as_current_span(name),
+                self.tracer.start_as_current_span(name),
                 context(customer=customer, created_by=7, created_by_name=name, content={"shape": name}),
             ):
                 shape(self)
