@@ -1,7 +1,8 @@
 """The two corners of what pyproject.toml promises: ``nox`` runs both, ``nox -s oldest`` one, ``nox -l`` lists them.
 
-Each runs the tests of single parts and those on SQLite, on an installation of its own; other Pythons and releases lie
-between them. ``nox --install-only`` makes the installations, ``nox -R`` runs on those that are made.
+Each runs, on an installation of its own, the tests of single parts and, on SQLite, those that choose their database;
+other Pythons and releases lie between them. ``nox --install-only`` makes the installations, ``nox -R`` runs on those
+that are made.
 """
 
 from __future__ import annotations
@@ -53,11 +54,11 @@ def corner(session: nox.Session, *constraints: str) -> None:
 
 @nox.session(python="3.10")
 def oldest(session: nox.Session) -> None:
-    """The unit and SQLite tests on the oldest Python with the oldest releases (tests/oldest.txt)."""
+    """The oldest Python with the oldest releases (tests/oldest.txt)."""
     corner(session, "-c", "tests/oldest.txt")
 
 
 @nox.session(python="3.13")
 def newest(session: nox.Session) -> None:
-    """The unit and SQLite tests on the newest Python with the newest releases of everything."""
+    """The newest Python with the newest releases of everything."""
     corner(session, "--upgrade")

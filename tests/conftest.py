@@ -6,7 +6,7 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,9 @@ from tests.services import DATABASES, SERVERS, TIERS, Current
 
 EXAMPLES = int(os.environ.get("ASYNCTASK_EXAMPLES", "100"))
 """Of each property that does not say how many itself."""
+
+SKIP_NOTHING = "ASYNCTASK_SKIP_NOTHING" in os.environ
+"""Whether a test that does not run is a failure, as it is for .ci/run."""
 
 settings.register_profile("asynctask", deadline=None, print_blob=True, max_examples=EXAMPLES)
 settings.load_profile("asynctask")
@@ -31,6 +34,11 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", f"{name}: {why}; run with -m {name}")
     config.addinivalue_line("markers", "every_database: what it tests is SQL; on SQLite, PostgreSQL and MariaDB")
     config.addinivalue_line("markers", "databases(*kinds): the same, on these alone")
+    # kombu's Redis transport and Celery's Redis backend leave connections to the garbage collector.
+    redis = rf"<socket\.socket .*\b{services.redis_port()}\b"
+    unraisable = "pytest.PytestUnraisableExceptionWarning"
+    for line in (f"Exception ignored in. {redis}:{unraisable}", f"unclosed {redis}:ResourceWarning"):
+        config.addinivalue_line("filterwarnings", f"ignore:{line}")
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, _ignore)
@@ -68,7 +76,10 @@ def tier_of(item: pytest.Item) -> str:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if tier_of(item) in TOGETHER and item.get_closest_marker("xdist_group") is None:
+        tier = tier_of(item)
+        if tier in ("browser", "faults") and tier != item.path.parent.name:
+            raise pytest.UsageError(f"{item.nodeid} is not in tests/{tier}, where .ci/run looks for its tier")
+        if tier in TOGETHER and item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
@@ -95,6 +106,14 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
         return (yield)
     finally:
         Current.tier = None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.skipped and SKIP_NOTHING and not hasattr(report, "wasxfail"):
+        report.outcome, report.longrepr = "failed", f"skipped, where nothing may be: {report.longrepr}"
+    return report
 
 
 @pytest.fixture(scope="session")

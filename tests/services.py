@@ -2,21 +2,23 @@
 
 Overridable by environment: ASYNCTASK_TEST_POSTGRESQL_URL, ASYNCTASK_TEST_MYSQL_URL, ASYNCTASK_TEST_REDIS_URL,
 ASYNCTASK_TEST_AMQP_URL. Whoever runs a tier that needs a server has it: a test whose server does not answer fails and
-says which. Each server is asked once.
+says which. A server that has answered is not asked again.
 """
 
 from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from kombu import Connection, Queue
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import URL, create_engine, make_url, text
+
+from tests.pace import patience
 
 SERVERS = ("postgresql", "mysql")
 """Kinds of databases that are servers."""
@@ -56,18 +58,25 @@ def mysql_url() -> str:
     return _database("MySQL", "ASYNCTASK_TEST_MYSQL_URL", "mysql+pymysql://root@127.0.0.1:3306/mysql")
 
 
+def _redis() -> URL:
+    return make_url(os.environ.get("ASYNCTASK_TEST_REDIS_URL", "redis://127.0.0.1:6379/0"))
+
+
+def redis_port() -> int:
+    return _redis().port or 6379
+
+
 def redis_url(database: int = 0) -> str:
     """A Redis broker or result backend."""
-    url = make_url(os.environ.get("ASYNCTASK_TEST_REDIS_URL", "redis://127.0.0.1:6379/0"))
-    found = url.set(database=str(database)).render_as_string(hide_password=False)
-    _need("Redis", found, _broker_error(found))
+    found = _redis().set(database=str(database)).render_as_string(hide_password=False)
+    _need("Redis", found, _ask_broker)
     return found
 
 
 def amqp_url() -> str:
     """A RabbitMQ broker."""
     url = os.environ.get("ASYNCTASK_TEST_AMQP_URL", "amqp://guest:guest@127.0.0.1:5672//")
-    _need("RabbitMQ", url, _broker_error(url))
+    _need("RabbitMQ", url, _ask_broker)
     return url
 
 
@@ -132,11 +141,16 @@ def fresh_database(server: str, options: str = "") -> Iterator[str]:
 
 def _database(what: str, variable: str, default: str) -> str:
     url = os.environ.get(variable, default)
-    _need(what, url, _database_error(url))
+    _need(what, url, _ask_database)
     return url
 
 
-def _need(what: str, url: str, error: str | None) -> None:
+def _need(what: str, url: str, ask: Callable[[str], None]) -> None:
+    error = None
+    try:
+        ask(url)
+    except Exception as exc:  # noqa: BLE001 - whatever it is, it is the reason
+        error = (str(exc) or type(exc).__name__).splitlines()[0]
     need(error is None, f"no {what} at {make_url(url).render_as_string(hide_password=True)}: {error}")
 
 
@@ -149,25 +163,17 @@ def need(there: object, reason: str) -> None:
 
 
 @cache
-def _database_error(url: str) -> str | None:
-    try:
-        engine = create_engine(url, connect_args={"connect_timeout": CONNECT_SECONDS})
-    except Exception as exc:  # noqa: BLE001 - the driver is missing, or the URL is none
-        return str(exc)
+def _ask_database(url: str) -> None:
+    engine = create_engine(url, connect_args={"connect_timeout": round(patience(CONNECT_SECONDS))})
     try:
         with engine.connect():
-            return None
-    except Exception as exc:  # noqa: BLE001 - whatever it is, it is the reason
-        return str(exc).splitlines()[0]
+            pass
     finally:
         engine.dispose()
 
 
 @cache
-def _broker_error(url: str) -> str | None:
-    try:
-        with Connection(url, connect_timeout=CONNECT_SECONDS) as connection:
-            connection.ensure_connection(max_retries=1, timeout=CONNECT_SECONDS)
-            return None
-    except Exception as exc:  # noqa: BLE001 - whatever it is, it is the reason
-        return str(exc) or type(exc).__name__
+def _ask_broker(url: str) -> None:
+    seconds = patience(CONNECT_SECONDS)
+    with Connection(url, connect_timeout=seconds) as connection:
+        connection.ensure_connection(max_retries=1, timeout=seconds)

@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import NamedTuple
 from xml.etree import ElementTree
 
-from tests.faults.proc import kill_tree, wait_gone
+from tests.faults.proc import descendants, is_alive, kill_tree, wait_gone
+from tests.waiting import wait_for
 
 ROUND_SECONDS = 3600
 """A round that takes longer hangs."""
+GRACE_SECONDS = 5
+"""In which what is interrupted puts away what it made."""
 
 
 class Proof(NamedTuple):
@@ -87,17 +92,27 @@ def run(proof: Proof, seconds: float = ROUND_SECONDS) -> Outcome:
             process.wait(seconds)
         except subprocess.TimeoutExpired:
             pass  # and there is no report
-        finally:  # interrupted, too, it leaves nothing behind
+        finally:  # interrupted, too, it leaves no process behind
             if process.poll() is None:
-                pids = kill_tree(process.pid)
-                process.wait()
-                wait_gone(pids)
+                end(process)
         if not report.exists():
             return Outcome(0, [log.read_text(encoding="utf-8", errors="replace")])
         outcome = read(report)
         if process.wait() and not outcome.failures:
             outcome.failures.append(log.read_text(encoding="utf-8", errors="replace"))
         return outcome
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Let the tests put away what they made, which they do when pytest is gone; kill what is there then."""
+    pids = [process.pid, *descendants(process.pid)]
+    process.terminate()
+    process.wait()
+    with suppress(AssertionError):
+        wait_for(lambda: not any(map(is_alive, pids)), GRACE_SECONDS, "the tests to be over")
+    for pid in filter(is_alive, pids):
+        pids += kill_tree(pid)
+    wait_gone(pids)
 
 
 def read(report: Path) -> Outcome:
@@ -122,6 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("minutes", type=float, help="how long the tiers are run again; what has begun is ended")
     parser.add_argument("--rounds-alone", action="store_true", help="without the tests at length")
     given = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a background job has no other
     began = time.monotonic()
     tests, failures, rounds = 0, 0, 0
 

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from tests import services
 from tests.browser.shop import Shop, shop, token_of
+from tests.pace import patience
 
 HOST = "ops.example"
 """A name of this host that is not localhost: browsers trust it less."""
@@ -28,6 +29,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
 def browser() -> Iterator[Browser]:
     path = os.environ.get("ASYNCTASK_TEST_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
     services.need(path, "no Chromium: install Debian's package, or name one by ASYNCTASK_TEST_CHROMIUM")
+    expect.set_options(timeout=1000 * patience(5))
     with sync_playwright() as playwright:
         found = playwright.chromium.launch(executable_path=path, args=[f"--host-resolver-rules=MAP {HOST} 127.0.0.1"])
         yield found
@@ -35,6 +37,12 @@ def browser() -> Iterator[Browser]:
 
 
 Open = Callable[..., Page]
+
+
+def patient(context: BrowserContext) -> BrowserContext:
+    """One that waits for pages as long as this machine takes."""
+    context.set_default_timeout(1000 * patience(30))
+    return context
 
 
 @pytest.fixture
@@ -45,7 +53,7 @@ def opened(made: Shop, browser: Browser) -> Iterator[Open]:
     wrong: list[str] = []
 
     def open_page(path: str = "/", who: str | None = "admin", **options: object) -> Page:
-        context = browser.new_context(**{"timezone_id": "Asia/Tokyo", "locale": "en-GB", **options})  # type: ignore[arg-type]
+        context = patient(browser.new_context(**{"timezone_id": "Asia/Tokyo", "locale": "en-GB", **options}))  # type: ignore[arg-type]
         contexts.append(context)
         if who is not None:
             context.add_cookies(

@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +13,9 @@ from playwright.sync_api import Browser, expect
 
 from celery_asynctask import AsyncTask
 from celery_asynctask.lifecycle import AsyncTaskStatus
-from tests.browser.conftest import HOST, Open
+from tests.browser.conftest import HOST, Open, patient
 from tests.browser.shop import SECONDS, Shop
+from tests.integration.serving import serving
 from tests.pace import patience
 from tests.waiting import wait_for
 
@@ -270,8 +266,9 @@ site.mount("/ops/record", create_app(app))
 
 def test_below_a_prefix_of_another_application(made: Shop, browser: Browser) -> None:
     (made.project.path / "site_.py").write_text(SITE, encoding="utf-8")
-    with uvicorn(made.project.path, "site_:site") as address:
-        context = browser.new_context()
+    with serving(made.project.path, "-m", "uvicorn", "site_:site", "--port", "0") as listening:
+        address = listening.replace("127.0.0.1", "localhost")
+        context = patient(browser.new_context())
         page = context.new_page()
         page.goto(f"{address}/ops/record/")
         page.get_by_label("A token").fill("asynctask_admin_0123456789abcdef")
@@ -290,23 +287,6 @@ def test_below_a_prefix_of_another_application(made: Shop, browser: Browser) -> 
 def links(page: Any) -> list[str]:
     found: list[str] = page.evaluate("[...document.querySelectorAll('a[href]')].map(one => one.href)")
     return found
-
-
-@contextmanager
-def uvicorn(directory: Path, application: str) -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "uvicorn", application, "--port", str(port)]
-    log = directory / "site.log"
-    with log.open("w", encoding="utf-8") as output:
-        process = subprocess.Popen(command, cwd=directory, stdout=output, stderr=subprocess.STDOUT)
-    try:
-        wait_for(lambda: "Uvicorn running" in log.read_text(encoding="utf-8"), SECONDS, f"the server; see {log}")
-        yield f"http://localhost:{port}"
-    finally:
-        process.terminate()
-        process.wait(patience(SECONDS))
 
 
 def test_a_live_list_keeps_the_focus(made: Shop, opened: Open, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Causes for which a disk takes nothing, and whether the machine lets us have the real ones.
 
 A root may mount a small file system for a forked child alone, in a mount namespace that ends with it. Elsewhere the
-same errors come from patched functions, which the tests say.
+same errors come from patched functions; where ASYNCTASK_SKIP_NOTHING is set, that is a failure.
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ def can_mount() -> bool:
     try:
         at_once(1, try_it)
     except AssertionError:
+        if "ASYNCTASK_SKIP_NOTHING" in os.environ:
+            raise
         return False
     return True
 

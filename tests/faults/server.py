@@ -94,7 +94,8 @@ class Server:
         if user is not None:
             self._as["extra_groups"] = []
             os.chown(directory, getpwnam(user).pw_uid, getpwnam(user).pw_gid)
-        self._run("initdb", "-D", str(self.data), "-U", "postgres", "-A", "trust", "--no-sync", "-E", "UTF8")
+        options = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"]
+        self._run("initdb", "-D", str(self.data), *options)
         with (self.data / "postgresql.conf").open("a", encoding="utf-8") as file:
             file.write(f"{_CONFIGURATION}port = {self.port}\n")
         (self.data / "pg_hba.conf").write_text(_TRUST, encoding="utf-8")
@@ -159,9 +160,9 @@ class Server:
 
     def set(self, **settings: str) -> None:
         """Settings for all sessions, present ones too; none: back to the defaults."""
-        (self.data / "faults.conf").write_text(
-            "".join(f"{key} = '{value}'\n" for key, value in settings.items()), encoding="utf-8"
-        )
+        path = self.data / "faults.conf"
+        path.write_text("".join(f"{key} = '{value}'\n" for key, value in settings.items()), encoding="utf-8")
+        path.chmod(0o644)  # the server is another user, whatever the umask
         send(self.pids[:1], signal.SIGHUP)
 
     @contextmanager

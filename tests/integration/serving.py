@@ -11,8 +11,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
+
+from tests.pace import patience
 from tests.waiting import wait_for
 from tests.workers.harness import START_SECONDS, stop
+
+
+def client(address: str) -> httpx.Client:
+    """Asks a server that other tests slow down."""
+    return httpx.Client(base_url=address, timeout=patience(5), follow_redirects=True)
 
 
 @contextmanager

@@ -11,13 +11,13 @@ import sys
 import sysconfig
 from pathlib import Path
 
-import httpx
 import pytest
 from sqlalchemy import create_engine, select
 from sqlalchemy.orm import Session
 
 from celery_asynctask import AsyncTask, AsyncTaskAttempt, AsyncTaskStatus
 from celery_asynctask.lifecycle import TERMINAL
+from tests.integration.serving import client
 from tests.pace import patience
 from tests.waiting import wait_for
 
@@ -144,10 +144,11 @@ def in_the_browser(cwd: Path, shown: str, failed: str) -> tuple[str, str]:
         ready = wait_for(
             lambda: re.search(r"http://127\.0\.0\.1:\d+", log.read_text(encoding="utf-8")), DEADLINE, f"{log}: a server"
         )
-        overview = httpx.get(address.replace("http://127.0.0.1:5556", ready.group()), follow_redirects=True)
-        link = re.search(rf'href="([^"]*/tasks/{failed})"', overview.raise_for_status().text)
-        assert link, overview.text
-        return overview.text, httpx.get(f"{ready.group()}{link[1]}").raise_for_status().text
+        with client(ready.group()) as asked:
+            overview = asked.get(address.removeprefix("http://127.0.0.1:5556"))
+            link = re.search(rf'href="([^"]*/tasks/{failed})"', overview.raise_for_status().text)
+            assert link, overview.text
+            return overview.text, asked.get(link[1]).raise_for_status().text
     finally:
         server.terminate()
         server.wait(patience(DEADLINE))

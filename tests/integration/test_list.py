@@ -266,7 +266,12 @@ def test_help(small: Project) -> None:
 def piped(small: Project, command: str) -> subprocess.CompletedProcess[str]:
     line = f"set -o pipefail; {sys.executable} -m celery -A proj asynctask {command}"
     return subprocess.run(
-        ["bash", "-c", line], check=False, cwd=small.path, capture_output=True, encoding="utf-8", timeout=SECONDS
+        ["bash", "-c", line],
+        check=False,
+        cwd=small.path,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=patience(SECONDS),
     )
 
 

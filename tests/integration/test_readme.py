@@ -8,12 +8,13 @@ import re
 import shlex
 import subprocess
 import sys
+import uuid
 from dataclasses import fields
 from pathlib import Path
 
-import httpx
 import pytest
 from celery import Celery
+from kombu import Connection
 
 from celery_asynctask import AsyncTask, AsyncTaskStatus
 from celery_asynctask.http.application import create_app
@@ -21,7 +22,7 @@ from celery_asynctask.http.parameters import PageSearch
 from celery_asynctask.http.problem import TITLES
 from celery_asynctask.settings import Settings
 from tests import services
-from tests.integration.serving import serving
+from tests.integration.serving import client, serving
 from tests.pace import patience
 from tests.waiting import wait_for
 from tests.workers.harness import START_SECONDS, ready, stop
@@ -99,10 +100,10 @@ def http_tour(directory: Path) -> None:
     """What `curl` gets is what the README says."""
     shown = commands("$ curl")
     assert len(shown) == 2
-    with serving(directory, *SERVE) as base:
+    with serving(directory, *SERVE) as base, client(base) as server:
         for command, expected in shown:
             _curl, _s, url = shlex.split(command)
-            got = httpx.get(url.replace("http://127.0.0.1:5556", base))
+            got = server.get(url.removeprefix("http://127.0.0.1:5556"))
             assert masked(got.text) == masked(expected), command
 
 
@@ -117,9 +118,9 @@ def token_tour(directory: Path) -> None:
     _, grant, _, token = made.stdout.strip().splitlines()
     with (directory / "proj.py").open("a", encoding="utf-8") as file:
         file.write(f"\napp.conf.asynctask_tokens = {ast.literal_eval(f'{{{grant}}}')}\n")
-    with serving(directory, *SERVE) as base:
-        assert httpx.get(f"{base}/async-tasks").status_code == 401
-        found = httpx.get(f"{base}/async-tasks", headers={"Authorization": f"Bearer {token}"})
+    with serving(directory, *SERVE) as base, client(base) as server:
+        assert server.get("/async-tasks").status_code == 401
+        found = server.get("/async-tasks", headers={"Authorization": f"Bearer {token}"})
         assert [(one["customer"], one["createdByName"]) for one in found.json()["results"]] == [(42, "Ada Lovelace")]
 
 
@@ -132,7 +133,7 @@ def test_switching_on(tmp_path: Path) -> None:
     for name in ("proj.py", "send.py", "look.py", "private.py", "whose.py", "progress.py"):
         source = block("python", f"# {name}\n").replace("redis://localhost:6379/0", services.redis_url(13))
         (tmp_path / name).write_text(source, encoding="utf-8")
-    queue = f"readme-{tmp_path.name}"
+    queue = f"readme-{uuid.uuid4().hex[:12]}"
     with (tmp_path / "proj.py").open("a", encoding="utf-8") as file:
         file.write(f'\napp.conf.task_default_queue = "{queue}"\n')
     log = tmp_path / "worker.log"
@@ -165,6 +166,8 @@ def test_switching_on(tmp_path: Path) -> None:
         token_tour(tmp_path)
     finally:
         stop(worker)
+        with Connection(services.redis_url(13)) as connection:
+            services.forget(connection, queue)
 
 
 def test_every_setting_is_described() -> None:

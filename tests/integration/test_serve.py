@@ -22,6 +22,7 @@ from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
 from tests.integration.commands import SECONDS, Project
 from tests.integration.http import OURS, THEIRS, TOKENS, is_problem, tell, token_of
+from tests.integration.serving import client
 from tests.pace import patience
 from tests.waiting import wait_for
 
@@ -75,18 +76,18 @@ def answers(address: str) -> bool:
 
 @pytest.mark.slow
 def test_it_serves_until_it_is_told_to_end(url: str, tmp_path: Path) -> None:
-    with serving(Project(tmp_path, asynctask_url=url)) as (address, process):
+    with serving(Project(tmp_path, asynctask_url=url)) as (address, process), client(address) as server:
         assert address.startswith("http://127.0.0.1:")
-        answer = httpx.get(f"{address}/async-tasks")
+        answer = server.get("/async-tasks")
         assert {one["celeryTaskId"] for one in answer.json()["results"]} == {"ours", "theirs"}
         assert answer.headers["cache-control"] == "no-store"
         assert "server" not in answer.headers
-        evil = httpx.get(f"{address}/async-tasks", headers={"Host": "evil.example"})
+        evil = server.get("/async-tasks", headers={"Host": "evil.example"})
         is_problem(evil, "forbidden", 403)
-        proxied = httpx.get(f"{address}/async-tasks", headers={"X-Forwarded-For": "127.0.0.1"})
+        proxied = server.get("/async-tasks", headers={"X-Forwarded-For": "127.0.0.1"})
         is_problem(proxied, "forbidden", 403)
-        is_problem(httpx.post(f"{address}/async-tasks/purge", json={"olderThan": "1d"}), "forbidden", 403)
-        is_problem(httpx.get(f"{address}/async-tasks?limit=0"), "invalid-parameter", 422, "limit")
+        is_problem(server.post("/async-tasks/purge", json={"olderThan": "1d"}), "forbidden", 403)
+        is_problem(server.get("/async-tasks?limit=0"), "invalid-parameter", 422, "limit")
         process.send_signal(signal.SIGTERM)
         assert process.wait(patience(SECONDS)) in (0, -signal.SIGTERM)
     log = (tmp_path / "serve.log").read_text(encoding="utf-8")
@@ -98,11 +99,13 @@ def test_it_serves_until_it_is_told_to_end(url: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_with_tokens_it_listens_anywhere(url: str, tmp_path: Path) -> None:
     """And no token is in its log."""
-    with serving(Project(tmp_path, asynctask_url=url, asynctask_tokens=TOKENS), "--host", "0.0.0.0") as (listening, _):
-        address = listening.replace("0.0.0.0", "127.0.0.1")
-        is_problem(httpx.get(f"{address}/async-tasks"), "unauthenticated", 401)
+    with (
+        serving(Project(tmp_path, asynctask_url=url, asynctask_tokens=TOKENS), "--host", "0.0.0.0") as (listening, _),
+        client(listening.replace("0.0.0.0", "127.0.0.1")) as server,
+    ):
+        is_problem(server.get("/async-tasks"), "unauthenticated", 401)
         headers = {"Authorization": f"Bearer {token_of('ours')}"}
-        [task] = httpx.get(f"{address}/async-tasks", headers=headers).json()["results"]
+        [task] = server.get("/async-tasks", headers=headers).json()["results"]
         assert task["celeryTaskId"] == "ours"
     log = (tmp_path / "serve.log").read_text(encoding="utf-8")
     assert "Started server process" in log
@@ -179,10 +182,11 @@ def test_a_token_works_with_the_configuration_that_it_says(url: str, tmp_path: P
     assert token not in made.err, "what is configured is no secret"
     tokens = literal_eval(f"{{{made.err.splitlines()[1].strip()}}}")
     assert tokens["support"]["customers"] == [OURS]
-    with serving(Project(tmp_path, asynctask_url=url, asynctask_tokens=tokens)) as (address, _):
-        is_problem(httpx.get(f"{address}/async-tasks"), "unauthenticated", 401)
+    project = Project(tmp_path, asynctask_url=url, asynctask_tokens=tokens)
+    with serving(project) as (address, _), client(address) as server:
+        is_problem(server.get("/async-tasks"), "unauthenticated", 401)
         headers = {"Authorization": f"Bearer {token}"}
-        [task] = httpx.get(f"{address}/async-tasks", headers=headers).json()["results"]
+        [task] = server.get("/async-tasks", headers=headers).json()["results"]
         assert (task["celeryTaskId"], task["result"]) == ("ours", {"paid": True})
     other = Project(tmp_path).run("token", "support", "--customer", str(OURS))
     assert other.lines != [token], "no two are the same"

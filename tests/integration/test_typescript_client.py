@@ -144,7 +144,7 @@ def record(project: Project, url: str) -> list[str]:
             capture_output=True,
             encoding="utf-8",
             check=True,
-            timeout=SECONDS,
+            timeout=patience(SECONDS),
         )
 
         def all_over() -> bool:

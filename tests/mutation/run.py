@@ -24,6 +24,7 @@ from cosmic_ray.ast import ast_nodes, get_ast
 from cosmic_ray.mutating import mutate_code
 
 from tests.mutation.operators import definition, is_annotation, operators
+from tests.pace import pace
 from tests.services import TIERS
 
 UNIT = "tests/unit/"
@@ -131,6 +132,7 @@ def main() -> int:
     arguments.add_argument("--part", default="1/1", help="the first half of the mutants is 1/2, the second 2/2")
     arguments.add_argument("--count", action="store_true", help="only say how many mutants there are")
     asked = arguments.parse_args()
+    pace()  # before there is a mutant to be imported
     if Path(".git").exists():
         raise SystemExit("this changes what it runs in: python -m tests.mutation runs it in a copy")
     targets = [one for one in TARGETS if not asked.paths or any(path in one.path for path in asked.paths)]

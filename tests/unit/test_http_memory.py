@@ -67,5 +67,5 @@ def test_nobody_waits_where_there_is_an_older_value() -> None:
         assert begun.wait(patience(10))
         assert kept.get(lambda: 3, 60) == 1
         go_on.set()
-        assert newer.result(10) == 2
+        assert newer.result(patience(10)) == 2
     assert kept.get(lambda: 3, 60) == 2

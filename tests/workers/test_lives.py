@@ -60,7 +60,7 @@ def test_whole_worker_killed_and_nobody_runs_it_again(world: World) -> None:
         world.wait(lost.id, "STARTED")
         stop(worker, signal.SIGKILL)
     with world.worker("-c1"):
-        long = world.tasks.nap.delay(60)
+        long = world.tasks.nap.delay(600)
         world.wait(long.id, "STARTED")
         wait_for(lambda: world.attempts(lost.id)[0].outcome == "lost", 90, "the run to be called lost")
         row = next(one for one in _all(world) if one.celery_task_id == lost.id)

@@ -6,11 +6,13 @@ import os
 import subprocess
 import sys
 import textwrap
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from kombu import Connection
 from sqlalchemy import create_engine, select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
@@ -41,10 +43,9 @@ class Project:
 
     def __init__(self, directory: Path, source: str, **environment: str) -> None:
         self.directory = directory
-        queue = f"switch-{directory.name}"
-        (directory / "proj.py").write_text(
-            textwrap.dedent(source).replace("BROKER", services.redis_url(12)).replace("QUEUE", queue), encoding="utf-8"
-        )
+        self.queue = f"switch-{uuid.uuid4().hex[:12]}"
+        source = textwrap.dedent(source).replace("BROKER", services.redis_url(12)).replace("QUEUE", self.queue)
+        (directory / "proj.py").write_text(source, encoding="utf-8")
         self.environment = {**os.environ, "XDG_STATE_HOME": str(directory / "state"), **environment}
         self.engine = create_engine(f"sqlite:///{directory / 'asynctask.db'}")
 
@@ -99,6 +100,8 @@ def project(tmp_path: Path) -> Iterator[Callable[..., Project]]:
     yield make
     for one in made:
         one.engine.dispose()
+        with Connection(services.redis_url(12)) as connection:
+            services.forget(connection, one.queue)
 
 
 CONF = """
@@ -194,7 +197,7 @@ def test_django(project: Callable[..., Project]) -> None:
         USE_TZ = True
         DATABASES = {{"default": {{"ENGINE": "django.db.backends.sqlite3", "NAME": "site.db"}}}}
         CELERY_BROKER_URL = CELERY_RESULT_BACKEND = "{services.redis_url(12)}"
-        CELERY_TASK_DEFAULT_QUEUE = "switch-{proj.directory.name}"
+        CELERY_TASK_DEFAULT_QUEUE = "{proj.queue}"
         CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
         CELERY_ASYNCTASK_FLUSH_INTERVAL = 0.1
         CELERY_ASYNCTASK_EXCLUDE = ["proj.shared"]
