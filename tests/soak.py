@@ -110,9 +110,8 @@ def end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
     with suppress(AssertionError):
         wait_for(lambda: not any(map(is_alive, pids)), GRACE_SECONDS, "the tests to be over")
-    for pid in filter(is_alive, pids):
-        pids += kill_tree(pid)
-    wait_gone(pids)
+    killed = [one for pid in pids if is_alive(pid) for one in kill_tree(pid)]
+    wait_gone([*pids, *killed])
 
 
 def read(report: Path) -> Outcome:
@@ -137,7 +136,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("minutes", type=float, help="how long the tiers are run again; what has begun is ended")
     parser.add_argument("--rounds-alone", action="store_true", help="without the tests at length")
     given = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a background job has no other
     began = time.monotonic()
     tests, failures, rounds = 0, 0, 0
 
@@ -161,4 +159,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # no other interrupts a background job
     sys.exit(main())
