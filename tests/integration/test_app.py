@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from celery import Celery
@@ -66,6 +67,16 @@ def test_what_stood_in_for_the_sender_is_put_back(app: Celery) -> None:
     assert app.amqp.__dict__["send_task_message"] is not theirs
     uninstall(app)
     assert app.amqp.__dict__["send_task_message"] is theirs
+
+
+def test_a_mock_that_recording_stands_in_for_has_its_assertions(app: Celery) -> None:
+    uninstall(app)
+    app.amqp.__dict__["send_task_message"] = Mock()
+    install(app)
+    app.send_task("anything")
+    app.amqp.send_task_message.assert_called_once()
+    with pytest.raises(AttributeError):
+        _ = app.amqp.send_task_message._of_our_own
 
 
 def test_a_message_with_nonsense_in_its_lineage_is_recorded(app: Celery, tmp_path: Path) -> None:
