@@ -36,6 +36,7 @@ pytestmark = pytest.mark.slow
 UTC = dt.timezone.utc
 EXAMPLES = int(os.environ.get("ASYNCTASK_FUZZED", "5"))
 """Requests to each operation; `tests.soak` makes more."""
+# All that differs with the caller is tried on SQLite; what differs with the server is the SQL.
 CALLERS = (ADMIN, "ours", "reader", None)
 CALLERS_OF_SERVERS = CALLERS if "ASYNCTASK_FUZZED" in os.environ else (ADMIN,)
 IDS = [f"of-{OURS}", f"of-{THEIRS}", CHARGE, f"of-{OURS}", "success"]

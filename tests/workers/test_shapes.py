@@ -65,7 +65,7 @@ SELDOM = {
     "amqp-gevent-late": Setting("amqp", ("-P", "gevent", "-c8"), 12, tracing="late"),
     "amqp-solo-traced": Setting("amqp", ("-P", "solo"), 2, tracing="before"),
 }
-"""What they are together with; `tests.soak` runs them, too."""
+"""Other combinations of the same; `tests.soak` runs these, too."""
 SETTINGS = OFTEN | SELDOM if "ASYNCTASK_SHAPES" in os.environ else OFTEN
 
 
