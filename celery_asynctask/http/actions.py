@@ -19,6 +19,8 @@ from celery_asynctask.http.parameters import in_values, searched
 from celery_asynctask.http.problem import ProblemError, invalid
 from celery_asynctask.http.service import Caller, needing
 from celery_asynctask.http.tasks import TaskId, found_task
+from celery_asynctask.model import AsyncTask
+from celery_asynctask.queries.find import exact
 from celery_asynctask.queries.page import MOST_LOOKED_AT
 from celery_asynctask.queries.reruns import reruns, routing_keys
 from celery_asynctask.rerun import Candidate, Options, assess, is_unreachable, link, prepare, reach_broker, send
@@ -47,35 +49,51 @@ def rerun(
     caller: Annotated[Caller, Depends(needing(Right.RERUN))], task_id: TaskId, asked: schema.RerunRequest
 ) -> Response:
     """Send a recorded task again, with the arguments that were recorded: a new execution, linked to the old one by its
-    content (rerun_of, rerun_by). It is the task alone: what followed it in a workflow is not sent."""
+    content (rerun_of, rerun_by). It is the task alone: what followed it in a workflow is not sent. A number that is the
+    `id` of one task and the Celery id of another sends neither."""
     how = Options(unfinished=asked.unfinished, again=asked.again)
+    with caller.reader.session() as session:
+        task = _meant(caller, session, task_id)
     if asked.dry_run:
-        one = preview(caller, task_id, how)
+        one = preview(caller, task, how)
         if one.refusals:
             raise _refused(one.refusals)
         return _sent(one, None, 200)
-    one, new = send_again(caller, task_id, how, caller.access.name or "HTTP API")
+    one, new = send_again(caller, task, how, caller.access.name or "HTTP API")
     return _sent(one, new, 201)
 
 
-def preview(caller: Caller, task_id: str, how: Options, remedies: Mapping[str, str] = REMEDIES) -> Candidate:
-    """What sending a task again would mean. Raises `ProblemError` where there is none, or this server cannot."""
+def _meant(caller: Caller, session: Any, task_id: str) -> AsyncTask:
+    """The one task that has this `id` or Celery id. Raises `ProblemError`."""
+    task: AsyncTask = found_task(caller, session, task_id)
+    other = exact(caller.reader, session, task_id)
+    if other is None or other.id == task.id:
+        return task
+    detail = (
+        f"{task_id} is the `id` of the task {task.celery_task_id!r}, and the Celery id of the task with the `id` "
+        f"{other.id}. Ask by the other id of the one that is meant."
+    )
+    raise ProblemError("refused", 409, detail)
+
+
+def preview(caller: Caller, task: AsyncTask, how: Options, remedies: Mapping[str, str] = REMEDIES) -> Candidate:
+    """What sending a task again would mean. Raises `ProblemError` where this server cannot."""
     with _set_up():
         prepare(caller.service.celery)
-    one = _candidate(caller, task_id, how, remedies)
+    one = _candidate(caller, task, how, remedies)
     if not one.refusals and not how.again and one.task.celery_task_id in caller.service.sent:
         return one._replace(refusals=_just_sent(remedies))
     return one
 
 
 def send_again(
-    caller: Caller, task_id: str, how: Options, by: str, remedies: Mapping[str, str] = REMEDIES
+    caller: Caller, task: AsyncTask, how: Options, by: str, remedies: Mapping[str, str] = REMEDIES
 ) -> tuple[Candidate, str]:
     """Send a task again, for ``by``; what was sent, and its new task id. Raises `ProblemError` where it was not."""
     app = caller.service.celery
     with _set_up():
         prepare(app)
-    one = _candidate(caller, task_id, how, remedies)
+    one = _candidate(caller, task, how, remedies)
     if one.refusals:
         raise _refused(one.refusals)
     with _set_up():
@@ -132,9 +150,8 @@ def _unsent(one: Candidate, exc: Exception, *, away: bool) -> ProblemError:
     return _refused([why])
 
 
-def _candidate(caller: Caller, task_id: str, how: Options, remedies: Mapping[str, str]) -> Candidate:
+def _candidate(caller: Caller, task: AsyncTask, how: Options, remedies: Mapping[str, str]) -> Candidate:
     with caller.reader.session() as session:
-        task = found_task(caller, session, task_id)
         before = reruns(caller.reader, session, [task])
         came_by = routing_keys(session, [task]).get(task.celery_task_id)
     earlier = before.by_task.get(task.celery_task_id, ())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import re
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
@@ -18,7 +17,7 @@ from celery_asynctask.http.problem import invalid, not_found
 from celery_asynctask.http.route import ReadingRoute
 from celery_asynctask.http.service import Caller, needing
 from celery_asynctask.queries.columns import of_task
-from celery_asynctask.queries.find import MOST_ATTEMPTS, attempt_rows, exact
+from celery_asynctask.queries.find import MOST_ATTEMPTS, attempt_rows, exact, number_of
 from celery_asynctask.queries.lineage import Placed, lineage
 from celery_asynctask.queries.page import Page, page
 from celery_asynctask.queries.statistics import Statistics, statistics, with_time
@@ -222,8 +221,7 @@ def _searched(caller: Caller, asked: Search) -> Understood:
 
 def found_task(caller: Caller, session: Any, task_id: str, columns: Any = None) -> Any:
     """The task, or its columns. Raises `ProblemError`."""
-    number = int(task_id) if re.fullmatch(r"[0-9]{1,18}", task_id, re.ASCII) else None
-    found = exact(caller.reader, session, task_id, number, columns)
+    found = exact(caller.reader, session, task_id, number_of(task_id), columns)
     if found is None:
         raise not_found(f"There is no task {task_id[:80]!r}.")
     return found

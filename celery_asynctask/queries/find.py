@@ -77,6 +77,11 @@ def _exact(columns: Select[Any] | None) -> tuple[Any, Any]:
     return asked.where(AsyncTask.id == value), asked.where(AsyncTask.celery_task_id == value)
 
 
+def number_of(text: str) -> int | None:
+    """The own number of a row that a text may be; None: it is none."""
+    return int(text) if re.fullmatch(r"[0-9]{1,18}", text, re.ASCII) else None
+
+
 def is_id(text: str) -> bool:
     """Whether a database may have it as a task id."""
     return re.fullmatch(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,255}", text) is not None

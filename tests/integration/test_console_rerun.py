@@ -12,6 +12,7 @@ from celery_asynctask.store import Store
 from tests.histories import HISTORIES, about, lines
 from tests.integration.console import look, sent_form, words
 from tests.integration.http import OURS, Api, api_over, tell
+from tests.integration.rows import rows
 
 
 @pytest.mark.parametrize("who", ["ours", "ours-read"])
@@ -53,6 +54,29 @@ def test_a_made_up_address_says_nothing_of_a_rerun(store: Store, api: Api) -> No
         assert "No task" in words(look(api, "/tasks/old/rerun/sent", id=new))
     look(api, "/tasks/old/rerun/sent", status=422, id="a\0b")
     look(api, "/tasks/old/rerun/sent", status=422)
+
+
+@pytest.mark.parametrize("path", ["/tasks/{number}", "/task/{own}"])
+def test_of_ids_that_are_numbers_the_task_of_the_page_is_sent(store: Store, shop: Celery, api: Api, path: str) -> None:
+    """The Celery id of the one is the row's number of the other."""
+    tell(store, "a/b", OURS, args=[1, "of the row"])
+    number = rows(store)["a/b"].id
+    tell(store, str(number), OURS, args=[2, "of the id"])
+    path = path.format(number=number, own=number)
+    meant, said = (str(number), "of the id") if path.startswith("/tasks") else ("a/b", "of the row")
+    page = look(api, path)
+    assert f"<code>{meant}</code>" in page
+    assert f'href="/console{path}/rerun"' in page
+    page = look(api, f"{path}/rerun")
+    assert said in words(page)
+    assert f'action="/console{path}/rerun"' in page
+    answer = sent_form(api, f"{path}/rerun")
+    assert answer.status_code == 303, answer.text
+    assert answer.headers["location"].startswith(f"/console{path}/rerun/sent?id=")
+    uninstall(shop)  # stores what is on its way
+    [new] = rows(store).keys() - {"a/b", str(number)}
+    assert rows(store)[new].content["rerun_of"] == meant
+    assert "It was sent again" in words(look(api, f"{path}/rerun/sent", id=new))
 
 
 @pytest.mark.usefixtures("not_stored")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from typing import Any, cast
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 from celery import Celery
-from sqlalchemy import insert, select, text
+from sqlalchemy import insert, select, text, update
 
 from celery_asynctask.events import Event
 from celery_asynctask.http.console import task
@@ -136,8 +137,47 @@ def test_another_name_of_a_task_leads_to_its_page(store: Store, api: Api) -> Non
     assert "No task has the id nothing" in look(api, "/tasks/nothing", status=404)
     assert "is no task id" in look(api, "/tasks/%00", status=404)
     assert "<code>7</code>" in look(api, "/tasks/7"), "the id itself comes first"
-    assert "<code>a/b</code>" in look(api, f"/tasks/{ids['a/b']}"), "its id cannot be in a path"
+    for path, query in ((f"/tasks/{ids['a/b']}", {}), ("/task", {"id": "a/b"})):
+        answer = api.get(f"/console{path}", **query)
+        assert (answer.status_code, answer.headers["location"]) == (302, f"/console/task/{ids['a/b']}")
+    assert "<code>a/b</code>" in look(api, f"/task/{ids['a/b']}"), "its id cannot be in a path"
+    answer = api.get(f"/console/task/{ids['7']}")
+    assert (answer.status_code, answer.headers["location"]) == (302, "/console/tasks/7")
+    for number in ("0", "9" * 18, "9" * 5000, "x", "-1"):
+        assert "There is no task with the number" in look(api, f"/task/{number}", status=404)
     assert "no parameter" in look(api, "/tasks/7", status=422, other="1")
+
+
+def test_where_ids_are_numbers_each_task_has_a_page_of_its_own(store: Store, api: Api) -> None:
+    """A task whose id cannot be in a path is found by its row's number, which is the Celery id of another."""
+    add(store, [row("a/b", task_args=["of the row"])])
+    with store.engine.connect() as connection:
+        number = connection.scalar(select(AsyncTask.id))
+    add(store, [row(str(number), task_args=["of the id"])])
+    with store.engine.connect() as connection:
+        numbers = {one[0]: one[1] for one in connection.execute(select(AsyncTask.celery_task_id, AsyncTask.id)).all()}
+    for where, task_id, value in (
+        (f"/tasks/{number}", str(number), "of the id"),
+        (f"/task/{number}", "a/b", "of the row"),
+    ):
+        page = look(api, where)
+        assert f"<code>{task_id}</code>" in page
+        assert f'href="/console{where}/workflow"' in page
+        assert f'href="/console{where}/values/args.json"' in page
+        assert value in api.get(f"/console{where}/values/args.json").text
+        assert f'id="r-{numbers[task_id]}"' in look(api, f"{where}/workflow")
+    assert api.get("/console/task", id="a/b").headers["location"] == f"/console/task/{number}"
+
+
+def test_a_link_to_a_task_that_is_gone_leads_to_no_other(store: Store, api: Api) -> None:
+    """Its Celery id is the row's number of another."""
+    add(store, [row("here")])
+    with store.engine.begin() as connection:
+        number = connection.scalar(select(AsyncTask.id))
+        connection.execute(update(AsyncTask).values(content={"rerun_of": str(number)}))
+    [link] = re.findall(r'Repeats</dt><dd><a href="/console([^"]+)"', look(api, "/tasks/here"))
+    assert f"No task has the id {number}" in look(api, "/task", status=404, **dict(parse_qsl(urlsplit(link).query)))
+    assert urlsplit(link).path == "/task"
 
 
 def test_what_is_not_seen_is_not_there(store: Store, api: Api) -> None:

@@ -18,7 +18,7 @@ from celery_asynctask import uninstall
 from celery_asynctask.model import AsyncTask
 from celery_asynctask.store import Store
 from tests.histories import HISTORIES, about, lines
-from tests.integration.http import OURS, Api, api_over, is_problem, tell
+from tests.integration.http import OURS, THEIRS, Api, api_over, is_problem, tell
 from tests.integration.rows import rows
 from tests.pace import patience
 
@@ -87,6 +87,21 @@ def test_what_is_refused(store: Store, shop: Celery, api: Api) -> None:
     assert "done twice" in str(allowed.json()["remarks"])
     uninstall(shop)
     assert len(rows(store)) == 6
+
+
+@pytest.mark.parametrize("dry", [True, False])
+def test_a_number_that_means_two_tasks_sends_neither(store: Store, shop: Celery, api: Api, dry: bool) -> None:
+    tell(store, "first", OURS)
+    number = rows(store)["first"].id
+    tell(store, str(number), THEIRS)
+    other = rows(store)[str(number)].id
+    said = is_problem(api.post(f"/async-tasks/{number}/rerun", dryRun=dry), "refused", 409)
+    assert f"of the task 'first', and the Celery id of the task with the `id` {other}" in said
+    assert rows(store).keys() == {"first", str(number)}
+    for who, path, meant in (("admin", other, str(number)), ("ours", number, "first"), ("admin", "first", "first")):
+        answer = api.post(f"/async-tasks/{path}/rerun", who, dryRun=dry, again=True)
+        assert (answer.status_code, answer.json()["rerunOf"]) == (200 if dry else 201, meant)
+    uninstall(shop)
 
 
 SECRET = "4111-1111-1111-1111"

@@ -101,8 +101,9 @@ def url(request: Request, path: str = "", **query: Any) -> str:
 
 
 def task_url(request: Request, task_id: str) -> str:
-    """Where the page of the task with that Celery id is: browsers change paths with slashes and dots in them."""
-    is_plain = re.fullmatch(r"(?!\.{1,2}$)[^/\\]+", task_id) is not None
+    """Where the page of the task with that Celery id is: browsers change paths with slashes and dots in them, and a
+    number leads to another task's row where this one is gone."""
+    is_plain = re.fullmatch(r"(?!(\.{1,2}|[0-9]+)$)[^/\\]+", task_id) is not None
     return url(request, f"/tasks/{task_id}") if is_plain else url(request, "/task", id=task_id)
 
 

@@ -10,7 +10,7 @@ from celery_asynctask.http import actions
 from celery_asynctask.http.access import Right
 from celery_asynctask.http.console import entry, markup, value
 from celery_asynctask.http.console.page import Page, get, post
-from celery_asynctask.http.console.task import address, located, values
+from celery_asynctask.http.console.task import address, located, routes, values
 from celery_asynctask.http.problem import invalid
 from celery_asynctask.queries.around import of_page
 from celery_asynctask.queries.find import exact, is_id
@@ -33,8 +33,11 @@ async def preview(page: Page) -> Response:
     asked = page.asked(*REMEDIES)
 
     def work() -> Response:
-        row = _row(page)
-        one = actions.preview(page.caller, row.celery_task_id, _options(asked), _WORDS)
+        reader = page.caller.reader
+        with reader.session() as session:
+            row = located(page, session, of_page(reader.dialect, values=page.payloads))
+            found = exact(reader, session, "", row.id)
+        one = actions.preview(page.caller, found, _options(asked), _WORDS)
         return _page(page, row, one, asked)
 
     return await page.service.run(work)
@@ -46,9 +49,10 @@ async def confirmed(page: Page) -> Response:
     asked = await entry.fields(page.request)
 
     def work() -> Response:
-        row = _row(page)
-        _, new = actions.send_again(page.caller, row.celery_task_id, _options(asked), _by(page), _WORDS)
-        return RedirectResponse(page.url(f"{address(row)}/rerun/sent", id=new), 303, headers=markup.SECURITY)
+        with page.caller.reader.session() as session:
+            found = located(page, session)
+        _, new = actions.send_again(page.caller, found, _options(asked), _by(page), _WORDS)
+        return RedirectResponse(page.url(f"{address(found)}/rerun/sent", id=new), 303, headers=markup.SECURITY)
 
     return await page.service.run(work)
 
@@ -81,11 +85,6 @@ def _options(asked: Any) -> Options:
     return Options(again=bool(asked.get("again")), unfinished=bool(asked.get("unfinished")))
 
 
-def _row(page: Page) -> Any:
-    with page.caller.reader.session() as session:
-        return located(page, session, of_page(page.caller.reader.dialect, values=page.payloads))
-
-
 def _page(page: Page, row: Any, one: Candidate, asked: Any) -> Response:
     base = address(row)
     found = page.render(
@@ -105,7 +104,7 @@ def _page(page: Page, row: Any, one: Candidate, asked: Any) -> Response:
 
 
 ROUTES: Final = (
-    ("/tasks/{id}/rerun", get(preview, Right.RERUN)),
-    ("/tasks/{id}/rerun", post(confirmed, Right.RERUN)),
-    ("/tasks/{id}/rerun/sent", get(sent, Right.RERUN)),
+    *routes("/rerun", get(preview, Right.RERUN)),
+    *routes("/rerun", post(confirmed, Right.RERUN)),
+    *routes("/rerun/sent", get(sent, Right.RERUN)),
 )

@@ -13,13 +13,13 @@ from celery_asynctask import links, tracing
 from celery_asynctask.errors import NotFoundError
 from celery_asynctask.http.access import Right
 from celery_asynctask.http.console import frames, markup, value
-from celery_asynctask.http.console.page import Page, get
+from celery_asynctask.http.console.page import Endpoint, Page, get
 from celery_asynctask.http.problem import invalid, not_found
 from celery_asynctask.lifecycle import TERMINAL, AsyncTaskStatus
 from celery_asynctask.model import AsyncTaskAttempt
 from celery_asynctask.queries.around import MOST_COUNTED, around, of_page, some_attempts
 from celery_asynctask.queries.evidence import evidence
-from celery_asynctask.queries.find import exact, find, is_id
+from celery_asynctask.queries.find import exact, find, is_id, number_of
 from celery_asynctask.queries.reason import Evidence, explain
 from celery_asynctask.queries.timeline import Course, courses
 from celery_asynctask.queries.words import Words
@@ -91,26 +91,35 @@ class _Words(Words):
 
 
 def located(page: Page, session: Any, columns: Any = None) -> Any:
-    """The task of the page's path, or its columns: by its Celery id, its own number, or a beginning of the id that no
-    other has. Raises `ProblemError`."""
-    text = page.request.path_params["id"]
-    reader = page.caller.reader
-    found = exact(reader, session, text, None, columns)
-    if found is None and re.fullmatch(r"[0-9]{1,18}", text, re.ASCII):
-        found = exact(reader, session, "", int(text), columns)
+    """The task of the page's path, or its columns: by its row's number, where the path is of that, else by its Celery
+    id, that number where no Celery id is like it, or a beginning of the id that no other has. Raises `ProblemError`."""
+    reader, given = page.caller.reader, page.request.path_params
+    if (number := given.get("number")) is not None:
+        found = exact(reader, session, "", number_of(number), columns)
+        if found is None:
+            raise not_found(f"There is no task with the number {number[:80]}.")
+        return found
+    text = given["id"]
+    found = exact(reader, session, text, None, columns) or exact(reader, session, "", number_of(text), columns)
     if found is not None:
         return found
     try:
         task = find(reader, session, text)
     except NotFoundError as exc:
         raise not_found(str(exc)) from None
-    return task if columns is None else exact(reader, session, task.celery_task_id, None, columns)
+    return task if columns is None else exact(reader, session, "", task.id, columns)
 
 
 def address(row: Any) -> str:
-    """The path of a task's page: by its Celery id, or where that cannot be in a path, by its own number."""
+    """The path of a task's page, which is that of no other: by its Celery id, or where that cannot be in a path, by its
+    row's number."""
     task_id = row.celery_task_id
-    return f"/tasks/{row.id if '/' in task_id or task_id in ('.', '..') else task_id}"
+    return f"/task/{row.id}" if "/" in task_id or task_id in (".", "..") else f"/tasks/{task_id}"
+
+
+def routes(below: str, page: Endpoint) -> Sequence[tuple[str, Endpoint]]:
+    """Of a page below that of a task, for both of a task's addresses."""
+    return (f"/tasks/{{id}}{below}", page), (f"/task/{{number}}{below}", page)
 
 
 async def task(page: Page) -> Response:
@@ -122,7 +131,7 @@ async def task(page: Page) -> Response:
     def make(session: Any) -> Mapping[str, Any]:
         nonlocal where
         row = located(page, session, of_page(page.caller.reader.dialect, values=page.payloads))
-        if (where := address(row)) != f"/tasks/{page.request.path_params['id']}":
+        if (where := address(row)) != page.path:
             raise _ElsewhereError
         return _found(page, session, row, asked["attempts"], now)
 
@@ -285,6 +294,6 @@ async def elsewhere(page: Page) -> Response:
 
 ROUTES: Final = (
     ("/task", get(elsewhere)),
-    ("/tasks/{id}", get(task)),
-    ("/tasks/{id}/values/{name}.json", get(file)),
+    *routes("", get(task)),
+    *routes("/values/{name}.json", get(file)),
 )

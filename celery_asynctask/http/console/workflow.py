@@ -14,9 +14,9 @@ from starlette.responses import Response
 
 from celery_asynctask.http.console import picture
 from celery_asynctask.http.console.page import Page, get
+from celery_asynctask.http.console.task import located
 from celery_asynctask.http.problem import invalid
 from celery_asynctask.http.service import Service
-from celery_asynctask.http.tasks import found_task
 from celery_asynctask.lifecycle import AsyncTaskStatus
 from celery_asynctask.queries.lineage import FAILED, Member, Placed, failed_branches, lineage
 from celery_asynctask.queries.timeline import courses
@@ -159,14 +159,13 @@ def understood(page: Page) -> Asked:
 async def workflow(page: Page) -> Response:
     """The workflow that a task is in."""
     asked = understood(page)
-    task_id = page.request.path_params["id"]
     paces = _PACES.setdefault(page.service, Paces())
-    key = (page.caller.access.customers, task_id)
+    key = (page.caller.access.customers, page.path)
     pace = paces.of(key)
     now = floored(page.now, pace or FASTEST)
 
     def make(session: Any) -> Mapping[str, Any]:
-        task = found_task(page.caller, session, task_id)
+        task = located(page, session)
         whole = members_of(page.caller.reader, session, task)
         everything = lineage(whole.members)
         shown = failed_branches(everything) if asked.failed else everything
@@ -295,4 +294,4 @@ def _drawn(
     return found
 
 
-ROUTES: Final = (("/tasks/{id:path}/workflow", get(workflow)),)
+ROUTES: Final = (("/tasks/{id:path}/workflow", get(workflow)), ("/task/{number}/workflow", get(workflow)))
