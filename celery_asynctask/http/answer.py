@@ -52,9 +52,10 @@ class Answers:
         asked = request.headers.get("if-none-match", "")
         at = None
         if lasting and asked:
+            known = self._newest
             with reader.connection(consistent=False) as connection:
                 at = revision(connection)
-            kept = self._kept(key, at)
+            kept = self._kept(key, at, known)
             if kept is not None and _matches(asked, kept):
                 return _unchanged(kept, headers)
         read = reader.connection if of_columns else reader.session
@@ -67,18 +68,22 @@ class Answers:
             return _unchanged(tag, headers)
         return Response(body, media_type=media_type, headers={**headers, "ETag": tag})
 
-    def _kept(self, key: Hashable, at: int | None) -> str | None:
+    def _kept(self, key: Hashable, at: int | None, known: int) -> str | None:
+        """The tag of the answer at a revision that was read when ``known`` was the newest."""
         with self._lock:
             if at is None:
                 return None
-            if at < self._newest:  # the database was set back: what comes is not what was there at these numbers
+            if at < known:  # the database was set back: what comes is not what was there at these numbers
                 self._tags.clear()
-            self._newest = at
-            known, tag = self._tags.get(key, (None, ""))
-            return tag if known is not None and known == at else None
+                self._newest = at
+            self._newest = max(self._newest, at)  # another thread may have read a newer one meanwhile
+            made_at, tag = self._tags.get(key, (None, ""))
+            return tag if made_at == at else None
 
     def _keep(self, key: Hashable, at: int, tag: str) -> None:
         with self._lock:
+            if at != self._newest:  # nobody asks for an older one, and one that is newer is of before a setting back
+                return
             self._tags[key] = (at, tag)
             self._tags.move_to_end(key)
             if len(self._tags) > MOST_KEPT:

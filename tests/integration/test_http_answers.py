@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import Request
 from httpx import Response
 from sqlalchemy import text
 
 from celery_asynctask.events import Kind
 from celery_asynctask.http import answer as answering
 from celery_asynctask.http import tasks
+from celery_asynctask.http.answer import Answers
 from celery_asynctask.http.problem import TITLES
 from celery_asynctask.queries import Reader
 from celery_asynctask.settings import Settings
@@ -304,6 +306,69 @@ def test_not_more_are_kept_than_are_to_be(api: Api, monkeypatch: pytest.MonkeyPa
     for limit in range(1, 9):
         again(api, LIST, '"other"', limit=limit)
     assert len(api.app.state.asynctask.answers._tags) == 3
+
+
+class Asked:
+    """Answers of a store whose revision is said here, and what was made for them."""
+
+    def __init__(self, reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.revision: Callable[[], int] = lambda: 8
+        self.made: list[str] = []
+        self._reader = reader
+        self._answers = Answers()
+        monkeypatch.setattr(answering, "revision", lambda _: self.revision())
+
+    def __call__(self, key: str, tag: str = '"other"', make: Callable[[], Any] = lambda: None) -> str:
+        """The tag of the answer to who has that with ``tag``."""
+        request = Request({"type": "http", "headers": [(b"if-none-match", tag.encode())]})
+        return self._answers.answer(request, self._reader, key, lambda _: self._make(key, make)).headers["etag"]
+
+    def _make(self, key: str, make: Callable[[], Any]) -> str:
+        self.made.append(key)
+        make()
+        return key
+
+    def is_made(self, key: str, tag: str) -> bool:
+        """Whether the answer was made for who has it."""
+        self.made.clear()
+        assert self(key, tag) == tag
+        return self.made == [key]
+
+
+@pytest.fixture
+def asking(one_store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Asked]:
+    reader = Reader(one_store.settings.url)
+    yield Asked(reader, monkeypatch)
+    reader.close()
+
+
+def test_who_read_an_older_revision_forgets_nothing_of_the_newer(asking: Asked) -> None:
+    tags: list[str] = []
+
+    def is_overtaken() -> int:
+        asking.revision = lambda: 8
+        tags.extend(asking(key) for key in ("a", "b"))
+        return 7
+
+    asking.revision = is_overtaken
+    asking("b")
+    assert [asking.is_made(key, tag) for key, tag in zip(("a", "b"), tags, strict=True)] == [False, False]
+
+
+def test_a_database_that_was_set_back_has_other_answers_at_the_same_revisions(asking: Asked) -> None:
+    tag = asking("a")
+    asking.revision = lambda: 7
+    asking("b")
+    asking.revision = lambda: 8
+    assert asking.is_made("a", tag)
+
+    def set_back() -> None:
+        asking.revision = lambda: 7
+        asking("b")
+
+    tag = asking("c", make=set_back)
+    asking.revision = lambda: 8
+    assert asking.is_made("c", tag)
 
 
 def test_where_nobody_counts_it_is_made_each_time(store: Store, api: Api) -> None:
