@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import datetime as dt
 import io
 import json
@@ -18,8 +17,7 @@ from typing import IO, Any, Final
 
 import click
 
-from celery_asynctask import bundle
-from celery_asynctask.bundle import time_text
+from celery_asynctask import bundle, spreadsheet
 from celery_asynctask.cli.command import Look, options
 from celery_asynctask.cli.record import FOLD_KEYS
 from celery_asynctask.cli.work import progress
@@ -60,7 +58,8 @@ def export(look: Look, search: tuple[str, ...], workflow: str | None, kind: str,
     """Write all tasks that SEARCH finds, or a whole workflow; everything, without.
 
     ndjson is a bundle: a line of JSON for each task with its attempts, which `import` reads. csv and parquet are tables
-    of the tasks alone, without attempts; JSON values are texts in them, and in csv nothing is written for null.
+    of the tasks alone, without attempts; JSON values are texts in them, and in csv nothing is written for null, and an
+    apostrophe before a text that a spreadsheet would take for a formula.
 
     What was recorded is written as it is, arguments and results with it. FILE is readable for you alone, and there when
     it is whole, or not at all.
@@ -111,10 +110,8 @@ def _write_bundle(file: IO[bytes], pages: Pages, about: str) -> None:
 def _write_csv(file: IO[bytes], pages: Pages) -> None:
     text = io.TextIOWrapper(file, encoding="utf-8", newline="")
     try:
-        rows = csv.writer(text)
-        rows.writerow(_NAMES)
-        for page in pages:
-            rows.writerows([_flat(name, task[name], as_text=True) for name in _NAMES] for task, _ in page)
+        rows = ([_flat(name, task[name]) for name in _NAMES] for page in pages for task, _ in page)
+        spreadsheet.write(text, _NAMES, rows)
     finally:
         text.detach()
 
@@ -126,7 +123,7 @@ def _write_parquet(file: IO[bytes], pages: Pages) -> None:
     schema = pyarrow.schema([(column.name, kinds[_python_type(column)]) for column in _COLUMNS])
     with parquet.ParquetWriter(file, schema) as rows:
         for page in pages:
-            told = [{name: _flat(name, task[name], as_text=False) for name in _NAMES} for task, _ in page]
+            told = [{name: _flat(name, task[name]) for name in _NAMES} for task, _ in page]
             rows.write_table(pyarrow.Table.from_pylist(told, schema=schema))
 
 
@@ -136,14 +133,12 @@ def _python_type(column: Any) -> type:
     return str if column.name in JSON_COLUMNS or not issubclass(column.type.python_type, int) else int
 
 
-def _flat(name: str, value: Any, *, as_text: bool) -> Any:
+def _flat(name: str, value: Any) -> Any:
     """A value as a table has it."""
     if value is None:
         return None
     if name in JSON_COLUMNS:
         return json.dumps(value, ensure_ascii=False)
-    if isinstance(value, dt.datetime):
-        return time_text(value) if as_text else value
     return str(value) if name == "status" else value
 
 

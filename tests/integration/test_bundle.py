@@ -31,6 +31,9 @@ from celery_asynctask.store.writer import Writer
 from tests import services
 from tests.histories import HISTORIES, Delivery, about, failure, lines, published
 from tests.integration.commands import SECONDS, Project
+from tests.integration.http import Api
+from tests.integration.oracle import add
+from tests.integration.oracle import row as pending
 from tests.integration.purge import NOW, record
 from tests.integration.test_values import JSON_VALUES
 from tests.pace import patience
@@ -339,6 +342,35 @@ def test_csv(store: Store, project: Project) -> None:
         assert row["created_at"] == bundle.time_text(task["created_at"])
         assert row["status"] == str(task["status"])
     assert not [name for name in table[0] if name.endswith("_key")]
+
+
+CELLS = {
+    '=HYPERLINK("https://elsewhere.example")': "'",
+    "+1+cmd|' /C calc'!A0": "'",
+    "-2+3": "'",
+    "-E5+E6": "'",
+    "@SUM(A1)": "'",
+    "\t=1": "'",
+    "\r=1": "'",
+    "-1.5e-3": "",
+    "-7": "",
+    "a=b": "",
+    "'=1": "",
+}
+"""Texts, and what stands before each in a file for spreadsheets."""
+
+
+def test_no_cell_of_csv_is_a_formula(store: Store, project: Project, api: Api) -> None:
+    """Neither in the command's nor in the console's; a bundle has the texts as they were."""
+    add(store, [pending(f"={number}", error_message=text) for number, text in enumerate(CELLS)])
+    wanted = {f"'={number}": f"{before}{text}" for number, (text, before) in enumerate(CELLS.items())}
+    assert project.run("export", "--format", "csv", "-o", "tasks.csv").code == 0
+    for told in ((project.path / "tasks.csv").read_bytes().decode(), api.get("/console/tasks.csv").text):
+        table = csv.DictReader(io.StringIO(told, newline=""))
+        assert {one["celery_task_id"]: one["error_message"] for one in table} == wanted
+    assert project.run("export", "-o", "tasks.ndjson").code == 0
+    tasks = [json.loads(one) for one in (project.path / "tasks.ndjson").read_bytes().splitlines()[1:-1]]
+    assert sorted(one["error_message"] for one in tasks) == sorted(CELLS)
 
 
 @pytest.fixture

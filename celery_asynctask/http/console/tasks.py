@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import io
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from starlette.responses import Response
 
+from celery_asynctask import spreadsheet
 from celery_asynctask.errors import FilterError
 from celery_asynctask.http import document
 from celery_asynctask.http.access import Right
-from celery_asynctask.http.console.markup import exact
 from celery_asynctask.http.console.page import Page, get
 from celery_asynctask.http.parameters import ORDER_BY, in_values, searched
 from celery_asynctask.http.problem import ProblemError, invalid
@@ -209,23 +207,10 @@ def _rows(page: Page, asked: Asked) -> list[Any]:
 
 
 def _csv(rows: Sequence[Any], values: bool) -> str:
-    """With a header; a text that a spreadsheet would take for a formula is quoted by an apostrophe."""
     names = [name for name in TASK if values or name not in VALUES]
     written = io.StringIO()
-    writer = csv.writer(written)
-    writer.writerow(names)
-    for row in rows:
-        writer.writerow([_csv_cell(getattr(row, name)) for name in names])
+    spreadsheet.write(written, names, ([getattr(row, name) for name in names] for row in rows))
     return written.getvalue()
-
-
-def _csv_cell(value: Any) -> Any:
-    if isinstance(value, AsyncTaskStatus):
-        return value.value
-    if hasattr(value, "astimezone"):
-        return exact(value)
-    is_formula = isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r")
-    return f"'{value}" if is_formula and not re.fullmatch(r"-?[0-9.eE+-]+", value) else value
 
 
 def _ndjson(rows: Sequence[Any], values: bool) -> str:
