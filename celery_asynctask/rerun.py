@@ -20,6 +20,7 @@ from celery_asynctask.errors import AsyncTaskError, ContextError
 from celery_asynctask.lifecycle import SOURCE_MESSAGE, SOURCE_NAME_ONLY, TERMINAL, AsyncTaskStatus
 from celery_asynctask.model import AsyncTask
 from celery_asynctask.queries.reruns import RERUN_OF, Rerun
+from celery_asynctask.url import hidden
 
 RERUN_BY: Final = "rerun_by"
 _loads: Final[Any] = wire.loads
@@ -237,8 +238,15 @@ def reach_broker(app: Any) -> None:
         with app.connection_for_write(connect_timeout=_BROKER_SECONDS) as connection:
             connection.ensure_connection(max_retries=1, timeout=_BROKER_SECONDS)
     except Exception as exc:
-        shown = app.connection_for_write().as_uri()
-        raise AsyncTaskError(f"The broker {shown} cannot be reached: {exc}. Nothing was sent.") from exc
+        raise AsyncTaskError(f"The broker{_shown_broker(app)} cannot be reached: {exc}. Nothing was sent.") from exc
+
+
+def _shown_broker(app: Any) -> str:
+    """Its URL without secrets; empty where kombu does not understand it, or lacks what it needs to."""
+    try:
+        return f" {hidden(app.connection_for_write().as_uri())}"
+    except Exception:  # noqa: BLE001 - of whatever transport
+        return ""
 
 
 def is_unreachable(app: Any, exc: Exception) -> bool:

@@ -257,7 +257,8 @@ class Settings:
         try:
             return replace(self, url=_url(url), engine_options={}, journal_dir=None)
         except ValueError:
-            raise SettingsError(f"{url!r} is no database URL; it must be {_RULES['url'].allowed}.") from None
+            # It is not shown, for a password may be in it.
+            raise SettingsError(f"This is no database URL; it must be {_RULES['url'].allowed}.") from None
 
     @property
     def store_id(self) -> str:
@@ -271,7 +272,7 @@ class Settings:
 
     @property
     def shown_url(self) -> str:
-        """The URL for log lines, its password hidden."""
+        """The URL for log lines, its secrets hidden."""
         return parse(self.url).shown
 
     @property

@@ -265,10 +265,11 @@ def test_how_it_fails(project: Project, rows: Store) -> None:
     ("settings", "told"),
     [
         ({"broker_url": "redis://:secret@127.0.0.1:9/0"}, "The broker redis://:**@127.0.0.1:9/0 cannot be reached"),
+        ({"broker_url": "amqp://127.0.0.1:9//?token=secret"}, "The broker cannot be reached: "),
         ({"asynctask_enabled": False}, "asynctask_enabled is False here"),
         ({"task_always_eager": True}, "task_always_eager is set"),
     ],
-    ids=["broker", "off", "eager"],
+    ids=["broker", "no_broker", "off", "eager"],
 )
 def test_where_nothing_can_be_sent(project: Project, rows: Store, settings: Any, told: str) -> None:
     add(rows, *over("a1"))

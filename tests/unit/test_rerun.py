@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from kombu import Connection
 from kombu.exceptions import EncodeError, OperationalError
 
 from celery_asynctask import context, install, provenance, uninstall
@@ -21,7 +22,7 @@ from celery_asynctask.model import AsyncTask
 from celery_asynctask.payload import Encoder
 from celery_asynctask.payload.redaction import SENSITIVE_NAMES, Redaction
 from celery_asynctask.queries.reruns import Rerun
-from celery_asynctask.rerun import Candidate, Options, assess, is_unreachable, prepare, rebuilt, send
+from celery_asynctask.rerun import Candidate, Options, assess, is_unreachable, prepare, reach_broker, rebuilt, send
 from tests.histories import HISTORIES, ID, NAME
 
 VALUES = [
@@ -278,6 +279,14 @@ def test_what_says_that_something_is_away(app: Celery) -> None:
         assert is_unreachable(app, exc), repr(exc)
     for exc in (EncodeError("no JSON"), TypeError("away"), RuntimeError("away"), AsyncTaskError("away")):
         assert not is_unreachable(app, exc), repr(exc)
+
+
+def test_the_options_of_a_broker_are_not_all_shown(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some of kombu's transports leave them in the URL."""
+    monkeypatch.setattr(Connection, "as_uri", lambda _: "mongodb://h/d?tls=true&tlsCertificateKeyFilePassword=secret")
+    monkeypatch.setattr(Connection, "ensure_connection", lambda *_, **__: 1 / 0)
+    with pytest.raises(AsyncTaskError, match=r"mongodb://h/d\?tls=true&tlsCertificateKeyFilePassword=\*\*\* cannot"):
+        reach_broker(app)
 
 
 def test_an_app_that_would_run_it_here(app: Celery) -> None:

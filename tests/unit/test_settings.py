@@ -297,8 +297,14 @@ def test_a_relative_database_file_is_named_by_where_it_is(tmp_path: Path, monkey
 
 
 def test_no_credentials_in_what_is_shown_or_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = Settings(url=f"postgresql://user:{SECRET}@host/name")
+    settings = Settings(url=f"postgresql://user:{SECRET}@host/name?password={SECRET}")
     assert SECRET not in f"{settings.store_id} {settings.shown_url} {settings.directory}"
+
+
+def test_what_is_no_url_is_not_shown() -> None:
+    with pytest.raises(SettingsError, match="must be an SQLAlchemy database URL") as refused:
+        Settings().at(f"postgresql:/user:{SECRET}@host/name")
+    assert SECRET not in str(refused.value)
 
 
 def test_directory_is_named_after_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,9 @@ URLS = [
     "mysql+pymysql://root@127.0.0.1:3306/d?charset=utf8mb4",
     "mysql://h",
     "mysql://h:3306",
+    "mysql://user@server:secret@h/d",
+    "postgresql://user:p?ss@h/d?a=b",
+    "postgresql://user:p?ss&=/:;@h:5432/d",
 ]
 PART = st.text(st.sampled_from("ab1-_.+~"), max_size=4)
 
@@ -92,4 +95,29 @@ def test_a_password_is_not_shown(url: str) -> None:
 
 
 def test_what_has_no_password_is_shown_as_it_is() -> None:
-    assert parse("postgresql://user@h/d?a=b").shown == "postgresql://user@h/d?a=b"
+    for url in (
+        "postgresql://user@h/d?a=b",
+        "mysql://h/d?charset=utf8mb4&ssl_ca=%2Fx&a=1&&b",
+        "sqlite:///x.db?",
+        "sqlite://",
+    ):
+        assert parse(url).shown == url
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("password", "PASSWORD", "pass%77ord", "passwd", "sslpassword", "ssl_key_password", "pwd", "token"),
+        *("access_token", "sslkey", "api_key", "client_secret", "credentials", "odbc_connect"),
+    ],
+)
+def test_a_secret_among_the_options_is_not_shown(name: str) -> None:
+    url = f"postgresql+psycopg://{{}}h/d?sslmode=require&{name}={{}}&a={name}&{name}={{}}"
+    shown = parse(url.format("user:s3cret@", "s3cret=s3;cret", "%733cret?/s3cret")).shown
+    assert shown == url.format("user:***@", "***", "***")
+
+
+@pytest.mark.parametrize("password", ["p@ss", "p@h", "p?s@ss", "p/s@ss@"])
+def test_a_password_that_should_have_been_quoted_is_not_shown(password: str) -> None:
+    """SQLAlchemy takes another host from it: then an error shows the URL."""
+    assert parse(f"postgresql://user:{password}@h/d@x").shown == "postgresql://user:***@h/d@x"
