@@ -17,7 +17,7 @@ from kombu.utils import json as wire
 import celery_asynctask
 from celery_asynctask import payload, provenance
 from celery_asynctask.errors import AsyncTaskError, ContextError
-from celery_asynctask.lifecycle import SOURCE_MESSAGE, SOURCE_NAME_ONLY, TERMINAL, AsyncTaskStatus
+from celery_asynctask.lifecycle import SOURCE_PLANNED, SOURCE_UNSENT, TERMINAL, AsyncTaskStatus
 from celery_asynctask.model import AsyncTask
 from celery_asynctask.queries.reruns import RERUN_OF, Rerun
 from celery_asynctask.url import hidden
@@ -143,7 +143,7 @@ def assess(
 
 
 def _about_state(task: AsyncTask, options: Options, remedy: str) -> Iterator[str]:
-    if SOURCE_MESSAGE < int(task.origin_key[0]) < SOURCE_NAME_ONLY:
+    if task.origin_key.startswith((str(SOURCE_UNSENT), str(SOURCE_PLANNED))):
         yield "it is a step of a workflow that was never sent: what it was to get from the step before is not known"
     elif task.status not in TERMINAL and not options.unfinished:
         yield f"it is not over, but {task.status.value}{remedy}"

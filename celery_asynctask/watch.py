@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+import re
 import time
 from collections.abc import Iterable
 from typing import Final
@@ -29,6 +30,8 @@ LOOK_SECONDS: Final = 10.0
 """Between two looks."""
 LOST_SECONDS: Final = 30.0
 """From finding a process gone to calling its runs lost; Celery itself takes ten to see that a child is."""
+_RUN_KEY: Final = re.compile(r"[0-9a-f]{6}[01].", re.DOTALL)
+"""What `lifecycle.run_key` makes; an imported attempt may have another, and no event is of that."""
 SILENT_SECONDS: Final = 90.0
 """For how long nothing is heard of another directory's process before it is taken for gone: longer than the recorder's
 longest wait between two tries of the database."""
@@ -76,7 +79,7 @@ class Watch:
         return [source for source, (_, since) in self._heard.items() if at - since >= SILENT_SECONDS]
 
     def _tell(self, kind: Kind, attempts: Iterable[OpenAttempt], evidence: str) -> None:
-        told = [_event(kind, attempt, evidence) for attempt in attempts]
+        told = [_event(kind, attempt, evidence) for attempt in attempts if _RUN_KEY.match(attempt.run_key)]
         if told:
             self.store.write([encode(event) for event in told])
             logger.warning(

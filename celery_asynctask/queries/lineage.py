@@ -7,6 +7,7 @@ tasks nobody has recorded, or nothing. Every member has exactly one place all th
 from __future__ import annotations
 
 import datetime as dt
+import re
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
@@ -77,9 +78,11 @@ def is_unsent(order_key: str) -> bool:
     return order_key[_STAGE_AT : _STAGE_AT + 1] == str(STAGE[Kind.UNSENT])
 
 
-def happened_at(order_key: str) -> dt.datetime:
-    """When the event happened that a task's status comes from. Raises `ValueError` for what is no order key."""
-    return _EPOCH + dt.timedelta(microseconds=int(order_key[-14:], 16))
+def happened_at(order_key: str) -> dt.datetime | None:
+    """When the event happened that a task's status comes from. None: something else than the fold wrote the key, as of
+    what was imported."""
+    at = re.search(r"[0-9a-f]{14}\Z", order_key)
+    return _EPOCH + dt.timedelta(microseconds=int(at[0], 16)) if at is not None else None
 
 
 def lineage(members: Iterable[Member]) -> list[Placed]:

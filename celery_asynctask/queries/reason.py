@@ -160,7 +160,8 @@ def _started(told: Evidence, words: Words) -> list[str]:
 def _retry(told: Evidence, words: Words) -> list[str]:
     task, run = told.task, told.last
     if run is None or run.ended_at is None:
-        return [f"It waits for its next run, retry {task.retries}, since {words.since(happened_at(task.order_key))}."]
+        since = _since(task, words)
+        return [f"It waits for its next run, retry {task.retries}{f',{since}' if since else ''}."]
     because = f", because of {error(run.error_type, run.error_message)}" if run.error_type else ""
     return [
         f"It waits to be tried again, since {words.since(run.ended_at)}{because}.",
@@ -170,21 +171,20 @@ def _retry(told: Evidence, words: Words) -> list[str]:
 
 
 def _received(told: Evidence, words: Words) -> list[str]:
-    since = words.since(happened_at(told.task.order_key))
     return [
-        f"A worker has its message since {since} and has not started it: it waits for its ETA, for a free process of "
-        "that worker, or for a rate limit."
+        f"A worker has its message{_since(told.task, words)} and has not started it: it waits for its ETA, for a free "
+        "process of that worker, or for a rate limit."
     ]
 
 
 def _pending(told: Evidence, words: Words) -> list[str]:
     task, run = told.task, told.last
-    since = words.since(happened_at(task.order_key))
+    since = _since(task, words)
     if is_planned(task.order_key):
         return _planned(told, words)
     if run is not None:
-        return [f"Its last run was {run.outcome or 'put back'}, and it is back on its queue since {since}."]
-    found = [f"It is still queued since {since}: no worker has said that it has its message."]
+        return [f"Its last run was {run.outcome or 'put back'}, and it is back on its queue{since}."]
+    found = [f"It is still queued{since}: no worker has said that it has its message."]
     if told.ahead:
         count = f"{words.show(told.ahead)}{' or more' if told.ahead >= told.most_ahead else ''}"
         found.append(f"Waiting, too, and asked for before it: {count}.")
@@ -219,6 +219,12 @@ _SAID: Final[Mapping[AsyncTaskStatus, Callable[[Evidence, Words], list[str]]]] =
     AsyncTaskStatus.IGNORED: _ignored,
     AsyncTaskStatus.LOST: _lost,
 }
+
+
+def _since(task: AsyncTask, words: Words) -> str:
+    """Since when its status is so; empty where nobody knows."""
+    at = happened_at(task.order_key)
+    return "" if at is None else f" since {words.since(at)}"
 
 
 def _place(told: Evidence) -> list[str]:

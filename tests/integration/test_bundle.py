@@ -20,6 +20,7 @@ from celery_asynctask import bundle
 from celery_asynctask.bundle import FORMAT
 from celery_asynctask.errors import BundleError, NotFoundError
 from celery_asynctask.events import Kind
+from celery_asynctask.lifecycle import TERMINAL, AsyncTaskStatus
 from celery_asynctask.model import AsyncTask, AsyncTaskAttempt
 from celery_asynctask.queries import Reader, parse
 from celery_asynctask.queries import export as exporting
@@ -371,6 +372,41 @@ def test_no_cell_of_csv_is_a_formula(store: Store, project: Project, api: Api) -
     assert project.run("export", "-o", "tasks.ndjson").code == 0
     tasks = [json.loads(one) for one in (project.path / "tasks.ndjson").read_bytes().splitlines()[1:-1]]
     assert sorted(one["error_message"] for one in tasks) == sorted(CELLS)
+
+
+@pytest.mark.parametrize("key", ["", "x"])
+def test_keys_that_the_recorder_did_not_write(store: Store, project: Project, api: Api, key: str) -> None:
+    """A bundle may come from anything that knows the format."""
+    keys = dict.fromkeys(("origin_key", "order_key", "trace_key", "content_key"), key)
+    nothing = {c.name: None for c in AsyncTask.__table__.columns if c.nullable}
+    run = {c.name: None for c in AsyncTaskAttempt.__table__.columns if c.nullable}
+    told = [bundle.head(NOW, "0001", "made elsewhere")]
+    for number, status in enumerate(AsyncTaskStatus, 1):
+        over = {"completed_at": NOW} if status in TERMINAL else {}
+        task = {
+            **nothing,
+            **pending(f"{status}", **keys),
+            "id": number,
+            "status": status,
+            **over,
+            "task_args": [1, "a"],
+        }
+        same = {"id": number, "celery_task_id": f"{status}", "name": "shop.charge", "retries": 0, "redelivered": False}
+        told.append(bundle.line({**task, "task_kwargs": {}}, [{**run, **same, "run_key": key, "end_key": key}]))
+    told.append(bundle.tail(len(AsyncTaskStatus)))
+    import_into(store.settings.url, [f"{one}\n".encode() for one in told])
+    for status in AsyncTaskStatus:
+        for command in ("why", "show", "tree"):
+            ended = project.run(command, status)
+            assert (ended.code, ended.err) == (0, ""), (command, ended)
+        for page in ("", "/workflow", "/rerun"):
+            assert api.get(f"/console/tasks/{status}{page}").status_code == 200, page
+        assert api.post(f"/async-tasks/{status}/rerun", dryRun=True, unfinished=True).status_code == 200
+    ended = project.run("rerun", "--search", "shop.charge", "--unfinished", "--force-name", "--yes")
+    assert ended.code == 0, ended
+    reader = Reader(store.settings.url)
+    assert len(bundle_of(reader, "shop.charge")) >= len(told), "and are exported again"
+    reader.close()
 
 
 @pytest.fixture

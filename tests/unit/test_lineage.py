@@ -228,7 +228,9 @@ def test_what_an_order_key_says(name: str) -> None:
         key = order_key(told)
         assert is_planned(key) == (told["kind"] == Kind.PLANNED)
         assert is_unsent(key) == (told["kind"] == Kind.UNSENT)
-        assert happened_at(key).timestamp() == pytest.approx(told["at"] / 1e6, abs=1e-5)
+        at = happened_at(key)
+        assert at is not None
+        assert at.timestamp() == pytest.approx(told["at"] / 1e6, abs=1e-5)
         assert project(told).task["order_key"] == key
 
 

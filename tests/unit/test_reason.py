@@ -25,6 +25,9 @@ NOW = EPOCH + dt.timedelta(microseconds=START, hours=2)
 WORDS = Words(NOW, Output(utc=True).show)
 
 
+MINIMAL = {"celery_task_id": ID, "name": "shop.charge", "created_at": START, "retries": 1}
+
+
 def row(model: Any, values: dict[str, Any]) -> Any:
     made = model()
     for name, value in values.items():
@@ -228,6 +231,15 @@ def test_a_later_step(more: dict[str, Any], expected: str) -> None:
     text = told(step)
     assert text.startswith("It is a later step of a workflow and was not sent yet.")
     assert expected in text
+
+
+@pytest.mark.parametrize("key", ["", "x", "0" * 10, f"{'0' * 6}3{'g' * 14}", "-1234567890123"])
+@pytest.mark.parametrize("status", AsyncTaskStatus)
+def test_where_the_recorder_did_not_write_the_key(status: AsyncTaskStatus, key: str) -> None:
+    """As in a bundle that something else has made: then nobody knows since when it is so."""
+    evidence = Evidence(row(AsyncTask, {**MINIMAL, "order_key": key, "status": status}))
+    assert told(evidence)
+    assert "since" not in told(evidence) or status is AsyncTaskStatus.STARTED
 
 
 @pytest.mark.parametrize("name", sorted(HISTORIES))

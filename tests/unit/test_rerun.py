@@ -205,6 +205,13 @@ def test_every_history(app: Celery, name: str) -> None:
         assert told == ""
 
 
+@pytest.mark.parametrize("key", ["", "x", "é"])
+def test_a_key_that_the_recorder_did_not_write(app: Celery, key: str) -> None:
+    task = row(status=AsyncTaskStatus.SUCCESS, origin_key=key, content_key=key, content={"order": 1})
+    assert refusal(app, task) == ""
+    assert look(app, task).content == {"order": 1}
+
+
 def test_a_planned_step_is_not_sent_however_much_one_wants(app: Celery) -> None:
     planned = project(HISTORIES["planned_and_run"]()[0]).task
     task = row(status=AsyncTaskStatus.PENDING, origin_key=planned["origin_key"])

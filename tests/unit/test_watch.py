@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from celery_asynctask import watch
 from celery_asynctask.events import Event, Kind
+from celery_asynctask.journal import Directory
 from celery_asynctask.lifecycle import fold, run_key
 from celery_asynctask.store import OpenAttempt
 from tests.histories import ID, NAME, Delivery, ms
@@ -41,6 +46,16 @@ def test_the_event_has_the_run_key_of_the_attempt(kind: Kind, run: Delivery) -> 
     parts = [(one.get("nesting", 0), one.get("retries", 0), one.get("redelivered", False)) for one in (event, start)]
     assert parts[0] == parts[1]
     assert event["run"] == start["run"]
+
+
+def test_a_run_key_that_the_recorder_did_not_write(tmp_path: Path) -> None:
+    """As an imported attempt may have one: nothing can be told of it, and others are."""
+    ours = run_key(Delivery(2).started(3))
+    written: list[bytes] = []
+    store: Any = SimpleNamespace(write=written.extend)
+    attempts = [OpenAttempt(ID, key, NAME, "db-1", 4711, "worker", SEEN) for key in ("", "x", f"x{ours[1:]}", ours)]
+    watch.Watch(Directory(tmp_path, "store"), store)._tell(Kind.LOST, attempts, "gone")
+    assert [run_key(json.loads(one)) for one in written] == [ours]
 
 
 def test_a_run_of_no_delivery() -> None:

@@ -185,11 +185,7 @@ def _rerun_of(row: Any) -> str | None:
 
 
 def _sentences(told: Evidence, now: dt.datetime) -> Sequence[str]:
-    try:
-        said = explain(told, _Words(now, _shown))
-    except ValueError:  # the row was not written by us
-        return []
-    return [one for one in said if one != UNNOTED]
+    return [one for one in explain(told, _Words(now, _shown)) if one != UNNOTED]
 
 
 def _shown(what: Any) -> str:
