@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -41,9 +42,16 @@ class Look:
         reader.check_schema()
         return reader
 
+    @property
+    def now(self) -> dt.datetime:
+        """In the zone that times are shown in, from which a search takes it. The app's settings may set it, as Django's
+        do."""
+        _ = self.settings
+        return self.output.now.astimezone(self.output.zone)
+
     def search(self, words: tuple[str, ...]) -> Filter:
         """The filter that the words on the command line make."""
-        return parse(" ".join(words), self.output.now)
+        return parse(" ".join(words), self.now)
 
 
 def options(*, as_json: bool = True) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

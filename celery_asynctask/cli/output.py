@@ -110,17 +110,18 @@ class Output:
 
     def moment(self, at: dt.datetime) -> str:
         """A time to the millisecond, in the local zone or in UTC."""
-        local = at.astimezone(self._zone)
+        local = at.astimezone(self.zone)
         return f"{local:%Y-%m-%d %H:%M:%S}.{local.microsecond // 1000:03d}"
 
     @property
-    def _zone(self) -> dt.tzinfo:
+    def zone(self) -> dt.tzinfo:
+        """In which times are shown."""
         return dt.timezone.utc if self.utc else LOCAL
 
     @property
     def now(self) -> dt.datetime:
-        """In the zone that times are shown in."""
-        return dt.datetime.now(self._zone)
+        """In UTC: the local zone is that of the app, which is perhaps not loaded yet."""
+        return dt.datetime.now(dt.timezone.utc)
 
     # -- printing
 
@@ -265,7 +266,7 @@ class Output:
         if brief and isinstance(value, Id):
             return Text(one_line(value.brief))
         if brief and isinstance(value, dt.datetime):
-            return Text(f"{value.astimezone(self._zone):%m-%d %H:%M:%S}")
+            return Text(f"{value.astimezone(self.zone):%m-%d %H:%M:%S}")
         return Text(self.show(value))
 
 

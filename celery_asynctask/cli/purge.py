@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Sequence
 
 import click
@@ -51,11 +50,11 @@ def purge(
     if search and older_than is None:
         raise click.UsageError("With a search, say how old tasks must be: --older-than 90d.")
     output = look.output
-    now = dt.datetime.now(dt.timezone.utc)
+    now = output.now
     if older_than is None:
-        rules = retention.configured(look.settings.retention, output.now)
+        rules = retention.configured(look.settings.retention, look.now)
     else:
-        rules = retention.older_than(older_than, " ".join(search), output.now)
+        rules = retention.older_than(older_than, " ".join(search), look.now)
     look.reader.close()  # it has found the tables
     writer = Writer(look.settings)
     look.context.call_on_close(writer.close)

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import json
 import signal
 import socket
 import threading
 from contextlib import suppress
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 from sqlalchemy import make_url
 
+from celery_asynctask.settings import Settings
+from celery_asynctask.store import Store
 from tests.benchmarks import rows
 from tests.integration.commands import Project
+from tests.integration.oracle import add
+from tests.integration.oracle import row as pending
 from tests.integration.screen import ENTERED, LEFT, Screen
+from tests.pace import patience
 from tests.waiting import wait_for
 
 TASKS = 400
@@ -66,6 +74,48 @@ def test_more_of_what_they_print(small: Project) -> None:
     assert "No failure is like that." in small.run("errors", "name:no.such").err
     (now,) = small.run("top", "--json").values
     assert now.keys() >= {"counts", "running", "slowest", "failures", "lost", "recording"}
+
+
+LIKE_DJANGO = """
+from celery import Celery
+app = Celery("proj")
+app.config_from_object("conf")
+"""
+CONF = """
+import os, time
+broker_url = "memory://"
+asynctask_url = {url!r}
+asynctask_retention = {{"created:2026-01-01": "1s"}}
+os.environ["TZ"] = {zone!r}
+time.tzset()
+"""
+
+
+@pytest.mark.parametrize("zone", ["Pacific/Auckland", "Pacific/Honolulu"])
+def test_an_app_that_sets_its_zone_when_it_is_configured(tmp_path: Path, zone: str) -> None:
+    """As Django does; at that moment a command may have looked at the clock, and a search means a day there."""
+    now = dt.datetime.now(dt.timezone.utc)
+    there = dt.datetime(2026, 1, 1, tzinfo=ZoneInfo(zone))
+    ago = {"new": there, "old": there - dt.timedelta(microseconds=1)}
+    store = Store(Settings(url=f"sqlite:///{tmp_path / 'rows.db'}"))
+    store.prepare()
+    add(store, [pending("now", created_at=now)])
+    over = {"status": "SUCCESS", "name": "shop.ship"}
+    add(store, [pending(task_id, created_at=at, completed_at=at, **over) for task_id, at in ago.items()])
+    store.close()
+    (tmp_path / "conf.py").write_text(CONF.format(url=store.settings.url, zone=zone), encoding="utf-8")
+    project = Project(tmp_path, LIKE_DJANGO)
+    [one] = project.run("stats", "name:shop.charge", "--json").values
+    assert (one["tasks"], one["per_minute"]) == (1, pytest.approx(1 / (24 * 60), rel=0.01))
+    until = dt.datetime.fromisoformat(one["until"].replace("Z", "+00:00"))
+    assert abs(until - now) < dt.timedelta(seconds=patience(60))
+    day = ("created:2026-01-01", "name:shop.ship")
+    assert [one["celery_task_id"] for one in project.run("list", *day, "--json").values] == ["new"]
+    assert [json.loads(one)["celery_task_id"] for one in project.run("export", *day).lines[1:-1]] == ["new"]
+    for words in ((*day, "--older-than", "1s"), ()):
+        assert project.run("purge", *words, "--dry-run", "--json").values[0]["due"] == 1, words
+    shown = project.run("list", *day).out
+    assert there.strftime("%Y-%m-%d %H:%M") in shown
 
 
 def test_how_they_fail(small: Project) -> None:
