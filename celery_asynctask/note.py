@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from celery_asynctask import facts, provenance
 from celery_asynctask.errors import guard
 from celery_asynctask.events import Kind, now
 from celery_asynctask.header import header_of
+from celery_asynctask.payload.merged import Merged
 from celery_asynctask.recording import recording_of_task
 
 logger = logging.getLogger("celery_asynctask")
@@ -21,7 +23,24 @@ THROTTLE_SECONDS: Final = 0.1
 """Content is written at most once in this time while a task runs; what came in between is in the next write, or in
 the one that ends the run."""
 CONTENT: Final = "asynctask_content"
-"""On the request of a run: what it made of its content, and what of that is not written yet."""
+"""On the request of a run: its `_Told`."""
+_ALWAYS: Final = frozenset({"progress"})
+"""Keys for which there is room however much a task has said."""
+
+
+class _Told:
+    """What a run made of its content, and whether some of that is not written yet."""
+
+    __slots__ = ("at", "merged", "times", "written")
+
+    def __init__(self, merged: Merged) -> None:
+        self.merged = merged
+        self.times = 0
+        """How often something was said; numbers, for threads of the run may say more while it is written."""
+        self.written = 0
+        """How much of that is written."""
+        self.at = 0.0
+        """When it was written last, by `time.monotonic`."""
 
 
 class Note:
@@ -52,16 +71,17 @@ class Note:
 
     @property
     def content(self) -> dict[str, Any]:
-        """A copy of the content as it is now."""
+        """A copy of the content as it is now, and as it is recorded: of what was cut or redacted, the mark."""
         if self._request is None:
             return {}
-        state = self._request.__dict__.get(CONTENT)
-        return dict(state["content"]) if state is not None else provenance.content_of(self._fields())
+        told = self._request.__dict__.get(CONTENT)
+        return copy.deepcopy(told.merged.content if told is not None else provenance.content_of(self._fields()))
 
     def update(self, content: Mapping[str, Any]) -> None:
         """Lay ``content`` over the task's content, key by key. Raises `errors.ContextError` for what is no mapping
-        with string keys."""
-        provenance.check({"content": content})
+        with string keys. In all, ``asynctask_max_value_bytes`` are kept: what is told again and the newest progress
+        before what is new."""
+        provenance.check_content(content)
         if self._request is None:
             logger.error(
                 "celery-asynctask: content was set outside a task and is not recorded. Call update() and progress() "
@@ -82,15 +102,20 @@ class Note:
         recording = recording_of_task(self._task)
         if recording is None:
             return
-        told = {**self.content, **recording.encoder.value(content, "content")}
-        state = self._request.__dict__.setdefault(CONTENT, {"written": 0.0})
-        state["content"], state["unwritten"] = told, True
-        if time.monotonic() - state["written"] < THROTTLE_SECONDS:
+        encoder = recording.encoder
+        told = self._request.__dict__.get(CONTENT)
+        if told is None:
+            begun = Merged(provenance.content_of(self._fields()), encoder.max_bytes, _ALWAYS)
+            told = self._request.__dict__.setdefault(CONTENT, _Told(begun))
+        told.merged.lay(encoder.value(content, "content"))
+        told.times += 1
+        if time.monotonic() - told.at < THROTTLE_SECONDS:
             return
+        times = told.times
         event = facts.from_request(Kind.NOTED, self._task.name, self._request, now())
-        event["noted"] = told
+        event["noted"] = told.merged.content
         recording.record(event)
-        state["written"], state["unwritten"] = time.monotonic(), False
+        told.at, told.written = time.monotonic(), times
 
 
 def current() -> Note:
@@ -100,5 +125,5 @@ def current() -> Note:
 
 def content_of(request: Any) -> Any:
     """The content of a run that is not written yet, as JSON; None where all is."""
-    state = request.__dict__.get(CONTENT)
-    return state["content"] if state is not None and state["unwritten"] else None
+    told = request.__dict__.get(CONTENT)
+    return told.merged.content if told is not None and told.written != told.times else None

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from celery_asynctask import payload
 from celery_asynctask.errors import ContextError
+from celery_asynctask.payload.merged import fit
 
 FIELDS: Final = ("customer", "created_by", "created_by_name", "content")
 MAX_ID: Final = 2**63 - 1
@@ -99,12 +100,19 @@ def check(fields: Mapping[str, Any]) -> dict[str, Any]:
     return checked
 
 
+def check_content(content: object) -> None:
+    """Raises `ContextError` for what is no content, however long it may be: not all of it travels with messages."""
+    allowed, is_allowed = _RULES["content"]
+    if not is_allowed(content):
+        raise ContextError(f"Field 'content' is {_shown(content)}; it must be {allowed.removesuffix(', or None')}.")
+
+
 def to_header(fields: Mapping[str, Any], encoder: payload.Encoder) -> dict[str, Any]:
     """Fields as every broker can carry them: the content as JSON text, bounded and redacted, for AMQP's tables know
-    less than JSON does."""
+    less than JSON does. What was taken out of it, and what came to it since `check`, may have made it longer."""
     header = dict(fields)
     if isinstance(content := header.get("content"), Mapping):
-        header["content"] = json.dumps(encoder.value(content, "content"))
+        header["content"] = json.dumps(fit(encoder.value(content, "content"), MAX_CONTENT))
     return header
 
 
@@ -125,11 +133,12 @@ def sound(header: Any) -> dict[str, Any]:
             continue
         try:
             if name == "content" and isinstance(value, str):
-                check({name: json.loads(value)})
-                found[name] = value
+                check_content(content := json.loads(value))
+                if len(json.dumps(content)) <= MAX_CONTENT + payload.OVERRUN:
+                    found[name] = value
             else:
                 found.update(check({name: value}))
-        except (ContextError, ValueError):
+        except (ContextError, ValueError, RecursionError):
             continue
     return found
 

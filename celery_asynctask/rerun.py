@@ -274,11 +274,12 @@ def send(app: Any, one: Candidate, by: str, queue: str | None = None) -> str:
     """Send it; the new task id. Raises whatever Celery raises."""
     task = one.task
     options = {} if queue is None else {"queue": queue}
+    link = {RERUN_OF: task.celery_task_id, RERUN_BY: by[: provenance.MAX_NAME]}
     fields = {
         "customer": task.customer,
         "created_by": task.created_by,
         "created_by_name": task.created_by_name,
-        "content": {**one.content, RERUN_OF: task.celery_task_id, RERUN_BY: by[: provenance.MAX_NAME]},
+        "content": {**link, **one.content},  # what comes first stays, should it be too long
     }
     with provenance.exactly(fields):  # one without a customer must not get that of whoever asks
         known = app.tasks.get(task.name)

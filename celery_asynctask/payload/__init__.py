@@ -9,8 +9,9 @@ along its method resolution order; ``isinstance`` would ask ``__class__`` and ``
 The stored form: JSON says itself. Anything that is not the whole value is a mapping with the key ``$asynctask``:
 
 * ``{"$asynctask": "redacted"}``, with ``text`` where only a part of a string was;
-* ``{"$asynctask": "cut", "type", "size"}``, with ``head`` for strings and bytes; ``size`` in characters, bytes, bits of
-  an integer, items. The last element of a list that was cut, and under the key ``$asynctask`` of such a mapping;
+* ``{"$asynctask": "cut", "type", "size"}``, with ``head`` for strings and bytes; ``size``, where it is known, in
+  characters, bytes, bits of an integer, items. The last element of a list that was cut, and under the key
+  ``$asynctask`` of such a mapping;
 * ``{"$asynctask": "as", "type", "value"}``: JSON's nearest for what JSON cannot say (NaN; in arguments also sets, enum
   members, dataclasses: whatever Celery's JSON serializer refuses);
 * ``{"$asynctask": "object", "type"}``: not looked into, with ``repr`` for classes and functions;

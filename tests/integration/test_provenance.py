@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,18 @@ from celery import Celery
 from sqlalchemy import create_engine, select
 from sqlalchemy.orm import Session
 
-from celery_asynctask import AsyncTask, ContextError, context, current, install, uninstall
+from celery_asynctask import (
+    AsyncTask,
+    ContextError,
+    context,
+    current,
+    install,
+    is_whole,
+    periodic,
+    provenance,
+    uninstall,
+)
+from celery_asynctask.payload import OVERRUN
 from celery_asynctask.task import RecordedTask
 
 COLUMNS = (AsyncTask.customer, AsyncTask.created_by, AsyncTask.created_by_name, AsyncTask.content)
@@ -85,6 +97,54 @@ def test_a_running_task_reads_its_own(make: Make) -> None:
         reads.delay()
     reads.delay()
     assert seen == [5, 6, "Grace", {"x": 1}, 5, None, None, None, {}, None]
+
+
+@pytest.mark.parametrize("size", [256, 2_000, 65_536])
+def test_what_a_task_says_of_itself_is_bounded_in_all(make: Make, size: int) -> None:
+    """However often it says something: what it came with stays, and the newest of what is said of it."""
+    app = make(asynctask_max_value_bytes=size)
+    seen: list[Any] = []
+
+    @app.task(shared=False, name="talks", bind=True)
+    def talks(self: Any) -> None:
+        note = self.asynctask
+        note.update({"state": "begun"})
+        for number in range(400):
+            note.update({f"line {number}": "x" * 300, "log": "y" * 50 * number})
+        note.progress(1, 400)
+        note.update({"state": "all lines were read"})
+        note.progress(400, 400)
+        seen.append(note.content)
+
+    with context(content={"rerun_of": "one", "invoice": 17}):
+        talks.delay()
+    content = stored(app)["talks"][3]
+    assert content == seen[0]
+    assert len(json.dumps(content)) <= size + OVERRUN
+    assert not is_whole(content)
+    assert content["$asynctask"] == {"$asynctask": "cut", "type": "dict"}
+    assert (content["rerun_of"], content["invoice"]) == ("one", 17)
+    assert content["progress"] in ({"done": 400, "total": 400, "message": None}, {"$asynctask": "cut", "type": "dict"})
+    if size > 1_000:
+        assert content["progress"] == {"done": 400, "total": 400, "message": None}
+        assert content["state"] == "all lines were read"
+
+
+def test_a_task_may_say_more_at_once_than_a_message_carries(make: Make) -> None:
+    app = make()
+    seen: list[Any] = []
+
+    @app.task(shared=False, name="reports", bind=True)
+    def reports(self: Any) -> None:
+        self.asynctask.update({"report": "z" * 20_000})
+        self.asynctask.content["report"] += "not told"
+        self.asynctask.update({"pages": [1, 2]})
+        self.asynctask.content["pages"].append(3)
+        seen.append(self.asynctask.content)
+
+    reports.delay().get()
+    assert stored(app) == {"reports": (None, None, None, {"report": "z" * 20_000, "pages": [1, 2]})}
+    assert seen == [{"report": "z" * 20_000, "pages": [1, 2]}]
 
 
 def test_the_function_of_the_configuration(make: Make) -> None:
@@ -161,6 +221,31 @@ def test_content_that_no_broker_carries_is_sent_as_json(make: Make) -> None:
     with context(created_by_name="lone \ud800 surrogate", content={"when": dt.date(2026, 1, 2), "big": 2**70}):
         odd.delay()
     assert stored(app) == {"odd": (None, None, "lone ? surrogate", {"when": "2026-01-02", "big": 2**70})}
+
+
+def test_content_that_grows_on_its_way_arrives(make: Make) -> None:
+    """What stands for a secret is longer than the secret; and beat adds the name of its entry."""
+    app = make()
+
+    @app.task(shared=False, name="hides")
+    def hides() -> None: ...
+
+    token = periodic._entry.set("tick")
+    try:
+        with context(content={f"password {number}": "x" for number in range(1000, 1600)}):
+            hides.delay()
+    finally:
+        periodic._entry.reset(token)
+    content = stored(app)["hides"][3]
+    assert content.pop("periodic_task_name") == "tick"
+    assert content.pop("$asynctask") == {"$asynctask": "cut", "type": "dict", "size": 601}
+    assert len(content) > 300
+    assert set(map(json.dumps, content.values())) == {'{"$asynctask": "redacted"}'}
+
+
+@pytest.mark.parametrize("content", ["", "null", "[]", "[" * 16_000, "{" * 9, json.dumps({"x": "y" * 30_000}), [1], 7])
+def test_content_of_a_header_that_anybody_made_is_left_out(content: Any) -> None:
+    assert provenance.sound({"content": content, "customer": 7}) == {"customer": 7}
 
 
 def test_outside_a_task_nothing_is_recorded_and_an_error_says_so(caplog: pytest.LogCaptureFixture) -> None:

@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from celery_asynctask.payload import MAX_BITS, MAX_DEPTH, MAX_ITEMS, OVERRUN, Encoder, is_whole, text, to_json
+from celery_asynctask.payload.merged import Merged, fit
 from celery_asynctask.payload.redaction import Redaction
 from tests import quick
-from tests.unit.values import ENCODERS, MARK, armed, depth_of, encodable, hostile
+from tests.unit.values import ENCODERS, MARK, PLAIN, armed, depth_of, encodable, hostile
 
 
 def test_what_is_nested_deeply_is_cut_and_named() -> None:
@@ -128,3 +129,64 @@ def test_no_kind_of_value_exceeds_the_bound(number: int) -> None:
         for encoder in (*ENCODERS[:4], Encoder(2_000, Redaction(rule=lambda path, _: path[-1] == 7))):
             for made in (encoder.value(one), encoder.arguments([one], {})[0]):
                 assert len(json.dumps(made)) <= encoder.max_bytes + OVERRUN
+
+
+STORED = (st.lists(PLAIN) | st.dictionaries(st.text(max_size=9), PLAIN)).map(Encoder(1_000, Redaction()).value)
+
+
+@given(STORED, st.integers(256, 2_000))
+def test_a_stored_value_is_made_shorter_and_says_so(value: Any, room: int) -> None:
+    made = fit(value, room)
+    assert len(json.dumps(made)) <= room + OVERRUN
+    if made != value:
+        assert len(json.dumps(value)) > room
+        assert not is_whole(made)
+
+
+@pytest.mark.parametrize(
+    ("value", "shorter"),
+    [
+        ({MARK: "redacted", "text": "***" * 400}, {MARK: "cut", "type": "str", "size": 1_200, "head": "***"}),
+        ({MARK: "cut", "type": "str", "size": 10**6, "head": "x" * 900}, {"type": "str", "size": 10**6, "head": "x"}),
+        ({MARK: "cut", "type": "bytes", "size": 10**6, "head": "x" * 900}, {"type": "bytes", "size": 10**6}),
+        ({MARK: "as", "type": "set", "value": ["x" * 900]}, {MARK: "as", "type": "set"}),
+    ],
+    ids=["redacted in part", "cut", "cut bytes", "in place"],
+)
+def test_a_mark_stays_one_when_it_is_shortened(value: Any, shorter: Any) -> None:
+    made = fit({"k": value}, 300)["k"]
+    for key, one in shorter.items():
+        assert made[key].startswith(one) if key == "head" else made[key] == one
+    assert len(json.dumps(made)) < 400
+
+
+def test_a_list_that_is_cut_once_more_says_what_it_was() -> None:
+    note = {MARK: "cut", "type": "tuple", "size": 10**6}
+    made = fit([*range(300), note], 300)
+    assert made == [*range(len(made) - 1), note]
+
+
+def test_what_is_laid_over_a_mapping_is_bounded_with_it() -> None:
+    encoder = Encoder(4_000)
+    merged = Merged({"from": 1}, 4_000, frozenset({"progress"}))
+    for number in range(3_000):
+        merged.lay(encoder.value({f"k{number}": "x" * (number % 90), "log": "y" * number}))
+        merged.lay({"progress": number})
+        assert merged.content["progress"] == number
+        assert len(json.dumps(merged.content)) <= 4_000 + OVERRUN
+    assert merged.content["from"] == 1
+    assert merged.content[MARK] == {MARK: "cut", "type": "dict"}
+    assert merged.content["log"]["size"] > 2_900
+    assert quick.seconds(lambda: merged.lay({"progress": 1}), 0.01) < 0.01
+
+
+def test_a_mapping_that_is_all_described_leaves_the_others_as_they_are() -> None:
+    """As one that a rule redacts as a whole."""
+    merged = Merged({"a": 1}, 4_000)
+    merged.lay({MARK: "redacted"})
+    assert merged.content == {"a": 1, MARK: {MARK: "redacted"}}
+    merged.lay({"b": 2})
+    assert merged.content == {"a": 1, "b": 2, MARK: {MARK: "redacted"}}
+    merged.lay({"c": 3, MARK: {MARK: "cut", "type": "dict", "size": 9}})
+    merged.lay({MARK: {MARK: "keys"}})
+    assert merged.content == {"a": 1, "b": 2, "c": 3, MARK: {MARK: "cut", "type": "dict"}}

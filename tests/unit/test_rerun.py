@@ -272,6 +272,27 @@ def test_content(app: Celery) -> None:
     assert look(app, row(content=None)).content == {}
 
 
+def test_the_link_is_sent_however_much_else_is(tmp_path: Path) -> None:
+    app = make_app()
+    app.conf.update(
+        asynctask_url=f"sqlite:///{tmp_path / 'rows.db'}",
+        asynctask_journal_dir=tmp_path / "journal",
+        asynctask_max_value_bytes=256,
+    )
+    install(app)
+    try:
+        task = row(content={"order": "x" * 200, "lines": [17] * 900}, content_key="0a")
+        send(app, look(app, task, force_name=True), "Grace", "slow")
+        with app.connection() as connection, connection.SimpleQueue("slow") as queue:
+            message = queue.get_nowait()
+            message.ack()
+    finally:
+        uninstall(app)
+        app.close()
+    content = json.loads(message.headers["asynctask"]["content"])
+    assert (content["rerun_of"], content["rerun_by"]) == (ID, "Grace")
+
+
 def backend_error(app: Celery) -> Exception:
     """As Celery's Redis backend raises it, where Redis is away."""
     app.conf.result_backend = "redis://127.0.0.1:9/0"
