@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final, TypeGuard
 
+from celery_asynctask import payload
 from celery_asynctask.events import new_run
 
 HEADER: Final = "asynctask"
@@ -28,7 +29,9 @@ def header_of(request: Any) -> dict[str, Any]:
     header = getattr(request, HEADER, None)
     if header is None and isinstance(headers := getattr(request, "headers", None), Mapping):
         header = headers.get(HEADER)
-    return header if isinstance(header, dict) else {}
+    if isinstance(header, dict):
+        return header
+    return {} if header is None else payload.mapping_of(header) or {}
 
 
 def stamp(about: Mapping[str, Any], inherited: Any, sender: Any, at: int) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from celery_asynctask import payload
 from celery_asynctask.errors import ContextError
+from celery_asynctask.payload.inspection import inherits
 from celery_asynctask.payload.merged import fit
 
 FIELDS: Final = ("customer", "created_by", "created_by_name", "content")
@@ -77,7 +78,7 @@ def stands_alone() -> bool:
 
 def check(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that are not None, checked. Raises `ContextError`, which names the field and what is allowed."""
-    checked = {}
+    checked: dict[str, Any] = {}
     for name, value in fields.items():
         rule = _RULES.get(name)
         if rule is None:
@@ -91,13 +92,31 @@ def check(fields: Mapping[str, Any]) -> dict[str, Any]:
     if "created_by_name" in checked:
         checked["created_by_name"] = payload.text(checked["created_by_name"])
     if "content" in checked:
-        size = len(json.dumps(payload.to_json(checked["content"])))
-        if size > MAX_CONTENT:
-            raise ContextError(
-                f"Field 'content' is {size} bytes of JSON; it travels in the headers of messages and must be at most "
-                f"{MAX_CONTENT}. Give what is longer to the task as an argument."
-            )
+        checked["content"] = payload.mapping_of(checked["content"])
+        _check_size(len(json.dumps(payload.to_json(checked["content"]))), MAX_CONTENT)
     return checked
+
+
+def right_of(fields: Any, tell: Callable[[Exception], None]) -> dict[str, Any]:
+    """`check`, of what somebody answers whom we ask: without what is wrong, of which it calls ``tell``."""
+    found: dict[str, Any] = {}
+    if not isinstance(fields, Mapping):
+        tell(ContextError(f"The context of a task is {_shown(fields)}; it must be a mapping of fields, or None."))
+        return found
+    for name, value in fields.items():
+        try:
+            found.update(check({name: value}))
+        except ContextError as exc:
+            tell(exc)
+    return found
+
+
+def _check_size(size: int, most: int) -> None:
+    if size > most:
+        raise ContextError(
+            f"Field 'content' is {size} bytes of JSON; it travels in the headers of messages and must be at most "
+            f"{most}. Give what is longer to the task as an argument."
+        )
 
 
 def check_content(content: object) -> None:
@@ -121,10 +140,17 @@ def carries(header: Mapping[str, Any]) -> bool:
     return not header.keys().isdisjoint(FIELDS)
 
 
-def sound(header: Any) -> dict[str, Any]:
-    """The fields in a message's header, which may come from anywhere: those that pass `check`; never raises. Content
-    that `to_header` made stays the text it is; see `content_of`."""
-    if not isinstance(header, Mapping) or not carries(header):
+def _ignore(_: Exception) -> None:
+    """What is wrong in a message that has come was told where it was sent, if that was ours to tell."""
+
+
+def sound(header: Any, tell: Callable[[Exception], None] = _ignore) -> dict[str, Any]:
+    """The fields in a message's header, which may come from anywhere: those that pass `check`; never raises, but calls
+    ``tell`` with what is wrong. Content that `to_header` made stays the text it is; see `content_of`."""
+    header = payload.mapping_of(given := header)
+    if header is None:
+        tell(ContextError(f"The header 'asynctask' is {_shown(given)}; it must be a mapping."))
+    if not header or not carries(header):
         return {}
     found: dict[str, Any] = {}
     for name in FIELDS:
@@ -134,12 +160,12 @@ def sound(header: Any) -> dict[str, Any]:
         try:
             if name == "content" and isinstance(value, str):
                 check_content(content := json.loads(value))
-                if len(json.dumps(content)) <= MAX_CONTENT + payload.OVERRUN:
-                    found[name] = value
+                _check_size(len(json.dumps(content)), MAX_CONTENT + payload.OVERRUN)
+                found[name] = value
             else:
                 found.update(check({name: value}))
-        except (ContextError, ValueError, RecursionError):
-            continue
+        except (ContextError, ValueError, RecursionError) as exc:
+            tell(exc)
     return found
 
 
@@ -154,12 +180,18 @@ def _is_id(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and -MAX_ID <= value <= MAX_ID
 
 
+def _is_content(value: object) -> bool:
+    mapping = payload.mapping_of(value)
+    return mapping is not None and all(inherits(type(key), str) for key in mapping)
+
+
 def _shown(value: object) -> str:
     if type(value) in (str, int, float, bool):
         return f"{value!r:.80} of type {type(value).__name__}"
     return f"of type {type(value).__name__}"
 
 
+_READABLE: Final = "Python's own; of any other, give dict(...) of it"
 _RULES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "customer": ("a whole number of at most 64 bits, or None", _is_id),
     "created_by": ("a whole number of at most 64 bits, or None", _is_id),
@@ -167,8 +199,5 @@ _RULES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
         f"a string of at most {MAX_NAME} characters, or None",
         lambda value: isinstance(value, str) and len(value) <= MAX_NAME,
     ),
-    "content": (
-        "a mapping with string keys, or None",
-        lambda value: isinstance(value, Mapping) and all(isinstance(key, str) for key in value),
-    ),
+    "content": (f"a mapping with string keys ({_READABLE}), or None", _is_content),
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Mapping
+from functools import partial
 from time import time_ns
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from celery.app.task import Context
 from celery.utils.imports import instantiate
 
 from celery_asynctask import facts, periodic, provenance, tracing, workflow
-from celery_asynctask.errors import guard
+from celery_asynctask.errors import guard, report
 from celery_asynctask.events import decode
 from celery_asynctask.header import HEADER, header_of, is_again, stamp
 
@@ -134,7 +135,7 @@ def _before(recording: Recording, name: str, message: Any, options: dict[str, An
     sender = current.request if current is not None else None
     request = sender if current is not None and current.app is recording.app else None
     inherited = headers.get(HEADER)
-    known = fields(recording, request, inherited, again)
+    known = fields(recording, about["id"], request, inherited, again)
     if known:
         known = provenance.to_header(known, recording.encoder)
     header = None
@@ -153,14 +154,14 @@ def _before(recording: Recording, name: str, message: Any, options: dict[str, An
     return header, about, sender, tracing.attach(Context(headers)) if again else None
 
 
-def fields(recording: Recording, request: Any, inherited: Any, again: bool) -> dict[str, Any]:
+def fields(recording: Recording, task_id: Any, request: Any, inherited: Any, again: bool) -> dict[str, Any]:
     """For whom and by whom a message is sent, the nearest word on each field; ``again``: as it was before."""
-    own = provenance.sound(inherited) if inherited else {}
+    own = provenance.sound(inherited, partial(report, "the header asynctask", task_id)) if inherited else {}
     if own and again:
         return own
     if provenance.stands_alone():
         return dict(provenance.given())
-    known = recording.context() if recording.settings.context is not None else {}
+    known = recording.context(task_id) if recording.settings.context is not None else {}
     if request is not None and provenance.carries(header := header_of(request)):
         known |= provenance.sound(header)
     known |= own

@@ -9,7 +9,7 @@ import os
 import weakref
 from collections import deque
 from fnmatch import fnmatchcase
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celery.utils.imports import symbol_by_name
@@ -168,14 +168,17 @@ class Recording:
         """The registered task of this name, None where this process does not know it."""
         return self.app._tasks.get(name)
 
-    def context(self) -> dict[str, Any]:
-        """What the function named in ``asynctask_context`` says now; nothing, and a log line, where it fails."""
+    def context(self, task_id: Any) -> dict[str, Any]:
+        """What the function named in ``asynctask_context`` says now, where a task is sent; without what is wrong, and
+        a log line, where it fails."""
         if self.settings.context is None:
             return {}
+        tell = partial(report, "the context (asynctask_context)", task_id)
         try:
-            return provenance.check(self._context_function() or {})
+            told = self._context_function()
+            return {} if told is None else provenance.right_of(told, tell)
         except Exception as exc:  # noqa: BLE001 - a publish must not fail for it
-            report("the context (asynctask_context)", None, exc)
+            tell(exc)
             return {}
 
     @cached_property

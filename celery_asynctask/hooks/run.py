@@ -87,7 +87,7 @@ def _inherit(recording: Recording, request: Any) -> None:
     """Give an eager run, which comes without a message, the context that its message would have had."""
     stack = _task_stack.stack
     outer = stack[-2].request if len(stack) > 1 else None
-    fields = publisher.fields(recording, outer, header_of(request), bool(request.retries))
+    fields = publisher.fields(recording, request.id, outer, header_of(request), bool(request.retries))
     header = {**header_of(request), **provenance.to_header(fields, recording.encoder)}
     setattr(request, HEADER, header)
     header = with_token(request, header, now())

@@ -33,11 +33,12 @@ from typing import Any, Final
 from billiard.exceptions import SoftTimeLimitExceeded
 
 from celery_asynctask.payload.inspection import class_name, inherits, instance_dict, type_name
+from celery_asynctask.payload.mappings import mapping_of, pairs
 from celery_asynctask.payload.readers import MARGIN, MAX_BITS, MAX_ITEMS
 from celery_asynctask.payload.redaction import Redaction
 from celery_asynctask.payload.walk import MARK, MAX_DEPTH, Full, Walk, clean, is_reserved
 
-__all__ = ["MARK", "MAX_BITS", "MAX_DEPTH", "MAX_ITEMS", "Encoder", "is_whole"]
+__all__ = ["MARK", "MAX_BITS", "MAX_DEPTH", "MAX_ITEMS", "Encoder", "is_whole", "mapping_of"]
 
 DEFAULT_MAX_BYTES: Final = 65_536
 """Bytes of ASCII JSON that are kept of one value."""
@@ -86,6 +87,8 @@ class Encoder:
 
         def named(walk: Walk) -> Any:
             walk.trail = ("kwargs",)
+            if type(kwargs) is not dict and (found := pairs(kwargs, MAX_ITEMS)) is not None:  # the task gets a dict
+                return walk.mapping(*found, kwargs, 0)
             return walk.convert(kwargs, 0)
 
         return (

@@ -11,11 +11,12 @@ import decimal
 import enum
 import types
 import uuid
-from collections import deque
+from collections import ChainMap, UserDict, UserList, UserString, deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from celery_asynctask.payload.inspection import HIDDEN, fields, function_name, inherits, instance_dict, known, type_name
+from celery_asynctask.payload.mappings import pairs
 
 if TYPE_CHECKING:
     from celery_asynctask.payload.walk import Walk
@@ -35,7 +36,7 @@ def read_object(walk: Walk, value: Any, kind: type, depth: int, name: str) -> An
     if value is HIDDEN:
         return walk.marker("redacted")
     if (found := fields(value, hide=walk.redaction is not None)) is not None:
-        return walk.fields(value, found, depth, name)
+        return walk.fields(value, found, len(found), depth, name)
     if (generic := known("numpy", "generic")) is not None and inherits(kind, generic):
         return _scalar(walk, value, kind, generic, depth)
     if (array := known("numpy", "ndarray")) is not None and inherits(kind, array):
@@ -117,6 +118,27 @@ def _uuid(walk: Walk, value: Any) -> Any:
     return walk.envelope("uuid", {"hex": digits}, dashed)
 
 
+def _mapping(walk: Walk, value: Any, kind: type, depth: int, name: str) -> Any:
+    found = pairs(value, MAX_ITEMS)
+    if found is None:
+        return walk.marker("object", type=type_name(kind))
+    return walk.fields(value, *found, depth, name)
+
+
+def _list(walk: Walk, value: Any, kind: type, depth: int, name: str) -> Any:
+    data = dict.get(instance_dict(value), "data")
+    if not inherits(type(data), list):
+        return walk.marker("object", type=type_name(kind))
+    return walk.typed(kind, walk.container(data, list, depth, name))
+
+
+def _string(walk: Walk, value: Any, kind: type) -> Any:
+    data = dict.get(instance_dict(value), "data")
+    if not inherits(type(data), str):
+        return walk.marker("object", type=type_name(kind))
+    return walk.typed(kind, _text(walk, data))
+
+
 def _text(walk: Walk, value: Any) -> Any:
     size = str.__len__(value)
     return walk.cut(value, size) if size > walk.room else walk.string(str.__str__(value))
@@ -144,6 +166,11 @@ READERS: dict[int, _Reader] = {
     id(enum.Enum): lambda walk, value, kind, depth, _: walk.typed(
         kind, walk.convert(instance_dict(value)["_value_"], depth + 1)
     ),
+    id(types.MappingProxyType): _mapping,
+    id(ChainMap): _mapping,
+    id(UserDict): _mapping,
+    id(UserList): _list,
+    id(UserString): lambda walk, value, kind, *_: _string(walk, value, kind),
     id(type): lambda walk, value, *_: walk.marker("object", type="type", repr=f"<class '{type_name(value)}'>"),
     id(types.FunctionType): lambda walk, value, *_: walk.marker(
         "object", type="function", repr=f"<function {function_name(value)}>"

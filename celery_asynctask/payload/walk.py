@@ -262,15 +262,15 @@ class Walk:
             del self.above[level:]
         return self.marker("object", type=type_name(kind))
 
-    def fields(self, value: Any, found: list[tuple[str, Any]], depth: int, name: str) -> Any:
-        """An object by its fields."""
+    def fields(self, value: Any, found: list[tuple[Any, Any]], size: int, depth: int, name: str) -> Any:
+        """An object or a mapping by the pairs that were found in it, of so many."""
         kind = type(value)
         if id(value) in self.above:
             return self.marker("cycle", type=type_name(kind), up=len(self.above) - self.above.index(id(value)))
         if depth >= MAX_DEPTH:
-            return self.marker("cut", type=type_name(kind), size=len(found))
+            return self.marker("cut", type=type_name(kind), size=size)
         self.above.append(id(value))
-        converted = self.mapping(found[:MAX_ITEMS], len(found), value, depth, name)
+        converted = self.mapping(found[:MAX_ITEMS], size, value, depth, name)
         self.above.pop()
         return self.typed(kind, converted)
 

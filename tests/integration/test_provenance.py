@@ -5,7 +5,9 @@ from __future__ import annotations
 import datetime as dt
 import json
 import logging
-from collections.abc import Callable, Iterator
+import types
+from collections import ChainMap, Counter, OrderedDict, UserDict, defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from celery_asynctask import (
     ContextError,
     context,
     current,
+    errors,
     install,
     is_whole,
     periodic,
@@ -172,12 +175,111 @@ def test_the_function_of_the_configuration(make: Make) -> None:
     }
 
 
-@pytest.mark.parametrize("answer", [{"customer": "ten"}, {"nonsense": 1}, "no mapping", 1 / 3])
+class Own(Mapping[str, Any]):
+    """A mapping of the user's own."""
+
+    def __getitem__(self, key: str) -> Any:
+        raise RuntimeError("it was asked")
+
+    __iter__ = __len__ = __getitem__  # type: ignore[assignment]
+
+
+MAPPINGS: list[Any] = [
+    types.MappingProxyType({"x": 1}),
+    UserDict({"x": 1}),
+    ChainMap({"x": 1}, {"x": 2}),
+    OrderedDict(x=1),
+    defaultdict(int, x=1),
+    Counter("x"),
+    {type("Text", (str,), {})("x"): 1},
+]
+
+
+@pytest.mark.parametrize("content", MAPPINGS, ids=lambda one: type(one).__name__)
+def test_content_is_any_mapping_of_the_standard_library(make: Make, content: Any) -> None:
+    app = make(asynctask_context=lambda: {"content": content})
+
+    @app.task(shared=False, name="updates", bind=True)
+    def updates(self: Any) -> None:
+        assert self.asynctask.content == {"x": 1}
+        self.asynctask.update({"x": 3, "y": 2})
+        self.asynctask.update(content)
+
+    @app.task(shared=False, name="given")
+    def given() -> None: ...
+
+    @app.task(shared=False, name="in a header")
+    def in_a_header() -> None: ...
+
+    updates.delay().get()
+    with context(content=content):
+        given.delay()
+    in_a_header.apply_async(headers={"asynctask": types.MappingProxyType({"content": content, "customer": 7})})
+    assert stored(app) == {
+        "updates": (None, None, None, {"x": 1, "y": 2}),
+        "given": (None, None, None, {"x": 1}),
+        "in a header": (7, None, None, {"x": 1}),
+    }
+
+
+@pytest.mark.parametrize("content", [[("x", 1)], "x", b"x", 7, Own(), types.MappingProxyType(Own()), {1: 2}])
+def test_what_is_no_content_is_refused_where_it_is_said(make: Make, content: Any) -> None:
+    app = make()
+    refused: list[str] = []
+
+    @app.task(shared=False, name="says", bind=True)
+    def says(self: Any) -> None:
+        for one in (content, None):
+            with pytest.raises(ContextError, match=r"'content' is .* must be a mapping with string keys") as told:
+                self.asynctask.update(one)
+            refused.append(str(told.value))
+        with pytest.raises(ContextError), context(content=content):
+            pytest.fail("it went on")
+
+    says.delay().get()
+    assert len(refused) == 2
+    assert stored(app) == {"says": (None, None, None, None)}
+
+
+@pytest.mark.parametrize("content", [[("x", 1)], "", 7, Own()])
+def test_what_is_no_content_is_told_where_we_ask_for_it(
+    make: Make, content: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once, with the task's id; what else is said is recorded."""
+    errors.failures.clear()
+    app = make(asynctask_context=lambda: {"content": content, "customer": 7})
+
+    @app.task(shared=False, name="runs")
+    def runs() -> None: ...
+
+    first = runs.delay().id
+    runs.delay()
+    assert errors.failures == {"the context (asynctask_context): ContextError": 2}
+    [told] = [record.getMessage() for record in caplog.records if "asynctask_context" in record.getMessage()]
+    assert first in told
+    assert "must be a mapping with string keys" in told
+    assert stored(app) == {"runs": (7, None, None, None)}
+
+
+def test_what_is_wrong_in_a_header_that_is_given_is_told(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    """As in an entry of beat's schedule."""
+    errors.failures.clear()
+    app = make()
+    app.conf.task_always_eager = False
+    for given in ({"customer": "42", "created_by": 7}, "a header of somebody else's"):
+        sent = app.send_task("elsewhere", headers={"asynctask": given})
+    assert errors.failures == {"the header asynctask: ContextError": 2}
+    assert "'customer' is '42' of type str" in caplog.text
+    assert sent.id not in caplog.text
+    assert stored(app) == {"elsewhere": (None, 7, None, None)}
+
+
+@pytest.mark.parametrize(
+    "answer", [{"customer": "ten"}, {"nonsense": 1}, "no mapping", 1 / 3, "", [], False, [("customer", 1)]]
+)
 def test_a_function_that_fails_is_logged_and_the_task_runs(
     make: Make, answer: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from celery_asynctask import errors
-
     errors.failures.clear()
     app = make(asynctask_context=lambda: answer)
 
@@ -187,6 +289,7 @@ def test_a_function_that_fails_is_logged_and_the_task_runs(
 
     assert runs.delay().get() == "ran"
     assert "asynctask_context" in caplog.text
+    assert list(errors.failures.values()) == [1]
     assert stored(app) == {"runs": (None, None, None, None)}
 
 

@@ -7,9 +7,10 @@ import decimal
 import json
 import math
 import pathlib
+import types
 import uuid
 import zoneinfo
-from collections import OrderedDict, defaultdict, deque
+from collections import ChainMap, Counter, OrderedDict, UserDict, UserList, UserString, defaultdict, deque
 from typing import Any
 
 import pytest
@@ -128,6 +129,13 @@ def test_arguments_that_celery_would_refuse_are_not_whole(value: Any) -> None:
         (Point(1, 2), [1, 2], [1, 2]),
         (OrderedDict(b=1), {"b": 1}, {"b": 1}),
         (defaultdict(int, b=1), {"b": 1}, {"b": 1}),
+        (Counter("aab"), {"a": 2, "b": 1}, {"a": 2, "b": 1}),
+        (types.MappingProxyType({"a": {"b": 1}}), {"a": {"b": 1}}, "as"),
+        (types.MappingProxyType(UserDict({"a": 1})), {"a": 1}, "as"),
+        (UserDict({"a": 1}), {"a": 1}, "as"),
+        (ChainMap({"a": 1}, UserDict({"b": 2, "a": 3}), {"c": 4}), {"b": 2, "a": 1, "c": 4}, "as"),
+        (UserList([1, "a"]), [1, "a"], "as"),
+        (UserString("x"), "x", "as"),
         (type("Text", (str,), {})("x"), "x", "x"),
         (type("Float", (float,), {})(1.5), 1.5, 1.5),
         (1 + 2j, "(1+2j)", "as"),

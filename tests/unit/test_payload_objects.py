@@ -8,12 +8,14 @@ import pathlib
 import sys
 import types
 import uuid
+from collections import ChainMap, UserDict, UserList, UserString
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
 import pytest
 
-from celery_asynctask.payload import Encoder, is_whole, safe_repr, to_json
+from celery_asynctask.payload import MAX_ITEMS, Encoder, is_whole, safe_repr, to_json
 from celery_asynctask.payload.redaction import Redaction
 from tests.unit.values import MARK, Colour, Meta, Order, argument, armed, hostile, touch
 
@@ -97,6 +99,65 @@ def test_unknown_objects_are_described_and_not_touched(make: Any) -> None:
         for converted in (to_json(value), to_json({"k": [value]})["k"][0], argument(value)):
             assert converted[MARK] == "object"
         assert "<" in safe_repr(value)
+
+
+@pytest.mark.parametrize(
+    ("make", "found"),
+    [
+        (lambda: hostile(UserDict, {"a": 1}), {"a": 1}),
+        (lambda: types.MappingProxyType(hostile(dict, {"a": 1})), {"a": 1}),
+        (lambda: ChainMap(hostile(dict, {"a": 1}), {"b": 2}), {"a": 1, "b": 2}),
+        (lambda: hostile(ChainMap, {"a": 1}), {"a": 1}),
+        (lambda: ChainMap({hostile(str, "a"): 1}, {hostile(str, "a"): 2, "b": 3}), {"a": 1, "b": 3}),
+        (lambda: ChainMap({hostile(tuple, [1]): 1}), {"[1]": 1, MARK: {MARK: "keys"}}),
+        (lambda: hostile(UserList, [1]), [1]),
+        (lambda: hostile(UserString, "x"), "x"),
+    ],
+)
+def test_wrapped_containers_are_read_where_they_keep_what_they_hold(make: Any, found: Any) -> None:
+    value = make()
+    with armed():
+        converted = to_json(value)
+        told = argument(value)
+    assert converted == found
+    assert (told[MARK], is_whole(told)) == ("as", False)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: hostile(Mapping),
+        lambda: types.MappingProxyType(hostile(Mapping)),
+        lambda: ChainMap({"a": 1}, hostile(Mapping)),
+        type("Late", (UserDict,), {"__init__": lambda self: None}),
+        type("Odd", (UserList,), {"__init__": lambda self: setattr(self, "data", 7)}),
+        type("Odd", (ChainMap,), {"__init__": lambda self: setattr(self, "maps", 7)}),
+    ],
+)
+def test_a_user_s_own_container_is_described(make: Any) -> None:
+    value = make()
+    with armed():
+        assert to_json([value])[0][MARK] == argument(value)[MARK] == "object"
+
+
+def test_wrapped_containers_end() -> None:
+    itself = UserDict[str, Any]()
+    itself["a"] = types.MappingProxyType(itself)
+    assert to_json(itself)["a"]["a"][MARK] == "cycle"
+    itself.data = itself  # type: ignore[assignment]
+    assert to_json(itself)[MARK] == "object"
+    many: Any = types.MappingProxyType(dict.fromkeys(map(str, range(MAX_ITEMS + 1))))
+    for one in (many, ChainMap({"-": 0}, many)):
+        told = Encoder(10**6).value(one)
+        assert told[MARK][MARK] == "cut"
+        assert told[MARK]["size"] >= MAX_ITEMS + 1
+    assert to_json(ChainMap(*[{}] * (2 * MAX_ITEMS)))[MARK] == "object"
+
+
+def test_keyword_arguments_are_those_that_the_task_gets() -> None:
+    """Of whatever kind the mapping is that they are given in, as a task that runs eagerly may get them."""
+    for kwargs in (types.MappingProxyType({"a": 1}), UserDict({"a": 1}), ChainMap({"a": 1})):
+        assert Encoder().arguments((), kwargs) == ([], {"a": 1})
 
 
 def test_a_user_s_time_zone_is_not_asked() -> None:

@@ -10,8 +10,9 @@ import enum
 import json
 import os
 import re
-from collections import deque, namedtuple
-from collections.abc import Iterator
+import types
+from collections import ChainMap, UserDict, deque, namedtuple
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hypothesis import strategies as st
@@ -92,11 +93,13 @@ def hostile(base: type, *arguments: Any) -> Any:
     space = {name: touch(name, getattr(base, name, None)) for name in SPECIAL}
     space.update(ATTRIBUTES, __class__=property(touch("__class__", type)), __slots__=())
     space["__hash__"] = touch("__hash__", getattr(base, "__hash__", None) or object.__hash__)
-    return Meta(f"Hostile{base.__name__}", (base,), space)(*arguments)
+    meta = Meta if type(base) is type else type("AbstractMeta", (Meta, type(base)), {})
+    return meta(f"Hostile{base.__name__}", (base,), space)(*arguments)
 
 
 def hashable(value: Any) -> bool:
-    return type.__getattribute__(type(value), "__mro__")[1] not in (list, dict, set, deque, bytearray)
+    kinds = type.__getattribute__(type(value), "__mro__")
+    return kinds[0] is not types.MappingProxyType and kinds[1] not in (list, dict, set, deque, bytearray)
 
 
 class Colour(enum.Enum):
@@ -136,6 +139,8 @@ HOSTILE = (
     | st.builds(lambda value: hostile(decimal.Decimal, value), st.decimals(allow_nan=False))
     | st.sampled_from([list, set, frozenset, deque, bytearray, tuple]).map(lambda base: hostile(base, [1, 2]))
     | st.builds(lambda: hostile(dict, {"a": 1}))
+    | st.sampled_from([UserDict, ChainMap]).map(lambda base: hostile(base, {"a": 1}))
+    | st.builds(lambda: types.MappingProxyType(hostile(Mapping)))
     | st.builds(lambda: hostile(dt.datetime, 2026, 1, 2))
     | st.builds(lambda: hostile(dt.date, 2026, 1, 2))
     | st.builds(lambda: hostile(dt.timedelta, 3))
