@@ -19,6 +19,7 @@ from celery_asynctask import payload, provenance
 from celery_asynctask.errors import AsyncTaskError, ContextError
 from celery_asynctask.lifecycle import SOURCE_PLANNED, SOURCE_UNSENT, TERMINAL, AsyncTaskStatus
 from celery_asynctask.model import AsyncTask
+from celery_asynctask.payload.marks import mark_of, note_of
 from celery_asynctask.queries.reruns import RERUN_OF, Rerun
 from celery_asynctask.url import hidden
 
@@ -27,14 +28,6 @@ _loads: Final[Any] = wire.loads
 _NOT_INHERITED: Final = frozenset({RERUN_OF, RERUN_BY, "periodic_task_name"})
 """Keys of the content that say how the original came to be sent."""
 _BROKER_SECONDS: Final = 5
-_WORDS: Final = {
-    "redacted": "redacted",
-    "cut": "cut",
-    "replaced": "stored with characters replaced",
-    "cycle": "cyclic",
-    "keys": "stored with other keys",
-}
-"""What `payload` calls a value that is not whole, in words; any other is of a type that JSON does not have."""
 
 
 class Options(NamedTuple):
@@ -161,22 +154,19 @@ def _about_values(task: AsyncTask, values: bool) -> Iterator[str]:
 
 def _missing(value: Any, path: str = "") -> Iterator[str]:
     """What is not there as it was, each with where it is."""
-    if isinstance(value, dict):
-        if isinstance(what := value.get(payload.MARK), str):
-            word = _WORDS.get(what, f"of type {value.get('type', 'unknown')}, which JSON does not have")
-            yield f"{path or 'all of it'} is {word}"
-            return
-        for key, one in value.items():
-            if key == payload.MARK and isinstance(one, dict):
-                word = _WORDS.get(str(one.get(payload.MARK)), "not whole")
-                yield f"{path or 'all of it'} is {word}"
-            elif key.startswith("$"):
-                yield f"{path}.{key} has a key like our own".lstrip(".")
-            else:
-                yield from _missing(one, f"{path}.{key}".lstrip("."))
-    elif isinstance(value, list):
-        for number, one in enumerate(value):
-            yield from _missing(one, f"{path}.{number}".lstrip("."))
+    if (mark := mark_of(value)) is not None:
+        yield f"{path or 'all of it'} is {mark.said(value)}"
+        return
+    note = note_of(value)
+    if note is not None and (mark := mark_of(note)) is not None:
+        yield f"{path or 'all of it'} is {mark.said(note)}"
+    for key, one in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        if one is note:
+            continue
+        if str(key).startswith("$"):
+            yield f"{path}.{key} has a key like our own".lstrip(".")
+        else:
+            yield from _missing(one, f"{path}.{key}".lstrip("."))
 
 
 def rebuilt(value: Any) -> Any:

@@ -15,7 +15,7 @@ from celery_asynctask.cli.output import Output, span
 from celery_asynctask.cli.record import attempt_of, task_of
 from celery_asynctask.lifecycle import TERMINAL, AsyncTaskStatus
 from celery_asynctask.model import AsyncTask, AsyncTaskAttempt
-from celery_asynctask.payload import missing
+from celery_asynctask.payload.marks import missing
 from celery_asynctask.queries.find import attempts, find
 from celery_asynctask.queries.timeline import courses
 
@@ -39,7 +39,7 @@ def show(look: Look, task_id: str, full: bool) -> None:
     """Everything about the task ID, or the one task whose id begins with it: how it went, every attempt, its values.
 
     Of an attempt: delayed is until its ETA or countdown, queued from then to its start. A value that is not there as it
-    was says so: it was cut, redacted, or only described.
+    was says so: it was cut, redacted, erased, or only described.
     """
     output, reader = look.output, look.reader
     with reader.session() as session:

@@ -20,7 +20,7 @@ The stored form: JSON says itself. Anything that is not the whole value is a map
 * ``{"$asynctask": "replaced", "text"}``: a string with NUL or lone surrogates, which databases refuse;
 * ``{"$asynctask": "keys"}`` under the key ``$asynctask`` of a mapping: its keys are not those of the original.
 
-A user's own key ``$asynctask…`` gets one more ``$`` in front.
+What they say in words is in `marks`. A user's own key ``$asynctask…`` gets one more ``$`` in front.
 """
 
 from __future__ import annotations
@@ -223,18 +223,3 @@ def traceback_text(traceback: Any, encoder: Encoder = PLAIN) -> str | None:
 def is_mapping(value: Any) -> bool:
     """Whether ``value`` is a mapping, by its type alone."""
     return isinstance(value, Mapping)
-
-
-def missing(value: Any) -> list[str]:
-    """In which ways a stored value is not the one there was: ``cut``, ``redacted``, ``described``."""
-    kinds = set()
-    waiting = [value]
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, dict):
-            if MARK in one:
-                kinds.add(one[MARK] if one[MARK] in ("cut", "redacted") else "described")
-            waiting.extend(one.values())
-        elif isinstance(one, list):
-            waiting.extend(one)
-    return sorted(kinds)

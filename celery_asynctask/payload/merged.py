@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
+from celery_asynctask.payload.marks import note_of
 from celery_asynctask.payload.walk import MARK, Walk
 
 _MARKER: Final = 80
@@ -97,10 +98,8 @@ def _marked(value: dict[str, Any], room: int) -> dict[str, Any]:
 
 
 def _elements(value: list[Any], room: int) -> list[Any]:
-    last = value[-1]
-    noted = _what(last) == "cut" and "head" not in last and last.get("type") not in ("str", "int", "bytes")
-    whole = value[:-1] if noted else value
-    note = last if noted else {MARK: "cut", "type": "list", "size": len(value)}
+    note = note_of(value)
+    whole = value if note is None else value[:-1]
     kept: list[Any] = []
     room -= _MARKER
     for number, one in enumerate(whole, 1):
@@ -108,7 +107,9 @@ def _elements(value: list[Any], room: int) -> list[Any]:
             break
         kept.append(fit(one, room if number == len(whole) else room // 2))
         room -= _written(kept[-1]) + 2
-    return [*kept, note] if noted or len(kept) < len(whole) else kept
+    if note is None and len(kept) < len(whole):
+        note = {MARK: "cut", "type": "list", "size": len(whole)}
+    return kept if note is None else [*kept, note]
 
 
 def _members(value: dict[str, Any], room: int) -> dict[str, Any]:

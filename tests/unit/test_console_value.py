@@ -50,9 +50,11 @@ def test_a_value_is_read_as_it_was_stored(text: str, read: str) -> None:
 
 SAID: list[tuple[Any, str, dict[str, int]]] = [
     ({MARK: "redacted"}, "redacted", {"redacted": 1}),
-    ({MARK: "redacted", "text": "card …"}, '"card …" a part is redacted', {"redacted": 1}),
+    ({MARK: "redacted", "text": "card …"}, '"card …" redacted in part', {"redacted": 1}),
     ({MARK: "cut", "type": "str", "size": 12345, "head": "ab"}, '"ab" cut: str of 12,345 characters', {"cut": 1}),
     ({MARK: "cut", "type": "Decimal"}, "cut", {"cut": 1}),
+    ([{MARK: "cut", "type": "Decimal"}], "[ 1 item ] 0: cut", {"cut": 1}),
+    ([{MARK: "cut", "type": "dict", "size": 9}], "[ 1 item ] 0: cut: dict of 9 items", {"cut": 1}),
     ([1, {MARK: "cut", "type": "list", "size": 900}], "[ 1 item ] cut: list of 900 items 0: 1", {"cut": 1}),
     (
         [{MARK: "cut", "type": "str", "size": 9}],
@@ -64,16 +66,20 @@ SAID: list[tuple[Any, str, dict[str, int]]] = [
         '{ 1 key } cut: dict of 9 items "a": 1',
         {"cut": 1},
     ),
-    ({"a": 1, MARK: {MARK: "keys"}}, '{ 1 key } its keys are not those of the original "a": 1', {"with other keys": 1}),
-    ({MARK: "as", "type": "float", "value": "nan"}, '"nan" in place of a float', {"described": 1}),
-    ({MARK: "as", "type": "set", "value": [1]}, "[ 1 item ] in place of a set 0: 1", {"described": 1}),
-    ({MARK: "object", "type": "shop.Cart"}, "shop.Cart, not looked into", {"described": 1}),
-    ({MARK: "cycle", "type": "list", "up": 2}, "the list 2 levels above", {"described": 1}),
+    ({"a": 1, MARK: {MARK: "keys"}}, '{ 1 key } stored with other keys "a": 1', {"stored with other keys": 1}),
+    ({MARK: "as", "type": "float", "value": "nan"}, '"nan" of type float, which JSON does not have', {"converted": 1}),
+    (
+        {MARK: "as", "type": "set", "value": [1]},
+        "[ 1 item ] of type set, which JSON does not have 0: 1",
+        {"converted": 1},
+    ),
+    ({MARK: "object", "type": "shop.Cart"}, "of type shop.Cart, not looked into", {"described": 1}),
+    ({MARK: "cycle", "type": "list", "up": 2}, "the list 2 levels above", {"cyclic": 1}),
     ({MARK: "erased"}, "erased", {"erased": 1}),
     (
         {MARK: "replaced", "text": "a"},
-        '"a" characters that databases refuse are replaced',
-        {"with characters replaced": 1},
+        '"a" stored with characters replaced',
+        {"stored with characters replaced": 1},
     ),
     ({"$$asynctask": 1, "$$": 2}, '{ 2 keys } "$asynctask": 1 "$$": 2', {}),
     ({MARK: "of the user's own"}, '{ 1 key } "$asynctask": "of the user\'s own"', {}),
@@ -93,7 +99,7 @@ def test_what_our_own_encoder_leaves_out() -> None:
     assert "cut: list of 500 items" in words(args)
     assert shown(args).missing == {"cut": 1}
     read = words(kwargs)
-    for said in ('"password": redacted', "cut: str of 1,000 characters", '"$asynctask": [', "in place of a set"):
+    for said in ('"password": redacted', "cut: str of 1,000 characters", '"$asynctask": [', "of type set, which JSON"):
         assert said in read
 
 

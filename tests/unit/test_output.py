@@ -17,7 +17,6 @@ from celery_asynctask.cli.output import Id, Node, Output
 from celery_asynctask.cli.show import FOLDED_COLUMNS, FOLDED_LINES, folded
 from celery_asynctask.lifecycle import AsyncTaskStatus
 from celery_asynctask.model import AsyncTask, AsyncTaskAttempt
-from celery_asynctask.payload import missing
 from celery_asynctask.queries.timeline import courses
 from celery_asynctask.text import clean, json_line, one_line, span, width
 
@@ -212,16 +211,6 @@ def test_folding() -> None:
     long = "x" * (FOLDED_COLUMNS + 1234)
     assert folded(long, full=False) == ["x" * FOLDED_COLUMNS + "… 1,234 more characters: --full"]
     assert folded(long, full=True) == [long]
-
-
-def test_what_is_missing_of_a_value() -> None:
-    assert missing([1, {"a": None}]) == []
-    assert missing({"a": [{"$asynctask": "redacted"}], "b": {"$asynctask": "cut", "type": "str"}}) == [
-        "cut",
-        "redacted",
-    ]
-    assert missing({"$asynctask": "object", "type": "shop.Cart"}) == ["described"]
-    assert missing({"$$asynctask": "the user's own"}) == []
 
 
 def attempt(begin: float | None, end: float | None, **more: Any) -> AsyncTaskAttempt:

@@ -23,6 +23,7 @@ from celery_asynctask.payload import Encoder
 from celery_asynctask.payload.redaction import SENSITIVE_NAMES, Redaction
 from celery_asynctask.queries.reruns import Rerun
 from celery_asynctask.rerun import Candidate, Options, assess, is_unreachable, prepare, reach_broker, rebuilt, send
+from celery_asynctask.store.erasure import ERASED
 from tests.histories import HISTORIES, ID, NAME
 
 VALUES = [
@@ -109,9 +110,10 @@ def test_an_envelope_that_kombu_does_not_know(app: Celery) -> None:
         ((), {"password": "x"}, "its kwargs are not whole: password is redacted"),
         ((["see mail of ada", {"api key": "x"}],), {}, "its args are not whole: 0.1.api key is redacted"),
         (("x" * 400,), {}, "its args are not whole: 0 is cut"),
-        ((list(range(2000)),), {}, "is cut"),
+        ((list(range(2000)),), {}, "its args are not whole: 0 is cut: list of 2,000 items"),
+        ((), {"a": dict.fromkeys(map(str, range(999)))}, "its kwargs are not whole: a is cut: dict of 999 items"),
         (({1, 2},), {}, "its args are not whole: 0 is of type set, which JSON does not have"),
-        ((object(),), {}, "0 is of type object, which JSON does not have"),
+        ((object(),), {}, "0 is of type object, not looked into"),
         ((), {"path": PurePosixPath("/x")}, "path is of type pathlib"),
         (("a\0b",), {}, "0 is stored with characters replaced"),
         (({(1, 2): 3},), {}, "0 is stored with other keys"),
@@ -126,6 +128,11 @@ def test_arguments_that_are_not_whole(app: Celery, args: Any, kwargs: Any, told:
     assert told in refusal(app, task)
     [untold] = assess(app, task, Options(), (), None, values=False).refusals
     assert untold in ("its args are not whole", "its kwargs are not whole")
+
+
+def test_arguments_that_were_erased(app: Celery) -> None:
+    told = refusal(app, row(task_args=ERASED, task_kwargs=ERASED))
+    assert told == "its args are not whole: all of it is erased; its kwargs are not whole: all of it is erased"
 
 
 def test_arguments_that_were_not_recorded(app: Celery) -> None:

@@ -7,8 +7,7 @@ whole value.
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from html import escape
 from itertools import islice
 from typing import Any, Final, NamedTuple
@@ -16,6 +15,7 @@ from typing import Any, Final, NamedTuple
 from markupsafe import Markup
 
 from celery_asynctask.payload import MARK
+from celery_asynctask.payload.marks import mark_of, missing, note_of
 from celery_asynctask.payload.walk import is_reserved
 from celery_asynctask.text import clean, json_line
 
@@ -71,60 +71,7 @@ def shown(text: str, whole: str) -> Shown:
         return Shown(Markup(_mark("It is not shown here:", str(exc)) + _more(whole, "all of it")), {})  # noqa: S704
     writer = _Writer(whole)
     writer.node(value, "", 0)
-    return Shown(Markup("".join(writer.parts)), missing(value) if f'"{MARK}"' in text else {})  # noqa: S704
-
-
-def missing(value: Any) -> dict[str, int]:
-    """How often something is not there as it was, by how."""
-    found: Counter[str] = Counter()
-    waiting = [value]
-    for _ in range(MOST_COUNTED):
-        if not waiting:
-            break
-        one = waiting.pop()
-        if isinstance(one, dict):
-            kind = one.get(MARK)
-            if isinstance(kind, str) and kind in _MARKS:
-                found[_WORDS.get(kind, "described")] += 1
-            waiting.extend(one.values())
-        elif isinstance(one, list):
-            waiting.extend(one)
-    return dict(sorted(found.items()))
-
-
-_WORDS: Final = {
-    "redacted": "redacted",
-    "cut": "cut",
-    "erased": "erased",
-    "replaced": "with characters replaced",
-    "keys": "with other keys",
-}
-"""What is counted as such; everything else is described."""
-
-
-def _str(one: Mapping[str, Any], key: str) -> str:
-    value = one.get(key)
-    return value[:MOST_TEXT] if isinstance(value, str) else ""
-
-
-def _size(one: Mapping[str, Any]) -> str:
-    kind, size = _str(one, "type"), _str(one, "size")
-    unit = {"str": "characters", "bytes": "bytes", "bytearray": "bytes", "int": "bits"}.get(kind, "items")
-    number = f"{int(size):,}" if size.isascii() and size.isdigit() and len(size) < 20 else size
-    return f"cut: {kind or 'it'} of {number} {unit}" if size else "cut"
-
-
-_MARKS: Final[Mapping[str, Callable[[Mapping[str, Any]], tuple[str, str]]]] = {
-    "redacted": lambda one: ("text", "a part is redacted" if "text" in one else "redacted"),
-    "cut": lambda one: ("head", _size(one)),
-    "as": lambda one: ("value", f"in place of a {_str(one, 'type') or 'value'}"),
-    "object": lambda one: ("repr", f"{_str(one, 'type') or 'an object'}, not looked into"),
-    "cycle": lambda one: ("", f"the {_str(one, 'type') or 'container'} {_str(one, 'up') or 'some'} levels above"),
-    "erased": lambda _: ("", "erased"),
-    "replaced": lambda _: ("text", "characters that databases refuse are replaced"),
-    "keys": lambda _: ("", "its keys are not those of the original"),
-}
-"""By what `payload` says of a value: which member of it is there, and the rest in words."""
+    return Shown(Markup("".join(writer.parts)), missing(value, MOST_COUNTED) if f'"{MARK}"' in text else {})  # noqa: S704
 
 
 def _text(text: str) -> str:
@@ -153,11 +100,11 @@ class _Writer:
         """One line, or what folds; ``key`` is HTML."""
         self._nodes -= 1
         note = ""
-        if isinstance(value, dict) and isinstance(kind := value.get(MARK), str) and kind in _MARKS:
-            member, said = _MARKS[kind](value)
-            note, value = _mark(said), value.get(member, _NOTHING)
+        if (mark := mark_of(value)) is not None:
+            note, value = _mark(mark.said(value)), value.get(mark.kept, _NOTHING)
         elif isinstance(value, dict) and value.keys() == {"__type__", "__value__"}:  # kombu's
-            note, value = _mark(f"a {_str(value, '__type__')}"), value["__value__"]
+            kind = value["__type__"]
+            note, value = _mark(f"a {kind[:MOST_KEY] if isinstance(kind, str) else ''}"), value["__value__"]
         if isinstance(value, (dict, list)) and value and depth < MOST_DEPTH:
             self._container(value, key, note, depth)
             return
@@ -213,20 +160,22 @@ _Items = tuple[list[tuple[Any, Any]], list[str], str, str]
 
 
 def _elements(value: list[Any]) -> _Items:
-    last = value[-1]
-    is_note = isinstance(last, dict) and last.get(MARK) == "cut" and last.get("type") not in ("str", "int", "bytes")
-    items = list(enumerate(value[:-1] if is_note else value))
-    return items, [_mark(_size(last))] if is_note else [], "item", "[]"
+    note = note_of(value)
+    items = list(enumerate(value if note is None else value[:-1]))
+    return items, _said(note), "item", "[]"
 
 
 def _members(value: Mapping[str, Any]) -> _Items:
-    items, notes = [], []
+    note, items = note_of(value), []
     for name, one in value.items():
-        if name == MARK and isinstance(one, dict) and isinstance(kind := one.get(MARK), str) and kind in _MARKS:
-            notes.append(_mark(_MARKS[kind](one)[1]))
-        else:  # the user's own key of this kind has one more $
+        if one is not note:  # the user's own key of this kind has one more $
             items.append((name[1:] if name.startswith("$$") and is_reserved(name) else name, one))
-    return items, notes, "key", "{}"
+    return items, _said(note), "key", "{}"
+
+
+def _said(note: dict[str, Any] | None) -> list[str]:
+    mark = mark_of(note)
+    return [_mark(mark.said(note))] if note is not None and mark is not None else []
 
 
 def progress(text: str | None) -> Mapping[str, Any] | None:
