@@ -91,9 +91,17 @@ def _inherit(recording: Recording, request: Any) -> None:
     header = {**header_of(request), **provenance.to_header(fields, recording.encoder)}
     setattr(request, HEADER, header)
     header = with_token(request, header, now())
-    _eager[request.id, request.retries] = header
-    if len(_eager) > _EAGER_KEPT:
-        del _eager[next(iter(_eager))]
+    _keep(request, header)
+
+
+def _keep(request: Any, header: dict[str, Any]) -> None:
+    """Keep the header of an eager run, and at least `_EAGER_KEPT` of the latest; other threads do so meanwhile."""
+    key = request.id, request.retries
+    _eager.pop(key, None)  # so that it is the latest
+    _eager[key] = header
+    if len(_eager) >= 2 * _EAGER_KEPT:
+        for old in list(_eager)[:-_EAGER_KEPT]:
+            _eager.pop(old, None)
 
 
 @guard

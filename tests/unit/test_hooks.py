@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
@@ -10,6 +12,7 @@ import pytest
 from billiard.exceptions import SoftTimeLimitExceeded
 
 from celery_asynctask.errors import failures
+from celery_asynctask.hooks import run
 from celery_asynctask.hooks.run import on_postrun, on_task_init
 from celery_asynctask.hooks.worker import on_received
 
@@ -50,3 +53,36 @@ def test_the_task_s_soft_time_limit_is_let_through(name: str) -> None:
     with pytest.raises(SoftTimeLimitExceeded):
         HOOKS[name](Broken(SoftTimeLimitExceeded))
     assert not failures
+
+
+def at_once(work: Callable[[int], object]) -> None:
+    """Numbers from 0 to 19,999 by threads that are in each other's way. Raises what they raise."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as threads:
+            for _ in threads.map(lambda start: [*map(work, range(start, 20_000, 8))], range(8)):
+                pass
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def test_threads_keep_the_headers_of_their_eager_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The latest ones, whatever other threads do."""
+    monkeypatch.setattr(run, "_eager", {})
+
+    def keep(number: int) -> None:
+        for retries in (0, 1):
+            run._keep(SimpleNamespace(id=str(number), retries=retries), {"run": number})
+
+    at_once(keep)
+    assert len(run._eager) <= 2 * run._EAGER_KEPT
+    run._keep(SimpleNamespace(id="first", retries=0), {"run": 0})
+    for number in range(run._EAGER_KEPT - 1):
+        run._keep(SimpleNamespace(id="other", retries=number), {})
+        run._keep(SimpleNamespace(id="other", retries=number), {})
+    assert run._eager["first", 0] == {"run": 0}
+    run._keep(SimpleNamespace(id="first", retries=0), {"run": 1})
+    for number in range(run._EAGER_KEPT - 1):
+        run._keep(SimpleNamespace(id="another", retries=number), {})
+    assert run._eager["first", 0] == {"run": 1}
