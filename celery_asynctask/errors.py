@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable
+from threading import RLock
 from typing import Any, ParamSpec, TypeVar
 
 from billiard.exceptions import SoftTimeLimitExceeded
@@ -54,13 +56,18 @@ class JournalError(AsyncTaskError):
 
 failures: Counter[str] = Counter()
 """How often each hook failed in this process, by the hook's name."""
+_counting = RLock()
+"""Threads that count at once would lose each other's numbers, and the line that each believes the other has logged."""
+os.register_at_fork(before=_counting.acquire, after_in_parent=_counting.release, after_in_child=_counting.release)
 
 
 def report(where: str, task_id: object, exc: Exception) -> None:
     """Count a failure of ours and log the first of its kind in this process, with the task id."""
     key = f"{where}: {type(exc).__name__}"
-    failures[key] += 1
-    if failures[key] == 1:
+    with _counting:
+        failures[key] += 1
+        is_first = failures[key] == 1
+    if is_first:
         logger.error(
             "celery-asynctask could not record %s of task %s: %r. The task itself is not affected; further errors "
             "of this kind in this process are counted and not logged.",

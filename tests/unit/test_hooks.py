@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from typing import Any, NoReturn
 import pytest
 from billiard.exceptions import SoftTimeLimitExceeded
 
+from celery_asynctask import errors
 from celery_asynctask.errors import failures
 from celery_asynctask.hooks import run
 from celery_asynctask.hooks.run import on_postrun, on_task_init
@@ -86,3 +88,10 @@ def test_threads_keep_the_headers_of_their_eager_runs(monkeypatch: pytest.Monkey
     for number in range(run._EAGER_KEPT - 1):
         run._keep(SimpleNamespace(id="another", retries=number), {})
     assert run._eager["first", 0] == {"run": 1}
+
+
+def test_threads_that_fail_at_once_are_all_counted_and_the_first_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.ERROR):
+        at_once(lambda number: errors.report(f"hook {number // 8}", number, ValueError()))
+    assert set(failures.values()) == {8}
+    assert len(caplog.records) == len(failures) == 2_500
