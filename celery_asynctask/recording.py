@@ -131,7 +131,7 @@ class Recording:
         """Record the whole app if asked to; never less than before."""
         if whole_app and not self.whole_app:
             self.whole_app = True
-            self.choices.clear()
+            self.choices = _Choices(self)  # a thread that is choosing puts what it has chosen into the old one
 
     def planned_chord(self, body: Any) -> bool:
         """Whether the chord with this body (a signature) was planned just before: each of its header tasks carries

@@ -124,3 +124,33 @@ def test_threads_that_send_the_first_tasks_at_once(tmp_path: Path) -> None:
             app.close()
     finally:
         sys.setswitchinterval(interval)
+
+
+def test_what_is_chosen_while_the_whole_app_is_installed_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that looks at a task meanwhile has asked what was recorded before."""
+    app = Celery("wider", broker="memory://", set_as_current=False)
+    app.conf.update(asynctask_url=f"sqlite:///{tmp_path / 'rows.db'}", asynctask_journal_dir=tmp_path / "journal")
+
+    @app.task(name="plain", shared=False)
+    def plain() -> None: ...
+
+    plain.apply()  # to be known
+    install(app, whole_app=False)
+    recording = recording_of(app)
+    assert recording is not None
+    choose = recording._chooses
+
+    def meanwhile(name: str, task: Any) -> bool:
+        chosen = choose(name, task)
+        install(app)
+        return chosen
+
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(recording, "_chooses", meanwhile)
+            assert not recording.chooses("plain")
+        assert recording.chooses("plain")
+    finally:
+        uninstall(app)
