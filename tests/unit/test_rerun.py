@@ -22,7 +22,18 @@ from celery_asynctask.model import AsyncTask
 from celery_asynctask.payload import Encoder
 from celery_asynctask.payload.redaction import SENSITIVE_NAMES, Redaction
 from celery_asynctask.queries.reruns import Rerun
-from celery_asynctask.rerun import Candidate, Options, assess, is_unreachable, prepare, reach_broker, rebuilt, send
+from celery_asynctask.recording import recording_of
+from celery_asynctask.rerun import (
+    Candidate,
+    Options,
+    assess,
+    is_unreachable,
+    link,
+    prepare,
+    reach_broker,
+    rebuilt,
+    send,
+)
 from celery_asynctask.store.erasure import ERASED
 from tests.histories import HISTORIES, ID, NAME
 
@@ -298,6 +309,25 @@ def test_the_link_is_sent_however_much_else_is(tmp_path: Path) -> None:
         app.close()
     content = json.loads(message.headers["asynctask"]["content"])
     assert (content["rerun_of"], content["rerun_by"]) == (ID, "Grace")
+
+
+def test_the_link_is_sent_where_only_some_tasks_are_recorded(app: Celery, tmp_path: Path) -> None:
+    """And nothing else of that app is recorded for it from then on: others record the task."""
+    app.conf.update(asynctask_url=f"sqlite:///{tmp_path / 'rows.db'}", asynctask_journal_dir=tmp_path / "journal")
+    install(app, whole_app=False)
+    recording = recording_of(app)
+    try:
+        link(app)
+        assert recording is not None
+        assert not recording.chooses(NAME)
+        send(app, look(app, row(customer=3)), "Grace", "slow")
+        with app.connection() as connection, connection.SimpleQueue("slow") as queue:
+            message = queue.get_nowait()
+            message.ack()
+    finally:
+        uninstall(app)
+    header = message.headers["asynctask"]
+    assert (json.loads(header["content"]), header["customer"]) == ({"rerun_of": ID, "rerun_by": "Grace"}, 3)
 
 
 def backend_error(app: Celery) -> Exception:
