@@ -9,7 +9,24 @@ import datetime as dt
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+
+class _Number(Protocol):
+    """An int, or a column of them."""
+
+    def __sub__(self, other: Any, /) -> Any: ...
+
+
+N = TypeVar("N", bound=_Number)
+
+
+def left_over(numbered: N, stored: N, quarantined: N) -> N:
+    """Events of one process of which nobody knows what became of them; also of columns, in SQL. Less than 0 where more
+    is known than was numbered, for a line that was damaged may have been two: of several processes, only what is more
+    than 0 of each may be added up."""
+    left: N = numbered - stored - quarantined
+    return left
 
 
 class Account(NamedTuple):
@@ -40,7 +57,7 @@ class Account(NamedTuple):
     @property
     def missing(self) -> int:
         """Events of which nobody knows what became of them."""
-        return max(0, self.last_number - self.stored - self.quarantined)
+        return max(0, left_over(self.last_number, self.stored, self.quarantined))
 
     @property
     def dropped_total(self) -> int:

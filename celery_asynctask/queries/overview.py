@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import ColumnElement, case, func, select, union_all
 from sqlalchemy.orm import Session, defer
 
+from celery_asynctask.ledger import left_over
 from celery_asynctask.lifecycle import AsyncTaskStatus
 from celery_asynctask.model import AsyncTask, AsyncTaskSource
 from celery_asynctask.queries.reader import Reader
@@ -139,6 +140,8 @@ def _recording(session: Session, now: dt.datetime) -> Recording:
     source = AsyncTaskSource
     lives = source.ended_at.is_(None)
     seen = source.last_seen_at >= now - ALIVE
+    of: Any = AsyncTaskSource.__table__.c
+    left: ColumnElement[int] = left_over(of.last_number, of.stored, of.quarantined)
     row = session.execute(
         select(
             _count(lives & seen).label("alive"),
@@ -147,22 +150,21 @@ def _recording(session: Session, now: dt.datetime) -> Recording:
             func.max(source.last_seen_at).label("seen"),
             func.coalesce(func.sum(source.stored), 0).label("stored"),
             func.coalesce(func.sum(source.quarantined), 0).label("quarantined"),
-            func.coalesce(func.sum(source.last_number), 0).label("numbered"),
+            func.coalesce(func.sum(case((left > 0, left), else_=0)), 0).label("missing"),
         )
     ).one()
     dropped: dict[str, int] = {}
     for counts in session.scalars(select(source.dropped).where(source.dropped.is_not(None))):
         for reason, count in counts.items():
             dropped[reason] = dropped.get(reason, 0) + int(count)
-    stored, quarantined = int(row.stored), int(row.quarantined)
     return Recording(
         alive=int(row.alive),
         silent=int(row.silent),
         gone=int(row.gone),
         seen=row.seen,
-        stored=stored,
-        quarantined=quarantined,
-        missing=int(row.numbered) - stored - quarantined,
+        stored=int(row.stored),
+        quarantined=int(row.quarantined),
+        missing=int(row.missing),
         dropped=dropped,
     )
 

@@ -21,6 +21,7 @@ from sqlalchemy.exc import (
 )
 
 from celery_asynctask.events import decode
+from celery_asynctask.ledger import left_over
 from celery_asynctask.lifecycle import fold_all
 from celery_asynctask.process import importing
 from celery_asynctask.settings import Settings
@@ -56,9 +57,8 @@ class Position(NamedTuple):
 
     @property
     def missing(self) -> int:
-        """Events of which nobody knows what became of them; less than 0 where more is known than was numbered, for a
-        line that was damaged may have been two."""
-        return self.last_number - self.stored - self.quarantined
+        """Events of which nobody knows what became of them; may be less than 0, see `ledger.left_over`."""
+        return left_over(self.last_number, self.stored, self.quarantined)
 
 
 class SourceUpdate(NamedTuple):

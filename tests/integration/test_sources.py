@@ -13,6 +13,8 @@ from celery_asynctask import AsyncTaskAttempt, AsyncTaskSource
 from celery_asynctask.model import Base
 from celery_asynctask.queries import Reader
 from celery_asynctask.queries import sources as module
+from celery_asynctask.queries.completeness import completeness
+from celery_asynctask.queries.overview import overview
 from celery_asynctask.queries.size import size
 from celery_asynctask.queries.sources import State, sources
 from celery_asynctask.store import Store
@@ -134,3 +136,19 @@ def test_size_where_it_cannot_be_told() -> None:
             return type("Engine", (), {"dialect": type("Dialect", (), {"name": "oracle"})})
 
     assert size(Session()) is None  # type: ignore[arg-type]
+
+
+def test_what_one_process_has_too_much_is_not_what_another_lost(store: Store, reader: Reader) -> None:
+    """A damaged line may have been two events, so more may be known of a process than it numbered."""
+    process(store, "lost", "lost too", last_number=10, stored=6, quarantined=1)
+    process(store, "surplus", last_number=10, stored=8, quarantined=9)
+    process(store, "whole", last_number=10, stored=8, quarantined=2)
+    process(store, "silent")
+    found = overview(reader, NOW).recording
+    assert found.missing == completeness(reader, None).ledger.missing == 6
+    assert (found.stored, found.quarantined) == (31, 13)
+
+
+def test_nothing_is_missing_where_there_is_more(store: Store, reader: Reader) -> None:
+    process(store, "surplus", last_number=2, stored=2, quarantined=1)
+    assert overview(reader, NOW).recording.missing == completeness(reader, None).ledger.missing == 0
