@@ -33,12 +33,17 @@ Quarantine = Callable[[str, bytes], None]
 
 
 def store_batch(
-    store: Store, parts: Sequence[Part], positions: Mapping[str, Position], quarantine: Quarantine
+    store: Store,
+    parts: Sequence[Part],
+    positions: Mapping[str, Position],
+    quarantine: Quarantine,
+    meanwhile: Callable[[], None] | None = None,
 ) -> dict[str, Position]:
     """Store what the parts hold and move their sources' positions on, all in one transaction; the new positions.
 
-    Poison is found by halves and put aside before the commit, so it may be put aside twice but is never missing. Raises
-    as `Store.write`, and what ``quarantine`` raises; what is not stored then is taken again.
+    Poison is found by halves and put aside before the commit, so it may be put aside twice but is never missing; that
+    may take long, so ``meanwhile`` is called between the halves. Raises as `Store.write`, and what ``quarantine`` and
+    ``meanwhile`` raise; what is not stored then is taken again.
     """
     began = time.perf_counter()
     events = [event for part in parts for event in part.chunk.events]
@@ -48,7 +53,7 @@ def store_batch(
     except Exception as exc:
         if is_outage(exc):
             raise
-        bad, rows = _find_poison(store, events)
+        bad, rows = _find_poison(store, events, meanwhile)
         poison.update(bad)
         moved, _ = _write(store, parts, positions, [], poison, quarantine)
     health.batch(
@@ -116,8 +121,12 @@ def _moved(part: Part, before: Position, bad: int) -> Position:
     return after._replace(quarantined=after.quarantined + inside)
 
 
-def _find_poison(store: Store, events: Sequence[bytes]) -> tuple[list[bytes], int]:
+def _find_poison(
+    store: Store, events: Sequence[bytes], meanwhile: Callable[[], None] | None
+) -> tuple[list[bytes], int]:
     """Store ``events`` in ever smaller parts; those that alone are refused, and how many rows the others made."""
+    if meanwhile is not None:
+        meanwhile()
     try:
         return [], store.write(events)
     except Exception as exc:
@@ -127,7 +136,7 @@ def _find_poison(store: Store, events: Sequence[bytes]) -> tuple[list[bytes], in
             _tell(exc, events[0])
             return list(events), 0
         middle = len(events) // 2
-        halves = [_find_poison(store, half) for half in (events[:middle], events[middle:])]
+        halves = [_find_poison(store, half, meanwhile) for half in (events[:middle], events[middle:])]
         return [event for bad, _ in halves for event in bad], sum(rows for _, rows in halves)
 
 

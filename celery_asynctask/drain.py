@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from celery_asynctask import health
@@ -35,6 +36,8 @@ class Drain:
         self._prepared = False
         self._positions: dict[str, Position] = {}
         self._descriptions: dict[str, dict[str, Any]] = {}
+        self.meanwhile: Callable[[], None] | None = None
+        """Called between the transactions of a batch that takes many; what it raises ends the batch."""
         self.behind = False
         """Whether the last batch left something that was there."""
 
@@ -80,7 +83,9 @@ class Drain:
         self.behind = room <= 0 or bool(unread)
         parts = [take.part for take in takes if take.news]
         if parts:
-            self._positions |= store_batch(self.store, parts, self._positions, self.directory.quarantine)
+            self._positions |= store_batch(
+                self.store, parts, self._positions, self.directory.quarantine, self.meanwhile
+            )
         for take in takes:
             if take.done:
                 take.segment.path.unlink(missing_ok=True)

@@ -9,7 +9,12 @@ import datetime as dt
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
+
+SILENT: Final = dt.timedelta(seconds=90)
+"""How long nothing must have been noted of a process for it to be silent: nobody has looked after it, and other nodes
+take it for gone. Recorders note every ten seconds who lives (`watch`), and wait for less than half of this between two
+tries of a database that is away (`recorder.MAX_BACKOFF`)."""
 
 
 class _Number(Protocol):

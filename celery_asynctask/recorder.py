@@ -10,6 +10,7 @@ import logging
 import os
 import random
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,8 @@ MAX_BACKOFF = 30.0
 
 STANDBY_SECONDS = 0.1
 """Between two tries of a dedicated recorder to take the work over."""
+ELECTION_SECONDS = 10.0
+"""Most seconds between two of another: while nobody is elected, nobody notes who lives."""
 
 _inherited: list[object] = []
 """What a forked child got from its parent's recorder: collecting it would close the parent's connections."""
@@ -97,19 +100,27 @@ class Recorder:
             thread.join(timeout)
 
     def _run(self, once: bool) -> None:
-        wait = self.settings.flush_interval
+        backoff = self.settings.flush_interval
+        flush_at = 0.0
         try:
             while True:
                 stopping = self._stop.is_set()
                 if self.before_work is not None:
                     self.before_work()
+                flushes = stopping or time.monotonic() >= flush_at
                 try:
-                    done = self._work()
-                    wait = self.settings.flush_interval if done or not self.dedicated else STANDBY_SECONDS
+                    done = self._work(flushes)
+                    backoff = self.settings.flush_interval
+                    if not done:
+                        flush_at = 0.0
+                    elif flushes:
+                        flush_at = time.monotonic() + self.settings.flush_interval
+                    wait = self._rest(flush_at) if done else self._standby
                 except Exception as exc:  # noqa: BLE001 - the thread must not end; the cause is logged
                     self._report(exc)
                     done = True
-                    wait = min(MAX_BACKOFF, wait * 2) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
+                    flush_at = 0.0
+                    wait = backoff = min(MAX_BACKOFF, backoff * 2) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
                     if self._work_of is not None:
                         self._work_of.close()
                 if stopping or (once and done):
@@ -118,15 +129,29 @@ class Recorder:
         finally:
             self._resign()
 
-    def _work(self) -> bool:
-        """Do what there is to do; whether it was for this recorder to do."""
+    @property
+    def _standby(self) -> float:
+        """Seconds until it tries to be elected again."""
+        return STANDBY_SECONDS if self.dedicated else min(self.settings.flush_interval, ELECTION_SECONDS)
+
+    def _rest(self, flush_at: float) -> float:
+        """Seconds until there is something to do: to flush, or to note who lives."""
+        assert self._work_of is not None
+        return max(0.0, min(flush_at, self._work_of.look_at) - time.monotonic())
+
+    def _work(self, flushes: bool) -> bool:
+        """Do what there is to do, or if not ``flushes`` only note who lives; whether it was for this recorder to do."""
         if self.journal is not None:
             self.journal.retry()
         if self._elected is not None and not self._is_still_elected(self._elected):
             self._resign()
-        if self._elected is None and not self._seek_election():
+        is_new = self._elected is None
+        if is_new and not self._seek_election():
             return False
         assert self._work_of is not None
+        if not (flushes or is_new):
+            self._work_of.look()
+            return True
         self._work_of.work()
         if self._in_trouble:
             self._in_trouble = False

@@ -6,8 +6,8 @@ tells that a run is lost, however long it takes. Two looks do:
 
 * of the recorder's own directory: nobody holds the source's segments and they are all stored; and again
   `LOST_SECONDS` later, for a worker's main process may still tell of its child;
-* of other directories: what was noted of the source is the same as `SILENT_SECONDS` before, by this process's own
-  clock. Its node is gone, or cut off from the database. If it comes back, what it was running is found again.
+* of other directories: what was noted of the source is the same as `ledger.SILENT` before, by this process's own clock.
+  Its node is gone, or cut off from the database. If it comes back, what it was running is found again.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Final
 from celery_asynctask.events import Event, Kind, encode, now
 from celery_asynctask.journal import Directory
 from celery_asynctask.journal.directory import is_being_written
+from celery_asynctask.ledger import SILENT
 from celery_asynctask.store import OpenAttempt, Store
 
 logger = logging.getLogger("celery_asynctask.recorder")
@@ -32,9 +33,7 @@ LOST_SECONDS: Final = 30.0
 """From finding a process gone to calling its runs lost; Celery itself takes ten to see that a child is."""
 _RUN_KEY: Final = re.compile(r"[0-9a-f]{6}[01].", re.DOTALL)
 """What `lifecycle.run_key` makes; an imported attempt may have another, and no event is of that."""
-SILENT_SECONDS: Final = 90.0
-"""For how long nothing is heard of another directory's process before it is taken for gone: longer than the recorder's
-longest wait between two tries of the database."""
+_SILENT_SECONDS: Final = SILENT.total_seconds()
 
 
 class Watch:
@@ -43,19 +42,20 @@ class Watch:
     def __init__(self, directory: Directory, store: Store) -> None:
         self.directory = directory
         self.store = store
-        self._look_at = 0.0
+        self.look_at = 0.0
+        """When it is time to, by the monotonic clock."""
         self._heard: dict[str, tuple[dt.datetime, float]] = {}
         """Of the sources of other directories: what was noted last, and since when by our clock it is the same."""
 
     def forget(self) -> None:
         """Start over: the database was away, so nobody could note anything."""
         self._heard.clear()
+        self.look_at = 0.0
 
     def look(self) -> None:
         """Look if it is time to. Raises `sqlalchemy.exc.SQLAlchemyError`, `OSError`."""
-        if time.monotonic() < self._look_at:
+        if time.monotonic() < self.look_at:
             return
-        self._look_at = time.monotonic() + LOOK_SECONDS
         self.directory.sweep()
         found = self.directory.segments()
         there = {segment.source for segment in found}
@@ -65,8 +65,9 @@ class Watch:
         self._tell(Kind.LOST, self.store.note_ended(self.directory.id, there, gone), "its process is gone")
         silent = self._silent()
         if silent:
-            evidence = f"its node has not been heard of for {SILENT_SECONDS:.0f} s"
+            evidence = f"its node has not been heard of for {_SILENT_SECONDS:.0f} s"
             self._tell(Kind.LOST, self.store.note_silent(silent), evidence)
+        self.look_at = time.monotonic() + LOOK_SECONDS
 
     def _silent(self) -> list[str]:
         """Sources of other directories of which nothing was noted for a while."""
@@ -76,7 +77,7 @@ class Watch:
             source: known if (known := self._heard.get(source)) is not None and known[0] == seen else (seen, at)
             for source, seen in noted.items()
         }
-        return [source for source, (_, since) in self._heard.items() if at - since >= SILENT_SECONDS]
+        return [source for source, (_, since) in self._heard.items() if at - since >= _SILENT_SECONDS]
 
     def _tell(self, kind: Kind, attempts: Iterable[OpenAttempt], evidence: str) -> None:
         told = [_event(kind, attempt, evidence) for attempt in attempts if _RUN_KEY.match(attempt.run_key)]

@@ -23,6 +23,13 @@ class Work(Protocol):
     def work(self) -> None:
         """Do what there is to do. Raises what the database and the disk raise; nothing is lost then."""
 
+    def look(self) -> None:
+        """Only note who lives, if it is time to. Raises as `work`."""
+
+    @property
+    def look_at(self) -> float:
+        """When it is time to, by the monotonic clock."""
+
     def close(self) -> None:
         """Give the database connection back; work may go on."""
 
@@ -33,12 +40,20 @@ class DirectoryWork:
     def __init__(self, directory: Directory, settings: Settings) -> None:
         self._drain = Drain(directory, settings)
         self._watch = Watch(directory, self._drain.store)
+        self._drain.meanwhile = self._watch.look
 
     def work(self) -> None:
         self._drain.behind = True
         while self._drain.behind:
             self._drain.batch()
             self._watch.look()
+
+    def look(self) -> None:
+        self._watch.look()
+
+    @property
+    def look_at(self) -> float:
+        return self._watch.look_at
 
     def close(self) -> None:
         self._watch.forget()
@@ -52,12 +67,20 @@ class MemoryWork:
         self._journal = journal
         self._store = Store(settings)
         self._stored = False
-        self._look_at = 0.0
+        self.look_at = 0.0
 
     def work(self) -> None:
-        if self._stored and time.monotonic() >= self._look_at:
-            self._look_at = time.monotonic() + LOOK_SECONDS
+        self._store_all()
+        self.look()
+
+    def look(self) -> None:
+        if time.monotonic() < self.look_at:
+            return
+        if self._stored:
             self._store.note_alive([self._journal.source])
+        self.look_at = time.monotonic() + LOOK_SECONDS
+
+    def _store_all(self) -> None:
         lines = self._journal.take()
         if not lines:
             return
@@ -76,6 +99,7 @@ class MemoryWork:
             raise
 
     def close(self) -> None:
+        self.look_at = 0.0
         self._store.close()
 
 

@@ -11,12 +11,10 @@ from sqlalchemy.orm import Session
 
 from celery_asynctask.journal import Segment
 from celery_asynctask.journal.survey import Survey
-from celery_asynctask.ledger import Account, Ledger
+from celery_asynctask.ledger import SILENT, Account, Ledger
 from celery_asynctask.model import AsyncTaskSource
 from celery_asynctask.queries.reader import Reader
 
-SILENT: Final = dt.timedelta(seconds=90)
-"""How long a source is not seen before its journal counts as one that nobody has looked into; see `watch`."""
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
 _COLUMNS: Final = [
     getattr(AsyncTaskSource, name)

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import ColumnElement, case, func, select, union_all
 from sqlalchemy.orm import Session, defer
 
-from celery_asynctask.ledger import left_over
+from celery_asynctask.ledger import SILENT, left_over
 from celery_asynctask.lifecycle import AsyncTaskStatus
 from celery_asynctask.model import AsyncTask, AsyncTaskSource
 from celery_asynctask.queries.reader import Reader
@@ -24,8 +24,6 @@ MOST_COUNTED: Final = 20_000
 """Tasks of the last hour that are counted by status."""
 MOST_RUNNING: Final = 2_000
 """Running tasks that are counted by name."""
-ALIVE: Final = dt.timedelta(seconds=90)
-"""A source that was seen so long ago is silent; recorders look every ten seconds (`watch`)."""
 GONE: Final = dt.timedelta(hours=1)
 """For how long a source that is gone is counted."""
 
@@ -139,7 +137,7 @@ def _counts(reader: Reader, session: Session, since: dt.datetime) -> tuple[dict[
 def _recording(session: Session, now: dt.datetime) -> Recording:
     source = AsyncTaskSource
     lives = source.ended_at.is_(None)
-    seen = source.last_seen_at >= now - ALIVE
+    seen = source.last_seen_at >= now - SILENT
     of: Any = AsyncTaskSource.__table__.c
     left: ColumnElement[int] = left_over(of.last_number, of.stored, of.quarantined)
     row = session.execute(

@@ -5,19 +5,16 @@ Pure. `evidence` collects what is told here.
 
 from __future__ import annotations
 
-import datetime as dt
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
+from celery_asynctask.ledger import SILENT
 from celery_asynctask.lifecycle import AsyncTaskStatus
 from celery_asynctask.model import AsyncTask, AsyncTaskAttempt, AsyncTaskSource
 from celery_asynctask.queries.cause import place
 from celery_asynctask.queries.lineage import Member, happened_at, is_planned, is_unsent
 from celery_asynctask.queries.words import Words, error, in_a_line
-
-SILENT: Final = dt.timedelta(seconds=60)
-"""After which it is odd that nothing was noted of a process: a recorder does so every ten seconds."""
 
 
 class Evidence(NamedTuple):

@@ -14,9 +14,9 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import ColumnElement, and_, case, func, select
 from sqlalchemy.orm import Session
 
+from celery_asynctask.ledger import SILENT
 from celery_asynctask.lifecycle import AsyncTaskStatus
 from celery_asynctask.model import AsyncTask, AsyncTaskAttempt, AsyncTaskSource
-from celery_asynctask.queries.overview import ALIVE
 from celery_asynctask.queries.reader import Reader
 
 MOST_LIVING: Final = 1000
@@ -117,11 +117,11 @@ def _rows(session: Session, gone: int) -> Iterator[Any]:
 def _state(row: Any, now: dt.datetime) -> State:
     if row.ended_at is not None:
         return State.GONE
-    return State.ALIVE if row.last_seen_at >= now - ALIVE else State.SILENT
+    return State.ALIVE if row.last_seen_at >= now - SILENT else State.SILENT
 
 
 def _counts(session: Session, now: dt.datetime) -> tuple[dict[State, int], dt.datetime | None]:
-    lives, seen = AsyncTaskSource.ended_at.is_(None), AsyncTaskSource.last_seen_at >= now - ALIVE
+    lives, seen = AsyncTaskSource.ended_at.is_(None), AsyncTaskSource.last_seen_at >= now - SILENT
     alive, silent, gone, last = session.execute(
         select(_count(lives & seen), _count(lives & ~seen), _count(~lives), func.max(AsyncTaskSource.last_seen_at))
     ).one()

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from celery_asynctask import AsyncTask, AsyncTaskAttempt, AsyncTaskSource, AsyncTaskStatus
 from celery_asynctask.events import Kind
+from celery_asynctask.ledger import SILENT
 from celery_asynctask.queries import Filter, Reader, failures, overview, parse
 from celery_asynctask.queries.completeness import completeness
 from celery_asynctask.queries.failures import Failure, grouped
@@ -291,7 +292,7 @@ def test_overview_of_recording(full: Shop) -> None:
     assert found.quarantined == sum(one.quarantined for one in full.sources) > 0
     assert found.missing == completeness(full.reader, None).ledger.missing > 0
     assert found.dropped == {"journal_full": sum(12 for one in full.sources if one.dropped)}
-    later = overview.overview(full.reader, NOW + 2 * overview.ALIVE).recording
+    later = overview.overview(full.reader, NOW + 2 * SILENT).recording
     assert (later.alive, later.silent) == (0, len(living))
     day = dt.timedelta(days=1)
     gone = sum(one.ended_at == NOW - day for one in full.sources)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import shutil
 import signal
@@ -24,17 +25,16 @@ from tests.integration.rows import stored
 
 pytestmark = pytest.mark.every_database
 
+EPOCH = dt.datetime(2026, 1, 1, tzinfo=dt.timezone.utc)
+
 
 class Clock:
     """Both clocks of the watch, moved by hand."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        import datetime as dt
-
         self.at = 1000.0
-        epoch = dt.datetime(2026, 1, 1, tzinfo=dt.timezone.utc)
         monkeypatch.setattr("celery_asynctask.watch.time.monotonic", lambda: self.at)
-        monkeypatch.setattr("celery_asynctask.store.store._now", lambda: epoch + dt.timedelta(seconds=self.at))
+        monkeypatch.setattr("celery_asynctask.store.store._now", lambda: EPOCH + dt.timedelta(seconds=self.at))
 
 
 class Node:
@@ -218,6 +218,49 @@ def test_when_the_database_was_away_everybody_gets_time(store: Store, make_node:
     other.after(watch.LOOK_SECONDS)
     other.after(watch.LOOK_SECONDS)
     assert status(store) == "STARTED"
+
+
+def test_when_the_database_is_back_life_is_noted_at_once(
+    store: Store, make_node: Callable[..., Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look that failed is none."""
+    node = make_node()
+    node.journal.append(started(node))
+    node.after(0)
+    before = source_of(store, node.journal.source).last_seen_at
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "note_alive", fail)
+        with pytest.raises(OSError, match="away"):
+            node.after(watch.LOOK_SECONDS)
+    node.work.close()  # as the recorder does then
+    node.after(1)
+    assert source_of(store, node.journal.source).last_seen_at - before == dt.timedelta(seconds=watch.LOOK_SECONDS + 1)
+
+
+def fail(*_: object) -> None:
+    raise OSError("away")
+
+
+def test_life_is_noted_while_poison_is_looked_for(
+    store: Store, make_node: Callable[..., Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One batch may take many transactions to find it."""
+    node = make_node()
+    node.journal.append(started(node))
+    node.after(0)
+    for _ in range(8):
+        node.journal.append(encode({**Delivery(2).started(3), "at": 10**30}))
+    write, heard = Store.write, []
+
+    def slow(*arguments: Any, **more: Any) -> int:
+        node.clock.at += watch.LOOK_SECONDS
+        heard.append(node.clock.at - (source_of(store, node.journal.source).last_seen_at - EPOCH).total_seconds())
+        return write(*arguments, **more)
+
+    monkeypatch.setattr(Store, "write", slow)
+    node.after(0)
+    assert len(heard) > 10
+    assert max(heard) <= 3 * watch.LOOK_SECONDS
 
 
 def test_a_killed_process_s_lock_is_free(store: Store, make_node: Callable[..., Node], tmp_path: Path) -> None:

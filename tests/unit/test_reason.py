@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from celery_asynctask.cli.output import Output
+from celery_asynctask.ledger import SILENT
 from celery_asynctask.lifecycle import TERMINAL, AsyncTaskStatus, fold
 from celery_asynctask.model import AsyncTask, AsyncTaskAttempt, AsyncTaskSource
 from celery_asynctask.queries.reason import Evidence, explain
@@ -157,6 +158,8 @@ def running(**more: Any) -> Evidence:
     ("seen", "expected"),
     [
         (source(5 * SECONDS), "(5.0 s ago)."),
+        (source(SILENT), "(1 m 30 s ago)."),
+        (source(SILENT + SECONDS), "(1 m 31 s ago): since then no recorder of its node has written to this database."),
         (source(600 * SECONDS), "(10 m 00 s ago): since then no recorder of its node has written to this database."),
         (source(600 * SECONDS, 20 * SECONDS), "(10 m 00 s ago), and found gone at 2025-06-15 17:06:20.000."),
         (None, "Nothing is noted of the process that ran it."),

@@ -23,9 +23,8 @@ from celery_asynctask.http.memory import Kept
 from celery_asynctask.http.problem import invalid
 from celery_asynctask.http.service import Service
 from celery_asynctask.journal.survey import UNKNOWN_PID, Survey, survey_of
-from celery_asynctask.ledger import Account, Ledger
+from celery_asynctask.ledger import SILENT, Account, Ledger
 from celery_asynctask.queries.completeness import completeness
-from celery_asynctask.queries.overview import ALIVE
 from celery_asynctask.queries.size import size
 from celery_asynctask.queries.sources import MOST_GONE, MOST_LOST, MOST_RUNNING, Source, Sources, State, sources
 from celery_asynctask.tables import SCHEMA_VERSION
@@ -115,7 +114,8 @@ async def workers(page: Page) -> Response:
             "unstored": list(_unstored(health, found)),
             "health": health,
             "ledger": health.ledger,
-            "recorder_is_silent": found.seen is not None and found.seen < page.now - ALIVE,
+            "recorder_is_silent": found.seen is not None and found.seen < page.now - SILENT,
+            "silent_seconds": int(SILENT.total_seconds()),
             "unknown_pid": UNKNOWN_PID,
             "all": bool(wants_all),
             "all_gone": ALL_GONE,
