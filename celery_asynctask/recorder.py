@@ -53,8 +53,13 @@ class Recorder:
         reset_in_children(self)
 
     def _reset(self) -> None:
+        self._changing = threading.RLock()  # a signal handler may start or stop it inside of either
+        self._working = threading.Lock()
+        """Held by the thread that works: one that is started while the last still ends waits for it."""
         self._stop = threading.Event()
+        """Tells the newest thread to end; each has its own."""
         self._thread: threading.Thread | None = None
+        """The newest."""
         self._claimed: int | None = None
         self._elected: int | None = None
         self._work_of: Work | None = None
@@ -70,7 +75,7 @@ class Recorder:
 
     @property
     def is_running(self) -> bool:
-        """Whether the thread lives."""
+        """Whether the thread lives; also one that was told to stop, and has not ended in time."""
         return self._thread is not None and self._thread.is_alive()
 
     @property
@@ -85,26 +90,34 @@ class Recorder:
 
     def start(self, *, once: bool = False) -> None:
         """Start the thread, unless it runs already; ``once``: to end when it has drained what is there, or failed."""
-        if self._thread is None:
-            self._stop.clear()
-            self._thread = threading.Thread(
-                target=self._run, args=(once,), name="celery-asynctask-recorder", daemon=True
+        with self._changing:
+            if self.is_running and not self._stop.is_set():
+                return
+            stop = threading.Event()
+            thread = threading.Thread(
+                target=self._run, args=(once, stop), name="celery-asynctask-recorder", daemon=True
             )
-            self._thread.start()
+            thread.start()
+            self._thread, self._stop = thread, stop
 
     def stop(self, timeout: float) -> None:
         """Drain what is there, give up the election and end the thread; wait at most ``timeout`` seconds."""
-        thread, self._thread = self._thread, None
-        if thread is not None:
+        with self._changing:
+            thread = self._thread
             self._stop.set()
+        if thread is not None:
             thread.join(timeout)
 
-    def _run(self, once: bool) -> None:
+    def _run(self, once: bool, stop: threading.Event) -> None:
+        with self._working:
+            self._loop(once, stop)
+
+    def _loop(self, once: bool, stop: threading.Event) -> None:
         backoff = self.settings.flush_interval
         flush_at = 0.0
         try:
             while True:
-                stopping = self._stop.is_set()
+                stopping = stop.is_set()
                 if self.before_work is not None:
                     self.before_work()
                 flushes = stopping or time.monotonic() >= flush_at
@@ -125,7 +138,7 @@ class Recorder:
                         self._work_of.close()
                 if stopping or (once and done):
                     return
-                self._stop.wait(wait)
+                stop.wait(wait)
         finally:
             self._resign()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from celery_asynctask import recorder as module
 from celery_asynctask import watch, work
+from celery_asynctask.drain import Drain
 from celery_asynctask.events import encode
 from celery_asynctask.journal import Journal
 from celery_asynctask.recorder import Recorder
@@ -19,6 +21,8 @@ from celery_asynctask.store import Store
 from tests.histories import published
 from tests.integration.draining import sources
 from tests.integration.rows import stored
+from tests.pace import patience
+from tests.processes import at_once
 from tests.waiting import wait_for
 
 SECONDS = 10
@@ -107,3 +111,115 @@ def test_it_takes_over_between_two_flushes(host: Host) -> None:
     host.record("second")
     wait_for(lambda: other.is_elected, SECONDS, "the other to take over")
     host.wait_for("first", "second")
+
+
+class Slow:
+    """Batches that take as long as the test wants."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.go = threading.Event()
+        self.running = self.most = self.begun = 0
+        batch = Drain.batch
+
+        def slow(drain: Drain) -> int:
+            self.begun += 1
+            self.running += 1
+            self.most = max(self.most, self.running)
+            try:
+                assert self.go.wait(patience(SECONDS))
+                return batch(drain)
+            finally:
+                self.running -= 1
+
+        monkeypatch.setattr(Drain, "batch", slow)
+
+
+@pytest.fixture
+def slow(host: Host, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slow]:
+    made = Slow(monkeypatch)
+    yield made
+    made.go.set()
+
+
+def threads() -> int:
+    return sum(thread.name == "celery-asynctask-recorder" for thread in threading.enumerate())
+
+
+def test_one_that_does_not_stop_in_time_and_is_started_again(host: Host, slow: Slow) -> None:
+    """The new thread waits for the old one: they share a work and an election."""
+    recorder = host.recorder(flush_interval=0.01)
+    recorder.start()
+    wait_for(lambda: slow.begun == 1, SECONDS, "a batch to begin")
+    recorder.stop(0.01)
+    assert recorder.is_running
+    recorder.start()
+    recorder.start()
+    assert threads() == 2
+    host.record("first")
+    slow.go.set()
+    host.wait_for("first")
+    wait_for(lambda: threads() == 1, SECONDS, "the old thread to end")
+    assert recorder.is_running
+    host.record("second")
+    host.wait_for("first", "second")
+    assert slow.most == 1
+    recorder.stop(SECONDS)
+    assert (recorder.is_running, recorder.is_elected, threads()) == (False, False, 0)
+
+
+def test_one_that_is_told_to_stop_again_is_waited_for(host: Host, slow: Slow) -> None:
+    recorder = host.recorder(flush_interval=0.01)
+    recorder.start()
+    wait_for(lambda: slow.begun == 1, SECONDS, "a batch to begin")
+    host.record("first")
+    recorder.stop(0.01)
+    recorder.start()
+    recorder.stop(0.01)
+    slow.go.set()
+    recorder.stop(SECONDS)
+    assert not recorder.is_running
+    assert sorted(stored(host.store)) == ["first"]
+    assert slow.most == 1
+
+
+def test_one_that_has_ended_by_itself_starts_again(host: Host) -> None:
+    recorder = host.recorder()
+    for name in ("first", "second"):
+        host.record(name)
+        recorder.start(once=True)
+        wait_for(lambda: not recorder.is_running, SECONDS, "it to end")
+        assert name in stored(host.store)
+
+
+def test_threads_that_start_it_at_once_start_one(host: Host, slow: Slow) -> None:
+    recorder = host.recorder(flush_interval=0.01)
+    gate = threading.Barrier(8)
+
+    def start() -> None:
+        gate.wait()
+        recorder.start()
+
+    starting = [threading.Thread(target=start) for _ in range(8)]
+    for thread in starting:
+        thread.start()
+    for thread in starting:
+        thread.join()
+    assert threads() == 1
+
+
+def test_a_child_of_one_that_ends_has_its_own(host: Host, slow: Slow) -> None:
+    """Whatever the parent's threads held when it forked."""
+    recorder = host.recorder(flush_interval=0.01)
+    recorder.start()
+    wait_for(lambda: slow.begun == 1, SECONDS, "a batch to begin")
+    recorder.stop(0.01)
+    recorder.start()
+
+    def child(_: int) -> tuple[bool, bool]:
+        before = recorder.is_running
+        slow.go.set()
+        recorder.start()
+        recorder.stop(patience(SECONDS))
+        return before, recorder.is_running
+
+    assert at_once(1, child) == [(False, False)]
