@@ -56,8 +56,8 @@ class Drain:
     def batch(self) -> int:
         """Store one batch; how many events and damaged lines it had, 0 when there was nothing new.
 
-        Raises `sqlalchemy.exc.SQLAlchemyError`, `ImportError` (no driver), `OSError`; what was not stored then is
-        taken again by the next call.
+        Raises `sqlalchemy.exc.SQLAlchemyError`, `StoreError`, `ImportError` (no driver), `OSError`; what was not stored
+        then is taken again by the next call.
         """
         if not self._prepared:
             self.store.prepare()

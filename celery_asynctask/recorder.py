@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from celery_asynctask.errors import JournalError
+from celery_asynctask.errors import AsyncTaskError, JournalError
 from celery_asynctask.journal import Directory, Journal
 from celery_asynctask.process import importing, reset_in_children
 from celery_asynctask.settings import Settings
@@ -224,7 +224,7 @@ class Recorder:
             return
         self._in_trouble = True
         cause = getattr(exc, "orig", None)
-        expected = cause is not None or isinstance(exc, (OSError, ImportError, JournalError))
+        expected = cause is not None or isinstance(exc, (OSError, ImportError, AsyncTaskError))
         logger.error(
             "celery-asynctask cannot store in %s: %s. Tasks run as ever; what they do is kept in %s and stored as "
             "soon as this works.",

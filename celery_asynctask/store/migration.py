@@ -46,7 +46,8 @@ def upgrade(writer: Writer) -> Upgraded:
             create_tables(writer.engine)
         return Upgraded(None, SCHEMA_VERSION, [], completed=True)
     with writer.guarded(), writer.engine.connect() as connection, exclusive(connection):
-        applied = _migrate(connection, before)
+        before = schema_version(connection)  # others may have come before us
+        applied = [] if before == SCHEMA_VERSION else _migrate(connection, before)
         connection.commit()
     return Upgraded(before, SCHEMA_VERSION, applied, completed=False)
 

@@ -7,19 +7,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sqlalchemy import Connection, Engine, insert, inspect, select, text
+from sqlalchemy.exc import SQLAlchemyError
 
+from celery_asynctask.errors import StoreError
 from celery_asynctask.tables import SCHEMA_VERSION, async_task_revision, async_task_version, metadata
 
 _LOCK = 4_871_239_157_263_401_113
 """PostgreSQL advisory lock that guards the creation; any number that nobody else uses."""
-_LOCK_NAME = "celery_asynctask.schema"
 _LOCK_SECONDS = 30
 
 
 def create_tables(engine: Engine) -> bool:
     """Create our tables and note the schema version, unless they are there; whether this call did it.
 
-    Raises `sqlalchemy.exc.SQLAlchemyError`.
+    Raises `sqlalchemy.exc.SQLAlchemyError`; `StoreError` where others keep us from it.
     """
     with engine.connect() as connection:
         if _complete(connection):
@@ -45,18 +46,54 @@ def _complete(connection: Connection) -> bool:
 
 @contextmanager
 def exclusive(connection: Connection) -> Iterator[None]:
-    """Keep others who make or change tables out until it is committed; CREATE TABLE IF NOT EXISTS alone still races."""
+    """Keep others who make or change tables out until it is committed; CREATE TABLE IF NOT EXISTS alone still races.
+
+    PostgreSQL waits for them; SQLite raises `sqlalchemy.exc.OperationalError`, MySQL and MariaDB `StoreError` where it
+    takes long.
+    """
     match connection.dialect.name:
         case "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
             yield
         case "mysql" | "mariadb":
-            connection.execute(text("SELECT GET_LOCK(:name, :seconds)"), {"name": _LOCK_NAME, "seconds": _LOCK_SECONDS})
+            _lock(connection)
             try:
                 yield
             finally:
-                connection.execute(text("SELECT RELEASE_LOCK(:name)"), {"name": _LOCK_NAME})
+                _release(connection)
         case _:
             # Python's sqlite3 opens no transaction before DDL; this takes the write lock at once.
             connection.exec_driver_sql("BEGIN IMMEDIATE")
             yield
+
+
+def _name(connection: Connection) -> str:
+    """Of the lock, which all databases of a server share; it takes no more than 64 characters."""
+    return f"celery_asynctask.{connection.engine.url.database}"[:64]
+
+
+def _lock(connection: Connection) -> None:
+    asked = text("SELECT GET_LOCK(:name, :seconds)")
+    got = connection.scalar(asked, {"name": _name(connection), "seconds": _LOCK_SECONDS})
+    if got == 1:
+        return
+    shown = connection.engine.url.render_as_string(hide_password=True)
+    if got == 0:
+        raise StoreError(
+            f"The tables of {shown} are not touched: another process makes or changes them, and has not ended in "
+            f"{_LOCK_SECONDS} s. Try again; SELECT IS_USED_LOCK('{_name(connection)}') says which connection it is."
+        )
+    raise StoreError(
+        f"The tables of {shown} are not touched: the database gives no lock ({_name(connection)}), and does not say "
+        "why. Look into its error log, and try again."
+    )
+
+
+def _release(connection: Connection) -> None:
+    """Let others in, without hiding why we end: a connection of which that fails is closed, and the lock with it."""
+    try:
+        released = connection.scalar(text("SELECT RELEASE_LOCK(:name)"), {"name": _name(connection)})
+    except SQLAlchemyError:
+        released = None
+    if released != 1:
+        connection.invalidate()

@@ -110,7 +110,7 @@ class Store:
         return upsert.source_upsert(self.engine.dialect.name, async_task_source)
 
     def prepare(self) -> None:
-        """Create the tables where the settings allow it. Raises `sqlalchemy.exc.SQLAlchemyError`."""
+        """Create the tables where the settings allow it. Raises as `create_tables`."""
         if self.settings.create_tables:
             create_tables(self.engine)
 

@@ -13,6 +13,7 @@ import pytest
 from celery_asynctask import recorder as module
 from celery_asynctask import watch, work
 from celery_asynctask.drain import Drain
+from celery_asynctask.errors import StoreError
 from celery_asynctask.events import encode
 from celery_asynctask.journal import Journal
 from celery_asynctask.recorder import Recorder
@@ -223,3 +224,21 @@ def test_a_child_of_one_that_ends_has_its_own(host: Host, slow: Slow) -> None:
         return before, recorder.is_running
 
     assert at_once(1, child) == [(False, False)]
+
+
+def test_it_says_what_to_do_where_tables_cannot_be_made(
+    host: Host, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In a sentence, without a traceback."""
+
+    def prepare(_: Store) -> None:
+        raise StoreError("Its tables are not made: try again.")
+
+    monkeypatch.setattr(Store, "prepare", prepare)
+    recorder = host.recorder(flush_interval=0.01)
+    recorder.start()
+    wait_for(lambda: recorder.in_trouble, SECONDS, "it to fail")
+    recorder.stop(SECONDS)
+    [record] = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert "Its tables are not made: try again. Tasks run as ever" in record.getMessage()
+    assert record.exc_info is None

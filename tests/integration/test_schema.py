@@ -10,14 +10,16 @@ from sqlalchemy import Table, create_engine, delete, insert, inspect, select, up
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
+from celery_asynctask.errors import StoreError
 from celery_asynctask.lifecycle import TERMINAL, AsyncTaskStatus
 from celery_asynctask.model import AsyncTask, AsyncTaskVersion, Base
 from celery_asynctask.settings import Settings
-from celery_asynctask.store import Store, is_outage
+from celery_asynctask.store import Store, is_outage, schema
 from celery_asynctask.store.schema import create_tables
 from tests.histories import HISTORIES, lines
 from tests.integration.schema import schema_of
 from tests.processes import at_once
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.every_database
 
@@ -70,6 +72,52 @@ def test_six_processes_make_them_once(database: str) -> None:
     with engine.connect() as connection:
         assert len(connection.execute(select(AsyncTaskVersion)).all()) == 1
     engine.dispose()
+
+
+@pytest.mark.databases("mysql")
+def test_no_tables_are_made_without_the_lock(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, other = create_engine(database), create_engine(database)
+    monkeypatch.setattr(schema, "_LOCK_SECONDS", 0)
+    with other.connect() as holder, schema.exclusive(holder):
+        with pytest.raises(StoreError, match=r"another process makes or changes them.*IS_USED_LOCK"):
+            create_tables(engine)
+        assert inspect(other).get_table_names() == []
+    assert create_tables(engine)
+    engine.dispose()
+    other.dispose()
+
+
+@pytest.mark.databases("mysql")
+def test_no_tables_are_made_where_there_is_no_lock(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = create_engine(database)
+    monkeypatch.setattr(schema, "_name", lambda _: None)  # for which the answer is NULL, as for an error
+    with pytest.raises(StoreError, match="gives no lock"):
+        create_tables(engine)
+    assert inspect(engine).get_table_names() == []
+    engine.dispose()
+
+
+@pytest.mark.databases("mysql")
+def test_the_lock_is_released_whatever_happens(database: str) -> None:
+    """And what happened is what is told."""
+    engine, other = create_engine(database), create_engine(database)
+    with pytest.raises(ZeroDivisionError), engine.connect() as connection, schema.exclusive(connection):
+        raise ZeroDivisionError
+
+    def killed() -> None:
+        with engine.connect() as connection, schema.exclusive(connection):
+            number = connection.exec_driver_sql("SELECT CONNECTION_ID()").scalar_one()
+            with other.connect() as administrator:
+                administrator.exec_driver_sql(f"KILL {number}")
+            connection.exec_driver_sql("SELECT 1")
+
+    with pytest.raises(DBAPIError, match=r"killed|Lost connection|gone away"):
+        killed()
+    with other.connect() as connection:
+        asked = f"SELECT IS_FREE_LOCK('{schema._name(connection)}')"
+        wait_for(lambda: connection.exec_driver_sql(asked).scalar(), 10, "the lock to be free")
+    engine.dispose()
+    other.dispose()
 
 
 @pytest.mark.parametrize("missing", sorted(Base.metadata.tables))

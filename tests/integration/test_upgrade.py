@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import sqlite3
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from sqlalchemy import Connection, create_engine, make_url, text
 
 from celery_asynctask.errors import StoreError
 from celery_asynctask.settings import Settings
-from celery_asynctask.store import migration
+from celery_asynctask.store import migration, schema
 from celery_asynctask.store.migration import Upgraded, statements, upgrade
 from celery_asynctask.store.store import _write_ahead
 from celery_asynctask.store.writer import Writer
@@ -100,6 +102,21 @@ def test_tables_that_were_begun_are_completed(database: str, models: str) -> Non
     assert upgraded(database) == Upgraded(None, SCHEMA_VERSION, [], completed=True)
     assert schema_of(database) == schema_of(models)
     assert version_of(database) == SCHEMA_VERSION
+
+
+def test_what_another_did_meanwhile_is_not_told_as_ours(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between our look and our lock."""
+    exclusive = schema.exclusive
+
+    @contextmanager
+    def late(connection: Connection) -> Iterator[None]:
+        monkeypatch.setattr(migration, "exclusive", exclusive)
+        upgraded(database)
+        with exclusive(connection):
+            yield
+
+    monkeypatch.setattr(migration, "exclusive", late)
+    assert upgraded(database) == Upgraded(SCHEMA_VERSION, SCHEMA_VERSION, [], completed=False)
 
 
 def test_several_at_once(database: str, models: str) -> None:
