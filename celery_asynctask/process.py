@@ -34,43 +34,46 @@ def _after_fork_in_child() -> None:
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-_imports = threading.RLock()
-IMPORT_SECONDS = 5.0
-"""How long a fork waits for imports to end: many times what they take."""
+FORK_SECONDS = 5.0
+"""How long a fork waits for what it would divide: many times what that takes."""
 
 
-@contextmanager
-def importing() -> Iterator[None]:
-    """Import modules in a thread, with no fork meanwhile: the child would have them half made, with locks that nobody
-    releases (CPython looks after its import lock at a fork, not after those of the modules)."""
-    with _imports:
-        yield
+class _Undivided:
+    """What runs inside of it in a thread is over, or has not begun, when another thread forks."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._forking = _Forking()
+        os.register_at_fork(before=self._wait, after_in_parent=self._go_on, after_in_child=self._renew)
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._lock:
+            yield
+
+    def _wait(self) -> None:
+        self._forking.holds = self._lock.acquire(timeout=FORK_SECONDS)
+
+    def _go_on(self) -> None:
+        if self._forking.holds:
+            self._lock.release()
+
+    def _renew(self) -> None:
+        self._lock = threading.RLock()  # whoever held it is not here
 
 
 class _Forking(threading.local):
-    """Whether the thread that forks holds `_imports`."""
+    """Whether the thread that forks holds the lock."""
 
     holds = False
 
 
-_forking = _Forking()
-
-
-def _before_fork() -> None:
-    _forking.holds = _imports.acquire(timeout=IMPORT_SECONDS)
-
-
-def _after_fork_in_parent() -> None:
-    if _forking.holds:
-        _imports.release()
-
-
-def _renew_in_child() -> None:
-    global _imports  # noqa: PLW0603 - whoever held it is not here
-    _imports = threading.RLock()
-
-
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_renew_in_child)
+importing = _Undivided()
+"""Around imports in a thread: a child would have the modules half made, with locks that nobody releases (CPython looks
+after its import lock at a fork, not after those of the modules)."""
+locking = _Undivided()
+"""Around locking a file, up to closing it again or keeping its descriptor where `reset_in_children` finds it: a lock is
+held for as long as any child has a copy. Never around what takes long, for tasks wait here."""
 
 
 def is_pool_child() -> bool:

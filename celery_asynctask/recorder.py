@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from celery_asynctask.errors import AsyncTaskError, JournalError
 from celery_asynctask.journal import Directory, Journal
-from celery_asynctask.process import importing, reset_in_children
+from celery_asynctask.process import importing, locking, reset_in_children
 from celery_asynctask.settings import Settings
 
 if TYPE_CHECKING:
@@ -183,11 +183,12 @@ class Recorder:
         the memory of this process."""
         try:
             directory = Directory(self.settings.directory, self.settings.store_id)
-            if self.dedicated and self._claimed is None:
-                self._claimed = directory.claim()
-            if (self._claimed is None) if self.dedicated else Directory.is_claimed(directory.path):
-                return False
-            self._elected = directory.elect()
+            with locking():
+                if self.dedicated and self._claimed is None:
+                    self._claimed = directory.claim()
+                if (self._claimed is None) if self.dedicated else Directory.is_claimed(directory.path):
+                    return False
+                self._elected = directory.elect()
         except (JournalError, OSError):
             if self.journal is None:
                 raise
@@ -213,10 +214,11 @@ class Recorder:
         if self._work_of is not None:
             self._work_of.close()
             self._work_of = None
-        for handle in (self._elected, self._claimed):
-            if handle is not None:
-                os.close(handle)
-        self._elected = self._claimed = None
+        with locking():
+            for handle in (self._elected, self._claimed):
+                if handle is not None:
+                    os.close(handle)
+            self._elected = self._claimed = None
 
     def _report(self, exc: Exception) -> None:
         """Log the cause once until it is over; with its traceback where it is no failure of the environment."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from celery_asynctask.errors import JournalError
+from celery_asynctask.process import locking
 
 SUFFIX = ".segment"
 UNNAMED = ".new"
@@ -66,15 +67,16 @@ class Directory:
 
     def _claim(self, store_id: str) -> str:
         """Make the directory this store's, or see that it is; the directory's own id."""
-        handle = os.open(self.path / STORE_NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            if not os.fstat(handle).st_size:  # new: whoever locks it first claims the directory
-                fcntl.flock(handle, fcntl.LOCK_EX)
-                if not os.fstat(handle).st_size:
-                    os.write(handle, f"{store_id}\n{secrets.token_hex(16)}\n".encode(*ENCODING))
-            claimed, _, directory_id = os.pread(handle, 4096, 0).decode(*ENCODING).partition("\n")
-        finally:
-            os.close(handle)
+        with locking():
+            handle = os.open(self.path / STORE_NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            try:
+                if not os.fstat(handle).st_size:  # new: whoever locks it first claims the directory
+                    fcntl.flock(handle, fcntl.LOCK_EX)
+                    if not os.fstat(handle).st_size:
+                        os.write(handle, f"{store_id}\n{secrets.token_hex(16)}\n".encode(*ENCODING))
+                claimed, _, directory_id = os.pread(handle, 4096, 0).decode(*ENCODING).partition("\n")
+            finally:
+                os.close(handle)
         if claimed != store_id:
             raise JournalError(
                 f"The journal directory {self.path} belongs to the store {claimed}, not to {store_id}; give each "
@@ -114,8 +116,8 @@ class Directory:
     def elect(self) -> int | None:
         """Become the directory's recorder: a descriptor that holds the lock until closed, None if another does.
 
-        The kernel releases the lock when the holder dies. A forked child must close its copy (see `writer`).
-        Raises `OSError`.
+        The kernel releases the lock when the holder dies. A forked child must close its copy: call this, and keep what
+        it gives, inside of `process.locking`. Raises `OSError`.
         """
         return lock(self.path / LOCK_NAME, os.O_RDWR | os.O_CREAT)
 
@@ -173,8 +175,9 @@ def lock(path: Path, flags: int) -> int | None:
 
 def is_being_written(path: Path) -> bool:
     """Whether the process that writes the segment lives. Raises `OSError`, `FileNotFoundError` among them."""
-    handle = lock(path, os.O_RDONLY)
-    if handle is None:
-        return True
-    os.close(handle)
+    with locking():
+        handle = lock(path, os.O_RDONLY)
+        if handle is None:
+            return True
+        os.close(handle)
     return False

@@ -20,7 +20,7 @@ from celery_asynctask.errors import JournalError
 from celery_asynctask.events import now
 from celery_asynctask.journal import frame
 from celery_asynctask.journal.directory import SUFFIX, UNNAMED, Directory, write_whole
-from celery_asynctask.process import reset_in_children, role
+from celery_asynctask.process import locking, reset_in_children, role
 
 logger = logging.getLogger("celery_asynctask.journal")
 
@@ -232,27 +232,16 @@ class Journal:
                 return False
             self._segment += 1
             path = directory.path / f"{self.source}.{self._segment:06d}{SUFFIX}"
-            unnamed = path.with_suffix(UNNAMED)
-            handle = os.open(
-                unnamed,
-                os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC,
-                0o600,
-            )
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                line = frame.pack(0, json.dumps(self.describe(), separators=(",", ":")).encode())
-                write_whole(handle, line)
-                unnamed.rename(path)
-            except OSError:
-                os.close(handle)
-                unnamed.unlink(missing_ok=True)
-                raise
+            line = frame.pack(0, json.dumps(self.describe(), separators=(",", ":")).encode())
+            with locking():
+                handle = _begin(path, line)
+                self._close()
+                self._handle = handle
         except (JournalError, OSError) as exc:
             if not rotating:
                 self._give_up("unusable directory", str(exc))
             return False
-        self._close()
-        self._handle, self._size, self._check_size = handle, len(line), min(CHECK_BYTES, SEGMENT_BYTES)
+        self._size, self._check_size = len(line), min(CHECK_BYTES, SEGMENT_BYTES)
         self._check_at = time.monotonic() + CHECK_SECONDS
         self._trouble = ""
         return True
@@ -273,6 +262,22 @@ class Journal:
             )
 
     def _close(self) -> None:
-        if self._handle is not None:
-            os.close(self._handle)
-            self._handle = None
+        with locking():
+            if self._handle is not None:
+                os.close(self._handle)
+                self._handle = None
+
+
+def _begin(path: Path, line: bytes) -> int:
+    """Make a segment with its first line: the descriptor, which is locked. Raises `OSError`; nothing is left then."""
+    unnamed = path.with_suffix(UNNAMED)
+    handle = os.open(unnamed, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        write_whole(handle, line)
+        unnamed.rename(path)
+    except OSError:
+        os.close(handle)
+        unnamed.unlink(missing_ok=True)
+        raise
+    return handle

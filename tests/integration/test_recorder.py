@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
+import fcntl
+import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +19,8 @@ from celery_asynctask import watch, work
 from celery_asynctask.drain import Drain
 from celery_asynctask.errors import StoreError
 from celery_asynctask.events import encode
-from celery_asynctask.journal import Journal
+from celery_asynctask.journal import Directory, Journal
+from celery_asynctask.journal.directory import is_being_written
 from celery_asynctask.recorder import Recorder
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
@@ -27,6 +32,7 @@ from tests.processes import at_once
 from tests.waiting import wait_for
 
 SECONDS = 10
+MULTI_THREADED = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 SELDOM = 3600
 """Seconds between two flushes that nobody waits for."""
 
@@ -208,6 +214,7 @@ def test_threads_that_start_it_at_once_start_one(host: Host, slow: Slow) -> None
     assert threads() == 1
 
 
+@MULTI_THREADED
 def test_a_child_of_one_that_ends_has_its_own(host: Host, slow: Slow) -> None:
     """Whatever the parent's threads held when it forked."""
     recorder = host.recorder(flush_interval=0.01)
@@ -242,3 +249,71 @@ def test_it_says_what_to_do_where_tables_cannot_be_made(
     [record] = [record for record in caplog.records if record.levelname == "ERROR"]
     assert "Its tables are not made: try again. Tasks run as ever" in record.getMessage()
     assert record.exc_info is None
+
+
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, Callable[[], object]], None]]:
+    """Calls something in a thread, and forks a child that lives on while the thread has just locked a file whose name
+    ends so."""
+    flock = fcntl.flock
+    children: list[int] = []
+
+    def fork(name: str, action: Callable[[], object]) -> None:
+        locked, is_forked = threading.Event(), threading.Event()
+
+        def slow(handle: int, how: int) -> None:
+            flock(handle, how)
+            path = Path(f"/proc/self/fd/{handle}").readlink()
+            if path.name.endswith(name) and not locked.is_set():
+                locked.set()
+                is_forked.wait(0.3)  # not for ever: the fork waits for us
+
+        monkeypatch.setattr(fcntl, "flock", slow)
+        thread = threading.Thread(target=action)
+        thread.start()
+        assert locked.wait(patience(SECONDS))
+        child = os.fork()
+        if not child:
+            signal.alarm(120)
+            signal.pause()
+        children.append(child)
+        is_forked.set()
+        thread.join()
+        monkeypatch.setattr(fcntl, "flock", flock)
+
+    yield fork
+    for child in children:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+Forked = Callable[[str, Callable[[], object]], None]
+
+
+@MULTI_THREADED
+def test_a_child_does_not_keep_what_a_thread_was_just_looking_at(host: Host, forked: Forked) -> None:
+    """Else the child's life would be taken for that of a process that is gone."""
+    host.record("first")
+    host.journal.close()
+    [segment] = Directory(host.path, host.store.settings.store_id).segments()
+    forked(".segment", partial(is_being_written, segment.path))
+    assert not is_being_written(segment.path)
+
+
+@MULTI_THREADED
+def test_a_child_does_not_keep_a_segment_that_was_just_begun(host: Host, forked: Forked) -> None:
+    forked(".new", partial(host.record, "first"))
+    [segment] = Directory(host.path, host.store.settings.store_id).segments()
+    assert is_being_written(segment.path)
+    host.journal.close()
+    wait_for(lambda: not is_being_written(segment.path), SECONDS, "the child to give its copy up")
+
+
+@MULTI_THREADED
+def test_a_child_does_not_keep_an_election(host: Host, forked: Forked) -> None:
+    recorder = host.recorder()
+    forked("recorder.lock", recorder.start)
+    wait_for(lambda: recorder.is_elected, SECONDS, "the election")
+    recorder.stop(SECONDS)
+    elect = Directory(host.path, host.store.settings.store_id).elect
+    os.close(wait_for(elect, SECONDS, "the child to give its copy up"))
