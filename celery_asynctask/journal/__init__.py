@@ -10,7 +10,7 @@ The directory belongs to one user (mode 0700) and one store. In it:
     What one process wrote. The source names the process: its start in UTC, pid, 8 random hex digits,
     ``20260102T030405-4711-a1b2c3d4``. Its segments are numbered from 1, six digits. A process that lives holds an
     exclusive ``flock`` on its newest one, from before the file has this name (until then it ends in ``.new``); one that
-    nobody locks is complete, and is removed when it is stored.
+    nobody locks is complete, and is removed when it is stored. Who looks takes a shared lock for an instant.
 ``<source>.quarantine``
     What could not be stored: one event or damaged line a line, kept until a person removes it.
 ``recorder.lock``, ``dedicated.lock``

@@ -114,16 +114,17 @@ class Directory:
                         path.unlink()
 
     def elect(self) -> int | None:
-        """Become the directory's recorder: a descriptor that holds the lock until closed, None if another does.
+        """Become the directory's recorder: a descriptor that holds the lock until closed, None if another does. For the
+        instant in which somebody looks who does (`is_being_written`) it is None as well: try again on the next turn.
 
         The kernel releases the lock when the holder dies. A forked child must close its copy: call this, and keep what
         it gives, inside of `process.locking`. Raises `OSError`.
         """
-        return lock(self.path / LOCK_NAME, os.O_RDWR | os.O_CREAT)
+        return _lock(self.path / LOCK_NAME, os.O_RDWR | os.O_CREAT, fcntl.LOCK_EX)
 
     def claim(self) -> int | None:
         """Be the directory's dedicated recorder, to which others leave the election: as `elect`."""
-        return lock(self.path / CLAIM_NAME, os.O_RDWR | os.O_CREAT)
+        return _lock(self.path / CLAIM_NAME, os.O_RDWR | os.O_CREAT, fcntl.LOCK_EX)
 
     @staticmethod
     def is_claimed(path: Path) -> bool:
@@ -160,11 +161,11 @@ def write_whole(handle: int, data: bytes) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def lock(path: Path, flags: int) -> int | None:
-    """Open ``path`` and lock it exclusively: the descriptor, or None when another holds it. Raises `OSError`."""
+def _lock(path: Path, flags: int, how: int) -> int | None:
+    """Open ``path`` and lock it: the descriptor, or None when another's lock forbids it. Raises `OSError`."""
     handle = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, how | fcntl.LOCK_NB)
     except OSError as exc:
         os.close(handle)
         if exc.errno in (errno.EWOULDBLOCK, errno.EACCES):
@@ -174,9 +175,10 @@ def lock(path: Path, flags: int) -> int | None:
 
 
 def is_being_written(path: Path) -> bool:
-    """Whether the process that writes the segment lives. Raises `OSError`, `FileNotFoundError` among them."""
+    """Whether the process that writes the segment lives, or any that holds the lock of a file. Others who look at the
+    same time are not taken for it: the lock is shared. Raises `OSError`, `FileNotFoundError` among them."""
     with locking():
-        handle = lock(path, os.O_RDONLY)
+        handle = _lock(path, os.O_RDONLY, fcntl.LOCK_SH)
         if handle is None:
             return True
         os.close(handle)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Mapping
@@ -11,7 +10,15 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from celery_asynctask.errors import JournalError
-from celery_asynctask.journal.directory import CLAIM_NAME, ENCODING, LOCK_NAME, STORE_NAME, Directory, Segment
+from celery_asynctask.journal.directory import (
+    CLAIM_NAME,
+    ENCODING,
+    LOCK_NAME,
+    STORE_NAME,
+    Directory,
+    Segment,
+    is_being_written,
+)
 from celery_asynctask.journal.reader import NOTHING, Chunk, describe, read
 
 _FRAMES: Final = 20_000
@@ -67,7 +74,7 @@ class Survey(Directory):
         for segment in sorted(segments):
             with contextlib.suppress(FileNotFoundError):
                 description = describe(segment)
-                ended = holder(segment.path) is None
+                ended = not is_being_written(segment.path)
                 at = position if segment.number == number else 0
                 whole = segment.number < number
                 while not whole:
@@ -105,8 +112,8 @@ def _time(event: bytes) -> int | None:
 def holder(path: Path) -> int | None:
     """The process that holds the lock of a file, `UNKNOWN_PID` where that is not told; None: nobody, or no file.
 
-    Linux lists locks, so that nobody is disturbed; but not those of other containers, so a file without one in the list
-    is tried, for an instant. Raises `OSError` for a file that may not be read.
+    Linux lists locks with their holders; but not those of other containers, so a file without one in the list is tried,
+    for an instant. Raises `OSError` for a file that may not be read.
     """
     try:
         status = path.stat()
@@ -120,17 +127,9 @@ def holder(path: Path) -> int | None:
                 if (os.makedev(int(major, 16), int(minor, 16)), int(inode)) == (status.st_dev, status.st_ino):
                     return max(UNKNOWN_PID, int(fields[4]))
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        return UNKNOWN_PID if is_being_written(path) else None
     except FileNotFoundError:
         return None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return UNKNOWN_PID
-    else:
-        return None
-    finally:
-        os.close(handle)
 
 
 def survey_of(path: Path) -> Survey | None:

@@ -9,12 +9,15 @@ import signal
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from celery_asynctask.errors import JournalError
-from celery_asynctask.journal import Directory
+from celery_asynctask.journal import Directory, Journal
+from celery_asynctask.journal.directory import CLAIM_NAME, LOCK_NAME, is_being_written
+from celery_asynctask.journal.survey import holder
 from tests.processes import at_once
 
 STORE = "postgresql://h/shop"
@@ -189,3 +192,59 @@ def test_quarantine_follows_no_link(path: Path, tmp_path: Path) -> None:
     (path / "source.quarantine").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OSError, match="symbolic links"):
         directory.quarantine("source", b"x")
+
+
+# -- looking at locks ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("look", [is_being_written, holder], ids=lambda look: look.__name__)
+def test_who_looks_is_not_seen(path: Path, look: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two who look at the same file of a dead process at the same time."""
+    path.mkdir(parents=True)
+    segment = path / "dead.000001.segment"
+    segment.touch()
+    flock = fcntl.flock
+    found: list[bool] = []
+
+    def meanwhile(handle: int, how: int) -> None:
+        flock(handle, how)
+        monkeypatch.setattr(fcntl, "flock", flock)
+        found.append(is_being_written(segment))
+
+    monkeypatch.setattr(fcntl, "flock", meanwhile)
+    assert not look(segment)
+    assert found == [False]
+
+
+def test_who_looks_keeps_nobody_from_writing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A segment has its name only when it is locked."""
+    flock = fcntl.flock
+    names: list[str] = []
+
+    def looking(handle: int, how: int) -> None:
+        names.extend(os.listdir(path))  # noqa: PTH208
+        for segment in Directory(path, STORE).segments():
+            assert not is_being_written(segment.path)
+        flock(handle, how)
+
+    journal = Journal(path, STORE)
+    Directory(path, STORE)
+    monkeypatch.setattr(fcntl, "flock", looking)
+    assert journal.append(b"written")
+    assert [name for name in names if name.endswith((".segment", ".new"))] == [f"{journal.source}.000001.new"]
+    journal.close()
+
+
+def test_who_looks_delays_an_election_and_a_claim_by_a_turn(path: Path) -> None:
+    directory = Directory(path, STORE)
+    for take, name in ((directory.elect, LOCK_NAME), (directory.claim, CLAIM_NAME)):
+        looking = os.open(path / name, os.O_RDONLY | os.O_CREAT, 0o600)
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        assert take() is None
+        assert not is_being_written(path / name)
+        os.close(looking)
+        held = take()
+        assert held is not None
+        assert is_being_written(path / name)
+        assert holder(path / name) == os.getpid()
+        os.close(held)
