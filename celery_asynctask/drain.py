@@ -38,6 +38,7 @@ class Drain:
         self._descriptions: dict[str, dict[str, Any]] = {}
         self.meanwhile: Callable[[], None] | None = None
         """Called between the transactions of a batch that takes many; what it raises ends the batch."""
+        self._last = ""
         self.behind = False
         """Whether the last batch left something that was there."""
 
@@ -66,9 +67,10 @@ class Drain:
         ends: dict[str, int] = {}
         unread: set[str] = set()
         room = self.settings.batch_size
-        for segment in self.directory.segments():
+        for segment in self._in_turn():
             if segment.source in unread:
                 continue
+            self._last = segment.source
             try:
                 take = self._take(segment, room)
             except FileNotFoundError:
@@ -93,6 +95,12 @@ class Drain:
                     self._positions.pop(take.segment.source, None)
                     self._descriptions.pop(take.segment.source, None)
         return self.settings.batch_size - room
+
+    def _in_turn(self) -> list[Segment]:
+        """The segments: those of each source in their order, and after the source that was looked at last the others
+        first, for it may have more at any time than a batch takes."""
+        found = self.directory.segments()
+        return sorted(found, key=lambda segment: segment.source <= self._last)
 
     def _take(self, segment: Segment, room: int) -> _Take:
         """What this batch takes from the segment."""

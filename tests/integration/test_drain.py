@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -22,6 +22,21 @@ from tests.integration.rows import stored
 from tests.processes import at_once
 
 pytestmark = pytest.mark.every_database
+
+
+@pytest.fixture
+def make_journal(store: Store, tmp_path: Path) -> Iterator[Callable[[str], Journal]]:
+    """Makes processes' journals, named so that their order is known."""
+    made: list[Journal] = []
+
+    def make(name: str) -> Journal:
+        made.append(Journal(tmp_path / "journal", store.settings.store_id))
+        made[-1].source = name
+        return made[-1]
+
+    yield make
+    for journal in made:
+        journal.close()
 
 
 def test_what_dead_processes_left_behind(store: Store, make_drain: MakeDrain, tmp_path: Path) -> None:
@@ -132,6 +147,42 @@ def test_nothing_of_a_long_segment_is_passed_over(
     assert stored(store) == rows(told)
     source = source_of(store, journal.source)
     assert (source.stored, source.last_number) == (40, 40)
+
+
+def test_a_busy_process_does_not_keep_the_others_waiting(
+    store: Store, make_drain: MakeDrain, make_journal: Callable[[str], Journal], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which has more for each batch than the batch takes, and comes first."""
+    monkeypatch.setattr(writer, "SEGMENT_BYTES", 1500)  # several segments
+    busy, *others = (make_journal(name) for name in "abc")
+    told = tasks(12)
+    for journal, number in zip(others, (10, 11), strict=True):
+        append(journal, *told.pop(f"task-{number}")[:1])
+    drain = make_drain(batch_size=3)
+    for number, events in enumerate(told.values()):
+        append(busy, *events)
+        if number == 2:
+            assert {"task-10", "task-11"} <= stored(store).keys()
+        assert drain.batch() == 3
+    drain.all()
+    kept = stored(store)
+    assert {task_id: kept[task_id] for task_id in told} == rows(told)
+    assert (source_of(store, "a").stored, source_of(store, "a").last_number) == (40, 40)
+
+
+def test_every_process_has_its_turn(
+    store: Store, make_drain: MakeDrain, make_journal: Callable[[str], Journal]
+) -> None:
+    """One after the other, however many there are, and from the first again."""
+    for name in "abc":
+        append(make_journal(name), *(event for events in tasks(2).values() for event in events))
+    drain = make_drain(batch_size=2)
+    seen = []
+    for _ in range(6):
+        before = {one.source: one.stored for one in sources(store)}
+        drain.batch()
+        seen += [one.source for one in sources(store) if one.stored != before.get(one.source, 0)]
+    assert seen == list("abcabc")
 
 
 def test_an_empty_segment_is_removed(store: Store, make_drain: MakeDrain, journal: Journal) -> None:
