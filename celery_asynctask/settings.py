@@ -132,6 +132,17 @@ def _number(low: float, high: float, whole: bool) -> Callable[[Any], Any]:
     return check
 
 
+def engine_options(given: Mapping[str, Any], **pool: Any) -> dict[str, Any]:
+    """Keyword arguments for an engine of ours: those ``given``, over what we want of the ``pool`` where they bring none
+    of their own. Of a pool that is made already each engine has a copy: what one sets for its connections, that they
+    only read for example, is not for those of another."""
+    if "poolclass" in given:
+        return dict(given)
+    if given.get("pool") is not None:
+        return {**given, "pool": given["pool"].recreate()}
+    return {**pool, **given}
+
+
 _RULES = {
     "enabled": _Rule("True or False", _boolean),
     "url": _Rule("an SQLAlchemy database URL, such as 'postgresql+psycopg://user@host/name'", _url),

@@ -17,7 +17,7 @@ from celery_asynctask.http.memory import Kept, Sent
 from celery_asynctask.http.parameters import check_names
 from celery_asynctask.http.problem import ProblemError
 from celery_asynctask.queries.reader import Reader
-from celery_asynctask.settings import Settings
+from celery_asynctask.settings import Settings, engine_options
 
 T = TypeVar("T")
 
@@ -43,9 +43,7 @@ class Service:
         self.sent = Sent()
         self.ledger: Kept[dict[str, Any]] = Kept()
         self.api = api
-        options = dict(settings.engine_options)
-        if not options.keys() & {"poolclass", "pool"}:
-            options = {**_POOL, **options}
+        options = engine_options(settings.engine_options, **_POOL)
         self._reader = Reader(settings.url, options, seconds=QUERY_SECONDS)
         self._checked = False
         self._asked = 0

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from celery_asynctask.errors import StoreError
 from celery_asynctask.model import AsyncTask, AsyncTaskVersion
+from celery_asynctask.settings import engine_options
 from celery_asynctask.tables import SCHEMA_VERSION, VERSION_TABLE
 from celery_asynctask.url import parse
 
@@ -52,7 +53,7 @@ class Reader:
     @cached_property
     def engine(self) -> Engine:
         """Raises `StoreError` for a URL that SQLAlchemy cannot use, and for an SQLite file that is not there."""
-        options = dict(self._options)
+        options = engine_options(self._options)
         backend = parse(self.url).backend
         if backend == "sqlite":
             _look_for_file(self.url)

@@ -24,7 +24,7 @@ from celery_asynctask.events import decode
 from celery_asynctask.ledger import left_over
 from celery_asynctask.lifecycle import fold_all
 from celery_asynctask.process import importing
-from celery_asynctask.settings import Settings
+from celery_asynctask.settings import Settings, engine_options
 from celery_asynctask.store import liveness, upsert
 from celery_asynctask.store.document import EVENTS, LATER, insert_events
 from celery_asynctask.store.liveness import OpenAttempt
@@ -35,6 +35,7 @@ from celery_asynctask.store.schema import create_tables
 from celery_asynctask.tables import async_task, async_task_attempt, async_task_source
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
+_POOL = {"pool_size": 1, "max_overflow": 1, "pool_pre_ping": True}
 _SQLITE_BUSY_SECONDS = 30
 _SQLITE_LOG_PAGES = 4000
 """Pages of SQLite's write-ahead log before they are copied into the file: its own 1000 are less than one batch."""
@@ -77,13 +78,11 @@ class Store:
     @cached_property
     def engine(self) -> Engine:
         """An engine with one connection. Raises `sqlalchemy.exc.ArgumentError`, `ImportError` (driver)."""
-        options = dict(self.settings.engine_options)
         if self.settings.url.startswith("sqlite"):
+            options = engine_options(self.settings.engine_options)
             options["connect_args"] = {"timeout": _SQLITE_BUSY_SECONDS, **options.get("connect_args", {})}
-        elif "poolclass" not in options:
-            options.setdefault("pool_size", 1)
-            options.setdefault("max_overflow", 1)
-            options.setdefault("pool_pre_ping", True)
+        else:
+            options = engine_options(self.settings.engine_options, **_POOL)
         with importing():  # the dialect and the driver
             engine = create_engine(self.settings.url, **options)
         if engine.dialect.name == "sqlite":

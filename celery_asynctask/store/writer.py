@@ -48,7 +48,7 @@ class Writer:
         """The engine. Raises `StoreError` for a URL that cannot be used."""
         try:
             engine = self._store.engine
-        except (ArgumentError, NoSuchModuleError, ImportError) as exc:
+        except (ArgumentError, NoSuchModuleError, ImportError, TypeError) as exc:
             raise StoreError(f"The database {self.settings.shown_url} cannot be used: {exc}.") from exc
         if engine.dialect.name in ("mysql", "mariadb"):
             # Their default locks the gaps between rows, too, into which the recorder inserts.

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import pytest
-from sqlalchemy import NullPool, select
+from fastapi import FastAPI
+from sqlalchemy import NullPool, QueuePool, create_engine, make_url, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from celery_asynctask.errors import StoreError
 from celery_asynctask.events import Event
+from celery_asynctask.http.access import Gate
+from celery_asynctask.http.service import Service
 from celery_asynctask.lifecycle import fold
-from celery_asynctask.model import AsyncTaskSource
+from celery_asynctask.model import AsyncTask, AsyncTaskSource
+from celery_asynctask.queries import Reader
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Position, SourceUpdate, Store, is_outage
+from celery_asynctask.store.migration import upgrade
+from celery_asynctask.store.writer import Writer
 from tests.histories import HISTORIES, ID, about, lines, ms, published
 from tests.integration.rows import stored
 from tests.processes import at_once
@@ -133,6 +142,49 @@ def test_engine_options_of_the_user(database: str) -> None:
     assert isinstance(made.engine.pool, NullPool)
     assert len(stored(made)) == 1
     made.close()
+
+
+def connecting(url: str) -> Callable[[], Any]:
+    """What connects as SQLAlchemy does by itself."""
+    dialect = create_engine(url).dialect
+    arguments, options = dialect.create_connect_args(make_url(url))
+    return partial(dialect.connect, *arguments, **options)
+
+
+POOLS: dict[str, Callable[[str], dict[str, Any]]] = {
+    "class": lambda _: {"poolclass": NullPool},
+    "queue": lambda _: {"poolclass": QueuePool, "pool_size": 2},
+    "pool": lambda url: {"pool": QueuePool(connecting(url), pool_size=2)},
+    "no pool": lambda url: {"pool": NullPool(connecting(url))},
+    "creator": lambda url: {"creator": connecting(url)},
+    "size": lambda _: {"pool_size": 3},
+}
+
+
+@pytest.mark.parametrize("pool", POOLS.values(), ids=POOLS)
+def test_a_pool_of_the_user_s(database: str, pool: Callable[[str], dict[str, Any]]) -> None:
+    """By everybody who connects, at once: what one sets for its connections is not for those of another."""
+    settings = Settings(url=database, engine_options=pool(database))
+    made, writer, reader = Store(settings), Writer(settings), Reader(settings.url, settings.engine_options)
+    service = Service(FastAPI(), None, settings, Gate(settings))
+    try:
+        made.prepare()
+        for told in (HISTORIES["success"](), HISTORIES["retries_overlap"]()):
+            made.write(lines(told))
+            for looking in (reader, service.reader):
+                with looking.session() as session:
+                    assert session.scalars(select(AsyncTask.celery_task_id)).all() == [ID]
+            assert writer.batch(lambda connection: connection.execute(select(AsyncTask.id)).all())
+            assert upgrade(writer).applied == []
+    finally:
+        for one in (made, writer, reader, service):
+            one.close()
+
+
+def test_options_that_do_not_fit_are_said(database: str) -> None:
+    writer = Writer(Settings(url=database, engine_options={"poolclass": NullPool, "pool_size": 3}))
+    with pytest.raises(StoreError, match="cannot be used: Invalid argument"):
+        _ = writer.engine
 
 
 def test_options_for_sqlite_s_connection_are_kept(tmp_path: Path) -> None:
