@@ -30,7 +30,7 @@ ELSEWHERE = {
     "schemathesis",  # it wants a newer rich than is promised
 }
 """Requirements of tests that need a server, a browser or Java: no corner installs them."""
-LEFT_OUT = ("tests/browser", "tests/integration/test_http_fuzz.py", "tests/integration/test_recipes.py")
+LEFT_OUT = ("tests/browser", "tests/integration/http/test_fuzz.py", "tests/integration/test_recipes.py")
 """Tests that import one of those."""
 RUN = ("unit", "sqlite", "test_list")
 """What the names of the tests have in them that are run; the list, for its tables are drawn by another library."""

@@ -10,15 +10,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from celery_asynctask.capture.context import context
+    from celery_asynctask.capture.current import current
+    from celery_asynctask.capture.install import install, uninstall
+    from celery_asynctask.capture.payload import is_whole
+    from celery_asynctask.capture.payload.redaction import SENSITIVE_NAMES
+    from celery_asynctask.capture.task import RecordedTask
+    from celery_asynctask.core.fold import AsyncTaskStatus
     from celery_asynctask.errors import AsyncTaskError, ContextError, JournalError, SettingsError
-    from celery_asynctask.hooks import install, uninstall
-    from celery_asynctask.lifecycle import AsyncTaskStatus
-    from celery_asynctask.model import AsyncTask, AsyncTaskAttempt, AsyncTaskSource, Base
-    from celery_asynctask.note import current
-    from celery_asynctask.payload import is_whole
-    from celery_asynctask.payload.redaction import SENSITIVE_NAMES
-    from celery_asynctask.provenance import context
-    from celery_asynctask.task import RecordedTask
+    from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt, AsyncTaskSource, Base
 
 __version__ = "0.1.0"
 
@@ -43,22 +43,22 @@ __all__ = [
 ]
 
 _HOME = {
-    "AsyncTask": "model",
-    "AsyncTaskAttempt": "model",
-    "AsyncTaskSource": "model",
-    "Base": "model",
+    "AsyncTask": "store.models",
+    "AsyncTaskAttempt": "store.models",
+    "AsyncTaskSource": "store.models",
+    "Base": "store.models",
     "AsyncTaskError": "errors",
     "ContextError": "errors",
     "JournalError": "errors",
     "SettingsError": "errors",
-    "AsyncTaskStatus": "lifecycle",
-    "RecordedTask": "task",
-    "SENSITIVE_NAMES": "payload.redaction",
-    "context": "provenance",
-    "current": "note",
-    "install": "hooks",
-    "is_whole": "payload",
-    "uninstall": "hooks",
+    "AsyncTaskStatus": "core.fold",
+    "RecordedTask": "capture.task",
+    "SENSITIVE_NAMES": "capture.payload.redaction",
+    "context": "capture.context",
+    "current": "capture.current",
+    "install": "capture.install",
+    "is_whole": "capture.payload",
+    "uninstall": "capture.install",
 }
 
 

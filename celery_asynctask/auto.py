@@ -8,6 +8,6 @@ from __future__ import annotations
 
 from celery import current_app
 
-from celery_asynctask.hooks import install
+from celery_asynctask.capture.install import install
 
 install(current_app._get_current_object())

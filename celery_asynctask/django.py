@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from celery.contrib.django.task import DjangoTask
 
-from celery_asynctask.task import RecordedTask
+from celery_asynctask.capture.task import RecordedTask
 
 
 class RecordedDjangoTask(RecordedTask, DjangoTask):

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from celery_asynctask.core.links import PLACEHOLDERS, is_template
+from celery_asynctask.core.url import parse
 from celery_asynctask.errors import SettingsError
-from celery_asynctask.links import PLACEHOLDERS, is_template
-from celery_asynctask.url import parse
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -95,7 +95,7 @@ def _links(value: Any) -> Mapping[str, str]:
 
 
 def _retention(value: Any) -> Mapping[str, str | None]:
-    """Ages alone: `celery_asynctask.retention` reads the searches, for it costs what only a purge needs."""
+    """Ages alone: `celery_asynctask.operations.retention` reads the searches, for it costs what only a purge needs."""
     rules = _mapping(value)
     for age in rules.values():
         if age is not None and not (isinstance(age, str) and _AGE.fullmatch(age)):

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from celery_asynctask import AsyncTask, AsyncTaskAttempt, AsyncTaskStatus
-from celery_asynctask.tracing import link
+from celery_asynctask.capture.tracing import link
 from example_worker.spans import Span
 from example_worker.tasks import Census, add_up, quote
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
-from celery_asynctask.events import Event, Kind, encode
+from celery_asynctask.core.event import Event, Kind, encode
 
 ID = "11111111-aaaa"
 ROOT = "22222222-bbbb"

@@ -42,15 +42,15 @@ ROUND = Proof(
 )
 AT_LENGTH = {
     "10,000 schedules": Proof(
-        ("-m", "", "-n", "0", "tests/integration/test_ledger.py", "-k", "nothing_is_lost"),
+        ("-m", "", "-n", "0", "tests/integration/recorder/test_ledger.py", "-k", "nothing_is_lost"),
         {"ASYNCTASK_SCHEDULES": "10000"},
     ),
     "10,000 payloads": Proof(
-        ("-m", "", "-n", "0", "tests/unit/test_payload.py", "-k", "any_value"),
+        ("-m", "", "-n", "0", "tests/unit/capture/payload/test_payload.py", "-k", "any_value"),
         {"ASYNCTASK_GENERATED": "10000"},
     ),
     "requests of any kind": Proof(
-        ("-m", "", "tests/integration/test_http_fuzz.py"),
+        ("-m", "", "tests/integration/http/test_fuzz.py"),
         {"ASYNCTASK_FUZZED": "30"},
     ),
     "Celery's own tests": Proof(

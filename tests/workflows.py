@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from celery_asynctask.events import Event, Kind
+from celery_asynctask.core.event import Event, Kind
 from tests.histories import Delivery, event, ms, published
 
 TRACEBACK = """Traceback (most recent call last):
@@ -37,7 +37,7 @@ def later_step(name: str, at: int) -> list[Event]:
 
 
 def not_sent(name: str, at: int, failed_at: int, upstream: str, upstream_id: str, text: str) -> list[Event]:
-    """A step that will not be sent, as `facts.unsent` tells it."""
+    """A step that will not be sent, as `extract.unsent` tells it."""
     message = f"Not sent: upstream task {upstream} [{upstream_id}] ended with {text}"
     unsent = event(
         Kind.UNSENT,

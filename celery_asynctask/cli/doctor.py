@@ -9,8 +9,8 @@ import click
 from celery_asynctask.cli.command import Look, options
 from celery_asynctask.cli.group import PROBLEM
 from celery_asynctask.cli.output import clean
-from celery_asynctask.doctor import Level, examine
-from celery_asynctask.ledger import plural
+from celery_asynctask.core.accounting import plural
+from celery_asynctask.operations.doctor import Level, examine
 
 _SIGNS: Final = {Level.OK: "✔", Level.NOTE: "•", Level.PROBLEM: "✖"}
 _INDENT: Final = " " * 12

@@ -6,8 +6,8 @@ import click
 
 from celery_asynctask.cli.command import Look, options
 from celery_asynctask.cli.work import ask, progress
-from celery_asynctask.store.erasure import Erased, Erasure
-from celery_asynctask.store.writer import Writer
+from celery_asynctask.operations.erase import Erased, Erasure
+from celery_asynctask.operations.session import Writer
 
 
 @click.command(

@@ -9,7 +9,7 @@ import click
 
 from celery_asynctask.cli.command import Look, options
 from celery_asynctask.cli.output import Node, Output
-from celery_asynctask.queries.failures import MOST_LOOKED_AT, Group, failures
+from celery_asynctask.queries.failures.groups import MOST_LOOKED_AT, Group, failures
 
 NAMES_SHOWN: Final = 5
 """Names of tasks that are shown of a group."""

@@ -17,14 +17,15 @@ from typing import IO, Any, Final
 
 import click
 
-from celery_asynctask import bundle, spreadsheet
 from celery_asynctask.cli.command import Look, options
 from celery_asynctask.cli.record import FOLD_KEYS
 from celery_asynctask.cli.work import progress
 from celery_asynctask.errors import AsyncTaskError
-from celery_asynctask.model import AsyncTask
+from celery_asynctask.operations import bundle
+from celery_asynctask.present import csv
 from celery_asynctask.queries.export import Exported, found_by, workflow_of
-from celery_asynctask.tables import SCHEMA_VERSION, UTCDateTime
+from celery_asynctask.store.models import AsyncTask
+from celery_asynctask.store.tables import SCHEMA_VERSION, UTCDateTime
 
 STANDARD: Final = "-"
 JSON_COLUMNS: Final = frozenset({"task_args", "task_kwargs", "result", "content"})
@@ -111,7 +112,7 @@ def _write_csv(file: IO[bytes], pages: Pages) -> None:
     text = io.TextIOWrapper(file, encoding="utf-8", newline="")
     try:
         rows = ([_flat(name, task[name]) for name in _NAMES] for page in pages for task, _ in page)
-        spreadsheet.write(text, _NAMES, rows)
+        csv.write(text, _NAMES, rows)
     finally:
         text.detach()
 

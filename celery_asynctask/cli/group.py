@@ -22,7 +22,7 @@ PROBLEM: Final = 1
 USAGE: Final = 2
 UNREACHABLE: Final = 3
 INTERRUPTED: Final = 130
-URL: Final = "celery_asynctask.url"
+URL: Final = "celery_asynctask.core.url"
 """Where click's contexts keep what ``--url`` says."""
 _MODULES: Final[Mapping[str, str]] = {
     module.rstrip("_"): module
@@ -92,7 +92,7 @@ class Commands(click.Group):
 def apart(args: list[str]) -> list[str]:
     """Arguments of a command, with the terms that must not hold (``-status:SUCCESS``) where they are not taken for
     options: behind ``--``."""
-    from celery_asynctask.queries.key import KEYS
+    from celery_asynctask.queries.search.keys import KEYS
 
     negated = re.compile(rf"-(?:{'|'.join(KEYS)})[.:]", re.IGNORECASE).match
     end = args.index("--") if "--" in args else len(args)

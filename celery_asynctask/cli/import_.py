@@ -12,12 +12,12 @@ from typing import IO
 
 import click
 
-from celery_asynctask import bundle
 from celery_asynctask.cli.command import Look, options
 from celery_asynctask.cli.work import progress
 from celery_asynctask.errors import AsyncTaskError
-from celery_asynctask.store.bundle import Import, shape
-from celery_asynctask.store.writer import Writer
+from celery_asynctask.operations import bundle
+from celery_asynctask.operations.import_bundle import Import, shape
+from celery_asynctask.operations.session import Writer
 
 
 @click.command(

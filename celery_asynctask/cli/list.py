@@ -9,10 +9,10 @@ import click
 from celery_asynctask.cli.command import Look, options
 from celery_asynctask.cli.output import Id
 from celery_asynctask.cli.record import task_of
-from celery_asynctask.model import AsyncTask
 from celery_asynctask.queries import page
-from celery_asynctask.queries.filter import KEYS
-from celery_asynctask.queries.page import MOST_LOOKED_AT, MOST_ROWS
+from celery_asynctask.queries.search.filter import KEYS
+from celery_asynctask.queries.search.page import MOST_LOOKED_AT, MOST_ROWS
+from celery_asynctask.store.models import AsyncTask
 
 _COLUMNS: Final = ("id", "status", "name", "created", "wait>", "run>", "retries>", "customer>", "by", "error")
 _SPARE: Final = ("by", "wait", "customer", "retries", "run")

@@ -14,9 +14,9 @@ from functools import cached_property
 from importlib.util import find_spec
 from typing import Any, Final, NamedTuple
 
-from celery_asynctask.lifecycle import AsyncTaskStatus
-from celery_asynctask.queries.zone import LOCAL
-from celery_asynctask.text import clean, json_line, one_line, placed, span, width
+from celery_asynctask.core.fold import AsyncTaskStatus
+from celery_asynctask.core.text import clean, json_line, one_line, placed, span, width
+from celery_asynctask.present.zone import LOCAL
 
 __all__ = ["INDENT", "MARKS", "Id", "Node", "Output", "clean", "span"]
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import click
 
-from celery_asynctask import retention
 from celery_asynctask.cli.command import Look, options
 from celery_asynctask.cli.work import ask, progress
-from celery_asynctask.retention import Rule, in_words
-from celery_asynctask.store.purge import BATCH, SOURCES_KEPT, Count, Purge, Purged
-from celery_asynctask.store.writer import Writer
+from celery_asynctask.operations import retention
+from celery_asynctask.operations.purge import BATCH, SOURCES_KEPT, Count, Purge, Purged
+from celery_asynctask.operations.retention import Rule, in_words
+from celery_asynctask.operations.session import Writer
 
 
 @click.command(

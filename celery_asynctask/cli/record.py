@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from celery_asynctask.model import AsyncTask, AsyncTaskAttempt
+from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
 
 FOLD_KEYS: Final = frozenset({"origin_key", "order_key", "trace_key", "content_key", "end_key", "run_key"})
 """Columns that are the recorder's own."""

@@ -14,13 +14,13 @@ import click
 from celery_asynctask.cli.command import Look, options
 from celery_asynctask.cli.group import PROBLEM
 from celery_asynctask.cli.output import Output, clean
-from celery_asynctask.ledger import plural
-from celery_asynctask.model import AsyncTask
+from celery_asynctask.core.accounting import plural
+from celery_asynctask.operations.rerun import Candidate, Options, assess, link, prepare, reach_broker, send
 from celery_asynctask.queries import page
-from celery_asynctask.queries.find import find
-from celery_asynctask.queries.page import MOST_LOOKED_AT, MOST_ROWS
 from celery_asynctask.queries.reruns import reruns, routing_keys
-from celery_asynctask.rerun import Candidate, Options, assess, link, prepare, reach_broker, send
+from celery_asynctask.queries.search.page import MOST_LOOKED_AT, MOST_ROWS
+from celery_asynctask.queries.task import find
+from celery_asynctask.store.models import AsyncTask
 
 _REMEDIES: Final = {
     "again": "--again sends it once more",

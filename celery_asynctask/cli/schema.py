@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from celery_asynctask.cli.command import Look, options
-from celery_asynctask.store.migration import statements
+from celery_asynctask.operations.migrate import statements
 
 
 @click.command(

@@ -9,15 +9,15 @@ from typing import Any, Final
 
 import click
 
-from celery_asynctask import tracing
+from celery_asynctask.capture import tracing
 from celery_asynctask.cli.command import Look, options
 from celery_asynctask.cli.output import Output, span
 from celery_asynctask.cli.record import attempt_of, task_of
-from celery_asynctask.lifecycle import TERMINAL, AsyncTaskStatus
-from celery_asynctask.model import AsyncTask, AsyncTaskAttempt
-from celery_asynctask.payload.marks import missing
-from celery_asynctask.queries.find import attempts, find
-from celery_asynctask.queries.timeline import courses
+from celery_asynctask.core.fold import TERMINAL, AsyncTaskStatus
+from celery_asynctask.core.marks import missing
+from celery_asynctask.queries.task import attempts, find
+from celery_asynctask.queries.workflow.timeline import courses
+from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
 
 FOLDED_LINES: Final = 12
 """Lines of a value or traceback that are shown without ``--full``."""

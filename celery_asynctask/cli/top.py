@@ -20,8 +20,8 @@ import click
 from celery_asynctask.cli.command import Look, options
 from celery_asynctask.cli.output import MARKS, Output, span
 from celery_asynctask.errors import StoreError
-from celery_asynctask.model import AsyncTask
-from celery_asynctask.queries.overview import MOST_RUNNING, Overview, overview
+from celery_asynctask.queries.statistics.overview import MOST_RUNNING, Overview, overview
+from celery_asynctask.store.models import AsyncTask
 
 NAMES_SHOWN: Final = 6
 """Names of running tasks that are shown."""

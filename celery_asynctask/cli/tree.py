@@ -13,10 +13,10 @@ import click
 from celery_asynctask.cli import waterfall as bars
 from celery_asynctask.cli.command import Look, options
 from celery_asynctask.cli.output import MARKS, Node, Output
-from celery_asynctask.lifecycle import AsyncTaskStatus
-from celery_asynctask.queries.find import find
-from celery_asynctask.queries.lineage import Member, Placed, failed_branches, lineage
-from celery_asynctask.queries.workflow import MOST_MEMBERS, MOST_RUNS, Run, runs, workflow
+from celery_asynctask.core.fold import AsyncTaskStatus
+from celery_asynctask.queries.task import find
+from celery_asynctask.queries.workflow.members import MOST_MEMBERS, MOST_RUNS, Run, runs, workflow
+from celery_asynctask.queries.workflow.tree import Member, Placed, failed_branches, lineage
 
 SHORTEST_ID: Final = 8
 """Characters of an id that are shown at least."""

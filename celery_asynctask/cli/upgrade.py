@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from celery_asynctask.cli.command import Look, options
-from celery_asynctask.store.migration import upgrade as upgrade_tables
-from celery_asynctask.store.writer import Writer
+from celery_asynctask.operations.migrate import upgrade as upgrade_tables
+from celery_asynctask.operations.session import Writer
 
 
 @click.command(

@@ -13,9 +13,9 @@ import click
 from celery_asynctask.cli.command import Look, options
 from celery_asynctask.cli.group import PROBLEM
 from celery_asynctask.cli.output import Output, clean
+from celery_asynctask.core.accounting import Account, Ledger, counts, listed, plural
 from celery_asynctask.errors import FilterError, JournalError
 from celery_asynctask.journal.survey import Survey, survey_of
-from celery_asynctask.ledger import Account, Ledger, counts, listed, plural
 from celery_asynctask.queries.completeness import completeness
 
 MOST_LISTED = 1000

@@ -6,9 +6,9 @@ import datetime as dt
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
-from celery_asynctask.queries.lineage import Member
-from celery_asynctask.queries.timeline import Part, Time, parts
-from celery_asynctask.queries.workflow import Run
+from celery_asynctask.queries.workflow.members import Run
+from celery_asynctask.queries.workflow.timeline import Part, Time, parts
+from celery_asynctask.queries.workflow.tree import Member
 
 SIGNS: Final = {
     Time.QUEUED: "░",

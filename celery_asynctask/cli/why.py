@@ -6,10 +6,10 @@ import click
 
 from celery_asynctask.cli.command import Look, options
 from celery_asynctask.cli.output import MARKS
-from celery_asynctask.queries.evidence import evidence
-from celery_asynctask.queries.find import find
-from celery_asynctask.queries.reason import explain
-from celery_asynctask.queries.words import Words
+from celery_asynctask.queries.diagnosis.collect import evidence
+from celery_asynctask.queries.diagnosis.explain import explain
+from celery_asynctask.queries.diagnosis.words import Words
+from celery_asynctask.queries.task import find
 
 
 @click.command(

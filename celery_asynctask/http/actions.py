@@ -9,23 +9,32 @@ from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Response
 
-from celery_asynctask import retention
 from celery_asynctask.errors import AsyncTaskError, FilterError, logger
-from celery_asynctask.http import document, schema
-from celery_asynctask.http.access import Right
-from celery_asynctask.http.answer import json_response
 from celery_asynctask.http.openapi import problems
-from celery_asynctask.http.parameters import in_values, searched
-from celery_asynctask.http.problem import ProblemError, invalid
-from celery_asynctask.http.service import Caller, needing
 from celery_asynctask.http.tasks import TaskId, found_task
-from celery_asynctask.model import AsyncTask
-from celery_asynctask.queries.find import exact
-from celery_asynctask.queries.page import MOST_LOOKED_AT
+from celery_asynctask.operations import retention
+from celery_asynctask.operations.purge import Purge, Purged
+from celery_asynctask.operations.rerun import (
+    Candidate,
+    Options,
+    assess,
+    is_unreachable,
+    link,
+    prepare,
+    reach_broker,
+    send,
+)
+from celery_asynctask.operations.session import Writer
 from celery_asynctask.queries.reruns import reruns, routing_keys
-from celery_asynctask.rerun import Candidate, Options, assess, is_unreachable, link, prepare, reach_broker, send
-from celery_asynctask.store.purge import Purge, Purged
-from celery_asynctask.store.writer import Writer
+from celery_asynctask.queries.search.page import MOST_LOOKED_AT
+from celery_asynctask.queries.task import exact
+from celery_asynctask.store.models import AsyncTask
+from celery_asynctask.web import document, schema
+from celery_asynctask.web.access import Right
+from celery_asynctask.web.answer import json_response
+from celery_asynctask.web.parameters import in_values, searched
+from celery_asynctask.web.problem import ProblemError, invalid
+from celery_asynctask.web.service import Caller, needing
 
 MOST_PURGED: Final = 20_000
 """Tasks that one request deletes: a few seconds of work."""

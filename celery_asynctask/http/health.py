@@ -9,16 +9,16 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Depends, Response
 from pydantic.alias_generators import to_camel
 
+from celery_asynctask.core.accounting import Ledger, counts
 from celery_asynctask.errors import JournalError
-from celery_asynctask.http import document, schema
-from celery_asynctask.http.access import Right
-from celery_asynctask.http.answer import json_response
-from celery_asynctask.http.service import Caller, needing
 from celery_asynctask.journal.survey import survey_of
-from celery_asynctask.ledger import Ledger, counts
 from celery_asynctask.queries.completeness import completeness
 from celery_asynctask.queries.reader import Reader
-from celery_asynctask.tables import SCHEMA_VERSION
+from celery_asynctask.store.tables import SCHEMA_VERSION
+from celery_asynctask.web import document, schema
+from celery_asynctask.web.access import Right
+from celery_asynctask.web.answer import json_response
+from celery_asynctask.web.service import Caller, needing
 
 KEPT_SECONDS: Final = 5.0
 """How long a ledger is answered with: making one reads the whole journal, which may have a gigabyte."""

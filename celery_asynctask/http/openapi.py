@@ -6,8 +6,8 @@ from typing import Any, Final
 
 from fastapi import FastAPI
 
-from celery_asynctask.http.parameters import AsyncTaskOrdering
-from celery_asynctask.http.problem import MEDIA_TYPE, Problem
+from celery_asynctask.web.parameters import AsyncTaskOrdering
+from celery_asynctask.web.problem import MEDIA_TYPE, Problem
 
 DESCRIPTION: Final = """The record of what ran on Celery.
 

@@ -9,19 +9,19 @@ from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from pydantic.json_schema import SkipJsonSchema
 
 from celery_asynctask.errors import FilterError
-from celery_asynctask.http import document, schema
-from celery_asynctask.http.access import Right
 from celery_asynctask.http.openapi import problems
-from celery_asynctask.http.parameters import PageSearch, Search, Understood, understood
-from celery_asynctask.http.problem import invalid, not_found
 from celery_asynctask.http.route import ReadingRoute
-from celery_asynctask.http.service import Caller, needing
 from celery_asynctask.queries.columns import of_task
-from celery_asynctask.queries.find import MOST_ATTEMPTS, attempt_rows, exact, number_of
-from celery_asynctask.queries.lineage import Placed, lineage
-from celery_asynctask.queries.page import Page, page
-from celery_asynctask.queries.statistics import Statistics, statistics, with_time
-from celery_asynctask.queries.workflow import Workflow, workflow
+from celery_asynctask.queries.search.page import Page, page
+from celery_asynctask.queries.statistics.names import Statistics, statistics, with_time
+from celery_asynctask.queries.task import MOST_ATTEMPTS, attempt_rows, exact, number_of
+from celery_asynctask.queries.workflow.members import Workflow, workflow
+from celery_asynctask.queries.workflow.tree import Placed, lineage
+from celery_asynctask.web import document, schema
+from celery_asynctask.web.access import Right
+from celery_asynctask.web.parameters import PageSearch, Search, Understood, understood
+from celery_asynctask.web.problem import invalid, not_found
+from celery_asynctask.web.service import Caller, needing
 
 Reading = Annotated[Caller, Depends(needing(Right.READ))]
 TaskId = Annotated[

@@ -22,7 +22,7 @@ A segment is a sequence of lines, each a frame::
 
 Frame 0 comes first and describes the segment: ``format`` (1), ``source``, ``segment``, ``host``, ``pid``, ``role``
 (producer, worker, child), ``at`` (microseconds since the epoch) and ``dropped`` (events that the process could not
-write so far, by reason). The others are events (`celery_asynctask.events.Event`), numbered from 1 through all
+write so far, by reason). The others are events (`celery_asynctask.core.event.Event`), numbered from 1 through all
 segments of the source; dropped ones have no number, so a gap is a loss. A frame is appended with one ``write`` and
 never changed. A damaged one ends at the next line break; a last line without one is being written, or, when nobody
 locks the segment, was cut.

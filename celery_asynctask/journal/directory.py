@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from celery_asynctask.errors import JournalError
-from celery_asynctask.process import locking
+from celery_asynctask.journal.process import locking
 
 SUFFIX = ".segment"
 UNNAMED = ".new"

@@ -15,12 +15,11 @@ from collections import Counter, deque
 from pathlib import Path
 from typing import Any
 
-from celery_asynctask import health
+from celery_asynctask.core.event import now
 from celery_asynctask.errors import JournalError
-from celery_asynctask.events import now
-from celery_asynctask.journal import frame
+from celery_asynctask.journal import frame, metrics
 from celery_asynctask.journal.directory import SUFFIX, UNNAMED, Directory, write_whole
-from celery_asynctask.process import locking, reset_in_children, role
+from celery_asynctask.journal.process import locking, reset_in_children, role
 
 logger = logging.getLogger("celery_asynctask.journal")
 
@@ -183,7 +182,7 @@ class Journal:
     def _drop(self) -> None:
         reason = self._trouble or "unusable directory"
         self.dropped[reason] += 1
-        health.dropped(reason)
+        metrics.dropped(reason)
 
     def _write(self, line: bytes) -> bool:
         assert self._handle is not None

@@ -13,8 +13,8 @@ from alembic import context
 from alembic.util import CommandError
 from sqlalchemy import Connection, NullPool, create_engine
 
-from celery_asynctask.model import Base
-from celery_asynctask.tables import VERSION_TABLE
+from celery_asynctask.store.models import Base
+from celery_asynctask.store.tables import VERSION_TABLE
 
 
 def ours(name: str | None, kind: str, _parents: Any) -> bool:

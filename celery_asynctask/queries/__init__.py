@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from celery_asynctask.queries.filter import Filter, parse
-from celery_asynctask.queries.page import Page, page
 from celery_asynctask.queries.reader import Reader
+from celery_asynctask.queries.search.filter import Filter, parse
+from celery_asynctask.queries.search.page import Page, page
 
 __all__ = ["Filter", "Page", "Reader", "page", "parse"]

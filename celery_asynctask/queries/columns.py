@@ -9,8 +9,8 @@ from typing import Any, Final
 from sqlalchemy import DateTime, Select, Text, cast, func, literal_column, select, type_coerce
 from sqlalchemy.types import JSON
 
-from celery_asynctask.model import AsyncTask, AsyncTaskAttempt
-from celery_asynctask.tables import UTCDateTime
+from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
+from celery_asynctask.store.tables import UTCDateTime
 
 VALUES: Final = ("task_args", "task_kwargs", "result", "content")
 """Columns of `AsyncTask` with what the user's code was given, or gave."""

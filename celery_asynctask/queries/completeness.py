@@ -9,11 +9,11 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import Select, func, or_, select
 from sqlalchemy.orm import Session
 
+from celery_asynctask.core.accounting import SILENT, Account, Ledger
 from celery_asynctask.journal import Segment
 from celery_asynctask.journal.survey import Survey
-from celery_asynctask.ledger import SILENT, Account, Ledger
-from celery_asynctask.model import AsyncTaskSource
 from celery_asynctask.queries.reader import Reader
+from celery_asynctask.store.models import AsyncTaskSource
 
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
 _COLUMNS: Final = [

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 from sqlalchemy import select
 
 from celery_asynctask.errors import NotFoundError
-from celery_asynctask.model import AsyncTask, AsyncTaskAttempt
-from celery_asynctask.queries.filter import Filter
-from celery_asynctask.queries.find import find
-from celery_asynctask.queries.page import MOST_ROWS, page
 from celery_asynctask.queries.reader import Reader
-from celery_asynctask.queries.workflow import workflow
+from celery_asynctask.queries.search.filter import Filter
+from celery_asynctask.queries.search.page import MOST_ROWS, page
+from celery_asynctask.queries.task import find
+from celery_asynctask.queries.workflow.members import workflow
+from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
 
 Columns = dict[str, Any]
 """A row: all its columns by their names."""

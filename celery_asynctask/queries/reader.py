@@ -15,11 +15,11 @@ from sqlalchemy import Connection, Engine, Select, create_engine, event, inspect
 from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from celery_asynctask.core.url import parse
 from celery_asynctask.errors import StoreError
-from celery_asynctask.model import AsyncTask, AsyncTaskVersion
 from celery_asynctask.settings import engine_options
-from celery_asynctask.tables import SCHEMA_VERSION, VERSION_TABLE
-from celery_asynctask.url import parse
+from celery_asynctask.store.models import AsyncTask, AsyncTaskVersion
+from celery_asynctask.store.tables import SCHEMA_VERSION, VERSION_TABLE
 
 QUERY_SECONDS: Final = 30
 """How long a query may take before the database stops it."""

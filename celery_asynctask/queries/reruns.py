@@ -9,11 +9,11 @@ from typing import Final, NamedTuple
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from celery_asynctask.model import AsyncTask, AsyncTaskAttempt
-from celery_asynctask.queries.filter import Value
-from celery_asynctask.queries.page import MOST_LOOKED_AT, last_of_first
-from celery_asynctask.queries.path import at_path
 from celery_asynctask.queries.reader import Reader
+from celery_asynctask.queries.search.filter import Value
+from celery_asynctask.queries.search.json_path import at_path
+from celery_asynctask.queries.search.page import MOST_LOOKED_AT, last_of_first
+from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
 
 RERUN_OF: Final = "rerun_of"
 """Key of the content of a task that was sent again: the id of the one that it repeats."""

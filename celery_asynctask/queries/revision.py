@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import Connection, select
 from sqlalchemy.orm import Session
 
-from celery_asynctask.model import AsyncTaskRevision
+from celery_asynctask.store.models import AsyncTaskRevision
 
 
 def revision(session: Session | Connection) -> int | None:

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from sqlalchemy import bindparam, text
 from sqlalchemy.orm import Session
 
-from celery_asynctask.model import Base
+from celery_asynctask.store.models import Base
 
 _TABLES: Final = sorted(Base.metadata.tables)
 _POSTGRESQL: Final = text(

@@ -1,4 +1,4 @@
-"""What is noted of sources, and which attempts hang on it: the statements behind `watch`."""
+"""What is noted of sources, and which attempts hang on it: the statements behind `recorder.liveness`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Select, select, update
 
-from celery_asynctask.tables import async_task_attempt, async_task_source
+from celery_asynctask.store.tables import async_task_attempt, async_task_source
 
 _attempt: Any = async_task_attempt.c
 _source: Any = async_task_source.c

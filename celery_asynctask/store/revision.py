@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, update
 
-from celery_asynctask.tables import async_task_revision
+from celery_asynctask.store.tables import async_task_revision
 
 _ADVANCE = update(async_task_revision).values(revision=async_task_revision.c.revision + 1)
 

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine, insert, inspect, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from celery_asynctask.errors import StoreError
-from celery_asynctask.tables import SCHEMA_VERSION, async_task_revision, async_task_version, metadata
+from celery_asynctask.store.tables import SCHEMA_VERSION, async_task_revision, async_task_version, metadata
 
 _LOCK = 4_871_239_157_263_401_113
 """PostgreSQL advisory lock that guards the creation; any number that nobody else uses."""

@@ -20,19 +20,19 @@ from sqlalchemy.exc import (
     StatementError,
 )
 
-from celery_asynctask.events import decode
-from celery_asynctask.ledger import left_over
-from celery_asynctask.lifecycle import fold_all
-from celery_asynctask.process import importing
+from celery_asynctask.core.accounting import left_over
+from celery_asynctask.core.event import decode
+from celery_asynctask.core.fold import fold_all
+from celery_asynctask.journal.process import importing
 from celery_asynctask.settings import Settings, engine_options
 from celery_asynctask.store import liveness, upsert
-from celery_asynctask.store.document import EVENTS, LATER, insert_events
+from celery_asynctask.store.coalesce import rounds
+from celery_asynctask.store.executemany import Rows
 from celery_asynctask.store.liveness import OpenAttempt
+from celery_asynctask.store.postgresql import EVENTS, LATER, insert_events
 from celery_asynctask.store.revision import advance
-from celery_asynctask.store.rounds import rounds
-from celery_asynctask.store.rows import Rows
 from celery_asynctask.store.schema import create_tables
-from celery_asynctask.tables import async_task, async_task_attempt, async_task_source
+from celery_asynctask.store.tables import async_task, async_task_attempt, async_task_source
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
 _POOL = {"pool_size": 1, "max_overflow": 1, "pool_pre_ping": True}

@@ -1,6 +1,6 @@
-"""The fold as each database's upsert statement, generated from the same groups that `lifecycle` merges by.
+"""The fold as each database's upsert statement, generated from the same groups that `fold` merges by.
 
-`tests/integration/test_fold.py` holds the two equal on all permutations.
+`tests/integration/store/test_fold.py` holds the two equal on all permutations.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Select, Table, case, func
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.sql.dml import Insert
 
-from celery_asynctask.lifecycle import ATTEMPT_FIRST, ATTEMPT_GROUPS, TASK_EARLIEST, TASK_GROUPS, TaskGroup
+from celery_asynctask.core.fold import ATTEMPT_FIRST, ATTEMPT_GROUPS, TASK_EARLIEST, TASK_GROUPS, TaskGroup
 
 Assignments = list[tuple[str, ColumnElement[Any]]]
 

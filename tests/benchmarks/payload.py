@@ -8,8 +8,8 @@ import timeit
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from celery_asynctask.payload import Encoder
-from celery_asynctask.payload.redaction import Redaction
+from celery_asynctask.capture.payload import Encoder
+from celery_asynctask.capture.payload.redaction import Redaction
 from tests.benchmarks.app import ARGS, KWARGS
 from tests.benchmarks.figure import Figure, Interval, Options, bootstrap, scaled
 

@@ -16,11 +16,11 @@ from sqlalchemy.orm import Session
 
 from celery_asynctask import AsyncTask
 from celery_asynctask.queries import Reader, page, parse
-from celery_asynctask.queries.failures import failures
-from celery_asynctask.queries.find import attempts, find
-from celery_asynctask.queries.overview import overview
-from celery_asynctask.queries.statistics import statistics, with_time
-from celery_asynctask.queries.workflow import runs, workflow
+from celery_asynctask.queries.failures.groups import failures
+from celery_asynctask.queries.statistics.names import statistics, with_time
+from celery_asynctask.queries.statistics.overview import overview
+from celery_asynctask.queries.task import attempts, find
+from celery_asynctask.queries.workflow.members import runs, workflow
 from tests import services
 from tests.benchmarks import rows
 from tests.benchmarks.figure import Figure, Options, bootstrap, scaled, skipping

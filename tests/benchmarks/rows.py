@@ -14,9 +14,9 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, Index, Table, create_engine, insert, select, text
 
-from celery_asynctask.lifecycle import Partial
-from celery_asynctask.model import AsyncTask, AsyncTaskAttempt, AsyncTaskSource
-from celery_asynctask.store.rows import Rows
+from celery_asynctask.core.fold import Partial
+from celery_asynctask.store.executemany import Rows
+from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt, AsyncTaskSource
 from celery_asynctask.store.schema import create_tables
 from tests.benchmarks.shop import SECOND, Shop
 

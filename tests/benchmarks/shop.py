@@ -13,8 +13,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple, cast
 
-from celery_asynctask.events import Event, Kind
-from celery_asynctask.lifecycle import Partial, merge, project
+from celery_asynctask.core.event import Event, Kind
+from celery_asynctask.core.fold import Partial, merge, project
 from tests.benchmarks.kinds import ALONE, BY_NAME, CHAIN, ENTRY, ERRORS, Spec
 
 DAYS: Final = 10

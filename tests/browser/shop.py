@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 from celery_asynctask import AsyncTask
 from tests import services
 from tests.integration.commands import Project
-from tests.integration.http import OURS, THEIRS, grant, token_of
+from tests.integration.http.client import OURS, THEIRS, grant, token_of
 from tests.pace import patience
 from tests.waiting import wait_for
 

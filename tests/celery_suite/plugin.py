@@ -22,8 +22,9 @@ import celery.app.base
 import pytest
 
 import celery_asynctask
-from celery_asynctask import errors, recording
-from celery_asynctask.recording import Recording
+from celery_asynctask import errors
+from celery_asynctask.capture import instrumentation
+from celery_asynctask.capture.instrumentation import Recording
 
 TASK_CLS = "celery_asynctask:RecordedTask"
 
@@ -93,7 +94,7 @@ class _Switch:
             "asynctask_url": f"sqlite:///{directory / 'store.db'}",
             "asynctask_journal_dir": str(directory / "journal"),
         }
-        recording.EXIT_SECONDS = 60.0  # `uninstall` after a test leaves no thread behind on a busy machine either
+        instrumentation.EXIT_SECONDS = 60.0  # `uninstall` after a test leaves no thread behind on a busy machine either
         self._switch_on_all_apps()
         self._count_events()
 

@@ -10,13 +10,13 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from celery_asynctask.drain import Drain
-from celery_asynctask.events import Event, encode
+from celery_asynctask.core.event import Event, encode
+from celery_asynctask.core.fold import fold_all
 from celery_asynctask.journal import Directory, Journal
-from celery_asynctask.lifecycle import fold_all
-from celery_asynctask.model import AsyncTaskSource
+from celery_asynctask.recorder.drain import Drain
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
+from celery_asynctask.store.models import AsyncTaskSource
 from tests.histories import HISTORIES, about
 from tests.integration.rows import stored
 

@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select
 
-from celery_asynctask.lifecycle import AsyncTaskStatus
-from celery_asynctask.model import AsyncTask
-from celery_asynctask.recorder import Recorder
-from celery_asynctask.recording import EXIT_SECONDS
+from celery_asynctask.capture.instrumentation import EXIT_SECONDS
+from celery_asynctask.core.fold import AsyncTaskStatus
+from celery_asynctask.recorder.recorder import Recorder
 from celery_asynctask.store import Store
+from celery_asynctask.store.models import AsyncTask
 from tests.faults.proc import descendants, is_alive
 from tests.faults.server import Server, own_server
 from tests.faults.world import Worker, World, by_task

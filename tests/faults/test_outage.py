@@ -15,10 +15,10 @@ from typing import NamedTuple
 import pytest
 from sqlalchemy import func, select
 
-from celery_asynctask.lifecycle import AsyncTaskStatus
-from celery_asynctask.model import AsyncTask
+from celery_asynctask.core.fold import AsyncTaskStatus
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
+from celery_asynctask.store.models import AsyncTask
 from tests.faults.server import Server, own_server
 from tests.faults.world import Worker, World
 from tests.pace import pace, patience

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from celery_asynctask.model import AsyncTask, AsyncTaskAttempt
+from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
 from tests.faults.notes import Note
 from tests.faults.world import by_task
 

@@ -17,8 +17,8 @@ from redis import Redis
 from sqlalchemy import create_engine, select
 from sqlalchemy.orm import Session
 
-from celery_asynctask.model import AsyncTask, AsyncTaskAttempt, AsyncTaskSource
 from celery_asynctask.settings import Settings
+from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt, AsyncTaskSource
 from tests import services
 from tests.faults.notes import Notebook
 from tests.faults.proc import holder, kill_tree, send, session_of, wait_gone

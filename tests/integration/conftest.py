@@ -14,19 +14,21 @@ import pytest
 from celery import Celery
 from sqlalchemy import delete, insert
 
-from celery_asynctask import batch, install, recording, uninstall
-from celery_asynctask.drain import Drain
+from celery_asynctask import install, uninstall
+from celery_asynctask.capture import instrumentation
 from celery_asynctask.http import actions
-from celery_asynctask.http.service import Caller
 from celery_asynctask.journal import Directory, Journal
-from celery_asynctask.model import AsyncTaskAttempt, AsyncTaskRevision, AsyncTaskVersion, Base
+from celery_asynctask.operations.session import Writer
+from celery_asynctask.recorder import batch
+from celery_asynctask.recorder.drain import Drain
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
-from celery_asynctask.store.writer import Writer
+from celery_asynctask.store.models import AsyncTaskAttempt, AsyncTaskRevision, AsyncTaskVersion, Base
+from celery_asynctask.web.service import Caller
 from tests import services
 from tests.integration import commands
 from tests.integration.draining import MakeDrain
-from tests.integration.http import Api, api_over, tell
+from tests.integration.http.client import Api, api_over, tell
 from tests.integration.oracle import START as AT
 from tests.integration.oracle import add, row
 from tests.integration.samples import EVERYTHING, SECOND, UUID
@@ -52,7 +54,7 @@ def _no_process_left() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _time_to_store(monkeypatch: pytest.MonkeyPatch) -> None:
     """An app that is uninstalled stores what is on its way, on a machine that is slow as well."""
-    monkeypatch.setattr(recording, "EXIT_SECONDS", patience(20))
+    monkeypatch.setattr(instrumentation, "EXIT_SECONDS", patience(20))
 
 
 class Stores:

@@ -19,7 +19,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from celery_asynctask.events import decode
+from celery_asynctask.core.event import decode
 from celery_asynctask.journal import Journal, frame
 from celery_asynctask.journal.directory import SUFFIX
 from celery_asynctask.store import Position

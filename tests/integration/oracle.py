@@ -16,10 +16,10 @@ from typing import Any
 
 from sqlalchemy import insert
 
-from celery_asynctask.lifecycle import TERMINAL, AsyncTaskStatus
-from celery_asynctask.model import AsyncTask, AsyncTaskAttempt
-from celery_asynctask.queries.filter import Filter, Term, Value
+from celery_asynctask.core.fold import TERMINAL, AsyncTaskStatus
+from celery_asynctask.queries.search.filter import Filter, Term, Value
 from celery_asynctask.store import Store
+from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
 
 START = dt.datetime(2026, 1, 31, 12, 0, tzinfo=dt.timezone.utc)
 _SECOND = dt.timedelta(seconds=1)

@@ -7,11 +7,11 @@ from typing import Any
 
 from sqlalchemy import func, select, update
 
-from celery_asynctask import retention
-from celery_asynctask.model import AsyncTask, AsyncTaskAttempt
+from celery_asynctask.operations import retention
+from celery_asynctask.operations.purge import Purge
+from celery_asynctask.operations.session import Writer
 from celery_asynctask.store import Store
-from celery_asynctask.store.purge import Purge
-from celery_asynctask.store.writer import Writer
+from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
 from tests.histories import HISTORIES, START, about, lines
 
 OVER = dt.datetime.fromtimestamp(START / 1e6, dt.timezone.utc)

@@ -9,9 +9,9 @@ from typing import Any
 from sqlalchemy import Table, select
 from sqlalchemy.orm import Session
 
-from celery_asynctask.lifecycle import Partial, project
-from celery_asynctask.model import AsyncTask, AsyncTaskAttempt
+from celery_asynctask.core.fold import Partial, project
 from celery_asynctask.store import Store
+from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
 from tests.histories import Delivery
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)

@@ -6,7 +6,7 @@ from typing import Any
 
 from httpx import Response
 
-from tests.integration.http import OURS, THEIRS, Api
+from tests.integration.http.client import OURS, THEIRS, Api
 
 MINE, FOREIGN, OF_NOBODY = "mine", "foreign", "of-nobody"
 WHOSE = {MINE: OURS, FOREIGN: THEIRS, OF_NOBODY: None}

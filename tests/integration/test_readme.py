@@ -18,9 +18,9 @@ from kombu import Connection
 
 from celery_asynctask import AsyncTask, AsyncTaskStatus
 from celery_asynctask.http.application import create_app
-from celery_asynctask.http.parameters import PageSearch
-from celery_asynctask.http.problem import TITLES
 from celery_asynctask.settings import Settings
+from celery_asynctask.web.parameters import PageSearch
+from celery_asynctask.web.problem import TITLES
 from tests import services
 from tests.integration.serving import client, serving
 from tests.pace import patience

@@ -41,11 +41,11 @@ class Target(NamedTuple):
 
 TARGETS = (
     Target(
-        "celery_asynctask/lifecycle.py",
+        "celery_asynctask/core/fold.py",
         (f"{UNIT}test_lifecycle.py", f"{UNIT}test_rounds.py", f"{UNIT}test_histories.py"),
     ),
-    Target("celery_asynctask/ledger.py", (f"{UNIT}test_ledger.py",)),
-    Target("celery_asynctask/watch.py", (f"{UNIT}test_watch.py",), within="_event"),
+    Target("celery_asynctask/core/accounting.py", (f"{UNIT}test_ledger.py",)),
+    Target("celery_asynctask/recorder/liveness.py", (f"{UNIT}test_watch.py",), within="_event"),
 )
 MIN_RATE = 0.9
 SECONDS = 30

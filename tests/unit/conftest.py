@@ -12,7 +12,7 @@ import pytest
 def _nothing_installed() -> Iterator[None]:
     """No receiver of ours stays connected, and no app stays installed."""
     yield
-    hooks = sys.modules.get("celery_asynctask.hooks")
+    hooks = sys.modules.get("celery_asynctask.capture.install")
     if hooks is None:
         return
     ours = set(hooks._RECEIVERS.values())

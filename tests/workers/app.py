@@ -315,9 +315,9 @@ if TRACING == "late":
     spans.instrument()  # connected after us, in the main process
 
 if os.environ.get("SHAPES_BREAK") == "facts":
-    from celery_asynctask import facts
+    from celery_asynctask.capture import extract
 
     def broken(*_args: Any, **_kwargs: Any) -> Any:
         raise RuntimeError("broken on purpose")
 
-    facts.from_request = facts.published = broken
+    extract.from_request = extract.published = broken

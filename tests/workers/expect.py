@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from celery_asynctask import AsyncTask, AsyncTaskAttempt, provenance
-from celery_asynctask.lifecycle import TERMINAL
+from celery_asynctask import AsyncTask, AsyncTaskAttempt
+from celery_asynctask.capture import context
+from celery_asynctask.core.fold import TERMINAL
 from tests.waiting import wait_for
 from tests.workers.harness import ANY, World
 
@@ -62,7 +63,7 @@ class Row:
         check("body ran", row.started_at is not None, bool(self.outcomes) if self.started is None else self.started)
         check("completed_at is set", row.completed_at is not None, row.status in TERMINAL)
         if not self.foreign:
-            given = provenance.given()
+            given = context.given()
             check("customer", row.customer, given.get("customer"))
             check("created_by", row.created_by, given.get("created_by"))
             check("created_by_name", row.created_by_name, given.get("created_by_name"))

@@ -21,7 +21,8 @@ from opentelemetry import trace
 from sqlalchemy import Engine, create_engine, func, inspect, or_, select
 from sqlalchemy.orm import Session
 
-from celery_asynctask import AsyncTask, AsyncTaskAttempt, context, tracing
+from celery_asynctask import AsyncTask, AsyncTaskAttempt, context
+from celery_asynctask.capture import tracing
 from tests import services
 from tests.pace import patience
 from tests.waiting import wait_for

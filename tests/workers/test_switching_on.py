@@ -214,7 +214,7 @@ def test_django(project: Callable[..., Project]) -> None:
                 proj.add.delay_on_commit(1, 2)
                 proj.shared.delay_on_commit(3)
                 transaction.on_commit(lambda: print("committed"))
-            from celery_asynctask.task import RecordedTask
+            from celery_asynctask.capture.task import RecordedTask
             from celery.contrib.django.task import DjangoTask
             assert isinstance(proj.add, RecordedTask) and isinstance(proj.add, DjangoTask)
         """)

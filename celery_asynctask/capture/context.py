@@ -1,0 +1,203 @@
+"""For whom and by whom: ``customer``, ``created_by``, ``created_by_name`` and ``content``, and how they travel.
+
+What is set around a publish goes into the message's header, and from there to everything that its execution starts.
+Field by field, the nearest wins: a `context` block in this thread, what the running task came with, what the
+function named in ``asynctask_context`` says.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Final
+
+from celery_asynctask.capture import payload
+from celery_asynctask.capture.payload.inspection import inherits
+from celery_asynctask.capture.payload.merged import fit
+from celery_asynctask.errors import ContextError
+
+FIELDS: Final = ("customer", "created_by", "created_by_name", "content")
+MAX_ID: Final = 2**63 - 1
+"""Largest customer or creator: the columns are 64-bit integers."""
+MAX_NAME: Final = 255
+"""Characters of ``created_by_name``."""
+MAX_CONTENT: Final = 16_384
+"""Bytes of content, as JSON: brokers bound the headers of a message."""
+
+_given: ContextVar[Mapping[str, Any]] = ContextVar("celery_asynctask_context", default={})  # noqa: B039 - never changed
+_alone: ContextVar[bool] = ContextVar("celery_asynctask_context_alone", default=False)
+
+
+@contextmanager
+def context(
+    *,
+    customer: int | None = None,
+    created_by: int | None = None,
+    created_by_name: str | None = None,
+    content: Mapping[str, Any] | None = None,
+) -> Iterator[None]:
+    """Say for whom the tasks are that are sent (or run eagerly) inside the block.
+
+    A field that is not given, or None, is left as it is around the block. Raises `ContextError` for a value of the
+    wrong type, before anything is sent.
+    """
+    fields = check(
+        {"customer": customer, "created_by": created_by, "created_by_name": created_by_name, "content": content}
+    )
+    token = _given.set({**_given.get(), **fields})
+    try:
+        yield
+    finally:
+        _given.reset(token)
+
+
+@contextmanager
+def exactly(fields: Mapping[str, Any]) -> Iterator[None]:
+    """Say for whom the tasks are that are sent inside the block, whatever is said around it: a field that is not
+    given, or None, is empty, and neither the running task nor ``asynctask_context`` fills it. Raises `ContextError`.
+    """
+    token, token_alone = _given.set(check(fields)), _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token_alone)
+        _given.reset(token)
+
+
+def given() -> Mapping[str, Any]:
+    """The fields of the `context` blocks around this call, from the innermost `exactly` on."""
+    return _given.get()
+
+
+def stands_alone() -> bool:
+    """Whether `given` is all that counts: this call is inside an `exactly` block."""
+    return _alone.get()
+
+
+def check(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that are not None, checked. Raises `ContextError`, which names the field and what is allowed."""
+    checked: dict[str, Any] = {}
+    for name, value in fields.items():
+        rule = _RULES.get(name)
+        if rule is None:
+            raise ContextError(f"Unknown field {name!r} in the context of a task; the fields are {', '.join(FIELDS)}.")
+        if value is None:
+            continue
+        allowed, is_allowed = rule
+        if not is_allowed(value):
+            raise ContextError(f"Field {name!r} is {_shown(value)}; it must be {allowed}.")
+        checked[name] = value
+    if "created_by_name" in checked:
+        checked["created_by_name"] = payload.text(checked["created_by_name"])
+    if "content" in checked:
+        checked["content"] = payload.mapping_of(checked["content"])
+        _check_size(len(json.dumps(payload.to_json(checked["content"]))), MAX_CONTENT)
+    return checked
+
+
+def right_of(fields: Any, tell: Callable[[Exception], None]) -> dict[str, Any]:
+    """`check`, of what somebody answers whom we ask: without what is wrong, of which it calls ``tell``."""
+    found: dict[str, Any] = {}
+    if not isinstance(fields, Mapping):
+        tell(ContextError(f"The context of a task is {_shown(fields)}; it must be a mapping of fields, or None."))
+        return found
+    for name, value in fields.items():
+        try:
+            found.update(check({name: value}))
+        except ContextError as exc:
+            tell(exc)
+    return found
+
+
+def _check_size(size: int, most: int) -> None:
+    if size > most:
+        raise ContextError(
+            f"Field 'content' is {size} bytes of JSON; it travels in the headers of messages and must be at most "
+            f"{most}. Give what is longer to the task as an argument."
+        )
+
+
+def check_content(content: object) -> None:
+    """Raises `ContextError` for what is no content, however long it may be: not all of it travels with messages."""
+    allowed, is_allowed = _RULES["content"]
+    if not is_allowed(content):
+        raise ContextError(f"Field 'content' is {_shown(content)}; it must be {allowed.removesuffix(', or None')}.")
+
+
+def to_header(fields: Mapping[str, Any], encoder: payload.Encoder) -> dict[str, Any]:
+    """Fields as every broker can carry them: the content as JSON text, bounded and redacted, for AMQP's tables know
+    less than JSON does. What was taken out of it, and what came to it since `check`, may have made it longer."""
+    header = dict(fields)
+    if isinstance(content := header.get("content"), Mapping):
+        header["content"] = json.dumps(fit(encoder.value(content, "content"), MAX_CONTENT))
+    return header
+
+
+def carries(header: Mapping[str, Any]) -> bool:
+    """Whether a message's header has any of the fields, sound or not."""
+    return not header.keys().isdisjoint(FIELDS)
+
+
+def _ignore(_: Exception) -> None:
+    """What is wrong in a message that has come was told where it was sent, if that was ours to tell."""
+
+
+def sound(header: Any, tell: Callable[[Exception], None] = _ignore) -> dict[str, Any]:
+    """The fields in a message's header, which may come from anywhere: those that pass `check`; never raises, but calls
+    ``tell`` with what is wrong. Content that `to_header` made stays the text it is; see `content_of`."""
+    header = payload.mapping_of(given := header)
+    if header is None:
+        tell(ContextError(f"The header 'asynctask' is {_shown(given)}; it must be a mapping."))
+    if not header or not carries(header):
+        return {}
+    found: dict[str, Any] = {}
+    for name in FIELDS:
+        value = header.get(name)
+        if value is None:
+            continue
+        try:
+            if name == "content" and isinstance(value, str):
+                check_content(content := json.loads(value))
+                _check_size(len(json.dumps(content)), MAX_CONTENT + payload.OVERRUN)
+                found[name] = value
+            else:
+                found.update(check({name: value}))
+        except (ContextError, ValueError, RecursionError) as exc:
+            tell(exc)
+    return found
+
+
+def content_of(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The content among `sound` fields as a mapping, empty where there is none."""
+    content = fields.get("content", {})
+    mapping: dict[str, Any] = json.loads(content) if isinstance(content, str) else dict(content)
+    return mapping
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and -MAX_ID <= value <= MAX_ID
+
+
+def _is_content(value: object) -> bool:
+    mapping = payload.mapping_of(value)
+    return mapping is not None and all(inherits(type(key), str) for key in mapping)
+
+
+def _shown(value: object) -> str:
+    if type(value) in (str, int, float, bool):
+        return f"{value!r:.80} of type {type(value).__name__}"
+    return f"of type {type(value).__name__}"
+
+
+_READABLE: Final = "Python's own; of any other, give dict(...) of it"
+_RULES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "customer": ("a whole number of at most 64 bits, or None", _is_id),
+    "created_by": ("a whole number of at most 64 bits, or None", _is_id),
+    "created_by_name": (
+        f"a string of at most {MAX_NAME} characters, or None",
+        lambda value: isinstance(value, str) and len(value) <= MAX_NAME,
+    ),
+    "content": (f"a mapping with string keys ({_READABLE}), or None", _is_content),
+}

@@ -1,0 +1,333 @@
+"""What Celery's messages, requests and exceptions say, read into events."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from celery_asynctask.capture import context, payload, tracing
+from celery_asynctask.capture.headers import HEADER, TIMES_END, header_of, is_again, is_time, is_token, with_token
+from celery_asynctask.capture.payload.plain import plain_text
+from celery_asynctask.core import canvas
+from celery_asynctask.core.event import MAX_NAME, Event, Kind, json_text, new_run, quote
+
+if TYPE_CHECKING:
+    from celery_asynctask.capture.instrumentation import Choice, Recording
+
+_OVER_ITEMS = frozenset({"celery.map", "celery.starmap"})
+
+
+def from_request(kind: Kind, name: str, request: Any, at: int) -> Event:
+    """An event about the delivery that ``request`` stands for. One that has no token yet gets one."""
+    header = with_token(request, header_of(request), at)
+    event: Event = {
+        "id": request.id,
+        "run": header["run"],
+        "kind": kind.value,
+        "at": at,
+        "name": name[:MAX_NAME],
+    }
+    if request.retries:
+        event["retries"] = request.retries
+    if nesting := getattr(request, "replaced_task_nesting", 0):
+        event["nesting"] = nesting
+    if request.delivery_info and request.delivery_info.get("redelivered"):
+        event["redelivered"] = True
+    if "delivered" in header:
+        event["delivered"] = True
+    if is_time(created := header.get("created")):
+        event["created"] = created
+    return event
+
+
+def add_asked(event: Event, recording: Recording, name: str, request: Any) -> None:
+    """Add what was asked for."""
+    header = header_of(request)
+    event["asked"] = True
+    event["root"], event["parent"] = lineage(header, request.root_id, request.parent_id)
+    add_context(event, recording, header)
+    _add_payload(event, recording, name, request.args, request.kwargs)
+
+
+def lineage(header: Mapping[str, Any], root: Any, parent: Any) -> tuple[str | None, str | None]:
+    """Root and parent of a message, as far as they lead to rows."""
+    return (_text(header["root"]), None) if "root" in header else (_text(root), _text(parent))
+
+
+def start(recording: Recording, choice: Choice, name: str, request: Any, at: int, ids: tracing.Ids | None) -> bytes:
+    """A started event, encoded, in the process that runs the body: everything that is known by then.
+
+    Written as text and from the request's own dict, for every task pays for it;
+    `tests/unit/capture/test_extract.py` holds it to what an event is.
+    """
+    known = request.__dict__.get
+    header = known(HEADER)
+    if type(header) is not dict:
+        header = header_of(request)
+    told = header.get
+    run, created, sent = told("run"), told("created"), told("sent")
+    if type(run) is not str or is_token(run) is None:
+        run = with_token(request, header, at)["run"]
+    sound = type(created) is int and type(sent) is int and 0 <= created < TIMES_END and 0 <= sent < TIMES_END
+    if sound and "delivered" in header:
+        more = f'"created":{created},"sent":{sent},"delivered":true,'
+    else:
+        more = _times_text(header)
+    if ids is not None:
+        more += f'"trace":"{ids.trace}","span":"{ids.span}",'
+    delivery = known("delivery_info") or {}
+    if known("retries") or known("replaced_task_nesting") or known("eta") or delivery.get("redelivered"):
+        more += _again_text(request)
+    if context.carries(header):
+        more += _context_text(recording, header)
+    root, parent = known("root_id"), known("parent_id")
+    if "root" in header:
+        root, parent = lineage(header, root, parent)
+    task_id = request.id
+    quoted = quote(task_id)
+    return (
+        f'{{"id":{quoted},"run":"{run}","kind":"started","at":{at},'
+        f'{recording.places[name, known("hostname"), delivery.get("routing_key")]},{more}"asked":true,'
+        f'"root":{quoted if root == task_id else _quoted(root)},"parent":{_quoted(parent)}'
+        f"{_payload_text(recording, choice, name, known('args'), known('kwargs'))}}}"
+    ).encode("ascii")
+
+
+def _times_text(header: Mapping[str, Any]) -> str:
+    """What a message's header says of its times, as far as it does, as keys of an encoded event, with a comma after
+    each."""
+    found = {key: header[key] for key in ("created", "sent") if is_time(header.get(key))}
+    if "delivered" in header:
+        found["delivered"] = True
+    return f"{json_text(found)[1:-1]}," if found else ""
+
+
+def _again_text(request: Any) -> str:
+    """What only few runs have to say: that they are not the first, or were not to start before. As `_times_text`."""
+    event = cast("Event", {})
+    if request.retries:
+        event["retries"] = request.retries
+    if request.replaced_task_nesting:
+        event["nesting"] = request.replaced_task_nesting
+    if (request.delivery_info or {}).get("redelivered"):
+        event["redelivered"] = True
+    if request.eta and (eta := _microseconds(request.eta)) is not None:
+        event["eta"] = eta
+    return f"{json_text(event)[1:-1]}," if event else ""
+
+
+def add_error(event: Event, recording: Recording, exc: BaseException | None, traceback: Any = None) -> None:
+    """Add class name, text and traceback (text, else ignored) of an exception."""
+    if (error_type := payload.error_type(exc)) is not None:
+        event["error_type"] = error_type
+    if (message := payload.error_message(exc, recording.encoder)) is not None:
+        event["error_message"] = message
+    if (text := payload.traceback_text(traceback, recording.encoder)) is not None:
+        event["traceback"] = text
+
+
+def published(
+    recording: Recording, choice: Choice, name: str, message: Any, opened: Opened, header: dict[str, Any]
+) -> bytes:
+    """The message that was sent (a `celery.app.amqp.task_message`, and `open_message` of it), an event encoded: as
+    text, as in `start`."""
+    about, args, kwargs, _ = opened
+    task_id, root, parent = about["id"], about.get("root_id"), about.get("parent_id")
+    quoted = quote(task_id)
+    more = ""
+    if is_again(about):
+        if retries := about.get("retries"):
+            more = f'"retries":{json_text(retries)},'
+        if nesting := about.get("replaced_task_nesting"):
+            more += f'"nesting":{json_text(nesting)},'
+    elif (trace_id := tracing.trace_of(message.headers)) is not None:
+        more = f'"trace":"{trace_id}",'
+    if "root" in header:
+        root, parent = lineage(header, root, parent)
+    if context.carries(header):
+        more += _context_text(recording, header)
+    return (
+        f'{{"id":{quoted},"kind":"published","at":{header["sent"]},{recording.names[name]},'
+        f'"created":{header["created"]},{more}"asked":true,'
+        f'"root":{quoted if root == task_id else _quoted(root)},"parent":{_quoted(parent)}'
+        f"{_payload_text(recording, choice, name, args, kwargs)}}}"
+    ).encode("ascii")
+
+
+def _context_text(recording: Recording, header: Mapping[str, Any]) -> str:
+    """`add_context` as keys of an encoded event, with a comma after each."""
+    event = cast("Event", {})
+    add_context(event, recording, header)
+    return f"{json_text(event)[1:-1]}," if event else ""
+
+
+def add_context(event: Event, recording: Recording, header: Mapping[str, Any]) -> None:
+    """Add for whom and by whom, as the header has it."""
+    known = context.sound(header)
+    if not known:
+        return
+    if isinstance(known.get("content"), str):
+        known["content"] = context.content_of(known)
+    elif "content" in known:
+        known["content"] = recording.encoder.value(known["content"], "content")
+    event.update(known)  # type: ignore[typeddict-item]
+
+
+def planned(recording: Recording, event: Event, steps: list[canvas.Step]) -> list[Event]:
+    """Events for the steps that the message behind ``event`` carries."""
+    return [_step(Kind.PLANNED, recording, event, step) for step in steps if recording.chooses(step.name)]
+
+
+def unsent(recording: Recording, event: Event, steps: list[canvas.Step]) -> list[Event]:
+    """Events for the steps that will not be sent because of how the task of ``event`` ended."""
+    found = []
+    for step in steps:
+        if not recording.chooses(step.name):
+            continue
+        one = _step(Kind.UNSENT, recording, event, step)
+        if step.after_chord and step.parent is None:
+            one["root"], one["parent"] = event.get("root"), event["id"]
+        one["error_type"] = event.get("error_type", "Exception")
+        reason = payload.text(event.get("error_message", ""), payload.MAX_MESSAGE // 2)
+        one["error_message"] = (
+            f"Not sent: upstream task {event['name']} [{event['id']}] ended with {reason or 'no message'}"
+        )
+        found.append(one)
+    return found
+
+
+def _step(kind: Kind, recording: Recording, event: Event, step: canvas.Step) -> Event:
+    root = event.get("root")
+    if step.after_chord and root == event["id"]:
+        root = None
+    one: Event = {
+        "id": step.id,
+        "kind": kind.value,
+        "at": event["at"],
+        "name": step.name[:MAX_NAME],
+        "created": event.get("created", event["at"]),
+        "asked": True,
+        "root": root,
+        "parent": step.parent,
+    }
+    for field in (*context.FIELDS, "trace"):
+        if field in event:
+            one[field] = event[field]
+    _add_payload(one, recording, step.name, step.args, step.kwargs)
+    return one
+
+
+def steps_of(request: Any) -> list[canvas.Step]:
+    """The steps behind the task of a request."""
+    if not (request.chain or request.chord or request.callbacks):
+        return []
+    return canvas.steps(request.id, request.chain, request.chord, request.callbacks)
+
+
+Opened = tuple[Mapping[str, Any], Any, Any, Mapping[str, Any]]
+"""What `open_message` finds."""
+
+
+def open_message(headers: Any, body: Any) -> Opened:
+    """Who and what a message is about: (header fields, args, kwargs, embed), of message protocol 1 or 2.
+
+    Raises `ValueError` when it is no task message; args, kwargs and embed are empty where the body cannot be read.
+    """
+    if isinstance(headers, Mapping) and isinstance(headers.get("id"), str):
+        if isinstance(body, (list, tuple)) and len(body) == 3:
+            args, kwargs, embed = body
+            return headers, args, kwargs, embed if isinstance(embed, Mapping) else {}
+        return headers, None, None, {}
+    if isinstance(body, Mapping) and isinstance(body.get("id"), str):
+        return body, body.get("args"), body.get("kwargs"), body
+    raise ValueError("no task message")
+
+
+def from_message(kind: Kind, recording: Recording, message: Any, at: int) -> Event | None:
+    """An event about a message that no request was made of (a kombu Message); None when it tells no id."""
+    try:
+        body = message.payload
+    except Exception:  # noqa: BLE001 - whatever the decoder raises: it cannot be read
+        body = None
+    try:
+        about, args, kwargs, _ = open_message(message.headers, body)
+    except ValueError:
+        return None
+    name = about.get("task")
+    header = (message.headers or {}).get(HEADER)
+    event: Event = {
+        "id": about["id"],
+        "run": new_run(at),
+        "kind": kind.value,
+        "at": at,
+        "name": name[:MAX_NAME] if isinstance(name, str) else "unknown",
+        "asked": True,
+        "root": _text(about.get("root_id")),
+        "parent": _text(about.get("parent_id")),
+        "retries": about["retries"] if isinstance(about.get("retries"), int) else 0,
+        "redelivered": bool((message.delivery_info or {}).get("redelivered")),
+    }
+    if isinstance(header, dict):
+        if is_time(created := header.get("created")):
+            event["created"] = created
+        add_context(event, recording, header)
+    if args is not None or kwargs is not None:
+        _add_payload(event, recording, event["name"], args, kwargs)
+    return event
+
+
+def _add_payload(event: Event, recording: Recording, name: str, args: Any, kwargs: Any) -> None:
+    if name in _OVER_ITEMS and isinstance(kwargs, Mapping):
+        kwargs = _over_items(recording, kwargs)
+    choice = recording.choices[name]
+    args_json, kwargs_json = recording.encoder.arguments(args, kwargs, choice.parameters)
+    if choice.args:
+        event["args"] = args_json
+    if choice.kwargs:
+        event["kwargs"] = kwargs_json
+
+
+def _payload_text(recording: Recording, choice: Choice, name: str, args: Any, kwargs: Any) -> str:
+    """`_add_payload` as keys of an encoded event, with a comma before each."""
+    if choice.args and choice.kwargs and name not in _OVER_ITEMS:
+        encoder = recording.encoder
+        text = plain_text(args, kwargs, choice.parameters, encoder.redaction, encoder.max_bytes)
+        if text is not None:
+            return f",{text}"
+    event = cast("Event", {})
+    _add_payload(event, recording, name, args, kwargs)
+    return f",{json_text(event)[1:-1]}" if event else ""
+
+
+def _over_items(recording: Recording, kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The keyword arguments of celery.map and celery.starmap, without the items when the task they are passed to
+    leaves out its args."""
+    inner = kwargs.get("task")
+    name = inner.get("task") if isinstance(inner, Mapping) else None
+    if isinstance(name, str) and not recording.choices[name].args:
+        return {key: value for key, value in kwargs.items() if key != "it"}
+    return kwargs
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _quoted(value: Any) -> str:
+    """`_text` as JSON."""
+    return quote(value) if isinstance(value, str) else "null"
+
+
+def _microseconds(eta: Any) -> int | None:
+    """An ETA (datetime or ISO 8601 text) as microseconds since the epoch, None where there is none."""
+    if isinstance(eta, str):
+        try:
+            eta = dt.datetime.fromisoformat(eta)
+        except ValueError:
+            return None
+    if not isinstance(eta, dt.datetime):
+        return None
+    if eta.tzinfo is None:
+        eta = eta.replace(tzinfo=dt.timezone.utc)
+    return int(eta.timestamp() * 1_000_000)

@@ -1,0 +1,95 @@
+"""The signal receivers, and installing them on an app.
+
+Each receiver makes an event of what it is told and hands it over. None may raise: Celery logs what a receiver
+raises, but our own words (`errors.report`) name the task and count.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable
+from threading import RLock
+from typing import TYPE_CHECKING, Any
+
+from celery import signals
+
+from celery_asynctask.capture import beat, publish, run, start, worker
+from celery_asynctask.capture.instrumentation import Recording, attach, detach, recording_of
+from celery_asynctask.settings import Settings
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+_installed: weakref.WeakSet[Celery] = weakref.WeakSet()
+_installing = RLock()
+"""Threads of a web server that send the first tasks at once bind these at once, too."""
+os.register_at_fork(before=_installing.acquire, after_in_parent=_installing.release, after_in_child=_installing.release)
+
+
+def install(app: Celery, *, whole_app: bool = True) -> None:
+    """Record what ``app`` publishes and runs: all of it, or only tasks whose class says so (`RecordedTask`).
+
+    May be called again; ``whole_app`` then only widens. Raises `SettingsError` when the app is configured already
+    and a setting is wrong; else a worker refuses to start with it.
+    """
+    with _installing:
+        recording = recording_of(app)
+        if recording is not None:
+            recording.widen(whole_app)
+            return
+        if app.configured:
+            Settings.from_app(app)
+        recording = Recording(app, whole_app)
+        attach(app, recording)
+        publish.wrap(app, recording)
+        start.wrap(app)
+        if not _installed:
+            for signal_, receiver in _RECEIVERS.items():
+                signal_.connect(receiver, weak=False, dispatch_uid=f"celery_asynctask.{receiver.__name__}")
+        _installed.add(app)
+
+
+def uninstall(app: Celery) -> None:
+    """Undo `install`: store what was recorded, and leave the app as it was."""
+    recording = recording_of(app)
+    if recording is None:
+        return
+    recording.close()
+    publish.unwrap(app)
+    start.unwrap(app)
+    detach(app)
+    _installed.discard(app)
+    if not _installed:
+        for signal_, receiver in _RECEIVERS.items():
+            signal_.disconnect(dispatch_uid=f"celery_asynctask.{receiver.__name__}")
+
+
+def on_import_modules(sender: Any, **_: Any) -> None:
+    """Refuse to start a worker with a wrong setting: what this raises, Celery's loader raises."""
+    if recording_of(sender) is not None:
+        Settings.from_app(sender)
+
+
+def on_worker_process_shutdown(**_: Any) -> None:
+    """A child of a prefork pool ends; it runs no exit functions."""
+    for app in list(_installed):
+        if (recording := recording_of(app)) is not None:
+            recording.close()
+
+
+_RECEIVERS: dict[Any, Callable[..., None]] = {
+    signals.task_failure: run.on_failure,
+    signals.task_retry: run.on_retry,
+    signals.task_postrun: run.on_postrun,
+    signals.task_internal_error: run.on_internal_error,
+    signals.task_received: worker.on_received,
+    signals.task_revoked: worker.on_revoked,
+    signals.task_unknown: worker.on_unknown,
+    signals.task_rejected: worker.on_rejected,
+    signals.worker_init: worker.on_worker_init,
+    signals.worker_ready: worker.on_worker_ready,
+    signals.worker_process_shutdown: on_worker_process_shutdown,
+    signals.import_modules: on_import_modules,
+    signals.beat_init: beat.on_beat_init,
+}

@@ -1,0 +1,212 @@
+"""How values of each type become JSON; the readers that `walk` calls for what is no exact JSON type.
+
+Pure. A reader calls methods of built-in types only, and never those that a subclass may have replaced.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import decimal
+import enum
+import types
+import uuid
+from collections import ChainMap, UserDict, UserList, UserString, deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from celery_asynctask.capture.payload.inspection import (
+    HIDDEN,
+    fields,
+    function_name,
+    inherits,
+    instance_dict,
+    known,
+    type_name,
+)
+from celery_asynctask.capture.payload.mappings import pairs
+
+if TYPE_CHECKING:
+    from celery_asynctask.capture.payload.walk import Walk
+
+MAX_ITEMS: Final = 10_000
+"""Elements of one list or mapping that are kept."""
+MAX_BITS: Final = 1_024
+"""Bits of an integer that is kept as one, about as large as a float gets; MySQL refuses larger ones."""
+MARGIN: Final = 2_048
+"""Characters behind a cut that redaction sees too, so that half a secret is recognised as one."""
+_MAX_DECIMAL: Final = 4_096
+"""Bytes of a Decimal that is written out."""
+
+
+def read_object(walk: Walk, value: Any, kind: type, depth: int, name: str) -> Any:
+    """What is of no built-in type."""
+    if value is HIDDEN:
+        return walk.marker("redacted")
+    if (found := fields(value, hide=walk.redaction is not None)) is not None:
+        return walk.fields(value, found, len(found), depth, name)
+    if (generic := known("numpy", "generic")) is not None and inherits(kind, generic):
+        return _scalar(walk, value, kind, generic, depth)
+    if (array := known("numpy", "ndarray")) is not None and inherits(kind, array):
+        return _array(walk, value, kind, array, depth)
+    if known(*_TEXTUAL.get(type_name(kind), ("", ""))) is kind:
+        return walk.typed(kind, walk.string(str(value)))
+    return walk.marker("object", type=type_name(kind))
+
+
+def _scalar(walk: Walk, value: Any, kind: type, generic: Any, depth: int) -> Any:
+    moments = (known("numpy", one) for one in ("datetime64", "timedelta64"))
+    moment = next((one for one in moments if inherits(kind, one)), None)
+    plain = generic.item(value) if moment is None else moment.__str__(value)
+    if inherits(type(plain), generic):  # wider than what Python has
+        return walk.marker("as", type=type_name(kind), value=generic.__str__(value))
+    return walk.typed(kind, walk.convert(plain, depth))
+
+
+def _array(walk: Walk, value: Any, kind: type, array: Any, depth: int) -> Any:
+    size, written = (array.__dict__[one].__get__(value) for one in ("size", "nbytes"))
+    if size > MAX_ITEMS or written > 100 * MAX_ITEMS:
+        return walk.marker("cut", type=type_name(kind), size=size)
+    return walk.typed(kind, walk.convert(array.tolist(value), depth))
+
+
+def _bytes(walk: Walk, value: Any, kind: type, base: Any) -> Any:
+    size = memoryview.nbytes.__get__(value) if base is memoryview else base.__len__(value)
+    if size > walk.room:
+        walk.check()
+        start = base.__getitem__(value, slice(0, walk.room + MARGIN))
+        return walk.cut(bytes(start).decode("utf-8", "replace"), size, type_name(kind))
+    data = bytes(base.__getitem__(value, slice(0, size)))
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        text = base64.b64encode(data).decode()
+        walk.room -= len(text)
+        if walk.wire and base is bytes:
+            return walk.envelope("base64", text, text)
+        return walk.marker("as", type=type_name(kind), value=text)
+    converted = walk.string(text)
+    if base is bytes and walk.wire:
+        return walk.envelope("bytes", converted, text)
+    return walk.typed(kind, converted)
+
+
+def _moment(walk: Walk, value: Any, base: Any) -> Any:
+    kind = type(value)
+    if base is not dt.date:
+        zone = type(base.tzinfo.__get__(value))
+        known_zone = zone is dt.timezone or zone is type(None)
+        if not known_zone and type_name(zone).partition(".")[0] not in _ZONE_LIBRARIES:
+            parts = ("year", "month", "day", "hour", "minute", "second", "microsecond")
+            plain = base(*(getattr(base, part).__get__(value) for part in parts[3 if base is dt.time else 0 :]))
+            return walk.marker("as", type=type_name(kind), value=plain.isoformat())
+    text = base.isoformat(value)
+    return walk.envelope(base.__name__, text, text)
+
+
+_ZONE_LIBRARIES = {"backports", "celery", "dateutil", "django", "pendulum", "psycopg2", "pytz", "tzlocal", "zoneinfo"}
+"""Whose time zones may be asked for their offset: they compute it. A user's own may do anything."""
+
+
+def _decimal(walk: Walk, value: Any) -> Any:
+    if decimal.Decimal.__sizeof__(value) > _MAX_DECIMAL:  # known without writing it out
+        return walk.marker("cut", type=type_name(type(value)))
+    text = decimal.Decimal.__str__(value)
+    if len(text) > walk.room:
+        return walk.cut(text, len(text), type_name(type(value)))
+    return walk.envelope("decimal", text, text)
+
+
+def _uuid(walk: Walk, value: Any) -> Any:
+    number = uuid.UUID.__dict__["int"].__get__(value)
+    digits = f"{int.__int__(number):032x}"
+    dashed = "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+    return walk.envelope("uuid", {"hex": digits}, dashed)
+
+
+def _mapping(walk: Walk, value: Any, kind: type, depth: int, name: str) -> Any:
+    found = pairs(value, MAX_ITEMS)
+    if found is None:
+        return walk.marker("object", type=type_name(kind))
+    return walk.fields(value, *found, depth, name)
+
+
+def _list(walk: Walk, value: Any, kind: type, depth: int, name: str) -> Any:
+    data = dict.get(instance_dict(value), "data")
+    if not inherits(type(data), list):
+        return walk.marker("object", type=type_name(kind))
+    return walk.typed(kind, walk.container(data, list, depth, name))
+
+
+def _string(walk: Walk, value: Any, kind: type) -> Any:
+    data = dict.get(instance_dict(value), "data")
+    if not inherits(type(data), str):
+        return walk.marker("object", type=type_name(kind))
+    return walk.typed(kind, _text(walk, data))
+
+
+def _text(walk: Walk, value: Any) -> Any:
+    size = str.__len__(value)
+    return walk.cut(value, size) if size > walk.room else walk.string(str.__str__(value))
+
+
+def _integer(walk: Walk, value: Any) -> Any:
+    bits = int.bit_length(value)
+    if bits > MAX_BITS:
+        return walk.marker("cut", type=type_name(type(value)), size=bits)
+    return walk.convert(int.__int__(value), 0)
+
+
+_Reader = Callable[..., Any]
+READERS: dict[int, _Reader] = {
+    id(str): lambda walk, value, *_: _text(walk, value),
+    id(int): lambda walk, value, *_: _integer(walk, value),
+    id(float): lambda walk, value, *_: walk.convert(float.__float__(value), 0),
+    id(complex): lambda walk, value, kind, *_: walk.typed(kind, walk.string(complex.__repr__(value))),
+    id(dt.datetime): lambda walk, value, *_: _moment(walk, value, dt.datetime),
+    id(dt.date): lambda walk, value, *_: _moment(walk, value, dt.date),
+    id(dt.time): lambda walk, value, *_: _moment(walk, value, dt.time),
+    id(dt.timedelta): lambda walk, value, kind, *_: walk.typed(kind, walk.string(dt.timedelta.__str__(value))),
+    id(decimal.Decimal): lambda walk, value, *_: _decimal(walk, value),
+    id(uuid.UUID): lambda walk, value, *_: _uuid(walk, value),
+    id(enum.Enum): lambda walk, value, kind, depth, _: walk.typed(
+        kind, walk.convert(instance_dict(value)["_value_"], depth + 1)
+    ),
+    id(types.MappingProxyType): _mapping,
+    id(ChainMap): _mapping,
+    id(UserDict): _mapping,
+    id(UserList): _list,
+    id(UserString): lambda walk, value, kind, *_: _string(walk, value, kind),
+    id(type): lambda walk, value, *_: walk.marker("object", type="type", repr=f"<class '{type_name(value)}'>"),
+    id(types.FunctionType): lambda walk, value, *_: walk.marker(
+        "object", type="function", repr=f"<function {function_name(value)}>"
+    ),
+}
+"""How a type and its subclasses are read, by the type's identity: looking up a class would ask its metaclass."""
+
+
+def _container(base: type) -> _Reader:
+    return lambda walk, value, _, depth, name: walk.container(value, base, depth, name)
+
+
+def _binary(base: type) -> _Reader:
+    return lambda walk, value, kind, *_: _bytes(walk, value, kind, base)
+
+
+READERS.update((id(base), _container(base)) for base in (dict, list, tuple, set, frozenset, deque))
+READERS.update((id(base), _binary(base)) for base in (bytes, bytearray, memoryview))
+
+_TEXTUAL = {
+    f"{module}.{name}": (module, name)
+    for modules, names in (
+        (("pathlib", "pathlib._local"), ("PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath")),
+        (("ipaddress",), ("IPv4Address", "IPv6Address", "IPv4Network", "IPv6Network")),
+        (("fractions",), ("Fraction",)),
+        (("zoneinfo",), ("ZoneInfo",)),
+    )
+    for module in modules
+    for name in names
+}
+"""Types of the standard library, not their subclasses, whose ``str`` is their value."""

@@ -1,0 +1,319 @@
+"""One value being converted to JSON; see `payload` for what comes of it.
+
+Pure. Values are read by the methods of built-in types, at most as far as there is room.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import deque
+from collections.abc import Iterable
+from itertools import islice
+from json.encoder import encode_basestring_ascii as _escape
+from typing import Any, Final
+
+from billiard.exceptions import SoftTimeLimitExceeded
+
+from celery_asynctask.capture.payload.inspection import inherits, mro, type_name
+from celery_asynctask.capture.payload.plain import PLAIN_KEY, SHORTEST
+from celery_asynctask.capture.payload.readers import MARGIN, MAX_BITS, MAX_ITEMS, READERS, read_object
+from celery_asynctask.capture.payload.redaction import Path, Redaction
+
+MARK: Final = "$asynctask"
+"""The key that only what we put in has."""
+MAX_DEPTH: Final = 20
+"""Levels of nesting that are kept."""
+_MAX_KEY: Final = 512
+"""Characters of a key that are kept."""
+_MARKER: Final = 80
+"""Bytes of a marker, about."""
+
+
+class Full(Exception):
+    """The value is larger than its bound."""
+
+
+_ITEM: Final = "\0item"
+"""Stands for the name of an element of a list."""
+
+
+class Walk:
+    """One value being converted: the bytes there is still room for, and the way down to where we are.
+
+    The first walk gives up (`Full`) when it finds the value too large; the second, tight one gives each part at most
+    half of what is left.
+    """
+
+    __slots__ = ("above", "redaction", "room", "slow", "tight", "trail", "wire")
+
+    def __init__(self, room: int, redaction: Redaction | None, *, wire: bool, tight: bool) -> None:
+        self.room = room
+        self.redaction = redaction
+        self.wire = wire
+        self.tight = tight
+        self.slow = tight or (redaction is not None and redaction.rule is not None)
+        self.above: list[int] = []
+        self.trail: Path = ()
+
+    def element(self, value: Any, depth: int, key: str | int) -> Any:
+        """`convert`, after the user's rule, with a share of the room."""
+        name = key if isinstance(key, str) else _ITEM
+        trail = self.trail
+        if self.redaction is not None and self.redaction.rule is not None:
+            self.trail = (*trail, key)
+            if self.redaction.asks(self.trail, value):
+                self.trail = trail
+                return self.marker("redacted")
+        if self.tight and depth:
+            kept = self.room - self.room // 2
+            self.room //= 2
+            converted = self.convert(value, depth, name)
+            self.room += kept
+        else:
+            converted = self.convert(value, depth, name)
+        self.trail = trail
+        return converted
+
+    def convert(self, value: Any, depth: int, name: str = "") -> Any:
+        kind = type(value)
+        if kind is str:
+            return self.string(value)
+        if kind is int:
+            self.room -= (bits := value.bit_length()) // 3 + 2
+            return value if bits <= MAX_BITS else self.marker("cut", type="int", size=bits)
+        if value is None or kind is bool:
+            self.room -= 5
+            return value
+        if kind is float:
+            self.room -= 24
+            return value if math.isfinite(value) else self.marker("as", type="float", value=repr(value))
+        if kind is dict or kind is list or kind is tuple:
+            return self.container(value, kind, depth, name)
+        return self.other(value, kind, depth, name)
+
+    def string(self, value: str) -> Any:
+        if (size := str.__len__(value)) > self.room or (written := len(_escape(value))) > self.room:
+            return self.cut(value, size)
+        self.room -= written
+        kept = value if written == size + 2 else clean(value)
+        if self.redaction is not None and size > SHORTEST and (scrubbed := self.redaction.text(kept)) != kept:
+            self.room -= len(_escape(scrubbed)) - written
+            if self.room < 0:
+                self.room += len(_escape(scrubbed))
+                return self.cut(value, size)
+            return self.marker("redacted", text=scrubbed)
+        return value if kept is value else self.marker("replaced", text=kept)
+
+    def cut(self, value: str, size: int, type: str = "str") -> dict[str, Any]:
+        """The beginning of a string, or of the text that stands for bytes, as far as there is room."""
+        self.check()
+        if (room := self.room - _MARKER) <= len(_escape("")):
+            return self.marker("cut", type=type, size=size)
+        head = str.__getitem__(value, slice(0, room + MARGIN))
+        if self.redaction is not None:
+            head = self.redaction.text(head, cut=True)
+        head = clean(head[:room])
+        while (written := len(_escape(head))) > room:
+            head = head[: len(head) * room // written]
+        self.room -= written
+        return self.marker("cut", type=type, size=size, head=head)
+
+    def check(self) -> None:
+        """Give up the first walk, whose room is used up."""
+        if not self.tight:
+            raise Full
+
+    def marker(self, what: str, **more: Any) -> dict[str, Any]:
+        self.room -= _MARKER + len(more.get("type", ""))
+        return {MARK: what, **more}
+
+    def typed(self, kind: type, converted: Any) -> Any:
+        """What Celery's JSON serializer refuses to send: marked as such in arguments."""
+        return self.marker("as", type=type_name(kind), value=converted) if self.wire else converted
+
+    def envelope(self, kind: str, value: Any, plain: str) -> Any:
+        """What Celery's JSON serializer sends in an envelope, as it does in arguments."""
+        if not self.wire:
+            return self.string(plain)
+        self.room -= _MARKER + len(plain)
+        return {"__type__": kind, "__value__": value}
+
+    def container(self, value: Any, base: Any, depth: int, name: str = "") -> Any:
+        """A dict, list, tuple, set, frozenset or deque, read by the methods of ``base``."""
+        size = base.__len__(value)
+        if id(value) in self.above:
+            return self.marker("cycle", type=type_name(type(value)), up=len(self.above) - self.above.index(id(value)))
+        if depth >= MAX_DEPTH:
+            return self.marker("cut", type=type_name(type(value)), size=size)
+        self.above.append(id(value))
+        if base is dict:
+            pairs = list(islice(dict.items(value), MAX_ITEMS))  # at one go: another thread may add to it
+            converted: Any = self.mapping(pairs, size, value, depth, name)
+        elif base is list or base is tuple:
+            first = base.__getitem__(value, 0) if name == _ITEM and size == 2 and self.redaction is not None else None
+            if first is not None and self.redaction is not None and self.redaction.sensitive(_short_text(first)):
+                converted = [self.convert(first, depth + 1), self.marker("redacted")]  # one of a list of headers
+            else:
+                converted = self.sequence(base.__iter__(value), size, value, depth)
+        else:
+            items = list(islice(base.__iter__(value), MAX_ITEMS))
+            converted = self.typed(type(value), self.sequence(_in_order(items, base), size, value, depth))
+        self.above.pop()
+        return converted
+
+    def sequence(self, values: Iterable[Any], size: int, whole: Any, depth: int, names: tuple[str, ...] = ()) -> Any:
+        items: list[Any] = []
+        if 3 * min(size, MAX_ITEMS) > self.room:
+            self.check()
+        for value in values:
+            index = len(items)
+            if index == MAX_ITEMS or self.room < 0:
+                break
+            self.room -= 2
+            if index < len(names):
+                items.append(self.named(value, depth + 1, names[index]))
+            elif self.slow:
+                items.append(self.element(value, depth + 1, index))
+            else:
+                items.append(self.convert(value, depth + 1, _ITEM))
+        if self.room < 0:
+            self.check()
+        if len(items) < size:
+            items.append(self.marker("cut", type=type_name(type(whole)), size=size))
+        self.room -= 2
+        return items
+
+    def mapping(self, pairs: list[tuple[Any, Any]], size: int, whole: Any, depth: int, parent: str = "") -> Any:
+        items: dict[str, Any] = {}
+        note: dict[str, Any] | None = None
+        redaction = self.redaction
+        if redaction is None or not redaction.opens(parent):
+            parent = ""
+        if 7 * len(pairs) > self.room:
+            self.check()
+        for key, value in pairs:
+            if self.room < 0:
+                break
+            name, same = (key, True) if type(key) is str and PLAIN_KEY(key) else self.key(key)
+            if not same or name in items:
+                note, name = {MARK: "keys"}, _free(name, items)
+            self.room -= len(name) + 6
+            if self.room < 0:
+                break
+            items[name] = self.named(value, depth + 1, name, parent)
+        if self.room < 0:
+            self.check()
+        if redaction is not None and "value" in items and not _says_nothing(items["value"]):
+            told = items.get("name", items.get("key"))  # {"name": "Authorization", "value": ...}
+            if type(told) is str and redaction.sensitive(told):
+                items["value"] = self.marker("redacted")
+        if len(items) < size:
+            note = self.marker("cut", type=type_name(type(whole)), size=size)
+        if note is not None:
+            self.room -= _MARKER
+            items[MARK] = note
+        self.room -= 2
+        return items
+
+    def named(self, value: Any, depth: int, name: str, parent: str = "") -> Any:
+        """What has a name, unless it is sensitive; ``parent`` is the name above it if the two are judged together."""
+        if (
+            (redaction := self.redaction) is not None
+            and (redaction.sensitive(name) or (parent and redaction.sensitive(f"{parent} {name}")))
+            and not _says_nothing(value)
+        ):
+            return self.marker("redacted")
+        return self.element(value, depth, name) if self.slow else self.convert(value, depth, name)
+
+    def key(self, key: Any) -> tuple[str, bool]:
+        """A key as text, as JSON writes it, and whether it says the same."""
+        kind = type(key)
+        wire, self.wire = self.wire, False
+        if kind is int and key.bit_length() <= MAX_BITS:
+            name, same = int.__repr__(key), True
+        elif inherits(kind, str):
+            head = str.__getitem__(key, slice(0, _MAX_KEY))
+            name = clean(head)
+            if self.redaction is not None:
+                name = self.redaction.text(name, cut=str.__len__(key) > _MAX_KEY)
+            same = name == head and str.__len__(key) <= _MAX_KEY
+            if is_reserved(name):
+                name = f"${name}"
+        else:
+            converted = self.convert(key, MAX_DEPTH - 1)
+            name = converted if type(converted) is str else json.dumps(converted)[:_MAX_KEY]
+            as_json = key is None or inherits(kind, int) or inherits(kind, float)
+            same = type(converted) is not dict if as_json else not wire and type(converted) is str
+        self.wire = wire
+        self.room -= len(_escape(name)) - len(name)
+        return name, same
+
+    def other(self, value: Any, kind: type, depth: int, name: str) -> Any:
+        level = len(self.above)
+        try:
+            for base in mro(kind):
+                if (reader := READERS.get(id(base))) is not None:
+                    return reader(self, value, kind, depth, name)
+            return read_object(self, value, kind, depth, name)
+        except (SoftTimeLimitExceeded, Full):
+            raise
+        except Exception:  # noqa: BLE001 - a type may be broken in any way
+            del self.above[level:]
+        return self.marker("object", type=type_name(kind))
+
+    def fields(self, value: Any, found: list[tuple[Any, Any]], size: int, depth: int, name: str) -> Any:
+        """An object or a mapping by the pairs that were found in it, of so many."""
+        kind = type(value)
+        if id(value) in self.above:
+            return self.marker("cycle", type=type_name(kind), up=len(self.above) - self.above.index(id(value)))
+        if depth >= MAX_DEPTH:
+            return self.marker("cut", type=type_name(kind), size=size)
+        self.above.append(id(value))
+        converted = self.mapping(found[:MAX_ITEMS], size, value, depth, name)
+        self.above.pop()
+        return self.typed(kind, converted)
+
+
+def is_reserved(key: str) -> bool:
+    """Whether a key is one of ours, or a user's that looks like one."""
+    return key.startswith("$") and key.lstrip("$").startswith(MARK[1:])
+
+
+def clean(value: str) -> str:
+    """``value`` without what databases refuse (NUL, lone surrogates); the same object if there is none of it."""
+    if "\0" in value:
+        value = value.replace("\0", "\ufffd")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            value = value.encode("utf-8", "replace").decode()
+    return value
+
+
+def _free(name: str, items: dict[str, Any]) -> str:
+    """``name``, or one like it that is no key yet."""
+    free, number = name, len(items)
+    while free in items:
+        free, number = f"{name}…{number}", number + 1
+    return free
+
+
+def _says_nothing(value: Any) -> bool:
+    """Whether a value is no secret whatever its name."""
+    return value is None or value is True or value is False or (type(value) is str and not value)
+
+
+def _short_text(value: Any) -> str:
+    """A string, or bytes that are one, for a look at what it names."""
+    if type(value) is bytes and len(value) <= 64:
+        return value.decode("latin-1")
+    return value if type(value) is str and len(value) <= 64 else ""
+
+
+def _in_order(values: list[Any], base: type) -> list[Any]:
+    """Elements of a set in an order that does not change from run to run, where comparing them runs no foreign code."""
+    if base is not deque and {type(value) for value in values} in ({str}, {int}):
+        values.sort()
+    return values

@@ -1,0 +1,205 @@
+"""Recording what an app publishes, by wrapping the app's own ``amqp.send_task_message``.
+
+Celery's publish signals name only the task, not the app that sends it, and nobody is told of a publish that failed.
+The wrapper knows both, and costs one call. It is put in place without making the app read its configuration.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Mapping
+from functools import partial
+from time import time_ns
+from typing import TYPE_CHECKING, Any
+
+from celery._state import get_current_task
+from celery.app.task import Context
+from celery.utils.imports import instantiate
+
+from celery_asynctask.capture import beat, context, extract, tracing
+from celery_asynctask.capture.headers import HEADER, header_of, is_again, stamp
+from celery_asynctask.core import canvas
+from celery_asynctask.core.event import decode
+from celery_asynctask.errors import guard, report
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from celery_asynctask.capture.instrumentation import Recording
+
+_NAME = "send_task_message"
+
+
+def wrap(app: Celery, recording: Recording) -> None:
+    """Record what ``app`` publishes from now on."""
+    amqp = app.__dict__.get("amqp")
+    if amqp is None:
+        app.amqp_cls = _AMQPMaker(app.amqp_cls, recording)
+    else:
+        _wrap_amqp(amqp, recording)
+
+
+def unwrap(app: Celery) -> None:
+    """Undo `wrap`."""
+    if isinstance(app.amqp_cls, _AMQPMaker):
+        app.amqp_cls = app.amqp_cls.amqp_cls
+    amqp = app.__dict__.get("amqp")
+    publisher = amqp.__dict__.get(_NAME) if amqp is not None else None
+    if isinstance(publisher, _Publisher):
+        del amqp.__dict__[_NAME]  # Celery makes its own again when asked
+        if publisher.given is not None:
+            amqp.__dict__[_NAME] = publisher.given
+
+
+class _AMQPMaker:
+    """Stands in for ``app.amqp_cls``: makes what that names, wrapped. Pickles as it: Celery pickles its apps."""
+
+    def __init__(self, amqp_cls: Any, recording: Recording) -> None:
+        self.amqp_cls = amqp_cls
+        self._recording = recording
+
+    def __call__(self, app: Celery) -> Any:
+        amqp = instantiate(self.amqp_cls, app=app)
+        _wrap_amqp(amqp, self._recording)
+        return amqp
+
+    def __reduce__(self) -> Any:
+        return _same, (self.amqp_cls,)
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _wrap_amqp(amqp: Any, recording: Recording) -> None:
+    # A cached property (celery/app/amqp.py): what stands in the instance's dict is what callers get.
+    amqp.__dict__[_NAME] = _Publisher(amqp, recording, amqp.__dict__.get(_NAME))
+
+
+class _Publisher:
+    """Stands in for ``amqp.send_task_message``; makes Celery's own on first use, when the queues are configured."""
+
+    def __init__(self, amqp: Any, recording: Recording, send: Any) -> None:
+        self._amqp = amqp
+        self._recording = recording
+        self._send = send
+        self.given = send
+        """What stood here before us, None for nothing."""
+
+    def __call__(self, producer: Any, name: str, message: Any, **options: Any) -> Any:
+        send = self._send
+        if send is None:
+            send = self._send = self._make()
+        told = _before(self._recording, name, message, options)
+        if told is None:
+            return send(producer, name, message, **options)
+        header, about, sender, attached = told
+        try:
+            result = send(producer, name, message, **options)
+        finally:
+            if attached is not None:
+                tracing.detach(attached)
+        if header is not None:
+            _after(self._recording, name, message, header, about, sender)
+        return result
+
+    def _make(self) -> Any:
+        """What ``amqp.send_task_message`` would be without us, a subclass's too."""
+        made = inspect.getattr_static(type(self._amqp), _NAME)
+        if isinstance(made, functools.cached_property):
+            return made.func(self._amqp)
+        return made.__get__(self._amqp)
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever else is asked of us: a test's mock that we stand in for has assertions."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._send, name)
+
+
+_Told = tuple[dict[str, Any] | None, Mapping[str, Any], Any, Any]
+"""What was done to a message before it is sent: our header on it (None when its task is not recorded), its header
+fields, the request of the task that sends it (None outside of one), what `tracing.detach` wants back (or None)."""
+
+
+@guard
+def _before(recording: Recording, name: str, message: Any, options: dict[str, Any]) -> _Told | None:
+    """Put our header and the trace's on a message that is about to be sent; None when nothing is recorded."""
+    if not recording.settings.enabled:
+        return None
+    given = options.get("headers")
+    headers = dict(given) if given else message.headers  # those that are given are laid over the message's own
+    about = message.headers if "id" in message.headers else message.body
+    again = is_again(about)
+    current = get_current_task()
+    sender = current.request if current is not None else None
+    request = sender if current is not None and current.app is recording.app else None
+    inherited = headers.get(HEADER)
+    known = fields(recording, about["id"], request, inherited, again)
+    if known:
+        known = context.to_header(known, recording.encoder)
+    header = None
+    if recording.choices[name].recorded:
+        unrecorded = request is not None and not recording.choices[current.name].recorded
+        header = stamp(about, inherited if again else None, request if unrecorded else None, time_ns() // 1000)
+        header.update(known)
+        headers[HEADER] = header
+    elif known:
+        headers[HEADER] = known
+    tracing.inject(headers)
+    if given:
+        options["headers"] = headers
+    # A retry that a worker's main process sends for a killed child comes from no span: what is made of it now
+    # (by the instrumentation) shall still belong to the trace of the first run.
+    return header, about, sender, tracing.attach(Context(headers)) if again else None
+
+
+def fields(recording: Recording, task_id: Any, request: Any, inherited: Any, again: bool) -> dict[str, Any]:
+    """For whom and by whom a message is sent, the nearest word on each field; ``again``: as it was before."""
+    own = context.sound(inherited, partial(report, "the header asynctask", task_id)) if inherited else {}
+    if own and again:
+        return own
+    if context.stands_alone():
+        return dict(context.given())
+    known = recording.context(task_id) if recording.settings.context is not None else {}
+    if request is not None and context.carries(header := header_of(request)):
+        known |= context.sound(header)
+    known |= own
+    known |= context.given()
+    if (entry := beat.entry_name()) is not None:
+        known["content"] = {"periodic_task_name": entry, **context.content_of(known)}
+    return known
+
+
+@guard
+def _after(
+    recording: Recording, name: str, message: Any, header: dict[str, Any], about: Mapping[str, Any], request: Any
+) -> None:
+    """The message was sent: say so, and what it carries with it."""
+    opened = extract.open_message(message.headers, message.body)
+    event = extract.published(recording, recording.choices[name], name, message, opened, header)
+    recording.write(event)
+    embed = opened[3]
+    if request is not None and request.id == about["id"]:
+        request.__dict__["asynctask_replaced"] = True  # or retried: read only when the run ends as ignored
+    chain, chord, callbacks = embed.get("chain"), embed.get("chord"), embed.get("callbacks")
+    if not (chain or chord or callbacks) or about.get("retries") or _is_step_of(request, about["id"]):
+        return
+    if chord and not chain and not callbacks and recording.planned_chord(chord):
+        return
+    steps = canvas.steps(about["id"], chain, chord, callbacks)
+    for one in extract.planned(recording, decode(event), steps):
+        recording.record(one)
+    if request is not None and any(step.id == request.id for step in steps):
+        request.__dict__["asynctask_replaced"] = True
+
+
+def _is_step_of(request: Any, task_id: str) -> bool:
+    """Whether the running task carried this one with it: then all behind it was planned before."""
+    if request is None:
+        return False
+    known = request.__dict__.get("asynctask_steps")
+    if known is None:
+        known = request.__dict__["asynctask_steps"] = frozenset(step.id for step in extract.steps_of(request))
+    return task_id in known

@@ -1,0 +1,255 @@
+"""What happens to a run: told by the process that runs the body, or by its worker's main process in its place."""
+
+from __future__ import annotations
+
+from time import time_ns
+from typing import Any, Final, cast
+
+from billiard.exceptions import SoftTimeLimitExceeded
+from celery._state import _task_stack, get_current_task
+from celery.app.task import Context
+from celery.exceptions import Reject, Retry, WorkerShutdown
+
+from celery_asynctask.capture import context, extract, payload, publish, tracing
+from celery_asynctask.capture.current import CONTENT, content_of
+from celery_asynctask.capture.headers import HEADER, header_of, with_token
+from celery_asynctask.capture.inflight import in_hand
+from celery_asynctask.capture.instrumentation import Recording, recording_of, recording_of_task
+from celery_asynctask.core.event import Event, Kind, decode, encode_end, now
+from celery_asynctask.core.fold import run_key
+from celery_asynctask.errors import guard, report
+
+_eager: dict[tuple[str, int], Any] = {}
+"""Our headers of the latest eager runs by task id and retries: `on_internal_error` gets the request as it came, without
+the token that the run was given."""
+_EAGER_KEPT = 256
+
+
+_START: Final = "asynctask_start"
+"""On the request of a run: its start as it was encoded, for the end to carry."""
+_ATTACHED: Final = "asynctask_attached"
+"""On the request of a run: what `tracing.detach` wants back."""
+
+
+def on_task_init(task_id: str, task: Any) -> None:
+    """Called by Celery's loader after every receiver of task_prerun and right before the body: whoever makes spans has
+    made this run's by now, whatever the order in which we were connected.
+
+    The loader may be another app's: a task belongs to the app that it was registered with last (Celery.register_task),
+    which is where its end is recorded, and a worker of any app that it was registered with runs it. Where two apps
+    share a loader, it calls for each of them.
+    """
+    try:
+        recording = recording_of(task.app)
+        if recording is None or not recording.settings.enabled:
+            return
+        name, request = task.name, task.request
+        known = request.__dict__
+        if _START in known or not _is_of_a_message(
+            known
+        ):  # the loader has called before, or a tracer without a request
+            return
+        ids, attached = tracing.enter(request)
+        if attached is not None:
+            known[_ATTACHED] = attached
+        choice = recording.choices[name]
+        if not choice.recorded:
+            return
+        if request.is_eager:
+            _inherit(recording, request)
+        at = time_ns() // 1000
+        start = known[_START] = extract.start(recording, choice, name, request, at, ids)
+        recording.write(start)
+        if ids is not None:
+            key = run_key(extract.from_request(Kind.STARTED, name, request, at))
+            tracing.describe(request.id, request.root_id, request.parent_id, key)
+        if request.chain or request.chord or request.callbacks:
+            _plan(recording, request, start)
+    except SoftTimeLimitExceeded:
+        raise
+    except Exception as exc:  # noqa: BLE001 - as `guard` does, whose own call would cost every task
+        report("on_task_init", task_id, exc)
+
+
+def _is_of_a_message(request: dict[str, Any]) -> bool:
+    """Whether a run has a task id to be recorded by: one whose tracer is called by hand may have none."""
+    return isinstance(request.get("id"), str)
+
+
+def _plan(recording: Recording, request: Any, start: bytes) -> None:
+    """Say what follows the run, where its producer is not recorded and has not said so."""
+    if not request.retries and "created" not in header_of(request):
+        for one in extract.planned(recording, decode(start), extract.steps_of(request)):
+            recording.record(one)
+
+
+def _inherit(recording: Recording, request: Any) -> None:
+    """Give an eager run, which comes without a message, the context that its message would have had."""
+    stack = _task_stack.stack
+    outer = stack[-2].request if len(stack) > 1 else None
+    fields = publish.fields(recording, request.id, outer, header_of(request), bool(request.retries))
+    header = {**header_of(request), **context.to_header(fields, recording.encoder)}
+    setattr(request, HEADER, header)
+    header = with_token(request, header, now())
+    _keep(request, header)
+
+
+def _keep(request: Any, header: dict[str, Any]) -> None:
+    """Keep the header of an eager run, and at least `_EAGER_KEPT` of the latest; other threads do so meanwhile."""
+    key = request.id, request.retries
+    _eager.pop(key, None)  # so that it is the latest
+    _eager[key] = header
+    if len(_eager) >= 2 * _EAGER_KEPT:
+        for old in list(_eager)[:-_EAGER_KEPT]:
+            _eager.pop(old, None)
+
+
+@guard
+def on_failure(sender: Any, task_id: str, exception: Any, einfo: Any = None, **_: Any) -> None:
+    """Sent by the process that ran the body, or by the worker's main process for a child that cannot (killed, over
+    its hard time limit). For a Reject the main process says it once more: the run has said it itself."""
+    if (recording := recording_of_task(sender)) is None:
+        return
+    inferred = get_current_task() is None
+    if inferred and isinstance(exception, Reject):
+        return
+    request = sender.request
+    if request.id != task_id and (request := _context_in_hand(task_id)) is None:
+        return
+    end = cast("Event", {})
+    extract.add_error(end, recording, exception, getattr(einfo, "traceback", None))
+    record_end(recording, Kind.FAILED, sender, request, end, inferred=inferred)
+
+
+@guard
+def on_retry(sender: Any, request: Any, reason: Any = None, einfo: Any = None, **_: Any) -> None:
+    """With a reason: the run asked for another. Without: the worker cancelled it while shutting down or after losing
+    its connection; there is no retry, and with its message acknowledged nobody will run it again (Celery 5.7 calls
+    this RETRY all the same: celery/worker/request.py _announce_cancelled)."""
+    if (recording := recording_of_task(sender)) is None:
+        return
+    if isinstance(reason, Retry):
+        _record_retry(recording, sender, request, reason, einfo)
+        return
+    live = in_hand(request.id)
+    if live is not None and not live.acknowledged:
+        end = cast("Event", {"again": True, "outcome": "requeued"})
+        record_end(recording, Kind.RETRIED, sender, request, end, inferred=True)
+        return
+    end = cast("Event", {})
+    cause = "The worker was shut down before the task finished; its message was acknowledged, so it will not run again."
+    extract.add_error(end, recording, WorkerShutdown(cause))
+    record_end(recording, Kind.LOST, sender, request, end, inferred=True)
+
+
+def on_postrun(sender: Any, task_id: str, retval: Any, state: Any, **_: Any) -> None:
+    """The last word of a run in the process that ran it. Failures and retries have been told before; successes are
+    told here rather than at task_success, for each signal that Celery sends costs the task as much as our own work."""
+    try:
+        request = sender.request
+        known = request.__dict__
+        if _ATTACHED in known:
+            tracing.detach(known.pop(_ATTACHED))
+        recording = recording_of(sender.app)
+        if recording is None or not (choice := recording.choices[sender.name]).recorded:
+            return
+        if not _is_of_a_message(known):
+            return
+        if state == "SUCCESS":
+            end: Event = {}  # type: ignore[typeddict-item]
+            if retval is not None and choice.result:
+                end["result"] = recording.encoder.value(retval)
+            record_end(recording, Kind.SUCCEEDED, sender, request, end)
+        elif state in ("IGNORED", "REJECTED"):
+            _end_without_result(recording, sender, request, retval, state)
+    except SoftTimeLimitExceeded:
+        raise
+    except Exception as exc:  # noqa: BLE001 - as `guard` does, whose own call would cost every task
+        report("on_postrun", task_id, exc)
+
+
+def _end_without_result(recording: Recording, task: Any, request: Any, retval: Any, state: str) -> None:
+    end = cast("Event", {})
+    if state == "IGNORED":
+        if request.__dict__.get("asynctask_replaced"):
+            end["again"], end["outcome"] = True, "replaced"
+        record_end(recording, Kind.IGNORED, task, request, end)
+    else:
+        if getattr(retval, "requeue", False) and task.acks_late:  # what is acknowledged early cannot be rejected
+            end["again"], end["outcome"] = True, "requeued"
+        extract.add_error(end, recording, retval)
+        end["error_message"] = payload.reason_text(getattr(retval, "reason", None), recording.encoder)
+        record_end(recording, Kind.REJECTED, task, request, end)
+
+
+@guard
+def on_internal_error(
+    sender: Any, task_id: str, request: Any, exception: Any, kwargs: Any, einfo: Any, **_: Any
+) -> None:
+    """Celery's tracer failed around the body: arguments or a result that it could not deliver fail the task."""
+    if (recording := recording_of_task(sender)) is None:
+        return
+    context = Context({"id": task_id, **(request or {})})
+    if context.is_eager:
+        setattr(context, HEADER, _eager.get((task_id, context.retries), {}))
+    if isinstance(exception, Retry):  # with task_eager_propagates the tracer passes it on instead of handling it
+        _record_retry(recording, sender, context, exception, einfo)
+        return
+    end = cast("Event", {"ran": payload.is_mapping(kwargs), "internal": True})
+    extract.add_error(end, recording, exception, getattr(einfo, "traceback", None))
+    record_end(recording, Kind.FAILED, sender, context, end)
+
+
+def _record_retry(recording: Recording, task: Any, request: Any, reason: Retry, einfo: Any) -> None:
+    end = cast("Event", {})
+    extract.add_error(end, recording, reason.exc, getattr(einfo, "traceback", None))
+    record_end(recording, Kind.RETRIED, task, request, end, inferred=get_current_task() is None)
+
+
+_WITH_STEPS = frozenset({Kind.FAILED, Kind.REVOKED, Kind.REJECTED, Kind.LOST})
+"""Ends after which the steps that were to follow are not sent, unless the task comes again."""
+
+
+def record_end(
+    recording: Recording,
+    kind: Kind,
+    task: Any,
+    request: Any,
+    end: Event,
+    *,
+    inferred: bool = False,
+    at: int | None = None,
+) -> None:
+    """Record that the run of ``request`` ended, with what ``end`` says of it; and which steps will not be sent for it.
+
+    ``inferred``: the run's own process does not say so. ``at``: microseconds since 1970, now if not given.
+    """
+    if at is None:
+        at = time_ns() // 1000
+    known = request.__dict__
+    if inferred:
+        end["inferred"] = True
+    elif CONTENT in known and (content := content_of(request)) is not None:
+        end["noted"] = content
+    start = None if inferred else known.get(_START)
+    if start is not None:
+        recording.write(encode_end(start, kind, at, end))
+    else:
+        recording.record({**extract.from_request(kind, task.name, request, at), "ran": True, **end})
+    if (
+        (request.chain or request.chord or request.callbacks)
+        and kind in _WITH_STEPS
+        and not end.get("again")
+        and (steps := extract.steps_of(request))
+    ):
+        header = header_of(request)
+        cause: Event = {**extract.from_request(kind, task.name, request, at), **end}
+        cause["root"] = extract.lineage(header, request.root_id, None)[0]
+        extract.add_context(cause, recording, header)
+        for one in extract.unsent(recording, cause, steps):
+            recording.record(one)
+
+
+def _context_in_hand(task_id: str) -> Any:
+    live = in_hand(task_id)
+    return live._context if live is not None else None

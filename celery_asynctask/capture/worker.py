@@ -1,0 +1,200 @@
+"""What only a worker's main process sees: deliveries, revocations, and messages that no task can be made of."""
+
+from __future__ import annotations
+
+import datetime as dt
+import signal
+from functools import partial, wraps
+from time import time_ns
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from celery.app.task import Context
+from celery.exceptions import NotRegistered, TaskRevokedError
+from celery.worker.request import Request
+
+from celery_asynctask.capture import extract
+from celery_asynctask.capture.headers import mark_delivery
+from celery_asynctask.capture.inflight import take
+from celery_asynctask.capture.instrumentation import Recording, recording_of, recording_of_task
+from celery_asynctask.capture.run import record_end
+from celery_asynctask.core.event import Event, Kind, now
+from celery_asynctask.errors import guard, report
+from celery_asynctask.journal import process
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+WAITING: Final = 200_000
+"""Microseconds after which a message that a worker has received, and not started, is said to be received."""
+
+
+def on_received(request: Any, **_: Any) -> None:
+    try:
+        task = request.task
+        recording = recording_of(task.app)
+        if recording is None or not recording.choices[task.name].recorded:
+            return
+        at = time_ns() // 1000
+        header = mark_delivery(request, at)
+        taken = take(request)
+        if "created" not in header:  # its producer is not recorded: nobody has told of it
+            _tell_received(recording, request, at)
+            return
+        recording.waiting.append((at, taken))
+        if at >= recording.tell_at:  # the recorder's thread does it, too, unless it waits for the database
+            tell_waiting(recording)
+    except Exception as exc:  # noqa: BLE001 - as `guard` does, whose own call would cost every task
+        report("on_received", getattr(request, "id", None), exc)
+
+
+def tell_waiting(recording: Recording) -> None:
+    """Record that deliveries were received which have waited since, for a free child or for their time. A body that
+    starts says when its message was received, so most need no event of their own."""
+    at = now()
+    recording.tell_at = at + WAITING
+    before = at - WAITING
+    waiting = recording.waiting
+    while waiting and waiting[0][0] < before:
+        try:
+            received, taken = waiting.popleft()
+        except IndexError:  # another thread was faster
+            return
+        request = taken()
+        if request is None:  # the worker is done with it
+            continue
+        if request.time_start is None and not request.acknowledged and not request._already_revoked:
+            _tell_received(recording, request, received)
+
+
+@guard
+def _tell_received(recording: Recording, request: Any, at: int) -> None:
+    context = Context(request.request_dict, args=request.args, kwargs=request.kwargs)
+    event = extract.from_request(Kind.RECEIVED, request.task.name, context, at)
+    if "created" not in event:  # its producer is not recorded
+        extract.add_asked(event, recording, request.task.name, context)
+    recording.record(event)
+
+
+@guard
+def on_revoked(sender: Any, request: Any, terminated: bool, signum: Any, expired: bool, **_: Any) -> None:
+    if (recording := recording_of_task(sender)) is None:
+        return
+    end = cast("Event", {"ran": bool(terminated)})
+    extract.add_asked(end, recording, sender.name, request)
+    if expired:
+        end["outcome"] = "expired"
+        extract.add_error(end, recording, TaskRevokedError("expired"))
+    elif terminated:
+        end["outcome"] = "terminated"
+        extract.add_error(end, recording, TaskRevokedError(f"terminated by {_signal_name(signum)}"))
+    else:
+        extract.add_error(end, recording, TaskRevokedError("revoked"))
+    record_end(recording, Kind.REVOKED, sender, request, end, inferred=True)
+
+
+@guard
+def on_unknown(sender: Any, message: Any, name: str, **_: Any) -> None:
+    _record_message(Kind.FAILED, sender.app, message, NotRegistered(name))
+
+
+@guard
+def on_rejected(sender: Any, message: Any, exc: Any, **_: Any) -> None:
+    _record_message(Kind.REJECTED, sender.app, message, exc or ValueError("not a task message"))
+
+
+def _record_message(kind: Kind, app: Celery, message: Any, exc: Exception) -> None:
+    """A message that the worker could make no task of."""
+    recording = recording_of(app)
+    event = extract.from_message(kind, recording, message, now()) if recording is not None else None
+    if recording is None or event is None or not recording.chooses(event["name"]):
+        return
+    event["inferred"] = True
+    extract.add_error(event, recording, exc)
+    recording.record(event)
+    _, _, _, embed = extract.open_message(message.headers, _readable(message))
+    request = Context({**embed, "id": event["id"]})
+    for one in extract.unsent(recording, event, extract.steps_of(request)):
+        recording.record(one)
+
+
+def _readable(message: Any) -> Any:
+    try:
+        return message.payload
+    except Exception:  # noqa: BLE001 - whatever the decoder raises: it cannot be read
+        return None
+
+
+@guard
+def on_worker_init(sender: Any, **_: Any) -> None:
+    if recording_of(sender.app) is not None:
+        process.become_worker()
+        _hear_of_stored_results()
+
+
+def _hear_of_stored_results() -> None:
+    """Have the worker's requests tell of a child that stored its result and was killed before it could say so.
+
+    Celery 5.7 then acknowledges the message as that of a task that succeeded, and sends no signal
+    (celery/worker/request.py on_failure); versions before call the task failed. Asked for lost children only.
+    """
+    ask = getattr(Request, _ASK_BACKEND, None)
+    if ask is None or hasattr(ask, "__wrapped__"):
+        return
+
+    @wraps(ask)
+    def success_was_stored(self: Any) -> Any:
+        stored = ask(self)
+        if stored:
+            _on_success_stored(self, stored)
+        return stored
+
+    setattr(Request, _ASK_BACKEND, success_was_stored)
+
+
+_ASK_BACKEND: Final = "_success_was_stored"
+
+
+@guard
+def _on_success_stored(request: Any, stored: dict[str, Any]) -> None:
+    task = request.task
+    if (recording := recording_of_task(task)) is None:
+        return
+    end = cast("Event", {})
+    if (result := stored.get("result")) is not None and recording.choices[task.name].result:
+        end["result"] = recording.encoder.value(result)
+    record_end(recording, Kind.SUCCEEDED, task, request._context, end, inferred=True, at=_done_at(stored))
+
+
+def _done_at(stored: dict[str, Any]) -> int | None:
+    """When the child stored its result, by the same machine's clock. A time without a zone is UTC
+    (celery/backends/database)."""
+    done = stored.get("date_done")
+    try:
+        at = done if isinstance(done, dt.datetime) else dt.datetime.fromisoformat(cast("str", done))
+    except (TypeError, ValueError):  # a result backend of another's making
+        return None
+    return int((at if at.tzinfo else at.replace(tzinfo=dt.timezone.utc)).timestamp() * 1_000_000)
+
+
+@guard
+def on_worker_ready(sender: Any, **_: Any) -> None:
+    recording = recording_of(sender.app)
+    if recording is None:
+        return
+    recording.recorder.before_work = partial(tell_waiting, recording)
+    recording.start()
+    decode_error = sender.on_decode_error
+
+    def on_decode_error(message: Any, exc: Exception) -> Any:
+        """Celery sends no signal for a body that it cannot decode: it logs and acknowledges."""
+        guard(_record_message)(Kind.REJECTED, sender.app, message, exc)
+        return decode_error(message, exc)
+
+    sender.on_decode_error = on_decode_error
+
+
+def _signal_name(signum: Any) -> str:
+    try:
+        return signal.Signals(int(signum)).name
+    except (TypeError, ValueError):
+        return str(signum)

@@ -1,0 +1,7 @@
+"""The console: the record as pages, rendered here, over the same queries and with the same access as the API."""
+
+from __future__ import annotations
+
+from celery_asynctask.console.application import console
+
+__all__ = ["console"]

@@ -1,0 +1,60 @@
+"""Tracebacks folded to the frames of the user's own code. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from celery_asynctask.queries.failures.fingerprint import FRAME, is_own
+
+
+class _Part(NamedTuple):
+    lines: Sequence[str]
+    path: str = ""
+    """Of the file, where it is a frame."""
+
+
+def folded(traceback: str, package: str = "") -> str:
+    """A traceback in which each row of frames that are not the user's own is a line that says how many; where none is,
+    the last one stays. ``package`` as in `fingerprint.place`."""
+    parts = list(_parts(traceback.splitlines()))
+    frames = [number for number, part in enumerate(parts) if part.path]
+    own = {path: is_own(path, package) for path in {part.path for part in parts if part.path}}
+    kept = {number for number in frames if own[parts[number].path]}
+    if not kept:
+        kept = {
+            next((one for one in reversed(frames) if own[parts[one].path] is not None), frames[-1] if frames else -1)
+        }
+    found: list[str] = []
+    hidden = 0
+    for number, part in enumerate(parts):
+        if part.path and number not in kept:
+            hidden += 1
+            continue
+        found += [*_hidden(hidden), *part.lines]
+        hidden = 0
+    return "\n".join([*found, *_hidden(hidden)])
+
+
+def _hidden(count: int) -> list[str]:
+    return [f"  … {count:,} other frame{'s' if count > 1 else ''}"] if count else []
+
+
+def _parts(lines: Sequence[str]) -> Iterator[_Part]:
+    """Each frame with its lines of code, and what is between frames line by line."""
+    frame: list[str] = []
+    path = below = ""
+    for line in lines:
+        if frame and (line.startswith(below) or "[Previous line repeated " in line):
+            frame.append(line)
+            continue
+        if frame:
+            yield _Part(frame, path)
+            frame = []
+        if match := FRAME.match(line):
+            frame, path = [line], match[1]
+            below = line[: line.index("File ")] + "  "
+        else:
+            yield _Part([line])
+    if frame:
+        yield _Part(frame, path)

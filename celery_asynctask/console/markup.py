@@ -1,0 +1,135 @@
+"""How pages are written: templates, how values are shown in them, where pages are."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import quote, urlencode
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+
+import celery_asynctask
+from celery_asynctask.console import static
+from celery_asynctask.core.fold import AsyncTaskStatus
+from celery_asynctask.core.text import clean, span
+from celery_asynctask.queries.statistics.by_name import term
+
+COOKIE: Final = "asynctask_token"
+"""Of who has signed in."""
+SECURITY: Final = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "same-origin",
+    "X-Frame-Options": "DENY",
+}
+"""Of every page."""
+SIGNS: Final = {
+    AsyncTaskStatus.PENDING: "…",
+    AsyncTaskStatus.RECEIVED: "↓",
+    AsyncTaskStatus.STARTED: "▶",
+    AsyncTaskStatus.RETRY: "↻",
+    AsyncTaskStatus.SUCCESS: "✔",
+    AsyncTaskStatus.FAILURE: "✖",
+    AsyncTaskStatus.REVOKED: "⊘",
+    AsyncTaskStatus.REJECTED: "⊘",
+    AsyncTaskStatus.IGNORED: "○",
+    AsyncTaskStatus.LOST: "?",
+}
+"""Beside each status's word."""
+NAV: Final = (
+    ("", "Overview"),
+    ("/tasks", "Tasks"),
+    ("/errors", "Errors"),
+    ("/names", "Names"),
+    ("/workers", "Workers"),
+)
+
+
+def _finalized(value: Any) -> Any:
+    """What a template writes: nothing that turns the direction of writing, and no control characters."""
+    if value is None:
+        return ""
+    return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def exact(at: dt.datetime) -> str:
+    """A time in UTC, as precise as it was recorded, such as ``2026-01-31T14:05:00.123456Z``."""
+    return at.astimezone(dt.timezone.utc).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def seconds(value: dt.timedelta | float | None) -> str:
+    """A length of time in at most two units; empty where there is none."""
+    return span(value.total_seconds() if isinstance(value, dt.timedelta) else value)
+
+
+def number(value: int) -> str:
+    """A count, in groups of three digits."""
+    return f"{value:,}"
+
+
+def percent(value: float) -> str:
+    """A part of 1; what is not quite nothing or all is never shown as that."""
+    shown = f"{value * 100:.1f}".rstrip("0").rstrip(".")
+    return f"{'<0.1' if shown == '0' and value else '>99.9' if shown == '100' and value < 1 else shown} %"
+
+
+_ENVIRONMENT: Final = Environment(
+    loader=PackageLoader("celery_asynctask.console"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    finalize=_finalized,
+    auto_reload=False,
+)
+_ENVIRONMENT.filters.update(exact=exact, seconds=seconds, number=number, percent=percent)
+_ENVIRONMENT.globals.update(
+    signs={status.value: sign for status, sign in SIGNS.items()}, term=term, version=celery_asynctask.__version__
+)
+
+
+def url(request: Request, path: str = "", **query: Any) -> str:
+    """As `Page.url`."""
+    asked = {name: value for name, value in query.items() if value not in (None, "", [])}
+    found = f"{request.scope.get('root_path', '')}{quote(path) or '/'}"
+    return f"{found}?{urlencode(asked, doseq=True)}" if asked else found
+
+
+def task_url(request: Request, task_id: str) -> str:
+    """Where the page of the task with that Celery id is: browsers change paths with slashes and dots in them, and a
+    number leads to another task's row where this one is gone."""
+    is_plain = re.fullmatch(r"(?!(\.{1,2}|[0-9]+)$)[^/\\]+", task_id) is not None
+    return url(request, f"/tasks/{task_id}") if is_plain else url(request, "/task", id=task_id)
+
+
+def common(request: Request) -> dict[str, Any]:
+    """What every template has."""
+    return {
+        "url": lambda path="", **query: url(request, path, **query),
+        "task_url": lambda task_id: task_url(request, task_id),
+        "asset": lambda name: url(request, f"/static/{name}", v=static.version(name)),
+        "nav": NAV,
+        "at": request.scope["path"].removeprefix(request.scope.get("root_path", "")),
+        "signed_in": COOKIE in request.cookies,
+    }
+
+
+def render(request: Request, template: str, **found: Any) -> str:
+    """The HTML that a template makes."""
+    return _ENVIRONMENT.get_template(template).render(**common(request), **found)
+
+
+def failed(request: Request, status: int, detail: str, headers: Mapping[str, str] = {}) -> Response:
+    """A page that says what went wrong and what to do."""
+    page = render(request, "failed.html", status=status, detail=detail)
+    return HTMLResponse(page, status, headers={**headers, **SECURITY})
+
+
+def quoted(part: str) -> str:
+    """One part of a path: a name may have slashes."""
+    return quote(part, safe="")

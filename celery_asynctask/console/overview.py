@@ -1,0 +1,97 @@
+"""The page that comes first: whether the record is complete, and what runs, fails, waits and is lost."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Final
+
+from starlette.responses import Response
+
+from celery_asynctask.console.page import Page, get
+from celery_asynctask.console.spark import sparks, sparks_note
+from celery_asynctask.core.fold import AsyncTaskStatus
+from celery_asynctask.http import health
+from celery_asynctask.queries.backlog import MOST_COUNTED, is_empty, standing
+from celery_asynctask.queries.search.filter import Filter
+from celery_asynctask.queries.statistics.by_name import term
+from celery_asynctask.queries.statistics.names import FAILED
+from celery_asynctask.queries.statistics.overview import MOST_RUNNING
+from celery_asynctask.queries.statistics.overview import overview as overview_of
+from celery_asynctask.queries.statistics.series import FEWER, MOST_LOOKED_AT, series
+
+MINUTE: Final = dt.timedelta(minutes=1)
+ROWS: Final = 10
+"""Of each list."""
+WAITING: Final = (AsyncTaskStatus.PENDING, AsyncTaskStatus.RECEIVED, AsyncTaskStatus.RETRY)
+_WORDS: Final = {
+    "stored": "stored",
+    "inJournal": "on their way",
+    "quarantined": "in quarantine",
+    "damaged": "damaged",
+    "dropped": "dropped",
+    "missing": "missing",
+}
+"""What may become of an event, as the ledger is told over HTTP."""
+
+
+def this_minute(page: Page) -> dt.datetime:
+    """Its end: the same for who looks every second."""
+    return page.now.replace(second=0, microsecond=0) + MINUTE
+
+
+async def overview(page: Page) -> Response:
+    """What happens now."""
+    page.asked()
+    end = this_minute(page)
+    whole = page.caller.access.customers is None  # events are of processes, not of customers
+    told = await page.service.run(partial(_ledger, page)) if whole else None
+
+    def make(session: Any) -> Mapping[str, Any]:
+        reader = page.caller.reader  # which connects: not before we are in a thread
+        if is_empty(reader, session):
+            return {"found": None, "told": told, "equation": _equation(told)}
+        parts = series(reader, session, Filter(), end, most=MOST_LOOKED_AT if whole else FEWER)
+        found = overview_of(reader, end, rows=ROWS, session=session)
+        return {
+            "found": found,
+            "told": told,
+            "equation": _equation(told),
+            "now": standing(reader, session),
+            "most_counted": MOST_COUNTED,
+            "most_running": MOST_RUNNING,
+            "names_are_of_some": sum(found.running.values()) >= MOST_RUNNING,
+            "waiting": WAITING,
+            "failed": FAILED,
+            "sparks": sparks(parts),
+            "sparks_note": sparks_note(parts),
+            "statuses": AsyncTaskStatus,
+            "term": term,
+            "failures": sorted(
+                [*found.failures, *found.lost], key=lambda task: (task.created_at, task.id), reverse=True
+            )[:ROWS],
+        }
+
+    return await page.answer("overview.html", make, end, repr(told))
+
+
+def _ledger(page: Page) -> dict[str, Any]:
+    make = partial(health._ledger, page.caller.reader, page.service.settings.directory)
+    return page.service.ledger.get(make, health.KEPT_SECONDS)
+
+
+def _equation(told: Mapping[str, Any] | None) -> list[tuple[int, str]]:
+    """Counts and what they are of, which add up to what was accepted; nothing that is 0 but what was stored."""
+    found: list[tuple[int, str]] = []
+    if told is None:
+        return found
+    for name, words in _WORDS.items():
+        value = told[name]
+        count = sum(value.values()) if isinstance(value, Mapping) else value
+        if count or name == "stored":
+            found.append((count, words))
+    return found
+
+
+ROUTES: Final = (("/", get(overview)),)

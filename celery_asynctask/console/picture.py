@@ -1,0 +1,226 @@
+"""A workflow drawn in time: where its bars and ticks stand, and what they say. Pure.
+
+Across, a drawing has `ACROSS` units whatever its width; each row is `TALL` units high.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
+
+from celery_asynctask.console.markup import exact, seconds
+from celery_asynctask.queries.workflow.members import Run
+from celery_asynctask.queries.workflow.timeline import Part, Time, parts
+from celery_asynctask.queries.workflow.tree import Member
+
+ACROSS: Final = 1000
+TALL: Final = 16
+ZOOMS: Final = tuple(2**power for power in range(11))
+MEANINGS: Final = {
+    Time.QUEUED: "queued",
+    Time.WAITING: "waiting for its ETA or its retry",
+    Time.RAN: "running, or ran and did not fail",
+    Time.FAILED: "a run that did not succeed",
+    Time.UNKNOWN: "a run of which nobody saw the end",
+    Time.END: "ended without a run",
+}
+"""For the legend, in the order in which they are drawn: what is short must not hide below what is long."""
+HEIGHTS: Final = {
+    Time.QUEUED: (5, 6),
+    Time.WAITING: (7, 2),
+    Time.RAN: (2, 12),
+    Time.FAILED: (0, 16),
+    Time.UNKNOWN: (3, 10),
+    Time.END: (0, 16),
+}
+"""Top and height of each: they differ in more than their colour."""
+_ORDER: Final = {time: number for number, time in enumerate(MEANINGS)}
+_LEAST: Final = 2.0
+"""Units that a bar has at least."""
+_MOST_SAID: Final = 12
+"""Parts that a row's text alternative has."""
+_MOST_TICKS: Final = 5
+_STEPS: Final = (
+    *(unit / 1000 for unit in (1, 2, 5, 10, 20, 50, 100, 200, 500)),
+    *(1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600),
+    *(7200, 10_800, 21_600, 43_200, 86_400, 172_800, 604_800, 1_209_600, 2_419_200),
+)
+"""Seconds between two ticks."""
+_SHORTEST: Final = dt.timedelta(milliseconds=1)
+"""A scale is so long at least: the nearest zoom divides it by 1024."""
+
+
+class Bar(NamedTuple):
+    """A part of a task's time as a rectangle."""
+
+    x: float
+    width: float
+    y: int
+    height: int
+    kind: str
+    says: str
+
+
+class Drawing(NamedTuple):
+    """A row."""
+
+    bars: Sequence[Bar]
+    says: str
+    """All of it in words, for who does not see it."""
+    left_out: int
+    """Runs that are not drawn, the first ones."""
+
+
+class Tick(NamedTuple):
+    """A time on the axis."""
+
+    x: float
+    says: str
+
+
+class Scale(NamedTuple):
+    """Where a moment stands: what of the time from ``start`` on is seen."""
+
+    start: dt.datetime
+    length: dt.timedelta
+    zoom: int = 1
+    at: float = 0.0
+    """Left edge, as a part of the whole."""
+
+    @property
+    def seen(self) -> dt.timedelta:
+        """How long it is from the left edge to the right one."""
+        return self.length / self.zoom
+
+    @property
+    def left(self) -> dt.timedelta:
+        """From the start to the left edge."""
+        return self.length * self.at
+
+    def x(self, at: dt.datetime) -> float:
+        """Left of what is seen it is below 0, right of it above `ACROSS`."""
+        return ((at - self.start) / self.length - self.at) * self.zoom * ACROSS
+
+    def moved(self, zoom: int, by: float = 0.0) -> Scale | None:
+        """With another zoom around the same middle, or moved by so many widths; None: there is no more."""
+        if zoom not in ZOOMS:
+            return None
+        middle = self.at + 0.5 / self.zoom + by / self.zoom
+        found = self._replace(zoom=zoom, at=_edge(middle, zoom))
+        return None if found == self else found
+
+    def over(self, start: dt.datetime, end: dt.datetime) -> Scale:
+        """As near as a time is seen whole."""
+        share = (end - start) / self.length * 1.25
+        zoom = max(one for one in ZOOMS if one == 1 or one * share <= 1)
+        middle = ((start - self.start) + (end - self.start)) / 2 / self.length
+        return self._replace(zoom=zoom, at=_edge(middle, zoom))
+
+    def ticks(self) -> list[Tick]:
+        """Round times since the start, a few of them."""
+        wanted = self.seen.total_seconds() / _MOST_TICKS
+        step = next((one for one in _STEPS if one >= wanted), None)
+        step = step if step is not None else -(-wanted // _STEPS[-1]) * _STEPS[-1]
+        first = -(-self.left.total_seconds() // step)
+        found = []
+        for number in range(_MOST_TICKS + 1):
+            since = (first + number) * step
+            x = (since - self.left.total_seconds()) / self.seen.total_seconds() * ACROSS
+            if x <= ACROSS:
+                found.append(Tick(round(x, 1), offset(since, step)))
+        return found
+
+
+def scale(members: Iterable[Member], drawn: Iterable[Sequence[Part]], now: dt.datetime) -> Scale:
+    """Of the time that members took, and whatever is drawn of them."""
+    moments: list[dt.datetime] = []
+    for member in members:
+        moments += (at for at in (member.created_at, member.started_at, member.completed_at) if at is not None)
+        if member.open:
+            moments.append(now)
+    moments += (at for found in drawn for part in found for at in (part.start, part.end))
+    start, end = min(moments, default=now), max(moments, default=now)
+    return Scale(start, max(end - start, _SHORTEST))
+
+
+def drawing(member: Member, runs: Sequence[Run], found: Sequence[Part], scale: Scale, most: int) -> Drawing:
+    """A task's row: what its time went into, at most so many runs, the last ones."""
+    if member.unsent or not found:
+        return Drawing((), "never sent" if member.unsent else "not sent yet", 0)
+    said = list(_said(runs, found))
+    first = max(len(found) - most * 3, 0)  # a run waits, is queued, and runs
+    bars = [_bar(part, says, scale) for part, says in zip(found[first:], said[first:], strict=True)]
+    shown = sorted((one for one in bars if one is not None), key=lambda one: _ORDER[Time(one.kind)])
+    left_out = sum(part.time in (Time.RAN, Time.FAILED, Time.UNKNOWN) for part in found[:first])
+    words = [_summed(part) for part in found[:_MOST_SAID]]
+    if len(found) > _MOST_SAID:
+        words.append(f"and {len(found) - _MOST_SAID} more")
+    begun = f"from {offset((found[0].start - scale.start).total_seconds(), 0.001)} on: "
+    return Drawing(shown, begun + ", ".join(words), left_out)
+
+
+def all_parts(member: Member, runs: Sequence[Run], now: dt.datetime) -> list[Part]:
+    """`parts`, as a list."""
+    return list(parts(member, runs, now))
+
+
+def offset(since: float, step: float) -> str:
+    """A time since the start, as fine as a step is: ``+250 ms``, ``+12.5 s``, ``+1:02:05``, ``+2 d 3:00:00``."""
+    if since < 0:
+        return f"before {offset(-since, step)}"
+    thousandths = round(since * 1000)
+    digits = 0 if step >= 1 else 1 if step >= 0.1 else 2 if step >= 0.01 else 3
+    if thousandths == 0:
+        return "0"
+    if thousandths < 1000:
+        return f"+{thousandths} ms"
+    if thousandths < 60_000:
+        return f"+{thousandths / 1000:.{digits}f} s"
+    whole, rest = divmod(thousandths, 1000)
+    fine = f".{rest:03d}"[: digits + 1] if digits else ""
+    days, hours, minutes, last = whole // 86_400, whole // 3600 % 24, whole // 60 % 60, whole % 60
+    clock = f"{hours}:{minutes:02d}:{last:02d}{fine}"
+    return f"+{days} d {clock}" if days else f"+{clock}"
+
+
+def _edge(middle: float, zoom: int) -> float:
+    return round(min(max(middle - 0.5 / zoom, 0.0), 1 - 1 / zoom), 9)
+
+
+def _bar(part: Part, says: str, scale: Scale) -> Bar | None:
+    """None: it is not within what is seen."""
+    start, end = scale.x(part.start), scale.x(part.end)
+    if end < 0 or start > ACROSS:
+        return None
+    start, end = max(start, 0.0), min(end, float(ACROSS))
+    width = max(end - start, _LEAST)
+    y, height = HEIGHTS[part.time]
+    return Bar(round(min(start, ACROSS - width), 1), round(width, 1), y, height, part.time.value, says)
+
+
+def _said(runs: Sequence[Run], found: Sequence[Part]) -> Iterable[str]:
+    """What each part was, when, and how long. Runs of which no time is known have no part."""
+    drawn = iter([(number, run) for number, run in enumerate(runs, 1) if run.started_at or run.ended_at])
+    for part in found:
+        when = f"{seconds(part.end - part.start)}, {exact(part.start)} to {exact(part.end)}"
+        if part.time is Time.END:
+            yield f"ended without a run, {exact(part.start)}"
+        elif part.time in (Time.QUEUED, Time.WAITING):
+            yield f"{part.time.value} {when}"
+        else:
+            number, run = next(drawn)
+            error = f" by {run.error_type}" if run.error_type else ""
+            where = f", {run.worker}" if run.worker else ""
+            yield f"attempt {number} {run.outcome or _open(part)}{error}: {when}{where}"
+
+
+def _open(part: Part) -> str:
+    return "runs" if part.time is Time.RAN else "ran, its end was not seen"
+
+
+def _summed(part: Part) -> str:
+    if part.time is Time.END:
+        return "ended without a run"
+    word = {Time.FAILED: "failed after", Time.UNKNOWN: "ran with no end seen for"}.get(part.time, part.time.value)
+    return f"{word} {seconds(part.end - part.start)}"

@@ -1,0 +1,110 @@
+"""Sending a task again from its page: what it would mean, doing it, and what became of it."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from celery_asynctask.console import entry, markup, value
+from celery_asynctask.console.page import Page, get, post
+from celery_asynctask.console.task import address, located, routes, values
+from celery_asynctask.http import actions
+from celery_asynctask.operations.rerun import Candidate, Options
+from celery_asynctask.queries.reruns import RERUN_OF
+from celery_asynctask.queries.task import exact, is_id
+from celery_asynctask.queries.task_detail import of_page
+from celery_asynctask.web.access import Right
+from celery_asynctask.web.problem import invalid
+
+REMEDIES: Final = {"again": "also if it was sent again before", "unfinished": "also if it is not over"}
+"""By field of `Options`: what is to be ticked by who wants it all the same."""
+_WORDS: Final = {field: f"unless you tick “{title}”" for field, title in REMEDIES.items()}
+_ARGUMENTS: Final = ("args", "kwargs")
+
+
+def _by(page: Page) -> str:
+    """Who it is recorded for."""
+    return page.caller.access.name or "console"
+
+
+async def preview(page: Page) -> Response:
+    """What would be sent, and what speaks against it."""
+    asked = page.asked(*REMEDIES)
+
+    def work() -> Response:
+        reader = page.caller.reader
+        with reader.session() as session:
+            row = located(page, session, of_page(reader.dialect, values=page.payloads))
+            found = exact(reader, session, "", row.id)
+        one = actions.preview(page.caller, found, _options(asked), _WORDS)
+        return _page(page, row, one, asked)
+
+    return await page.service.run(work)
+
+
+async def confirmed(page: Page) -> Response:
+    """Send it."""
+    page.asked()
+    asked = await entry.fields(page.request)
+
+    def work() -> Response:
+        with page.caller.reader.session() as session:
+            found = located(page, session)
+        _, new = actions.send_again(page.caller, found, _options(asked), _by(page), _WORDS)
+        return RedirectResponse(page.url(f"{address(found)}/rerun/sent", id=new), 303, headers=markup.SECURITY)
+
+    return await page.service.run(work)
+
+
+async def sent(page: Page) -> Response:
+    """It was sent; what came of it is perhaps not stored yet."""
+    new = page.asked("id")["id"]
+    if not is_id(new):
+        raise invalid("id", "This page has the id of the task that was sent.")
+
+    def make(session: Any) -> dict[str, Any]:
+        columns = of_page(page.caller.reader.dialect, values=True)
+        row = located(page, session, columns)
+        found = exact(page.caller.reader, session, new, None, columns)
+        if found is not None and value.member(found.content, RERUN_OF) != row.celery_task_id:
+            found = None  # an address that somebody made up
+        return {
+            "state": "sent",
+            "name": row.name,
+            "base": address(row),
+            "new": new,
+            "new_status": None if found is None else found.status,
+            "just_sent": row.celery_task_id in page.service.sent,
+        }
+
+    return await page.answer("rerun.html", make, lasting=False)
+
+
+def _options(asked: Any) -> Options:
+    return Options(again=bool(asked.get("again")), unfinished=bool(asked.get("unfinished")))
+
+
+def _page(page: Page, row: Any, one: Candidate, asked: Any) -> Response:
+    base = address(row)
+    found = page.render(
+        "rerun.html",
+        state="asked",
+        name=row.name,
+        base=base,
+        task=row,
+        one=one,
+        by=_by(page),
+        asked=asked,
+        values=[shown for shown in values(page, row, base) if shown.name in _ARGUMENTS] if page.payloads else [],
+        remedies=[field for field in REMEDIES if any(_WORDS[field] in refusal for refusal in one.refusals)],
+        all_remedies=REMEDIES,
+    )
+    return HTMLResponse(found, headers=markup.SECURITY)
+
+
+ROUTES: Final = (
+    *routes("/rerun", get(preview, Right.RERUN)),
+    *routes("/rerun", post(confirmed, Right.RERUN)),
+    *routes("/rerun/sent", get(sent, Right.RERUN)),
+)

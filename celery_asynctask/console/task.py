@@ -1,0 +1,296 @@
+"""The page of a task: how it went and why, every attempt, its values, and what is around it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from starlette.responses import RedirectResponse, Response
+
+from celery_asynctask.capture import tracing
+from celery_asynctask.console import frames, markup, value
+from celery_asynctask.console.page import Endpoint, Page, get
+from celery_asynctask.core import links
+from celery_asynctask.core.fold import TERMINAL, AsyncTaskStatus
+from celery_asynctask.core.text import span
+from celery_asynctask.errors import NotFoundError
+from celery_asynctask.queries.diagnosis.collect import evidence
+from celery_asynctask.queries.diagnosis.explain import Evidence, explain
+from celery_asynctask.queries.diagnosis.words import Words
+from celery_asynctask.queries.task import exact, find, is_id, number_of
+from celery_asynctask.queries.task_detail import MOST_COUNTED, around, of_page, some_attempts
+from celery_asynctask.queries.workflow.timeline import Course, courses
+from celery_asynctask.store.models import AsyncTaskAttempt
+from celery_asynctask.web.access import Right
+from celery_asynctask.web.problem import invalid, not_found
+
+VALUES: Final = {"args": "task_args", "kwargs": "task_kwargs", "result": "result", "content": "content"}
+"""By how a page calls them, the columns."""
+ATTEMPTS: Final = 20
+"""Of a task that are shown at a time."""
+MOST_MESSAGE: Final = 4_000
+"""Characters of an error's text that are shown."""
+MOST_TRACEBACK: Final = 21_000
+"""Characters of the end of a traceback that are shown: `payload` keeps less."""
+TICK: Final = 10
+"""Seconds for which the page of a task that nothing happens to stays the same."""
+OUTCOMES: Final = {
+    "succeeded": AsyncTaskStatus.SUCCESS,
+    "replaced": AsyncTaskStatus.SUCCESS,
+    "failed": AsyncTaskStatus.FAILURE,
+    "retried": AsyncTaskStatus.RETRY,
+    "requeued": AsyncTaskStatus.RETRY,
+    "ignored": AsyncTaskStatus.IGNORED,
+    "rejected": AsyncTaskStatus.REJECTED,
+    "revoked": AsyncTaskStatus.REVOKED,
+    "terminated": AsyncTaskStatus.REVOKED,
+    "running": AsyncTaskStatus.STARTED,
+}
+"""Like which status a run's end looks; any other one like LOST."""
+UNNOTED: Final = "Nothing is noted of the process that ran it."
+"""What `explain` says where no source is known: for who may not see the sources, that is not so."""
+
+
+class Attempt(NamedTuple):
+    """One of the table."""
+
+    number: int
+    run: AsyncTaskAttempt
+    course: Course
+    looks: AsyncTaskStatus
+    traceback: str
+    """Its end."""
+    own: str
+    """The same, folded to the user's own frames."""
+
+
+class Shown(NamedTuple):
+    """One of the values."""
+
+    name: str
+    url: str
+    value: value.Shown | None
+    """None: it was not recorded."""
+
+
+class _ElsewhereError(Exception):
+    """The task has another address."""
+
+
+class _Words(Words):
+    """Words of a page that is the same for some seconds."""
+
+    __slots__ = ()
+
+    def since(self, moment: dt.datetime) -> str:
+        """A moment in the past and about how long ago it is."""
+        seconds = max(0.0, (self.now - moment).total_seconds())
+        age = f"{span(seconds - seconds % (60 if seconds >= 60 else TICK))}" if seconds >= TICK else "moments"
+        return f"{self.show(moment)} ({age} ago)"
+
+
+def located(page: Page, session: Any, columns: Any = None) -> Any:
+    """The task of the page's path, or its columns: by its row's number, where the path is of that, else by its Celery
+    id, that number where no Celery id is like it, or a beginning of the id that no other has. Raises `ProblemError`."""
+    reader, given = page.caller.reader, page.request.path_params
+    if (number := given.get("number")) is not None:
+        found = exact(reader, session, "", number_of(number), columns)
+        if found is None:
+            raise not_found(f"There is no task with the number {number[:80]}.")
+        return found
+    text = given["id"]
+    found = exact(reader, session, text, None, columns) or exact(reader, session, "", number_of(text), columns)
+    if found is not None:
+        return found
+    try:
+        task = find(reader, session, text)
+    except NotFoundError as exc:
+        raise not_found(str(exc)) from None
+    return task if columns is None else exact(reader, session, "", task.id, columns)
+
+
+def address(row: Any) -> str:
+    """The path of a task's page, which is that of no other: by its Celery id, or where that cannot be in a path, by its
+    row's number."""
+    task_id = row.celery_task_id
+    return f"/task/{row.id}" if "/" in task_id or task_id in (".", "..") else f"/tasks/{task_id}"
+
+
+def routes(below: str, page: Endpoint) -> Sequence[tuple[str, Endpoint]]:
+    """Of a page below that of a task, for both of a task's addresses."""
+    return (f"/tasks/{{id}}{below}", page), (f"/task/{{number}}{below}", page)
+
+
+async def task(page: Page) -> Response:
+    """All about one task."""
+    asked = page.asked("attempts")
+    now = page.now - dt.timedelta(seconds=page.now.second % TICK, microseconds=page.now.microsecond)
+    where = ""
+
+    def make(session: Any) -> Mapping[str, Any]:
+        nonlocal where
+        row = located(page, session, of_page(page.caller.reader.dialect, values=page.payloads))
+        if (where := address(row)) != page.path:
+            raise _ElsewhereError
+        return _found(page, session, row, asked["attempts"], now)
+
+    try:
+        return await page.answer("task.html", make, now)
+    except _ElsewhereError:
+        return RedirectResponse(page.url(where, attempts=asked["attempts"]), 302, headers=markup.SECURITY)
+
+
+def _found(page: Page, session: Any, row: Any, first: str, now: dt.datetime) -> dict[str, Any]:
+    reader = page.caller.reader
+    told = evidence(reader, session, row)
+    if reader.customers is not None:
+        told = _scoped(told)
+    last = told.last
+    base = address(row)
+    shown = list(values(page, row, base)) if page.payloads else []
+    return {
+        "row": row,
+        "base": base,
+        "last": last,
+        "over": row.status in TERMINAL,
+        "sentences": _sentences(told, now),
+        "causes": list(_causes(told)),
+        "attempts": _attempts(session, row, told.runs, first, now),
+        "runs": told.runs,
+        "per_page": ATTEMPTS,
+        "around": around(reader, session, row),
+        "most_counted": MOST_COUNTED,
+        "values": shown,
+        "progress": value.progress(row.content) if page.payloads else None,
+        "rerun_of": _rerun_of(row) if page.payloads else None,
+        "rerun_by": value.member(row.content, "rerun_by") if page.payloads else None,
+        "links": _links(page, row, last, now),
+        "may_rerun": page.caller.access.may(Right.RERUN),
+        "most_message": MOST_MESSAGE,
+        "term": term,
+    }
+
+
+def _scoped(told: Evidence) -> Evidence:
+    """Without what is known of processes, and of the tasks of others on a queue."""
+    cause = None if told.cause is None else _scoped(told.cause)
+    return told._replace(source=None, ahead=told.ahead or None, cause=cause)
+
+
+def _rerun_of(row: Any) -> str | None:
+    """The content is the user's own, too."""
+    found = value.member(row.content, "rerun_of")
+    return found if found is not None and is_id(found) else None
+
+
+def _sentences(told: Evidence, now: dt.datetime) -> Sequence[str]:
+    return [one for one in explain(told, _Words(now, _shown)) if one != UNNOTED]
+
+
+def _shown(what: Any) -> str:
+    if isinstance(what, dt.datetime):
+        return f"{what.astimezone(dt.timezone.utc):%Y-%m-%d %H:%M:%S} UTC"
+    if isinstance(what, dt.timedelta):
+        return span(what.total_seconds())
+    return f"{what:,}" if isinstance(what, int) else str(what)
+
+
+def _causes(told: Evidence) -> Iterator[Any]:
+    while told.cause is not None:
+        told = told.cause
+        yield told.task
+
+
+def _attempts(session: Any, row: Any, total: int, first: str, now: dt.datetime) -> list[Attempt]:
+    """The last ones, or those from the number that was asked for."""
+    if first and not (re.fullmatch(r"[0-9]{1,9}", first, re.ASCII) and 1 <= int(first) <= total):
+        raise invalid("attempts", f"There is no attempt {first[:40]!r} of this task: it has {total:,}.")
+    if not total:
+        return []
+    start = int(first) if first else max(1, total - ATTEMPTS + 1)
+    begin = max(1, start - 1)  # the one before, for the wait of the first, and one after, for the end of the last
+    runs = some_attempts(session, row, begin, start - begin + ATTEMPTS + 1)
+    found = []
+    for number, (run, course) in enumerate(zip(runs, courses(row, runs, now), strict=True), begin):
+        if start <= number < start + ATTEMPTS:
+            text = (run.traceback or "")[-MOST_TRACEBACK:]
+            own = frames.folded(text, run.name.partition(".")[0]) if text else ""
+            looks = OUTCOMES.get(course.outcome, AsyncTaskStatus.LOST)
+            found.append(Attempt(number, run, course, looks, text, own))
+    return found
+
+
+def values(page: Page, row: Any, base: str) -> Iterator[Shown]:
+    """What a task was given, and gave."""
+    for name, column in VALUES.items():
+        text = getattr(row, column)
+        where = page.url(f"{base}/values/{name}.json")
+        yield Shown(name, where, None if text is None else value.shown(text, where))
+
+
+def _links(page: Page, row: Any, last: AsyncTaskAttempt | None, now: dt.datetime) -> list[links.Link]:
+    settings = page.service.settings
+    trace = tracing.link(settings.trace_url, row.trace_id, row.span_id)
+    known = {
+        "task_id": row.celery_task_id,
+        "root_id": row.root_task_id,
+        "parent_id": row.parent_task_id,
+        "name": row.name,
+        "trace_id": row.trace_id,
+        "span_id": row.span_id,
+        "customer": row.customer,
+        "worker": last.worker if last is not None else None,
+        "start": row.created_at,
+        "end": row.completed_at or now,
+    }
+    return [*([links.Link("Trace", trace)] if trace else []), *links.filled(settings.links or {}, known)]
+
+
+def term(key: str, text: str) -> str:
+    """A term of a search for exactly this text."""
+    escaped = re.sub(r'(["\\])', r"\\\1", text)
+    return f'{key}:"{escaped}"'
+
+
+async def file(page: Page) -> Response:
+    """A value as it is stored."""
+    page.asked()
+    page.caller.need(Right.PAYLOADS)
+    column = VALUES.get(page.request.path_params["name"])
+    if column is None:
+        raise not_found(f"The values of a task are {', '.join(VALUES)}.")
+
+    def work() -> Response:
+        with page.caller.reader.session() as session:
+            row = located(page, session, of_page(page.caller.reader.dialect, values=True))
+        text = getattr(row, column)
+        if text is None:
+            raise not_found("This value was not recorded.")
+        name = f"{page.request.path_params['name']}.json"
+        headers = {"Content-Disposition": f'attachment; filename="{name}"', **markup.SECURITY}
+        return Response(text, media_type="application/json", headers=headers)
+
+    return await page.service.run(work)
+
+
+async def elsewhere(page: Page) -> Response:
+    """Leads to the page of a task whose id cannot be in a path."""
+    task_id = page.asked("id")["id"]
+
+    def work() -> Response:
+        with page.caller.reader.session() as session:
+            row = exact(page.caller.reader, session, task_id)
+        if row is None:
+            raise not_found(f"No task has the id {task_id[:80]}.")
+        return RedirectResponse(page.url(address(row)), 302, headers=markup.SECURITY)
+
+    return await page.service.run(work)
+
+
+ROUTES: Final = (
+    ("/task", get(elsewhere)),
+    *routes("", get(task)),
+    *routes("/values/{name}.json", get(file)),
+)

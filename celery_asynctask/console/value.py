@@ -1,0 +1,215 @@
+"""Stored values as folded JSON: every digit as it was stored, and what is not there as it was says so. Pure.
+
+What is written is bounded, whatever the value: in nodes, in characters and in depth. The rest is behind a link to the
+whole value.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from html import escape
+from itertools import islice
+from typing import Any, Final, NamedTuple
+
+from markupsafe import Markup
+
+from celery_asynctask.capture.payload import MARK
+from celery_asynctask.capture.payload.walk import is_reserved
+from celery_asynctask.core.marks import mark_of, missing, note_of
+from celery_asynctask.core.text import clean, json_line
+
+MOST_NODES: Final = 2_000
+"""Of one value that are written."""
+MOST_ITEMS: Final = 500
+"""Of one list or mapping that are written."""
+MOST_TEXT: Final = 2_000
+"""Characters of a string."""
+MOST_KEY: Final = 200
+"""Characters of a key."""
+MOST_CHARACTERS: Final = 200_000
+"""Of all strings of a value."""
+MOST_DEPTH: Final = 60
+"""Levels that are written."""
+MOST_PARSED: Final = 4_000_000
+"""Characters of a value that is looked into."""
+MOST_COUNTED: Final = 50_000
+"""Nodes that are looked at for what is missing."""
+_OPEN: Final = 20
+"""Items of a list or mapping that is unfolded."""
+
+
+class Number(str):
+    """A number as it was written: Python's would lose digits."""
+
+    __slots__ = ()
+
+
+class Shown(NamedTuple):
+    """A value as a page has it."""
+
+    html: Markup
+    missing: Mapping[str, int]
+    """What is not there as it was, and how often, such as ``redacted``."""
+
+
+def parsed(text: str) -> Any:
+    """JSON, its numbers as `Number`. Raises `ValueError` for what is none, or too long or too deep to look into."""
+    if len(text) > MOST_PARSED:
+        raise ValueError(f"it has {len(text):,} characters")
+    try:
+        return json.loads(text, parse_int=Number, parse_float=Number, parse_constant=Number)
+    except RecursionError:
+        raise ValueError("it is too deep") from None
+
+
+def shown(text: str, whole: str) -> Shown:
+    """A value, given as JSON text; ``whole`` is where all of it is."""
+    try:
+        value = parsed(text)
+    except ValueError as exc:
+        return Shown(Markup(_mark("It is not shown here:", str(exc)) + _more(whole, "all of it")), {})  # noqa: S704
+    writer = _Writer(whole)
+    writer.node(value, "", 0)
+    return Shown(Markup("".join(writer.parts)), missing(value, MOST_COUNTED) if f'"{MARK}"' in text else {})  # noqa: S704
+
+
+def _text(text: str) -> str:
+    """Anything as HTML."""
+    return escape(clean(text), quote=True)
+
+
+def _mark(*words: str) -> str:
+    return f'<span class="mark">{_text(" ".join(words))}</span>'
+
+
+def _more(whole: str, what: str) -> str:
+    return f' <a href="{_text(whole)}">{_text(what)}</a>'
+
+
+class _Writer:
+    """Writes a value, as far as there is room. Its strings are HTML: whatever comes from the value goes by `_text`."""
+
+    def __init__(self, whole: str) -> None:
+        self.whole = whole
+        self.parts: list[str] = []
+        self._nodes = MOST_NODES
+        self._characters = MOST_CHARACTERS
+
+    def node(self, value: Any, key: str, depth: int) -> None:
+        """One line, or what folds; ``key`` is HTML."""
+        self._nodes -= 1
+        note = ""
+        if (mark := mark_of(value)) is not None:
+            note, value = _mark(mark.said(value)), value.get(mark.kept, _NOTHING)
+        elif isinstance(value, dict) and value.keys() == {"__type__", "__value__"}:  # kombu's
+            kind = value["__type__"]
+            note, value = _mark(f"a {kind[:MOST_KEY] if isinstance(kind, str) else ''}"), value["__value__"]
+        if isinstance(value, (dict, list)) and value and depth < MOST_DEPTH:
+            self._container(value, key, note, depth)
+            return
+        line = self._scalar(value)
+        self.parts.append(f'<div class="node">{key}{line}{" " if line and note else ""}{note}</div>')
+
+    def _scalar(self, value: Any) -> str:
+        match value:
+            case Number():
+                return f'<span class="num">{_text(value[:MOST_TEXT])}</span>{self._rest(value)}'
+            case str():
+                size = max(0, min(MOST_TEXT, self._characters))
+                self._characters -= min(len(value), size)
+                return f'<span class="str">{_text(json_line(value[:size]))}</span>{self._rest(value, size)}'
+            case None | True | False:
+                return f'<span class="lit">{_LITERALS[value]}</span>'
+            case dict() | list():
+                if value:
+                    return _mark("deeper than is shown here:") + _more(self.whole, "all of it")
+                return f'<span class="lit">{"{}" if isinstance(value, dict) else "[]"}</span>'
+            case _:
+                return ""
+
+    def _rest(self, value: str, size: int = MOST_TEXT) -> str:
+        more = len(value) - size
+        return _more(self.whole, f"… {more:,} more characters") if more > 0 else ""
+
+    def _container(self, value: Any, key: str, note: str, depth: int) -> None:
+        items, notes, what, ends = _members(value) if isinstance(value, dict) else _elements(value)
+        size = len(items)
+        opened = " open" if depth == 0 or (depth < 3 and size <= _OPEN) else ""
+        said = "".join(f" {one}" for one in (note, *notes) if one)
+        head = f"{key}{ends[0]} {size:,} {what}{'s' if size != 1 else ''} {ends[1]}{said}"
+        self.parts.append(f"<details{opened}><summary>{head}</summary>")
+        written = 0
+        for name, one in islice(items, MOST_ITEMS):
+            if self._nodes <= 0:
+                break
+            label = json_line(name[:MOST_KEY]) if isinstance(name, str) else str(name)
+            self.node(one, f'<span class="key">{_text(label)}</span>: ', depth + 1)
+            written += 1
+        if written < size:
+            self.parts.append(f'<div class="node">{_more(self.whole, f"… {size - written:,} more")}</div>')
+        self.parts.append("</details>")
+
+
+_NOTHING: Final = object()
+
+
+_LITERALS: Final = {None: "null", True: "true", False: "false"}
+_Items = tuple[list[tuple[Any, Any]], list[str], str, str]
+"""Those of the original with their names, what is said of the whole, what they are called, and what stands around."""
+
+
+def _elements(value: list[Any]) -> _Items:
+    note = note_of(value)
+    items = list(enumerate(value if note is None else value[:-1]))
+    return items, _said(note), "item", "[]"
+
+
+def _members(value: Mapping[str, Any]) -> _Items:
+    note, items = note_of(value), []
+    for name, one in value.items():
+        if one is not note:  # the user's own key of this kind has one more $
+            items.append((name[1:] if name.startswith("$$") and is_reserved(name) else name, one))
+    return items, _said(note), "key", "{}"
+
+
+def _said(note: dict[str, Any] | None) -> list[str]:
+    mark = mark_of(note)
+    return [_mark(mark.said(note))] if note is not None and mark is not None else []
+
+
+def progress(text: str | None) -> Mapping[str, Any] | None:
+    """What `Note.progress` wrote into a content, given as JSON text: ``done`` and ``total`` (None: not known) as they
+    were written, ``message``, and ``part``, from 0 to 1; None: nothing, or something else."""
+    if text is None or '"progress"' not in text:
+        return None
+    try:
+        content = parsed(text)
+    except ValueError:
+        return None
+    told = content.get("progress") if isinstance(content, dict) else None
+    if not isinstance(told, dict) or not isinstance(done := told.get("done"), Number):
+        return None
+    total, message = told.get("total"), told.get("message")
+    total = total if isinstance(total, Number) else None
+    part = None
+    if total is not None and 0 < float(total) < float("inf") and float("-inf") < float(done) < float("inf"):
+        part = min(1.0, max(0.0, float(done) / float(total)))
+    return {
+        "done": done[:40],
+        "total": None if total is None else total[:40],
+        "message": message[:MOST_TEXT] if isinstance(message, str) else "",
+        "part": part,
+    }
+
+
+def member(text: str | None, key: str) -> str | None:
+    """A string in a mapping, given as JSON text; None: there is none."""
+    if text is None or f'"{key}"' not in text:
+        return None
+    try:
+        content = parsed(text)
+    except ValueError:
+        return None
+    found = content.get(key) if isinstance(content, dict) else None
+    return found[:MOST_TEXT] if isinstance(found, str) else None

@@ -1,0 +1,182 @@
+"""The page of workers and health: the processes that write, what became of their events, and how much there is."""
+
+from __future__ import annotations
+
+import datetime as dt
+import heapq
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from threading import Lock
+from typing import Any, Final, NamedTuple
+from weakref import WeakKeyDictionary
+
+from markupsafe import Markup
+from starlette.responses import Response
+
+from celery_asynctask.console.page import Page, get
+from celery_asynctask.core.accounting import SILENT, Account, Ledger
+from celery_asynctask.errors import JournalError, SettingsError
+from celery_asynctask.http.health import KEPT_SECONDS
+from celery_asynctask.journal.survey import UNKNOWN_PID, Survey, survey_of
+from celery_asynctask.operations import retention
+from celery_asynctask.operations.doctor.finding import amount
+from celery_asynctask.queries.completeness import completeness
+from celery_asynctask.queries.processes import MOST_GONE, MOST_LOST, MOST_RUNNING, Source, Sources, State, sources
+from celery_asynctask.queries.size import size
+from celery_asynctask.store.tables import SCHEMA_VERSION
+from celery_asynctask.web.memory import Kept
+from celery_asynctask.web.problem import invalid
+from celery_asynctask.web.service import Service
+
+ALL_GONE: Final = 500
+"""Processes that are gone, where all are wanted."""
+MOST_ACCOUNTS: Final = 5000
+"""Accounts that are kept: of the processes that were seen last."""
+TABLES: Final = 3
+"""Tables whose size is shown: the largest."""
+RUNS_SHOWN: Final = 3
+"""Tasks that are shown of a process."""
+STATES: Final = {
+    state: Markup('<span class="status {}"><span aria-hidden="true" class="sign">{}</span> {}</span>').format(
+        class_, sign, state.value
+    )
+    for state, class_, sign in (
+        (State.ALIVE, "s-success", "●"),
+        (State.SILENT, "s-retry", "◌"),
+        (State.GONE, "s-pending", "○"),
+    )
+}
+"""As a process's is shown."""
+DATABASES: Final = {"postgresql": "PostgreSQL", "mysql": "MySQL", "mariadb": "MariaDB", "sqlite": "SQLite"}
+_EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
+
+
+class Health(NamedTuple):
+    """What the ledger and the journal of this host say."""
+
+    ledger: Ledger
+    accounts: Mapping[str, Account]
+    """By source."""
+    journal: str
+    """``there``, ``none`` or ``unreadable``."""
+    recorder: int | None
+    """Process that stores what is in this host's journal, `UNKNOWN_PID` where that is not told; None: nobody."""
+
+    @property
+    def oldest(self) -> dt.datetime | None:
+        """When the first of the events in the journal happened; None: there is none."""
+        return None if self.ledger.oldest is None else _EPOCH + dt.timedelta(microseconds=self.ledger.oldest)
+
+
+class Row(NamedTuple):
+    """A process as it is shown."""
+
+    source: Source
+    account: Account | None
+    """None: nothing was known of it when the ledger was made, some seconds ago."""
+
+
+class Unstored(NamedTuple):
+    """A process of which nothing is stored yet."""
+
+    account: Account
+
+    @property
+    def began(self) -> dt.datetime:
+        """When it did, as its journal says."""
+        return self.account.last_seen_at
+
+
+_kept: WeakKeyDictionary[Service, Kept[Health]] = WeakKeyDictionary()
+_lock: Final = Lock()
+
+
+async def workers(page: Page) -> Response:
+    """Processes and health."""
+    wants_all = page.asked("all")["all"]
+    if wants_all not in ("", "1"):
+        raise invalid("all", "It can be 1.")
+    if page.caller.access.customers is not None:
+        return await page.answer("workers.html", lambda _session: {"found": None})
+    service = page.service
+    with _lock:
+        kept = _kept.setdefault(service, Kept())
+    # Before a session is open: to read a journal of a gigabyte takes a while.
+    make_health = partial(_health, page, service.settings.directory)
+    health = await service.run(lambda: kept.get(make_health, KEPT_SECONDS))
+
+    def make(session: Any) -> Mapping[str, Any]:
+        found = sources(page.caller.reader, page.now, gone=ALL_GONE if wants_all else MOST_GONE, session=session)
+        return {
+            "found": found,
+            "rows": [Row(one, health.accounts.get(one.source)) for one in found.sources],
+            "unstored": list(_unstored(health, found)),
+            "health": health,
+            "ledger": health.ledger,
+            "recorder_is_silent": found.seen is not None and found.seen < page.now - SILENT,
+            "silent_seconds": int(SILENT.total_seconds()),
+            "unknown_pid": UNKNOWN_PID,
+            "all": bool(wants_all),
+            "all_gone": ALL_GONE,
+            "states": STATES,
+            "runs_shown": RUNS_SHOWN,
+            "most_running": MOST_RUNNING,
+            "most_lost": MOST_LOST,
+            **_store(page, session),
+        }
+
+    return await page.answer("workers.html", make, lasting=False)
+
+
+def _health(page: Page, directory: Path) -> Health:
+    """Raises `StoreError`."""
+    reader = page.caller.reader
+    survey: Survey | None = None
+    recorder = None
+    try:
+        survey = survey_of(directory)
+        recorder = survey.recorder() if survey is not None else None
+        ledger, accounts = completeness(reader, survey, everything=True)
+    except (JournalError, OSError):  # of another user: nothing is known of it
+        ledger, accounts = completeness(reader, None, everything=True)
+        return Health(ledger, _latest(accounts), "unreadable", None)
+    return Health(ledger, _latest(accounts), "none" if survey is None else "there", recorder)
+
+
+def _latest(accounts: Sequence[Account]) -> dict[str, Account]:
+    latest = heapq.nlargest(MOST_ACCOUNTS, accounts, key=lambda one: (one.ended_at is None, one.last_seen_at))
+    return {one.source: one for one in latest}
+
+
+def _unstored(health: Health, found: Sources) -> Iterator[Unstored]:
+    """Processes that are in the journal alone."""
+    known = {one.source for one in found.sources}
+    for account in health.accounts.values():
+        is_new = account.segment == account.position == account.last_number == 0
+        if is_new and account.in_journal and account.source not in known:
+            yield Unstored(account)
+
+
+def _store(page: Page, session: Any) -> dict[str, Any]:
+    """About the database, and how long things are kept in it."""
+    room = size(session)
+    dialect = page.caller.reader.dialect
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "database": DATABASES.get(dialect, dialect),
+        "size": None if room is None else amount(room.total),
+        "tables": {} if room is None else {name: amount(length) for name, length in list(room.tables.items())[:TABLES]},
+        **_retention(page),
+    }
+
+
+def _retention(page: Page) -> dict[str, Any]:
+    try:
+        rules = retention.configured(page.service.settings.retention, page.now)
+    except SettingsError as exc:
+        return {"rules": [], "retention_problem": str(exc)}
+    return {"rules": [(rule.text, retention.in_words(rule.age)) for rule in rules], "retention_problem": ""}
+
+
+ROUTES: Final = (("/workers", get(workers)),)

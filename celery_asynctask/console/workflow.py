@@ -1,0 +1,297 @@
+"""The page of a workflow: as a tree, drawn in time, and as a plain table of all attempts."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections import Counter, OrderedDict
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from threading import Lock
+from typing import Any, Final, NamedTuple, cast
+from weakref import WeakKeyDictionary
+
+from starlette.responses import Response
+
+from celery_asynctask.console import picture
+from celery_asynctask.console.page import Page, get
+from celery_asynctask.console.task import located
+from celery_asynctask.core.fold import AsyncTaskStatus
+from celery_asynctask.queries.workflow.members import MOST_MEMBERS, MOST_RUNS, Run, runs
+from celery_asynctask.queries.workflow.members import workflow as members_of
+from celery_asynctask.queries.workflow.timeline import courses
+from celery_asynctask.queries.workflow.tree import FAILED, Member, Placed, failed_branches, lineage
+from celery_asynctask.web.problem import invalid
+from celery_asynctask.web.service import Service
+
+ROWS: Final = 500
+"""Tasks that are shown at a time."""
+VIEWS: Final = {"tree": "Tree", "waterfall": "Waterfall", "table": "Table"}
+MOST_SHOWN_RUNS: Final = 3000
+"""Attempts on one page, about: of a task with many, the last ones are shown."""
+LEAST_SHOWN_RUNS: Final = 6
+"""Attempts of a task that are shown however many there are in all."""
+MOST_LEVELS: Final = 12
+"""Levels of a tree that are indented."""
+FASTEST: Final = 2
+"""Seconds that a picture lasts at least while something is under way."""
+_MOST_PACES: Final = 1000
+_EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
+
+
+class Asked(NamedTuple):
+    """What the page's query says."""
+
+    view: str
+    failed: bool
+    start: int | None
+    """Number of the first row; None: of the window in which the task is."""
+    zoom: int
+    at: float
+
+
+class Row(NamedTuple):
+    """A task in its place; what a treegrid says of it."""
+
+    number: int
+    """Among all rows, from 0."""
+    placed: Placed
+    position: int
+    """Among what hangs on the same task, from 1."""
+    siblings: int
+    branch: bool
+    """Whether something in the same window hangs on it."""
+
+    @property
+    def member(self) -> Member:
+        """The task."""
+        return self.placed.member
+
+    @property
+    def level(self) -> int:
+        """1 at the top."""
+        return self.placed.depth + 1
+
+    @property
+    def indented(self) -> int:
+        """Levels, as far as they are indented."""
+        return min(self.placed.depth, MOST_LEVELS)
+
+
+class Window(NamedTuple):
+    """The rows that are shown of all."""
+
+    rows: Sequence[Row]
+    start: int
+    total: int
+    asked: int | None
+    """Where a window with the task begins that was asked for; None: it is not among them."""
+    first_failure: int | None
+    failure: Member | None
+    """The first task that failed."""
+    above: Sequence[Member]
+    """What the first row hangs on: in another window."""
+
+    @property
+    def starts(self) -> range:
+        """Where windows begin."""
+        return range(0, self.total, ROWS)
+
+
+class Summary(NamedTuple):
+    """All of a workflow in numbers."""
+
+    counts: Mapping[AsyncTaskStatus, int]
+    tasks: int
+    never_sent: int
+    planned: int
+    under_way: bool
+    begun: dt.datetime
+    ended: dt.datetime | None
+    """When the last one ended, of those that have; None: none has."""
+    took: dt.timedelta
+    """Till then, or so far."""
+
+
+class Paces:
+    """How many seconds the pictures of workflows last, as they were seen last; 0: till the record changes. So looking
+    again at one that is over costs next to nothing, and while something is under way its bars grow."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[Hashable, int] = OrderedDict()
+        self._lock = Lock()
+
+    def of(self, key: Hashable) -> int:
+        """What was noted, else the least there is."""
+        with self._lock:
+            return self._known.get(key, FASTEST)
+
+    def note(self, key: Hashable, pace: int) -> None:
+        """Remember it."""
+        with self._lock:
+            self._known[key] = pace
+            self._known.move_to_end(key)
+            if len(self._known) > _MOST_PACES:
+                self._known.popitem(last=False)
+
+
+_PACES: Final[WeakKeyDictionary[Service, Paces]] = WeakKeyDictionary()
+
+
+def understood(page: Page) -> Asked:
+    """Raises `ProblemError`."""
+    given = page.asked("view", "failed", "from", "zoom", "at")
+    view = given["view"] or "tree"
+    if view not in VIEWS:
+        raise invalid("view", f"There is no view {view[:40]!r}; there are {', '.join(VIEWS)}.")
+    if given["failed"] not in ("", "1"):
+        raise invalid("failed", "failed is 1, or left out.")
+    if not re.fullmatch(r"[0-9]{0,6}", given["from"], re.ASCII):
+        raise invalid("from", "from is the number of a row, from 0 on.")
+    if (given["zoom"] or "1") not in map(str, picture.ZOOMS):
+        raise invalid("zoom", f"zoom is one of {', '.join(map(str, picture.ZOOMS))}.")
+    if not re.fullmatch(r"(|[01]|0\.[0-9]{1,12})", given["at"], re.ASCII):
+        raise invalid("at", "at is a number from 0 to 1, such as 0.25.")
+    zoom = int(given["zoom"] or 1)
+    at = min(float(given["at"] or 0), 1 - 1 / zoom)
+    return Asked(view, bool(given["failed"]), int(given["from"]) if given["from"] else None, zoom, at)
+
+
+async def workflow(page: Page) -> Response:
+    """The workflow that a task is in."""
+    asked = understood(page)
+    paces = _PACES.setdefault(page.service, Paces())
+    key = (page.caller.access.customers, page.path)
+    pace = paces.of(key)
+    now = floored(page.now, pace or FASTEST)
+
+    def make(session: Any) -> Mapping[str, Any]:
+        task = located(page, session)
+        whole = members_of(page.caller.reader, session, task)
+        everything = lineage(whole.members)
+        shown = failed_branches(everything) if asked.failed else everything
+        window = windowed(shown, task.celery_task_id, asked.start)
+        summary = summed(whole.members, now)
+        paces.note(key, pace_of(summary))
+        ids = [row.member.celery_task_id for row in window.rows]
+        attempts = runs(session, ids) if asked.view != "tree" else {}
+        return {
+            "task": task,
+            "asked": asked,
+            "views": VIEWS,
+            "statuses": list(AsyncTaskStatus),
+            "summary": summary,
+            "offset": lambda at: "" if at is None else picture.offset((at - summary.begun).total_seconds(), 0.001),
+            "window": window,
+            "rows_at_once": ROWS,
+            "most_levels": MOST_LEVELS,
+            "bounded": MOST_MEMBERS if whole.bounded else None,
+            "most_runs": MOST_RUNS if sum(map(len, attempts.values())) >= MOST_RUNS else None,
+            **_drawn(asked, whole.members, window, attempts, task.celery_task_id, now),
+        }
+
+    return await page.answer("workflow.html", make, *((now,) if pace else ()))
+
+
+def floored(now: dt.datetime, pace: int) -> dt.datetime:
+    """The moment that many looks have in common."""
+    whole = int((now - _EPOCH).total_seconds())
+    return _EPOCH + dt.timedelta(seconds=whole - whole % pace)
+
+
+def pace_of(summary: Summary) -> int:
+    """How long a picture lasts: it grows by steps that hardly show, and one that takes long to make less often."""
+    if not summary.under_way:
+        return 0
+    wanted = max(summary.took.total_seconds() / 500, summary.tasks / 1000)
+    pace = FASTEST
+    while pace < wanted:
+        pace *= 2
+    return pace
+
+
+def summed(members: Collection[Member], now: dt.datetime) -> Summary:
+    """What is said above all rows."""
+    begun = min(member.created_at for member in members)
+    ended = max((member.completed_at for member in members if member.completed_at is not None), default=None)
+    under_way = any(member.open for member in members)
+    last = now if under_way else ended or begun
+    return Summary(
+        Counter(member.status for member in members),
+        len(members),
+        sum(member.unsent for member in members),
+        sum(member.planned for member in members),
+        under_way,
+        begun,
+        ended,
+        max(last - begun, dt.timedelta()),
+    )
+
+
+def windowed(shown: Sequence[Placed], asked: str, start: int | None) -> Window:
+    """The rows from ``start`` on, else the ones among which the task is that was asked for."""
+    at = next((number for number, one in enumerate(shown) if one.member.celery_task_id == asked), None)
+    failed = next((number for number, one in enumerate(shown) if one.member.status in FAILED), None)
+    here = _start_of(at) or 0
+    if start is not None:
+        here = start if start < len(shown) else _start_of(max(len(shown) - 1, 0)) or 0
+    positions: Counter[str | None] = Counter()
+    siblings = Counter(one.above for one in shown)
+    part = shown[here : here + ROWS]
+    branches = {one.above for one in part}
+    rows = []
+    for number, one in enumerate(shown[: here + ROWS]):
+        positions[one.above] += 1
+        if number >= here:
+            is_branch = one.member.celery_task_id in branches
+            rows.append(Row(number, one, positions[one.above], siblings[one.above], is_branch))
+    failure = shown[failed].member if failed is not None else None
+    return Window(rows, here, len(shown), _start_of(at), _start_of(failed), failure, _above(shown, here))
+
+
+def _start_of(number: int | None) -> int | None:
+    return None if number is None else number - number % ROWS
+
+
+def _above(shown: Sequence[Placed], here: int) -> list[Member]:
+    """What the row there hangs on, from the top: of what is before it, the last of each level above."""
+    found: list[Member] = []
+    depth = shown[here].depth if here < len(shown) else 0
+    for one in reversed(shown[:here]):
+        if one.depth < depth:
+            depth = one.depth
+            found.append(one.member)
+    return found[::-1]
+
+
+def _drawn(
+    asked: Asked,
+    members: Collection[Member],
+    window: Window,
+    attempts: Mapping[str, Sequence[Run]],
+    task_id: str,
+    now: dt.datetime,
+) -> dict[str, Any]:
+    """What the views with attempts show; every view has all of it, for the template."""
+    most = MOST_SHOWN_RUNS
+    if sum(map(len, attempts.values())) > MOST_SHOWN_RUNS:
+        most = max(MOST_SHOWN_RUNS // max(len(window.rows), 1), LEAST_SHOWN_RUNS)
+    found: dict[str, Any] = {"scale": None, "drawings": {}, "courses": {}, "near": None, "legend": {}, "heights": {}}
+    if asked.view == "table":
+        for row in window.rows:
+            known = attempts.get(row.member.celery_task_id, ())
+            went = courses(cast("Any", row.member), cast("Any", known), now)
+            numbered = list(zip(range(1, len(known) + 1), known, went, strict=True))
+            found["courses"][row.number] = (numbered[-most:], max(len(numbered) - most, 0))
+    if asked.view == "waterfall":
+        drawn = [(row, row.member.celery_task_id, attempts.get(row.member.celery_task_id, ())) for row in window.rows]
+        parts = {task: picture.all_parts(row.member, known, now) for row, task, known in drawn}
+        scale = picture.scale(members, parts.values(), now)._replace(zoom=asked.zoom, at=asked.at)
+        for row, task, known in drawn:
+            found["drawings"][row.number] = picture.drawing(row.member, known, parts[task], scale, most)
+        if parts.get(task_id):
+            found["near"] = scale.over(parts[task_id][0].start, parts[task_id][-1].end)
+        found.update(scale=scale, legend=picture.MEANINGS, heights=picture.HEIGHTS)
+    return found
+
+
+ROUTES: Final = (("/tasks/{id:path}/workflow", get(workflow)), ("/task/{number}/workflow", get(workflow)))

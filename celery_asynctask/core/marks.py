@@ -1,0 +1,98 @@
+"""What the marks in stored values say, in words: for the command line, the API and the console alike.
+
+Pure. Which marks there are, `payload` says. What is read here comes from the store: numbers may be text, as they were
+written there, and everything may be anything.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
+
+from celery_asynctask.capture.payload.walk import MARK
+
+_MOST_TEXT: Final = 200
+"""Characters that are told of one member of a mark."""
+_UNITS: Final = {
+    "str": "characters",
+    **dict.fromkeys(("bytes", "bytearray", "memoryview"), "bytes"),
+    "int": "bits",
+}
+"""In which the size of something is counted, by its type; else in items."""
+
+
+class Mark(NamedTuple):
+    """How one kind of mark is described."""
+
+    word: str
+    """What values that have it are, where they are counted."""
+    said: Callable[[Mapping[str, Any]], str]
+    """What one of them is, from its mark."""
+    kept: str = ""
+    """The member that is a part of the value, or stands for it; empty: none does."""
+
+
+def _told(mark: Mapping[str, Any], key: str, otherwise: str) -> str:
+    value = mark.get(key)
+    told = str(value)[:_MOST_TEXT] if isinstance(value, (str, int)) else ""
+    return told or otherwise
+
+
+def _type(mark: Mapping[str, Any]) -> str:
+    return _told(mark, "type", "unknown")
+
+
+def _cut(mark: Mapping[str, Any]) -> str:
+    if not (size := _told(mark, "size", "")):
+        return "cut"
+    kind = _told(mark, "type", "it")
+    number = f"{int(size):,}" if size.isascii() and size.isdigit() and len(size) < 20 else size
+    return f"cut: {kind} of {number} {_UNITS.get(kind, 'items')}"
+
+
+MARKS: Final[Mapping[str, Mark]] = {
+    "redacted": Mark("redacted", lambda mark: "redacted in part" if "text" in mark else "redacted", "text"),
+    "cut": Mark("cut", _cut, "head"),
+    "as": Mark("converted", lambda mark: f"of type {_type(mark)}, which JSON does not have", "value"),
+    "object": Mark("described", lambda mark: f"of type {_type(mark)}, not looked into", "repr"),
+    "cycle": Mark("cyclic", lambda mark: f"the {_type(mark)} {_told(mark, 'up', 'some')} levels above"),
+    "erased": Mark("erased", lambda _: "erased"),
+    "replaced": Mark("stored with characters replaced", lambda _: "stored with characters replaced", "text"),
+    "keys": Mark("stored with other keys", lambda _: "stored with other keys"),
+}
+"""By what stands under the key `payload.MARK`."""
+
+
+def mark_of(value: Any) -> Mark | None:
+    """The mark that a value is; None: it is none."""
+    what = value.get(MARK) if isinstance(value, dict) else None
+    return MARKS.get(what) if isinstance(what, str) else None
+
+
+def note_of(value: Any) -> dict[str, Any] | None:
+    """The mark in a mapping, or at the end of a list, which is said of the whole of it; None: there is none."""
+    if isinstance(value, dict):
+        note = value.get(MARK)
+        return note if mark_of(note) is not None else None
+    last = value[-1] if isinstance(value, list) and value else None
+    if not isinstance(last, dict) or last.get(MARK) != "cut" or "size" not in last or "head" in last:
+        return None
+    return last if last.get("type") not in (*_UNITS, "dict") else None  # else an element that was cut itself
+
+
+def missing(value: Any, most: int | None = None) -> dict[str, int]:
+    """How often something in a stored value is not there as it was, by `Mark.word`; looks at so many parts of it."""
+    found: Counter[str] = Counter()
+    waiting = [value]
+    looked = 0
+    while waiting and (most is None or looked < most):
+        looked += 1
+        one = waiting.pop()
+        if isinstance(one, dict):
+            if (mark := mark_of(one)) is not None:
+                found[mark.word] += 1
+            waiting.extend(one.values())
+        elif isinstance(one, list):
+            waiting.extend(one)
+    return dict(sorted(found.items()))

@@ -1,7 +1,0 @@
-"""The console: the record as pages, rendered here, over the same queries and with the same access as the API."""
-
-from __future__ import annotations
-
-from celery_asynctask.http.console.application import console
-
-__all__ = ["console"]

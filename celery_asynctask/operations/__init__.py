@@ -1,0 +1,1 @@
+"""What changes something, for the command line, the API and the console alike; and `doctor`, which checks all."""

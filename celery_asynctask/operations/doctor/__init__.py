@@ -1,0 +1,53 @@
+"""Looking after an installation: what is configured, reachable and at work, and what to do where it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from celery_asynctask.errors import SettingsError
+from celery_asynctask.operations.doctor import application, database, journal, telemetry
+from celery_asynctask.operations.doctor.finding import Finding, Level, note, problem, reason
+from celery_asynctask.queries import Reader
+from celery_asynctask.settings import Settings
+
+__all__ = ["Finding", "Level", "examine"]
+
+
+def examine(app: Any, configured: Callable[[], Settings]) -> Iterator[Finding]:
+    """Everything that can be looked at, one finding after the other; ``configured`` gives the settings, or raises
+    `SettingsError`. Changes nothing, and raises nothing."""
+    settings: Settings | None = None
+    try:
+        settings = configured()
+    except SettingsError as exc:
+        yield application.wrong_configuration(exc)
+    if settings is None:
+        yield note("database", "Not looked at, nor is the journal: the settings say where they are.")
+    else:
+        reader = Reader(settings.url, settings.engine_options)
+        try:
+            for check in (
+                lambda: application.configuration(settings),
+                lambda: application.tasks(app, settings),
+                lambda: database.database(settings, reader),
+                lambda: journal.journal(settings),
+                lambda: journal.recorder(settings),
+                lambda: journal.backlog(settings, reader),
+            ):
+                yield from _guarded(check)
+        finally:
+            reader.close()
+    yield from _guarded(lambda: telemetry.telemetry(settings))
+
+
+def _guarded(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """One check that fails shall not hide what the others find."""
+    try:
+        yield from check()
+    except Exception as exc:  # noqa: BLE001 - the promise of this function
+        yield problem(
+            "doctor",
+            f"A check failed: {type(exc).__name__}: {reason(exc)}.",
+            "Please report this with the versions of celery-asynctask, Celery and SQLAlchemy.",
+        )

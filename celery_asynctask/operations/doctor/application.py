@@ -1,0 +1,103 @@
+"""Checks of the application: its settings, and which of its tasks are recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from celery.utils.imports import symbol_by_name
+
+from celery_asynctask.core.accounting import listed
+from celery_asynctask.errors import SettingsError
+from celery_asynctask.operations.doctor.finding import Finding, note, ok, problem, reason
+from celery_asynctask.settings import Settings
+
+_CONFIGURATION = "configuration"
+_TASKS = "recorded tasks"
+_FUNCTIONS = ("context", "redact_rule")
+_SECRET = frozenset({"url", "engine_options", "redact"})
+
+
+def configuration(settings: Settings) -> Iterator[Finding]:
+    """What is set, and whether the functions that the settings name are there."""
+    defaults = Settings()
+    changed = [
+        f"asynctask_{one.name}" + ("" if one.name in _SECRET else f" = {_shown(getattr(settings, one.name))}")
+        for one in fields(Settings)
+        if getattr(settings, one.name) != getattr(defaults, one.name)
+    ]
+    yield ok(
+        _CONFIGURATION,
+        f"The settings are valid; other than the defaults: {', '.join(changed) or 'none'}. The store is "
+        f"{settings.shown_url}.",
+    )
+    if not settings.enabled:
+        yield problem(_CONFIGURATION, "asynctask_enabled is False: nothing is recorded.", "Set it to True.")
+    for name in _FUNCTIONS:
+        path = getattr(settings, name)
+        if path is not None:
+            try:
+                symbol_by_name(path)
+            except Exception as exc:  # noqa: BLE001 - whatever the user's module raises
+                yield problem(
+                    _CONFIGURATION,
+                    f"asynctask_{name} names {path!r}, which cannot be imported: {reason(exc)}.",
+                    "Correct the path, or install what it needs here.",
+                )
+
+
+def _shown(value: Any) -> str:
+    return str(value) if isinstance(value, Path) else repr(value)
+
+
+def wrong_configuration(exc: SettingsError) -> Finding:
+    """A setting is refused."""
+    return problem(
+        _CONFIGURATION, str(exc), "Correct it in the Celery configuration; workers refuse to start with it, too."
+    )
+
+
+def tasks(app: Any, settings: Settings) -> Iterator[Finding]:
+    """Whether the app records, and which of its tasks. Imports what its workers import."""
+    for load in (app.loader.import_default_modules, app.finalize):
+        try:
+            load()
+        except Exception as exc:  # noqa: BLE001 - whatever the user's modules raise
+            yield problem(
+                _TASKS,
+                f"What the app's workers import cannot be imported here: {type(exc).__name__}: {reason(exc)}.",
+                "Run `doctor` where the workers run; a worker that starts with this does not run, either.",
+            )
+    recording = getattr(app, "asynctask_recording", None)  # as `instrumentation.attach` names it
+    if recording is None:
+        yield problem(
+            _TASKS,
+            "Nothing of this app is recorded: no task is a RecordedTask, and install() was not called.",
+            'Give the app the task class, Celery(..., task_cls="celery_asynctask:RecordedTask"), or call '
+            "celery_asynctask.install(app).",
+        )
+        return
+    own = sorted(name for name in app.tasks if not name.startswith("celery."))
+    left_out = [name for name in own if not recording.chooses(name)]
+    if not own:
+        yield note(_TASKS, "The app defines no tasks here; it records what it sends with send_task.")
+    elif len(left_out) == len(own):
+        yield problem(
+            _TASKS,
+            f"None of the app's {len(own):,} tasks is recorded.",
+            "Look at asynctask_enabled, asynctask_include, asynctask_exclude and the tasks' option asynctask_record.",
+        )
+    else:
+        but = f", but not {listed(left_out, 10)}" if left_out else ""
+        yield ok(_TASKS, f"{len(own) - len(left_out):,} of the app's {len(own):,} tasks are recorded{but}.")
+    for key in ("include", "exclude"):
+        for glob in getattr(settings, key):
+            if own and not any(fnmatchcase(name, glob) for name in app.tasks):
+                yield note(
+                    _TASKS,
+                    f"{glob!r} in asynctask_{key} is the name of no task that is known here.",
+                    "Correct it if it is mistyped.",
+                )

@@ -1,0 +1,124 @@
+"""Checks of the database: reachable, of the right version, readable and writable, and of the same time as we."""
+
+from __future__ import annotations
+
+import datetime as dt
+import uuid
+from collections.abc import Iterator
+from typing import Final
+
+from celery_asynctask.core.accounting import plural
+from celery_asynctask.core.event import Event, Kind, encode, new_run, now
+from celery_asynctask.errors import StoreError
+from celery_asynctask.operations.doctor.finding import Finding, note, ok, problem, reason
+from celery_asynctask.queries import Reader
+from celery_asynctask.queries.completeness import silent
+from celery_asynctask.queries.database_health import Vitals, read_all, vitals
+from celery_asynctask.settings import Settings
+from celery_asynctask.store import Position, SourceUpdate, Store
+
+SKEW_SECONDS: Final = 2.0
+"""By which the clocks may differ."""
+SLOW_SECONDS: Final = 0.25
+"""That the shortest question may take before it is worth a note."""
+
+_GRANT: Final = (
+    "Give the user of asynctask_url SELECT, INSERT, UPDATE and DELETE on async_task, async_task_attempt and "
+    "async_task_source (in PostgreSQL also USAGE on their sequences)."
+)
+
+
+class Undone(Exception):
+    """Everything could be written; now nothing shall be."""
+
+
+def database(settings: Settings, reader: Reader) -> Iterator[Finding]:
+    """All that concerns the database."""
+    try:
+        found = vitals(reader)
+    except StoreError as exc:
+        yield problem(
+            "database", str(exc), "Start it, or correct asynctask_url; until then events wait in the journal."
+        )
+        return
+    took = f"connected in {found.connect * 1000:.0f} ms, answers in {found.answer * 1000:.1f} ms"
+    if found.answer > SLOW_SECONDS:
+        yield note("database", f"{reader.shown_url}: {took}, which is slow.", "Look at the way to it, and its load.")
+    else:
+        yield ok("database", f"{reader.shown_url}: {took}.")
+    yield _clock(found)
+    if found.problem:
+        begun, _, remedy = found.problem.partition(": ")
+        yield problem("schema", f"The database {begun}.", remedy[:1].upper() + remedy[1:])
+        return
+    yield ok("schema", f"Version {found.version}, which this release needs.")
+    try:
+        read_all(reader)
+    except StoreError as exc:
+        yield problem("rights", str(exc), _GRANT)
+        return
+    yield _rights(settings)
+    yield _silence(reader)
+
+
+def _clock(found: Vitals) -> Finding:
+    if found.skew is None:
+        return ok("clock", "The database runs in this process, so it has this host's time.")
+    where = f"{abs(found.skew):.3f} s {'ahead of' if found.skew > 0 else 'behind'} this host's"
+    if abs(found.skew) > SKEW_SECONDS:
+        return problem(
+            "clock",
+            f"The database's clock is {where}: times of different hosts cannot be compared.",
+            "Let both hosts keep time by NTP (chrony, systemd-timesyncd).",
+        )
+    return ok("clock", f"The database's clock is {where}.")
+
+
+def _rights(settings: Settings) -> Finding:
+    """Write what a recorder writes, and take it back."""
+    at = now()
+    event: Event = {
+        "id": f"doctor-{uuid.uuid4()}",
+        "run": new_run(at),
+        "kind": Kind.STARTED.value,
+        "at": at,
+        "name": "celery_asynctask.operations.doctor",
+    }
+    source = {"source": f"doctor-{uuid.uuid4().hex}", "host": "doctor", "pid": 0, "role": "producer", "at": at}
+    update = SourceUpdate({**source, "journal": ""}, Position())
+
+    def undo() -> None:
+        raise Undone
+
+    store = Store(settings)
+    try:
+        store.write([encode(event)], [update], before_commit=undo)
+    except Undone:
+        return ok("rights", "All tables can be read and written (tried in a transaction that was rolled back).")
+    except Exception as exc:  # noqa: BLE001 - whatever the database and its driver raise
+        return problem(
+            "rights",
+            f"The tables can be read, but not written: {reason(exc)}.",
+            _GRANT,
+        )
+    finally:
+        store.close()
+    raise AssertionError("the store wrote without asking")
+
+
+def _silence(reader: Reader) -> Finding:
+    with reader.session() as session:
+        found = silent(session, dt.datetime.now(dt.timezone.utc))
+    if not found:
+        return ok(
+            "sources", "Every process that has written events was seen in the last minutes, or is known to be gone."
+        )
+    count = sum(number for _, number, _ in found)
+    last = max(seen for _, _, seen in found)
+    hosts = ", ".join(f"{host} ({number:,})" for host, number, _ in found[:5]) + (", ..." if len(found) > 5 else "")
+    return note(
+        "sources",
+        f"Nobody has looked after {count:,} {plural(count, 'process')} since {last:%Y-%m-%d %H:%M:%S} UTC: {hosts}.",
+        "If they should run: their hosts are cut off from the database, or no recorder works. If not, the next "
+        "recorder that starts notes that they are gone.",
+    )

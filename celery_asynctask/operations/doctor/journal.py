@@ -1,0 +1,211 @@
+"""Checks of the journal directory of this host: whether it can be used, and whether somebody drains it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from celery_asynctask.core.accounting import plural
+from celery_asynctask.errors import StoreError
+from celery_asynctask.journal.survey import UNKNOWN_PID, Survey
+from celery_asynctask.operations.doctor.finding import Finding, amount, note, ok, problem, reason
+from celery_asynctask.queries import Reader
+from celery_asynctask.queries.completeness import completeness
+from celery_asynctask.settings import Settings
+
+OLD_SECONDS: Final = 60.0
+"""That an event may wait beyond ``flush_interval``."""
+LITTLE_BYTES: Final = 100_000_000
+"""Free space below which the disk counts as full."""
+FULL: Final = 0.8
+"""Part of ``asynctask_journal_max_bytes`` from which on it is worth a note."""
+_VOLATILE: Final = frozenset({"tmpfs", "ramfs"})
+_REMOTE: Final = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "lustre", "gfs2", "ocfs2", "glusterfs", "virtiofs"}
+)
+
+
+def journal(settings: Settings) -> Iterator[Finding]:
+    """The directory itself. Nothing is made or repaired."""
+    path = settings.directory
+    try:
+        status = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        yield from _absent(path)
+        return
+    except OSError as exc:
+        yield problem("journal", f"{path} cannot be looked at: {reason(exc)}.", _AS_USER)
+        return
+    if not stat.S_ISDIR(status.st_mode):
+        yield problem(
+            "journal",
+            f"{path} is no directory (symbolic links are not followed).",
+            "Remove it, or set asynctask_journal_dir to a directory.",
+        )
+        return
+    if status.st_uid != os.geteuid():
+        yield problem(
+            "journal", f"{path} belongs to user id {status.st_uid}; this process runs as {os.geteuid()}.", _AS_USER
+        )
+    elif status.st_mode & 0o077:
+        yield note(
+            "journal",
+            f"{path} has the mode {stat.S_IMODE(status.st_mode):04o}: other users may look into it.",
+            f"chmod 700 {path}; the next process that records does it, too.",
+        )
+    try:
+        survey = Survey(path)
+        if survey.store_id != settings.store_id:
+            yield problem(
+                "journal",
+                f"{path} belongs to the store {survey.store_id}, not to {settings.store_id}: processes with these "
+                "settings cannot write to it.",
+                "Give each store its own asynctask_journal_dir.",
+            )
+        size = Survey.size(path)
+    except OSError as exc:
+        yield problem("journal", f"{path} cannot be read: {reason(exc)}.", _AS_USER)
+        return
+    yield _space(settings, size)
+    yield from _file_system(path)
+
+
+_AS_USER: Final = (
+    "Run `doctor` as the user of the workers; if it is that one, set asynctask_journal_dir to another directory."
+)
+
+
+def _absent(path: Path) -> Iterator[Finding]:
+    above = next(one for one in path.parents if one.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        yield problem(
+            "journal",
+            f"{path} is not there, and this user may not make it in {above}.",
+            "Make it for the user of the workers, or set asynctask_journal_dir to another directory.",
+        )
+        return
+    yield note("journal", f"{path} is not there yet: the first process that records on this host makes it.")
+    yield from _file_system(above)
+
+
+def _space(settings: Settings, size: int) -> Finding:
+    path, most = settings.directory, settings.journal_max_bytes
+    there = os.statvfs(path)
+    free = there.f_bavail * there.f_frsize
+    text = f"{path} has {amount(size)} of the {amount(most)} that it may take; {amount(free)} are free there."
+    if size >= most:
+        return problem("journal", f"{text} Events are dropped.", "See that the recorder can store, or raise the bound.")
+    if free < LITTLE_BYTES:
+        return problem("journal", text, "Make room on that disk, or set asynctask_journal_dir to another one.")
+    if size > FULL * most:
+        return note("journal", text, "See that the recorder can store, or raise asynctask_journal_max_bytes.")
+    if free < most - size:
+        return note(
+            "journal",
+            f"{text} The disk is full before that bound is reached.",
+            "Make room, or lower asynctask_journal_max_bytes.",
+        )
+    return ok("journal", text)
+
+
+def _file_system(path: Path) -> Iterator[Finding]:
+    kind = file_system(path)
+    if kind in _VOLATILE:
+        yield note(
+            "file system",
+            f"{path} is in memory ({kind}): what is not stored when the host goes down is lost.",
+            "Set asynctask_journal_dir to a directory on a disk.",
+        )
+    elif kind in _REMOTE or (kind or "").startswith("fuse."):
+        yield note(
+            "file system",
+            f"{path} is not on a local file system ({kind}): its locks, which elect the recorder, may not hold.",
+            "Set asynctask_journal_dir to a directory on a local disk.",
+        )
+    elif kind is not None:
+        yield ok("file system", f"{path} is on {kind}.")
+
+
+def file_system(path: Path) -> str | None:
+    """The kind of file system that a path is on, as Linux calls it; None: not known."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return None
+    real = os.path.realpath(path)
+    longest, kind = "", None
+    for line in lines:
+        about, _, rest = line.partition(" - ")
+        mounted = about.split()[4].encode("utf-8", "surrogateescape").decode("unicode_escape")  # \\040 is a blank
+        inside = real == mounted or real.startswith(mounted.rstrip("/") + "/")
+        if inside and len(mounted) >= len(longest):  # of two on one place, the later one is seen
+            longest, kind = mounted, rest.split()[0]
+    return kind
+
+
+def recorder(settings: Settings) -> Iterator[Finding]:
+    """Who drains the directory, and what lies in quarantine."""
+    try:
+        survey = Survey(settings.directory)
+        elected, dedicated = survey.recorder(), survey.dedicated()
+        segments = survey.segments()
+        quarantines = survey.quarantines()
+    except OSError:
+        return  # `journal` has told
+    if elected is not None:
+        kind = "The dedicated recorder" if dedicated is not None else "A recorder inside of a worker or producer"
+        yield ok("recorder", f"{kind} is elected{_named(elected)}.")
+    elif segments:
+        yield problem(
+            "recorder",
+            f"Nobody drains {settings.directory}, in which there {'is' if len(segments) == 1 else 'are'} "
+            f"{len(segments):,} {plural(len(segments), 'segment')}.",
+            "Start a worker here, or run `celery -A proj asynctask recorder --once` as the same user.",
+        )
+    else:
+        yield note("recorder", "None is elected, and nothing waits: no process of this host records at the moment.")
+    if quarantines:
+        count = sum(quarantines.values())
+        first = next(iter(quarantines))
+        yield problem(
+            "quarantine",
+            f"{count:,} {plural(count, 'event')} or damaged lines could not be stored and lie in "
+            f"{len(quarantines):,} {plural(len(quarantines), 'file')}, such as {first}.",
+            "Look at them and at the recorder's log, which says why; remove the files when that is dealt with.",
+        )
+    else:
+        yield ok("quarantine", "Empty.")
+
+
+def _named(pid: int) -> str:
+    return "" if pid == UNKNOWN_PID else f": process {pid}"
+
+
+def backlog(settings: Settings, reader: Reader) -> Iterator[Finding]:
+    """How much waits to be stored, and for how long. Says nothing where the database or the journal cannot be read."""
+    try:
+        survey = Survey(settings.directory)
+        now = dt.datetime.now(dt.timezone.utc)
+        found = completeness(reader, survey, since=now)
+    except (OSError, StoreError):
+        return
+    ledger = found.ledger
+    if not ledger.in_journal:
+        yield ok("backlog", "Every event in the journal is stored.")
+        return
+    age = time.time() - (ledger.oldest or 0) / 1_000_000
+    text = f"Not stored yet: {ledger.in_journal:,} {plural(ledger.in_journal, 'event')}, the oldest for {age:,.1f} s."
+    if age > OLD_SECONDS + settings.flush_interval:
+        yield problem(
+            "backlog",
+            text,
+            "If a recorder is elected, its log (a worker's own) says what keeps it. A database that is slow may "
+            "need a larger asynctask_batch_size.",
+        )
+    else:
+        yield ok("backlog", text)

@@ -1,0 +1,79 @@
+"""Checks of OpenTelemetry: what is installed, and whether anything is configured that makes traces."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+
+from opentelemetry import metrics, trace
+
+from celery_asynctask.operations.doctor.finding import Finding, note, ok, reason
+from celery_asynctask.settings import Settings
+
+_CHECK = "telemetry"
+_INSTRUMENTATION = "opentelemetry-instrumentation-celery"
+
+
+def telemetry(settings: Settings | None) -> Iterator[Finding]:
+    """As it is in this process, after the app is loaded; a worker may configure more when it starts."""
+    api = _version("opentelemetry-api")
+    is_traced = _has_provider(trace.get_tracer_provider())
+    if is_traced:
+        made = f"{type(trace.get_tracer_provider()).__name__} makes traces"
+        if _has_provider(metrics.get_meter_provider()):
+            made += f", {type(metrics.get_meter_provider()).__name__} the recorder's metrics"
+        yield ok(_CHECK, f"OpenTelemetry API {api}; {made}.")
+    else:
+        yield note(
+            _CHECK,
+            f"OpenTelemetry API {api}, and nothing in this process that makes traces: rows have no trace unless the "
+            "workers are started with a provider.",
+            "To have traces, configure the OpenTelemetry SDK, for example by `opentelemetry-instrument celery ...`.",
+        )
+    yield from _instrumentation()
+    if settings is not None and settings.trace_url is not None:
+        yield ok(_CHECK, f"Traces are linked to {settings.trace_url}.")
+    elif settings is not None and is_traced:
+        yield note(_CHECK, "asynctask_trace_url is not set: `show` has the trace's id, and no link to it.")
+
+
+def _instrumentation() -> Iterator[Finding]:
+    installed = _version(_INSTRUMENTATION)
+    if installed is None:
+        yield note(
+            _CHECK,
+            f"{_INSTRUMENTATION} is not installed: runs have no spans of their own, and are in their producer's.",
+        )
+        return
+    try:
+        active = import_module("opentelemetry.instrumentation.celery").CeleryInstrumentor()
+        is_active = bool(active.is_instrumented_by_opentelemetry)
+    except Exception as exc:  # noqa: BLE001 - another release may have it elsewhere, or want other packages
+        yield note(_CHECK, f"{_INSTRUMENTATION} {installed} cannot be used: {reason(exc)}.")
+        return
+    if is_active:
+        yield ok(_CHECK, f"{_INSTRUMENTATION} {installed} is active in this process.")
+    else:
+        yield note(
+            _CHECK,
+            f"{_INSTRUMENTATION} {installed} is installed and not active in this process.",
+            "CeleryInstrumentor().instrument() in worker_process_init activates it, or `opentelemetry-instrument`.",
+        )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _has_provider(provider: object) -> bool:
+    """Whether somebody has set it: what the API has until then does nothing."""
+    return type(provider).__name__ not in (
+        "ProxyTracerProvider",
+        "NoOpTracerProvider",
+        "_ProxyMeterProvider",
+        "NoOpMeterProvider",
+    )

@@ -1,0 +1,125 @@
+"""Erasing what was recorded of the values of one customer's tasks; that they ran, when and how they ended stays.
+
+Values become ``{"$asynctask": "erased"}``, by which `payload.is_whole` knows that they are gone; texts of errors,
+tracebacks and the creator's name become null.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import ColumnElement, Connection, and_, case, exists, func, literal, null, or_, select, update
+
+from celery_asynctask.capture.payload import MARK
+from celery_asynctask.operations.session import Writer
+from celery_asynctask.queries.search.filter import Value
+from celery_asynctask.queries.search.json_path import at_path
+from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
+from celery_asynctask.store.tables import JsonValue
+
+ERASED: Final = {MARK: "erased"}
+BATCH: Final = 1000
+"""Tasks that are changed in one transaction."""
+
+_task: Any = AsyncTask.__table__.c
+_attempt: Any = AsyncTaskAttempt.__table__.c
+_VALUES: Final = ("task_args", "task_kwargs", "result", "content")
+_TEXTS: Final = ("error_message", "created_by_name")
+_ATTEMPT_TEXTS: Final = ("error_message", "traceback")
+
+
+class Erased(NamedTuple):
+    """How many rows had something to erase."""
+
+    tasks: int
+    attempts: int
+    """Of those tasks."""
+
+
+class Erasure:
+    """Erases the values of one customer's tasks, in batches; what has none left is not touched again."""
+
+    def __init__(self, writer: Writer, customer: int, *, batch: int = BATCH) -> None:
+        self._writer = writer
+        self._customer = customer
+        self._batch = batch
+
+    def count(self) -> Erased:
+        """How many rows have something to erase."""
+        tasks, attempts = 0, 0
+        for ids in self._batches():
+            asked = select(func.count()).where(self._attempts_of(ids), _some(_ATTEMPT_TEXTS, _attempt))
+            tasks += self._writer.read(select(func.count()).where(_task.id.in_(ids), self._own()))[0][0]
+            attempts += self._writer.read(asked)[0][0]
+        return Erased(tasks, attempts)
+
+    def run(self) -> Iterator[Erased]:
+        """Erase them; yields what a batch had."""
+        for ids in self._batches():
+            yield self._writer.batch(partial(self._erase, ids))
+
+    def _batches(self) -> Iterator[list[int]]:
+        """Ids of this customer's tasks that have something to erase, or whose attempts do, in the order of the index
+        that finds the customer's."""
+        of_attempts = exists().where(_attempt.celery_task_id == _task.celery_task_id, _some(_ATTEMPT_TEXTS, _attempt))
+        asked = select(_task.id, _task.created_at).where(_task.customer == self._customer)
+        after: tuple[dt.datetime, int] | None = None
+        while True:
+            behind = []
+            if after is not None:
+                at, number = after
+                same = and_(_task.created_at == at, _task.id > number)
+                behind = [_task.created_at >= at, or_(_task.created_at > at, same)]
+            rows = self._writer.read(
+                asked.where(or_(self._own(), of_attempts), *behind)
+                .order_by(_task.created_at, _task.id)
+                .limit(self._batch)
+            )
+            if not rows:
+                return
+            yield [row.id for row in rows]
+            after = (rows[-1].created_at, rows[-1].id)
+
+    def _own(self) -> ColumnElement[bool]:
+        """Whether a task's own row has something to erase."""
+        dialect = self._writer.dialect
+        marked = Value("=", ERASED[MARK])
+        there = (and_(_task[name].is_not(None), ~at_path(_task[name], (MARK,), marked, dialect)) for name in _VALUES)
+        return or_(*there, _some(_TEXTS, _task))
+
+    def _attempts_of(self, ids: Sequence[int]) -> ColumnElement[bool]:
+        theirs = select(_task.celery_task_id).where(_task.id.in_(ids))
+        found: ColumnElement[bool] = _attempt.celery_task_id.in_(theirs)
+        return found
+
+    def _erase(self, ids: Sequence[int], connection: Connection) -> Erased:
+        # A task may be another customer's by now: an earlier event of it has been stored.
+        own = (_task.id.in_(ids), _task.customer == self._customer)
+        rows = connection.execute(
+            select(_task.id, _task.celery_task_id, self._own().label("own"))
+            .where(*own)
+            .order_by(_task.celery_task_id)
+            .with_for_update()
+        ).all()
+        if changed := [row.id for row in rows if row.own]:
+            values: dict[str, Any] = {
+                name: case((_task[name].is_not(None), literal(ERASED, JsonValue)), else_=null()) for name in _VALUES
+            }
+            values.update(dict.fromkeys(_TEXTS))
+            connection.execute(update(AsyncTask).where(_task.id.in_(changed)).values(values))
+        texts = _some(_ATTEMPT_TEXTS, _attempt)
+        runs = connection.scalars(
+            select(_attempt.id).where(_attempt.celery_task_id.in_([row.celery_task_id for row in rows]), texts)
+        ).all()
+        if runs:
+            erased = update(AsyncTaskAttempt).where(_attempt.id.in_(runs))
+            connection.execute(erased.values(dict.fromkeys(_ATTEMPT_TEXTS)))
+        return Erased(len(changed), len(runs))
+
+
+def _some(names: Sequence[str], columns: Any) -> ColumnElement[bool]:
+    """Whether one of the columns is there."""
+    return or_(*(columns[name].is_not(None) for name in names))

@@ -1,0 +1,97 @@
+"""Bringing the tables to the version that this code knows, by our migrations; and the SQL of the tables as text."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import Connection, create_mock_engine, insert, inspect, literal_column
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from celery_asynctask.errors import AsyncTaskError, StoreError
+from celery_asynctask.operations.session import Writer
+from celery_asynctask.queries.reader import schema_problem, schema_version
+from celery_asynctask.store.schema import create_tables, exclusive
+from celery_asynctask.store.tables import SCHEMA_VERSION, async_task_version, metadata
+
+_OURS: Final = frozenset(metadata.tables) - {async_task_version.name}
+
+
+class Upgraded(NamedTuple):
+    """What an upgrade did."""
+
+    before: str | None
+    """The version it found; None: none was noted."""
+    after: str
+    applied: list[tuple[str, str]]
+    """The migrations that were run: their versions, and what they say of themselves."""
+    completed: bool
+    """There were tables without a version, which creating them had left behind half-way."""
+
+
+def upgrade(writer: Writer) -> Upgraded:
+    """Run the migrations that are missing. Raises `StoreError`, also for tables that are newer than this code;
+    `AsyncTaskError` without Alembic."""
+    with writer.guarded(), writer.engine.connect() as connection:
+        before = schema_version(connection)
+        problem = schema_problem(connection)
+        begun = set(inspect(connection).get_table_names()) & _OURS
+    if before is not None and before > SCHEMA_VERSION:
+        raise StoreError(f"The database {writer.settings.shown_url} {problem}")
+    if before == SCHEMA_VERSION:
+        return Upgraded(before, SCHEMA_VERSION, [], completed=False)
+    if before is None and begun:
+        with writer.guarded():
+            create_tables(writer.engine)
+        return Upgraded(None, SCHEMA_VERSION, [], completed=True)
+    with writer.guarded(), writer.engine.connect() as connection, exclusive(connection):
+        before = schema_version(connection)  # others may have come before us
+        applied = [] if before == SCHEMA_VERSION else _migrate(connection, before)
+        connection.commit()
+    return Upgraded(before, SCHEMA_VERSION, applied, completed=False)
+
+
+def _migrate(connection: Connection, before: str | None) -> list[tuple[str, str]]:
+    if find_spec("alembic") is None:
+        raise AsyncTaskError(
+            "Migrations need Alembic, which is not installed: pip install 'celery-asynctask[migrations]'. "
+            "`celery asynctask schema` prints the SQL of the tables without it."
+        )
+    from alembic import command
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+    from alembic.script.revision import RevisionError
+    from alembic.util import CommandError
+
+    config = Config()
+    config.set_main_option("script_location", "celery_asynctask:migrations")
+    config.attributes["connection"] = connection
+    try:
+        steps = list(ScriptDirectory.from_config(config).iterate_revisions("head", before or "base"))
+        command.upgrade(config, "head")
+    except (CommandError, RevisionError) as exc:
+        raise StoreError(f"The tables cannot be upgraded from version {before or 'none'}: {exc}.") from exc
+    return [(step.revision, step.doc) for step in reversed(steps)]
+
+
+def statements(url: str) -> list[str]:
+    """The SQL that makes the tables and notes their version, for the database that a URL names; asks no database.
+    Raises `StoreError` for a URL that SQLAlchemy cannot use."""
+    try:
+        dialect = create_mock_engine(url, lambda *_, **__: None).dialect
+    except (ArgumentError, NoSuchModuleError, ImportError) as exc:
+        raise StoreError(f"There is no such kind of database: {exc}.") from exc
+    version = insert(async_task_version).values(version_num=literal_column(f"'{SCHEMA_VERSION}'")).inline()
+    made: list[Any] = []
+    for table in metadata.sorted_tables:
+        made.append(CreateTable(table))
+        made += map(CreateIndex, sorted(table.indexes, key=lambda index: str(index.name)))
+    found = [_text(str(one.compile(dialect=dialect))) for one in (*made, version)]
+    if dialect.name in ("postgresql", "sqlite"):  # elsewhere a table cannot be taken back
+        return ["BEGIN", *found, "COMMIT"]
+    return found
+
+
+def _text(sql: str) -> str:
+    return "\n".join(line.rstrip().expandtabs(4) for line in sql.strip().splitlines())

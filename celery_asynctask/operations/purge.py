@@ -1,0 +1,237 @@
+"""Deleting what is older than the rules of `retention` keep: in batches, each task with its attempts in one
+transaction, so that it can be stopped at any point and run again.
+
+It walks along the primary key in windows (of some customers: along the index that has theirs) and looks at each row
+once; no statement sees more than a window, and no transaction deletes more than a batch. A row that the recorder is
+just writing is left to the next run.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
+from itertools import islice
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Delete,
+    Select,
+    and_,
+    case,
+    delete,
+    exists,
+    false,
+    func,
+    literal_column,
+    not_,
+    select,
+    true,
+)
+
+from celery_asynctask.operations.retention import Rule, longest
+from celery_asynctask.operations.session import WINDOW, Writer
+from celery_asynctask.queries.search.condition import conditions
+from celery_asynctask.queries.search.order import NEWEST, Cursor, Order, Place
+from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt, AsyncTaskSource
+
+BATCH: Final = 1000
+"""Tasks that are deleted in one transaction."""
+SOURCES_KEPT: Final = dt.timedelta(days=7)
+"""How long a source that has ended is kept at least: one that was only cut off comes back and counts on from there."""
+
+Told = Callable[[int], None]
+"""Hears of every so many tasks that are done with."""
+
+_OLDEST: Final = Order(descending=False)
+_attempt: Any = AsyncTaskAttempt.__table__.c
+_source: Any = AsyncTaskSource.__table__.c
+
+
+class Count(NamedTuple):
+    """What a rule finds."""
+
+    tasks: int = 0
+    """For which it is the first rule that finds them."""
+    due: int = 0
+    """Of these, those to be deleted."""
+
+
+class Purged(NamedTuple):
+    """How many rows were deleted."""
+
+    tasks: int = 0
+    attempts: int = 0
+    """Of those tasks."""
+    orphans: int = 0
+    """Attempts that had no task."""
+    sources: int = 0
+
+    def __add__(self, other: Any) -> Purged:
+        return Purged(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+
+
+class Purge:
+    """One purge of one store, as of ``now``; with ``unfinished``, tasks that are not over are as old as they are; with
+    ``customers``, only theirs, and nothing that is of no customer."""
+
+    complete: bool = True
+    """Whether `count` or `run`, the last of them, came to the end; False: it stopped at ``most``."""
+    purged: Purged = Purged()
+    """What the last `run` has deleted by now, also where it was broken off."""
+
+    def __init__(
+        self,
+        writer: Writer,
+        rules: Sequence[Rule],
+        now: dt.datetime,
+        *,
+        unfinished: bool = False,
+        batch: int = BATCH,
+        customers: Collection[int] | None = None,
+    ) -> None:
+        self._writer = writer
+        self._rules = rules
+        self._now = now
+        self._batch = batch
+        self._seen: Any = true() if customers is None else AsyncTask.customer.in_(sorted(customers))
+        self._customers = customers
+        self._first: list[ColumnElement[bool]] = [
+            and_(*found.indexed, *found.scanned) if rule.search.terms else literal_column("1") == 1
+            for rule in rules
+            for found in [conditions(rule.search, writer.dialect)]
+        ]
+        when: Any = (
+            func.coalesce(AsyncTask.completed_at, AsyncTask.created_at) if unfinished else AsyncTask.completed_at
+        )
+        self._over = when
+
+    def count(self, told: Told, *, most: int | None = None) -> list[Count]:
+        """What each rule finds, in their order, and at last what none of them finds. Stops after it looked at ``most``
+        tasks."""
+        looked = 0
+        self.complete = True
+        counts = [Count()] * (len(self._rules) + 1)
+        numbers: list[Any] = [literal_column(str(number)) for number in range(len(counts))]
+        number = self._decided(numbers[:-1], numbers[-1])
+        for window in self._windows():
+            if most is not None and looked >= most:
+                self.complete = False
+                break
+            found = select(number.label("rule"), self._due().label("due")).where(window, self._seen).subquery()
+            asked = select(found.c.rule, func.count(), func.sum(case((found.c.due, 1), else_=0))).group_by(found.c.rule)
+            seen = 0
+            for row in self._writer.read(asked):
+                rule, tasks, due = tuple(row)
+                before = counts[rule]
+                counts[rule] = Count(before.tasks + tasks, before.due + int(due))
+                seen += tasks
+            looked += seen
+            told(seen)
+        return counts
+
+    def run(self, told: Told, *, most: int | None = None) -> Purged:
+        """Delete what is due, then what is left without use: attempts without tasks, sources without attempts. Stops
+        after ``most`` tasks."""
+        age = longest(self._rules)
+        self.complete, self.purged = True, Purged()
+        if age is None:
+            return self.purged
+        for window in self._windows():
+            due = select(AsyncTask.id).where(window, self._due())
+            for ids in self._batches(due.order_by(AsyncTask.id)):
+                if most is not None and self.purged.tasks >= most:
+                    self.complete = False
+                    return self.purged
+                self.purged += self._writer.batch(partial(self._delete, ids))
+                told(len(ids))
+        if self._customers is None:
+            self.purged += self._tidy(age)
+        return self.purged
+
+    def _windows(self) -> Iterator[ColumnElement[bool]]:
+        """Conditions, each of `WINDOW` of the tasks that are there when it begins."""
+        if self._customers is None:
+            for low, high in self._writer.windows(AsyncTask.id):
+                yield and_(AsyncTask.id > low, AsyncTask.id <= high)
+        for customer in sorted(self._customers or ()):
+            yield from self._windows_of(customer)
+
+    def _windows_of(self, customer: int) -> Iterator[ColumnElement[bool]]:
+        """In the order of creation, which is that of the index on the customer."""
+        theirs = AsyncTask.customer == customer
+        tasks: Any = select(AsyncTask.created_at, AsyncTask.id).where(theirs)
+        newest = self._writer.read(tasks.order_by(*NEWEST.terms).limit(1))
+        if not newest:
+            return
+        top = Place._make(newest[0])
+        end: Place | None = None
+        while end != top:
+            behind = [] if end is None else [Cursor(_OLDEST, *end).condition]
+            ends = self._writer.read(tasks.where(*behind).order_by(*_OLDEST.terms).offset(WINDOW - 1).limit(1))
+            end = min(Place._make(ends[0]), top) if ends else top
+            yield and_(theirs, *behind, end.upto(_OLDEST))
+
+    def _decided(self, by_rule: Sequence[Any], otherwise: Any) -> Any:
+        """What the first rule that finds a task says."""
+        return case(*zip(self._first, by_rule, strict=True), else_=otherwise) if by_rule else otherwise
+
+    def _due(self) -> Any:
+        by_rule = [false() if rule.age is None else self._over < self._now - rule.age for rule in self._rules]
+        return and_(self._seen, self._decided(by_rule, false()))
+
+    def _batches(self, asked: Select[Any]) -> Iterator[list[int]]:
+        ids = iter([number for (number,) in self._writer.read(asked)])
+        while batch := list(islice(ids, self._batch)):
+            yield batch
+
+    def _delete(self, ids: Sequence[int], connection: Connection) -> Purged:
+        """Tasks that are still due, with their attempts. Locks in the recorder's order: tasks first, by their ids."""
+        due = select(AsyncTask.id, AsyncTask.celery_task_id).where(AsyncTask.id.in_(ids), self._due())
+        locked = due.order_by(AsyncTask.celery_task_id).with_for_update(
+            skip_locked=self._writer.dialect == "postgresql"
+        )
+        rows = connection.execute(locked).all()
+        if not rows:
+            return Purged()
+        theirs = select(_attempt.id).where(_attempt.celery_task_id.in_([row.celery_task_id for row in rows]))
+        attempts = connection.scalars(theirs).all()
+        connection.execute(delete(AsyncTask).where(AsyncTask.id.in_([row.id for row in rows])))
+        if attempts:
+            connection.execute(delete(AsyncTaskAttempt).where(_attempt.id.in_(attempts)))
+        return Purged(tasks=len(rows), attempts=len(attempts))
+
+    def _tidy(self, age: dt.timedelta) -> Purged:
+        before = self._now - max(age, SOURCES_KEPT)
+        # All that they had to say is stored. What is missing, dropped or put aside of one stays in the ledger.
+        whole = (
+            _source.ended_at < before,
+            _source.stored >= _source.last_number,
+            _source.quarantined == 0,
+            _source.dropped.is_(None),
+        )
+        unused = {name for (name,) in self._writer.read(select(_source.source).where(*whole))}
+        over = func.coalesce(_attempt.ended_at, _attempt.started_at, _attempt.received_at, _attempt.published_at)
+        has_task = exists().where(AsyncTask.celery_task_id == _attempt.celery_task_id)
+        orphan = and_(not_(has_task), over < self._now - age)
+        purged = Purged()
+        for low, high in self._writer.windows(_attempt.id):
+            inside = (_attempt.id > low, _attempt.id <= high)
+            for ids in self._batches(select(_attempt.id).where(*inside, orphan)):
+                statement = delete(AsyncTaskAttempt).where(_attempt.id.in_(ids), orphan)
+                purged += Purged(orphans=self._writer.batch(partial(_rows, statement)))
+            if unused:
+                used = select(_attempt.source).where(*inside, _attempt.source.is_not(None)).distinct()
+                unused -= {name for (name,) in self._writer.read(used)}
+        names = iter(sorted(unused))
+        while some := list(islice(names, self._batch)):
+            statement = delete(AsyncTaskSource).where(_source.source.in_(some), *whole)
+            purged += Purged(sources=self._writer.batch(partial(_rows, statement)))
+        return purged
+
+
+def _rows(statement: Delete, connection: Connection) -> int:
+    """How many rows the statement deletes."""
+    return connection.execute(statement).rowcount

@@ -1,0 +1,280 @@
+"""Sending recorded tasks again: whether one can be, what would be sent, and doing it.
+
+A rerun is a new execution with the recorded arguments, for the same customer and creator. It is linked to the original
+by its content: ``rerun_of``, the original's id, and ``rerun_by``, who sent it; what it starts inherits that. What
+followed the original in a workflow is not sent again, for a row does not know it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from kombu.exceptions import OperationalError
+from kombu.utils import json as wire
+
+import celery_asynctask
+from celery_asynctask.capture import context, payload
+from celery_asynctask.core.fold import SOURCE_PLANNED, SOURCE_UNSENT, TERMINAL, AsyncTaskStatus
+from celery_asynctask.core.marks import mark_of, note_of
+from celery_asynctask.core.url import hidden
+from celery_asynctask.errors import AsyncTaskError, ContextError
+from celery_asynctask.queries.reruns import RERUN_OF, Rerun
+from celery_asynctask.store.models import AsyncTask
+
+RERUN_BY: Final = "rerun_by"
+_loads: Final[Any] = wire.loads
+_NOT_INHERITED: Final = frozenset({RERUN_OF, RERUN_BY, "periodic_task_name"})
+"""Keys of the content that say how the original came to be sent."""
+_BROKER_SECONDS: Final = 5
+
+
+class Options(NamedTuple):
+    """How a person wants it."""
+
+    queue: str | None = None
+    """In place of where the app would send it."""
+    unfinished: bool = False
+    """Also tasks that are not over."""
+    again: bool = False
+    """Also tasks that were sent again before."""
+    force_name: bool = False
+    """Also tasks that the app does not know."""
+
+
+class Candidate(NamedTuple):
+    """A recorded task, and what sending it again would mean."""
+
+    task: AsyncTask
+    args: Sequence[Any] = ()
+    """As the new execution gets them."""
+    kwargs: Mapping[str, Any] = {}
+    queue: str | None = None
+    """Where it would be sent to; None: it cannot be."""
+    content: Mapping[str, Any] = {}
+    """What of the original's content the new execution is given."""
+    refusals: Sequence[str] = ()
+    """Why it is not sent; empty: it is."""
+    remarks: Sequence[str] = ()
+    """What a person should know before."""
+
+
+def prepare(app: Any) -> None:
+    """Load what the app's workers load, so that its tasks are known. Raises `AsyncTaskError`."""
+    try:
+        app.loader.import_default_modules()
+        app.finalize()
+    except AsyncTaskError:
+        raise
+    except Exception as exc:
+        raise AsyncTaskError(
+            f"What the app's workers import cannot be imported here: {type(exc).__name__}: {exc}. Run this where "
+            "it can be, as where the workers run."
+        ) from exc
+    if app.conf.task_always_eager:
+        raise AsyncTaskError(
+            "task_always_eager is set: the task would run in this process and not in a worker. Unset it in the Celery "
+            "configuration of this process."
+        )
+
+
+def assess(
+    app: Any,
+    task: AsyncTask,
+    options: Options,
+    before: Sequence[Rerun],
+    came_by: str | None,
+    remedies: Mapping[str, str] = {},
+    *,
+    values: bool = True,
+) -> Candidate:
+    """Whether the task can be sent again; ``before`` are its reruns so far, ``came_by`` the routing key of its run.
+    ``remedies`` says, by field of `Options`, what a person does who wants it all the same. Without ``values`` nothing
+    is told of what is in the arguments: no key, name, type or piece of them."""
+
+    def remedy(field: str) -> str:
+        return f" ({remedies[field]})" if field in remedies else ""
+
+    def why(what: object) -> str:
+        return f": {what}" if values else ""
+
+    refusals = [*_about_state(task, options, remedy("unfinished")), *_about_values(task, values)]
+    remarks = []
+    if before and not options.again:
+        refusals.append(f"it was sent again before, {_counted(before)}{remedy('again')}")
+    elif before:
+        remarks.append(f"it was sent again before, {_counted(before)}")
+    if task.status is AsyncTaskStatus.LOST or task.status not in TERMINAL:
+        remarks.append(f"it is {task.status.value}: if it runs still, or is delivered again, it is done twice")
+    args, kwargs = (), {}
+    try:
+        if not refusals:
+            args, kwargs = rebuilt(task.task_args), rebuilt(task.task_kwargs)
+    except ValueError as exc:
+        refusals.append(f"its arguments cannot be read back{why(exc)}")
+    known = app.tasks.get(task.name)
+    if known is None:
+        own = any(not name.startswith("celery.") for name in app.tasks)
+        if own and not options.force_name:
+            refusals.append(f"this app knows no task of that name{remedy('force_name')}")
+        else:
+            remarks.append("this app does not know the task: nobody has checked name and arguments")
+    elif not refusals and (misfit := _misfit(known, args, kwargs)):
+        refusals.append(f"its arguments do not fit the task as it is now{why(misfit)}")
+    queue = routing_key = None
+    try:
+        queue, routing_key = _route(app, known, task.name, args, kwargs, options.queue)
+    except Exception as exc:  # noqa: BLE001 - a router is the user's
+        refusals.append(f"it cannot be routed{why(exc)}")
+    if came_by is not None and came_by not in (queue, routing_key):
+        remarks.append(f"its last run came by {came_by}")
+    content, left_out = _content(task)
+    if left_out:
+        remarks.append(left_out)
+    return Candidate(task, args, kwargs, queue, content, refusals, remarks)
+
+
+def _about_state(task: AsyncTask, options: Options, remedy: str) -> Iterator[str]:
+    if task.origin_key.startswith((str(SOURCE_UNSENT), str(SOURCE_PLANNED))):
+        yield "it is a step of a workflow that was never sent: what it was to get from the step before is not known"
+    elif task.status not in TERMINAL and not options.unfinished:
+        yield f"it is not over, but {task.status.value}{remedy}"
+
+
+def _about_values(task: AsyncTask, values: bool) -> Iterator[str]:
+    for name, value, kind in (("args", task.task_args, list), ("kwargs", task.task_kwargs, dict)):
+        if value is None:
+            yield f"its {name} were not recorded"
+        elif not payload.is_whole(value):
+            yield f"its {name} are not whole" + (f": {', '.join(sorted(_missing(value)))}" if values else "")
+        elif not isinstance(value, kind):
+            yield f"its {name} are no {kind.__name__}"
+
+
+def _missing(value: Any, path: str = "") -> Iterator[str]:
+    """What is not there as it was, each with where it is."""
+    if (mark := mark_of(value)) is not None:
+        yield f"{path or 'all of it'} is {mark.said(value)}"
+        return
+    note = note_of(value)
+    if note is not None and (mark := mark_of(note)) is not None:
+        yield f"{path or 'all of it'} is {mark.said(note)}"
+    for key, one in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        if one is note:
+            continue
+        if str(key).startswith("$"):
+            yield f"{path}.{key} has a key like our own".lstrip(".")
+        else:
+            yield from _missing(one, f"{path}.{key}".lstrip("."))
+
+
+def rebuilt(value: Any) -> Any:
+    """Stored arguments as a consumer gets them from Celery's JSON serializer: datetimes, UUIDs, Decimals and bytes out
+    of their envelopes. Raises `ValueError` for an envelope that this release of kombu does not know."""
+    try:
+        return _loads(json.dumps(value))
+    except (ValueError, TypeError, ArithmeticError, LookupError, AttributeError) as exc:
+        raise ValueError(f"{type(exc).__name__}: {exc}") from exc
+
+
+def _misfit(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    """Why a call with these arguments would fail, as Celery checks it; empty: it would not."""
+    if getattr(task, "typing", False) and callable(check := getattr(task, "__header__", None)):
+        try:
+            check(*args, **kwargs)
+        except TypeError as exc:
+            return str(exc)
+    return ""
+
+
+def _route(
+    app: Any, task: Any, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], queue: str | None
+) -> tuple[str | None, str | None]:
+    """The queue, or what stands for it, and the routing key that the app would send it with."""
+    options = dict(task._get_exec_options()) if task is not None else {}
+    if queue is not None:
+        options["queue"] = queue
+    routed = app.amqp.router.route(options, name, args, kwargs, task)
+    target = routed.get("queue")
+    if target is not None and not isinstance(target, str):
+        return target.name, target.routing_key
+    exchange, key = routed.get("exchange"), routed.get("routing_key")
+    return target or key or (str(exchange) if exchange else app.conf.task_default_queue), key
+
+
+def _content(task: AsyncTask) -> tuple[dict[str, Any], str]:
+    """What the task was given as content, and a remark where that is not known, or cannot be given again."""
+    if not isinstance(task.content, dict):
+        return {}, ""
+    if task.content_key.startswith("1"):
+        return {}, "its content is not given again: the run has changed it"
+    given = {key: value for key, value in task.content.items() if key not in _NOT_INHERITED}
+    try:
+        context.check({"content": {**given, RERUN_OF: task.celery_task_id, RERUN_BY: "x" * context.MAX_NAME}})
+    except ContextError:
+        return {}, "its content is not given again: it is too long"
+    return (given, "") if payload.is_whole(given) else ({}, "its content is not given again: it is not whole")
+
+
+def _counted(before: Sequence[Rerun]) -> str:
+    times = "once" if len(before) == 1 else f"{len(before):,} times"
+    return f"{times}, last as {before[0].celery_task_id}"
+
+
+def reach_broker(app: Any) -> None:
+    """See that the broker answers, once, before many tasks wait for it. Raises `AsyncTaskError`."""
+    try:
+        with app.connection_for_write(connect_timeout=_BROKER_SECONDS) as connection:
+            connection.ensure_connection(max_retries=1, timeout=_BROKER_SECONDS)
+    except Exception as exc:
+        raise AsyncTaskError(f"The broker{_shown_broker(app)} cannot be reached: {exc}. Nothing was sent.") from exc
+
+
+def _shown_broker(app: Any) -> str:
+    """Its URL without secrets; empty where kombu does not understand it, or lacks what it needs to."""
+    try:
+        return f" {hidden(app.connection_for_write().as_uri())}"
+    except Exception:  # noqa: BLE001 - of whatever transport
+        return ""
+
+
+def is_unreachable(app: Any, exc: Exception) -> bool:
+    """Whether what `send` raised says that the broker, or the result backend that is told of each task, is away; else
+    the message cannot be made, or the task's own ``apply_async`` did not want it."""
+    of_backend = getattr(app.backend, "connection_errors", ())  # of Redis's: its errors are no OSError
+    kinds = (OSError, OperationalError, *app.connection_for_write().connection_errors, *of_backend)
+    cause: BaseException | None = exc
+    while cause is not None and not isinstance(cause, kinds):
+        cause = cause.__cause__  # Celery's Redis backend makes a RuntimeError of it
+    return cause is not None
+
+
+def link(app: Any) -> None:
+    """See that what is sent carries its link to the original. Raises `AsyncTaskError`."""
+    recording = getattr(app, "asynctask_recording", None)  # as `instrumentation.attach` names it
+    if recording is None:
+        celery_asynctask.install(app)
+        recording = app.asynctask_recording
+    if not recording.settings.enabled:
+        raise AsyncTaskError("asynctask_enabled is False here: nothing would link the new execution to the old one.")
+
+
+def send(app: Any, one: Candidate, by: str, queue: str | None = None) -> str:
+    """Send it; the new task id. Raises whatever Celery raises."""
+    task = one.task
+    options = {} if queue is None else {"queue": queue}
+    link = {RERUN_OF: task.celery_task_id, RERUN_BY: by[: context.MAX_NAME]}
+    fields = {
+        "customer": task.customer,
+        "created_by": task.created_by,
+        "created_by_name": task.created_by_name,
+        "content": {**link, **one.content},  # what comes first stays, should it be too long
+    }
+    with context.exactly(fields):  # one without a customer must not get that of whoever asks
+        known = app.tasks.get(task.name)
+        if known is None:
+            sent = app.send_task(task.name, args=one.args, kwargs=one.kwargs, **options)
+        else:
+            sent = known.apply_async(args=one.args, kwargs=one.kwargs, **options)
+    return str(sent.id)

@@ -1,0 +1,78 @@
+"""How long tasks are kept: rules, each a search and an age. Pure; `store.purge` makes deletions of them.
+
+``asynctask_retention = {"status:SUCCESS name:poll.*": "7d", "customer:42": None, "": "90d"}``: the first rule whose
+search finds a task decides. An age of None keeps it for ever, and so is kept what no rule finds: without rules nothing
+is ever deleted.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
+
+from celery_asynctask.errors import FilterError, SettingsError
+from celery_asynctask.queries.search.filter import ANY, Filter, parse
+from celery_asynctask.queries.search.keys import duration
+
+EVERYTHING: Final = frozenset({"", ANY})
+"""How a rule about all tasks is written."""
+_AGE: Final = "a duration such as 12h, 90d or 1y, of at most 100 years"
+SETTING: Final = "asynctask_retention"
+
+
+class Rule(NamedTuple):
+    """Tasks that a search finds are kept for an age."""
+
+    search: Filter
+    age: dt.timedelta | None
+    """Counted from when a task was over; None: for ever."""
+
+    @property
+    def text(self) -> str:
+        """The search as it was given, ``*`` for all tasks."""
+        return self.search.text or ANY
+
+
+def search_of(text: str, now: dt.datetime) -> Filter:
+    """The search of a rule. Raises `FilterError`."""
+    return Filter() if text.strip() in EVERYTHING else parse(text, now)
+
+
+def configured(retention: Mapping[str, str | None] | None, now: dt.datetime) -> tuple[Rule, ...]:
+    """The rules of the setting; ``now`` is what times in searches are counted from. Raises `SettingsError`."""
+    found = []
+    for text, age in (retention or {}).items():
+        try:
+            found.append(Rule(search_of(text, now), None if age is None else duration(age)))
+        except FilterError as exc:
+            raise SettingsError(f"Setting {SETTING!r} has the rule {text!r}: {exc}") from None
+        except (ValueError, OverflowError):
+            raise SettingsError(f"Setting {SETTING!r} has the age {age!r}; it must be {_AGE}.") from None
+    return tuple(found)
+
+
+def older_than(age: str, search: str, now: dt.datetime) -> tuple[Rule, ...]:
+    """The one rule that a command line states. Raises `FilterError`."""
+    try:
+        return (Rule(search_of(search, now), duration(age)),)
+    except FilterError:
+        raise
+    except (ValueError, OverflowError):
+        raise FilterError(f"An age cannot be {age!r}; it must be {_AGE}.") from None
+
+
+def longest(rules: Sequence[Rule]) -> dt.timedelta | None:
+    """The greatest age of the rules; None: they delete nothing."""
+    return max((rule.age for rule in rules if rule.age is not None), default=None)
+
+
+def in_words(age: dt.timedelta | None) -> str:
+    """``30d``, ``12h``, ``for ever``: as a rule would say it."""
+    if age is None:
+        return "for ever"
+    seconds = age.total_seconds()
+    for unit, size in (("d", 86_400), ("h", 3600), ("m", 60)):
+        if seconds and not seconds % size:
+            return f"{seconds / size:.0f}{unit}"
+    return f"{seconds:g}s"

@@ -1,0 +1,1 @@
+"""How things are shown, for the command line, the API and the console alike."""

@@ -1,0 +1,32 @@
+"""Tables as CSV, which people open with a spreadsheet: it takes what looks like a formula for one, and what runs it in
+may read files and send them away."""
+
+from __future__ import annotations
+
+import csv
+import datetime as dt
+import re
+from collections.abc import Iterable, Sequence
+from typing import IO, Any, Final
+
+from celery_asynctask.operations.bundle import time_text
+
+_FORMULA: Final = re.compile(r"[=+\-@\t\r]")
+_NUMBER: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?", re.ASCII)
+
+
+def write(file: IO[str], names: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a header and rows; nothing for None, times as bundles have them. A text that a spreadsheet would take for a
+    formula is quoted by an apostrophe."""
+    writer = csv.writer(file)
+    writer.writerow(names)
+    writer.writerows(map(_cell, row) for row in rows)
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, dt.datetime):
+        return time_text(value)
+    if not isinstance(value, str):
+        return value
+    text = str(value)
+    return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text

@@ -1,0 +1,91 @@
+"""What the rows say about where a task is: what `explain` makes sentences of."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session, defer
+
+from celery_asynctask.core.fold import AsyncTaskStatus
+from celery_asynctask.queries.diagnosis.explain import Evidence
+from celery_asynctask.queries.reader import Reader
+from celery_asynctask.queries.workflow.members import workflow
+from celery_asynctask.queries.workflow.tree import is_planned, is_unsent
+from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt, AsyncTaskSource
+
+MOST_AHEAD: Final = 1000
+"""Waiting tasks that are counted."""
+_MOST_CAUSES: Final = 5
+"""How many tasks are looked at, one the cause of the other."""
+_UPSTREAM: Final = re.compile(r"Not sent: upstream task .+? \[(.+?)\] ended with ", re.DOTALL)
+"""How the error of a task that was not sent names the one it was not sent for (`extract.unsent`)."""
+
+
+def evidence(reader: Reader, session: Session, task: AsyncTask) -> Evidence:
+    """All that tells why a task is where it is, and why those are that it waits for."""
+    chain = [task]
+    known = {task.celery_task_id}
+    open_members: list[Any] = []
+    while len(chain) < _MOST_CAUSES and (is_unsent(chain[-1].order_key) or is_planned(chain[-1].order_key)):
+        cause, open_members = _cause(reader, session, chain[-1])
+        if cause is None or cause.celery_task_id in known:
+            break
+        known.add(cause.celery_task_id)
+        chain.append(cause)
+    found: Evidence | None = None
+    for one in reversed(chain):
+        found = _about(reader, session, one)._replace(cause=found, open=open_members if found is None else ())
+    assert found is not None
+    return found
+
+
+def _cause(reader: Reader, session: Session, task: AsyncTask) -> tuple[AsyncTask | None, list[Any]]:
+    """The task that a step was not sent for, or waits for; where nobody knows: what is under way in its workflow."""
+    named = _UPSTREAM.match(task.error_message or "") if is_unsent(task.order_key) else None
+    if named is not None and (cause := _task(reader, session, named[1])) is not None:
+        return cause, []
+    members = {one.celery_task_id: one for one in workflow(reader, session, task).members}
+    met = {task.celery_task_id}
+    at = task.parent_task_id
+    while at in members and at not in met:
+        met.add(at)
+        if not members[at].planned and not members[at].unsent:
+            return _task(reader, session, at), []
+        at = members[at].parent_task_id
+    return None, [one for one in members.values() if one.open]
+
+
+def _task(reader: Reader, session: Session, task_id: str) -> AsyncTask | None:
+    found: AsyncTask | None = session.scalars(reader.tasks().where(AsyncTask.celery_task_id == task_id)).first()
+    return found
+
+
+def _about(reader: Reader, session: Session, task: AsyncTask) -> Evidence:
+    of_task = AsyncTaskAttempt.celery_task_id == task.celery_task_id
+    latest = select(AsyncTaskAttempt).where(of_task).order_by(AsyncTaskAttempt.run_key.desc()).limit(1)
+    last = session.scalars(latest.options(defer(AsyncTaskAttempt.attempt))).first()
+    if last is None:
+        waits = task.status is AsyncTaskStatus.PENDING and not is_planned(task.order_key)
+        if not waits:
+            return Evidence(task)
+        return Evidence(task, ahead=_ahead(reader, session, task), most_ahead=MOST_AHEAD)
+    how = func.coalesce(AsyncTaskAttempt.error_type, AsyncTaskAttempt.outcome, "")
+    counted = select(how, func.count()).where(of_task, AsyncTaskAttempt.id != last.id).group_by(how)
+    earlier = sorted(session.execute(counted).all(), key=lambda one: (-one[1], one[0]))
+    source = session.get(AsyncTaskSource, last.source) if last.source else None
+    return Evidence(
+        task,
+        last,
+        runs=1 + sum(count for _, count in earlier),
+        earlier={str(how): count for how, count in earlier},
+        source=source,
+    )
+
+
+def _ahead(reader: Reader, session: Session, task: AsyncTask) -> int:
+    waiting = reader.seen(select(AsyncTask.order_key))
+    waiting = waiting.where(AsyncTask.status == AsyncTaskStatus.PENDING, AsyncTask.created_at < task.created_at)
+    waiting = waiting.order_by(AsyncTask.status.desc(), AsyncTask.created_at.desc()).limit(MOST_AHEAD)
+    return sum(not is_planned(key) for key in session.scalars(waiting))

@@ -1,0 +1,229 @@
+"""A `filter.Filter` as SQL conditions, in the words of each database and with the same answer on all."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import BigInteger, ColumnElement, and_, exists, false, func, literal, not_, or_, true
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import GenericFunction
+
+from celery_asynctask.core.fold import AsyncTaskStatus
+from celery_asynctask.queries.search import glob
+from celery_asynctask.queries.search.filter import KEYS, Filter, Term, Value
+from celery_asynctask.queries.search.json_path import at_path
+from celery_asynctask.queries.search.keys import JSON_KEYS
+from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
+
+Condition = ColumnElement[bool]
+
+
+class Conditions(NamedTuple):
+    """What a filter asks for."""
+
+    indexed: list[Condition]
+    """An index leads to these rows, however many others there are."""
+    scanned: list[Condition]
+    """These are found by looking at rows one by one; see `page`."""
+
+
+class microseconds_between(GenericFunction[int]):
+    """Microseconds from the first time to the second; null where one is null."""
+
+    type = BigInteger()
+    inherit_cache = True
+
+
+@compiles(microseconds_between)
+def _microseconds(element: Any, compiler: Any, **options: Any) -> str:
+    early, late = (compiler.process(clause, **options) for clause in element.clauses)
+    return f"CAST(EXTRACT(EPOCH FROM {late} - {early}) * 1000000 AS BIGINT)"
+
+
+@compiles(microseconds_between, "mysql", "mariadb")
+def _microseconds_mysql(element: Any, compiler: Any, **options: Any) -> str:
+    early, late = (compiler.process(clause, **options) for clause in element.clauses)
+    return f"TIMESTAMPDIFF(MICROSECOND, {early}, {late})"
+
+
+@compiles(microseconds_between, "sqlite")
+def _microseconds_sqlite(element: Any, compiler: Any, **options: Any) -> str:
+    early, late = (compiler.process(clause, **options) for clause in element.clauses)
+    # A text such as 2026-01-31 14:05:00.000000.
+    # Without its fraction, which strftime rounds: .9995 is the next second.
+    whole = f"(strftime('%s', substr({late}, 1, 19)) - strftime('%s', substr({early}, 1, 19)))"
+    return f"({whole} * 1000000 + substr({late}, 21) - substr({early}, 21))"
+
+
+def wait_microseconds(task: Any = AsyncTask) -> ColumnElement[Any]:
+    """From when a task was asked for to its first start."""
+    return microseconds_between(task.created_at, task.started_at)
+
+
+def run_microseconds(task: Any = AsyncTask) -> ColumnElement[Any]:
+    """From a task's first start to its end, its retries and their waits included."""
+    return microseconds_between(task.started_at, task.completed_at)
+
+
+_COLUMNS: Final = {
+    "id": "celery_task_id",
+    "status": "status",
+    "customer": "customer",
+    "created_by": "created_by",
+    "retries": "retries",
+    "created": "created_at",
+    "started": "started_at",
+    "completed": "completed_at",
+    "since": "created_at",
+    "until": "created_at",
+    "root": "root_task_id",
+    "parent": "parent_task_id",
+    "trace": "trace_id",
+    "span": "span_id",
+    "name": "name",
+    "error": "error_type",
+    "created_by_name": "created_by_name",
+    "message": "error_message",
+    "args": "task_args",
+    "kwargs": "task_kwargs",
+    "result": "result",
+    "content": "content",
+}
+_INDEXED_EQUAL: Final = frozenset(
+    {"id", "root", "parent", "trace", "customer", "created_by", "name", "error", "status"}
+)
+_INDEXED_RANGE: Final = frozenset({"created", "since", "until"})
+
+
+def conditions(search: Filter, dialect: str) -> Conditions:
+    """What the filter asks of the rows of `AsyncTask`, on ``dialect`` (postgresql, sqlite, mysql, mariadb)."""
+    found = Conditions([], [])
+    for asked in search.terms:
+        term = _positive(asked)
+        condition = or_(*(_value(term, value, dialect) for value in term.values))
+        if term.negated:
+            condition = not_(func.coalesce(condition, false()))
+        (found.indexed if _is_indexed(term) else found.scanned).append(condition)
+    return found
+
+
+def _positive(term: Term) -> Term:
+    """Not one status is one of the others, to which an index leads."""
+    if term.key != "status" or not term.negated or not all(value.operator == "=" for value in term.values):
+        return term
+    others = sorted(set(AsyncTaskStatus.__members__) - {value.value for value in term.values})
+    return term._replace(values=tuple(Value("=", one) for one in others), negated=False) if others else term
+
+
+def _is_indexed(term: Term) -> bool:
+    if term.key in _INDEXED_RANGE:
+        return True
+    if term.negated or term.key not in _INDEXED_EQUAL:
+        return False
+    return all(value.operator == "=" and _is_found(term.key, value.value) for value in term.values)
+
+
+def _is_found(key: str, value: Any) -> bool:
+    if KEYS[key].read is not None or not glob.is_glob(value):
+        return True
+    return KEYS[key].is_id and bool(glob.beginning(value))
+
+
+def _value(term: Term, value: Value, dialect: str) -> Condition:
+    if term.key in ("worker", "queue"):
+        return _of_attempts(getattr(AsyncTaskAttempt, term.key), value, dialect)
+    if term.key == "periodic":
+        return at_path(AsyncTask.content, ("periodic_task_name",), value, dialect)
+    if term.key in ("wait", "run"):
+        return _compare(wait_microseconds() if term.key == "wait" else run_microseconds(), value)
+    column = getattr(AsyncTask, _COLUMNS[term.key])
+    if term.key in JSON_KEYS:
+        return at_path(column, term.path, value, dialect)
+    if KEYS[term.key].read is not None:
+        return _compare(column, value)
+    if term.key == "message" and value.operator == "=":
+        value = value._replace(value=f"*{value.value}*")
+    if term.key == "id" and value.operator == "=" and not glob.is_glob(value.value):
+        return begins_with(column, glob.literal(value.value))
+    return _text(column, value, dialect, bytewise=KEYS[term.key].is_id)
+
+
+def _of_attempts(column: Any, value: Value, dialect: str) -> Condition:
+    """Whether any attempt is like that; none is what no attempt has."""
+    any_of = value._replace(operator="any") if value.operator == "none" else value
+    found = exists().where(AsyncTaskAttempt.celery_task_id == AsyncTask.celery_task_id, _text(column, any_of, dialect))
+    return not_(found) if value.operator == "none" else found
+
+
+def begins_with(column: Any, prefix: str) -> Condition:
+    """Whether a text that is compared byte by byte begins with ``prefix``: as a range, which an index serves."""
+    after = _after(prefix)
+    found = and_(column >= prefix, column < after if after else true())
+    # To MySQL, blanks at the end are nothing.
+    return and_(found, _like(column, f"{glob.like_literal(prefix)}%")) if prefix.endswith(" ") else found
+
+
+def _like(column: Any, pattern: str) -> Condition:
+    """LIKE without an index: MariaDB 10.11 misses texts with characters above U+FFFF by way of one."""
+    found: Condition = (column + "").like(pattern, escape=glob.ESCAPE)
+    return found
+
+
+def _after(prefix: str) -> str:
+    """The first text that is behind all that begin with ``prefix``; empty where there is none."""
+    while prefix:
+        prefix, code = prefix[:-1], ord(prefix[-1]) + 1
+        if code <= 0x10FFFF:
+            return prefix + chr(0xE000 if code == 0xD800 else code)  # between them are no characters
+    return ""
+
+
+_COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
+    "=": lambda column, value: column == value,
+    ">": lambda column, value: column > value,
+    ">=": lambda column, value: column >= value,
+    "<": lambda column, value: column < value,
+    "<=": lambda column, value: column <= value,
+}
+
+
+def _presence(column: Any, value: Value) -> Condition:
+    found: Condition = column.is_(None) if value.operator == "none" else column.is_not(None)
+    return found
+
+
+def _compare(column: Any, value: Value) -> Condition:
+    if value.operator in ("none", "any"):
+        return _presence(column, value)
+    if value.operator == "..":
+        return and_(column >= _plain(value.value), column <= _plain(value.high))
+    found: Condition = _COMPARISONS[value.operator](column, _plain(value.value))
+    return found
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dt.timedelta):
+        value //= dt.timedelta(microseconds=1)
+    # PostgreSQL would not compare a small column with what is no small number.
+    return literal(value, BigInteger()) if isinstance(value, int) else value
+
+
+def _text(column: Any, value: Value, dialect: str, *, bytewise: bool = False) -> Condition:
+    if value.operator in ("none", "any"):
+        return _presence(column, value)
+    is_mysql = dialect in ("mysql", "mariadb")
+    if not glob.is_glob(value.value):
+        text = glob.literal(value.value)
+        equal: Condition = column == text
+        # To MySQL, blanks at the end are nothing.
+        return and_(equal, _like(column, glob.like_literal(text))) if is_mysql else equal
+    if bytewise and (prefix := glob.beginning(value.value)):
+        return begins_with(column, prefix)
+    if dialect == "sqlite":  # its LIKE does not tell upper from lower case
+        found: Condition = column.bool_op("GLOB")(value.value)
+        return found
+    pattern = glob.like(value.value)
+    like: Condition = _like(column, pattern) if is_mysql else column.like(pattern, escape=glob.ESCAPE)
+    return like

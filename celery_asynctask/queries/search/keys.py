@@ -1,0 +1,199 @@
+"""The keys of a search, and what their values may be. Pure."""
+
+from __future__ import annotations
+
+import datetime as dt
+import enum
+import re
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+from celery_asynctask.core.fold import AsyncTaskStatus
+
+MAX_NUMBER: Final = 2**63 - 1
+
+
+class Comparison(enum.Enum):
+    """Whether a key takes ``>`` and the like."""
+
+    NEVER = enum.auto()
+    ALLOWED = enum.auto()
+    ALWAYS = enum.auto()
+    """Nothing is exactly so long."""
+
+
+Read = Callable[[str, dt.datetime], tuple[Any, Any]]
+"""Reads a value, at a time, as the first and last of what it stands for: 2026-01-31 is the times of a day. Raises
+`ValueError`, whose text says what is allowed."""
+
+
+class Key(NamedTuple):
+    """What can be searched by."""
+
+    meaning: str
+    read: Read | None = None
+    """None: a text."""
+    comparison: Comparison = Comparison.NEVER
+    operator: str = "="
+    """What a value without an operator means."""
+    is_id: bool = False
+    """A task id."""
+    is_hex: bool = False
+    """Always in lower case."""
+
+    @property
+    def can_be_none(self) -> bool:
+        """Whether ``none`` and ``*`` are understood: not where the key is itself a comparison."""
+        return self.operator == "="
+
+    @property
+    def is_time(self) -> bool:
+        return self.read is time
+
+
+def status(value: str, _now: dt.datetime) -> tuple[str, str]:
+    """A status, in any case."""
+    found = value.upper()
+    if found not in AsyncTaskStatus.__members__:
+        raise ValueError(f"one of {', '.join(AsyncTaskStatus.__members__)}")
+    return found, found
+
+
+def number(value: str, _now: dt.datetime) -> tuple[int, int]:
+    """A whole number."""
+    if not re.fullmatch(r"-?[0-9]{1,19}", value) or abs(int(value)) > MAX_NUMBER:
+        raise ValueError("a whole number of at most 64 bits")
+    return int(value), int(value)
+
+
+_UNITS: Final = {
+    "ms": 1_000,
+    "s": 1_000_000,
+    "m": 60_000_000,
+    "h": 3_600_000_000,
+    "d": 86_400_000_000,
+    "w": 604_800_000_000,
+    "y": 31_536_000_000_000,
+}
+"""Microseconds."""
+_LONGEST: Final = 100 * _UNITS["y"]
+_DURATION: Final = re.compile(r"([0-9]{1,9})(?:\.([0-9]{1,6}))?(ms|[smhdwy])")
+
+
+def duration(value: str) -> dt.timedelta:
+    """``90s``, ``1.5h``, ``2d``: a number and one of ms, s, m, h, d, w, y (365 days). Raises `ValueError`."""
+    match = _DURATION.fullmatch(value)
+    if match is not None:
+        unit = _UNITS[match[3]]
+        found = int(match[1]) * unit + int((match[2] or "").ljust(6, "0")) * unit // 1_000_000
+        if found <= _LONGEST:
+            return dt.timedelta(microseconds=found)
+    raise ValueError("a duration such as 90s, 15m, 2h, 3d or 1w")
+
+
+def span(value: str, _now: dt.datetime) -> tuple[dt.timedelta, dt.timedelta]:
+    """A length of time."""
+    found = duration(value)
+    return found, found
+
+
+_TIME: Final = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})"
+    r"(?:[T ]([0-9]{2}:[0-9]{2})(?::([0-9]{2})(?:\.([0-9]{1,6}))?)?)?"
+    r"(Z|[+-][0-9]{2}:?[0-9]{2})?",
+    re.IGNORECASE,
+)
+_YEARS: Final = range(1970, 3000)
+_TICK: Final = dt.timedelta(microseconds=1)
+_DAY: Final = dt.timedelta(days=1)
+
+
+def time(value: str, now: dt.datetime) -> tuple[dt.datetime, dt.datetime]:
+    """A duration before ``now``, or a date or time in ISO 8601, in the zone of ``now`` unless it says another; as the
+    first and last microsecond, in UTC."""
+    try:
+        at = now.astimezone(dt.timezone.utc) - duration(value)
+    except ValueError:
+        pass
+    else:
+        return at, at
+    word = value.lower()
+    if word == "now":
+        return (now.astimezone(dt.timezone.utc),) * 2
+    try:
+        if word in ("today", "yesterday"):
+            midnight = now.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
+            return _period(midnight if word == "today" else midnight - _DAY, _DAY)
+        if (match := _TIME.fullmatch(value)) is not None:
+            return _written(match, now)
+    except (ValueError, OverflowError, OSError):  # no such day, or none that the operating system knows
+        pass
+    raise ValueError(
+        "a time such as 2026-01-31, 2026-01-31T14:05 or 2026-01-31T14:05Z, or a duration before now such as 2d"
+    )
+
+
+def _written(match: re.Match[str], now: dt.datetime) -> tuple[dt.datetime, dt.datetime]:
+    date, minute, second, fraction, zone = match.groups()
+    at = dt.datetime.fromisoformat(f"{date}T{minute or '00:00'}:{second or '00'}.{(fraction or '').ljust(6, '0')}")
+    if at.year not in _YEARS:
+        raise ValueError
+    length = _DAY if minute is None else dt.timedelta(minutes=1) if second is None else dt.timedelta(seconds=1)
+    if fraction is not None:
+        length = _TICK * 10 ** (6 - len(fraction))
+    return _period(at.replace(tzinfo=_zone(zone) if zone else now.tzinfo), length)
+
+
+def _zone(text: str) -> dt.tzinfo:
+    if text in ("Z", "z"):
+        return dt.timezone.utc
+    hours, minutes = int(text[1:3]), int(text[-2:])
+    if minutes >= 60:
+        raise ValueError
+    offset = dt.timedelta(hours=hours, minutes=minutes)
+    return dt.timezone(-offset if text[0] == "-" else offset)
+
+
+def _period(begin: dt.datetime, length: dt.timedelta) -> tuple[dt.datetime, dt.datetime]:
+    """From ``begin`` until the clock on the wall has moved on by ``length``: 23 hours on one day of the year."""
+    end = begin + length if length == _DAY else begin.astimezone(dt.timezone.utc) + length
+    return begin.astimezone(dt.timezone.utc), end.astimezone(dt.timezone.utc) - _TICK
+
+
+_ALLOWED, _ALWAYS = Comparison.ALLOWED, Comparison.ALWAYS
+
+KEYS: Final[dict[str, Key]] = {
+    "id": Key("beginning of the task id, or a glob for all of it", is_id=True),
+    "name": Key("name of the task"),
+    "status": Key("status", status),
+    "customer": Key("for which customer", number, _ALLOWED),
+    "created_by": Key("who asked for it", number, _ALLOWED),
+    "created_by_name": Key("name of who asked for it"),
+    "error": Key("class of the exception"),
+    "message": Key("part of the exception's text"),
+    "retries": Key("number of retries", number, _ALLOWED),
+    "root": Key("id of the root of its workflow", is_id=True),
+    "parent": Key("id of the task that sent it", is_id=True),
+    "trace": Key("trace id", is_hex=True),
+    "span": Key("span id", is_hex=True),
+    "worker": Key("node name of a worker that ran it"),
+    "queue": Key("queue that a run of it came by"),
+    "periodic": Key("name of the schedule's entry that sent it"),
+    "created": Key("when it was asked for", time, _ALLOWED),
+    "started": Key("when it first started", time, _ALLOWED),
+    "completed": Key("when it ended", time, _ALLOWED),
+    "since": Key("asked for at that time or later", time, operator=">="),
+    "until": Key("asked for before that time", time, operator="<"),
+    "wait": Key("from when it was asked for to its first start", span, _ALWAYS),
+    "run": Key("from its first start to its end", span, _ALWAYS),
+    "args": Key("a positional argument: args.0"),
+    "kwargs": Key("a keyword argument, and what is in it: kwargs.order.id"),
+    "result": Key("the result, or what is in it: result.total"),
+    "content": Key("what is in the content: content.order"),
+}
+JSON_KEYS: Final = frozenset({"args", "kwargs", "result", "content"})
+
+
+def is_hex(text: str) -> bool:
+    """Whether a text may be the beginning of a UUID."""
+    return re.fullmatch(r"[0-9a-fA-F-]+", text) is not None

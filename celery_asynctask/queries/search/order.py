@@ -1,0 +1,116 @@
+"""In which order tasks are listed, and cursors: where a page of them ended."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import datetime as dt
+import struct
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import ColumnElement, and_, or_
+
+from celery_asynctask.errors import FilterError
+from celery_asynctask.store.models import AsyncTask
+
+_EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
+_PLACE: Final = struct.Struct(">qq")
+_NEVER: Final = -(2**63)
+"""Stands for a time that is null."""
+
+
+class Order(NamedTuple):
+    """By which time tasks are sorted; those that have none come last, whichever way."""
+
+    column: str = "created_at"
+    """Or ``started_at``, ``completed_at``."""
+    descending: bool = True
+
+    @property
+    def by_creation(self) -> bool:
+        """Whether an index has this order: no search has to sort."""
+        return self.column == "created_at"
+
+    @property
+    def terms(self) -> list[Any]:
+        """Arguments of ORDER BY."""
+        column = getattr(AsyncTask, self.column)
+        last = [] if self.by_creation else [column.is_(None)]
+        return [*last, *(one.desc() if self.descending else one.asc() for one in (column, AsyncTask.id))]
+
+
+NEWEST: Final = Order()
+ORDERS: Final = [Order(column, way) for column in ("created_at", "started_at", "completed_at") for way in (True, False)]
+"""In cursors, each is its place in this list."""
+
+
+class Place(NamedTuple):
+    """A row's place in the order of creation."""
+
+    created_at: dt.datetime
+    id: int
+
+    def upto(self, order: Order = NEWEST) -> ColumnElement[bool]:
+        """That row, or one before it in the order; the first part is what an index on the time understands."""
+        same = AsyncTask.created_at == self.created_at
+        if order.descending:
+            later = or_(AsyncTask.created_at > self.created_at, and_(same, AsyncTask.id >= self.id))
+            return and_(AsyncTask.created_at >= self.created_at, later)
+        earlier = or_(AsyncTask.created_at < self.created_at, and_(same, AsyncTask.id <= self.id))
+        return and_(AsyncTask.created_at <= self.created_at, earlier)
+
+
+class Cursor(NamedTuple):
+    """The last row that a page has looked at."""
+
+    order: Order
+    at: dt.datetime | None
+    """The time that the order is by."""
+    id: int
+    bound: Place | None = None
+    """The oldest row that is sorted, where not all of them are: the same for all pages."""
+
+    def __str__(self) -> str:
+        places = [(self.at, self.id)] if self.bound is None else [(self.at, self.id), self.bound]
+        packed = b"".join(_PLACE.pack(_NEVER if at is None else _microseconds(at), number) for at, number in places)
+        return base64.urlsafe_b64encode(bytes([ORDERS.index(self.order)]) + packed).decode("ascii").rstrip("=")
+
+    @classmethod
+    def read(cls, text: str, order: Order = NEWEST) -> Cursor:
+        """Raises `FilterError` for what no page has given, or one in another order."""
+        try:
+            packed = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+            (at, number), *rest = _PLACE.iter_unpack(packed[1:])
+            bound = Place(_time(rest[0][0]), rest[0][1]) if rest else None
+            found = cls(ORDERS[packed[0]], None if at == _NEVER else _time(at), number, bound)
+            is_one = str(found) == text  # base64 skips what is not of it
+        except (ValueError, LookupError, struct.error, OverflowError, binascii.Error):
+            is_one = False
+        if not is_one:
+            raise FilterError(f"{text[:80]!r} is no cursor: take the one that the page before gave.")
+        if found.order != order:
+            raise FilterError(f"{text[:80]!r} is a cursor of another order: ask for the first page in this one.")
+        return found
+
+    @property
+    def condition(self) -> ColumnElement[bool]:
+        """Behind this row; where the order is that of an index, the first part is what the index understands."""
+        column: Any = getattr(AsyncTask, self.order.column)
+        descending = self.order.descending
+        behind = AsyncTask.id < self.id if descending else AsyncTask.id > self.id
+        if self.at is None:
+            return and_(column.is_(None), behind)
+        after = column < self.at if descending else column > self.at
+        follows = or_(after, and_(column == self.at, behind))
+        if self.order.by_creation:
+            return and_(column <= self.at if descending else column >= self.at, follows)
+        return or_(follows, column.is_(None))
+
+
+def _microseconds(at: dt.datetime) -> int:
+    """Of a time that is in UTC where it has no zone."""
+    return ((at if at.tzinfo else at.replace(tzinfo=dt.timezone.utc)) - _EPOCH) // dt.timedelta(microseconds=1)
+
+
+def _time(microseconds: int) -> dt.datetime:
+    return _EPOCH + dt.timedelta(microseconds=microseconds)

@@ -1,0 +1,161 @@
+"""What the tasks of each name have in common: how many, how many failed, how long they waited and ran.
+
+Made in the database, of the newest tasks that a filter finds. It looks at `MOST_LOOKED_AT` of them at most, and says so
+and how far back that was, as `page` does.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import ColumnElement, Select, and_, case, func, select, true
+from sqlalchemy.orm import Session
+
+from celery_asynctask.core.fold import AsyncTaskStatus
+from celery_asynctask.queries.reader import Reader
+from celery_asynctask.queries.search.condition import conditions, run_microseconds, wait_microseconds
+from celery_asynctask.queries.search.filter import Filter, Term, Value
+from celery_asynctask.queries.statistics.percentile import PERCENTILES, percentiles
+from celery_asynctask.store.models import AsyncTask
+
+MOST_LOOKED_AT: Final = 100_000
+"""Rows that statistics are made of."""
+FAILED: Final = (AsyncTaskStatus.FAILURE, AsyncTaskStatus.LOST, AsyncTaskStatus.REJECTED)
+"""What counts as failed; who revokes or ignores a task wants it so."""
+DEFAULT_AGE: Final = dt.timedelta(days=1)
+"""How old tasks are looked at when a search names no time."""
+
+_TIMES: Final = frozenset({"since", "until", "created", "started", "completed"})
+
+
+class Percentiles(NamedTuple):
+    """Seconds that so many of a hundred took at most: of those that are there, the one of the nearest rank. None: there
+    are none."""
+
+    p50: float | None
+    p95: float | None
+    p99: float | None
+
+
+class Name(NamedTuple):
+    """The tasks of one name."""
+
+    name: str
+    tasks: int
+    failed: int
+    retries: int
+    wait: Percentiles
+    """From when a task was asked for to its first start."""
+    run: Percentiles
+    """From its first start to its end, its retries and their waits included."""
+
+    @property
+    def failure_rate(self) -> float:
+        """From 0 to 1; of all that were asked for."""
+        return self.failed / self.tasks
+
+
+class Statistics(NamedTuple):
+    """The names that a filter finds, those with most tasks first."""
+
+    names: Sequence[Name]
+    since: dt.datetime
+    """The time looked at: from here ..."""
+    until: dt.datetime
+    """... to here."""
+    looked_back_to: dt.datetime | None
+    """It was bounded: it looked at tasks asked for down to that time, and at none before. None: at all."""
+
+    def per_minute(self, name: Name) -> float:
+        """Tasks of that name that were asked for in a minute of the time looked at."""
+        return name.tasks / max((self.until - self.since).total_seconds() / 60, 1 / 60)
+
+
+def with_time(search: Filter, now: dt.datetime) -> Filter:
+    """The filter; where it names no time, with the last `DEFAULT_AGE` before ``now``."""
+    if any(term.key in _TIMES for term in search.terms):
+        return search
+    since = Term("since", (), (Value(">=", now - DEFAULT_AGE),), False)
+    return search._replace(terms=(*search.terms, since))
+
+
+def statistics(
+    reader: Reader, search: Filter, now: dt.datetime, *, most: int = MOST_LOOKED_AT, session: Session | None = None
+) -> Statistics:
+    """Statistics of the newest ``most`` tasks that the filter finds. Raises `StoreError`."""
+    if session is None:
+        with reader.session() as own:
+            return statistics(reader, search, now, most=most, session=own)
+    wanted = conditions(search, reader.dialect)
+    newest = reader.seen(_measures(and_(true(), *wanted.scanned))).where(*wanted.indexed)
+    newest = newest.order_by(AsyncTask.created_at.desc(), AsyncTask.id.desc())
+    rows = session.execute(_grouped(newest.limit(most), reader.dialect)).all()
+    first = min((row.first for row in rows), default=None)
+    looked_back_to = None
+    if first is not None and sum(row.looked_at for row in rows) == most:
+        behind = newest.with_only_columns(AsyncTask.id).offset(most).limit(1)
+        looked_back_to = first if session.execute(behind).first() is not None else None
+    low, high = asked_between(search)
+    since = looked_back_to or low or first or now
+    names = [
+        Name(row.name, int(row.tasks), int(row.failed), int(row.retries), _of(row, "wait"), _of(row, "run"))
+        for row in rows
+        if row.tasks
+    ]
+    names.sort(key=lambda one: (-one.tasks, one.name))
+    return Statistics(names, since, max(min(high or now, now), since), looked_back_to)
+
+
+def _measures(matches: ColumnElement[bool]) -> Select[Any]:
+    """What is known of each task that is looked at; what does not match has nothing but its name and time."""
+
+    def known(value: Any, otherwise: Any = None) -> ColumnElement[Any]:
+        return case((matches, value), else_=otherwise)
+
+    return select(
+        AsyncTask.name,
+        AsyncTask.created_at,
+        known(1, 0).label("matches"),
+        known(AsyncTask.retries, 0).label("retries"),
+        known(case((AsyncTask.status.in_(FAILED), 1), else_=0), 0).label("failed"),
+        known(wait_microseconds()).label("wait"),
+        known(run_microseconds()).label("run"),
+    )
+
+
+def _grouped(measures: Select[Any], dialect: str) -> Select[Any]:
+    """Rows: name, looked_at, tasks, failed, retries, first, and of wait and run the percentiles, such as ``wait95``."""
+    one = measures.subquery()
+    every, columns = percentiles(one, "name", dialect)
+    return select(
+        every.c.name,
+        func.count().label("looked_at"),
+        func.sum(every.c.matches).label("tasks"),
+        func.sum(every.c.failed).label("failed"),
+        func.sum(every.c.retries).label("retries"),
+        func.min(every.c.created_at).label("first"),
+        *columns,
+    ).group_by(every.c.name)
+
+
+def _of(row: Any, what: str) -> Percentiles:
+    found = (getattr(row, f"{what}{percent}") for percent in PERCENTILES)
+    return Percentiles(*(None if one is None else int(one) / 1_000_000 for one in found))
+
+
+def asked_between(search: Filter) -> tuple[dt.datetime | None, dt.datetime | None]:
+    """Between which times the filter has tasks asked for, as far as it says."""
+    lows, highs = [], []
+    for term in search.terms:
+        if term.key not in ("since", "until", "created") or term.negated or len(term.values) != 1:
+            continue
+        value = term.values[0]
+        if value.operator in (">", ">=", ".."):
+            lows.append(value.value)
+        if value.operator in ("<", "<="):
+            highs.append(value.value)
+        if value.operator == "..":
+            highs.append(value.high)
+    return max(lows, default=None), min(highs, default=None)

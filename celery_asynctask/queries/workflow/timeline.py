@@ -1,0 +1,109 @@
+"""What a task's time went into: waits, queues and runs, from its rows. Pure."""
+
+from __future__ import annotations
+
+import datetime as dt
+import enum
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
+
+from celery_asynctask.core.fold import TERMINAL, AsyncTaskStatus
+from celery_asynctask.queries.workflow.members import Run
+from celery_asynctask.queries.workflow.tree import Member
+from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
+
+
+class Time(str, enum.Enum):
+    """What a task does in a part of its time."""
+
+    QUEUED = "queued"
+    WAITING = "waiting"
+    """For its ETA, or to be tried again."""
+    RAN = "ran"
+    """It runs, or ran and did what it should."""
+    FAILED = "failed"
+    """A run that did not succeed."""
+    UNKNOWN = "unknown"
+    """It ran, and nobody saw the end."""
+    END = "end"
+    """A moment: it ended without a run."""
+
+
+class Part(NamedTuple):
+    """A part of a task's time."""
+
+    start: dt.datetime
+    end: dt.datetime
+    time: Time
+
+
+_RUNS: Final = {"succeeded": Time.RAN, "replaced": Time.RAN, "ignored": Time.RAN, "lost": Time.UNKNOWN}
+"""By the outcome; any other one is a failure."""
+
+
+def parts(member: Member, runs: Sequence[Run], now: dt.datetime) -> Iterator[Part]:
+    """What a task's time went into; nothing of a step that was not sent."""
+    if member.planned:
+        return
+    if not runs:
+        if member.completed_at is None:
+            yield Part(member.created_at, max(now, member.created_at), Time.QUEUED)
+        else:
+            if not member.unsent:
+                yield Part(member.created_at, max(member.completed_at, member.created_at), Time.QUEUED)
+            yield Part(member.completed_at, member.completed_at, Time.END)
+        return
+    over = member.status in TERMINAL
+    free: dt.datetime | None = None  # when the run before it was over, as far as is known
+    for number, run in enumerate(runs):
+        later = runs[number + 1] if number + 1 < len(runs) else None
+        start = run.started_at or run.ended_at
+        if start is None:
+            continue
+        since = run.published_at or run.received_at or (member.created_at if free is None else free)
+        since = min(since if free is None else max(since, free), start)
+        due = min(max(run.eta, since), start) if run.eta is not None else since
+        yield from (
+            part for part in (Part(since, due, Time.WAITING), Part(due, start, Time.QUEUED)) if part.end > part.start
+        )
+        if run.ended_at is not None:
+            end, time = run.ended_at, _RUNS.get(run.outcome or "", Time.FAILED)
+        elif later is None and not over:
+            end, time = now, Time.RAN
+        else:
+            end = next((at for at in (later and later.started_at, member.completed_at) if at is not None), start)
+            time = Time.UNKNOWN
+        free = max(end, start)
+        yield Part(start, free, time)
+    if not over and runs[-1].ended_at is not None:  # put back, or to be tried again
+        yield Part(runs[-1].ended_at, max(now, runs[-1].ended_at), Time.WAITING)
+
+
+class Course(NamedTuple):
+    """How an attempt went."""
+
+    delayed: dt.timedelta | None
+    """From when its message was sent to its ETA; None: it was to be run at once."""
+    queued: dt.timedelta | None
+    """From then to its start."""
+    ran: dt.timedelta | None
+    """To its end, or to now while it runs."""
+    outcome: str
+
+
+def courses(task: AsyncTask, runs: Sequence[AsyncTaskAttempt], now: dt.datetime) -> Iterator[Course]:
+    """How each attempt went. Where it is not known when the message was sent, it was when the attempt before ended, and
+    for the first one when the task was asked for."""
+    before = task.created_at
+    for number, run in enumerate(runs, 1):
+        sent = run.published_at or before
+        ready = max(sent, run.eta) if run.eta is not None else sent
+        is_running = task.status is AsyncTaskStatus.STARTED and number == len(runs) and run.ended_at is None
+        end = run.ended_at or (now if is_running else None)
+        yield Course(
+            ready - sent if ready > sent else None,
+            run.started_at - ready if run.started_at is not None else None,
+            end - run.started_at if end is not None and run.started_at is not None else None,
+            run.outcome or ("running" if is_running else "end not seen"),
+        )
+        before = run.ended_at or run.started_at or before

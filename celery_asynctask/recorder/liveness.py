@@ -1,0 +1,123 @@
+"""Which processes live, and what those that are gone were running.
+
+A process that records holds a lock on its newest segment; the kernel lets go of it when the process is gone. The
+recorder of its journal directory sees that, and notes every few seconds in the database who lives. So age alone never
+tells that a run is lost, however long it takes. Two looks do:
+
+* of the recorder's own directory: nobody holds the source's segments and they are all stored; and again
+  `LOST_SECONDS` later, for a worker's main process may still tell of its child;
+* of other directories: what was noted of the source is the same as `ledger.SILENT` before, by this process's own clock.
+  Its node is gone, or cut off from the database. If it comes back, what it was running is found again.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import re
+import time
+from collections.abc import Iterable
+from typing import Final
+
+from celery_asynctask.core.accounting import SILENT
+from celery_asynctask.core.event import Event, Kind, encode, now
+from celery_asynctask.journal import Directory
+from celery_asynctask.journal.directory import is_being_written
+from celery_asynctask.store import OpenAttempt, Store
+
+logger = logging.getLogger("celery_asynctask.recorder")
+
+LOOK_SECONDS: Final = 10.0
+"""Between two looks."""
+LOST_SECONDS: Final = 30.0
+"""From finding a process gone to calling its runs lost; Celery itself takes ten to see that a child is."""
+_RUN_KEY: Final = re.compile(r"[0-9a-f]{6}[01].", re.DOTALL)
+"""What `fold.run_key` makes; an imported attempt may have another, and no event is of that."""
+_SILENT_SECONDS: Final = SILENT.total_seconds()
+
+
+class Watch:
+    """The looks of one recorder."""
+
+    def __init__(self, directory: Directory, store: Store) -> None:
+        self.directory = directory
+        self.store = store
+        self.look_at = 0.0
+        """When it is time to, by the monotonic clock."""
+        self._heard: dict[str, tuple[dt.datetime, float]] = {}
+        """Of the sources of other directories: what was noted last, and since when by our clock it is the same."""
+
+    def forget(self) -> None:
+        """Start over: the database was away, so nobody could note anything."""
+        self._heard.clear()
+        self.look_at = 0.0
+
+    def look(self) -> None:
+        """Look if it is time to. Raises `sqlalchemy.exc.SQLAlchemyError`, `OSError`."""
+        if time.monotonic() < self.look_at:
+            return
+        self.directory.sweep()
+        found = self.directory.segments()
+        there = {segment.source for segment in found}
+        alive = {segment.source for segment in found if _is_alive(segment.path)}
+        self._tell(Kind.FOUND, self.store.note_alive(alive), "")
+        gone = dt.timedelta(seconds=LOST_SECONDS)
+        self._tell(Kind.LOST, self.store.note_ended(self.directory.id, there, gone), "its process is gone")
+        silent = self._silent()
+        if silent:
+            evidence = f"its node has not been heard of for {_SILENT_SECONDS:.0f} s"
+            self._tell(Kind.LOST, self.store.note_silent(silent), evidence)
+        self.look_at = time.monotonic() + LOOK_SECONDS
+
+    def _silent(self) -> list[str]:
+        """Sources of other directories of which nothing was noted for a while."""
+        noted = self.store.others(self.directory.id)
+        at = time.monotonic()
+        self._heard = {
+            source: known if (known := self._heard.get(source)) is not None and known[0] == seen else (seen, at)
+            for source, seen in noted.items()
+        }
+        return [source for source, (_, since) in self._heard.items() if at - since >= _SILENT_SECONDS]
+
+    def _tell(self, kind: Kind, attempts: Iterable[OpenAttempt], evidence: str) -> None:
+        told = [_event(kind, attempt, evidence) for attempt in attempts if _RUN_KEY.match(attempt.run_key)]
+        if told:
+            self.store.write([encode(event) for event in told])
+            logger.warning(
+                "celery-asynctask: %d runs are %s: %s.",
+                len(told),
+                kind.value,
+                ", ".join(event["id"] for event in told[:10]) + (", ..." if len(told) > 10 else ""),
+            )
+
+
+def _is_alive(path: object) -> bool:
+    try:
+        return is_being_written(path)  # type: ignore[arg-type]
+    except FileNotFoundError:
+        return False
+
+
+def _event(kind: Kind, attempt: OpenAttempt, evidence: str) -> Event:
+    """What is told of an attempt; its run key tells the rest (`fold.run_key`)."""
+    key = attempt.run_key
+    event: Event = {
+        "id": attempt.celery_task_id,
+        "run": key[7:],
+        "kind": kind.value,
+        "at": now(),
+        "name": attempt.name,
+        "nesting": int(key[:2], 16),
+        "retries": int(key[2:6], 16),
+        "redelivered": key[6] == "1",
+        "ran": True,
+        "inferred": True,
+    }
+    if kind is Kind.LOST:
+        event["error_type"] = "WorkerLostError"
+        event["error_message"] = (
+            f"Nobody has said how this run ended, and {evidence}: {attempt.role} {attempt.pid} on {attempt.host}, last "
+            f"seen {attempt.last_seen_at:%Y-%m-%d %H:%M:%S} UTC. If its message was not acknowledged, the broker "
+            "delivers it again."
+        )
+    return event

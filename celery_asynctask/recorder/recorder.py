@@ -1,0 +1,237 @@
+"""The recorder's thread: waits to be elected for a journal directory, then drains it until told to stop.
+
+Any process of the node may run one; the election sees to it that one works. Nothing heavy is imported before the
+thread runs, so a process that only publishes does not wait for SQLAlchemy.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from celery_asynctask.errors import AsyncTaskError, JournalError
+from celery_asynctask.journal import Directory, Journal
+from celery_asynctask.journal.process import importing, locking, reset_in_children
+from celery_asynctask.settings import Settings
+
+if TYPE_CHECKING:
+    from celery_asynctask.recorder.work import Work
+
+logger = logging.getLogger("celery_asynctask.recorder")
+
+MAX_BACKOFF = 30.0
+"""Most seconds between two tries while the database is away."""
+
+STANDBY_SECONDS = 0.1
+"""Between two tries of a dedicated recorder to take the work over."""
+ELECTION_SECONDS = 10.0
+"""Most seconds between two of another: while nobody is elected, nobody notes who lives."""
+
+_inherited: list[object] = []
+"""What a forked child got from its parent's recorder: collecting it would close the parent's connections."""
+
+
+class Recorder:
+    """Drains the journal directory of ``settings`` into their store, in a daemon thread between `start` and `stop`."""
+
+    def __init__(self, settings: Settings, journal: Journal | None = None, *, dedicated: bool = False) -> None:
+        """``journal`` is this process's own, whose memory is stored where there is no usable directory.
+
+        A ``dedicated`` recorder has a process of its own, and the others leave the directory to it while it lives.
+        """
+        self.settings = settings
+        self.journal = journal
+        self.dedicated = dedicated
+        self.before_work: Callable[[], None] | None = None
+        """Called by the thread every time before it looks into the journal; must not raise."""
+        self._reset()
+        reset_in_children(self)
+
+    def _reset(self) -> None:
+        self._changing = threading.RLock()  # a signal handler may start or stop it inside of either
+        self._working = threading.Lock()
+        """Held by the thread that works: one that is started while the last still ends waits for it."""
+        self._stop = threading.Event()
+        """Tells the newest thread to end; each has its own."""
+        self._thread: threading.Thread | None = None
+        """The newest."""
+        self._claimed: int | None = None
+        self._elected: int | None = None
+        self._work_of: Work | None = None
+        self._in_trouble = False
+
+    def after_fork_in_child(self) -> None:
+        _inherited.append((self._work_of, self._thread))
+        held = (self._elected, self._claimed)
+        self._reset()
+        for handle in held:
+            if handle is not None:
+                os.close(handle)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the thread lives; also one that was told to stop, and has not ended in time."""
+        return self._thread is not None and self._thread.is_alive()
+
+    @property
+    def is_elected(self) -> bool:
+        """Whether this one drains the directory."""
+        return self._elected is not None
+
+    @property
+    def in_trouble(self) -> bool:
+        """Whether the last try failed; the log says why."""
+        return self._in_trouble
+
+    def start(self, *, once: bool = False) -> None:
+        """Start the thread, unless it runs already; ``once``: to end when it has drained what is there, or failed."""
+        with self._changing:
+            if self.is_running and not self._stop.is_set():
+                return
+            stop = threading.Event()
+            thread = threading.Thread(
+                target=self._run, args=(once, stop), name="celery-asynctask-recorder", daemon=True
+            )
+            thread.start()
+            self._thread, self._stop = thread, stop
+
+    def stop(self, timeout: float) -> None:
+        """Drain what is there, give up the election and end the thread; wait at most ``timeout`` seconds."""
+        with self._changing:
+            thread = self._thread
+            self._stop.set()
+        if thread is not None:
+            thread.join(timeout)
+
+    def _run(self, once: bool, stop: threading.Event) -> None:
+        with self._working:
+            self._loop(once, stop)
+
+    def _loop(self, once: bool, stop: threading.Event) -> None:
+        backoff = self.settings.flush_interval
+        flush_at = 0.0
+        try:
+            while True:
+                stopping = stop.is_set()
+                if self.before_work is not None:
+                    self.before_work()
+                flushes = stopping or time.monotonic() >= flush_at
+                try:
+                    done = self._work(flushes)
+                    backoff = self.settings.flush_interval
+                    if not done:
+                        flush_at = 0.0
+                    elif flushes:
+                        flush_at = time.monotonic() + self.settings.flush_interval
+                    wait = self._rest(flush_at) if done else self._standby
+                except Exception as exc:  # noqa: BLE001 - the thread must not end; the cause is logged
+                    self._report(exc)
+                    done = True
+                    flush_at = 0.0
+                    wait = backoff = min(MAX_BACKOFF, backoff * 2) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
+                    if self._work_of is not None:
+                        self._work_of.close()
+                if stopping or (once and done):
+                    return
+                stop.wait(wait)
+        finally:
+            self._resign()
+
+    @property
+    def _standby(self) -> float:
+        """Seconds until it tries to be elected again."""
+        return STANDBY_SECONDS if self.dedicated else min(self.settings.flush_interval, ELECTION_SECONDS)
+
+    def _rest(self, flush_at: float) -> float:
+        """Seconds until there is something to do: to flush, or to note who lives."""
+        assert self._work_of is not None
+        return max(0.0, min(flush_at, self._work_of.look_at) - time.monotonic())
+
+    def _work(self, flushes: bool) -> bool:
+        """Do what there is to do, or if not ``flushes`` only note who lives; whether it was for this recorder to do."""
+        if self.journal is not None:
+            self.journal.retry()
+        if self._elected is not None and not self._is_still_elected(self._elected):
+            self._resign()
+        is_new = self._elected is None
+        if is_new and not self._seek_election():
+            return False
+        assert self._work_of is not None
+        if not (flushes or is_new):
+            self._work_of.look()
+            return True
+        self._work_of.work()
+        if self._in_trouble:
+            self._in_trouble = False
+            logger.warning("celery-asynctask stores again in %s.", self.settings.shown_url)
+        return True
+
+    def _is_still_elected(self, handle: int) -> bool:
+        """Not when the directory was deleted, for then somebody else may be elected in a new one, and not when there is
+        a dedicated recorder now."""
+        if not os.fstat(handle).st_nlink:
+            return False
+        return self.dedicated or not Directory.is_claimed(self.settings.directory)
+
+    def _seek_election(self) -> bool:
+        """Whether there is work for this recorder: the directory's, or where there is no usable directory what waits in
+        the memory of this process."""
+        try:
+            directory = Directory(self.settings.directory, self.settings.store_id)
+            with locking():
+                if self.dedicated and self._claimed is None:
+                    self._claimed = directory.claim()
+                if (self._claimed is None) if self.dedicated else Directory.is_claimed(directory.path):
+                    return False
+                self._elected = directory.elect()
+        except (JournalError, OSError):
+            if self.journal is None:
+                raise
+            if self._work_of is None:
+                with importing():
+                    from celery_asynctask.recorder.work import MemoryWork
+
+                self._work_of = MemoryWork(self.journal, self.settings)
+            return True
+        if self._work_of is not None:
+            self._work_of.close()
+            self._work_of = None
+        if self._elected is None:
+            return False
+        logger.info("celery-asynctask records from %s into %s.", directory.path, self.settings.shown_url)
+        with importing():
+            from celery_asynctask.recorder.work import DirectoryWork
+
+        self._work_of = DirectoryWork(directory, self.settings)
+        return True
+
+    def _resign(self) -> None:
+        if self._work_of is not None:
+            self._work_of.close()
+            self._work_of = None
+        with locking():
+            for handle in (self._elected, self._claimed):
+                if handle is not None:
+                    os.close(handle)
+            self._elected = self._claimed = None
+
+    def _report(self, exc: Exception) -> None:
+        """Log the cause once until it is over; with its traceback where it is no failure of the environment."""
+        if self._in_trouble:
+            return
+        self._in_trouble = True
+        cause = getattr(exc, "orig", None)
+        expected = cause is not None or isinstance(exc, (OSError, ImportError, AsyncTaskError))
+        logger.error(
+            "celery-asynctask cannot store in %s: %s. Tasks run as ever; what they do is kept in %s and stored as "
+            "soon as this works.",
+            self.settings.shown_url,
+            str(cause or exc).strip().rstrip("."),
+            self.settings.directory,
+            exc_info=None if expected else exc,
+        )

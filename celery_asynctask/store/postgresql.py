@@ -1,0 +1,282 @@
+"""Events as one JSON document that PostgreSQL itself reads: parsed, projected, joined with the rows in one statement.
+
+The projection of `fold` in SQL; the joining is `upsert`'s. Spares the recorder the reading, folding and binding of
+every event. `tests/integration/store/test_fold.py` holds it equal to the fold in Python.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import (
+    CTE,
+    JSON,
+    BigInteger,
+    Boolean,
+    ColumnElement,
+    DateTime,
+    Integer,
+    Select,
+    Text,
+    TextClause,
+    and_,
+    case,
+    cast,
+    collate,
+    column,
+    func,
+    literal,
+    literal_column,
+    or_,
+    select,
+    text,
+)
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects.postgresql import JSONB
+
+from celery_asynctask.core import fold
+from celery_asynctask.core.event import Kind
+from celery_asynctask.core.fold import NO_RUN, AsyncTaskStatus
+from celery_asynctask.store import upsert
+
+EVENTS = "events"
+"""The statement's first parameter: the text of a JSON array of events, each of another task."""
+LATER = "later"
+"""The second: another such array, of one more event of some of these tasks."""
+
+_COLUMNS: Mapping[str, Any] = {
+    **dict.fromkeys(("id", "run", "kind", "name", "root", "parent", "created_by_name", "trace", "span"), Text),
+    **dict.fromkeys(("worker", "source", "queue", "error_type", "error_message", "traceback", "outcome"), Text),
+    **dict.fromkeys(("at", "started", "created", "sent", "eta", "customer", "created_by"), BigInteger),
+    **dict.fromkeys(("nesting", "retries", "pid"), Integer),
+    **dict.fromkeys(("redelivered", "delivered", "asked", "again", "ran", "inferred", "internal"), Boolean),
+    **dict.fromkeys(("content", "noted", "args", "kwargs", "result"), JSONB),
+}
+
+
+def insert_events(task_table: Any, attempt_table: Any) -> TextClause:
+    """Joins the events of the two documents with each other and then with the rows that are there.
+
+    An upsert takes a row once; and every time a row is written, so are its places in the indexes.
+    """
+    first, second = _events(EVENTS), _events(LATER)
+    tasks = upsert.task_upsert("postgresql", task_table, _task_rows(first, second))
+    attempts = upsert.attempt_upsert("postgresql", attempt_table, _attempt_rows(first, second))
+    statement = attempts.add_cte(tasks.cte("tasks"))
+    # As text, with its hundreds of constants in it: what is sent for every batch is the documents alone.
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+    return text(str(statement.compile(dialect=dialect, compile_kwargs={"literal_binds": True})))
+
+
+def _task_rows(first: CTE, second: CTE) -> Select[Any]:
+    """A row for each task of the first document."""
+    old, new = (_select(_tasks(event.c)).subquery() for event in (first, second))
+    same = new.c.celery_task_id == old.c.celery_task_id
+    columns = {"celery_task_id": old.c.celery_task_id, **dict(upsert.task_assignments(old.c, new.c))}
+    return _in_order(columns, ["celery_task_id"]).select_from(old.outerjoin(new, same))
+
+
+def _attempt_rows(first: CTE, second: CTE) -> Select[Any]:
+    """A row for each run that either document tells of."""
+    old, new = (_select(_attempts(event.c)).where(_has_run(event.c)).subquery() for event in (first, second))
+    same = and_(new.c.celery_task_id == old.c.celery_task_id, new.c.run_key == old.c.run_key)
+    columns: dict[str, Any] = {name: func.coalesce(old.c[name], new.c[name]) for name in fold.ATTEMPT_CONSTANT}
+    is_new = old.c.celery_task_id.is_(None)
+    joined = upsert.attempt_assignments(old.c, new.c)
+    columns |= {name: case((is_new, new.c[name]), else_=value) for name, value in joined}
+    return _in_order(columns, ["celery_task_id", "run_key"]).select_from(old.outerjoin(new, same, full=True))
+
+
+def _has_run(event: Any) -> ColumnElement[bool]:
+    return or_(event.kind == Kind.STARTED, event.ran, event.started.is_not(None))
+
+
+def _select(columns: Mapping[str, Any]) -> Select[Any]:
+    return select(*(value.label(name) for name, value in columns.items()))
+
+
+def _in_order(columns: Mapping[str, Any], keys: Sequence[str]) -> Select[Any]:
+    """By the keys: recorders that take rows in one order cannot deadlock over them."""
+    return _select(columns).order_by(*(_bytewise(columns[key]) for key in keys))
+
+
+def _bytewise(key: Any) -> ColumnElement[Any]:
+    """A key as it is compared and sorted, whatever language the database sorts by: Danish puts "aa" after "z"."""
+    return collate(key, "C")
+
+
+def _bytewise_all(keys: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _bytewise(key) for name, key in keys.items()}
+
+
+def _events(parameter: str) -> CTE:
+    """A document's events with the keys that `fold` makes of them."""
+    recordset = (
+        func.json_to_recordset(cast(literal_column(f":{parameter}"), JSON))
+        .table_valued(*(column(name, kind) for name, kind in _COLUMNS.items()))
+        .render_derived(name="told", with_types=True)
+    )
+    told = recordset.c
+    run = func.coalesce(told.run, NO_RUN, type_=Text)
+    retries = func.least(func.coalesce(told.retries, 0), 0xFFFF)
+    parts = {
+        "prefix": _hex(func.least(func.coalesce(told.nesting, 0), 0xFF), 2) + _hex(retries, 4),
+        "delivery": case((told.redelivered, "1"), else_="0") + run,
+        "at_hex": _hex(told.at, 14),
+        "phase": _phase(told),
+    }
+    parted = _once(told, parts)
+    ordered = _once(parted, _bytewise_all({"order_key": _order(parted), "start_order": _start_order(parted)}))
+    return _with(ordered, _bytewise_all(_keys(ordered))).cte(parameter).prefix_with("MATERIALIZED")
+
+
+def _with(event: Any, more: Mapping[str, Any]) -> Select[Any]:
+    return select(*event, *(value.label(name) for name, value in more.items()))
+
+
+def _once(event: Any, more: Mapping[str, Any]) -> Any:
+    """The event's columns and more, which are computed once, however often they are used: PostgreSQL does not look
+    into a subquery with an offset."""
+    return _with(event, more).offset(0).subquery().c
+
+
+def _hex(number: Any, digits: int) -> ColumnElement[Any]:
+    return func.lpad(func.to_hex(number), digits, "0", type_=Text)
+
+
+def _time(microseconds: Any) -> ColumnElement[Any]:
+    epoch = literal_column("timestamptz 'epoch'", DateTime(timezone=True))
+    moment: ColumnElement[Any] = epoch + microseconds * literal_column("interval '1 microsecond'")
+    return moment
+
+
+def _phase(event: Any) -> ColumnElement[Any]:
+    """`fold._phase`."""
+    return case(
+        (event.kind.in_([Kind.STARTED, Kind.NOTED]), str(fold.PHASE_STARTED)),
+        (event.kind.in_([Kind.LOST, Kind.FOUND]), str(fold.PHASE_LOST)),
+        (event.internal, str(fold.PHASE_INTERNAL)),
+        (event.inferred, str(fold.PHASE_INFERRED)),
+        else_=str(fold.PHASE_SEEN),
+    )
+
+
+def _order(event: Any) -> ColumnElement[Any]:
+    """`fold.order_key`."""
+    stages = [
+        (event.kind == kind, event.prefix + f"{stage}0{NO_RUN}0" + event.at_hex) for kind, stage in fold.STAGE.items()
+    ]
+    run = event.prefix + str(fold.STAGE_RUN) + event.delivery + event.phase + event.at_hex
+    return case(*stages, else_=run)
+
+
+def _start_order(event: Any) -> ColumnElement[Any]:
+    """`fold.order_key` of the start that an end carries; of any other event its own."""
+    start = event.prefix + str(fold.STAGE_RUN) + event.delivery + str(fold.PHASE_STARTED)
+    return case((event.started.is_(None), _order(event)), else_=start + _hex(event.started, 14))
+
+
+def _status(event: Any) -> ColumnElement[Any]:
+    """`fold.status_of`."""
+    sent_again = and_(event.kind.in_([Kind.PUBLISHED, Kind.RECEIVED]), event.retries > 0)
+    return case(
+        (event.again, AsyncTaskStatus.PENDING.value),
+        (sent_again, AsyncTaskStatus.RETRY.value),
+        *((event.kind == kind, status.value) for kind, status in fold.STATUS.items()),
+    )
+
+
+def _keys(event: Any) -> dict[str, Any]:
+    """The keys of the groups in `fold` but ``order_key``, and of the run."""
+    has_trace = event.trace.is_not(None)
+    origin = case(
+        (func.coalesce(event.asked, False).is_(False), str(fold.SOURCE_NAME_ONLY)),
+        (event.kind == Kind.PLANNED, str(fold.SOURCE_PLANNED)),
+        (event.kind == Kind.UNSENT, str(fold.SOURCE_UNSENT)),
+        else_=str(fold.SOURCE_MESSAGE),
+    )
+    return {
+        "origin_key": origin + event.prefix + _hex(_since(event), 14),
+        "trace_key": case((has_trace, event.start_order), else_=literal("")),
+        "content_key": case(
+            (event.noted.is_not(None), literal("1") + event.order_key),
+            (event.content.is_not(None), literal("0") + event.start_order),
+            else_=literal(""),
+        ),
+        "run_key": event.prefix + event.delivery,
+        "end_key": case((event.kind == Kind.STARTED, literal("")), else_=event.phase + event.at_hex),
+    }
+
+
+def _since(event: Any) -> ColumnElement[Any]:
+    return func.coalesce(event.started, event.at)
+
+
+def _tasks(event: Any) -> dict[str, Any]:
+    """`fold.project`, by column."""
+    status = _status(event)
+    return {
+        "celery_task_id": event.id,
+        "origin_key": event.origin_key,
+        "name": event.name,
+        "root_task_id": event.root,
+        "parent_task_id": func.nullif(event.parent, event.id),
+        "task_args": event.args,
+        "task_kwargs": event.kwargs,
+        "customer": event.customer,
+        "created_by": event.created_by,
+        "created_by_name": event.created_by_name,
+        "trace_key": event.trace_key,
+        "trace_id": event.trace,
+        "span_id": case((event.trace.is_not(None), event.span)),
+        "content_key": event.content_key,
+        "content": func.coalesce(event.noted, event.content),
+        "created_at": _time(func.coalesce(event.created, func.least(_since(event), event.at))),
+        "started_at": _time(case((event.kind == Kind.STARTED, event.at), else_=event.started)),
+        "order_key": event.order_key,
+        "status": status,
+        "error_type": event.error_type,
+        "error_message": event.error_message,
+        "retries": func.coalesce(event.retries, 0),
+        "completed_at": case((status.in_([one.value for one in fold.TERMINAL]), _time(event.at))),
+        "result": event.result,
+    }
+
+
+def _attempts(event: Any) -> dict[str, Any]:
+    """`fold._project_attempt`, by column."""
+    is_start = event.kind == Kind.STARTED
+    has_start = or_(is_start, event.started.is_not(None))
+    token = func.lpad(func.left(event.run, 14), 16, "0", type_=Text)
+    received = cast(cast(literal("x") + token, postgresql.BIT(64)), BigInteger)
+
+    def of_start(value: Any) -> Any:
+        return case((has_start, value))
+
+    def of_end(value: Any) -> Any:
+        return case((event.kind.in_([Kind.STARTED, Kind.FOUND]), None), else_=value)
+
+    return {
+        "celery_task_id": event.id,
+        "run_key": event.run_key,
+        "name": event.name,
+        "retries": func.coalesce(event.retries, 0),
+        "redelivered": func.coalesce(event.redelivered, False),
+        "started_at": _time(case((is_start, event.at), else_=event.started)),
+        "published_at": of_start(_time(event.sent)),
+        "received_at": case((and_(has_start, event.delivered), _time(received))),
+        "eta": of_start(_time(event.eta)),
+        "worker": of_start(event.worker),
+        "pid": of_start(event.pid),
+        "source": of_start(event.source),
+        "queue": of_start(event.queue),
+        "trace_id": of_start(event.trace),
+        "span_id": of_start(event.span),
+        "end_key": event.end_key,
+        "ended_at": of_end(_time(event.at)),
+        "outcome": of_end(func.coalesce(event.outcome, event.kind)),
+        "error_type": event.error_type,
+        "error_message": event.error_message,
+        "traceback": event.traceback,
+    }

@@ -1,0 +1,211 @@
+"""The parameters of a search: the grammar that the command line has, and one for each common field."""
+
+from __future__ import annotations
+
+import datetime as dt
+import enum
+import re
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Final, NamedTuple
+
+from fastapi import Request
+from pydantic import AwareDatetime, BeforeValidator, Field
+from pydantic.json_schema import SkipJsonSchema
+
+from celery_asynctask.errors import FilterError
+from celery_asynctask.queries.search.filter import MAX_LENGTH, MAX_TERMS, Filter, Term, Value, parse, parse_value
+from celery_asynctask.queries.search.keys import JSON_KEYS, MAX_NUMBER
+from celery_asynctask.queries.search.order import ORDERS, Order
+from celery_asynctask.queries.search.page import MOST_ROWS
+from celery_asynctask.web.problem import invalid
+from celery_asynctask.web.schema import Asked, AsyncTaskStatusEnum
+
+_TEXTS: Final = {
+    "name": "name",
+    "created_by_name": "created_by_name",
+    "error_type": "error",
+    "celery_task_id": "id",
+    "root_task_id": "root",
+    "parent_task_id": "parent",
+    "trace_id": "trace",
+    "span_id": "span",
+    "worker": "worker",
+    "queue": "queue",
+}
+_NUMBERS: Final = {"customer": "customer", "created_by": "created_by", "retries": "retries"}
+_TIMES: Final = {
+    f"{key}_{side}": (key, operator)
+    for key in ("created", "started", "completed")
+    for side, operator in (("after", ">="), ("before", "<"))
+}
+_FIRST: Final = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
+_LAST: Final = dt.datetime(2999, 12, 31, tzinfo=dt.timezone.utc)
+"""Before and after these there is nothing, nor does every database know such times."""
+_GLOB: Final = "; * stands for any characters, ? for one"
+_HOURS: Final = dt.timedelta(hours=25)
+
+ORDER_BY: Final[dict[str, Order]] = {
+    f"{'-' if one.descending else ''}{name}": one
+    for one in ORDERS
+    for name in [{"created_at": "createdAt", "started_at": "startedAt", "completed_at": "completedAt"}[one.column]]
+}
+
+
+AsyncTaskOrdering: Any = enum.Enum(  # type: ignore[misc]
+    "AsyncTaskOrdering",
+    {f"{name.lstrip('-')}{'Descending' if one.descending else ''}": name for name, one in ORDER_BY.items()},
+    type=str,
+    module=__name__,
+)
+AsyncTaskOrdering.__doc__ = "By which time tasks are sorted; with - the newest first. Those that have none come last."
+
+
+def _rfc3339(value: Any) -> Any:
+    """What the document says. Pydantic would take a bare number, too, and guess what it counts."""
+    if not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9:.]{5,}([Zz]|[+-][0-9]{2}:[0-9]{2})", str(value)):
+        raise ValueError("a time with a zone is wanted, such as 2026-01-31T14:05:00Z")
+    return value
+
+
+# A parameter is left out, and never null: the document does not have that, and clients do not send it.
+_Text = str | SkipJsonSchema[None]
+_Number = Annotated[int, Field(ge=-MAX_NUMBER, le=MAX_NUMBER)] | SkipJsonSchema[None]
+_Time = Annotated[AwareDatetime, BeforeValidator(_rfc3339)] | SkipJsonSchema[None]
+
+
+def _text(meaning: str, note: str = "") -> Any:
+    return Field(
+        None,
+        description=f"{meaning}{note}",
+        min_length=1,
+        max_length=MAX_LENGTH,
+        json_schema_extra={"format": "asynctask-text"},
+    )
+
+
+def _number(meaning: str) -> Any:
+    return Field(None, description=meaning, json_schema_extra={"format": "int64"})
+
+
+class Search(Asked):
+    """What is looked for; everything must hold."""
+
+    search: str = Field(
+        "",
+        description="Terms with blanks between them, such as `status:FAILURE name:billing.* retries:>2 since:2d "
+        "kwargs.account_id:17`: the grammar of `celery asynctask list`",
+        max_length=MAX_LENGTH,
+        json_schema_extra={"format": "asynctask-search"},
+    )
+    status: list[AsyncTaskStatusEnum] = Field(
+        [], description="One of these statuses", max_length=len(AsyncTaskStatusEnum)
+    )
+    name: _Text = _text("Name of the task", _GLOB)
+    customer: _Number = _number("For which customer")
+    created_by: _Number = _number("Who asked for it")
+    created_by_name: _Text = _text("Name of who asked for it", _GLOB)
+    error_type: _Text = _text("Exception class name", _GLOB)
+    retries: _Number = _number("Number of retry attempts")
+    celery_task_id: _Text = _text("Celery task UUID, or its beginning")
+    root_task_id: _Text = _text("Root task ID of its workflow")
+    parent_task_id: _Text = _text("ID of the task that sent it")
+    trace_id: _Text = _text("Trace ID")
+    span_id: _Text = _text("Span ID")
+    worker: _Text = _text("Node name of a worker that ran it", _GLOB)
+    queue: _Text = _text("Routing key that a run of it came by", _GLOB)
+    created_after: _Time = Field(None, description="Asked for at that time or later")
+    created_before: _Time = Field(None, description="Asked for before that time")
+    started_after: _Time = Field(None, description="First started at that time or later")
+    started_before: _Time = Field(None, description="First started before that time")
+    completed_after: _Time = Field(None, description="Ended at that time or later")
+    completed_before: _Time = Field(None, description="Ended before that time")
+
+
+class PageSearch(Search):
+    """What is looked for, in which order, and which page of it."""
+
+    ordering: AsyncTaskOrdering = Field(AsyncTaskOrdering("-createdAt"), description=AsyncTaskOrdering.__doc__)
+    cursor: _Text = Field(
+        None,
+        description="`next` of the page before",
+        min_length=1,
+        max_length=100,
+        json_schema_extra={"format": "asynctask-cursor"},
+    )
+    limit: int = Field(50, description="Tasks of a page", ge=1, le=MOST_ROWS)
+
+    @property
+    def order(self) -> Order:
+        """The order that it names."""
+        return ORDER_BY[self.ordering.value]
+
+
+class Understood(NamedTuple):
+    """A search that was understood."""
+
+    filter: Filter
+    relative: bool
+    """Whether it means something else tomorrow: it counts time from now."""
+
+    @property
+    def in_values(self) -> bool:
+        """Whether it looks into the values of tasks."""
+        return in_values(self.filter.terms)
+
+
+def in_values(terms: Iterable[Term]) -> bool:
+    """Whether terms look into the values of tasks. The name of its schedule is none, though the content has it."""
+    return any(term.key in JSON_KEYS for term in terms)
+
+
+def understood(asked: Search, now: dt.datetime) -> Understood:
+    """Raises `ProblemError`, which names the parameter."""
+    terms, relative = searched(asked.search, now)
+    if asked.status:
+        values = dict.fromkeys(one.value for one in asked.status)
+        terms.append(Term("status", (), tuple(Value("=", one) for one in values), False))
+    for field, key in _TEXTS.items():
+        if (value := getattr(asked, field)) is not None:
+            terms.append(_term(Search.model_fields[field].alias or field, key, value, now))
+    for field, key in _NUMBERS.items():
+        if (value := getattr(asked, field)) is not None:
+            terms.append(Term(key, (), (Value("=", value),), False))
+    for field, (key, operator) in _TIMES.items():
+        if (at := getattr(asked, field)) is not None:
+            bounded = min(max(at, _FIRST), _LAST).astimezone(dt.timezone.utc)
+            terms.append(Term(key, (), (Value(operator, bounded),), False))
+    if len(terms) > MAX_TERMS:
+        raise invalid(
+            "search", f"It has {len(terms)} terms with those of the other parameters; it may have {MAX_TERMS}."
+        )
+    return Understood(Filter(tuple(terms)), relative)
+
+
+def searched(text: str, now: dt.datetime) -> tuple[list[Term], bool]:
+    """The terms of a search, and whether it counts time from now. Raises `ProblemError`."""
+    try:
+        terms = parse(text, now).terms
+    except FilterError as exc:
+        raise invalid("search", str(exc)) from None
+    return list(terms), parse(text, now + _HOURS).terms != terms
+
+
+def _term(parameter: str, key: str, text: str, now: dt.datetime) -> Term:
+    """A parameter is one text: nothing in it but the wildcards means anything."""
+    quoted = "".join(one if one in "*?" else f'"\\{one}"' if one in '"\\' else f'"{one}"' for one in text)
+    try:
+        return parse_value(key, quoted, now)
+    except FilterError as exc:
+        raise invalid(parameter, str(exc)) from None
+
+
+def check_names(request: Request, expected: Mapping[str, bool]) -> None:
+    """Raises `ProblemError` for a query parameter that an operation does not have, or has only once; ``expected``
+    says of each whether it may be given often."""
+    given = request.query_params.multi_items()
+    for name, _ in given:
+        if name not in expected:
+            told = f"There are: {', '.join(expected)}." if expected else "There are none here."
+            raise invalid(name[:80], f"There is no parameter {name[:80]!r}. {told}")
+        if not expected[name] and sum(other == name for other, _ in given) > 1:
+            raise invalid(name, f"The parameter {name} was given more than once.")

@@ -1,0 +1,131 @@
+"""Every command as a user starts it: a process, which prints and does what the command does in this process."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from click import Command, Context
+
+from celery_asynctask.cli.group import Commands
+from celery_asynctask.core.event import encode
+from celery_asynctask.journal import Directory, Journal
+from celery_asynctask.settings import Settings
+from celery_asynctask.store import Store
+from tests.histories import lines, published
+from tests.integration.commands import Ended, Project
+from tests.integration.purge import record
+from tests.integration.rows import stored
+from tests.workflows import NOTIFY, SHIP, order
+
+SOURCE = """
+from celery import Celery
+app = Celery("proj", broker="memory://", task_cls="celery_asynctask:RecordedTask")
+app.conf.update({settings!r})
+
+@app.task(name="shop.charge")
+def charge(*args, **kwargs):
+    pass
+"""
+VARIES = (
+    (r"asynctask_[\w-]{43}", "TOKEN"),
+    (r"[0-9a-f]{64}", "HASH"),
+    (r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "ID"),
+    (r"\d[\d.,:TZ-]*( |m?s\b)*", "N "),
+    (r" +", " "),
+)
+"""What is otherwise in each run of those that say what happens now, or make something."""
+
+
+class Case(NamedTuple):
+    words: tuple[str, ...]
+    varies: bool = False
+    code: int = 0
+
+
+CASES = {
+    "doctor": Case((), varies=True, code=1),
+    "erase": Case(("--customer", "42", "--yes")),
+    "errors": Case(("--utc",)),
+    "export": Case(("status:SUCCESS", "-o", "-"), varies=True),
+    "import": Case(("bundle.ndjson", "--into", "sqlite:///other.db")),
+    "list": Case(("status:SUCCESS", "--utc")),
+    "openapi": Case(()),
+    "purge": Case(("--older-than", "1d", "--yes")),
+    "recorder": Case(("--once",), varies=True),
+    "rerun": Case(("charged", "--yes", "--by", "Ada"), varies=True),
+    "schema": Case(()),
+    "show": Case((SHIP, "--utc")),
+    "stats": Case(("since:2025-06-01", "until:2025-07-01")),
+    "token": Case(("support", "--customer", "42"), varies=True),
+    "top": Case((), varies=True),
+    "tree": Case((SHIP, "--waterfall")),
+    "upgrade": Case(()),
+    "verify": Case(("--all",), code=1),
+    "why": Case((NOTIFY,)),
+}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """With a workflow, a task of customer 42, one event that no recorder has taken yet, and a bundle of a task."""
+    path = tmp_path / "project"
+    path.mkdir()
+    settings = Settings(url=f"sqlite:///{path / 'rows.db'}", journal_dir=path / "journal")
+    store = Store(settings)
+    store.prepare()
+    store.write(lines(order()))
+    record(store, "success", "charged", customer=42)
+    store.close()
+    Directory(settings.directory, settings.store_id)
+    journal = Journal(settings.directory, settings.store_id)
+    journal.append(encode({**published(), "id": "waiting"}))
+    journal.close()
+    made = Project(path, SOURCE, asynctask_url=settings.url, asynctask_journal_dir=str(path / "journal"))
+    (path / "bundle.ndjson").write_text(made.run("export", "customer:42").out, encoding="utf-8")
+    return made
+
+
+def told(ended: Ended, varies: bool) -> Ended:
+    """What can be compared of it."""
+    texts = [ended.out, ended.err]
+    for pattern, name in VARIES if varies else ():
+        texts = [re.sub(pattern, name, text) for text in texts]
+    return Ended(ended.code, *texts)
+
+
+def tasks(path: Path) -> dict[str, dict[str, Any]]:
+    """Of each database of the project, all tasks."""
+    found = {}
+    for file in sorted(path.glob("*.db")):
+        store = Store(Settings(url=f"sqlite:///{file}"))
+        found[file.name] = {task_id: partial.task for task_id, partial in stored(store).items()}
+        store.close()
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", CASES)
+def test_a_process_does_what_is_done_in_this_one(project: Project, command: str, tmp_path: Path) -> None:
+    case = CASES[command]
+    shutil.copytree(project.path, tmp_path / "before")
+    here = project.run(command, *case.words)
+    done_here = tasks(project.path)
+    shutil.rmtree(project.path)
+    shutil.copytree(tmp_path / "before", project.path)
+    there = project.run_process(command, *case.words)
+    assert here.code == there.code == case.code, (here, there)
+    assert here.out or here.err
+    assert told(there, case.varies) == told(here, case.varies)
+    done = tasks(project.path)
+    assert {name: len(rows) for name, rows in done.items()} == {name: len(rows) for name, rows in done_here.items()}
+    if command != "rerun":
+        assert done == done_here
+
+
+def test_every_command_is_here() -> None:
+    """But for ``serve``, which goes on until it is told to end: `test_serve`."""
+    assert set(Commands("asynctask").list_commands(Context(Command("asynctask")))) == {*CASES, "serve"}

@@ -1,0 +1,209 @@
+"""`celery asynctask serve`, `openapi` and `token` as an operator runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from ast import literal_eval
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from celery_asynctask.settings import Settings
+from celery_asynctask.store import Store
+from tests.integration.commands import SECONDS, Project
+from tests.integration.http.client import OURS, THEIRS, TOKENS, is_problem, tell, token_of
+from tests.integration.serving import client
+from tests.pace import patience
+from tests.waiting import wait_for
+
+WITHOUT = """
+import sys
+sys.modules["{missing}"] = None
+from celery import Celery
+app = Celery("proj", broker="memory://")
+app.conf.update({settings!r})
+"""
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> Iterator[str]:
+    made = Store(Settings(url=f"sqlite:///{tmp_path / 'rows.db'}"))
+    made.prepare()
+    tell(made, "ours", OURS)
+    tell(made, "theirs", THEIRS)
+    yield made.settings.url
+    made.close()
+
+
+@contextmanager
+def serving(project: Project, *arguments: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """The address of a server that runs; it is told to end, if it has not."""
+    log = project.path / "serve.log"
+    with log.open("w", encoding="utf-8") as output:
+        command = [sys.executable, "-m", "celery", "-A", "proj", "asynctask", "serve", "--port", "0", *arguments]
+        process = subprocess.Popen(command, cwd=project.path, stdout=output, stderr=subprocess.STDOUT, encoding="utf-8")
+    try:
+
+        def address() -> Any:
+            assert process.poll() is None, log.read_text(encoding="utf-8")
+            return re.search(r"http://\S+:[0-9]+", log.read_text(encoding="utf-8"))
+
+        found = wait_for(address, SECONDS, f"the server; its log is {log}")[0]
+        wait_for(lambda: answers(found), SECONDS, "an answer")
+        yield found, process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        process.wait(patience(SECONDS))
+
+
+def answers(address: str) -> bool:
+    try:
+        return httpx.get(f"{address}/health", timeout=patience(SECONDS)).status_code > 0
+    except httpx.TransportError:
+        return False
+
+
+@pytest.mark.slow
+def test_it_serves_until_it_is_told_to_end(url: str, tmp_path: Path) -> None:
+    with serving(Project(tmp_path, asynctask_url=url)) as (address, process), client(address) as server:
+        assert address.startswith("http://127.0.0.1:")
+        answer = server.get("/async-tasks")
+        assert {one["celeryTaskId"] for one in answer.json()["results"]} == {"ours", "theirs"}
+        assert answer.headers["cache-control"] == "no-store"
+        assert "server" not in answer.headers
+        evil = server.get("/async-tasks", headers={"Host": "evil.example"})
+        is_problem(evil, "forbidden", 403)
+        proxied = server.get("/async-tasks", headers={"X-Forwarded-For": "127.0.0.1"})
+        is_problem(proxied, "forbidden", 403)
+        is_problem(server.post("/async-tasks/purge", json={"olderThan": "1d"}), "forbidden", 403)
+        is_problem(server.get("/async-tasks?limit=0"), "invalid-parameter", 422, "limit")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(patience(SECONDS)) in (0, -signal.SIGTERM)
+    log = (tmp_path / "serve.log").read_text(encoding="utf-8")
+    assert "Traceback" not in log
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{address}/health")
+
+
+@pytest.mark.slow
+def test_with_tokens_it_listens_anywhere(url: str, tmp_path: Path) -> None:
+    """And no token is in its log."""
+    with (
+        serving(Project(tmp_path, asynctask_url=url, asynctask_tokens=TOKENS), "--host", "0.0.0.0") as (listening, _),
+        client(listening.replace("0.0.0.0", "127.0.0.1")) as server,
+    ):
+        is_problem(server.get("/async-tasks"), "unauthenticated", 401)
+        headers = {"Authorization": f"Bearer {token_of('ours')}"}
+        [task] = server.get("/async-tasks", headers=headers).json()["results"]
+        assert task["celeryTaskId"] == "ours"
+    log = (tmp_path / "serve.log").read_text(encoding="utf-8")
+    assert "Started server process" in log
+    assert token_of("ours") not in log
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", ""])
+def test_without_credentials_it_listens_to_this_host_alone(url: str, tmp_path: Path, host: str) -> None:
+    ended = Project(tmp_path, asynctask_url=url).run("serve", "--port", "0", "--host", host)
+    assert (ended.code, ended.out) == (2, "")
+    assert "can be reached by others: set asynctask_tokens" in ended.err
+
+
+def test_a_port_that_is_in_use(url: str, tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        ended = Project(tmp_path, asynctask_url=url).run("serve", "--port", str(port))
+    assert ended.code == 1
+    assert f"Error: 127.0.0.1 cannot be listened at, port {port}: Address already in use." in ended.err
+
+
+def test_a_host_that_there_is_not(url: str, tmp_path: Path) -> None:
+    ended = Project(tmp_path, asynctask_url=url).run("serve", "--host", "no.such.host.invalid")
+    assert ended.code == 1
+    assert "There is no address 'no.such.host.invalid'" in ended.err
+
+
+def test_an_access_function_that_is_not_there(url: str, tmp_path: Path) -> None:
+    for command in ("serve", "openapi"):
+        ended = Project(tmp_path, asynctask_url=url, asynctask_access="no.such.function").run(command)
+        assert ended.code == 2
+        assert "'asynctask_access' names 'no.such.function', which cannot be imported" in ended.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("missing", ["fastapi", "uvicorn"])
+def test_without_the_extra_it_says_what_to_install(url: str, tmp_path: Path, missing: str) -> None:
+    source = WITHOUT.replace("{missing}", missing)
+    ended = Project(tmp_path, source, asynctask_url=url).run_process("serve", "--port", "0")
+    assert ended.code == 1
+    assert ended.err.count("\n") == 1, ended.err
+    assert f"The HTTP API needs {missing}: pip install 'celery-asynctask[http]'." in ended.err
+
+
+# -- openapi
+
+
+@pytest.mark.slow
+def test_the_document_needs_no_database(tmp_path: Path) -> None:
+    project = Project(tmp_path, asynctask_url="postgresql+psycopg://user:hunter2@127.0.0.1:9/nowhere")
+    ended = project.run("openapi")
+    assert (ended.code, ended.err) == (0, "")
+    document = json.loads(ended.out)
+    assert document["openapi"].startswith("3.1")
+    assert set(document["paths"]) >= {"/async-tasks", "/async-tasks/{id}", "/health"}
+    assert "hunter2" not in ended.out
+    for seed in ("1", "2"):
+        assert project.run_process("openapi", PYTHONHASHSEED=seed) == ended, "always the same"
+    assert {one.name for one in tmp_path.iterdir()} <= {"proj.py", "__pycache__"}, "nothing is made"
+
+
+# -- token
+
+
+@pytest.mark.slow
+def test_a_token_works_with_the_configuration_that_it_says(url: str, tmp_path: Path) -> None:
+    made = Project(tmp_path).run("token", "support", "--customer", str(OURS), "--right", "payloads")
+    assert made.code == 0
+    [token] = made.lines
+    assert token.startswith("asynctask_")
+    assert len(token) > 40
+    assert token not in made.err, "what is configured is no secret"
+    tokens = literal_eval(f"{{{made.err.splitlines()[1].strip()}}}")
+    assert tokens["support"]["customers"] == [OURS]
+    project = Project(tmp_path, asynctask_url=url, asynctask_tokens=tokens)
+    with serving(project) as (address, _), client(address) as server:
+        is_problem(server.get("/async-tasks"), "unauthenticated", 401)
+        headers = {"Authorization": f"Bearer {token}"}
+        [task] = server.get("/async-tasks", headers=headers).json()["results"]
+        assert (task["celeryTaskId"], task["result"]) == ("ours", {"paid": True})
+    other = Project(tmp_path).run("token", "support", "--customer", str(OURS))
+    assert other.lines != [token], "no two are the same"
+
+
+@pytest.mark.parametrize(
+    "arguments", [("x",), ("x", "--all-customers", "--customer", "1"), ("x", "--customer", "all"), ("--all-customers",),
+                  ("x", "--all-customers", "--right", "everything")],
+)  # fmt: skip
+def test_a_token_says_whose_tasks_it_sees(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    ended = Project(tmp_path).run("token", *arguments)
+    assert (ended.code, ended.out) == (2, "")
+
+
+def test_a_token_of_all_customers(tmp_path: Path) -> None:
+    rights = ("--right", "payloads", "--right", "rerun", "--right", "purge")
+    made = Project(tmp_path).run("token", "ops", "--all-customers", *rights)
+    [grant] = literal_eval(f"{{{made.err.splitlines()[1].strip()}}}").values()
+    assert (grant["customers"], grant["rights"]) == ("*", ["read", "payloads", "rerun", "purge"])
+    assert os.linesep.join(made.lines).count("asynctask_") == 1

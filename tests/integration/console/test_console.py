@@ -1,0 +1,279 @@
+"""What all pages of the console have in common: who is let in, headers, files, addresses; and the page of tasks."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import sys
+from collections.abc import Iterator
+from importlib.resources import files
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from httpx import Response
+from markupsafe import escape
+
+from celery_asynctask.console.markup import SECURITY
+from celery_asynctask.store import Store
+from tests.integration.http.client import OURS, THEIRS, Api, api_over, statements, tell, token_of
+
+PAGES = (
+    "/",
+    "/tasks",
+    "/errors",
+    "/names",
+    "/name?name=shop.charge",
+    "/workers",
+    "/tasks/ours",
+    "/tasks/ours/workflow",
+)
+MOST_BYTES = 100_000
+ROWS = re.compile(r'<tr id="t-\d+">')
+
+
+@pytest.fixture
+def api(store: Store) -> Iterator[Api]:
+    tell(store, "ours", OURS)
+    tell(store, "theirs", THEIRS)
+    with api_over(store) as made:
+        yield made
+
+
+def get(api: Api, path: str, who: str | None = "admin", headers: Any = ()) -> Response:
+    """A page as a browser asks for it, with the cookie of who has signed in."""
+    cookie = {"Cookie": f"asynctask_token={token_of(who)}"} if who is not None else {}
+    answer = api.ask("GET", f"/console{path}", None, {**cookie, **dict(headers)})
+    if answer.headers.get("content-type", "").startswith("text/html"):
+        assert {name: answer.headers.get(name) for name in SECURITY} == SECURITY
+    return answer
+
+
+def post(api: Api, path: str, **fields: str) -> Response:
+    return api.ask("POST", f"/console{path}", None, data=fields)
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_nobody_sees_a_page_who_has_not_signed_in(api: Api, path: str) -> None:
+    answer = get(api, path, None)
+    assert answer.status_code == 401
+    assert "A token of" in answer.text
+    assert "shop.charge" not in re.sub(r'value="[^"]*"', "", answer.text)
+    assert get(api, path, "ours-none").status_code == 403
+    assert get(api, path).status_code == 200
+
+
+@pytest.mark.usefixtures("one_minute")
+@pytest.mark.parametrize("path", [path for path in PAGES if path != "/workers"])
+def test_an_idle_page_is_one_read(api: Api, path: str) -> None:
+    """But that of the workers: their heartbeats are no change of the record."""
+    first = get(api, path)
+    tag = {"If-None-Match": first.headers["etag"]}
+    get(api, path, headers=tag)  # from here on it is known at which revision that was
+    with statements(api) as sent:
+        answer = get(api, path, headers=tag)
+    assert (answer.status_code, answer.content) == (304, b"")
+    assert [one for one in sent if not one.startswith(("BEGIN", "ROLLBACK"))] == sent[-1:]
+    assert "async_task_revision" in sent[-1]
+
+
+def test_a_tag_is_of_who_got_it(api: Api) -> None:
+    tag = {"If-None-Match": get(api, "/tasks").headers["etag"]}
+    get(api, "/tasks", headers=tag)
+    assert get(api, "/tasks", "ours", headers=tag).status_code == 200
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_no_page_has_code_or_styles_in_it(api: Api, path: str) -> None:
+    """The content security policy would refuse them."""
+    page = get(api, path).text
+    assert not re.search(r"<script(?! type=\"module\" src=)|<style|\sstyle=|\son\w+=|javascript:", page)
+    assert not re.search(r"https?://(?!www\.w3\.org)", re.sub(r"<pre.*?</pre>", "", page, flags=re.DOTALL))
+
+
+@pytest.mark.parametrize("path", ["/tasks", "/errors", "/names"])
+def test_a_parameter_that_is_not_known_is_refused(api: Api, path: str) -> None:
+    answer = get(api, f"{path}?serach=x")
+    assert answer.status_code == 422
+    assert "serach" in answer.text
+
+
+def test_signing_in_and_out(api: Api) -> None:
+    wrong = post(api, "/sign-in", token="nothing", back="/console/tasks")
+    assert wrong.status_code == 401
+    assert "not known" in wrong.text
+    assert 'value="/console/tasks"' in wrong.text
+    answer = post(api, "/sign-in", token=token_of("ours"), back="/console/tasks?search=since:1d")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/console/tasks?search=since:1d")
+    cookie = answer.headers["set-cookie"]
+    assert {"HttpOnly", "SameSite=lax", "Path=/console"} <= set(cookie.split("; "))
+    assert "Max-Age=0" in post(api, "/sign-out").headers["set-cookie"]
+
+
+@pytest.mark.parametrize(
+    "back",
+    ["https://evil.example", "//evil.example", "/\\evil.example", "\\\\evil", "javascript:alert(1)", "/a\nb", ""],
+)
+def test_signing_in_leads_nowhere_else(api: Api, back: str) -> None:
+    assert post(api, "/sign-in", token=token_of("ours"), back=back).headers["location"] == "/console/"
+
+
+@pytest.mark.parametrize("path", ["/sign-in", "/sign-out", "/tasks/ours/rerun"])
+def test_other_sites_do_nothing(api: Api, path: str) -> None:
+    headers = {"Sec-Fetch-Site": "cross-site", "Cookie": f"asynctask_token={token_of('admin')}"}
+    answer = api.ask("POST", f"/console{path}", None, headers, data={"token": token_of("admin")})
+    assert answer.status_code == 403
+    assert "set-cookie" not in answer.headers
+
+
+def test_the_api_knows_no_cookie(api: Api) -> None:
+    """So no page of another site can ask it for anything."""
+    answer = api.ask("GET", "/async-tasks", None, {"Cookie": f"asynctask_token={token_of('admin')}"})
+    assert answer.status_code == 401
+
+
+def test_files_are_small_and_kept(api: Api) -> None:
+    directory = files("celery_asynctask.console") / "static"
+    sizes = {one.name: len(one.read_bytes()) for one in directory.iterdir()}
+    assert sum(size for name, size in sizes.items() if name.endswith((".js", ".css"))) <= MOST_BYTES
+    for link in set(re.findall(r'(?:href|src)="(/console/static/[^"]+)"', get(api, "/").text)):
+        answer = api.app, asked(api, link)
+        assert answer[1].status_code == 200
+        assert "immutable" in answer[1].headers["cache-control"]
+        assert "immutable" not in asked(api, link.partition("?")[0]).headers["cache-control"]
+    assert asked(api, "/console/static/..%2Fentry.py").status_code == 404
+
+
+def asked(api: Api, path: str) -> Response:
+    """Without what `Api.ask` expects of every answer: files are kept."""
+    answer: Response = api.loop.run_until_complete(api._asked("GET", path))
+    return answer
+
+
+def test_whoever_opens_the_address_is_led_to_it(api: Api) -> None:
+    answer = api.ask("GET", "/", None)
+    assert (answer.status_code, answer.headers["location"]) == (307, "/console/")
+
+
+@pytest.mark.parametrize("path", ["", "/"])
+def test_its_address_without_more(api: Api, path: str) -> None:
+    answer = api.ask("GET", f"/console{path}", None)
+    assert (answer.status_code, answer.headers.get("location")) == ((401, None) if path else (307, "/console/"))
+
+
+def test_credentials_of_a_proxy_do_not_hide_ours(api: Api) -> None:
+    assert get(api, "/tasks", headers={"Authorization": "Basic b3BzOm9wcw=="}).status_code == 200
+
+
+def test_a_cookie_of_another_server(store: Store) -> None:
+    """Browsers send it to every port of a host."""
+    with api_over(store, loopback=True, asynctask_tokens=None) as here:
+        assert get(here, "/tasks").status_code == 200
+        assert "nothing to sign in with" in get(here, "/sign-in").text
+        assert "set-cookie" not in post(here, "/sign-in", token="").headers
+
+
+@pytest.mark.parametrize("fields", [{"token": "\u20ac"}, {"token": ""}, {f"f{number}": "x" for number in range(30)}])
+def test_forms_of_any_kind(api: Api, fields: dict[str, str]) -> None:
+    assert post(api, "/sign-in", **fields).status_code in (401, 422)
+
+
+def test_an_origin_that_is_none(api: Api) -> None:
+    answer = api.ask("POST", "/console/sign-in", None, {"Origin": "http://[::1"}, data={"token": token_of("admin")})
+    assert answer.status_code == 403
+
+
+def test_looking_at_the_form_signs_nobody_in(api: Api) -> None:
+    answer = api.ask("HEAD", "/console/sign-in", None)
+    assert (answer.status_code, "set-cookie" in answer.headers) == (200, False)
+
+
+@pytest.mark.every_database
+@pytest.mark.parametrize("task_id", ["a/b", "..", ".", "a\\b", "a b", "?x", "ü#%2F", "..%2F"])
+def test_ids_of_any_kind_have_a_page(api: Api, store: Store, task_id: str) -> None:
+    tell(store, task_id, OURS)
+    link = re.search(r'href="/console(/task[^"]*)">shop.charge<', get(api, "/tasks?limit=25").text)
+    assert link is not None
+    answer = get(api, link[1].replace("&amp;", "&"))
+    if answer.status_code == 302:
+        answer = get(api, answer.headers["location"].removeprefix("/console"))
+    assert answer.status_code == 200
+    assert f"<code>{escape(task_id)}</code>" in answer.text
+
+
+# -- the page of tasks
+
+
+def test_what_else_was_asked_for_stays_where_a_search_is_refused(api: Api) -> None:
+    page = get(api, "/tasks?search=nonsense:1&status=FAILURE&ordering=createdAt&limit=25&columns=trace").text
+    assert '<input type="hidden" name="status" value="FAILURE">' in page
+    assert '<option value="createdAt" selected>' in page
+    assert "<option selected>25</option>" in page
+    assert 'value="trace" checked' in page
+    assert 'value="last" selected' in page or "sort=last" in get(api, "/errors?search=nonsense:1&sort=last").text
+
+
+@pytest.mark.every_database
+def test_a_file_has_all_rows_however_large_their_values(
+    api: Api, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(150):
+        tell(store, f"more-{number}", OURS)
+    monkeypatch.setattr(sys.modules["celery_asynctask.queries.search.page"], "MOST_CHARACTERS", 1000)
+    assert len(get(api, "/tasks.ndjson?limit=200").text.splitlines()) == 152
+    assert len(get(api, "/tasks.ndjson?limit=100").text.splitlines()) == 100
+
+
+def test_tenants_see_and_count_their_own(api: Api) -> None:
+    page = get(api, "/tasks", "ours").text
+    assert len(ROWS.findall(page)) == 1
+    assert "SUCCESS 1" in re.sub(r"<[^>]+>", "", page)
+    assert "theirs" not in page
+    assert len(ROWS.findall(get(api, "/tasks").text)) == 2
+
+
+def test_what_was_typed_stays_where_it_is_refused(api: Api) -> None:
+    answer = get(api, "/tasks?search=nonsense%3A%22%3Cb%3E%22")
+    assert answer.status_code == 422
+    assert 'value="nonsense:&#34;&lt;b&gt;&#34;"' in answer.text
+    assert 'role="alert"' in answer.text
+
+
+def test_three_answers_without_tasks(api: Api, store: Store) -> None:
+    assert "No task is like this" in get(api, "/tasks?search=name:nothing").text
+    assert get(api, "/tasks?search=name:").status_code == 422
+    assert "Nothing is recorded yet" in get(api, "/tasks", "nobody").text
+    store.engine.dispose()
+
+
+def test_values_need_their_right(api: Api) -> None:
+    assert get(api, "/tasks?search=kwargs.currency:EUR", "reader").status_code == 403
+    assert len(ROWS.findall(get(api, "/tasks?search=kwargs.currency:EUR").text)) == 2
+    for who, there in (("admin", True), ("reader", False)):
+        assert ("EUR" in get(api, "/tasks.ndjson", who).text) is there
+        assert ("EUR" in get(api, "/tasks.csv", who).text) is there
+
+
+def test_files_have_what_the_page_shows(api: Api) -> None:
+    page = get(api, "/tasks?search=name:shop.*&ordering=createdAt&limit=25").text
+    for suffix in ("csv", "ndjson"):
+        link = re.search(rf'href="/console(/tasks\.{suffix}[^"]*)"', page)
+        assert link is not None
+        query = parse_qs(urlsplit(link[1].replace("&amp;", "&")).query)
+        assert query == {"search": ["name:shop.*"], "ordering": ["createdAt"], "limit": ["25"]}
+        answer = get(api, link[1].replace("&amp;", "&"))
+        assert "attachment" in answer.headers["content-disposition"]
+        if suffix == "csv":
+            found = [row["celery_task_id"] for row in csv.DictReader(io.StringIO(answer.text))]
+        else:
+            found = [json.loads(line)["celeryTaskId"] for line in answer.text.splitlines()]
+        assert sorted(found) == ["ours", "theirs"]
+
+
+@pytest.mark.parametrize("query", ["limit=7", "ordering=name", "cursor=x", "status=GONE", "limit=x"])
+def test_what_is_not_allowed_is_said(api: Api, query: str) -> None:
+    answer = get(api, f"/tasks?{query}")
+    assert answer.status_code == 422
+    assert 'role="alert"' in answer.text

@@ -1,0 +1,341 @@
+"""The pages that come first: the overview, the names, and one name; who sees what of them, and what leads where."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from collections.abc import Iterator
+from functools import partial
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from celery_asynctask.console import names, overview
+from celery_asynctask.http import health
+from celery_asynctask.queries.statistics import overview as overview_query
+from celery_asynctask.queries.statistics.by_name import term
+from celery_asynctask.queries.statistics.series import series
+from celery_asynctask.store import Position, SourceUpdate, Store
+from celery_asynctask.web.service import Caller
+from tests.histories import START
+from tests.integration.http.client import OURS, THEIRS, Api, api_over, statements
+from tests.integration.oracle import add, row
+
+NOW = dt.datetime(2026, 2, 1, 12, 30, tzinfo=dt.timezone.utc)
+MINUTE = dt.timedelta(minutes=1)
+HOSTILE = "<script>alert(1)</script>\"'\u202e&amp;"
+ODD = (
+    "",
+    " ",
+    "..",
+    ".",
+    "a/b/../c",
+    "two words",
+    'it\'s "quoted"',
+    "back\\slash",
+    "a?b=c&d#e%2F",
+    "*",
+    "[a]",
+    "日本.語",
+)
+
+
+class Html(HTMLParser):
+    """What matters of a page; raises nothing: a browser would not either."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.links: list[tuple[str, str]] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self._inside: str | None = None
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag == "a":
+            self.links.append((dict(attrs).get("href") or "", ""))
+            self._inside = "a"
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "a":
+            self._inside = None
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if self._inside == "a":
+            href, text = self.links[-1]
+            self.links[-1] = href, text + data
+
+    def to(self, text: str) -> str:
+        """Where the first link that says this leads; one that says nothing else comes first."""
+        return next(
+            href
+            for exactly in (True, False)
+            for href, said in self.links
+            if said == text or (not exactly and text in said)
+        )
+
+
+@pytest.fixture
+def api(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
+    for module in (overview, names):
+        monkeypatch.setattr(module, "this_minute", lambda _page: NOW)
+    with api_over(store, asynctask_journal_dir=str(tmp_path / "journal")) as made:
+        yield made
+
+
+def page(api: Api, path: str, who: str = "admin", status: int = 200, **parameters: Any) -> Html:
+    """A page, in which ids are unique, what is live has one, and nothing is inline."""
+    more = {"params": parameters} if parameters else {}
+    answer = api.ask("GET", f"/console{path}", who, **more)
+    assert answer.status_code == status, answer.text
+    found = Html(answer.text)
+    ids = [about["id"] for _, about in found.tags if "id" in about]
+    assert len(ids) == len(set(ids))
+    assert all(about.get("id") for _, about in found.tags if "data-live" in about)
+    assert not any("style" in about or any(name.startswith("on") for name in about) for _, about in found.tags)
+    assert all(about.get("src") for tag, about in found.tags if tag == "script")
+    assert sum(tag == "h1" for tag, _ in found.tags) == 1
+    return found
+
+
+def query(href: str) -> dict[str, list[str]]:
+    return parse_qs(urlsplit(href).query)
+
+
+def ended(task_id: str, minutes: float, run: float = 1, status: str = "SUCCESS", **more: Any) -> dict[str, Any]:
+    """Asked for so many minutes ago, started a second later, and ended after so many seconds."""
+    created = NOW - minutes * MINUTE
+    started = created + MINUTE / 60
+    completed = started + run * MINUTE / 60
+    times = {"created_at": created, "started_at": started, "completed_at": completed}
+    return {**row(task_id, error_type=None, error_message=None), **times, "status": status, **more}
+
+
+@pytest.fixture
+def some(store: Store) -> None:
+    failed: dict[str, Any] = {"error_type": "KeyError", "error_message": HOSTILE}
+    add(
+        store,
+        [
+            ended("fine", 5, customer=OURS),
+            ended("slow", 70, 40, name=HOSTILE, customer=OURS),
+            ended("broken", 10, status="FAILURE", customer=OURS, **failed),
+            ended("old", 60 * 30, status="FAILURE", customer=OURS, **failed),
+            ended("gone", 20, status="LOST", name="shop.refund", customer=THEIRS),
+            {**ended("runs", 3, status="STARTED", customer=OURS), "completed_at": None},
+            {**ended("waits", 1, status="PENDING", customer=THEIRS), "started_at": None, "completed_at": None},
+        ],
+    )
+
+
+def test_an_empty_store_greets_a_newcomer(api: Api) -> None:
+    found = page(api, "/")
+    for said in ("Nothing is recorded yet", "Your first task", "RecordedTask", "asynctask_url", "doctor"):
+        assert said in found.text
+    assert "No task was asked for in the last day." in page(api, "/names").text
+
+
+def test_an_empty_store_tells_a_tenant_nothing_of_processes(api: Api) -> None:
+    found = page(api, "/", "ours")
+    assert "No task of your customers" in found.text
+    assert "process" not in found.text.lower()
+
+
+@pytest.mark.every_database
+def test_from_each_count_to_its_tasks(api: Api, some: None) -> None:
+    found = page(api, "/")
+    assert query(found.to("1 now")) == {"status": ["STARTED"]}
+    assert query(found.to("2 in the last hour")) == {"search": ["since:1h"], "status": ["FAILURE", "LOST", "REJECTED"]}
+    assert query(found.to("shop.charge 1")) == {"search": ['name:"shop.charge"'], "status": ["STARTED"]}
+    assert query(found.to("1 in all")) == {"status": ["LOST"]}
+    assert "of 5 tasks asked for in that hour" in found.text
+    for said in ("PENDING 1", "RECEIVED 0", "RETRY 0", "Last hour: 5", "40 % of 5"):
+        assert said in " ".join(found.text.split()), said
+
+
+def test_a_failure_is_one_click_away_and_says_why(api: Api, some: None) -> None:
+    found = page(api, "/")
+    links = [href for href, _ in found.links]
+    assert {f"/console/tasks/{one}" for one in ("broken", "old", "gone", "runs")} <= set(links)
+    assert links.index("/console/tasks/broken") < links.index("/console/tasks/old")
+    assert "KeyError: <script>alert(1)</script>" in found.text
+    assert "how far it came is not known" in found.text
+    assert "\u202e" not in found.text
+    assert any(about.get("data-since") for _, about in found.tags)
+
+
+def tell(store: Store, numbered: int, stored: int) -> None:
+    """A process that has written so many events, of which so many are stored."""
+    source = {"source": "a", "host": "h", "pid": 1, "role": "child", "at": START, "journal": "j"}
+    store.write([], [SourceUpdate(source, Position(last_number=numbered, stored=stored))])
+    store.note_ended("j", [], dt.timedelta(0))
+
+
+def test_whether_the_record_is_complete(api: Api, store: Store, some: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "KEPT_SECONDS", 0)
+    tell(store, 12, 12)
+    found = page(api, "/")
+    assert "The record is complete" in found.text
+    assert "12 events accepted = 12 stored." in found.text
+    tell(store, 20, 15)
+    found = page(api, "/")
+    assert "The record is not complete" in found.text
+    assert "20 events accepted = 15 stored + 5 missing." in found.text
+
+
+def test_a_tenant_sees_their_own_alone(api: Api, store: Store, some: None) -> None:
+    tell(store, 20, 15)
+    found = page(api, "/", "theirs")
+    text = found.text.lower()
+    assert "/console/tasks/gone" in [href for href, _ in found.links]
+    assert "the record is" not in text
+    assert "events" not in text
+    assert "keyerror" not in text
+    assert "shop.refund" in page(api, "/names", "theirs").text
+    assert "script" not in page(api, "/names", "theirs").text
+    page(api, "/name", "theirs", 404, name=HOSTILE)
+    assert "/console/tasks/fine" not in str(page(api, "/name", "theirs", name="shop.charge").links)
+
+
+def test_who_has_a_page_is_told_so(api: Api, some: None) -> None:
+    for path in ("/", "/names", "/name?name=shop.charge"):
+        again = {"If-None-Match": api.ask("GET", f"/console{path}").headers["etag"]}
+        assert api.ask("GET", f"/console{path}", headers=again).status_code == 304
+        with statements(api) as sent:
+            assert api.ask("GET", f"/console{path}", headers=again).status_code == 304
+        assert sum("async_task_revision" in one for one in sent) == 1
+        assert not any("created_at" in one for one in sent)
+
+
+def test_names(api: Api, some: None) -> None:
+    found = page(api, "/names")
+    assert [said for href, said in found.links if "/name?" in href] == [
+        "shop.charge",
+        HOSTILE.replace("\u202e", "\N{REPLACEMENT CHARACTER}"),
+        "shop.refund",
+    ]
+    assert query(found.to("4")) == {"search": ['since:1d name:"shop.charge"']}
+    assert {"search": [f"since:1d {term('name', HOSTILE)}"]} in [query(href) for href, _ in found.links]
+    assert "Of the last day" in found.text
+
+
+@pytest.mark.every_database
+@pytest.mark.parametrize("order", names.ORDERS)
+def test_each_order_of_names(api: Api, some: None, order: str) -> None:
+    found = page(api, "/names", order=order)
+    shown = [said for href, said in found.links if "/name?" in href]
+    assert len(shown) == 3
+    assert [about for tag, about in found.tags if tag == "th" and "aria-sort" in about]
+    first = {"name": HOSTILE[:8], "rate": "shop.refund", "run-p95": HOSTILE[:8]}.get(order)
+    assert first is None or shown[0].startswith(first)
+
+
+@pytest.mark.every_database
+def test_a_search_of_names(api: Api, some: None) -> None:
+    found = page(api, "/names", search="name:shop.* status:LOST")
+    assert [said for href, said in found.links if "/name?" in href] == ["shop.refund"]
+    assert query(found.to("1"))["search"] == ['name:shop.* status:LOST since:1d name:"shop.refund"']
+    assert "No task is like this in the last day" in page(api, "/names", search="name:none.such").text
+    refused = page(api, "/names", status=422, search="nokey:1")
+    assert "no key 'nokey'" in refused.text
+    assert ("input", "nokey:1") in [(tag, about.get("value")) for tag, about in refused.tags]
+    page(api, "/names", "reader", 403, search="kwargs.a:1")
+    page(api, "/names", status=422, order="size")
+    page(api, "/names", status=422, limit="5")
+
+
+def test_what_was_not_looked_at_is_said(api: Api, some: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(names, "MOST_LOOKED_AT", 2)
+    found = page(api, "/names")
+    assert "These are the newest 2 tasks, back to" in found.text
+    monkeypatch.setattr(overview, "MOST_LOOKED_AT", 48)
+    found = page(api, "/")
+    assert "those of its newest 2." in found.text
+    assert "counted up to" not in found.text
+    assert "Last hour: 5" in found.text
+    monkeypatch.setattr(overview, "series", partial(series, most_counted=4))
+    found = page(api, "/")
+    assert "Tasks of an hour are counted up to 4." in found.text
+    assert "Last hour: 4 or more" in found.text
+    assert "of them are counted" not in found.text
+    for module in (overview, overview_query):
+        monkeypatch.setattr(module, "MOST_RUNNING", 1)
+    found = page(api, "/")
+    assert "By name, 1 of them are counted." in found.text
+    assert "Of the 1 that run and were asked for first." in found.text
+
+
+def test_the_database_is_not_asked_on_the_event_loop(api: Api, some: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = Caller.__dict__["reader"].func
+
+    def reader(caller: Caller) -> Any:
+        with pytest.raises(RuntimeError, match="no running event loop"):
+            asyncio.get_running_loop()
+        return make(caller)
+
+    monkeypatch.setattr(Caller, "reader", property(reader))
+    for path in ("/", "/names", "/name?name=shop.charge"):
+        page(api, path)
+        page(api, path, "theirs")
+
+
+def test_common_terms_are_added_to_what_was_typed(api: Api, some: None) -> None:
+    found = page(api, "/names", search="name:shop.*", order="name")
+    assert query(found.to("Last hour")) == {"search": ["name:shop.* since:1h"], "order": ["name"]}
+    found = page(api, "/names", search="name:shop.* since:1h")
+    assert query(found.to("Last hour")) == {"search": ["name:shop.* since:1h"]}
+    assert query(page(api, "/names").to("Last day")) == {"search": ["since:1d"]}
+
+
+def test_an_hour_of_names_is_the_same_within_a_minute(api: Api, some: None) -> None:
+    path = "/names?search=since:1h"
+    assert "shop.refund" in page(api, path).text
+    again = {"If-None-Match": api.ask("GET", f"/console{path}").headers["etag"]}
+    for _ in range(2):
+        assert api.ask("GET", f"/console{path}", headers=again).status_code == 304
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_a_task_without_a_name_can_be_clicked(api: Api, store: Store, name: str) -> None:
+    runs = {**ended("runs", 3, status="STARTED", name=name), "completed_at": None}
+    add(store, [ended("broken", 5, name=name, status="FAILURE"), ended("gone", 5, name=name, status="LOST"), runs])
+    said = [said for _, said in page(api, "/").links]
+    assert said.count("(no name)") == 4
+    assert "(no name) 1" in said
+    assert all(one.strip() for one in said)
+
+
+@pytest.mark.every_database
+def test_one_name(api: Api, some: None) -> None:
+    found = page(api, "/name", name="shop.charge")
+    links = [href for href, _ in found.links]
+    assert {f"/console/tasks/{one}" for one in ("fine", "broken", "old", "runs", "waits")} <= set(links)
+    assert "/console/tasks/gone" not in links
+    assert "1, 25 %" in found.text
+    assert query(found.to("Its failures"))["search"] == ['name:"shop.charge"']
+
+
+@pytest.mark.every_database
+@pytest.mark.parametrize("name", ODD)
+def test_any_name_has_a_page(api: Api, store: Store, name: str) -> None:
+    add(store, [ended("one", 5, name=name), ended("other", 5, name="other", status="FAILURE")])
+    shown = name if name.strip() else "(no name)"
+    found = page(api, page(api, "/names").to(shown).removeprefix("/console"))
+    links = [to for to, _ in found.links]
+    assert "/console/tasks/one" in links
+    assert "/console/tasks/other" not in links
+    [task] = [to for to, text in page(api, found.to("All its tasks").removeprefix("/console")).links if "/tasks/" in to]
+    assert task == "/console/tasks/one"
+
+
+def test_a_name_that_is_not_there(api: Api) -> None:
+    assert "no.such" in page(api, "/name", status=404, name="no.such").text
+    page(api, "/name", status=404)
+    page(api, "/name", status=422, name="a\0b")
+    page(api, "/name", status=422, name="x" * 3000)
+    page(api, "/name", status=422, of="a")

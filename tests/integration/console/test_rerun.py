@@ -1,0 +1,131 @@
+"""The console's page that sends a task again: who may, what it says before and afterwards; on each kind of database."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from celery import Celery
+
+from celery_asynctask import uninstall
+from celery_asynctask.store import Store
+from tests.histories import HISTORIES, about, lines
+from tests.integration.console.pages import look, sent_form, words
+from tests.integration.http.client import OURS, Api, api_over, tell
+from tests.integration.rows import rows
+
+
+@pytest.mark.parametrize("who", ["ours", "ours-read"])
+def test_only_who_may_is_offered_to_send_it_again(store: Store, api: Api, who: str) -> None:
+    tell(store, "mine", OURS)
+    may = who == "ours"
+    assert ("/tasks/mine/rerun" in look(api, "/tasks/mine", who)) == may
+    look(api, "/tasks/mine/rerun", who, 200 if may else 403)
+    if not may:
+        assert sent_form(api, "/tasks/mine/rerun", who).status_code == 403
+        look(api, "/tasks/mine/rerun/sent", who, 403, id="x")
+
+
+@pytest.mark.every_database
+def test_a_task_is_sent_again_and_says_by_whom(store: Store, shop: Celery, api: Api) -> None:
+    tell(store, "old", OURS, content={"order": 17})
+    page = look(api, "/tasks/old/rerun", "ours")
+    assert '<form class="stack" method="post" action="/console/tasks/old/rerun">' in page
+    for said in ("Recorded as sent by ours", "its last run came by celery", "EUR", "Send it now"):
+        assert said in words(page)
+    answer = sent_form(api, "/tasks/old/rerun", "ours")
+    assert answer.status_code == 303, answer.text
+    match = re.fullmatch(r"/console(/tasks/old/rerun/sent)\?id=([0-9a-f-]{36})", answer.headers["location"])
+    assert match is not None
+    path, new = match[1], match[2]
+    read = words(look(api, path, "ours", id=new))
+    assert "That is not stored yet" in read or f"as {new} , which is" in read
+    uninstall(shop)  # stores what is on its way
+    assert f"It was sent again, as {new} , which is … PENDING" in words(look(api, path, "ours", id=new))
+    made = api.ok(f"/async-tasks/{new}")
+    assert made["content"] == {"order": 17, "rerun_of": "old", "rerun_by": "ours"}
+    assert "Repeats old , sent again by ours" in words(look(api, f"/tasks/{new}", "ours"))
+
+
+def test_a_made_up_address_says_nothing_of_a_rerun(store: Store, api: Api) -> None:
+    tell(store, "old", OURS)
+    tell(store, "other", OURS)
+    for new in ("other", "no-such"):
+        assert "No task" in words(look(api, "/tasks/old/rerun/sent", id=new))
+    look(api, "/tasks/old/rerun/sent", status=422, id="a\0b")
+    look(api, "/tasks/old/rerun/sent", status=422)
+
+
+@pytest.mark.parametrize("path", ["/tasks/{number}", "/task/{own}"])
+def test_of_ids_that_are_numbers_the_task_of_the_page_is_sent(store: Store, shop: Celery, api: Api, path: str) -> None:
+    """The Celery id of the one is the row's number of the other."""
+    tell(store, "a/b", OURS, args=[1, "of the row"])
+    number = rows(store)["a/b"].id
+    tell(store, str(number), OURS, args=[2, "of the id"])
+    path = path.format(number=number, own=number)
+    meant, said = (str(number), "of the id") if path.startswith("/tasks") else ("a/b", "of the row")
+    page = look(api, path)
+    assert f"<code>{meant}</code>" in page
+    assert f'href="/console{path}/rerun"' in page
+    page = look(api, f"{path}/rerun")
+    assert said in words(page)
+    assert f'action="/console{path}/rerun"' in page
+    answer = sent_form(api, f"{path}/rerun")
+    assert answer.status_code == 303, answer.text
+    assert answer.headers["location"].startswith(f"/console{path}/rerun/sent?id=")
+    uninstall(shop)  # stores what is on its way
+    [new] = rows(store).keys() - {"a/b", str(number)}
+    assert rows(store)[new].content["rerun_of"] == meant
+    assert "It was sent again" in words(look(api, f"{path}/rerun/sent", id=new))
+
+
+@pytest.mark.usefixtures("not_stored")
+def test_a_second_click(store: Store, api: Api) -> None:
+    tell(store, "old", OURS)
+    assert sent_form(api, "/tasks/old/rerun").status_code == 303
+    answer = sent_form(api, "/tasks/old/rerun")
+    assert answer.status_code == 409
+    assert "it was sent again a moment ago" in words(answer.text)
+    page = look(api, "/tasks/old/rerun")
+    assert "unless you tick “also if it was sent again before”" in words(page)
+    assert "Send it now" not in page
+    page = look(api, "/tasks/old/rerun", again="1")
+    assert '<input type="hidden" name="again" value="1">' in page
+    assert sent_form(api, "/tasks/old/rerun", again="1").status_code == 303
+
+
+def test_what_is_refused(store: Store, api: Api) -> None:
+    tell(store, "redacted", OURS, kwargs={"password": {"$asynctask": "redacted"}})
+    store.write(lines(about(HISTORIES["success"]()[:3], "running")))
+    page = look(api, "/tasks/redacted/rerun")
+    assert "its kwargs are not whole: password is redacted" in words(page)
+    assert "Send it now" not in page
+    assert "Look once more" not in page
+    assert "its kwargs are not whole" in words(sent_form(api, "/tasks/redacted/rerun").text)
+    page = look(api, "/tasks/running/rerun")
+    assert "it is not over, but STARTED (unless you tick “also if it is not over”)" in words(page)
+    assert '<input type="checkbox" name="unfinished" value="1">' in page
+    page = look(api, "/tasks/running/rerun", unfinished="1")
+    assert "it is done twice" in words(page)
+    assert sent_form(api, "/tasks/running/rerun", unfinished="1").status_code == 303
+    look(api, "/tasks/redacted/rerun", status=422, queue="x")
+
+
+def test_another_site_sends_nothing(store: Store, shop: Celery, api: Api) -> None:
+    tell(store, "old", OURS)
+    for headers in ({"Sec-Fetch-Site": "cross-site"}, {"Origin": "https://elsewhere.example"}):
+        assert sent_form(api, "/tasks/old/rerun", headers=headers).status_code == 403
+    uninstall(shop)
+    assert len(api.ids()) == 1
+
+
+def test_what_the_server_is_not_set_up_for(store: Store, shop: Celery) -> None:
+    tell(store, "old", OURS)
+    with api_over(store, shop, task_always_eager=True) as api:
+        assert "not set up" in words(look(api, "/tasks/old/rerun", status=409))
+        answer = sent_form(api, "/tasks/old/rerun")
+        assert answer.status_code == 409
+    with api_over(store, shop, task_always_eager=False, broker_url="redis://:secret@127.0.0.1:9/0") as api:
+        answer = sent_form(api, "/tasks/old/rerun")
+        assert answer.status_code == 503
+        assert "redis" not in answer.text

@@ -1,0 +1,153 @@
+"""The HTTP API over a store, asked in this process, by callers of every kind."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+from unittest import mock
+
+from celery import Celery
+from httpx import ASGITransport, AsyncClient, Response
+
+from celery_asynctask.http import create_app, openapi
+from celery_asynctask.store import Store
+from celery_asynctask.web.problem import HEADERS, MEDIA_TYPE, TITLES
+from tests.histories import HISTORIES, about, lines, variant
+from tests.integration.statements import statements_of
+
+ADMIN = "admin"
+"""Sees all tasks, and may do everything."""
+RIGHTS = ("read", "payloads", "rerun", "purge")
+OURS, THEIRS = 42, 43
+"""Customers."""
+
+
+def token_of(name: str) -> str:
+    """The token of a caller in `TOKENS`."""
+    return f"asynctask_{name}_0123456789abcdef"
+
+
+def grant(name: str, customers: Any = "*", rights: tuple[str, ...] = RIGHTS) -> dict[str, Any]:
+    """What is configured for a caller."""
+    return {"sha256": hashlib.sha256(token_of(name).encode()).hexdigest(), "customers": customers, "rights": rights}
+
+
+TOKENS: Mapping[str, Mapping[str, Any]] = {
+    ADMIN: grant(ADMIN),
+    "reader": grant("reader", rights=("read",)),
+    "ours": grant("ours", [OURS]),
+    "theirs": grant("theirs", [THEIRS]),
+    "both": grant("both", [OURS, THEIRS]),
+    "nobody": grant("nobody", []),
+    "ours-read": grant("ours-read", [OURS], ("read",)),
+    "ours-payloads": grant("ours-payloads", [OURS], ("payloads",)),
+    "ours-rerun": grant("ours-rerun", [OURS], ("rerun",)),
+    "ours-purge": grant("ours-purge", [OURS], ("purge",)),
+    "ours-none": grant("ours-none", [OURS], ()),
+}
+
+
+@cache
+def _document() -> dict[str, Any]:
+    """OpenAPI's, which is the same for all; making it takes longer than most tests."""
+    app = Celery("document", broker="memory://", set_as_current=False)
+    made: dict[str, Any] = create_app(app).openapi()
+    app.close()
+    return made
+
+
+class Api:
+    """The application over a store; ``settings`` are ``asynctask_`` keys of the app, others as they are."""
+
+    def __init__(self, store: Store, celery: Celery | None = None, *, loopback: bool = False, **settings: Any) -> None:
+        self.own = celery is None
+        self.celery = celery or Celery("api", broker="memory://", set_as_current=False)
+        self.celery.conf.update({"asynctask_url": store.settings.url, "asynctask_tokens": TOKENS, **settings})
+        document = _document()
+        with mock.patch.object(openapi, "describe", lambda api: setattr(api, "openapi", lambda: document)):
+            self.app = create_app(self.celery, loopback=loopback)
+        self.loop = asyncio.new_event_loop()
+
+    def ask(self, method: str, path: str, who: str | None = ADMIN, headers: Any = (), **more: Any) -> Response:
+        """The answer to a request of a caller of `TOKENS`, or of nobody; every answer has our headers."""
+        given = dict(headers)
+        if who is not None:
+            given.setdefault("Authorization", f"Bearer {token_of(who)}")
+        answer = self.loop.run_until_complete(self._asked(method, path, headers=given, **more))
+        assert {name: answer.headers.get(name) for name in HEADERS} == HEADERS, answer
+        return answer
+
+    async def _asked(self, method: str, path: str, **more: Any) -> Response:
+        transport = ASGITransport(self.app, raise_app_exceptions=False)
+        async with AsyncClient(transport=transport, base_url="http://localhost") as client:
+            return await client.request(method, path, **more)
+
+    def get(self, path: str, who: str | None = ADMIN, headers: Any = (), **parameters: Any) -> Response:
+        return self.ask("GET", path, who, headers, params=parameters)
+
+    def post(self, path: str, who: str | None = ADMIN, headers: Any = (), **body: Any) -> Response:
+        return self.ask("POST", path, who, headers, json=body)
+
+    def ok(self, path: str, who: str | None = ADMIN, **parameters: Any) -> Any:
+        """What is there."""
+        answer = self.get(path, who, **parameters)
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["content-type"] == "application/json"
+        return answer.json()
+
+    def ids(self, who: str | None = ADMIN, **parameters: Any) -> list[str]:
+        """Celery ids of the tasks of one page."""
+        return [one["celeryTaskId"] for one in self.ok("/async-tasks", who, **parameters)["results"]]
+
+    def close(self) -> None:
+        self.app.state.asynctask.close()
+        self.loop.close()
+        if self.own:
+            self.celery.close()
+
+
+@contextmanager
+def api_over(store: Store, celery: Celery | None = None, **more: Any) -> Iterator[Api]:
+    """The application; afterwards no connection of it is in use."""
+    made = Api(store, celery, **more)
+    try:
+        yield made
+        reader = made.app.state.asynctask._reader
+        if "engine" in reader.__dict__:
+            assert reader.engine.pool.checkedout() == 0, "a connection was not given back"
+    finally:
+        made.close()
+
+
+def is_problem(answer: Response, kind: str, status: int, parameter: str | None = None) -> str:
+    """Look that an answer is a problem of that kind; what it says."""
+    assert (answer.status_code, answer.headers["content-type"]) == (status, MEDIA_TYPE), answer.text
+    said = answer.json()
+    expected = {"type": f"urn:problem-type:celery-asynctask:{kind}", "title": TITLES[kind], "status": status}
+    if parameter is not None:
+        expected["parameter"] = parameter
+    assert {name: value for name, value in said.items() if name != "detail"} == expected
+    assert said["detail"].endswith((".", "…"))
+    return str(said["detail"])
+
+
+@contextmanager
+def statements(api: Api) -> Iterator[list[str]]:
+    """What is asked of the database meanwhile; not how a connection is made."""
+    with statements_of(api.app.state.asynctask.reader.engine) as sent:
+        yield sent
+
+
+def tell(store: Store, task_id: str, customer: int | None, **more: Any) -> None:
+    """A task of a customer that has succeeded."""
+    told = about(HISTORIES["success"](), task_id)
+    store.write(
+        lines(
+            variant(one, root=task_id, parent=None, customer=customer, **more) if one.get("asked") else one
+            for one in told
+        )
+    )

@@ -1,0 +1,107 @@
+"""Where a task goes that is sent again over HTTP, and what is said where that is away or not set up."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from celery_asynctask import uninstall
+from celery_asynctask.http import actions
+from celery_asynctask.store import Store
+from tests import services
+from tests.integration.http.client import OURS, Api, api_over, is_problem, tell
+from tests.integration.rows import rows
+from tests.pace import patience
+from tests.waiting import wait_for
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"task_always_eager": True}, "task_always_eager is set"),
+        ({"asynctask_enabled": False}, "asynctask_enabled is False"),
+        ({"imports": ["no.such.module"]}, "No module named 'no'"),
+    ],
+    ids=["eager", "off", "imports"],
+)
+def test_what_the_server_is_not_set_up_for(
+    store: Store, shop: Celery, settings: dict[str, Any], told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """How it is, is for who reads the log."""
+    tell(store, "old", OURS)
+    with api_over(store, shop, **settings) as api:
+        said = is_problem(api.post("/async-tasks/old/rerun", "ours"), "refused", 409)
+    assert said == "This server is not set up to send tasks again. Its log says why."
+    assert told in caplog.text
+    uninstall(shop)
+    assert rows(store).keys() == {"old"}
+
+
+def test_a_broker_that_is_away(store: Store, shop: Celery, caplog: pytest.LogCaptureFixture) -> None:
+    """Where it is, is for who reads the log."""
+    tell(store, "old", OURS)
+    with api_over(store, shop, broker_url="redis://:secret@127.0.0.1:9/0") as api:
+        answer = api.post("/async-tasks/old/rerun", "ours")
+    said = is_problem(answer, "broker-unavailable", 503)
+    assert "redis" not in said
+    assert answer.headers["retry-after"] == "5"
+    assert "redis://:**@127.0.0.1:9/0 cannot be reached" in caplog.text
+    assert "secret" not in caplog.text
+    uninstall(shop)
+    assert rows(store).keys() == {"old"}
+
+
+def test_a_broker_that_refuses_it(
+    store: Store, shop: Celery, api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was there a moment ago."""
+    tell(store, "old", OURS)
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise ConnectionResetError("gone")
+
+    monkeypatch.setattr(shop.tasks["shop.charge"], "apply_async", fail)
+    is_problem(api.post("/async-tasks/old/rerun"), "broker-unavailable", 503)
+    assert "old could not be sent again: ConnectionResetError: gone" in caplog.text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("broker", ["redis", "amqp"])
+def test_a_broker_that_goes_away_after_it_was_reached(
+    store: Store, shop: Celery, broker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each says so in its own way."""
+    tell(store, "old", OURS)
+    url = {"redis": "redis://127.0.0.1:9/0", "amqp": "amqp://127.0.0.1:9//"}[broker]
+    monkeypatch.setattr(actions, "reach_broker", lambda _app: None)
+    with api_over(store, shop, broker_url=url, task_publish_retry=False) as api:
+        is_problem(api.post("/async-tasks/old/rerun"), "broker-unavailable", 503)
+
+
+def test_a_result_backend_that_is_away(store: Store, shop: Celery) -> None:
+    """It is told of each task before that is sent."""
+    tell(store, "old", OURS)
+    shop.conf.result_backend_transport_options = {"retry_policy": {"max_retries": 0, "timeout": 1}}
+    with api_over(store, shop, result_backend="redis://127.0.0.1:9/0", redis_retry_on_timeout=False) as api:
+        is_problem(api.post("/async-tasks/old/rerun"), "broker-unavailable", 503)
+
+
+@pytest.mark.broker
+def test_over_a_real_broker(store: Store, shop: Celery) -> None:
+    url = services.redis_url(7)
+    tell(store, "old", OURS)
+    queue = f"http-{dt.datetime.now(dt.timezone.utc).timestamp():.6f}"
+    with api_over(store, shop, broker_url=url, task_default_queue=queue) as api:
+        new = api.post("/async-tasks/old/rerun", "ours-rerun").json()["celeryTaskId"]
+    with shop.connection_for_read() as connection:
+        waiting = connection.SimpleQueue(queue)
+        message = waiting.get(timeout=patience(10))
+        message.ack()
+        waiting.queue.delete()
+        waiting.close()
+    assert message.headers["id"] == new
+    wait_for(lambda: new in rows(store), 20, "the new task's row")
+    assert rows(store)[new].content == {"rerun_of": "old", "rerun_by": "ours-rerun"}

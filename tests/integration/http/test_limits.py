@@ -1,0 +1,193 @@
+"""What the HTTP API does not let anybody do to it, and to the database that others share."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+from httpx import ASGITransport, AsyncClient
+from sqlalchemy import text, update
+from starlette.exceptions import HTTPException
+
+from celery_asynctask.http import tasks
+from celery_asynctask.http.application import MOST_BODY
+from celery_asynctask.queries import Reader
+from celery_asynctask.queries import reader as reader_module
+from celery_asynctask.queries.search.order import Cursor, Order, Place
+from celery_asynctask.store import Store
+from celery_asynctask.store.models import AsyncTask, AsyncTaskRevision
+from celery_asynctask.web import service
+from tests import services
+from tests.integration.http.client import ADMIN, Api, api_over, is_problem, token_of
+from tests.integration.oracle import START, add, row
+from tests.pace import patience
+
+PAGE = sys.modules["celery_asynctask.queries.search.page"]
+"""The module; in the package, the function has its name."""
+LIST = "/async-tasks"
+RERUN = "/async-tasks/x/rerun"
+
+
+@pytest.fixture
+def api(store: Store) -> Iterator[Api]:
+    with api_over(store) as made:
+        yield made
+
+
+async def _chunks() -> AsyncIterator[bytes]:
+    for _ in range(MOST_BODY // 1000 + 2):
+        yield b" " * 1000
+
+
+@pytest.mark.parametrize("who", [ADMIN, None])
+def test_a_body_that_is_too_large_is_not_read(api: Api, who: str | None) -> None:
+    for content in (b" " * (MOST_BODY + 1), _chunks()):
+        answer = api.ask("POST", RERUN, who, content=content, headers={"Content-Type": "application/json"})
+        is_problem(answer, "too-large", 413)
+    assert api.ask("POST", RERUN, None, content=b" " * MOST_BODY).status_code in (401, 422)
+
+
+def test_more_wait_than_there_is_room_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "THREADS", 1)
+    monkeypatch.setattr(service, "MOST_WAITING", 2)
+    free = threading.Event()
+
+    def page(*_: Any, **__: Any) -> Any:
+        assert free.wait(patience(30))
+        raise RuntimeError
+
+    async def asked(api: Api) -> list[int]:
+        async def one(client: AsyncClient) -> int:
+            return (await client.get(LIST, headers={"Authorization": f"Bearer {token_of(ADMIN)}"})).status_code
+
+        transport = ASGITransport(api.app, raise_app_exceptions=False)
+        async with AsyncClient(transport=transport, base_url="http://localhost") as client:
+            waiting = [asyncio.create_task(one(client)) for _ in range(8)]
+            done: set[asyncio.Task[int]] = set()
+            while len(done) < 5:
+                done, _ = await asyncio.wait(waiting, timeout=patience(30), return_when=asyncio.FIRST_COMPLETED)
+                assert done, "nobody was turned away"
+                await asyncio.sleep(0)
+            free.set()
+            return sorted(await asyncio.gather(*waiting))
+
+    with api_over(store) as api:
+        monkeypatch.setattr(tasks, "page", page)
+        assert api.loop.run_until_complete(asked(api)) == [500] * 3 + [503] * 5
+        monkeypatch.undo()
+        assert api.ids() == [], "the next is answered"
+
+
+@pytest.mark.parametrize(
+    ("status", "headers"), [(303, {"Location": "/login"}), (429, {"Retry-After": "7"}), (503, {}), (418, {})]
+)
+def test_what_the_access_function_raises_is_the_answer(store: Store, status: int, headers: dict[str, str]) -> None:
+    def access(_request: Any) -> None:
+        raise HTTPException(status, "so", headers)
+
+    with api_over(store, asynctask_access=access) as api:
+        answer = api.get(LIST)
+        assert (answer.status_code, answer.json()["type"], answer.json()["detail"]) == (status, "about:blank", "so")
+        assert {name: answer.headers[name] for name in headers} == headers
+
+
+def test_a_cursor_does_not_lift_the_bound(store: Store, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One made up, or of a time when there were few tasks."""
+    monkeypatch.setattr(PAGE, "MOST_LOOKED_AT", 5)
+    add(store, [row(f"task-{number:02}", started_at=START) for number in range(10)])
+    bounds = (None, Place(START.replace(year=1970), 0))
+    cursors = [str(Cursor(Order("started_at"), START, 2**40, bound)) for bound in bounds]
+    for cursor in cursors:
+        assert len(api.ids(ordering="-startedAt", cursor=cursor)) == 10, "twice as many as at first"
+    add(store, [row("one-more", started_at=START)])
+    for cursor in cursors:
+        said = is_problem(api.get(LIST, ordering="-startedAt", cursor=cursor), "invalid-parameter", 422, "cursor")
+        assert "begin with the first page" in said
+
+
+@pytest.mark.every_database
+@pytest.mark.parametrize("limit", [101, 1000])
+def test_a_page_of_large_values_ends_early(store: Store, api: Api, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PAGE, "MOST_CHARACTERS", 3500)
+    add(store, [row(f"task-{number:02}", result="x" * 1000) for number in range(20)])
+    found: list[str] = []
+    cursor: dict[str, str] = {}
+    while True:
+        page = api.ok(LIST, limit=limit, **cursor)
+        assert len(page["results"]) <= 4
+        found += [one["celeryTaskId"] for one in page["results"]]
+        if page["next"] is None:
+            break
+        assert page["complete"] is True
+        cursor = {"cursor": page["next"]}
+    assert sorted(found) == [f"task-{number:02}" for number in range(20)]
+    assert len(api.ids("reader", limit=1000)) == 20, "without values all have room"
+    assert len(api.ids(limit=20)) == 20, "so few have room whatever they are"
+
+
+def test_a_database_that_was_set_back(store: Store, api: Api) -> None:
+    """Its revisions come to numbers that were there before, with other rows."""
+    add(store, [row("task")])
+
+    def revise(number: int, name: str) -> None:
+        with store.engine.begin() as connection:
+            connection.execute(update(AsyncTaskRevision).values(revision=number))
+            connection.execute(update(AsyncTask).values(name=name))
+
+    def poll(tag: str) -> Any:
+        return api.get(LIST, headers={"If-None-Match": tag})
+
+    revise(20, "before")
+    tag = poll("none").headers["ETag"]
+    assert poll(tag).status_code == 304
+    revise(19, "restored")
+    assert poll(tag).status_code == 200
+    revise(20, "after")
+    assert poll(tag).status_code == 200
+
+
+@pytest.mark.databases("postgresql")
+def test_nothing_is_set_for_a_session(store: Store) -> None:
+    """Behind PgBouncer it is somebody else's next, perhaps a recorder's."""
+    names = ("statement_timeout", "default_transaction_read_only", "default_transaction_isolation")
+    reader = Reader(store.settings.url, seconds=7)
+    with reader.session() as session:
+        assert session.scalar(text("SHOW transaction_isolation")) == "repeatable read"
+        assert session.scalar(text("SHOW transaction_read_only")) == "on"
+        assert session.scalar(text("SHOW statement_timeout")) == "7s"
+        backend = session.scalar(text("SELECT pg_backend_pid()"))
+    with reader.session(consistent=False) as session:
+        assert session.scalar(text("SELECT pg_backend_pid()")) == backend
+        assert session.scalar(text("SHOW statement_timeout")) == "0"
+    with store.engine.connect() as connection:
+        expected = [connection.scalar(text(f"SHOW {name}")) for name in names]
+    raw = reader.engine.raw_connection()
+    cursor = raw.cursor()
+    found = []
+    for name in names:
+        cursor.execute(f"SHOW {name}")
+        found.append(cursor.fetchone()[0])  # type: ignore[index]
+    raw.close()
+    assert found == expected
+    reader.close()
+
+
+@pytest.mark.databases(*services.SERVERS)
+def test_a_connection_that_the_database_ended_while_it_rested(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    who, kill = {
+        "postgresql": ("SELECT pg_backend_pid()", "SELECT pg_terminate_backend({})"),
+        "mysql": ("SELECT CONNECTION_ID()", "KILL {}"),
+    }[store.engine.dialect.name]
+    monkeypatch.setattr(reader_module, "_REST_SECONDS", 0)
+    reader = Reader(store.settings.url)
+    with reader.session() as session:
+        number = session.scalar(text(who))
+    with store.engine.connect() as connection:
+        connection.exec_driver_sql(kill.format(number))
+    with reader.session() as session:
+        assert session.scalar(text(who)) != number
+    reader.close()

@@ -1,0 +1,253 @@
+"""What the HTTP API sends again: within what the caller sees, once unless it is told, and on record."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import copy
+from typing import Any
+
+import pytest
+from celery import Celery
+from kombu.serialization import registry
+from sqlalchemy import update
+
+from celery_asynctask import uninstall
+from celery_asynctask.store import Store
+from celery_asynctask.store.models import AsyncTask
+from tests.histories import HISTORIES, about, lines
+from tests.integration.http.client import OURS, THEIRS, Api, api_over, is_problem, tell
+from tests.integration.rows import rows
+from tests.pace import patience
+
+lookup = sys.modules["celery_asynctask.queries.reruns"]
+"""The module; in its package, a function may have the name."""
+
+
+@pytest.mark.every_database
+def test_a_task_is_sent_again_and_says_by_whom(store: Store, shop: Celery, api: Api) -> None:
+    tell(store, "old", OURS, created_by=7, created_by_name="Ada", content={"order": 17})
+    answer = api.post("/async-tasks/old/rerun", "ours")
+    assert answer.status_code == 201, answer.text
+    said = answer.json()
+    new = said["celeryTaskId"]
+    queue, remarks = shop.conf.task_default_queue, ["its last run came by celery"]
+    assert said == {"celeryTaskId": new, "rerunOf": "old", "queue": queue, "remarks": remarks}
+    with shop.connection_for_read() as connection:
+        queue = connection.SimpleQueue(said["queue"])
+        message = queue.get(timeout=patience(10))
+        message.ack()
+        queue.close()
+    args, kwargs, _ = message.payload
+    assert (message.headers["id"], message.headers["task"], args, kwargs) == (
+        new, "shop.charge", [7, "é"], {"currency": "EUR"},
+    )  # fmt: skip
+    uninstall(shop)  # stores what is on its way
+    row = rows(store)[new]
+    assert (row.customer, row.created_by, row.created_by_name) == (OURS, 7, "Ada")
+    assert row.content == {"order": 17, "rerun_of": "old", "rerun_by": "ours"}
+    assert api.ok(f"/async-tasks/{new}", "ours")["content"] == row.content, "its caller reads it at once"
+    is_problem(api.get(f"/async-tasks/{new}", "theirs"), "not-found", 404)
+    said = is_problem(api.post("/async-tasks/old/rerun", "ours"), "refused", 409)
+    assert f"sent again before, once, last as {new}" in said
+
+
+def test_a_dry_run_sends_nothing(store: Store, shop: Celery, api: Api) -> None:
+    tell(store, "old", OURS)
+    answer = api.post("/async-tasks/old/rerun", "ours", dryRun=True)
+    assert (answer.status_code, answer.json()["celeryTaskId"], answer.json()["rerunOf"]) == (200, None, "old")
+    uninstall(shop)
+    assert rows(store).keys() == {"old"}
+
+
+def test_what_is_refused(store: Store, shop: Celery, api: Api) -> None:
+    """Also what only a dry run asks."""
+    tell(store, "redacted", OURS, kwargs={"password": {"$asynctask": "redacted"}})
+    tell(store, "misfit", OURS, kwargs={"colour": "red"})
+    tell(store, "unknown", OURS)
+    store.write(lines(about(HISTORIES["success"]()[:3], "running")))
+    store.write(lines(about(HISTORIES["never_sent"](), "never-sent")))
+    with store.engine.begin() as connection:
+        connection.execute(update(AsyncTask).where(AsyncTask.celery_task_id == "unknown").values(name="shop.gone"))
+    for task_id, why in (
+        ("redacted", "password is redacted"),
+        ("misfit", "do not fit the task as it is now"),
+        ("running", "it is not over, but STARTED"),
+        ("never-sent", "never sent"),
+        ("unknown", "this app knows no task of that name"),
+    ):
+        for dry in (True, False):
+            assert why in is_problem(api.post(f"/async-tasks/{task_id}/rerun", dryRun=dry), "refused", 409)
+    for body, field in (({"again": "perhaps"}, "again"), ({"queue": "x"}, "queue"), ({"dry_run": True}, "dry_run")):
+        is_problem(api.post("/async-tasks/running/rerun", **body), "invalid-parameter", 422, field)
+    allowed = api.post("/async-tasks/running/rerun", unfinished=True)
+    assert allowed.status_code == 201
+    assert "done twice" in str(allowed.json()["remarks"])
+    uninstall(shop)
+    assert len(rows(store)) == 6
+
+
+@pytest.mark.parametrize("dry", [True, False])
+def test_a_number_that_means_two_tasks_sends_neither(store: Store, shop: Celery, api: Api, dry: bool) -> None:
+    tell(store, "first", OURS)
+    number = rows(store)["first"].id
+    tell(store, str(number), THEIRS)
+    other = rows(store)[str(number)].id
+    said = is_problem(api.post(f"/async-tasks/{number}/rerun", dryRun=dry), "refused", 409)
+    assert f"of the task 'first', and the Celery id of the task with the `id` {other}" in said
+    assert rows(store).keys() == {"first", str(number)}
+    for who, path, meant in (("admin", other, str(number)), ("ours", number, "first"), ("admin", "first", "first")):
+        answer = api.post(f"/async-tasks/{path}/rerun", who, dryRun=dry, again=True)
+        assert (answer.status_code, answer.json()["rerunOf"]) == (200 if dry else 201, meant)
+    uninstall(shop)
+
+
+SECRET = "4111-1111-1111-1111"
+UNTOLD: dict[str, tuple[dict[str, Any], str]] = {
+    "redacted": ({"kwargs": {SECRET: {"$asynctask": "redacted"}}}, "its kwargs are not whole"),
+    "list": ({"args": [{SECRET: {"$asynctask": "cut"}}]}, "its args are not whole"),
+    "type": (
+        {"kwargs": {"text": {"$asynctask": "object", "type": SECRET}}},
+        "its kwargs are not whole",
+    ),
+    "envelope": (
+        {"kwargs": {"text": {"__type__": "datetime", "__value__": SECRET}}},
+        "its arguments cannot be read back",
+    ),
+    "misfit": ({"kwargs": {SECRET: 1}}, "its arguments do not fit the task as it is now"),
+    "route": ({"kwargs": {"text": SECRET}}, "it cannot be routed"),
+}
+
+
+@pytest.mark.parametrize("case", UNTOLD)
+def test_without_the_right_to_values_a_refusal_tells_nothing_of_them(store: Store, shop: Celery, case: str) -> None:
+    """No key, no type, no piece: who has the right is told where to look."""
+    more, told = UNTOLD[case]
+    tell(store, "old", OURS, **{"args": [7] if case == "route" else [7, "é"], "kwargs": {}, **more})
+
+    def route(_name: str, _args: Any, kwargs: Any, *_: Any, **__: Any) -> None:
+        if kwargs.get("text") == SECRET:
+            raise ValueError(f"no queue for {SECRET}")
+
+    with api_over(store, shop, task_routes=[route]) as api:
+        for dry in (True, False):
+            said = is_problem(api.post("/async-tasks/old/rerun", "ours-rerun", dryRun=dry), "refused", 409)
+            assert said == f"It is not sent again: {told}."
+        assert SECRET in is_problem(api.post("/async-tasks/old/rerun", "ours"), "refused", 409)
+
+
+@pytest.mark.usefixtures("not_stored")
+def test_a_second_click(store: Store, shop: Celery, api: Api) -> None:
+    tell(store, "old", OURS)
+    tell(store, "other", OURS)
+    first = api.post("/async-tasks/old/rerun", "ours")
+    assert first.status_code == 201
+    for body in ({}, {"dryRun": True}):
+        said = is_problem(api.post("/async-tasks/old/rerun", "ours", **body), "refused", 409)
+        assert said == "It is not sent again: it was sent again a moment ago (`again` sends it once more)."
+    assert api.post("/async-tasks/old/rerun", "ours", again=True, dryRun=True).status_code == 200
+    assert api.post("/async-tasks/other/rerun", "ours").status_code == 201
+    assert api.post("/async-tasks/old/rerun", "ours", again=True).status_code == 201
+    uninstall(shop)
+    assert len(rows(store)) == 5
+
+
+@pytest.mark.usefixtures("not_stored")
+def test_clicks_at_once(store: Store, shop: Celery, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also before the first is sent."""
+    tell(store, "old", OURS)
+    task, answers = shop.tasks["shop.charge"], []
+    real = type(task).apply_async
+
+    def apply(*args: Any, **options: Any) -> Any:
+        with api_like(api) as second:
+            answers.append(second.post("/async-tasks/old/rerun", "ours"))
+        return real(task, *args, **options)
+
+    monkeypatch.setattr(task, "apply_async", apply)
+    assert api.post("/async-tasks/old/rerun", "ours").status_code == 201
+    assert len(answers) == 1
+    assert "a moment ago" in is_problem(answers[0], "refused", 409)
+
+
+@contextmanager
+def api_like(api: Api) -> Iterator[Api]:
+    """The same application, asked out of a thread that one of its requests is in."""
+    second = copy(api)
+    second.loop = asyncio.new_event_loop()
+    try:
+        yield second
+    finally:
+        second.loop.close()
+
+
+@pytest.mark.usefixtures("not_stored")
+def test_what_was_not_sent_may_be_sent_at_once(
+    store: Store, shop: Celery, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But what was sent before stays so, whatever becomes of it once more."""
+    tell(store, "old", OURS)
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise ConnectionResetError("gone")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shop.tasks["shop.charge"], "apply_async", fail)
+        is_problem(api.post("/async-tasks/old/rerun"), "broker-unavailable", 503)
+    assert api.post("/async-tasks/old/rerun").status_code == 201
+    with monkeypatch.context() as patched:
+        patched.setattr(shop.tasks["shop.charge"], "apply_async", fail)
+        is_problem(api.post("/async-tasks/old/rerun", again=True), "broker-unavailable", 503)
+    assert "a moment ago" in is_problem(api.post("/async-tasks/old/rerun"), "refused", 409)
+
+
+@pytest.mark.every_database
+def test_where_earlier_reruns_were_not_looked_for(store: Store, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    tell(store, "old", OURS)
+    for number in range(3):
+        tell(store, f"new-{number}", OURS)
+    said = api.post("/async-tasks/old/rerun", dryRun=True).json()["remarks"]
+    assert not any("earlier reruns" in one for one in said)
+    monkeypatch.setattr(lookup, "MOST_LOOKED_AT", 2)
+    said = api.post("/async-tasks/old/rerun", dryRun=True).json()["remarks"]
+    since = f"{rows(store)['old'].created_at:%Y-%m-%dT%H:%M:%SZ}"
+    told = f"earlier reruns were looked for in the newest 100,000 tasks of its name alone, since {since}"
+    assert told in said
+
+
+@pytest.mark.parametrize("options", [{}, {"again": True}])
+def test_arguments_that_cannot_be_serialized(
+    store: Store, shop: Celery, api: Api, caplog: pytest.LogCaptureFixture, options: dict[str, Any]
+) -> None:
+    """By the serializer of the task; the broker is there all the while."""
+
+    def refuse(_value: Any) -> Any:
+        raise TypeError("not as YAML")
+
+    tell(store, "old", OURS)
+    registry.register("strict", refuse, None, "application/x-strict")
+    shop.tasks["shop.charge"].serializer = "strict"
+    try:
+        said = is_problem(api.post("/async-tasks/old/rerun", **options), "refused", 409)
+    finally:
+        registry.unregister("strict")
+    assert "its arguments cannot be serialized, or the app does not want it sent like this" in said
+    assert "old could not be sent again: EncodeError: not as YAML" in caplog.text
+    uninstall(shop)
+    assert rows(store).keys() == {"old"}
+
+
+@pytest.mark.parametrize("fault", [TypeError("not like this"), ValueError("too late"), LookupError("whose?")])
+def test_a_task_that_does_not_want_it(
+    store: Store, shop: Celery, api: Api, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    tell(store, "old", OURS)
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise fault
+
+    monkeypatch.setattr(shop.tasks["shop.charge"], "apply_async", fail)
+    said = is_problem(api.post("/async-tasks/old/rerun"), "refused", 409)
+    assert str(fault) not in said

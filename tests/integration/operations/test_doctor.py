@@ -1,0 +1,369 @@
+"""`celery asynctask doctor`: each thing that may be wrong is found, with what to do about it."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+from sqlalchemy import func, select, update
+
+import celery_asynctask
+from celery_asynctask.core.event import now
+from celery_asynctask.errors import SettingsError
+from celery_asynctask.journal import Directory, Journal
+from celery_asynctask.operations import doctor
+from celery_asynctask.operations.doctor import Finding, Level, examine
+from celery_asynctask.operations.doctor.finding import amount
+from celery_asynctask.operations.doctor.journal import file_system
+from celery_asynctask.queries import database_health
+from celery_asynctask.settings import Settings
+from celery_asynctask.store import Position, SourceUpdate, Store
+from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt, AsyncTaskSource, AsyncTaskVersion
+from celery_asynctask.store.tables import SCHEMA_VERSION
+from tests.histories import published
+from tests.integration.commands import Project
+from tests.integration.draining import append
+from tests.pace import patience
+
+AWAY = "postgresql+psycopg://somebody:secret@127.0.0.1:9/nothing"
+MakeApp = Callable[..., Celery]
+
+
+@pytest.fixture
+def make_app() -> Iterator[MakeApp]:
+    made: list[Celery] = []
+
+    def make(task_cls: Any = "celery_asynctask:RecordedTask", **settings: Any) -> Celery:
+        app = Celery("doctored", broker="memory://", task_cls=task_cls, set_as_current=False)
+        app.conf.update(settings)
+        made.append(app)
+
+        @app.task(name="shop.charge", shared=False)
+        def charge() -> None: ...
+
+        @app.task(name="shop.login", shared=False)
+        def login() -> None: ...
+
+        return app
+
+    yield make
+    for app in made:
+        celery_asynctask.uninstall(app)
+        app.close()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """A journal directory that is there, and a database that is not."""
+    found = Settings(url=AWAY, journal_dir=tmp_path / "journal")
+    Directory(found.directory, found.store_id)
+    return found
+
+
+def look(settings: Settings, app: Any = None) -> list[Finding]:
+    return list(examine(app, lambda: settings))
+
+
+def about(found: list[Finding], check: str, level: Level | None = None) -> list[str]:
+    return [one.text for one in found if one.check == check and level in (None, one.level)]
+
+
+def problems(found: list[Finding]) -> list[str]:
+    for one in found:
+        assert one.remedy or one.level is not Level.PROBLEM, f"no remedy: {one}"
+    return [one.text for one in found if one.level is Level.PROBLEM]
+
+
+# -- the database
+
+
+def count_rows(store: Store) -> int:
+    with store.engine.connect() as connection:
+        models = (AsyncTask, AsyncTaskAttempt, AsyncTaskSource)
+        return sum(connection.scalar(select(func.count()).select_from(model)) or 0 for model in models)
+
+
+@pytest.mark.every_database
+def test_all_is_well(store: Store, journal: Journal, make_app: MakeApp) -> None:
+    """And stays as it was: what was written to try it is gone."""
+    app = make_app()
+    settings = replace(store.settings, journal_dir=journal.path)
+    directory = Directory(settings.directory, settings.store_id)
+    append(journal, {**published(), "at": now()})
+    before = sorted(path.name for path in journal.path.iterdir())
+    elected = directory.elect()
+    assert elected is not None
+    found = look(settings, app)
+    os.close(elected)
+    assert problems(found) == []
+    assert [one.check for one in found if one.level is Level.OK] == [
+        "configuration",
+        "recorded tasks",
+        "database",
+        "clock",
+        "schema",
+        "rights",
+        "sources",
+        "journal",
+        "file system",
+        "recorder",
+        "quarantine",
+        "backlog",
+    ]
+    assert f"A recorder inside of a worker or producer is elected: process {os.getpid()}." in about(found, "recorder")
+    assert re.match(r"Not stored yet: 1 event, the oldest for \d+\.\d s\.", about(found, "backlog")[0])
+    assert about(found, "recorded tasks") == ["2 of the app's 2 tasks are recorded."]
+    assert count_rows(store) == 0
+    assert sorted(path.name for path in journal.path.iterdir()) == sorted([*before, "recorder.lock"])
+
+
+@pytest.mark.every_database
+def test_a_database_that_may_only_be_read(store: Store, tmp_path: Path) -> None:
+    url, options = store.settings.url, {}
+    if url.startswith("sqlite"):
+        url = url.replace("sqlite:///", "sqlite:///file:") + "?mode=ro&uri=true"
+    elif url.startswith("postgresql"):
+        options = {"connect_args": {"options": "-c default_transaction_read_only=on"}}
+    else:
+        options = {"connect_args": {"init_command": "SET SESSION TRANSACTION READ ONLY"}}
+    found = look(Settings(url=url, engine_options=options, journal_dir=tmp_path / "journal"))
+    [text] = about(found, "rights", Level.PROBLEM)
+    assert text.startswith("The tables can be read, but not written: ")
+
+
+@pytest.mark.every_database
+def test_tables_that_are_missing_or_of_another_version(store: Store, database: str, tmp_path: Path) -> None:
+    with store.engine.begin() as connection:
+        connection.execute(update(AsyncTaskVersion).values(version_num="9999"))
+    try:
+        [text] = about(look(replace(store.settings, journal_dir=tmp_path / "journal")), "schema", Level.PROBLEM)
+        assert text.startswith("The database has tables of version 9999")
+    finally:
+        with store.engine.begin() as connection:
+            connection.execute(update(AsyncTaskVersion).values(version_num=SCHEMA_VERSION))
+    found = look(Settings(url=database, journal_dir=tmp_path / "other"))
+    if database.startswith("sqlite"):
+        assert "There is no database file" in about(found, "database", Level.PROBLEM)[0]
+    else:
+        assert about(found, "schema", Level.PROBLEM) == ["The database has no tables of celery-asynctask."]
+
+
+@pytest.mark.every_database
+def test_clocks_that_differ(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for dialect, clock in list(database_health._CLOCKS.items()):
+        hour = "INTERVAL '1 hour'" if dialect == "postgresql" else "INTERVAL 1 HOUR"
+        monkeypatch.setitem(database_health._CLOCKS, dialect, f"{clock} - {hour}")
+    found = look(replace(store.settings, journal_dir=tmp_path / "journal"))
+    if store.engine.dialect.name == "sqlite":
+        assert "has this host's time" in about(found, "clock", Level.OK)[0]
+    else:
+        assert "behind this host's: times" in about(found, "clock", Level.PROBLEM)[0]
+        seconds = re.search(r"[\d.]+(?= s behind)", about(found, "clock")[0])
+        assert seconds
+        assert float(seconds[0]) == pytest.approx(3600, abs=patience(5))
+
+
+@pytest.mark.every_database
+def test_sources_that_nobody_looks_after(store: Store, tmp_path: Path) -> None:
+    about_it = {"host": "far", "pid": 7, "role": "worker", "at": 1_750_000_000_000_000, "journal": "f" * 32}
+    for number in range(2):
+        store.write([], [SourceUpdate({**about_it, "source": f"s{number}"}, Position())])
+    settings = replace(store.settings, journal_dir=tmp_path / "journal")
+    assert about(look(settings), "sources", Level.OK)
+    with store.engine.begin() as connection:
+        long_ago = AsyncTaskSource.started_at
+        connection.execute(update(AsyncTaskSource).values(last_seen_at=long_ago))
+    [text] = about(look(settings), "sources", Level.NOTE)
+    assert text == "Nobody has looked after 2 processes since 2025-06-15 15:06:40 UTC: far (2)."
+
+
+# -- the journal
+
+
+def test_a_journal_that_nobody_drains(settings: Settings) -> None:
+    journal = Journal(settings.directory, settings.store_id)
+    append(journal, published())
+    [text] = about(look(settings), "recorder", Level.PROBLEM)
+    assert text == f"Nobody drains {settings.directory}, in which there is 1 segment."
+    elected = Directory(settings.directory, settings.store_id).claim()
+    assert elected is not None
+    assert about(look(settings), "recorder", Level.PROBLEM), "a claim is no election"
+    os.close(elected)
+    journal.close()
+    for path in settings.directory.glob("*.segment"):
+        path.unlink()
+    assert about(look(settings), "recorder", Level.NOTE)
+
+
+def test_events_that_wait_for_too_long(store: Store, journal: Journal) -> None:
+    append(journal, published())  # at the time when every history begins, long ago
+    [text] = about(look(replace(store.settings, journal_dir=journal.path)), "backlog", Level.PROBLEM)
+    assert text.startswith("Not stored yet: 1 event, the oldest for ")
+
+
+def test_quarantine(settings: Settings) -> None:
+    assert about(look(settings), "quarantine", Level.OK)
+    directory = Directory(settings.directory, settings.store_id)
+    for source in ("one", "two", "two"):
+        directory.quarantine(source, b"cannot be stored")
+    [text] = about(look(settings), "quarantine", Level.PROBLEM)
+    assert text.startswith("3 events or damaged lines could not be stored and lie in 2 files, such as ")
+
+
+def test_a_journal_directory_that_is_not_there(settings: Settings, tmp_path: Path) -> None:
+    path = tmp_path / "new" / "journal"
+    assert about(look(replace(settings, journal_dir=path)), "journal", Level.NOTE)
+    assert not path.parent.exists(), "it only looks"
+    file = tmp_path / "file"
+    file.touch()
+    assert "may not make it" in about(look(replace(settings, journal_dir=file / "x")), "journal", Level.PROBLEM)[0]
+    assert "is no directory" in about(look(replace(settings, journal_dir=file)), "journal", Level.PROBLEM)[0]
+
+
+def test_a_journal_directory_of_others(settings: Settings) -> None:
+    settings.directory.chmod(0o755)
+    assert "has the mode 0755" in about(look(settings), "journal", Level.NOTE)[0]
+    assert stat.S_IMODE(settings.directory.stat().st_mode) == 0o755, "it only looks"
+    other = replace(settings, url=AWAY.replace("nothing", "other"))
+    assert "belongs to the store postgresql://127.0.0.1:9/nothing" in about(look(other), "journal", Level.PROBLEM)[0]
+    if os.geteuid() == 0:
+        os.chown(settings.directory, 12345, 12345)
+        assert "belongs to user id 12345" in about(look(settings), "journal", Level.PROBLEM)[0]
+
+
+def test_the_room_for_the_journal(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    (settings.directory / "x.000001.segment").write_bytes(b"x" * 900_000)
+    for most, level in ((1_000_000, Level.NOTE), (2_000_000, Level.OK), (10**12, Level.NOTE)):
+        assert about(look(replace(settings, journal_max_bytes=most)), "journal", level), most
+    (settings.directory / "x.000001.segment").write_bytes(b"x" * 1_000_000)
+    full = look(replace(settings, journal_max_bytes=1_000_000))
+    assert "Events are dropped." in about(full, "journal", Level.PROBLEM)[0]
+    monkeypatch.setattr(doctor.journal, "LITTLE_BYTES", 10**18)
+    assert about(look(settings), "journal", Level.PROBLEM)
+
+
+def test_file_systems(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not Path("/proc/self/mountinfo").exists():
+        pytest.skip("only Linux tells")
+    assert file_system(Path("/proc/self")) == "proc"
+    for kind, level in (("ext4", Level.OK), ("tmpfs", Level.NOTE), ("nfs4", Level.NOTE), ("fuse.sshfs", Level.NOTE)):
+        monkeypatch.setattr(doctor.journal, "file_system", lambda _path, kind=kind: kind)
+        assert kind in about(look(settings), "file system", level)[0]
+    monkeypatch.setattr(doctor.journal, "file_system", lambda _path: None)
+    assert about(look(settings), "file system") == []
+
+
+def test_amounts() -> None:
+    assert [amount(size) for size in (0, 999, 1500, 250_000, 2_500_000_000)] == [
+        "0 bytes",
+        "999 bytes",
+        "1.5 kB",
+        "250 kB",
+        "2.5 GB",
+    ]
+
+
+# -- the application
+
+
+def test_an_app_that_records_nothing(settings: Settings, make_app: MakeApp) -> None:
+    assert "Nothing of this app is recorded" in about(look(settings, make_app(task_cls=None)), "recorded tasks")[0]
+    off = look(settings, make_app(asynctask_include=["billing.*"]))
+    assert "None of the app's 2 tasks is recorded." in problems(off)
+    wholly_off = look(replace(settings, enabled=False), make_app(asynctask_enabled=False))
+    assert "asynctask_enabled is False: nothing is recorded." in problems(wholly_off)
+
+
+def test_what_is_left_out(settings: Settings, make_app: MakeApp) -> None:
+    exclude = ("shop.log*", "shop.mistyped")
+    found = look(replace(settings, exclude=exclude), make_app(asynctask_exclude=list(exclude)))
+    assert about(found, "recorded tasks", Level.OK) == ["1 of the app's 2 tasks are recorded, but not shop.login."]
+    assert about(found, "recorded tasks", Level.NOTE) == [
+        "'shop.mistyped' in asynctask_exclude is the name of no task that is known here."
+    ]
+
+
+def test_what_cannot_be_imported(settings: Settings, make_app: MakeApp) -> None:
+    found = look(replace(settings, context="nowhere.whose"), make_app(imports=["nowhere_at_all"]))
+    assert any("asynctask_context names 'nowhere.whose', which cannot be imported" in text for text in problems(found))
+    assert any("No module named 'nowhere_at_all'" in text for text in problems(found))
+    assert about(found, "recorded tasks", Level.OK), "what there is is looked at all the same"
+
+
+def test_a_wrong_setting() -> None:
+    def wrong() -> Settings:
+        raise SettingsError("Unknown setting")
+
+    found = list(examine(None, wrong))
+    assert problems(found) == ["Unknown setting"]
+    assert about(found, "telemetry")
+
+
+def test_a_check_that_fails_hides_no_other(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_settings: Settings) -> Any:
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr(doctor.journal, "journal", broken)
+    found = look(settings)
+    assert "A check failed: RuntimeError: boom." in problems(found)
+    assert found[-1].check == "telemetry"
+
+
+# -- the command
+
+
+def test_the_command(store: Store, journal: Journal, tmp_path: Path) -> None:
+    project = Project(tmp_path, asynctask_url=store.settings.url, asynctask_journal_dir=str(journal.path))
+    append(journal, {**published(), "at": now()})
+    elected = Directory(journal.path, store.settings.store_id).elect()
+    assert elected is not None
+    well = project.run("doctor")
+    os.close(elected)
+    assert well.code == 0, well.out + well.err
+    assert "✔ ok        rights: All tables can be read and written" in well.out
+    assert f"elected: process {os.getpid()}." in well.out
+    assert well.lines[-1].startswith("0 problems, ")
+    ill = project.run("doctor", "--json")
+    assert ill.code == 1
+    assert [one["check"] for one in ill.values if one["level"] == "problem"] == ["recorder"]
+
+
+def test_the_command_with_a_database_that_is_away(tmp_path: Path) -> None:
+    project = Project(tmp_path, asynctask_url=AWAY, asynctask_journal_dir=str(tmp_path / "journal"))
+    ended = project.run("doctor")
+    assert ended.code == 1
+    assert "secret" not in ended.out + ended.err
+    assert (
+        "✖ problem   database: The database postgresql+psycopg://somebody:***@127.0.0.1:9/nothing cannot be"
+        in ended.out
+    )
+    assert "            Start it, or correct asynctask_url" in ended.out
+    assert "journal: " in ended.out, "the rest is looked at all the same"
+
+
+TRACED = """
+from celery import Celery
+from opentelemetry import trace
+from opentelemetry.instrumentation.celery import CeleryInstrumentor
+from opentelemetry.sdk.trace import TracerProvider
+trace.set_tracer_provider(TracerProvider())
+CeleryInstrumentor().instrument()
+app = Celery("proj", broker="memory://", task_cls="celery_asynctask:RecordedTask")
+app.conf.update({settings!r})
+"""
+
+
+def test_the_command_with_traces_and_a_wrong_setting(tmp_path: Path) -> None:
+    project = Project(tmp_path, TRACED, asynctask_urll="sqlite://")
+    ended = project.run_process("doctor")
+    assert ended.code == 1
+    assert "✖ problem   configuration: Unknown setting 'asynctask_urll'" in ended.out
+    assert "TracerProvider makes traces" in ended.out
+    assert "is active in this process" in ended.out

@@ -1,0 +1,334 @@
+"""Statistics, groups of failures and the overview, against the same made in Python of all rows."""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import pytest
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from celery_asynctask import AsyncTask, AsyncTaskAttempt, AsyncTaskSource, AsyncTaskStatus
+from celery_asynctask.core.accounting import SILENT
+from celery_asynctask.core.event import Kind
+from celery_asynctask.queries import Filter, Reader, parse
+from celery_asynctask.queries.completeness import completeness
+from celery_asynctask.queries.failures import groups
+from celery_asynctask.queries.failures.groups import Failure, grouped
+from celery_asynctask.queries.statistics import overview
+from celery_asynctask.queries.statistics.names import (
+    DEFAULT_AGE,
+    FAILED,
+    MOST_LOOKED_AT,
+    Statistics,
+    statistics,
+    with_time,
+)
+from celery_asynctask.queries.statistics.percentile import PERCENTILES
+from celery_asynctask.settings import Settings
+from celery_asynctask.store import Store
+from tests import histories
+from tests.benchmarks import kinds, rows, shop
+
+pytestmark = pytest.mark.every_database
+
+TASKS = 4200
+NOW = dt.datetime(2025, 6, 15, 12, tzinfo=dt.timezone.utc)
+HOUR = dt.timedelta(hours=1)
+
+
+class Shop(NamedTuple):
+    """A store full of tasks, and all that is in it."""
+
+    reader: Reader
+    tasks: Sequence[AsyncTask]
+    """Newest first."""
+    attempts: Sequence[AsyncTaskAttempt]
+    sources: Sequence[AsyncTaskSource]
+
+
+@pytest.fixture(scope="module")
+def full(module_store: Store) -> Iterator[Shop]:
+    url = module_store.settings.url
+    rows.fill(url, TASKS, last=NOW.timestamp())
+    reader = Reader(url)
+    with Session(module_store.engine) as session:
+        newest = select(AsyncTask).order_by(AsyncTask.created_at.desc(), AsyncTask.id.desc())
+        in_order = select(AsyncTaskAttempt).order_by(AsyncTaskAttempt.celery_task_id, AsyncTaskAttempt.run_key)
+        tasks = session.scalars(newest).all()
+        yield Shop(reader, tasks, session.scalars(in_order).all(), session.scalars(select(AsyncTaskSource)).all())
+    reader.close()
+
+
+def search(text: str) -> Filter:
+    return parse(text, NOW)
+
+
+# -- statistics
+
+Choice = Callable[[AsyncTask], bool]
+SEARCHES: list[tuple[str, Choice]] = [
+    ("", lambda task: True),
+    ("since:1d", lambda task: task.created_at >= NOW - dt.timedelta(days=1)),
+    ("name:billing.charge until:2d", lambda task: task.name == "billing.charge" and task.created_at < NOW - 48 * HOUR),
+    ("customer:1,2", lambda task: task.customer in (1, 2)),
+    ("name:billing.*", lambda task: task.name.startswith("billing.")),
+    ("-status:SUCCESS", lambda task: task.status is not AsyncTaskStatus.SUCCESS),
+    ("status:PENDING", lambda task: task.status is AsyncTaskStatus.PENDING),
+    ("kwargs.currency:EUR", lambda task: task.task_kwargs.get("currency") == "EUR"),
+    ("name:no.such", lambda task: False),
+]
+
+
+def told(tasks: Sequence[AsyncTask]) -> dict[str, tuple[object, ...]]:
+    """Name to what its statistics must be."""
+    found = {}
+    for name in {task.name for task in tasks}:
+        ours = [task for task in tasks if task.name == name]
+        waits = [task.started_at - task.created_at for task in ours if task.started_at]
+        runs = [task.completed_at - task.started_at for task in ours if task.started_at and task.completed_at]
+        failed = sum(task.status in FAILED for task in ours)
+        found[name] = (len(ours), failed, sum(task.retries for task in ours), *map(nearest, (waits, runs)))
+    return found
+
+
+def nearest(lengths: list[dt.timedelta]) -> tuple[float | None, ...]:
+    in_order = sorted(lengths)
+    return tuple(
+        in_order[math.ceil(percent * len(in_order) / 100) - 1].total_seconds() if in_order else None
+        for percent in (50, 95, 99)
+    )
+
+
+def of(found: Statistics) -> dict[str, tuple[object, ...]]:
+    return {one.name: (one.tasks, one.failed, one.retries, one.wait, one.run) for one in found.names}
+
+
+@pytest.mark.parametrize(("text", "chosen"), SEARCHES, ids=[text or "all" for text, _ in SEARCHES])
+def test_statistics(full: Shop, text: str, chosen: Choice) -> None:
+    found = statistics(full.reader, search(text), NOW)
+    assert of(found) == told([task for task in full.tasks if chosen(task)])
+    assert found.looked_back_to is None
+    assert list(found.names) == sorted(found.names, key=lambda one: (-one.tasks, one.name))
+
+
+def test_the_rows_are_worth_counting(full: Shop) -> None:
+    counts = Counter(task.status for task in full.tasks)
+    assert len(full.tasks) == TASKS
+    assert counts.keys() >= set(FAILED) | {AsyncTaskStatus.REVOKED, AsyncTaskStatus.PENDING, AsyncTaskStatus.STARTED}
+    assert sum(task.retries for task in full.tasks) > 50
+    assert sum(task.root_task_id == shop.WORKFLOW for task in full.tasks) == 1000
+    assert len({task.name for task in full.tasks}) == len(kinds.SPECS)
+    assert sum("Not sent" in (task.error_message or "") for task in full.tasks) > 5
+
+
+@pytest.mark.parametrize("most", [1, 500])
+@pytest.mark.parametrize(("text", "chosen"), [SEARCHES[0], SEARCHES[4], SEARCHES[7]], ids=["all", "glob", "value"])
+def test_statistics_of_the_newest(full: Shop, text: str, chosen: Choice, most: int) -> None:
+    """Where rows are looked at one by one, those that do not match count, too."""
+    found = statistics(full.reader, search(text), NOW, most=most)
+    assert of(found) == told([task for task in full.tasks[:most] if chosen(task)])
+    assert found.looked_back_to == full.tasks[most - 1].created_at == found.since
+
+
+def test_statistics_of_as_many_as_there_are_are_not_bounded(full: Shop) -> None:
+    assert statistics(full.reader, search(""), NOW, most=TASKS).looked_back_to is None
+    assert statistics(full.reader, search(""), NOW, most=TASKS - 1).looked_back_to == full.tasks[-2].created_at
+
+
+def test_statistics_of_what_a_tenant_may_see(full: Shop) -> None:
+    reader = Reader(full.reader.url, customers=[1, 3])
+    found = statistics(reader, search(""), NOW)
+    reader.close()
+    assert of(found) == told([task for task in full.tasks if task.customer in (1, 3)])
+
+
+@pytest.mark.parametrize(
+    ("text", "since", "until"),
+    [
+        ("since:2d", NOW - 48 * HOUR, NOW),
+        ("since:2d until:1d", NOW - 48 * HOUR, NOW - 24 * HOUR),
+        ("created:2025-06-10..2025-06-12", dt.datetime(2025, 6, 10, tzinfo=dt.timezone.utc), None),
+        ("name:no.such", NOW, NOW),
+    ],
+)
+def test_the_time_looked_at(full: Shop, text: str, since: dt.datetime, until: dt.datetime | None) -> None:
+    found = statistics(full.reader, search(text), NOW)
+    assert found.since == since
+    if until is not None:
+        assert found.until == until
+        for one in found.names:
+            assert found.per_minute(one) == pytest.approx(one.tasks / ((until - since).total_seconds() / 60))
+
+
+def test_the_time_looked_at_begins_with_the_first_task(full: Shop) -> None:
+    assert statistics(full.reader, search(""), NOW).since == full.tasks[-1].created_at
+
+
+def test_a_search_without_a_time_gets_one() -> None:
+    assert with_time(search("name:x"), NOW).terms == search(f"name:x since:{DEFAULT_AGE.days}d").terms
+    for text in ("since:2d", "until:2d", "created:>2d", "started:>2d", "completed:>2d"):
+        assert with_time(search(text), NOW) == search(text)
+
+
+# -- failures
+
+
+def expected(full: Shop, tasks: Sequence[AsyncTask], end: int = 10**6) -> list[groups.Group]:
+    newest = {run.celery_task_id: run for run in full.attempts}  # the last by run key
+    return grouped(
+        Failure(
+            task.celery_task_id,
+            task.name,
+            task.completed_at or task.created_at,
+            task.created_at,
+            task.customer,
+            task.error_type or task.status.value,
+            task.error_message or "",
+            (newest[task.celery_task_id].traceback or "")[-end:] if task.celery_task_id in newest else None,
+        )
+        for task in tasks
+    )
+
+
+def failed(full: Shop) -> list[AsyncTask]:
+    return [task for task in full.tasks if task.status in FAILED]
+
+
+@pytest.mark.parametrize(
+    ("text", "chosen"),
+    [one for one in SEARCHES if "status" not in one[0]],
+)
+def test_failures(full: Shop, text: str, chosen: Choice) -> None:
+    found = groups.failures(full.reader, search(text))
+    assert found.groups == expected(full, [task for task in failed(full) if chosen(task)])
+    assert found.tasks == sum(chosen(task) for task in failed(full))
+    assert found.looked_back_to is None
+
+
+def test_a_search_may_say_what_has_failed(full: Shop) -> None:
+    found = groups.failures(full.reader, search("status:REVOKED,RETRY,SUCCESS"))
+    statuses = {AsyncTaskStatus.REVOKED, AsyncTaskStatus.RETRY, AsyncTaskStatus.SUCCESS}
+    assert found.groups == expected(full, [task for task in full.tasks if task.status in statuses and task.error_type])
+    assert found.groups
+
+
+@pytest.mark.parametrize(("text", "chosen"), [SEARCHES[0], SEARCHES[4]], ids=["all", "glob"])
+def test_failures_of_the_newest(full: Shop, text: str, chosen: Choice) -> None:
+    newest = failed(full)[:40]
+    found = groups.failures(full.reader, search(text), most=40)
+    assert found.groups == expected(full, [task for task in newest if chosen(task)])
+    assert found.looked_back_to == newest[-1].created_at
+    everything = groups.failures(full.reader, search(text), most=len(failed(full)))
+    assert everything.looked_back_to is None
+
+
+def test_only_the_end_of_a_traceback_is_read(full: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(groups, "TRACEBACK_END", 200)
+    found = groups.failures(full.reader, search(""))
+    assert found.groups == expected(full, failed(full), end=200)
+    assert found.groups != expected(full, failed(full))
+
+
+def test_the_place_is_that_of_the_newest_run(database: str) -> None:
+    first, second = histories.Delivery(2), histories.Delivery(20, retries=1)
+    told = [
+        second.whole(Kind.FAILED, 29, 21, **histories.failure("no", traceback='  File "/srv/b.py", line 2, in b')),
+        first.whole(Kind.RETRIED, 9, 3, **histories.failure("no", traceback='  File "/srv/a.py", line 1, in a')),
+    ]
+    store = Store(Settings(url=database))
+    store.prepare()
+    store.write(histories.lines(told))
+    store.close()
+    reader = Reader(database)
+    (group,) = groups.failures(reader, search("")).groups
+    reader.close()
+    assert group.place == "/srv/b.py:2 b"
+
+
+def test_failures_that_a_tenant_may_see(full: Shop) -> None:
+    reader = Reader(full.reader.url, customers=[1, 3])
+    found = groups.failures(reader, search(""))
+    reader.close()
+    assert found.groups == expected(full, [task for task in failed(full) if task.customer in (1, 3)])
+
+
+# -- overview
+
+
+@pytest.mark.parametrize("customers", [None, list(range(1, 250))], ids=["everything", "tenant"])
+def test_overview(full: Shop, customers: list[int] | None) -> None:
+    reader = Reader(full.reader.url, customers=customers)
+    found = overview.overview(reader, NOW, rows=3)
+    reader.close()
+    tasks = [task for task in full.tasks if customers is None or task.customer in customers]
+    lately = [task for task in tasks if task.created_at >= NOW - HOUR]
+    assert found.counts == Counter(task.status for task in lately)
+    assert (found.since, found.is_whole) == (NOW - HOUR, True)
+    running = [task for task in tasks if task.status is AsyncTaskStatus.STARTED]
+    assert running or customers, "nothing runs"
+    assert found.running == Counter(task.name for task in running)
+    slowest = sorted(running, key=lambda task: (task.started_at or NOW, task.id))
+    assert ids(found.slowest) == ids(slowest)[:3]
+    for shown, statuses in (
+        (found.failures, {AsyncTaskStatus.FAILURE, AsyncTaskStatus.REJECTED}),
+        (found.lost, {AsyncTaskStatus.LOST}),
+    ):
+        assert ids(shown) == ids([task for task in tasks if task.status in statuses])[:3]
+
+
+def ids(tasks: Sequence[AsyncTask]) -> list[str]:
+    return [task.celery_task_id for task in tasks]
+
+
+def test_overview_of_recording(full: Shop) -> None:
+    found = overview.overview(full.reader, NOW).recording
+    living = [one for one in full.sources if one.ended_at is None]
+    assert (found.alive, found.silent, found.gone) == (len(living), 0, 0)
+    assert found.seen == NOW
+    assert found.stored == sum(one.stored for one in full.sources)
+    assert found.quarantined == sum(one.quarantined for one in full.sources) > 0
+    assert found.missing == completeness(full.reader, None).ledger.missing > 0
+    assert found.dropped == {"journal_full": sum(12 for one in full.sources if one.dropped)}
+    later = overview.overview(full.reader, NOW + 2 * SILENT).recording
+    assert (later.alive, later.silent) == (0, len(living))
+    day = dt.timedelta(days=1)
+    gone = sum(one.ended_at == NOW - day for one in full.sources)
+    assert overview.overview(full.reader, NOW - day + HOUR / 2).recording.gone == gone + sum(
+        one.ended_at is not None and one.ended_at > NOW - day for one in full.sources
+    )
+
+
+def test_overview_counts_so_many(full: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overview, "MOST_COUNTED", 50)
+    found = overview.overview(full.reader, NOW)
+    assert sum(found.counts.values()) == 50
+    assert (found.since, found.is_whole) == (full.tasks[49].created_at, False)
+
+
+def test_overview_of_nothing(database: str) -> None:
+    store = Store(Settings(url=database))
+    store.prepare()
+    store.close()
+    reader = Reader(database)
+    found = overview.overview(reader, NOW)
+    reader.close()
+    assert (found.running, found.slowest, found.failures, found.lost, found.counts) == ({}, [], [], [], {})
+    assert found.recording == overview.Recording(0, 0, 0, None, 0, 0, 0, {})
+
+
+def test_a_share_of_so_many_is_as_exact_as_a_count() -> None:
+    """What PostgreSQL's percentile_disc multiplies: the rank, rounded up."""
+    for percent in PERCENTILES:
+        share = percent / 100
+        assert all(math.ceil(share * count) == -(-percent * count // 100) for count in range(1, MOST_LOOKED_AT + 1))
+
+
+def test_the_same_seed_makes_the_same_tasks() -> None:
+    one, same, other = (list(shop.Shop(300, 10**15, seed).partials()) for seed in (1, 1, 2))
+    assert one == same != other
+    assert len(one) == 300

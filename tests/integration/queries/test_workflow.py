@@ -1,0 +1,241 @@
+"""The members of a workflow, found from any of them, with few queries, on each kind of database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
+
+import pytest
+
+from celery_asynctask.core.event import Event, Kind
+from celery_asynctask.core.fold import AsyncTaskStatus
+from celery_asynctask.errors import NotFoundError
+from celery_asynctask.queries import Reader
+from celery_asynctask.queries.diagnosis.collect import evidence
+from celery_asynctask.queries.task import find
+from celery_asynctask.queries.workflow import members as queries
+from celery_asynctask.queries.workflow import tree
+from celery_asynctask.queries.workflow.members import Workflow, runs, workflow
+from celery_asynctask.store import Store
+from tests.histories import ID, ROOT, SOURCE, Delivery, asked, lines, ms, never_sent, published
+from tests.histories import event as happened
+from tests.integration.statements import statements_of
+from tests.workflows import CHARGE, CHECKOUT, INVOICE, NOTIFY, SHIP, later_step, of, order, ran
+
+pytestmark = pytest.mark.every_database
+
+
+@pytest.fixture
+def reader(store: Store) -> Iterator[Reader]:
+    made = Reader(store.settings.url)
+    yield made
+    made.close()
+
+
+def members(reader: Reader, task_id: str) -> set[str]:
+    return {one.celery_task_id for one in found(reader, task_id).members}
+
+
+def found(reader: Reader, task_id: str) -> Workflow:
+    with reader.session() as session:
+        return workflow(reader, session, find(reader, session, task_id))
+
+
+@contextmanager
+def statements(reader: Reader) -> Iterator[list[str]]:
+    """The SELECTs that are sent meanwhile."""
+    with statements_of(reader.engine) as sent:
+        yield sent
+
+
+def test_all_members_from_any_of_them(store: Store, reader: Reader) -> None:
+    store.write(lines([*order(), *of("other", ran("shop.other", 0, 1, 2), "other")]))
+    for one in (CHECKOUT, CHARGE, SHIP, NOTIFY, INVOICE):
+        assert members(reader, one) == {CHECKOUT, CHARGE, SHIP, NOTIFY, INVOICE}
+    assert members(reader, "other") == {"other"}
+    placed = tree.lineage(found(reader, SHIP).members)
+    assert [(one.member.celery_task_id, one.depth, one.critical) for one in placed] == [
+        (CHECKOUT, 0, True),
+        (CHARGE, 1, True),
+        (SHIP, 2, True),
+        (NOTIFY, 3, False),
+        (INVOICE, 1, False),
+    ]
+    assert (placed[3].member.unsent, placed[3].member.status) == (True, AsyncTaskStatus.FAILURE)
+
+
+def test_a_body_of_a_chord_whose_header_tasks_are_roots(store: Store, reader: Reader) -> None:
+    """It has the root of the one that finished last, and so have the steps behind it."""
+    store.write(
+        lines(
+            [
+                *of("head-1", ran("shop.count", 0, 1, 2), "head-1"),
+                *of("head-2", ran("shop.count", 0, 1, 9), "head-2"),
+                *of("body", ran("shop.total", 9, 10, 11), "head-2", "head-2"),
+                *of("behind", ran("shop.tell", 11, 12, 13), "head-2", "body"),
+            ]
+        )
+    )
+    for one in ("head-2", "body", "behind"):
+        assert members(reader, one) == {"head-2", "body", "behind"}
+    assert members(reader, "head-1") == {"head-1"}, "no row says that they belong together"
+
+
+def test_what_hangs_on_it_with_another_root_or_none(store: Store, reader: Reader) -> None:
+    store.write(
+        lines(
+            [
+                *of("top", ran("a", 0, 1, 2), "top"),
+                *of("rootless", ran("b", 3, 4, 5), None, "top"),
+                *of("below", ran("c", 6, 7, 8), None, "rootless"),
+                *of("elsewhere", ran("d", 6, 7, 8), "elsewhere", "below"),
+                *of("with-it", ran("e", 9, 10, 11), "elsewhere", "elsewhere"),
+                *of("orphan", ran("f", 9, 10, 11), "purged", "purged-too"),
+            ]
+        )
+    )
+    everything = {"top", "rootless", "below", "elsewhere", "with-it"}
+    for one in everything:
+        assert members(reader, one) == everything
+    assert members(reader, "orphan") == {"orphan"}
+
+
+def test_tasks_that_are_each_others_parents(store: Store, reader: Reader) -> None:
+    store.write(lines([*of("a", ran("a", 1, 2, 3), "a", "b"), *of("b", ran("b", 0, 2, 3), "a", "a")]))
+    assert members(reader, "b") == {"a", "b"}
+    store.write(lines([*of("c", ran("c", 1, 2, 3), None, "d"), *of("d", ran("d", 0, 2, 3), None, "c")]))
+    assert members(reader, "d") == {"c", "d"}
+
+
+def test_what_may_not_be_seen_is_not_followed(store: Store, reader: Reader) -> None:
+    def told(task_id: str, parent: str | None, customer: int) -> list[Event]:
+        sent = cast("Event", {**published(customer=customer), "name": "x"})
+        return of(task_id, [sent], None, parent)
+
+    store.write(lines([*told("a", None, 1), *told("b", "a", 2), *told("c", "b", 1), *told("d", "a", 1)]))
+    assert members(reader, "a") == {"a", "b", "c", "d"}
+    scoped = Reader(store.settings.url, customers=[1])
+    try:
+        assert members(scoped, "a") == {"a", "d"}
+        assert members(scoped, "c") == {"c"}
+        with pytest.raises(NotFoundError):
+            members(scoped, "b")
+    finally:
+        scoped.close()
+
+
+def test_a_thousand_members_take_a_few_queries(store: Store, reader: Reader) -> None:
+    told = of("root", ran("shop.start", 0, 1, 2), "root")
+    for number in range(999):
+        told += of(f"m-{number:04}", ran("shop.part", 2, 3, 4), "root", "root" if number % 3 else f"m-{number - 1:04}")
+    store.write(lines(told))
+    with reader.session() as session:
+        task = find(reader, session, "m-0500")
+        with statements(reader) as sent:
+            whole = workflow(reader, session, task)
+            assert len(whole.members) == 1000
+            assert not whole.bounded
+            attempts = runs(session, [one.celery_task_id for one in whole.members])
+        assert len(sent) <= 5
+        assert sum("async_task_attempt" in one for one in sent) == 1
+    assert len(attempts) == 1000
+    assert attempts["m-0000"][0].worker == "celery@one"
+    assert len(tree.lineage(whole.members)) == 1000
+
+
+def test_more_members_than_are_looked_at(store: Store, reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first that were asked for, and the one that was asked about; the bound itself is no bound yet."""
+    told = [one for number in range(12) for one in of(f"m-{number:02}", later_step("shop.part", number), "m-00")]
+    store.write(lines(told))
+    monkeypatch.setattr(queries, "MOST_MEMBERS", 12)
+    assert not found(reader, "m-11").bounded
+    monkeypatch.setattr(queries, "MOST_MEMBERS", 5)
+    whole = found(reader, "m-11")
+    assert whole.bounded
+    assert {one.celery_task_id for one in whole.members} == {"m-00", "m-01", "m-02", "m-03", "m-11"}
+
+
+def test_roots_that_lead_to_roots_without_end(store: Store, reader: Reader) -> None:
+    told = [
+        one
+        for number in range(60)
+        for one in of(f"r-{number:02}", ran("x", 0, 1, 2), f"r-{number:02}", f"r-{number - 1:02}")
+    ]
+    store.write(lines(told))
+    with statements(reader) as sent:
+        whole = found(reader, "r-00")
+    assert whole.bounded
+    assert len(sent) < 80
+
+
+def test_runs_are_bounded_and_in_order(store: Store, reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.write(lines(order()))
+    with reader.session() as session:
+        told = runs(session, [CHARGE, SHIP, "nobody"])
+        assert [(one.retries, one.outcome) for one in told[CHARGE]] == [(0, "retried"), (1, "succeeded")]
+        assert set(told) == {CHARGE, SHIP}
+        monkeypatch.setattr(queries, "MOST_RUNS", 2)
+        assert sum(map(len, runs(session, [CHARGE, SHIP]).values())) == 2
+
+
+# -- the evidence for `why`
+
+
+def why(reader: Reader, task_id: str) -> list[str]:
+    """The ids of the tasks that are told of, the first cause last."""
+    with reader.session() as session:
+        found = evidence(reader, session, find(reader, session, task_id))
+    told = [found]
+    while told[-1].cause is not None:
+        told.append(told[-1].cause)
+    return [one.task.celery_task_id for one in told]
+
+
+def test_a_step_that_was_not_sent_leads_to_the_task_that_failed(store: Store, reader: Reader) -> None:
+    store.write(lines(order()))
+    assert why(reader, NOTIFY) == [NOTIFY, SHIP]
+    assert why(reader, SHIP) == [SHIP]
+    with reader.session() as session:
+        told = evidence(reader, session, find(reader, session, CHARGE))
+    assert told.last is not None
+    assert (told.runs, dict(told.earlier), told.last.outcome) == (2, {"TimeoutError": 1}, "succeeded")
+
+
+def test_a_step_whose_cause_has_no_row(store: Store, reader: Reader) -> None:
+    store.write(lines(never_sent()))
+    assert why(reader, ID) == [ID]
+
+
+def test_a_later_step_leads_to_the_one_it_waits_for(store: Store, reader: Reader) -> None:
+    run = Delivery(2, "shop.first")
+    told = [
+        *of("first", [published(), run.started(3)], "first"),
+        *of("second", later_step("shop.second", 0), "first", "first"),
+        *of("third", later_step("shop.third", 0), "first", "second"),
+        *of("body", later_step("shop.body", 0), "first"),
+    ]
+    store.write(lines(told))
+    assert why(reader, "third") == ["third", "first"]
+    with reader.session() as session:
+        body = evidence(reader, session, find(reader, session, "body"))
+    assert (body.cause, [one.celery_task_id for one in body.open]) == (None, ["first"])
+
+
+def test_how_many_wait_before_it(store: Store, reader: Reader) -> None:
+    told = [one for number in range(3) for one in of(f"w-{number}", [published(number, number)], ROOT)]
+    planned = happened(Kind.PLANNED, 0, created=ms(0), **asked())
+    store.write(lines([*told, *of("planned", [planned], ROOT), *of("done", ran("x", 0, 1, 2), ROOT)]))
+    with reader.session() as session:
+        ahead = [evidence(reader, session, find(reader, session, f"w-{number}")).ahead for number in range(3)]
+        assert ahead == [0, 1, 2]
+        assert evidence(reader, session, find(reader, session, "done")).ahead is None
+
+
+def test_the_process_of_a_run_is_found(store: Store, reader: Reader) -> None:
+    run = Delivery(2)
+    store.write(lines([published(), run.started(3)]))
+    with reader.session() as session:
+        told = evidence(reader, session, find(reader, session, ID))
+        assert told.last is not None
+        assert (told.last.source, told.source) == (SOURCE, None)

@@ -1,0 +1,445 @@
+"""Nothing lost, everything counted: random schedules of all that can go wrong, against the model in `ledger`.
+
+A schedule is some steps in any order, each with a seed of its own, so that a failing one can be made smaller by leaving
+steps out. ``ASYNCTASK_SCHEDULES`` says how many (`tests.soak` tries 10,000), ``ASYNCTASK_SEED`` which.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from sqlalchemy import delete, select
+from sqlalchemy.exc import OperationalError
+
+from celery_asynctask.core.event import decode, encode
+from celery_asynctask.core.fold import fold_all
+from celery_asynctask.journal import Directory, Journal, directory, frame, reader, writer
+from celery_asynctask.recorder.drain import Drain
+from celery_asynctask.settings import Settings
+from celery_asynctask.store import Store
+from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt, AsyncTaskSource
+from tests.histories import HISTORIES, ID, published
+from tests.integration.ledger import DAMAGES, Ledger, Source
+from tests.integration.rows import stored
+
+SEED = os.environ.get("ASYNCTASK_SEED", "1")
+COUNT = int(os.environ.get("ASYNCTASK_SCHEDULES", "150"))
+TOLD = [[encode(event) for event in history()] for history in HISTORIES.values()]
+POISON: list[dict[str, Any]] = [
+    {"kind": "started", "at": 10**30},
+    {"at": "yesterday"},
+    {"created": 10**30},
+    {"retries": "many"},
+    {"name": None},
+]
+NO_EVENTS = [b"[]", b"no json", b'{"kind":"exploded","id":"a","name":"n","at":1}']
+TABLES: list[Any] = [model.__table__ for model in (AsyncTask, AsyncTaskAttempt, AsyncTaskSource)]
+ENOUGH = 10**9
+MOST_BATCHES = 1000
+
+Step = tuple[str, int]
+
+
+class KilledError(BaseException):
+    """Ends the recorder where it stands."""
+
+
+class Disk:
+    """The module `os` of the journal, on a disk with ``room`` bytes left: what is longer fails, or is written in part.
+    Or no file can be opened for writing."""
+
+    def __init__(self) -> None:
+        self.fault = ""
+        self.room = 0
+        self.struck: Counter[str] = Counter()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    def write(self, handle: int, data: bytes) -> int:
+        if self.fault in ("full", "part"):
+            if len(data) > self.room:
+                self.struck[f"disk: {self.fault}"] += 1
+                if self.fault == "full" or not self.room:
+                    raise OSError(errno.ENOSPC, "full")
+                return os.write(handle, data[: self.room])  # the journal takes it back
+            self.room -= len(data)
+        return os.write(handle, data)
+
+    def open(self, path: Path, flags: int, mode: int = 0o777) -> int:
+        if self.fault == "open" and flags & os.O_CREAT:
+            self.struck["disk: open"] += 1
+            raise OSError(errno.EMFILE, "too many")
+        return os.open(path, flags, mode)
+
+
+class FailingStore(Store):
+    """Fails at the ``fails_at``-th of the next writes, at the place that ``fault`` names. Outlives its drains."""
+
+    fault = ""
+    fails_at = 0
+
+    def write(self, events: Any, sources: Any = (), before_commit: Callable[[], None] | None = None) -> int:
+        self.fails_at -= 1
+        fault = self.fault if self.fails_at == 0 else ""
+        away = OperationalError("a statement", {}, Exception("the database is away"))
+        if fault == "refused":
+            raise away
+
+        def fail() -> None:
+            if before_commit is not None:
+                before_commit()
+            raise KilledError if fault == "killed before the commit" else away
+
+        undone = fault in ("rolled back", "killed before the commit")
+        rows = super().write(events, sources, fail if undone else before_commit)
+        if fault:
+            raise KilledError if fault == "killed after the commit" else away
+        return rows
+
+    def close(self) -> None:
+        """The next drain uses it."""
+
+
+FAULTS = ("refused", "rolled back", "answer lost", "killed before the commit", "killed after the commit")
+
+
+class World:
+    """One schedule: processes, a recorder, a disk and a database, each of which may fail."""
+
+    def __init__(self, path: Path, store: FailingStore, disk: Disk, happened: Counter[str]) -> None:
+        self.path, self.store, self.disk, self.happened = path, store, disk, happened
+        self.aside = path.with_name("aside")
+        self.ledger = Ledger(path)
+        self.recorder: int | None = None
+        self.tasks: list[list[bytes]] = []
+        self.drain: Drain
+        self._restart()
+
+    # -- processes
+
+    def _living(self) -> list[Source]:
+        return [source for source in self.ledger.sources.values() if source.alive]
+
+    def start(self, _rng: Random) -> None:
+        journal = Journal(self.path, self.store.settings.store_id, ENOUGH)
+        number = len(self.ledger.sources)
+        journal.source = f"20250615T120000-{number}-{number:08x}"  # the random part decides what is drained first
+        self.ledger.sources[journal.source] = Source(journal.source, journal)
+
+    def append(self, rng: Random) -> None:
+        if len(self._living()) < 2:
+            self.start(rng)
+        source = rng.choice(self._living())
+        for _ in range(rng.randint(1, 5)):
+            source.append(self._event(rng))
+
+    def _event(self, rng: Random) -> bytes:
+        kind = rng.random()
+        number = sum(len(source.sent) for source in self.ledger.sources.values())
+        if kind < 0.9:
+            if len(self.tasks) < 4:
+                task = b"task-%d" % len(self.tasks)
+                self.tasks.append([line.replace(ID.encode(), task) for line in rng.choice(TOLD)])
+            return rng.choice(rng.choice(self.tasks))
+        if kind < 0.95:
+            self.happened["poison"] += 1
+            bad: Any = {**published(), "id": f"bad-{number}", **rng.choice(POISON)}
+            data = encode(bad)
+        else:
+            self.happened["no event"] += 1
+            data = rng.choice(NO_EVENTS)
+        self.ledger.poison.add(data)
+        return data
+
+    def crash(self, rng: Random) -> bool:
+        if not (living := self._living()):
+            return False
+        source = rng.choice(living)
+        journal = source.journal
+        self.ledger.see()
+        if journal._handle is not None:
+            if rng.random() < 0.5 and not journal._trouble and os.fstat(journal._handle).st_nlink:
+                self.happened["torn line"] += 1
+                source.torn = number = len(source.sent) + 1
+                source.sent[number] = data = self._event(rng)
+                line = frame.pack(number, data)
+                os.write(journal._handle, line[: rng.randint(1, len(line) - 1)])
+            os.close(journal._handle)
+            journal._handle = None
+        source.lost = source.waiting()
+        self.happened["memory lost"] += bool(source.lost)
+        source.alive = False
+        return True
+
+    def close(self, rng: Random) -> bool:
+        """A clean end; or it goes on with another segment."""
+        if not (living := self._living()):
+            return False
+        source = rng.choice(living)
+        source.journal.close()
+        if rng.random() < 0.5:
+            self.ledger.see()
+            source.abandon()
+            source.alive = False
+        return True
+
+    # -- the disk
+
+    def disk_fails(self, rng: Random) -> None:
+        self.disk.fault, self.disk.room = rng.choice(["full", "part", "open"]), rng.choice([0, 20, 300, 700])
+
+    def directory_goes_away(self, _rng: Random) -> bool:
+        if self.aside.exists():
+            return False
+        self.path.rename(self.aside)
+        self.path.touch()
+        self.ledger.directory = self.aside
+        return True
+
+    def journal_is_full(self, _rng: Random) -> bool:
+        for source in self._living():
+            source.journal.max_bytes = 0
+        return bool(self._living())
+
+    def heal(self, _rng: Random) -> None:
+        self.disk.fault = ""
+        for source in self._living():
+            source.journal.max_bytes = ENOUGH
+        if self.aside.exists():
+            self.path.unlink()
+            self.aside.rename(self.path)
+            self.ledger.directory = self.path
+
+    # -- damage in what is not drained yet
+
+    def damage(self, rng: Random) -> bool:
+        self.ledger.see()
+        if found := self.ledger.undrained():
+            source, image, end = rng.choice(found)
+            how = rng.choice(DAMAGES)
+            self.ledger.hurt(source, image, *how(image.data, end, rng))
+            self.happened[f"damage: {how.__name__}"] += 1
+        return bool(found)
+
+    def remove_segment(self, rng: Random) -> bool:
+        self.ledger.see()
+        if found := self.ledger.undrained():
+            source, image, _ = rng.choice(found)
+            self.ledger.remove(source, image)
+            handle = source.journal._handle
+            self.happened["removed while written to"] += handle is not None and not os.fstat(handle).st_nlink
+        return bool(found)
+
+    # -- the recorder
+
+    def _restart(self) -> None:
+        """Another recorder, once the last one has let go of the election."""
+        settings = self.store.settings
+        made = Directory(settings.directory, settings.store_id)
+        if self.recorder is not None:
+            assert made.elect() is None, "two recorders"
+            os.close(self.recorder)
+        self.recorder = made.elect()
+        assert self.recorder is not None
+        self.drain = Drain(made, settings)
+        self.drain.store = self.store
+        self.drain._prepared = True
+
+    def restart(self, _rng: Random) -> bool:
+        if self.disk.fault or self.aside.exists():
+            return False
+        self._restart()
+        return True
+
+    def batch(self, rng: Random) -> None:
+        self._batch(rng.choice([1, 2, 3, 5, 20]), rng)
+
+    def failing_batch(self, rng: Random) -> bool:
+        self.store.fault, self.store.fails_at = rng.choice(FAULTS), rng.choice([1, 1, 1, 2, 3])
+        fault = self.store.fault
+        self._batch(rng.choice([2, 20]), rng)
+        failed = self.store.fails_at <= 0
+        self.happened[f"batch: {fault}"] += failed
+        self.store.fails_at = 0
+        return failed
+
+    def _batch(self, size: int, rng: Random) -> None:
+        self.ledger.see()
+        self.drain.settings = replace(self.drain.settings, batch_size=size)
+        expected = (OperationalError, KilledError) if self.store.fails_at > 0 else ()
+        if self.disk.fault or self.aside.exists():
+            expected = (*expected, OSError)
+        try:
+            self.drain.batch()
+        except expected as exc:
+            self.ledger.again = True
+            self.happened["batch: the disk"] += isinstance(exc, OSError)
+            if isinstance(exc, KilledError):
+                self.heal(rng)
+                self._restart()
+            else:
+                self.drain.close()  # as the recorder does
+        with self.store.engine.connect() as connection:
+            rows = connection.execute(select(TABLES[2])).mappings()
+            self.ledger.rows = {row["source"]: dict(row) for row in rows}
+        self.ledger.see_drained()
+        self.ledger.check()
+
+    def replay(self, rng: Random) -> bool:
+        """Segments that were stored and removed are there again."""
+        found = [image for _, image, _ in self.ledger.images(drained=True)]
+        for image in rng.sample(found, min(len(found), 2)):
+            (self.ledger.directory / image.path.name).write_bytes(image.data)
+        return bool(found)
+
+    # -- the end
+
+    def finish(self, rng: Random) -> None:
+        """All is well again; the processes end and everything is drained."""
+        self.heal(rng)
+        for source in self._living():
+            assert source.journal.retry()
+            source.journal.close()
+            self.ledger.see()
+            assert not source.waiting()
+            source.alive = False
+        size = rng.choice([1, 3, 1000])
+        self.drain.behind = True
+        for _ in range(MOST_BATCHES):
+            self._batch(size, rng)
+            if not self.drain.behind:
+                break
+        assert not self.drain.behind, "the drain does not come to an end"
+        self._batch(size, rng)
+        assert sorted(path.suffix for path in self.path.iterdir() if path.suffix in (".segment", ".new")) == []
+        rows, told = stored(self.store), fold_all(map(decode, self.ledger.check()))
+        early = self.ledger.early()
+        assert {task: row for task, row in rows.items() if task not in early} == {
+            task: row for task, row in told.items() if task not in early
+        }, "rows"
+
+    def let_go(self) -> None:
+        """Close what is open."""
+        self.heal(Random(0))
+        for source in self._living():
+            source.journal.close()
+        if self.recorder is not None:
+            os.close(self.recorder)
+
+
+WEIGHTS = {
+    World.append: 40,
+    World.start: 2,
+    World.crash: 4,
+    World.close: 3,
+    World.disk_fails: 4,
+    World.directory_goes_away: 1,
+    World.journal_is_full: 2,
+    World.heal: 6,
+    World.damage: 5,
+    World.remove_segment: 1,
+    World.batch: 12,
+    World.failing_batch: 5,
+    World.restart: 2,
+    World.replay: 4,
+}
+STEPS = {step.__name__: step for step in WEIGHTS}
+EFFECTS = (
+    *("poison", "no event", "torn line", "memory lost", "dropped", "removed while written to", "batch: the disk"),
+    *(f"disk: {fault}" for fault in ("full", "part", "open")),
+    *(f"batch: {fault}" for fault in FAULTS),
+    *(f"damage: {how.__name__}" for how in DAMAGES),
+)
+
+
+def schedule(seed: str) -> list[Step]:
+    rng = Random(seed)
+    names = rng.choices(list(STEPS), list(WEIGHTS.values()), k=rng.randint(15, 30))
+    return [(name, rng.getrandbits(32)) for name in names]
+
+
+class Runner:
+    """Runs schedules one after the other, in one directory and one database."""
+
+    def __init__(self, path: Path, store: FailingStore, disk: Disk) -> None:
+        self.path, self.store, self.disk = path, store, disk
+        self.happened: Counter[str] = Counter()
+
+    def run(self, steps: list[Step]) -> None:
+        for file in self.path.glob("*.*"):
+            file.unlink()
+        with self.store.engine.begin() as connection:
+            for table in TABLES:
+                connection.execute(delete(table))
+        world = World(self.path, self.store, self.disk, self.happened)
+        try:
+            for name, seed in steps:
+                self.happened[name] += STEPS[name](world, Random(seed)) is not False
+            world.finish(Random(len(steps)))
+        finally:
+            world.let_go()
+        dropped = sum(sum(source.journal.dropped.values()) for source in world.ledger.sources.values())
+        self.happened["dropped"] += dropped > 0
+        self.happened.update(self.disk.struck)
+        self.disk.struck.clear()
+
+    def fails(self, steps: list[Step]) -> str:
+        try:
+            self.run(steps)
+        except Exception as exc:  # noqa: BLE001 - a bug may show as anything
+            return f"{type(exc).__name__}: {exc}"
+        return ""
+
+    def shrink(self, steps: list[Step]) -> list[Step]:
+        """Without the steps that it takes not to fail."""
+        size = len(steps)
+        while size:
+            for at in range(0, len(steps), size):
+                fewer = steps[:at] + steps[at + size :]
+                if self.fails(fewer):
+                    steps = fewer
+                    break
+            else:
+                size //= 2
+        return steps
+
+
+@pytest.fixture
+def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runner]:
+    disk = Disk()
+    monkeypatch.setattr(writer, "os", disk)
+    monkeypatch.setattr(directory, "os", disk)
+    for module, name, value in (
+        *((writer, "SEGMENT_BYTES", 1500), (writer, "CHECK_BYTES", 500), (writer, "KEPT_EVENTS", 3)),
+        *((writer, "CHECK_SECONDS", 0), (writer, "RETRY_SECONDS", 0), (reader, "READ_BYTES", 700)),
+    ):
+        monkeypatch.setattr(module, name, value)
+    store = FailingStore(Settings(url=f"sqlite:///{tmp_path / 'ledger.db'}", journal_dir=tmp_path / "journal"))
+    store.prepare()
+    (tmp_path / "journal").mkdir()
+    logging.disable()
+    try:
+        yield Runner(tmp_path / "journal", store, disk)
+    finally:
+        logging.disable(logging.NOTSET)
+        Store.close(store)
+
+
+def test_nothing_is_lost_and_everything_is_counted(runner: Runner) -> None:
+    for number in range(COUNT):
+        steps = schedule(f"{SEED}-{number}")
+        if runner.fails(steps):
+            fewest = runner.shrink(steps)
+            pytest.fail(f"ASYNCTASK_SEED={SEED}, schedule {number}: {runner.fails(fewest)}\n{fewest}", pytrace=False)
+    print(f"\n{COUNT} schedules:", ", ".join(f"{name} {n}" for name, n in sorted(runner.happened.items())))
+    assert [name for name in (*STEPS, *EFFECTS) if not runner.happened[name]] == []

@@ -1,0 +1,225 @@
+"""Whose fault an error is: the database's, which passes, or a value's, which does not."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from sqlalchemy import create_engine, event
+from sqlalchemy.exc import (
+    ArgumentError,
+    DataError,
+    DBAPIError,
+    OperationalError,
+    ProgrammingError,
+    SQLAlchemyError,
+    StatementError,
+)
+
+from celery_asynctask.core.event import Event
+from celery_asynctask.settings import Settings
+from celery_asynctask.store import Store, is_outage
+from tests import services
+from tests.histories import lines, published
+from tests.integration.rows import stored
+from tests.pace import patience
+from tests.waiting import wait_for
+
+pytestmark = pytest.mark.every_database
+
+
+def error_of(action: Callable[[], object]) -> Exception:
+    with pytest.raises(Exception) as caught:
+        action()
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql+psycopg://u@127.0.0.1:9/d", "mysql+pymysql://u@127.0.0.1:9/d", "sqlite:////nonexistent/x.db"]
+)
+def test_a_database_that_is_not_there_is_an_outage(url: str) -> None:
+    made = Store(Settings(url=url))
+    error = error_of(made.prepare)
+    assert isinstance(error, SQLAlchemyError)
+    assert is_outage(error)
+    made.close()
+
+
+def test_missing_tables_are_an_outage(database: str) -> None:
+    made = Store(Settings(url=database))
+    error = error_of(lambda: made.write(lines([published()])))
+    assert isinstance(error, (ProgrammingError, OperationalError))
+    assert is_outage(error)
+    made.close()
+
+
+@pytest.mark.databases(*services.SERVERS)
+def test_a_lost_connection_is_an_outage(store: Store) -> None:
+    dialect = store.engine.dialect.name
+    who, kill = {
+        "postgresql": ("SELECT pg_backend_pid()", "SELECT pg_terminate_backend({})"),
+        "mysql": ("SELECT CONNECTION_ID()", "KILL {}"),
+    }[dialect]
+    administrator = create_engine(store.settings.url)
+
+    @event.listens_for(store.engine, "begin", once=True)
+    def lose(connection: Any) -> None:
+        number = connection.exec_driver_sql(who).scalar_one()
+        with administrator.connect() as other:
+            other.exec_driver_sql(kill.format(number))
+
+    error = error_of(lambda: store.write(lines([published()])))
+    assert isinstance(error, DBAPIError)
+    assert is_outage(error)
+    store.write(lines([published()]))
+    assert len(stored(store)) == 1
+    administrator.dispose()
+
+
+def test_a_locked_database_is_an_outage(tmp_path: Path) -> None:
+    made = Store(Settings(url=f"sqlite:///{tmp_path}/x.db", engine_options={"connect_args": {"timeout": 0}}))
+    made.prepare()
+    other = sqlite3.connect(f"{tmp_path}/x.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    assert is_outage(error_of(lambda: made.write(lines([published()]))))
+    other.close()
+    made.close()
+
+
+def test_a_read_only_database_is_an_outage(store: Store) -> None:
+    statement = {
+        "postgresql": "SET default_transaction_read_only = on",
+        "mysql": "SET SESSION TRANSACTION READ ONLY",
+        "sqlite": "PRAGMA query_only = ON",
+    }[store.engine.dialect.name]
+    made = Store(Settings(url=store.settings.url))
+
+    @event.listens_for(made.engine, "connect")
+    def only_read(connection: Any, _record: object) -> None:
+        connection.cursor().execute(statement)
+        connection.commit()
+
+    assert is_outage(error_of(lambda: made.write(lines([published()]))))
+    made.close()
+    assert stored(store) == {}
+
+
+def test_a_full_database_is_an_outage(tmp_path: Path) -> None:
+    made = Store(Settings(url=f"sqlite:///{tmp_path}/x.db"))
+    made.prepare()
+
+    @event.listens_for(made.engine, "connect")
+    def small(connection: Any, _record: object) -> None:
+        connection.execute("PRAGMA max_page_count = 1")  # which SQLite takes for as many as there are
+
+    made.engine.dispose()
+    many = lines([cast("Event", {**published(), "id": str(number)}) for number in range(1000)])
+    error = error_of(lambda: made.write(many))
+    assert "full" in str(error)
+    assert is_outage(error)
+    made.close()
+
+
+@pytest.mark.databases(*services.SERVERS)  # SQLite knows one lock, see above
+@pytest.mark.parametrize("how", ["deadlock", "lock timeout"])
+def test_a_lock_that_is_not_got_is_an_outage(store: Store, how: str) -> None:
+    """Somebody else's transaction has the rows: once for ever, once it waits for ours in turn."""
+    dialect = store.engine.dialect.name
+    timeout = {"postgresql": "SET lock_timeout = '1s'", "mysql": "SET innodb_lock_wait_timeout = 1"}.get(dialect, "")
+    events = lines([cast("Event", {**published(), "id": one}) for one in "ab"])
+    store.write(events)
+    made = Store(Settings(url=store.settings.url))
+    if how == "lock timeout":
+
+        @event.listens_for(made.engine, "connect")
+        def impatient(connection: Any, _record: object) -> None:
+            connection.cursor().execute(timeout)
+            connection.commit()
+
+    other = create_engine(store.settings.url)
+    take = "UPDATE async_task SET retries = retries WHERE celery_task_id = '{}'"
+    errors: list[Exception] = []
+
+    def write() -> None:
+        try:
+            made.write(events)
+        except DBAPIError as exc:
+            errors.append(exc)
+
+    if how:
+        thread = threading.Thread(target=write)
+        with other.connect() as connection:
+            connection.exec_driver_sql(take.format("b"))
+            thread.start()
+            if how == "deadlock":
+                wait_for(lambda: _waits(store), 10, "the store to wait for b")
+                try:
+                    connection.exec_driver_sql(take.format("a"))
+                except DBAPIError as exc:
+                    errors.append(exc)  # the database chose this one
+                connection.rollback()
+            thread.join(patience(20))
+        assert not thread.is_alive()
+        assert len(errors) == 1
+        assert is_outage(errors[0])
+    other.dispose()
+    made.close()
+
+
+def _waits(store: Store) -> bool:
+    """Whether a transaction waits for another one's lock."""
+    asked = {
+        "postgresql": "SELECT count(*) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND wait_event_type = 'Lock'",
+        # Its innodb_trx is renewed only when nobody has asked for a tenth of a second.
+        "mysql": "SELECT count(*) FROM information_schema.processlist "
+        "WHERE db = database() AND info LIKE 'INSERT INTO async_task%%' AND time_ms > 300",
+    }[store.engine.dialect.name]
+    with store.engine.connect() as connection:
+        return bool(connection.exec_driver_sql(asked).scalar())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"name": None},
+        {"retries": 2**70},
+        {"created": 10**30},
+        {"created": "yesterday"},
+        {"kind": "exploded"},
+        {"name": "\ud800"},
+    ],
+    ids=str,
+)
+def test_a_value_that_no_column_takes_is_no_outage(store: Store, wrong: dict[str, Any]) -> None:
+    assert not is_outage(error_of(lambda: store.write(lines([cast("Event", {**published(), **wrong})]))))
+
+
+@pytest.mark.databases(*services.SERVERS)  # SQLite takes texts of any length
+@pytest.mark.parametrize("wrong", [{"id": "x" * 256}, {"error_type": "x" * 256}])
+def test_a_text_that_is_too_long_is_no_outage(store: Store, wrong: dict[str, Any]) -> None:
+    error = error_of(lambda: store.write(lines([cast("Event", {**published(), **wrong})])))
+    assert isinstance(error, DataError)
+    assert not is_outage(error)
+
+
+@pytest.mark.parametrize(
+    ("error", "outage"),
+    [
+        (OSError("disk"), True),
+        (ImportError("no driver"), True),
+        (ArgumentError("url"), True),
+        (MemoryError(), True),
+        (StatementError("", "", {}, TypeError()), False),
+        (UnicodeEncodeError("utf-8", "", 0, 1, ""), False),
+        (OverflowError(), False),
+        (KeyError(), False),
+    ],
+    ids=repr,
+)
+def test_errors_of_others(error: Exception, outage: bool) -> None:
+    assert is_outage(error) is outage

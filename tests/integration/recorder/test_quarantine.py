@@ -1,0 +1,211 @@
+"""What cannot be stored is put aside and counted, and an outage loses nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+from celery_asynctask.core.event import Event, encode
+from celery_asynctask.core.fold import fold
+from celery_asynctask.journal import Directory, Journal, reader
+from celery_asynctask.recorder.drain import Drain
+from celery_asynctask.settings import Settings
+from celery_asynctask.store import Store
+from tests import services
+from tests.histories import ID, published
+from tests.integration.draining import MakeDrain, append, quarantined, rows, source_of, sources, tasks
+from tests.integration.rows import stored
+
+pytestmark = pytest.mark.every_database
+
+
+def test_damaged_lines_are_put_aside_and_the_rest_is_stored(
+    store: Store, make_drain: MakeDrain, journal: Journal
+) -> None:
+    told = tasks(4)
+    append(journal, *(event for events in told.values() for event in events))
+    journal.close()
+    drain = make_drain()
+    [segment] = drain.directory.segments()
+    lines = segment.path.read_bytes().splitlines()
+    damaged = {5: lines[5][:-1], 6: b"", 9: b"\xff" * 30, 16: lines[16].replace(b"task-3", b"task-9")}
+    segment.path.write_bytes(b"\n".join([damaged.get(number, line) for number, line in enumerate(lines)]) + b"\n")
+    drain.all()
+    events = [event for one in told.values() for event in one]
+    kept = [event for number, event in enumerate(events, 1) if number not in damaged]
+    assert stored(store) == {task_id: fold([event for event in kept if event["id"] == task_id]) for task_id in told}
+    assert quarantined(drain) == list(damaged.values())
+    source = source_of(store, journal.source)
+    assert (source.stored, source.quarantined, source.last_number) == (12, 4, 16)
+
+
+@pytest.mark.parametrize("data", [b"[]", b"{}", b'{"kind":"exploded","id":"a","name":"n","at":1}', b"no json"])
+def test_what_is_no_event_is_put_aside(store: Store, make_drain: MakeDrain, journal: Journal, data: bytes) -> None:
+    assert journal.append(data)
+    append(journal, published())
+    drain = make_drain()
+    drain.all()
+    assert quarantined(drain) == [data]
+    assert stored(store) == {ID: fold([published()])}
+    source = source_of(store, journal.source)
+    assert (source.stored, source.quarantined, source.last_number) == (1, 1, 2)
+
+
+POISON: list[dict[str, Any]] = [
+    {"kind": "started", "at": 10**30},
+    {"at": "yesterday"},
+    {"created": 10**30},
+    {"created": -(10**18)},
+    {"retries": 2**70},
+    {"retries": "many"},
+    {"name": None},
+    {"name": "\ud800"},
+    {"id": None},
+    {"id": ["a", "list"]},
+    {"kind": "started", "run": "no token", "delivered": True},
+    {"kind": "started", "sent": "before"},
+]
+
+
+@pytest.mark.parametrize("poison", POISON, ids=str)
+def test_poison_is_put_aside_alone(
+    store: Store, make_drain: MakeDrain, journal: Journal, poison: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    told = tasks(5)
+    events = [event for one in told.values() for event in one]
+    bad = cast("Event", {**published(), "id": "bad", **poison})
+    append(journal, *events[:7], bad, *events[7:])
+    drain = make_drain()
+    drain.all()
+    assert stored(store, "task-") == rows(told)
+    assert quarantined(drain) == [encode(bad)]
+    source = source_of(store, journal.source)
+    assert (source.stored, source.quarantined, source.last_number) == (20, 1, 21)
+    assert "cannot store an event and keeps it in quarantine, for " in caplog.text
+    assert f": {encode(bad).decode()[:200]}" in caplog.text
+    assert (
+        f"put 1 events or damaged lines, which cannot be stored, into quarantine, of: {journal.source}." in caplog.text
+    )
+    append(journal, published())
+    drain.all()
+    assert ID in stored(store)
+
+
+@pytest.mark.databases(*services.SERVERS)  # SQLite takes texts of any length
+def test_poison_of_this_database(store: Store, make_drain: MakeDrain, journal: Journal) -> None:
+    bad = [cast("Event", {**published(1), **one}) for one in ({"id": "x" * 256}, {"error_type": "x" * 256})]
+    append(journal, bad[0], published(), bad[1])
+    drain = make_drain()
+    drain.all()
+    assert quarantined(drain) == [encode(one) for one in bad]
+    assert stored(store) == {ID: fold([published()])}
+
+
+def test_nothing_but_poison(store: Store, make_drain: MakeDrain, journal: Journal) -> None:
+    bad = [cast("Event", {**published(number), "name": None}) for number in range(5)]
+    append(journal, *bad)
+    drain = make_drain()
+    drain.all()
+    assert (stored(store), quarantined(drain)) == ({}, [encode(one) for one in bad])
+    source = source_of(store, journal.source)
+    assert (source.stored, source.quarantined, source.last_number) == (0, 5, 5)
+
+
+# -- outages -------------------------------------------------------------------------
+
+
+def rename(store: Store, table: str, new_name: str) -> None:
+    with store.engine.begin() as connection:
+        connection.execute(text(f"ALTER TABLE {table} RENAME TO {new_name}"))
+
+
+@pytest.mark.parametrize("table", ["async_task", "async_task_attempt"])
+def test_an_outage_loses_nothing(store: Store, make_drain: MakeDrain, journal: Journal, table: str) -> None:
+    """A table that is not there stands for whatever keeps a database from working."""
+    told = tasks(3)
+    events = [event for one in told.values() for event in one]
+    append(journal, *events[:5])
+    assert journal.append(b"no event")
+    drain = make_drain()
+    drain.store.position(journal.source)
+    drain._prepared = True
+    rename(store, table, "away")
+    try:
+        for _ in range(3):
+            with pytest.raises(SQLAlchemyError):
+                drain.all()
+            drain.close()
+        append(journal, *events[5:])
+        with pytest.raises(SQLAlchemyError):
+            drain.all()
+        assert quarantined(drain) == [], "nothing is put aside before what goes with it is stored"
+    finally:
+        rename(store, "away", table)
+    drain.all()
+    assert stored(store) == rows(told)
+    assert quarantined(drain) == [b"no event"]
+    source = source_of(store, journal.source)
+    assert (source.stored, source.quarantined, source.last_number) == (12, 1, 13)
+
+
+def test_a_database_that_does_not_answer(tmp_path: Path) -> None:
+    settings = Settings(url="postgresql+psycopg://u@127.0.0.1:9/d", journal_dir=tmp_path / "journal")
+    journal = Journal(settings.directory, settings.store_id)
+    append(journal, published())
+    journal.close()
+    drain = Drain(Directory(settings.directory, settings.store_id), settings)
+    for _ in range(2):
+        with pytest.raises(SQLAlchemyError, match="connection failed"):
+            drain.all()
+        drain.close()
+    [segment] = drain.directory.segments()
+    assert len(reader.read(segment, 0, 10, ended=True).events) == 1
+
+
+def test_an_outage_between_two_parts_of_a_batch_with_poison(
+    store: Store, make_drain: MakeDrain, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parts of it are stored already; they are stored again, which does nothing."""
+    told = tasks(4)
+    events = [event for one in told.values() for event in one]
+    bad = cast("Event", {**published(), "name": None})
+    append(journal, *events[:8], bad, *events[8:])
+    drain = make_drain()
+    write = drain.store.write
+    calls: list[int] = []
+
+    def failing(*args: Any, **kwargs: Any) -> int:
+        calls.append(1)
+        if len(calls) == 4:
+            raise ConnectionResetError
+        return write(*args, **kwargs)
+
+    monkeypatch.setattr(drain.store, "write", failing)
+    with pytest.raises(ConnectionResetError):
+        drain.all()
+    assert quarantined(drain) == []
+    assert 0 < len(stored(store)) < len(told)
+    drain.all()
+    assert stored(store) == rows(told)
+    assert quarantined(drain) == [encode(bad)]
+    assert source_of(store, journal.source).stored == len(events)
+
+
+def test_a_quarantine_that_cannot_be_written(store: Store, make_drain: MakeDrain, journal: Journal) -> None:
+    """Nothing is counted as put aside that is not."""
+    assert journal.append(b"no event")
+    append(journal, published())
+    drain = make_drain()
+    in_the_way = drain.directory.path / f"{journal.source}.quarantine"
+    in_the_way.mkdir()
+    with pytest.raises(OSError, match="directory"):
+        drain.all()
+    assert sources(store) == []
+    in_the_way.rmdir()
+    drain.all()
+    assert quarantined(drain) == [b"no event"]
+    assert stored(store) == {ID: fold([published()])}

@@ -1,0 +1,238 @@
+"""Migrations: they make what the models say, to the letter, on every database."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import Table, create_engine, inspect, make_url, select, text
+
+from celery_asynctask.core.fold import fold
+from celery_asynctask.settings import Settings
+from celery_asynctask.store import Store
+from celery_asynctask.store.models import AsyncTaskVersion, Base
+from celery_asynctask.store.tables import SCHEMA_VERSION, VERSION_TABLE
+from tests import services
+from tests.histories import HISTORIES, lines
+from tests.integration.rows import stored
+from tests.integration.schema import schema_of
+
+pytestmark = pytest.mark.every_database
+
+
+@pytest.fixture
+def another(database: str, tmp_path: Path) -> Iterator[str]:
+    """An empty database of the same kind as ``database``."""
+    with services.new_database(make_url(database).get_backend_name(), tmp_path) as url:
+        yield url
+
+
+@pytest.fixture
+def models(another: str) -> str:
+    """A database of the same kind as ``database``, with the tables as the recorder makes them."""
+    record_nothing(another)
+    return another
+
+
+def record_nothing(url: str) -> None:
+    """What a recorder does when it starts."""
+    store = Store(Settings(url=url))
+    store.prepare()
+    store.close()
+
+
+def config_for(url: str, output: io.StringIO | None = None) -> Config:
+    config = Config(output_buffer=output) if output is not None else Config()
+    config.set_main_option("script_location", "celery_asynctask:migrations")
+    config.set_main_option("sqlalchemy.url", url)
+    return config
+
+
+def version_of(url: str) -> str | None:
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        version = connection.execute(select(AsyncTaskVersion.version_num)).scalar_one_or_none()
+    engine.dispose()
+    return version
+
+
+def differences(url: str) -> list[object]:
+    """What Alembic would change to get from the database to the models."""
+    engine = create_engine(url)
+    options = {"version_table": VERSION_TABLE, "compare_type": True, "compare_server_default": True}
+    with engine.connect() as connection:
+        found = compare_metadata(MigrationContext.configure(connection, opts=options), Base.metadata)
+    engine.dispose()
+    return list(found)
+
+
+def test_head_is_the_models_version() -> None:
+    assert ScriptDirectory.from_config(config_for("")).get_heads() == [SCHEMA_VERSION]
+
+
+def test_migrations_make_what_the_models_say(database: str, models: str) -> None:
+    command.upgrade(config_for(database), "head")
+    assert schema_of(database) == schema_of(models)
+    assert version_of(database) == version_of(models) == SCHEMA_VERSION
+    assert differences(database) == differences(models) == []
+
+
+def test_differences_would_be_seen(database: str) -> None:
+    """The test above can fail."""
+    command.upgrade(config_for(database), "head")
+    before = schema_of(database)
+    engine = create_engine(database)
+    with engine.begin() as connection:
+        connection.execute(text("ALTER TABLE async_task ADD COLUMN more INTEGER"))
+    engine.dispose()
+    assert schema_of(database) != before
+    assert [change[0] for change in differences(database)] == ["remove_column"]  # type: ignore[index]
+    with pytest.raises(CommandError):
+        command.check(config_for(database))
+
+
+def test_upgrade_of_what_the_recorder_made_does_nothing(database: str) -> None:
+    store = Store(Settings(url=database))
+    store.prepare()
+    told = HISTORIES["success"]()
+    store.write(lines(told))
+    before = schema_of(database)
+    command.upgrade(config_for(database), "head")
+    assert schema_of(database) == before
+    assert list(stored(store).values()) == [fold(told)]
+    store.close()
+
+
+def test_the_recorder_makes_nothing_of_what_was_migrated(database: str) -> None:
+    command.upgrade(config_for(database), "head")
+    before = schema_of(database)
+    record_nothing(database)
+    assert schema_of(database) == before
+
+
+def test_down_and_up_again(database: str) -> None:
+    command.upgrade(config_for(database), "head")
+    before = schema_of(database)
+    command.downgrade(config_for(database), "base")
+    assert tables_in(database) == {VERSION_TABLE}
+    assert version_of(database) is None
+    command.upgrade(config_for(database), "head")
+    assert schema_of(database) == before
+
+
+def tables_in(url: str) -> set[str]:
+    engine = create_engine(url)
+    found = set(inspect(engine).get_table_names())
+    engine.dispose()
+    return found
+
+
+def test_as_sql_for_those_who_run_it_themselves(database: str, models: str) -> None:
+    output = io.StringIO()
+    command.upgrade(config_for(database, output), "head", sql=True)
+    assert tables_in(database) == set()
+    engine = create_engine(database)
+    with engine.connect() as connection:
+        for statement in output.getvalue().split(";\n"):
+            lines = [line for line in statement.splitlines() if line.strip() and not line.startswith("--")]
+            if lines and lines not in (["BEGIN"], ["COMMIT"]):
+                connection.exec_driver_sql("\n".join(lines))
+        connection.commit()
+    engine.dispose()
+    assert schema_of(database) == schema_of(models)
+    assert version_of(database) == SCHEMA_VERSION
+
+
+def test_on_a_connection_of_the_program_s_own(database: str) -> None:
+    engine = create_engine(database)
+    with engine.connect() as connection:
+        config = config_for("")
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+        assert not connection.closed
+    engine.dispose()
+    assert version_of(database) == SCHEMA_VERSION
+
+
+def test_tables_of_others_are_left_alone(database: str) -> None:
+    """The database may be the project's, with an Alembic of its own."""
+    engine = create_engine(database)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)"))
+        connection.execute(text("INSERT INTO alembic_version VALUES ('theirs')"))
+        connection.execute(text("CREATE TABLE product (id INTEGER)"))
+    command.upgrade(config_for(database), "head")
+    command.check(config_for(database))
+    command.downgrade(config_for(database), "base")
+    assert tables_in(database) == {"alembic_version", "product", VERSION_TABLE}
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one() == "theirs"
+    engine.dispose()
+
+
+def test_the_version_table_is_alembic_s(database: str, another: str) -> None:
+    """It is one of our models, so that the recorder can write it; a project's own Alembic must take it for its like."""
+    engine = create_engine(database)
+    with engine.begin() as connection:
+        context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+        context._ensure_version_table()
+    engine.dispose()
+    theirs = schema_of(database)
+    assert theirs
+    engine = create_engine(another)
+    table = AsyncTaskVersion.__table__
+    assert isinstance(table, Table)
+    table.create(engine)
+    engine.dispose()
+    assert schema_of(another) == theirs
+
+
+# -- as a user runs it ---------------------------------------------------------------
+
+INI = "[alembic]\nscript_location = celery_asynctask:migrations\n"
+
+
+def alembic(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", "alembic", *arguments],
+        cwd=directory,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+
+
+def test_three_lines_of_configuration(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/shop.db"
+    (tmp_path / "alembic.ini").write_text(f"{INI}sqlalchemy.url = {url}\n", encoding="utf-8")
+    done = alembic(tmp_path, "upgrade", "head")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert version_of(url) == SCHEMA_VERSION
+    assert SCHEMA_VERSION in alembic(tmp_path, "current").stdout
+
+
+def test_the_url_on_the_command_line_wins(tmp_path: Path) -> None:
+    (tmp_path / "alembic.ini").write_text(f"{INI}sqlalchemy.url = sqlite:////nonexistent/shop.db\n", encoding="utf-8")
+    url = f"sqlite:///{tmp_path}/50%.db"
+    done = alembic(tmp_path, "-x", f"url={url}", "upgrade", "head")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert version_of(url) == SCHEMA_VERSION
+
+
+@pytest.mark.parametrize("arguments", [["upgrade", "head"], ["upgrade", "head", "--sql"]])
+def test_without_a_url(tmp_path: Path, arguments: list[str]) -> None:
+    (tmp_path / "alembic.ini").write_text(INI, encoding="utf-8")
+    done = alembic(tmp_path, *arguments)
+    assert done.returncode != 0
+    assert "No database to migrate: set sqlalchemy.url" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr

@@ -1,0 +1,147 @@
+"""A start is written as text; it is the event that would be made of the same request."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+from celery.app.task import Context
+
+from celery_asynctask import install, uninstall
+from celery_asynctask.capture import extract
+from celery_asynctask.capture.instrumentation import Recording, recording_of
+from celery_asynctask.capture.tracing import Ids
+from celery_asynctask.core.event import Event, Kind, decode, encode, encode_end
+from tests.histories import ms
+
+RUN = f"{ms(2):014x}a1b2c3"
+OURS: dict[str, Any] = {"created": ms(0), "sent": ms(1), "run": RUN, "delivered": True}
+REQUESTS: dict[str, dict[str, Any]] = {
+    "usual": {"asynctask": OURS, "root_id": "x", "parent_id": None},
+    "child": {"asynctask": OURS, "root_id": "r", "parent_id": "p"},
+    "retry": {"asynctask": OURS, "retries": 3, "root_id": "x", "parent_id": "x"},
+    "replaced": {"asynctask": OURS, "replaced_task_nesting": 2},
+    "redelivered": {"asynctask": OURS, "delivery_info": {"redelivered": True, "routing_key": "q"}},
+    "waiting": {"asynctask": OURS, "eta": "2026-01-02T03:04:05+00:00"},
+    "whose": {"asynctask": {**OURS, "customer": 4, "created_by": 5, "created_by_name": "é", "content": '{"a":1}'}},
+    "unrecorded producer": {"asynctask": {"run": RUN, "delivered": True}},
+    "no token": {},
+    "odd header": {"asynctask": {"run": RUN, "created": "then", "sent": None, "customer": "many"}},
+    "rooted": {"asynctask": {**OURS, "root": "elsewhere"}, "root_id": "x", "parent_id": "p"},
+    "odd id": {"asynctask": OURS, "id": 'a "quoted" \u20ac\n', "root_id": 'a "quoted" \u20ac\n'},
+    "no worker": {"asynctask": OURS, "hostname": None, "delivery_info": None},
+}
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Any:
+    app = Celery("facts", set_as_current=False)
+    app.conf.update(asynctask_url="sqlite://", asynctask_journal_dir=tmp_path / "journal")
+    install(app)
+    yield recording_of(app)
+    uninstall(app)
+
+
+def start_of(recording: Recording, request: Context, ids: Ids | None) -> bytes:
+    return extract.start(recording, recording.choices["a.task"], "a.task", request, ms(3), ids)
+
+
+@pytest.mark.parametrize("ids", [None, Ids("t" * 32, "s" * 16)], ids=["no span", "span"])
+@pytest.mark.parametrize("name", REQUESTS)
+def test_a_start_is_the_event_of_its_request(recording: Recording, name: str, ids: Ids | None) -> None:
+    about = {
+        "id": "x",
+        "hostname": "celery@one",
+        "delivery_info": {"routing_key": "q"},
+        "args": (1,),
+        "kwargs": {"k": 2},
+    }
+    request = Context({**about, **REQUESTS[name]})
+    told: dict[str, Any] = dict(decode(start_of(recording, request, ids)))
+    expected = extract.from_request(Kind.STARTED, "a.task", request, ms(3))
+    extract.add_asked(expected, recording, "a.task", request)
+    told_where = {
+        key: told.pop(key, None) for key in ("pid", "source", "worker", "queue", "sent", "trace", "span", "eta")
+    }
+    assert told == expected
+    assert told_where["source"] == recording.journal.source
+    assert told_where["worker"] == (request.hostname or None)
+    assert told_where["queue"] == ("q" if request.delivery_info else None)
+    assert (told_where["trace"], told_where["span"]) == (ids or (None, None))
+    assert (told_where["eta"] is not None) == (name == "waiting")
+
+
+def test_an_end_is_its_start_and_more(recording: Recording) -> None:
+    start = start_of(recording, Context({"id": "x", "asynctask": OURS, "args": (), "kwargs": {}}), None)
+    assert decode(encode_end(start, Kind.SUCCEEDED, ms(9), {"result": [1]})) == {  # type: ignore[typeddict-item]
+        **decode(start),
+        "kind": "succeeded",
+        "at": ms(9),
+        "started": ms(3),
+        "result": [1],
+    }
+
+
+def test_a_request_without_a_token_keeps_the_one_it_gets(recording: Recording) -> None:
+    request = Context({"id": "x", "args": (), "kwargs": {}})
+    first, second = (decode(start_of(recording, request, None)) for _ in range(2))
+    assert first["run"] == second["run"]
+
+
+def test_a_start_begins_as_its_end_expects(recording: Recording) -> None:
+    """What an end carries is found by the order of these keys."""
+    event: Event = decode(start_of(recording, Context({"id": "x", "asynctask": OURS, "args": (), "kwargs": {}}), None))
+    assert list(event)[:4] == ["id", "run", "kind", "at"]
+    assert encode(event)
+
+
+# -- headers that anybody could have made
+
+NO_TIMES = ['1,"customer":7', None, True, 1.5, -1, 2**56, 10**30, [1]]
+
+
+@pytest.mark.parametrize("created", NO_TIMES, ids=repr)
+def test_a_header_from_anywhere_puts_nothing_into_the_event_of_a_message(
+    recording: Recording, created: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it says of a task that is asked for again when that was first asked for."""
+    told: list[bytes] = []
+    monkeypatch.setattr(recording, "write", told.append)
+    recording.app.send_task("a.task", retries=1, headers={"asynctask": {"created": created, "root": 7}})
+    [line] = told
+    event = decode(line)
+    assert type(event["created"]) is int
+    assert event["created"] == event["at"]
+    assert "customer" not in event
+    assert event["root"] == event["id"]
+
+
+def test_a_message_keeps_when_its_task_was_first_asked_for(
+    recording: Recording, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[bytes] = []
+    monkeypatch.setattr(recording, "write", told.append)
+    recording.app.send_task("a.task", retries=1, headers={"asynctask": {"created": ms(0), "root": "elsewhere"}})
+    event = decode(told[0])
+    assert (event["created"], event["root"]) == (ms(0), "elsewhere")
+
+
+@pytest.mark.parametrize("run", ['x","customer":"7', "", "short", RUN.upper(), f"{RUN}\n", 7, None, [RUN]], ids=repr)
+def test_a_token_from_anywhere_is_replaced(recording: Recording, run: Any) -> None:
+    request = Context({"id": "x", "asynctask": {**OURS, "run": run}, "args": (), "kwargs": {}})
+    event = decode(start_of(recording, request, None))
+    assert (event["run"][:14], len(event["run"])) == (f"{ms(3):014x}", 20)
+    assert "customer" not in event
+    assert extract.from_request(Kind.SUCCEEDED, "a.task", request, ms(9))["run"] == event["run"], (
+        "the end is of this run"
+    )
+
+
+@pytest.mark.parametrize("time", NO_TIMES, ids=repr)
+def test_times_from_anywhere_are_left_out_of_a_start(recording: Recording, time: Any) -> None:
+    request = Context({"id": "x", "asynctask": {**OURS, "created": time, "sent": time}, "args": (), "kwargs": {}})
+    event = decode(start_of(recording, request, None))
+    assert event.keys().isdisjoint({"created", "sent", "customer"})
+    assert "created" not in extract.from_request(Kind.SUCCEEDED, "a.task", request, ms(9))

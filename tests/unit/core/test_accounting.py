@@ -1,0 +1,141 @@
+"""The verdict on the ledger: every event has its place, and one sentence says where what lacks is."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import pytest
+
+from celery_asynctask.core.accounting import Account, Ledger, counts, listed, plural
+
+NOW = dt.datetime(2026, 1, 31, tzinfo=dt.timezone.utc)
+WHOLE = Account("s", "a", 1, "worker", "j", NOW, None, last_number=5, stored=5)
+
+
+def ledger(*accounts: Account) -> Ledger:
+    found = Ledger()
+    for one in accounts:
+        found.add(one)
+    return found
+
+
+def test_nothing() -> None:
+    assert ledger().complete
+    assert ledger().sentence() == "Nothing to check: no process is known to have written events."
+
+
+def test_complete() -> None:
+    assert WHOLE.is_whole
+    many = ledger(*[WHOLE._replace(last_number=1000, stored=1000)] * 2)
+    assert many.sentence() == "Complete: 2,000 events of 2 processes."
+
+
+@pytest.mark.parametrize(
+    ("more", "accepted", "told"),
+    [
+        ({"last_number": 8}, 8, "3 missing (a)"),
+        ({"dropped": {"ENOSPC": 1, "journal_max_bytes": 2}}, 8, "3 dropped (a)"),
+        ({"last_number": 6, "quarantined": 1}, 6, "1 in quarantine (a)"),
+        ({"in_journal": 2, "abandoned": True}, 7, "2 in a journal that nobody drains (a)"),
+        ({"damaged": 1}, 6, "1 damaged in the journal (a)"),
+    ],
+)
+def test_not_complete(more: dict[str, Any], accepted: int, told: str) -> None:
+    account = WHOLE._replace(**more)
+    found = ledger(account)
+    assert (account.is_whole, found.complete, account.accepted) == (False, False, accepted)
+    assert found.sentence() == f"Not complete: of {accepted} events of 1 process, {told}."
+    parts = (found.stored, found.in_journal, found.quarantined, found.damaged, found.missing, found.dropped.total())
+    assert found.accepted == sum(parts)
+
+
+def test_an_account_of_a_process_that_has_written_nothing() -> None:
+    new = Account("s", "a", 1, "worker", "j", NOW, None)
+    assert new.is_whole
+    assert (new.segment, new.position, new.last_number) == (0, 0, 0), "where its first event will be"
+    assert counts(new) == {
+        "accepted": 0,
+        "stored": 0,
+        "in_journal": 0,
+        "abandoned": 0,
+        "quarantined": 0,
+        "damaged": 0,
+        "dropped": {},
+        "missing": 0,
+    }
+    assert WHOLE._replace(in_journal=2).waiting == 0, "somebody drains its journal, as long as nobody says otherwise"
+
+
+def test_counts_of_everything_that_can_become_of_an_event() -> None:
+    one = WHOLE._replace(
+        last_number=110, stored=100, quarantined=7, in_journal=20, abandoned=True, damaged=4, dropped={"ENOSPC": 5}
+    )
+    expected = {
+        "accepted": 139,
+        "stored": 100,
+        "in_journal": 20,
+        "abandoned": 20,
+        "quarantined": 7,
+        "damaged": 4,
+        "dropped": {"ENOSPC": 5},
+        "missing": 3,
+    }
+    assert counts(one) == expected
+    found = ledger(one, WHOLE._replace(in_journal=1, dropped={"ENOSPC": 1, "closed": 2}))
+    assert counts(found) == {
+        **expected,
+        "accepted": 148,
+        "stored": 105,
+        "in_journal": 21,
+        "dropped": {"ENOSPC": 6, "closed": 2},
+    }
+
+
+def test_not_complete_for_several_reasons_on_several_hosts() -> None:
+    found = ledger(WHOLE._replace(last_number=6), WHOLE._replace(host="b", damaged=2, last_number=6))
+    assert found.sentence() == (
+        "Not complete: of 14 events of 2 processes, 2 missing (a, b), 2 damaged in the journal (b)."
+    )
+    assert found.hosts == {"missing": ["a", "b"], "damaged": ["b"]}
+
+
+def test_complete_while_some_are_on_their_way() -> None:
+    found = ledger(WHOLE._replace(in_journal=1000))
+    assert found.sentence() == ("Complete: 1,005 events of 1 process, of which 1,000 are on their way to the database.")
+
+
+def test_more_stored_than_was_known_to_be_written_is_not_missing() -> None:
+    assert WHOLE._replace(last_number=3).missing == 0
+    assert WHOLE._replace(last_number=3).accepted == 5
+
+
+def test_a_journal_that_is_not_seen_is_not_wrong() -> None:
+    found = ledger(WHOLE._replace(in_journal=None), WHOLE._replace(in_journal=None, host="b"), WHOLE)
+    assert found.complete
+    assert dict(found.unknown) == {"a": 1, "b": 1}
+
+
+@pytest.mark.parametrize("unseen", [0, None])
+def test_nothing_waits_in_an_empty_journal_that_nobody_drains(unseen: int | None) -> None:
+    account = WHOLE._replace(in_journal=unseen, abandoned=True)
+    assert account.waiting == 0
+    assert account.is_whole
+
+
+def test_the_oldest() -> None:
+    assert ledger(WHOLE, WHOLE._replace(oldest=7), WHOLE._replace(oldest=5), WHOLE).oldest == 5
+
+
+def test_words() -> None:
+    assert [plural(count, word) for word in ("event", "process") for count in (0, 1, 2)] == [
+        "events",
+        "event",
+        "events",
+        "processes",
+        "process",
+        "processes",
+    ]
+    assert listed(["a", "b", "c"]) == "a, b, c"
+    assert listed(["a", "b", "c", "d"]) == "a, b, c and 1 more"
+    assert listed(["a", "b", "c", "d", "e"]) == "a, b, c and 2 more"

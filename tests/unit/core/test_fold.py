@@ -1,0 +1,461 @@
+"""The fold: whose word counts, what stays, and that statuses cover all that Celery knows."""
+
+from __future__ import annotations
+
+from itertools import zip_longest
+from typing import Any
+
+import pytest
+from celery import states
+
+from celery_asynctask.core.event import Event, Kind
+from celery_asynctask.core.fold import (
+    ATTEMPT_CONSTANT,
+    ATTEMPT_FIRST,
+    ATTEMPT_GROUPS,
+    NO_RUN,
+    TASK_EARLIEST,
+    TASK_GROUPS,
+    TERMINAL,
+    AsyncTaskStatus,
+    fold,
+    fold_all,
+    order_key,
+    project,
+    run_key,
+    status_of,
+)
+from tests.histories import HISTORIES, ID, NAME, PARENT, ROOT, Delivery, about, asked, event, failure, ms, published
+
+
+def attempts_of(events: list[Event]) -> list[dict[str, Any]]:
+    attempts = fold(events).attempts
+    return [attempts[key] for key in sorted(attempts)]
+
+
+def test_fold_all_keeps_tasks_apart() -> None:
+    one, other = published(), {**published(5), "id": "other"}
+    folded = fold_all([one, other, {**other, "kind": Kind.STARTED.value}])  # type: ignore[list-item, typeddict-item]
+    assert {task_id: partial.task["status"] for task_id, partial in folded.items()} == {
+        ID: "PENDING",
+        "other": "STARTED",
+    }
+
+
+def test_fold_all_is_the_fold_of_each() -> None:
+    histories = {name: about(make(), name) for name, make in HISTORIES.items()}
+    mixed = [one for told in zip_longest(*histories.values()) for one in told if one is not None]
+    assert fold_all(mixed) == {name: fold(told) for name, told in histories.items()}
+
+
+def test_fold_of_nothing() -> None:
+    with pytest.raises(TypeError):
+        fold([])
+
+
+# -- one row while it happens --------------------------------------------------------
+
+
+def statuses(told: list[Event]) -> list[str]:
+    """The status after each event."""
+    return [fold(told[: count + 1]).task["status"] for count in range(len(told))]
+
+
+def test_statuses_of_a_retry() -> None:
+    first, second = Delivery(2), Delivery(10, retries=1)
+    told = [
+        published(),
+        first.received(),
+        first.started(3),
+        first.ended(Kind.RETRIED, 4),
+        published(5, retries=1),
+        second.received(),
+        second.started(11),
+        second.ended(Kind.FAILED, 12, **failure("no")),
+    ]
+    assert statuses(told) == ["PENDING", "RECEIVED", "STARTED", "RETRY", "RETRY", "RETRY", "STARTED", "FAILURE"]
+
+
+def test_statuses_of_a_redelivery() -> None:
+    """A finished task is taken back only when its body really starts again."""
+    told = HISTORIES["lost_and_redelivered"]()
+    assert statuses(told) == ["PENDING", "RECEIVED", "STARTED", "LOST", "LOST", "STARTED", "SUCCESS"]
+
+
+def test_statuses_of_a_requeue() -> None:
+    told = HISTORIES["requeued"]()
+    assert statuses(told) == ["PENDING", "RECEIVED", "STARTED", "PENDING", "PENDING", "STARTED", "SUCCESS"]
+
+
+def test_statuses_of_a_replacement_with_its_late_end() -> None:
+    told = HISTORIES["replaced"]()
+    assert statuses(told)[3:] == ["PENDING", "RECEIVED", "STARTED", "SUCCESS", "SUCCESS"]
+
+
+def test_the_error_goes_when_the_next_attempt_starts() -> None:
+    told = HISTORIES["retries_exhausted"]()
+    assert fold(told[:4]).task["error_message"] == "no 0"
+    assert fold(told[:7]).task["error_message"] is None
+
+
+def test_a_stale_event_of_an_earlier_attempt_changes_nothing() -> None:
+    told = HISTORIES["retries_overlap"]()
+    before, after = fold(told[:-1]), fold(told)
+    assert after.task == before.task
+
+
+def test_a_start_heard_of_after_the_end_does_not_reopen() -> None:
+    run = Delivery(2)
+    end, start = run.ended(Kind.SUCCEEDED, 5, result=1), run.started(3)
+    assert fold([end, start]).task["status"] == "SUCCESS"
+    assert fold([end, start]).task["started_at"] == ms(3)
+
+
+def test_a_clock_that_is_behind_does_not_reopen_either() -> None:
+    """The worker's main process and its child, or two machines, do not agree on the time."""
+    run = Delivery(2)
+    assert fold([run.started(9), run.ended(Kind.SUCCEEDED, 5)]).task["status"] == "SUCCESS"
+
+
+def test_a_message_heard_of_after_it_was_received() -> None:
+    """Whoever published it has a clock that is ahead."""
+    assert fold([Delivery(2).received(), published(5)]).task["status"] == "RECEIVED"
+
+
+# -- whose word counts ---------------------------------------------------------------
+
+
+def test_a_run_that_told_of_its_content_ends_as_any_other() -> None:
+    run = Delivery(2)
+    inferred = run.ended(Kind.FAILED, 3, inferred=True, **failure("killed"))
+    assert fold([run.started(3), run.noted(4, {"done": 1}), inferred]).task["status"] == "FAILURE"
+
+
+def test_a_verdict_outranks_that_the_process_was_found_alive() -> None:
+    run = Delivery(2)
+    found, verdict = run.ended(Kind.FOUND, 9), run.ended(Kind.FAILED, 5, inferred=True, **failure("killed"))
+    folded = fold([run.started(3), verdict, found])
+    assert folded.task["status"] == "FAILURE"
+    assert [one["outcome"] for one in folded.attempts.values()] == ["failed"]
+
+
+def test_that_it_was_received_again_does_not_undo_what_a_run_said() -> None:
+    """The same message is delivered once more, and its body does not start."""
+    first, second = Delivery(2), Delivery(500, redelivered=True)
+    assert fold([first.started(3), second.received()]).task["status"] == "STARTED"
+
+
+def test_messages_of_one_retry_count_are_ordered_by_time() -> None:
+    earlier, later = Delivery(5, redelivered=True).received(), Delivery(9).received()
+    assert order_key(earlier) < order_key(later)
+
+
+def test_what_the_child_says_outranks_what_the_main_process_infers() -> None:
+    run = Delivery(2)
+    seen = run.ended(Kind.SUCCEEDED, 5, result="stored")
+    inferred = run.ended(Kind.FAILED, 6, inferred=True, **failure("lost"))
+    folded = fold([run.started(3), inferred, seen])
+    assert (folded.task["status"], folded.task["result"], folded.task["completed_at"]) == ("SUCCESS", "stored", ms(5))
+    assert [one["outcome"] for one in folded.attempts.values()] == ["succeeded"]
+
+
+def test_a_verdict_of_the_main_process_outranks_a_guess_that_it_is_lost() -> None:
+    run = Delivery(2)
+    guess, verdict = run.ended(Kind.LOST, 9, inferred=True), run.ended(Kind.REVOKED, 5, inferred=True)
+    assert fold([guess, verdict]).task["status"] == "REVOKED"
+
+
+def test_the_tracers_last_word_outranks_the_child() -> None:
+    run = Delivery(2)
+    error, success = run.ended(Kind.FAILED, 4, internal=True), run.ended(Kind.SUCCEEDED, 5)
+    assert fold([success, error]).task["status"] == "FAILURE"
+
+
+def test_a_message_outranks_that_it_would_not_be_sent() -> None:
+    unsent = event(Kind.UNSENT, 90, **asked(), **failure("not sent"))
+    assert statuses([event(Kind.PLANNED, 0, **asked()), unsent, published(5)]) == ["PENDING", "FAILURE", "PENDING"]
+
+
+def test_that_it_was_planned_again_does_not_undo_that_it_was_not_sent() -> None:
+    unsent, planned = event(Kind.UNSENT, 5, **asked()), event(Kind.PLANNED, 9, **asked())
+    assert fold([unsent, planned]).task["status"] == "FAILURE"
+
+
+def test_retries_of_a_replacement_come_after_those_of_what_it_replaced() -> None:
+    old, new = Delivery(2, retries=3), Delivery(9, nesting=1)
+    assert fold([old.started(3), new.started(10)]).task["retries"] == 0
+
+
+# -- what was asked for --------------------------------------------------------------
+
+
+def test_asked_for_facts_come_from_the_first_message_and_stay() -> None:
+    again = published(9, retries=1, args=["changed"], parent=ID)
+    first = published(0)
+    for told in ([first, again], [again, first]):
+        task = fold(told).task
+        assert (task["task_args"], task["parent_task_id"]) == ([7, "é"], PARENT)
+
+
+def test_asked_for_facts_come_from_the_message_if_there_is_one_and_from_what_was_not_sent_before_the_plan() -> None:
+    """Whenever they were told: a plan may lack what the step before it passes on."""
+    planned = event(Kind.PLANNED, 0, **asked(args=["planned"]))
+    unsent = event(Kind.UNSENT, 5, **asked(args=["unsent"]))
+    message = published(9, args=["message"])
+    run = Delivery(10).received()
+    for told, expected in (
+        ([planned, run], "planned"),
+        ([planned, unsent, run], "unsent"),
+        ([planned, unsent, message, run], "message"),
+    ):
+        assert fold(told).task["task_args"] == [expected]
+        assert fold(reversed(told)).task["task_args"] == [expected]
+
+
+@pytest.mark.parametrize("parent", ["00000000-0000", PARENT])
+def test_a_parent_is_any_other_task(parent: str) -> None:
+    assert fold([published(parent=parent)]).task["parent_task_id"] == parent
+
+
+def test_a_task_is_never_its_own_parent() -> None:
+    assert fold([published(9, retries=1, parent=ID)]).task["parent_task_id"] is None
+
+
+def test_an_event_without_lineage_gives_only_the_name() -> None:
+    run = Delivery(2)
+    task = fold([run.received()]).task
+    assert (task["name"], task["task_args"], task["root_task_id"]) == (NAME, None, None)
+    task = fold([run.received(), published(50)]).task
+    assert (task["task_args"], task["root_task_id"]) == ([7, "é"], ROOT)
+
+
+def test_created_is_the_earliest_that_anyone_knows() -> None:
+    assert fold([published(5, 4), published(9, 2, retries=1)]).task["created_at"] == ms(2)
+    assert fold([Delivery(7, created=None).received()]).task["created_at"] == ms(7)
+
+
+def test_started_is_the_first_run_s() -> None:
+    assert fold(HISTORIES["redelivered"]()).task["started_at"] == ms(3)
+
+
+def test_a_replacement_keeps_its_own_name_on_its_attempt() -> None:
+    folded = fold(HISTORIES["replaced"]())
+    assert folded.task["name"] == NAME
+    assert [one["name"] for one in attempts_of(HISTORIES["replaced"]())] == [NAME, "shop.refund"]
+
+
+# -- attempts ------------------------------------------------------------------------
+
+
+def test_an_attempt_in_full() -> None:
+    run = Delivery(2, retries=1, redelivered=True)
+    told = [run.started(3, eta=ms(1)), run.ended(Kind.FAILED, 5, **failure("no"))]
+    [attempt] = attempts_of(told)
+    assert attempts_of(told[::-1]) == [attempt]
+    assert attempt == {
+        "celery_task_id": ID,
+        "run_key": f"0000011{ms(2):014x}a1b2c3",
+        "name": NAME,
+        "retries": 1,
+        "redelivered": True,
+        "started_at": ms(3),
+        "published_at": ms(1),
+        "received_at": ms(2),
+        "eta": ms(1),
+        "worker": "celery@one",
+        "pid": 4711,
+        "source": "20250615T120000-4711-a1b2c3d4",
+        "queue": "celery",
+        "trace_id": None,
+        "span_id": None,
+        "end_key": f"3{ms(5):014x}",
+        "ended_at": ms(5),
+        "outcome": "failed",
+        "error_type": "ValueError",
+        "error_message": "no",
+        "traceback": "Traceback ...\nValueError: no",
+    }
+
+
+def test_traces_of_message_and_runs() -> None:
+    """A message's trace is known before any run's, and stays known when the main process ends the run."""
+    assert fold([published(trace="t0")]).task["trace_id"] == "t0"
+    partial = fold(HISTORIES["noted"]()[:4])
+    assert (partial.task["trace_id"], partial.task["span_id"]) == ("t1", "s1")
+    ended = fold([*HISTORIES["noted"]()[:4], Delivery(2).ended(Kind.FAILED, 5, inferred=True)])
+    assert (ended.task["trace_id"], ended.task["span_id"]) == ("t1", "s1")
+    assert [(one["trace_id"], one["span_id"]) for one in attempts_of(HISTORIES["noted"]())] == [
+        ("t1", "s1"),
+        ("t2", "s2"),
+    ]
+
+
+def test_what_a_run_says_of_its_content_outranks_what_it_was_asked_with() -> None:
+    """Also when a later attempt starts, which came with the same message."""
+    told = HISTORIES["noted"]()
+    contents = [fold(told[:count]).task["content"] for count in range(1, len(told) + 1)]
+    assert contents == [{"order": 1}] * 3 + [{"order": 1, "done": 1}] * 4 + [{"order": 1, "done": 2}] * 2
+
+
+def test_a_run_whose_start_nobody_told_has_its_end() -> None:
+    [attempt] = attempts_of([Delivery(2).ended(Kind.FAILED, 5, inferred=True)])
+    assert (attempt["started_at"], attempt["ended_at"], attempt["worker"]) == (None, ms(5), None)
+
+
+def test_an_end_knows_nothing_of_its_start() -> None:
+    """A worker's main process tells of its child, and what it says of itself is not said of the run."""
+    own = {"worker": "celery@two", "pid": 1, "source": "main", "queue": "other", "trace": "t0", "span": "s0"}
+    [attempt] = attempts_of([Delivery(2).ended(Kind.FAILED, 5, sent=ms(1), eta=ms(1), **own)])
+    assert [attempt[column] for column in ATTEMPT_FIRST] == [None] * len(ATTEMPT_FIRST)
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        {},
+        {"content": {"order": 1}},
+        {"trace": "t1", "span": "s1", "customer": 42, "created_by": 7, "created_by_name": "Ada", "eta": ms(1)},
+    ],
+)
+@pytest.mark.parametrize(
+    ("kind", "end"),
+    [
+        (Kind.SUCCEEDED, {"result": 1}),
+        (Kind.RETRIED, failure("again")),
+        (Kind.REJECTED, {"again": True, "outcome": "requeued"}),
+        (Kind.FAILED, {"internal": True, "noted": {"done": 1}}),
+    ],
+)
+@pytest.mark.parametrize("created", [0, None])
+def test_an_end_that_carries_its_start_amounts_to_both(
+    start: dict[str, Any], kind: Kind, end: dict[str, Any], created: int | None
+) -> None:
+    run = Delivery(2, retries=1, created=created)
+    parts = [run.started(3, **start), run.ended(kind, 9, **end)]
+    assert fold([run.whole(kind, 9, 3, start, **end)]) == fold(parts) == fold(parts[::-1])
+
+
+def test_an_eager_run_was_received_by_nobody() -> None:
+    [first, _] = attempts_of(HISTORIES["eager"]())
+    assert first["received_at"] is None
+
+
+def test_a_run_without_an_end_has_no_key_of_one() -> None:
+    """So every end outranks it, also one that a version to come ranks lower than any of today's."""
+    [attempt] = attempts_of([Delivery(2).started(3)])
+    assert (attempt["end_key"], attempt["ended_at"], attempt["outcome"]) == ("", None, None)
+
+
+def test_the_time_of_delivery_is_read_in_its_whole_width() -> None:
+    """From the year 2112 on it fills all digits."""
+    late = 0x12345678ABCDEF
+    [attempt] = attempts_of([Delivery(2, run=f"{late:014x}a1b2c3").started(3)])
+    assert attempt["received_at"] == late
+
+
+def test_received_and_published_make_no_attempt() -> None:
+    assert fold([published(), Delivery(2).received()]).attempts == {}
+
+
+# -- keys ----------------------------------------------------------------------------
+
+
+def test_run_keys_sort_by_nesting_retries_redelivery_and_time() -> None:
+    runs = [
+        Delivery(9),
+        Delivery(1, redelivered=True),
+        Delivery(5, redelivered=True),
+        Delivery(0, retries=1),
+        Delivery(0, retries=10),
+        Delivery(0, nesting=1),
+    ]
+    keys = [run_key(run.received()) for run in runs]
+    assert keys == sorted(keys)
+
+
+def test_keys_have_one_width_whatever_the_numbers() -> None:
+    extremes = [
+        event(Kind.SUCCEEDED, 0, retries=10**9, nesting=10**9, redelivered=True, run=f"{ms(0):014x}ffffff"),
+        event(Kind.PLANNED, 0),
+        event(Kind.STARTED, 0, run=f"{ms(0):014x}000000"),
+    ]
+    assert {len(order_key(one)) for one in extremes} == {43}
+    assert {len(run_key(one)) for one in extremes} == {27}
+    assert {len(project(one).task["origin_key"]) for one in extremes} == {21}
+
+
+def test_counts_beyond_the_width_of_a_key_are_the_largest_that_has_it() -> None:
+    most = run_key(event(Kind.SUCCEEDED, 0, nesting=0xFF, retries=0xFFFF))
+    assert most[:6] == "ffffff"
+    assert run_key(event(Kind.SUCCEEDED, 0, nesting=0x100, retries=0x10000)) == most
+
+
+def test_keys_in_full() -> None:
+    """As they are stored: rows of an older version are compared with those of a newer one."""
+    run = Delivery(2, nesting=1, retries=2, redelivered=True)
+    token = f"{ms(2):014x}a1b2c3"
+    start = f"01000241{token}0{ms(3):014x}"
+    traced = run.whole(Kind.SUCCEEDED, 9, 3, {"trace": "t1", "span": "s1", "content": {"order": 1}})
+    task = project(traced).task
+    assert {group.key: task[group.key] for group in TASK_GROUPS} == {
+        "origin_key": f"0010002{ms(3):014x}",
+        "trace_key": start,
+        "content_key": f"0{start}",
+        "order_key": f"01000241{token}3{ms(9):014x}",
+    }
+    noted = project(run.noted(4, {"done": 1})).task
+    assert noted["content_key"] == f"101000241{token}0{ms(4):014x}"
+    assert order_key(run.received()) == f"01000230{NO_RUN}0{ms(2):014x}"
+    assert order_key(published()) == f"00000020{NO_RUN}0{ms(0):014x}"
+    bare = project(run.received()).task
+    assert (bare["origin_key"], bare["trace_key"], bare["content_key"]) == (f"3010002{ms(2):014x}", "", "")
+
+
+def test_a_span_belongs_to_a_trace() -> None:
+    assert project(published(span="s1")).task["span_id"] is None
+
+
+def test_an_event_of_no_delivery() -> None:
+    assert run_key(published()) == f"0000000{NO_RUN}"
+
+
+# -- columns -------------------------------------------------------------------------
+
+
+def test_every_column_is_decided_in_one_way() -> None:
+    partial = project(Delivery(2).started(3))
+    [attempt] = partial.attempts.values()
+    by_key = [
+        [column for group in groups for column in (group.key, *group.columns)]
+        for groups in (TASK_GROUPS, ATTEMPT_GROUPS)
+    ]
+    assert sorted(partial.task) == sorted(["celery_task_id", *by_key[0], *TASK_EARLIEST])
+    assert sorted(attempt) == sorted([*ATTEMPT_CONSTANT, *by_key[1], *ATTEMPT_FIRST])
+
+
+@pytest.mark.parametrize("name", HISTORIES)
+def test_constant_columns_of_an_attempt_are_the_same_in_all_its_events(name: str) -> None:
+    for told in HISTORIES[name]():
+        for key, attempt in project(told).attempts.items():
+            whole = fold(HISTORIES[name]()).attempts[key]
+            assert [attempt[column] for column in ATTEMPT_CONSTANT] == [whole[column] for column in ATTEMPT_CONSTANT]
+
+
+# -- statuses ------------------------------------------------------------------------
+
+
+def test_statuses_are_celery_s_and_three_more() -> None:
+    names = {status.value for status in AsyncTaskStatus}
+    assert names == set(states.ALL_STATES) | {"IGNORED", "REJECTED", "LOST"}
+    assert all(status.name == status.value == str(status) for status in AsyncTaskStatus)
+
+
+def test_terminal_statuses_are_celery_s_ready_ones_and_three_more() -> None:
+    assert {status.value for status in TERMINAL} == set(states.READY_STATES) | {"IGNORED", "REJECTED", "LOST"}
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_every_kind_has_a_status(kind: Kind) -> None:
+    assert status_of(event(kind, 0)) in AsyncTaskStatus
+    assert status_of(event(kind, 0, again=True)) is AsyncTaskStatus.PENDING
+    assert project(event(kind, 0)).task["status"] == status_of(event(kind, 0)).value

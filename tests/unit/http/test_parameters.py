@@ -1,0 +1,141 @@
+"""The parameters of a search: what they mean is what the grammar says, and what they may not be names the parameter."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from celery_asynctask.errors import FilterError
+from celery_asynctask.queries.search import glob
+from celery_asynctask.queries.search.filter import MAX_TERMS, Filter, Term, Value, parse
+from celery_asynctask.queries.search.keys import MAX_NUMBER
+from celery_asynctask.queries.search.order import NEWEST, ORDERS
+from celery_asynctask.web.parameters import _TEXTS, ORDER_BY, PageSearch, Search, Understood, understood
+from celery_asynctask.web.problem import ProblemError
+
+NOW = dt.datetime(2026, 1, 31, 12, tzinfo=dt.timezone.utc)
+TEXTS = st.text(max_size=40) | st.from_regex(
+    r'-?(kwargs|name|since|status)?[.:]?[a-z0-9",*><.: -]{0,20}', fullmatch=True
+)
+
+
+def meaning(**asked: Any) -> Understood:
+    """What is understood of these parameters."""
+    return understood(Search.model_validate(asked), NOW)
+
+
+def outcome(read: Callable[[], Any]) -> Any:
+    """Terms; or what is wrong, for a problem with the parameter's name."""
+    try:
+        return read()
+    except FilterError as exc:
+        return str(exc)
+    except ProblemError as exc:
+        assert (exc.kind, exc.status) == ("invalid-parameter", 422)  # noqa: PT017 - it is no other
+        return exc.parameter, exc.detail
+
+
+@given(TEXTS)
+@example('"')
+@example("nokey:1")
+@example("since:soon")
+@example("kwargs:1")
+@example(" ".join(["a"] * (MAX_TERMS + 1)))
+def test_a_search_is_what_the_command_line_understands(text: str) -> None:
+    expected = outcome(lambda: parse(text, NOW).terms)
+    found = outcome(lambda: meaning(search=text).filter.terms)
+    assert found == (("search", expected) if isinstance(expected, str) else expected)
+
+
+@given(st.sampled_from(sorted(_TEXTS)), TEXTS.filter(bool))
+@example("name", '"')
+@example("worker", ",".join("abcdefghijklmnopqrstuvwxyz"))
+@example("name", "a b:c")
+@example("name", "none")
+@example("name", '\\"')
+@example("name", "[*] -x")
+@example("created_by_name", "Lovelace, Ada")
+@example("celery_task_id", "\0")
+def test_a_field_is_one_text_with_wildcards(field: str, text: str) -> None:
+    """Or a problem of its own name. Nothing else of the grammar means anything in it."""
+    found = outcome(lambda: meaning(**{field: text}).filter.terms)
+    if re.search("[\0\ud800-\udfff]", text):
+        assert found[0] == Search.model_fields[field].alias
+        return
+    [term] = found
+    assert (term.key, term.path, term.negated) == (_TEXTS[field], (), False), "it is nothing else"
+    for value in term.values:
+        assert value.operator == "="
+        meant = [(one, one in "*?") for one in text]
+        assert glob._pieces(value.value) in (meant, [(one.lower(), wild) for one, wild in meant])
+
+
+@given(st.integers(-MAX_NUMBER, MAX_NUMBER))
+def test_numbers(number: int) -> None:
+    for field in ("customer", "created_by", "retries"):
+        [term] = meaning(**{field: number}).filter.terms
+        assert term == Term(field, (), (Value("=", number),), False)
+
+
+@given(st.datetimes(timezones=st.just(dt.timezone(dt.timedelta(hours=-12))) | st.just(dt.timezone.utc)))
+def test_times_are_such_as_every_database_knows(at: dt.datetime) -> None:
+    for field, key, operator in (("created_after", "created", ">="), ("completed_before", "completed", "<")):
+        [term] = meaning(**{field: at.isoformat()}).filter.terms
+        [value] = term.values
+        assert (term.key, value.operator) == (key, operator)
+        assert value.value.utcoffset() == dt.timedelta(0)
+        assert 1970 <= value.value.year < 3000
+        if 1971 <= at.year < 2999:
+            assert value.value == at
+
+
+@pytest.mark.parametrize(
+    ("search", "relative"),
+    [
+        ("", False), ("name:shop.*", False), ("since:2d", True), ("-since:2d", True), ("created:today", True),
+        ("created:2026-01-31Z", False), ("created:2026-01-31T14:05Z..1h", True), ("completed:<now", True),
+        ("run:>2d", False), ("started:none", False), ('name:"since:2d"', False),
+    ],
+)  # fmt: skip
+def test_which_searches_count_from_now(search: str, relative: bool) -> None:
+    """The answer to those is not the same an hour later, though nothing has changed."""
+    assert meaning(search=search).relative is relative
+
+
+@pytest.mark.parametrize(
+    ("search", "in_values"),
+    [("args.0:1", True), ("-result:none", True), ("CONTENT.x:1", True), ("kwargs.a.b:1", True), ("kwargs", False),
+     ("name:kwargs.a", False), ('"kwargs.a:1"', False), ("periodic:nightly", False), ("message:args", False)],
+)  # fmt: skip
+def test_which_searches_look_into_values(search: str, in_values: bool) -> None:
+    assert meaning(search=search).in_values is in_values
+
+
+def test_statuses_are_alternatives_and_each_is_meant_once() -> None:
+    [term] = meaning(status=["LOST", "FAILURE", "LOST"]).filter.terms
+    assert term == Term("status", (), (Value("=", "LOST"), Value("=", "FAILURE")), False)
+
+
+def test_all_parameters_count_as_terms() -> None:
+    words = " ".join(["a"] * MAX_TERMS)
+    assert len(meaning(search=words).filter.terms) == MAX_TERMS
+    with pytest.raises(ProblemError, match="33 terms"):
+        meaning(search=words, retries=1)
+    assert meaning().filter == Filter()
+
+
+def test_orders_are_all_that_there_are() -> None:
+    assert set(ORDER_BY.values()) == set(ORDERS)
+    assert ORDER_BY["-createdAt"] == NEWEST == PageSearch.model_validate({}).order
+
+
+def test_nothing_unknown_is_taken() -> None:
+    for unknown in ({"nothing": 1}, {"orderBy": "x"}):
+        with pytest.raises(ValueError, match="Extra inputs"):
+            PageSearch.model_validate(unknown)

@@ -1,0 +1,291 @@
+"""The sentences of `why`, for everything that can have become of a task."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from celery_asynctask.cli.output import Output
+from celery_asynctask.core.accounting import SILENT
+from celery_asynctask.core.fold import TERMINAL, AsyncTaskStatus, fold
+from celery_asynctask.queries.diagnosis.explain import Evidence, explain
+from celery_asynctask.queries.diagnosis.words import Words
+from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt, AsyncTaskSource
+from tests.histories import HISTORIES, ID, SOURCE, START
+from tests.unit.queries.test_tree import member
+from tests.workflows import TRACEBACK
+
+EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
+TIMES = {"created_at", "started_at", "completed_at", "published_at", "received_at", "eta", "ended_at"}
+NOW = EPOCH + dt.timedelta(microseconds=START, hours=2)
+WORDS = Words(NOW, Output(utc=True).show)
+
+
+MINIMAL = {"celery_task_id": ID, "name": "shop.charge", "created_at": START, "retries": 1}
+
+
+def row(model: Any, values: dict[str, Any]) -> Any:
+    made = model()
+    for name, value in values.items():
+        time = name in TIMES and value is not None
+        setattr(made, name, EPOCH + dt.timedelta(microseconds=value) if time else value)
+    return made
+
+
+def history(name: str, **more: Any) -> Evidence:
+    """The evidence that a history of `tests.histories` leaves."""
+    folded = fold(HISTORIES[name]())
+    task = row(AsyncTask, folded.task)
+    task.status = AsyncTaskStatus(task.status)
+    attempts = [row(AsyncTaskAttempt, folded.attempts[key]) for key in sorted(folded.attempts)]
+    earlier = Counter(one.error_type or one.outcome or "" for one in attempts[:-1])
+    return Evidence(task, attempts[-1] if attempts else None, len(attempts), earlier, **more)
+
+
+def told(evidence: Evidence) -> str:
+    return "\n".join(explain(evidence, WORDS))
+
+
+def source(seen: dt.timedelta, ended: dt.timedelta | None = None) -> AsyncTaskSource:
+    return AsyncTaskSource(
+        source=SOURCE,
+        host="node-1",
+        pid=4711,
+        last_seen_at=NOW - seen,
+        ended_at=None if ended is None else NOW - ended,
+    )
+
+
+def changed(evidence: Evidence, **values: Any) -> Evidence:
+    for name, value in values.items():
+        setattr(evidence.task, name, value)
+    return evidence
+
+
+SECONDS = dt.timedelta(seconds=1)
+
+
+def test_its_own_error_with_the_last_frame_of_its_own_code() -> None:
+    evidence = history("failed")
+    assert evidence.last is not None
+    evidence.last.traceback = TRACEBACK
+    assert told(evidence).splitlines() == [
+        "It failed with ValueError: no money.",
+        "That was at app/shop/tasks.py:88 ship.",
+        "Its run ended at 2025-06-15 15:06:40.009, after 6 ms on celery@one, process 4711.",
+    ]
+
+
+def test_earlier_runs_and_their_errors() -> None:
+    text = told(history("retries_exhausted"))
+    assert "It failed with ValueError: no 2." in text
+    assert "That was run 3; before it: ValueError (2)." in text
+    assert "That was run 2; before it: ValueError (1)." in told(history("retries_overlap"))
+    assert "That was run 2; before it: an end that nobody saw (1)." in told(history("redelivered"))
+    assert "That was run 2; before it: replaced (1)." in told(history("replaced"))
+
+
+def test_success() -> None:
+    assert told(history("success")) == (
+        "It succeeded at 2025-06-15 15:06:40.009, 6 ms after it first started, on celery@one, process 4711."
+    )
+
+
+def test_causes_are_told_one_after_the_other() -> None:
+    first = changed(history("killed"), celery_task_id="first")
+    between = changed(history("body_of_failed_chord", cause=first), celery_task_id="between")
+    lines = told(changed(history("never_sent", cause=between), celery_task_id="last")).splitlines()
+    assert lines[0] == "It was never sent, because a task before it in its workflow did not succeed."
+    assert lines[1] == "shop.charge [between] is FAILURE:"
+    assert lines[3] == "shop.charge [first] is FAILURE:"
+    assert lines[4].startswith("The process that ran it died in the middle of it: WorkerLostError: signal 9. Where")
+
+
+def test_causes_that_name_each_other_are_told_once() -> None:
+    one = history("never_sent")
+    assert told(one._replace(cause=one)).count("It was never sent") == 1
+
+
+def test_a_cause_without_a_row() -> None:
+    text = told(history("never_sent"))
+    assert "Not sent: upstream task shop.check [x] ended with boom. Of that task there is no row" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "expected"),
+    [
+        ("over_hard_limit", {}, "It ran over its hard time limit of 1 s, and its process was ended."),
+        ("failed", {"error_type": "SoftTimeLimitExceeded"}, "over its soft time limit, and did not catch"),
+        ("revoked", {"error_message": "revoked"}, "Somebody revoked it before it started; who, is not recorded."),
+        ("revoked", {"error_message": "expired"}, "It expired before it could start: asked for at"),
+        ("terminated", {"error_message": "terminated by SIGTERM"}, "Somebody had it terminated with SIGTERM while it"),
+        ("ignored", {}, "Its body raised Ignore: neither a success nor a failure"),
+        ("rejected", {}, "Its body raised Reject: not mine."),
+        ("unknown_task", {"error_type": "NotRegistered"}, "knows no task called shop.charge: either the name is"),
+        ("unknown_task", {"error_type": "InvalidTaskError"}, "Its body never ran, for the worker could not run its"),
+        (
+            "unknown_task",
+            {"error_type": "DecodeError", "status": AsyncTaskStatus.REJECTED},
+            "A worker could make no task of its message: DecodeError: NotRegistered.",
+        ),
+    ],
+)
+def test_how_it_ended(name: str, changes: dict[str, Any], expected: str) -> None:
+    assert expected in told(changed(history(name), **changes))
+
+
+def test_lost_with_the_evidence() -> None:
+    evidence = history("lost", source=source(100 * SECONDS, 40 * SECONDS))
+    assert told(changed(evidence, error_message="Nobody has said how this run ended.")).splitlines() == [
+        "Nobody knows how it ended. Nobody has said how this run ended.",
+        "It ran since 2025-06-15 15:06:40.003 on celery@one, process 4711 of node-1.",
+        "That process was last seen alive at 2025-06-15 17:05:00.000 (1 m 40 s ago), "
+        "and found gone at 2025-06-15 17:06:00.000.",
+        "If word comes after all, or the broker delivers it again, the row is put right.",
+    ]
+
+
+def running(**more: Any) -> Evidence:
+    return history("found_and_running", **more)
+
+
+@pytest.mark.parametrize(
+    ("seen", "expected"),
+    [
+        (source(5 * SECONDS), "(5.0 s ago)."),
+        (source(SILENT), "(1 m 30 s ago)."),
+        (source(SILENT + SECONDS), "(1 m 31 s ago): since then no recorder of its node has written to this database."),
+        (source(600 * SECONDS), "(10 m 00 s ago): since then no recorder of its node has written to this database."),
+        (source(600 * SECONDS, 20 * SECONDS), "(10 m 00 s ago), and found gone at 2025-06-15 17:06:20.000."),
+        (None, "Nothing is noted of the process that ran it."),
+    ],
+)
+def test_it_runs(seen: AsyncTaskSource | None, expected: str) -> None:
+    first, second = explain(running(source=seen), WORDS)
+    host = " of node-1" if seen else ""
+    assert first == f"It runs since 2025-06-15 15:06:40.003 (2 h 00 m ago) on celery@one, process 4711{host}."
+    assert second.endswith(expected)
+
+
+def queued(**more: Any) -> Evidence:
+    return changed(
+        history("never_sent", **more), status=AsyncTaskStatus.PENDING, error_message=None, order_key="0000002" + KEY
+    )
+
+
+KEY = f"0{'0' * 20}0{START:014x}"
+
+
+@pytest.mark.parametrize(
+    ("ahead", "expected"),
+    [
+        (0, "Nothing that was asked for before it waits on any queue"),
+        (7, "asked for before it: 7."),
+        (1000, "asked for before it: 1,000 or more."),
+    ],
+)
+def test_it_waits_on_its_queue(ahead: int, expected: str) -> None:
+    first, second = explain(queued(ahead=ahead, most_ahead=1000), WORDS)
+    assert first.startswith("It is still queued since 2025-06-15 15:06:40.000 (2 h 00 m ago)")
+    assert expected in second
+
+
+def test_it_waits_elsewhere() -> None:
+    received = changed(queued(), status=AsyncTaskStatus.RECEIVED, order_key="0000003" + KEY)
+    assert told(received).startswith("A worker has its message since 2025-06-15 15:06:40.000 (2 h 00 m ago)")
+    requeued = changed(history("requeued"), status=AsyncTaskStatus.PENDING, completed_at=None)
+    assert requeued.last is not None
+    requeued.last.outcome = "requeued"
+    assert told(requeued).startswith("Its last run was requeued, and it is back on its queue since")
+
+
+def test_it_waits_to_be_tried_again() -> None:
+    evidence = changed(history("failed"), status=AsyncTaskStatus.RETRY, retries=1)
+    assert told(evidence).splitlines() == [
+        "It waits to be tried again, since 2025-06-15 15:06:40.009 (2 h 00 m ago), because of ValueError: no money.",
+        "One run has ended so far; when the next one is due, only its message knows.",
+    ]
+    assert evidence.last is not None
+    evidence.last.ended_at = None
+    assert told(evidence).startswith("It waits for its next run, retry 1, since")
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({"cause": running()}, f"It waits for another task.\nshop.charge [{ID}] is STARTED:\nIt runs since"),
+        ({"cause": history("success")}, "What it waits for has succeeded: its message got lost"),
+        ({"cause": history("ignored")}, "It will not be: what it waits for was ignored."),
+        (
+            {"open": [member("h1", status="STARTED")] * 4},
+            "Under way in its workflow: 4, such as name of h1 [h1] STARTED",
+        ),
+        ({}, "Nothing else that is known of its workflow is under way."),
+    ],
+)
+def test_a_later_step(more: dict[str, Any], expected: str) -> None:
+    step = history("never_sent", **more)
+    step = changed(step, status=AsyncTaskStatus.PENDING, order_key="0000000" + KEY, celery_task_id="step")
+    text = told(step)
+    assert text.startswith("It is a later step of a workflow and was not sent yet.")
+    assert expected in text
+
+
+@pytest.mark.parametrize("key", ["", "x", "0" * 10, f"{'0' * 6}3{'g' * 14}", "-1234567890123"])
+@pytest.mark.parametrize("status", AsyncTaskStatus)
+def test_where_the_recorder_did_not_write_the_key(status: AsyncTaskStatus, key: str) -> None:
+    """As in a bundle that something else has made: then nobody knows since when it is so."""
+    evidence = Evidence(row(AsyncTask, {**MINIMAL, "order_key": key, "status": status}))
+    assert told(evidence)
+    assert "since" not in told(evidence) or status is AsyncTaskStatus.STARTED
+
+
+@pytest.mark.parametrize("name", sorted(HISTORIES))
+def test_every_history_has_an_answer(name: str) -> None:
+    evidence = history(name)
+    sentences = explain(evidence, WORDS)
+    assert all(sentence.endswith((".", ":", "?")) for sentence in sentences), sentences
+    assert "None" not in " ".join(sentences)
+
+
+TEXTS = st.none() | st.text(max_size=30)
+MOMENTS = st.datetimes(dt.datetime(2025, 1, 1), dt.datetime(2027, 1, 1), timezones=st.just(dt.timezone.utc))
+
+
+@given(
+    st.sampled_from(sorted(HISTORIES)),
+    st.sampled_from(sorted(AsyncTaskStatus.__members__)),
+    TEXTS,
+    TEXTS,
+    st.none() | MOMENTS,
+    st.none() | MOMENTS,
+    st.booleans(),
+)
+def test_whatever_the_rows_say_there_is_an_answer_in_lines(
+    name: str,
+    status: str,
+    error: str | None,
+    message: str | None,
+    started: dt.datetime | None,
+    ended: dt.datetime | None,
+    traced: bool,
+) -> None:
+    evidence = changed(
+        history(name, source=source(SECONDS)),
+        status=AsyncTaskStatus(status),
+        error_type=error,
+        error_message=message,
+        started_at=started,
+        completed_at=(ended or NOW) if status in TERMINAL else None,
+    )
+    if evidence.last is not None:
+        evidence.last.started_at, evidence.last.ended_at = started, ended
+        evidence.last.traceback = message if traced else TRACEBACK
+    sentences = explain(evidence, WORDS)
+    assert sentences
+    assert all("\n" not in sentence and len(sentence) < 2000 for sentence in sentences)

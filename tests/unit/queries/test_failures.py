@@ -1,0 +1,208 @@
+"""What makes failures the same: messages without what varies, places in the user's own code, groups."""
+
+from __future__ import annotations
+
+import datetime as dt
+import inspect
+import traceback
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from celery_asynctask.capture import extract
+from celery_asynctask.queries.failures import groups
+from celery_asynctask.queries.failures.fingerprint import MESSAGE_SHOWN, normal, pieces, place
+from celery_asynctask.queries.failures.groups import BUCKETS, MESSAGE_START, Failure, Failures, grouped
+from tests import quick
+
+START = dt.datetime(2025, 6, 15, 12, tzinfo=dt.timezone.utc)
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("", ""),
+        ("no money", "no money"),
+        ("order 17 of 1,200.50 took -3.2e5 ms", "order # of # took # ms"),
+        ("row17 in batch_9 of worker2", "row# in batch_# of worker#"),
+        ("invalid literal: 'abc def'", "invalid literal: '…'"),
+        ("can't read the user's file 'x'", "can't read the user's file '…'"),
+        ("'it\\'s'", "'…'"),
+        ('no key "a\\"b" in `t`', 'no key "…" in `…`'),
+        ("cut off in 'the midd", "cut off in '…'"),
+        ("task 5f0c2a11-1111-4abc-8def-0123456789ab is gone", "task <id> is gone"),
+        ("commit 9fceb02d0ae598e95dc970b74767f19372d61af8", "commit <id>"),
+        ("token a8Kd93kfLq01 and Oauth2Error", "token <id> and Oauth#Error"),
+        ("<Cart object at 0x7f3a5c0d1e80>", "<Cart object at <address>>"),
+        ("connect to 10.0.0.17:5432 failed", "connect to <address> failed"),
+        ("connect to [fe80::1:2:3]:80 failed", "connect to <address> failed"),
+        ("no mailbox ada.l+x@mail.example.com", "no mailbox <address>"),
+        ("GET https://api.example/v1/carts/17?full=1 failed", "GET https://… failed"),
+        ("since 2026-01-31T14:05:00.123Z", "since <time>"),
+        ("since 2026-01-31 14:05:00+00:00, or 2026-02-01", "since <time>, or <time>"),
+        ("No such file: /var/lib/shop/17/orders-9fceb02d.csv", "No such file: /var/lib/shop/#/orders-<id>.csv"),
+        ("two\n  lines\tand more", "two lines and more"),
+    ],
+)
+def test_normal(message: str, expected: str) -> None:
+    assert normal(message) == expected
+
+
+@given(st.text(max_size=300))
+def test_normal_has_no_digits_and_stays_short(message: str) -> None:
+    found = normal(message)
+    assert len(found) <= MESSAGE_SHOWN
+    assert not any(char.isdigit() and char.isascii() for char in found)
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["a", "1", "'", '"', "a.", "a@", "1.", "1:", "f:", "[", "://", "a://", "a1", "-", "0x", "`", "\\", "2026-01-"],
+)
+def test_normal_of_the_worst_messages_is_quick(piece: str) -> None:
+    message = (piece * MESSAGE_START)[:MESSAGE_START]
+    assert quick.seconds(lambda: normal(message), 0.05) < 0.05
+
+
+@given(
+    st.lists(st.sampled_from(["no ", "'a b'", "17", " 4a5b6c7d8e", "x@y.example", "\n", "x", "…", "#"])).map("".join)
+)
+def test_pieces_are_in_what_was_normal(message: str) -> None:
+    at = 0
+    for piece in pieces(normal(message)):
+        at = message.index(piece, at) + len(piece)
+
+
+def frames(*paths: str) -> str:
+    lines = [f'  File "{path}", line {number}, in step{number}\n    x()\n' for number, path in enumerate(paths, 1)]
+    return f"Traceback (most recent call last):\n{''.join(lines)}ValueError: no\n"
+
+
+VENV = "/opt/venv/lib/python3.12/site-packages"
+
+
+@pytest.mark.parametrize(
+    ("paths", "expected"),
+    [
+        ((f"{VENV}/celery/app/trace.py", "/srv/shop/billing/tasks.py"), "shop/billing/tasks.py:2 step2"),
+        (("/srv/a.py", "/srv/b.py", f"{VENV}/requests/api.py", "/usr/lib/python3.12/socket.py"), "/srv/b.py:2 step2"),
+        (("tasks.py", "<string>", "<frozen importlib._bootstrap>"), "tasks.py:1 step1"),
+        (("/srv/proj/celery/tasks.py",), "proj/celery/tasks.py:1 step1"),
+        (("/src/tasks.py", "/src/celery/celery/app/task.py", "/src/kombu/messaging.py"), "/src/tasks.py:1 step1"),
+        (("C:\\shop\\tasks.py", "C:\\venv\\Lib\\site-packages\\redis\\client.py"), "C:/shop/tasks.py:1 step1"),
+        # The task is installed itself.
+        ((f"{VENV}/shop/tasks.py", f"{VENV}/requests/api.py"), "site-packages/shop/tasks.py:1 step1"),
+        ((f"{VENV}/shop.py", f"{VENV}/requests/api.py"), "python3.12/site-packages/shop.py:1 step1"),
+        # Nothing is the user's own.
+        ((f"{VENV}/celery/app/trace.py", f"{VENV}/requests/api.py"), "site-packages/requests/api.py:2 step2"),
+        ((f"{VENV}/celery/app/trace.py", "/usr/lib/python3.12/socket.py"), None),
+        ((), None),
+    ],
+)
+def test_place(paths: tuple[str, ...], expected: str | None) -> None:
+    assert place(frames(*paths), "shop") == expected
+
+
+def test_place_of_nothing() -> None:
+    assert place(None) is None
+    assert place("ValueError: no") is None
+
+
+def test_place_is_that_of_the_last_of_chained_errors() -> None:
+    chained = frames("/srv/first.py")
+    chained += "\nThe above exception was the direct cause of the following exception:\n\n" + frames("/srv/second.py")
+    assert place(chained) == "/srv/second.py:1 step1"
+
+
+def test_place_in_what_python_writes() -> None:
+    try:
+        int("x")
+    except ValueError:
+        text = traceback.format_exc()
+    found = place(text)
+    assert found is not None
+    assert found.startswith("unit/queries/test_failures.py:")
+    assert found.endswith(" test_place_in_what_python_writes")
+
+
+def test_place_of_a_traceback_whose_beginning_was_cut() -> None:
+    text = frames("/srv/one.py", "/srv/two.py")
+    assert place(text[text.index("one") :]) == "/srv/two.py:2 step2"
+    assert place(text[text.index("two") :]) is None
+
+
+def failed(number: int, message: str = "order 1", **more: object) -> Failure:
+    one = Failure(
+        id=f"id-{number}",
+        name="shop.charge",
+        at=START + dt.timedelta(minutes=number),
+        asked_at=START,
+        customer=None,
+        error_type="ValueError",
+        message=message,
+        traceback=None,
+    )
+    return one._replace(**more)  # type: ignore[arg-type]
+
+
+def test_groups() -> None:
+    at = {"traceback": frames("/srv/tasks.py")}
+    found = grouped(
+        [
+            failed(5, "order 1", customer=1),
+            failed(2, "order 2", customer=1, name="shop.refund"),
+            failed(3, "order 3", customer=2),
+            failed(4, "order 4", error_type="KeyError"),
+            failed(1, "order 5", **at),
+            failed(6, "order 6", **at),
+        ]
+    )
+    assert [(one.error_type, one.message, one.place, one.tasks) for one in found] == [
+        ("ValueError", "order #", None, 3),
+        ("ValueError", "order #", "/srv/tasks.py:1 step1", 2),
+        ("KeyError", "order #", None, 1),
+    ]
+    first = found[0]
+    assert (first.customers, first.names, first.example) == (2, ["shop.charge", "shop.refund"], "id-5")
+    assert (first.first, first.last) == (START + dt.timedelta(minutes=2), START + dt.timedelta(minutes=5))
+
+
+def test_how_many_at_which_time() -> None:
+    minute = dt.timedelta(minutes=1)
+    not_sent = "Not sent: upstream task shop.charge [id-1] ended with order 0"
+    told = [failed(number, error_type="KeyError" if number == 10 else "ValueError") for number in (0, 10, 20, 240)]
+    held_up = failed(125, not_sent, asked_at=START + 100 * minute)
+    value, key = grouped([*told, held_up])
+    assert sum(value.counts) == value.tasks == 4
+    assert {at: count for at, count in enumerate(value.counts) if count} == {0: 1, 2: 1, 12: 1, BUCKETS - 1: 1}
+    assert {at: count for at, count in enumerate(key.counts) if count} == {1: 1}
+    assert (value.first_asked, value.last_asked, key.last_asked) == (START, START + 100 * minute, START)
+    bounds = Failures([], 0, None, START, START + 240 * minute).bounds
+    assert (bounds[0], bounds[1], bounds[-1]) == (START, START + 10 * minute, START + 240 * minute)
+    assert grouped([failed(1)])[0].counts == [1, *[0] * (BUCKETS - 1)]
+    assert (grouped([]), Failures([], 0, None).bounds) == ([], [])
+
+
+def test_what_was_never_sent_counts_to_its_cause() -> None:
+    not_sent = "Not sent: upstream task shop.charge [id-1] ended with order 7 [x]"
+    found = grouped(
+        [
+            failed(1, "order 7 [x]", customer=1),
+            failed(9, not_sent, name="shop.mail", customer=2),
+            failed(9, f"Not sent: upstream task shop.mail [id-9] ended with {not_sent}", name="shop.index"),
+            failed(2, "Not sent: upstream task shop.check [id-0] ended with no stock", name="shop.mail"),
+        ]
+    )
+    assert [(one.message, one.tasks, one.unsent, one.customers) for one in found] == [
+        ("order # [x]", 3, 2, 2),
+        ("no stock", 1, 1, 0),
+    ]
+    assert found[0].example == "id-1"
+    assert found[0].names == ["shop.charge", "shop.index", "shop.mail"]
+
+
+def test_the_prefix_is_what_the_hooks_write() -> None:
+    assert groups._UNSENT.match("Not sent: upstream task shop.charge [id-1] ended with x")
+    written = inspect.getsource(extract.unsent)
+    assert "Not sent: upstream task {event['name']} [{event['id']}] ended with {" in written

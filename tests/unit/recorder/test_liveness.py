@@ -1,0 +1,101 @@
+"""What the watch tells of a run: the event that it makes of an attempt belongs to that attempt."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from celery_asynctask.core.event import Event, Kind
+from celery_asynctask.core.fold import fold, run_key
+from celery_asynctask.journal import Directory
+from celery_asynctask.recorder import liveness
+from celery_asynctask.store import OpenAttempt
+from tests.histories import ID, NAME, Delivery, ms
+
+SEEN = dt.datetime(2026, 1, 31, 9, 5, 7, tzinfo=dt.timezone.utc)
+
+RUNS = [
+    Delivery(2),
+    Delivery(2, nesting=0x1F, retries=0x1234, redelivered=True),
+    Delivery(2, nesting=0xFF, retries=0xFFFF),
+    Delivery(2, nesting=1, retries=2),
+]
+
+
+def told(kind: Kind, key: str, evidence: str = "its process is gone") -> Event:
+    return liveness._event(kind, OpenAttempt(ID, key, NAME, "db-1", 4711, "worker", SEEN), evidence)
+
+
+@pytest.fixture(autouse=True)
+def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(liveness, "now", lambda: ms(100))
+
+
+@pytest.mark.parametrize("kind", [Kind.LOST, Kind.FOUND])
+@pytest.mark.parametrize("run", RUNS)
+def test_the_event_has_the_run_key_of_the_attempt(kind: Kind, run: Delivery) -> None:
+    """Each part of it, too: else a key that is cut in other places would be put together again the same."""
+    start = run.started(3)
+    event = told(kind, run_key(start))
+    assert run_key(event) == run_key(start)
+    parts = [(one.get("nesting", 0), one.get("retries", 0), one.get("redelivered", False)) for one in (event, start)]
+    assert parts[0] == parts[1]
+    assert event["run"] == start["run"]
+
+
+def test_a_run_key_that_the_recorder_did_not_write(tmp_path: Path) -> None:
+    """As an imported attempt may have one: nothing can be told of it, and others are."""
+    ours = run_key(Delivery(2).started(3))
+    written: list[bytes] = []
+    store: Any = SimpleNamespace(write=written.extend)
+    attempts = [OpenAttempt(ID, key, NAME, "db-1", 4711, "worker", SEEN) for key in ("", "x", f"x{ours[1:]}", ours)]
+    liveness.Watch(Directory(tmp_path, "store"), store)._tell(Kind.LOST, attempts, "gone")
+    assert [run_key(json.loads(one)) for one in written] == [ours]
+
+
+def test_a_run_of_no_delivery() -> None:
+    key = run_key(Delivery(2, run="").started(3))
+    assert run_key(told(Kind.LOST, key)) == key
+
+
+def test_lost_ends_the_attempt_and_says_why() -> None:
+    start = Delivery(2, retries=1).started(3)
+    folded = fold([start, told(Kind.LOST, run_key(start))])
+    assert (folded.task["status"], folded.task["retries"], folded.task["completed_at"]) == ("LOST", 1, ms(100))
+    [attempt] = folded.attempts.values()
+    assert (attempt["outcome"], attempt["ended_at"], attempt["error_type"]) == ("lost", ms(100), "WorkerLostError")
+    assert attempt["error_message"] == (
+        "Nobody has said how this run ended, and its process is gone: worker 4711 on db-1, last seen 2026-01-31 "
+        "09:05:07 UTC. If its message was not acknowledged, the broker delivers it again."
+    )
+
+
+def test_lost_and_found_are_what_the_main_process_infers() -> None:
+    """So an end that the run itself tells outranks them, whenever it comes."""
+    run = Delivery(2)
+    start, end = run.started(3), run.ended(Kind.SUCCEEDED, 5, result="kept")
+    for kind in (Kind.LOST, Kind.FOUND):
+        event = told(kind, run_key(start))
+        assert event["inferred"] is True
+        assert fold([start, end, event]) == fold([start, end])
+
+
+def test_an_attempt_of_which_only_the_watch_tells() -> None:
+    [attempt] = fold([told(Kind.LOST, run_key(Delivery(2).received()))]).attempts.values()
+    assert (attempt["name"], attempt["celery_task_id"], attempt["outcome"]) == (NAME, ID, "lost")
+
+
+def test_found_takes_the_loss_back() -> None:
+    run = Delivery(2)
+    start = run.started(3)
+    lost = run.ended(Kind.LOST, 50, inferred=True, error_type="WorkerLostError", error_message="gone")
+    found = told(Kind.FOUND, run_key(start), "")
+    assert "error_type" not in found
+    folded = fold([start, lost, found])
+    assert (folded.task["status"], folded.task["error_type"]) == ("STARTED", None)
+    assert [(one["outcome"], one["error_message"]) for one in folded.attempts.values()] == [(None, None)]

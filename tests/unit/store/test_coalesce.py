@@ -1,0 +1,88 @@
+"""Rounds: every event, once a task in each, and no start that its end says again."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import cast
+
+import pytest
+
+from celery_asynctask.core.event import Event, Kind, decode, encode, encode_end
+from celery_asynctask.core.fold import fold
+from celery_asynctask.store.coalesce import rounds
+from tests.histories import HISTORIES, Delivery, about, event, failure, lines, ms, published
+
+
+def ids(found: Sequence[Sequence[bytes]]) -> list[list[str]]:
+    return [[decode(line)["id"] for line in one] for one in found]
+
+
+def test_no_events() -> None:
+    assert rounds([]) == []
+
+
+@pytest.mark.parametrize("task_id", ["plain", "é", 'quote"', 'quo"te', "\\", '\\"', "", '"'])
+def test_a_task_is_once_in_a_round(task_id: str) -> None:
+    told = [
+        *about([published(), published(1)], task_id),
+        *about([published()], "other"),
+        *about([published(2)], task_id),
+        *about([published(3), published(4)], task_id + '"'),
+    ]
+    found = rounds(lines(told))
+    assert all(len(set(one)) == len(one) for one in ids(found))
+    assert all(set(one) <= set(before) for before, one in pairwise(ids(found)))
+    assert sorted(line for one in found for line in one) == sorted(lines(told))
+
+
+def test_a_start_that_a_later_end_carries_is_left_out() -> None:
+    first, second = Delivery(2), Delivery(20, retries=1)
+    began = [encode(first.started(3)), encode(second.started(21))]
+    ends = [
+        encode_end(began[0], Kind.RETRIED, ms(9), cast("Event", failure("again"))),
+        encode_end(began[1], Kind.SUCCEEDED, ms(29), cast("Event", {})),
+    ]
+    told = [*lines([published()]), *began, *ends]
+    for _ in range(20):
+        random.shuffle(told)
+        kept = [line for one in rounds(told) for line in one]
+        carried = {start for start, end in zip(began, ends, strict=True) if told.index(start) < told.index(end)}
+        assert sorted(kept) == sorted(set(told) - carried)
+        assert fold(map(decode, kept)) == fold(map(decode, told))
+    assert rounds([*began, *ends]) == [[ends[0]], [ends[1]]]
+
+
+def test_a_start_that_is_not_the_one_carried_stays() -> None:
+    start = encode(Delivery(2).started(3))
+    other = encode(Delivery(2, retries=1).started(3))
+    end = encode_end(other, Kind.SUCCEEDED, ms(9), cast("Event", {}))
+    assert rounds([start, end]) == [[start], [end]]
+
+
+@pytest.mark.parametrize("name", HISTORIES)
+def test_rounds_fold_to_the_same_row(name: str) -> None:
+    told = HISTORIES[name]()
+    assert fold(decode(line) for one in rounds(lines(told)) for line in one) == fold(told)
+
+
+def test_a_text_that_looks_like_a_start_is_none() -> None:
+    """What a user's values say is escaped, or comes behind."""
+    trap = '"kind":"started","at":1,"started":2'
+    told = [published(args=[trap]), event(Kind.STARTED, 3, run="0" * 20, args=[trap]), published(5, error_message=trap)]
+    assert sorted(line for one in rounds(lines(told)) for line in one) == sorted(lines(told))
+
+
+def test_an_event_whose_id_does_not_come_first() -> None:
+    """As an older or newer version may write it."""
+    told = cast("Event", {"kind": "published", "at": 1, "name": "n", "id": "a"})
+    [[line]] = rounds([encode(told)])
+    assert decode(line) == told
+    assert line.startswith(b'{"id":"a"')
+
+
+@pytest.mark.parametrize("line", [b"", b"[]", b"{}", b"no json", b'{"id":5,"kind":"published","at":1,"name":"n"}'])
+def test_what_is_no_event_is_refused(line: bytes) -> None:
+    with pytest.raises(ValueError):
+        rounds([*lines([published()]), line])

@@ -1,0 +1,32 @@
+"""The models tell of every column what it is, as the tables have it."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any, cast, get_args, get_type_hints
+
+import pytest
+from sqlalchemy import JSON, Column, Enum, Table
+
+from celery_asynctask.store.models import Base
+from celery_asynctask.store.tables import UTCDateTime
+
+MODELS = sorted((one.class_ for one in Base.registry.mappers), key=lambda model: model.__name__)
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
+def test_annotations_are_those_of_the_columns(model: type[Base]) -> None:
+    hints = get_type_hints(model)
+    told = {name: get_args(hints[name])[0] for name in vars(model)["__annotations__"] if name in hints}
+    assert told == {column.name: kind(column) for column in cast("Table", model.__table__).columns}
+
+
+def kind(column: Column[Any]) -> Any:
+    """The type that an attribute for the column has."""
+    if isinstance(column.type, JSON):
+        return Any
+    if isinstance(column.type, UTCDateTime):
+        found: Any = dt.datetime
+    else:
+        found = column.type.enum_class if isinstance(column.type, Enum) else column.type.python_type
+    return found | None if column.nullable else found
