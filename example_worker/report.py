@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from celery_asynctask import AsyncTask, AsyncTaskAttempt, AsyncTaskStatus
-from celery_asynctask.capture.tracing import link
+from celery_asynctask.core.links import trace_link
 from example_worker.spans import Span
 from example_worker.tasks import Census, add_up, quote
 
@@ -169,7 +169,7 @@ def show_spans(
     found = sum(one.span_id in by_id for one in attempts)
     console.print(f"{found:,} of {len(attempts):,} runs have their span; the trace:", highlight=False)
     for trace_id in traces:
-        console.print(link(trace_url, trace_id, None) or trace_id, highlight=False, markup=False, soft_wrap=True)
+        console.print(trace_link(trace_url, trace_id, None) or trace_id, highlight=False, markup=False, soft_wrap=True)
     console.print()
 
 

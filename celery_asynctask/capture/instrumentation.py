@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celery.utils.imports import symbol_by_name
 
-from celery_asynctask.capture import context, payload
+from celery_asynctask.capture import context, payload, process
 from celery_asynctask.capture.payload.redaction import SENSITIVE_NAMES, Redaction
 from celery_asynctask.core.event import MAX_NAME, Event, encode, json_text, quote
+from celery_asynctask.core.forking import reset_in_children
 from celery_asynctask.errors import report
-from celery_asynctask.journal import Journal, process
-from celery_asynctask.recorder.recorder import Recorder
+from celery_asynctask.journal import Journal
+from celery_asynctask.recorder import Recorder
 from celery_asynctask.settings import Settings
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class Recording:
         self.choices = _Choices(self)
         self.names = _Names()
         self._chord: str | None = None
-        process.reset_in_children(self)
+        reset_in_children(self)
 
     def _reset(self) -> None:
         self._started = False
@@ -120,7 +121,8 @@ class Recording:
     @cached_property
     def journal(self) -> Journal:
         """This process's place in the journal."""
-        return Journal(self.settings.directory, self.settings.store_id, self.settings.journal_max_bytes)
+        settings = self.settings
+        return Journal(settings.directory, settings.store_id, settings.journal_max_bytes, role=process.role)
 
     @cached_property
     def recorder(self) -> Recorder:

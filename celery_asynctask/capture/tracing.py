@@ -121,10 +121,3 @@ def describe(task_id: str, root_id: str | None, parent_id: str | None, run: str)
             "asynctask.run_key": run,
         }
         span.set_attributes({key: value for key, value in known.items() if value is not None})
-
-
-def link(template: str | None, trace_id: str | None, span_id: str | None) -> str | None:
-    """The place where a trace can be looked at: ``asynctask_trace_url`` filled in, None without trace or template."""
-    if template is None or trace_id is None:
-        return None
-    return template.replace("{trace_id}", trace_id).replace("{span_id}", span_id or "")

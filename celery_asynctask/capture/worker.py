@@ -12,14 +12,13 @@ from celery.app.task import Context
 from celery.exceptions import NotRegistered, TaskRevokedError
 from celery.worker.request import Request
 
-from celery_asynctask.capture import extract
+from celery_asynctask.capture import extract, process
 from celery_asynctask.capture.headers import mark_delivery
 from celery_asynctask.capture.inflight import take
 from celery_asynctask.capture.instrumentation import Recording, recording_of, recording_of_task
 from celery_asynctask.capture.run import record_end
 from celery_asynctask.core.event import Event, Kind, now
 from celery_asynctask.errors import guard, report
-from celery_asynctask.journal import process
 
 if TYPE_CHECKING:
     from celery import Celery

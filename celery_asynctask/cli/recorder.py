@@ -14,7 +14,7 @@ from celery.bin.base import LOG_LEVEL
 
 from celery_asynctask.errors import JournalError, SettingsError
 from celery_asynctask.journal import Directory
-from celery_asynctask.recorder.recorder import Recorder
+from celery_asynctask.recorder import Recorder
 from celery_asynctask.settings import Settings
 
 STOP_SECONDS = 10.0

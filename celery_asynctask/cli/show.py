@@ -9,11 +9,11 @@ from typing import Any, Final
 
 import click
 
-from celery_asynctask.capture import tracing
 from celery_asynctask.cli.command import Look, options
 from celery_asynctask.cli.output import Output, span
 from celery_asynctask.cli.record import attempt_of, task_of
 from celery_asynctask.core.fold import TERMINAL, AsyncTaskStatus
+from celery_asynctask.core.links import trace_link
 from celery_asynctask.core.marks import missing
 from celery_asynctask.queries.task import attempts, find
 from celery_asynctask.queries.workflow.timeline import courses
@@ -45,7 +45,7 @@ def show(look: Look, task_id: str, full: bool) -> None:
     with reader.session() as session:
         task = find(reader, session, task_id)
         runs = attempts(session, task)
-    link = tracing.link(look.settings.trace_url, task.trace_id, task.span_id)
+    link = trace_link(look.settings.trace_url, task.trace_id, task.span_id)
     if output.as_json:
         told = [attempt_of(run, number) for number, run in enumerate(runs, 1)]
         output.json({**task_of(task), "trace_url": link, "attempts": told})

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-import celery_asynctask
+from celery_asynctask import __version__
 from celery_asynctask.console import static
 from celery_asynctask.core.fold import AsyncTaskStatus
 from celery_asynctask.core.text import clean, span
@@ -89,7 +89,7 @@ _ENVIRONMENT: Final = Environment(
 )
 _ENVIRONMENT.filters.update(exact=exact, seconds=seconds, number=number, percent=percent)
 _ENVIRONMENT.globals.update(
-    signs={status.value: sign for status, sign in SIGNS.items()}, term=term, version=celery_asynctask.__version__
+    signs={status.value: sign for status, sign in SIGNS.items()}, term=term, version=__version__
 )
 
 

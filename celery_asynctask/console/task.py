@@ -9,7 +9,6 @@ from typing import Any, Final, NamedTuple
 
 from starlette.responses import RedirectResponse, Response
 
-from celery_asynctask.capture import tracing
 from celery_asynctask.console import frames, markup, value
 from celery_asynctask.console.page import Endpoint, Page, get
 from celery_asynctask.core import links
@@ -232,7 +231,7 @@ def values(page: Page, row: Any, base: str) -> Iterator[Shown]:
 
 def _links(page: Page, row: Any, last: AsyncTaskAttempt | None, now: dt.datetime) -> list[links.Link]:
     settings = page.service.settings
-    trace = tracing.link(settings.trace_url, row.trace_id, row.span_id)
+    trace = links.trace_link(settings.trace_url, row.trace_id, row.span_id)
     known = {
         "task_id": row.celery_task_id,
         "root_id": row.root_task_id,

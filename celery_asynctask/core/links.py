@@ -1,4 +1,4 @@
-"""Places of the user's own to which a task leads: `asynctask_links`, checked and filled in. Pure."""
+"""Places of the user's own to which a task leads: `asynctask_links` and `asynctask_trace_url`. Pure."""
 
 from __future__ import annotations
 
@@ -52,6 +52,13 @@ def filled(templates: Mapping[str, str], values: Mapping[str, Any]) -> list[Link
         if all(texts.values()):
             found.append(Link(title, template.format_map(texts)))
     return found
+
+
+def trace_link(template: str | None, trace_id: str | None, span_id: str | None) -> str | None:
+    """The place where a trace can be looked at: ``asynctask_trace_url`` filled in, None without trace or template."""
+    if template is None or trace_id is None:
+        return None
+    return template.replace("{trace_id}", trace_id).replace("{span_id}", span_id or "")
 
 
 def _text(value: Any) -> str:

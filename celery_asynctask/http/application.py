@@ -10,7 +10,7 @@ from fastapi.security import HTTPBearer
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-import celery_asynctask
+from celery_asynctask import __version__
 from celery_asynctask.http import actions, health, openapi, tasks
 from celery_asynctask.settings import Settings
 from celery_asynctask.web.access import Gate, Right
@@ -35,7 +35,7 @@ def create_app(celery: Any, *, settings: Settings | None = None, loopback: bool 
         description=openapi.DESCRIPTION,
         openapi_tags=openapi.TAGS,
         license_info={"name": "MIT", "identifier": "MIT"},
-        version=celery_asynctask.__version__,
+        version=__version__,
         docs_url=None,  # its page is fetched from elsewhere
         redoc_url=None,
         openapi_url=None,

@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from celery_asynctask.core.forking import locking
 from celery_asynctask.errors import JournalError
-from celery_asynctask.journal.process import locking
 
 SUFFIX = ".segment"
 UNNAMED = ".new"

@@ -12,14 +12,15 @@ import socket
 import threading
 import time
 from collections import Counter, deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from celery_asynctask.core.event import now
+from celery_asynctask.core.forking import locking, reset_in_children
 from celery_asynctask.errors import JournalError
 from celery_asynctask.journal import frame, metrics
 from celery_asynctask.journal.directory import SUFFIX, UNNAMED, Directory, write_whole
-from celery_asynctask.journal.process import locking, reset_in_children, role
 
 logger = logging.getLogger("celery_asynctask.journal")
 
@@ -50,10 +51,14 @@ class Journal:
     recorder knows that it lives.
     """
 
-    def __init__(self, path: Path, store_id: str, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(
+        self, path: Path, store_id: str, max_bytes: int = MAX_BYTES, *, role: Callable[[], str] = lambda: "producer"
+    ) -> None:
+        """``role`` says what the process is whenever a segment is begun: producer, worker or child."""
         self.path = path
         self.store_id = store_id
         self.max_bytes = max_bytes
+        self._role = role
         self._reset()
         reset_in_children(self)
 
@@ -140,7 +145,7 @@ class Journal:
             "segment": self._segment,
             "host": socket.gethostname(),
             "pid": os.getpid(),
-            "role": role(),
+            "role": self._role(),
             "at": now(),
             "dropped": dict(self.dropped),
         }
@@ -254,7 +259,7 @@ class Journal:
             logger.error(
                 "celery-asynctask cannot write to its journal in this process (%s, pid %d): %s. Tasks run as ever; "
                 "up to %d events are kept in memory, and recording resumes by itself when the cause is gone.",
-                role(),
+                self._role(),
                 os.getpid(),
                 reason.rstrip("."),
                 KEPT_EVENTS,

@@ -14,7 +14,6 @@ from typing import Any, Final, NamedTuple
 from kombu.exceptions import OperationalError
 from kombu.utils import json as wire
 
-import celery_asynctask
 from celery_asynctask.capture import context, payload
 from celery_asynctask.core.fold import SOURCE_PLANNED, SOURCE_UNSENT, TERMINAL, AsyncTaskStatus
 from celery_asynctask.core.marks import mark_of, note_of
@@ -254,7 +253,9 @@ def link(app: Any) -> None:
     """See that what is sent carries its link to the original. Raises `AsyncTaskError`."""
     recording = getattr(app, "asynctask_recording", None)  # as `instrumentation.attach` names it
     if recording is None:
-        celery_asynctask.install(app)
+        from celery_asynctask.capture.install import install
+
+        install(app)
         recording = app.asynctask_recording
     if not recording.settings.enabled:
         raise AsyncTaskError("asynctask_enabled is False here: nothing would link the new execution to the old one.")

@@ -14,9 +14,9 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from celery_asynctask.core.forking import importing, locking, reset_in_children
 from celery_asynctask.errors import AsyncTaskError, JournalError
 from celery_asynctask.journal import Directory, Journal
-from celery_asynctask.journal.process import importing, locking, reset_in_children
 from celery_asynctask.settings import Settings
 
 if TYPE_CHECKING:

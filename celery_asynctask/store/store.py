@@ -23,7 +23,7 @@ from sqlalchemy.exc import (
 from celery_asynctask.core.accounting import left_over
 from celery_asynctask.core.event import decode
 from celery_asynctask.core.fold import fold_all
-from celery_asynctask.journal.process import importing
+from celery_asynctask.core.forking import importing
 from celery_asynctask.settings import Settings, engine_options
 from celery_asynctask.store import liveness, upsert
 from celery_asynctask.store.coalesce import rounds

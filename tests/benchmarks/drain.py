@@ -17,7 +17,7 @@ from pathlib import Path
 from sqlalchemy import Engine, Table, create_engine, func, select, text
 
 from celery_asynctask import AsyncTask, AsyncTaskAttempt
-from celery_asynctask.recorder.recorder import Recorder
+from celery_asynctask.recorder import Recorder
 from celery_asynctask.settings import Settings
 from tests import services
 from tests.benchmarks import journals

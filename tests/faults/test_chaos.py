@@ -18,8 +18,8 @@ from subprocess import Popen
 
 import pytest
 
+from celery_asynctask.recorder import Recorder
 from celery_asynctask.recorder.liveness import LOOK_SECONDS, LOST_SECONDS
-from celery_asynctask.recorder.recorder import Recorder
 from tests.faults.proc import descendants, kill_tree, send, wait_gone
 from tests.faults.server import Server, own_server
 from tests.faults.truth import judge, runs_of

@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from celery_asynctask.core.event import Event, Kind, encode
 from celery_asynctask.core.fold import AsyncTaskStatus
 from celery_asynctask.journal import Directory, Journal, frame, writer
-from celery_asynctask.recorder.recorder import Recorder
+from celery_asynctask.recorder import Recorder
 from celery_asynctask.store import Store
 from celery_asynctask.store.models import AsyncTask
 from tests.faults.disks import PATCHED, REAL, Cause, can_mount, file_too_large, on_small_disk

@@ -18,7 +18,7 @@ from sqlalchemy import func, select
 
 from celery_asynctask.capture.instrumentation import EXIT_SECONDS
 from celery_asynctask.core.fold import AsyncTaskStatus
-from celery_asynctask.recorder.recorder import Recorder
+from celery_asynctask.recorder import Recorder
 from celery_asynctask.store import Store
 from celery_asynctask.store.models import AsyncTask
 from tests.faults.proc import descendants, is_alive

@@ -16,7 +16,7 @@ from sqlalchemy.exc import OperationalError
 
 from celery_asynctask.core.event import encode
 from celery_asynctask.journal import Directory, Journal
-from celery_asynctask.recorder.recorder import Recorder
+from celery_asynctask.recorder import Recorder
 from celery_asynctask.settings import Settings
 from celery_asynctask.store.models import AsyncTask, AsyncTaskSource
 from tests.histories import published

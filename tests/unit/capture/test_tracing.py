@@ -103,16 +103,3 @@ def test_another_propagator() -> None:
     finally:
         propagate.set_global_textmap(before)
     assert headers == {"x-trace": f"{TRACE}/{SPAN}"}
-
-
-@pytest.mark.parametrize(
-    ("template", "trace_id", "link"),
-    [
-        ("https://t/{trace_id}", TRACE, f"https://t/{TRACE}"),
-        ("https://t/{trace_id}?s={span_id}", TRACE, f"https://t/{TRACE}?s={SPAN}"),
-        (None, TRACE, None),
-        ("https://t/{trace_id}", None, None),
-    ],
-)
-def test_link(template: str | None, trace_id: str | None, link: str | None) -> None:
-    assert tracing.link(template, trace_id, SPAN) == link

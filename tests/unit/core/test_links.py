@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 
-from celery_asynctask.core.links import PLACEHOLDERS, Link, filled, is_template
+import pytest
 
+from celery_asynctask.core.links import PLACEHOLDERS, Link, filled, is_template, trace_link
+
+TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 AT = dt.datetime(2026, 1, 31, 13, 0, 0, 123_999, tzinfo=dt.timezone(dt.timedelta(hours=1)))
 
 
@@ -32,3 +35,16 @@ def test_a_link_of_which_a_value_is_missing_is_left_out() -> None:
     templates = {"Trace": "https://x/{trace_id}", "Shop": "https://shop/", "Task": "https://y/{task_id}/{worker}"}
     values = {"trace_id": None, "task_id": "a", "worker": ""}
     assert filled(templates, values) == [Link("Shop", "https://shop/")]
+
+
+@pytest.mark.parametrize(
+    ("template", "trace_id", "link"),
+    [
+        ("https://t/{trace_id}", TRACE, f"https://t/{TRACE}"),
+        ("https://t/{trace_id}?s={span_id}", TRACE, f"https://t/{TRACE}?s={SPAN}"),
+        (None, TRACE, None),
+        ("https://t/{trace_id}", None, None),
+    ],
+)
+def test_a_trace_has_its_place(template: str | None, trace_id: str | None, link: str | None) -> None:
+    assert trace_link(template, trace_id, SPAN) == link

@@ -1,4 +1,4 @@
-"""What this process is, and starting over in a forked child."""
+"""Forks: starting over in a forked child, and no fork in the middle of an import or of locking a file."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from billiard import process as billiard_process
-
 
 class _Forked(Protocol):
     def after_fork_in_child(self) -> None:
@@ -18,7 +16,6 @@ class _Forked(Protocol):
 
 
 _resettable: weakref.WeakSet[_Forked] = weakref.WeakSet()
-_worker_pid = 0
 
 
 def reset_in_children(what: _Forked) -> None:
@@ -74,21 +71,3 @@ after its import lock at a fork, not after those of the modules)."""
 locking = _Undivided()
 """Around locking a file, up to closing it again or keeping its descriptor where `reset_in_children` finds it: a lock is
 held for as long as any child has a copy. Never around what takes long, for tasks wait here."""
-
-
-def is_pool_child() -> bool:
-    """Whether this is a child of a Celery worker's prefork pool (or another billiard process)."""
-    return billiard_process.current_process()._parent_pid is not None
-
-
-def become_worker() -> None:
-    """Note that this process is a worker's main process."""
-    global _worker_pid  # noqa: PLW0603 - a process is one thing
-    _worker_pid = os.getpid()
-
-
-def role() -> str:
-    """child (of a prefork pool), worker (main process) or producer (anything else)."""
-    if is_pool_child():
-        return "child"
-    return "worker" if _worker_pid == os.getpid() else "producer"
