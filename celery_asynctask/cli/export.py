@@ -18,8 +18,8 @@ from typing import IO, Any, Final
 import click
 
 from celery_asynctask.cli.command import Look, options
-from celery_asynctask.cli.record import FOLD_KEYS
 from celery_asynctask.cli.work import progress
+from celery_asynctask.core.columns import FOLD_KEYS
 from celery_asynctask.errors import AsyncTaskError
 from celery_asynctask.operations import bundle
 from celery_asynctask.present import csv

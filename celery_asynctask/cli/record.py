@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
+from celery_asynctask.core.columns import FOLD_KEYS
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
-
-FOLD_KEYS: Final = frozenset({"origin_key", "order_key", "trace_key", "content_key", "end_key", "run_key"})
-"""Columns that are the recorder's own."""
 
 
 def task_of(task: AsyncTask) -> dict[str, Any]:

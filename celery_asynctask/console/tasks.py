@@ -9,10 +9,11 @@ from typing import Any, Final, NamedTuple
 from starlette.responses import Response
 
 from celery_asynctask.console.page import Page, get
+from celery_asynctask.core.columns import VALUES
 from celery_asynctask.core.fold import AsyncTaskStatus
 from celery_asynctask.errors import FilterError
 from celery_asynctask.present import csv
-from celery_asynctask.queries.columns import TASK, VALUES, of_task
+from celery_asynctask.queries.columns import TASK, of_task
 from celery_asynctask.queries.search.filter import Filter, Term, Value
 from celery_asynctask.queries.search.keys import KEYS
 from celery_asynctask.queries.search.order import Order

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from functools import reduce
 from typing import Any, NamedTuple
 
+from celery_asynctask.core.columns import ATTEMPT, TASK, Group, Type, names
 from celery_asynctask.core.event import Event, Kind
 
 NO_RUN = "0" * 20
@@ -118,49 +119,22 @@ class TaskGroup(NamedTuple):
     columns: tuple[str, ...]
 
 
-TASK_GROUPS = (
-    TaskGroup(
-        "origin_key",
-        True,
-        (
-            "name",
-            "root_task_id",
-            "parent_task_id",
-            "task_args",
-            "task_kwargs",
-            "customer",
-            "created_by",
-            "created_by_name",
-        ),
-    ),
-    TaskGroup("trace_key", False, ("trace_id", "span_id")),
-    TaskGroup("content_key", False, ("content",)),
-    TaskGroup(
-        "order_key",
-        False,
-        ("status", "error_type", "error_message", "retries", "completed_at", "result"),
-    ),
+TASK_GROUPS = tuple(
+    TaskGroup(group.value, group is Group.ORIGIN, names(TASK, group))
+    for group in (Group.ORIGIN, Group.TRACE, Group.CONTENT, Group.ORDER)
 )
-TASK_EARLIEST = ("created_at", "started_at")
-"""Columns of a task that keep the smaller value; null counts as not known."""
+TASK_EARLIEST = names(TASK, Group.EARLIEST)
+ATTEMPT_GROUPS = (TaskGroup(Group.END.value, False, names(ATTEMPT, Group.END)),)
+ATTEMPT_FIRST = names(ATTEMPT, Group.START)
+ATTEMPT_CONSTANT = names(ATTEMPT, Group.RUN)
 
-ATTEMPT_GROUPS = (TaskGroup("end_key", False, ("ended_at", "outcome", "error_type", "error_message", "traceback")),)
-ATTEMPT_FIRST = (
-    "started_at",
-    "published_at",
-    "received_at",
-    "eta",
-    "worker",
-    "pid",
-    "source",
-    "queue",
-    "trace_id",
-    "span_id",
-)
-"""Columns of an attempt that only its start knows: whichever side has a value gives it."""
 
-ATTEMPT_CONSTANT = ("celery_task_id", "run_key", "name", "retries", "redelivered")
-"""Columns of an attempt that every event of the run carries alike."""
+_NO_TASK: dict[str, Any] = dict.fromkeys(one.name for one in TASK if one.type is not Type.NUMBER)
+_NO_ATTEMPT: dict[str, Any] = dict.fromkeys(one.name for one in ATTEMPT if one.type is not Type.NUMBER)
+_OF_TASK = tuple((one.name, one.event) for one in TASK if one.event is not None)
+_OF_RUN = tuple((one.name, one.event) for one in ATTEMPT if one.event is not None)
+_OF_END = tuple((one.name, one.event) for one in ATTEMPT if one.event is not None and one.group is Group.END)
+"""Columns, each with the key of the event that is copied to it as it is."""
 
 
 class Partial(NamedTuple):
@@ -236,32 +210,24 @@ def project(event: Event) -> Partial:
     start_order = order if started is None else f"{key[:6]}{STAGE_RUN}{key[6:]}{PHASE_STARTED}{started:014x}"
     parent, trace = event.get("parent"), event.get("trace")
     content, noted = event.get("content"), event.get("noted")
-    task = {
-        "celery_task_id": task_id,
-        "origin_key": f"{_source(event)}{key[:6]}{since:014x}",
-        "name": event["name"],
-        "root_task_id": event.get("root"),
-        "parent_task_id": parent if parent != task_id else None,
-        "task_args": event.get("args"),
-        "task_kwargs": event.get("kwargs"),
-        "customer": event.get("customer"),
-        "created_by": event.get("created_by"),
-        "created_by_name": event.get("created_by_name"),
-        "trace_key": start_order if trace is not None else "",
-        "trace_id": trace,
-        "span_id": event.get("span") if trace is not None else None,
-        "content_key": f"1{order}" if noted is not None else f"0{start_order}" if content is not None else "",
-        "content": noted if noted is not None else content,
-        "created_at": event.get("created", min(since, at)),
-        "started_at": started,
-        "order_key": order,
-        "status": status,
-        "error_type": event.get("error_type"),
-        "error_message": event.get("error_message"),
-        "retries": event.get("retries", 0),
-        "completed_at": at if status in _TERMINAL else None,
-        "result": event.get("result"),
-    }
+    told: Mapping[str, Any] = event
+    task = _NO_TASK.copy()
+    for column, said in _OF_TASK:
+        if said in told:
+            task[column] = told[said]
+    task["celery_task_id"] = task_id
+    task["origin_key"] = f"{_source(event)}{key[:6]}{since:014x}"
+    task["parent_task_id"] = parent if parent != task_id else None
+    task["trace_key"] = start_order if trace is not None else ""
+    task["span_id"] = event.get("span") if trace is not None else None
+    task["content_key"] = f"1{order}" if noted is not None else f"0{start_order}" if content is not None else ""
+    task["content"] = noted if noted is not None else content
+    task["created_at"] = event.get("created", min(since, at))
+    task["started_at"] = started
+    task["order_key"] = order
+    task["status"] = status
+    task["retries"] = event.get("retries", 0)
+    task["completed_at"] = at if status in _TERMINAL else None
     if started is None and not event.get("ran"):
         return Partial(task, {})
     return Partial(task, {key: _project_attempt(event, key, started)})
@@ -271,29 +237,22 @@ def _project_attempt(event: Event, key: str, started: int | None) -> dict[str, A
     kind, at = event["kind"], event["at"]
     has_start = started is not None
     ended = kind not in _NO_END
-    return {
-        "celery_task_id": event["id"],
-        "run_key": key,
-        "name": event["name"],
-        "retries": event.get("retries", 0),
-        "redelivered": bool(event.get("redelivered")),
-        "started_at": started,
-        "published_at": event.get("sent") if has_start else None,
-        "received_at": int(key[7:21], 16) if has_start and event.get("delivered") else None,
-        "eta": event.get("eta") if has_start else None,
-        "worker": event.get("worker") if has_start else None,
-        "pid": event.get("pid") if has_start else None,
-        "source": event.get("source") if has_start else None,
-        "queue": event.get("queue") if has_start else None,
-        "trace_id": event.get("trace") if has_start else None,
-        "span_id": event.get("span") if has_start else None,
-        "end_key": f"{_phase(event)}{at:014x}" if kind != _STARTED else "",
-        "ended_at": at if ended else None,
-        "outcome": event.get("outcome", kind) if ended else None,
-        "error_type": event.get("error_type"),
-        "error_message": event.get("error_message"),
-        "traceback": event.get("traceback"),
-    }
+    told: Mapping[str, Any] = event
+    attempt = _NO_ATTEMPT.copy()
+    for column, said in _OF_RUN if has_start else _OF_END:
+        if said in told:
+            attempt[column] = told[said]
+    attempt["celery_task_id"] = event["id"]
+    attempt["run_key"] = key
+    attempt["name"] = event["name"]
+    attempt["retries"] = event.get("retries", 0)
+    attempt["redelivered"] = bool(event.get("redelivered"))
+    attempt["started_at"] = started
+    attempt["received_at"] = int(key[7:21], 16) if has_start and event.get("delivered") else None
+    attempt["end_key"] = f"{_phase(event)}{at:014x}" if kind != _STARTED else ""
+    attempt["ended_at"] = at if ended else None
+    attempt["outcome"] = event.get("outcome", kind) if ended else None
+    return attempt
 
 
 def _merge_groups(a: dict[str, Any], b: dict[str, Any], groups: Iterable[TaskGroup]) -> dict[str, Any]:

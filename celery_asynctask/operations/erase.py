@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import ColumnElement, Connection, and_, case, exists, func, literal, null, or_, select, update
 
 from celery_asynctask.capture.payload import MARK
+from celery_asynctask.core.columns import ATTEMPT, TASK, VALUES, Content
 from celery_asynctask.operations.session import Writer
 from celery_asynctask.queries.search.filter import Value
 from celery_asynctask.queries.search.json_path import at_path
@@ -26,9 +27,9 @@ BATCH: Final = 1000
 
 _task: Any = AsyncTask.__table__.c
 _attempt: Any = AsyncTaskAttempt.__table__.c
-_VALUES: Final = ("task_args", "task_kwargs", "result", "content")
-_TEXTS: Final = ("error_message", "created_by_name")
-_ATTEMPT_TEXTS: Final = ("error_message", "traceback")
+_TEXTS, _ATTEMPT_TEXTS = (
+    tuple(one.name for one in columns if one.holds is Content.TEXT) for columns in (TASK, ATTEMPT)
+)
 
 
 class Erased(NamedTuple):
@@ -87,7 +88,7 @@ class Erasure:
         """Whether a task's own row has something to erase."""
         dialect = self._writer.dialect
         marked = Value("=", ERASED[MARK])
-        there = (and_(_task[name].is_not(None), ~at_path(_task[name], (MARK,), marked, dialect)) for name in _VALUES)
+        there = (and_(_task[name].is_not(None), ~at_path(_task[name], (MARK,), marked, dialect)) for name in VALUES)
         return or_(*there, _some(_TEXTS, _task))
 
     def _attempts_of(self, ids: Sequence[int]) -> ColumnElement[bool]:
@@ -106,7 +107,7 @@ class Erasure:
         ).all()
         if changed := [row.id for row in rows if row.own]:
             values: dict[str, Any] = {
-                name: case((_task[name].is_not(None), literal(ERASED, JsonValue)), else_=null()) for name in _VALUES
+                name: case((_task[name].is_not(None), literal(ERASED, JsonValue)), else_=null()) for name in VALUES
             }
             values.update(dict.fromkeys(_TEXTS))
             connection.execute(update(AsyncTask).where(_task.id.in_(changed)).values(values))

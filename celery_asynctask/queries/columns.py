@@ -9,51 +9,15 @@ from typing import Any, Final
 from sqlalchemy import DateTime, Select, Text, cast, func, literal_column, select, type_coerce
 from sqlalchemy.types import JSON
 
+from celery_asynctask.core import columns
+from celery_asynctask.core.columns import VALUES
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
 from celery_asynctask.store.tables import UTCDateTime
 
-VALUES: Final = ("task_args", "task_kwargs", "result", "content")
-"""Columns of `AsyncTask` with what the user's code was given, or gave."""
-TASK: Final = (
-    "id",
-    "created_by_name",
-    "name",
-    "created_at",
-    "status",
-    "error_message",
-    "error_type",
-    "retries",
-    "completed_at",
-    "started_at",
-    "celery_task_id",
-    "root_task_id",
-    "parent_task_id",
-    "trace_id",
-    "span_id",
-    *VALUES,
-    "customer",
-    "created_by",
-)
-ATTEMPT: Final = (
-    "attempt",
-    "name",
-    "retries",
-    "redelivered",
-    "published_at",
-    "received_at",
-    "eta",
-    "started_at",
-    "ended_at",
-    "outcome",
-    "error_type",
-    "error_message",
-    "traceback",
-    "worker",
-    "pid",
-    "queue",
-    "trace_id",
-    "span_id",
-)
+TASK: Final = tuple(one.name for one in columns.TASK if one.api is not None)
+"""Columns of a task that are shown."""
+ATTEMPT: Final = ("attempt", *(one.name for one in columns.ATTEMPT if one.api is not None))
+"""As `TASK`, of an attempt; the first is its number, which is counted."""
 
 
 _TASKS: Final = AsyncTask.__table__.c
@@ -75,15 +39,15 @@ def of_attempt(dialect: str) -> Select[Any]:
     return select(*(_column(AsyncTaskAttempt, name, dialect) for name in ATTEMPT))
 
 
-def _naive(columns: Any, name: str, dialect: str) -> Any:
-    column = getattr(columns, name)
+def _naive(table: Any, name: str, dialect: str) -> Any:
+    column = getattr(table, name)
     if dialect != "postgresql" or not isinstance(column.type, UTCDateTime):
-        return _column(columns, name, dialect)
+        return _column(table, name, dialect)
     return func.timezone(literal_column("'UTC'"), column, type_=DateTime()).label(name)
 
 
-def _column(columns: Any, name: str, dialect: str) -> Any:
-    column = getattr(columns, name)
+def _column(table: Any, name: str, dialect: str) -> Any:
+    column = getattr(table, name)
     if not isinstance(column.type, JSON):
         return column
     # PostgreSQL's driver makes Python of JSONB; the others give text, which SQLAlchemy would parse.

@@ -23,118 +23,70 @@ class Base(DeclarativeBase):
 
 
 class AsyncTask(Base):
-    """One Celery execution: everything that happened under one task id."""
+    """One Celery execution: everything that happened under one task id. What each column means: `core.columns.TASK`."""
 
     __table__ = tables.async_task
     __tablename__ = __table__.name
 
     id: Mapped[int]
-    """Our own number, in the order of recording."""
     created_by_name: Mapped[str | None]
-    """Name of who asked for the task, as it was then; null: not given."""
     name: Mapped[str]
-    """Name of the task that was asked for (a replacement's own name is on its attempts)."""
     created_at: Mapped[dt.datetime]
-    """When it was first asked for; where the producer is not recorded, when a worker first saw it."""
     status: Mapped[AsyncTaskStatus]
-    """Where it stands; see `AsyncTaskStatus`."""
     error_message: Mapped[str | None]
-    """Text of the exception of the latest run, at most 4,000 characters; null: no error."""
     error_type: Mapped[str | None]
-    """Exception class name; null: no error."""
     retries: Mapped[int]
-    """Number of retry attempts: Celery's count on the latest message, 0 for a first run."""
     completed_at: Mapped[dt.datetime | None]
-    """When it reached its terminal status; null exactly while the status is not terminal."""
     started_at: Mapped[dt.datetime | None]
-    """When task execution started: the first run's; null: the body never ran."""
     celery_task_id: Mapped[str]
-    """Celery task UUID from ``self.request.id``."""
     root_task_id: Mapped[str | None]
-    """Root task ID in the workflow chain, its own for a root; null: not known (message protocol 1, a chord's body
-    before it is sent)."""
     parent_task_id: Mapped[str | None]
-    """Parent task ID if chained or sent from a task, never its own; null: none, or not known yet."""
     trace_id: Mapped[str | None]
-    """APM distributed trace ID, 32 hex digits: the latest run's, before that the producer's; null: no trace."""
     span_id: Mapped[str | None]
-    """APM span ID, 16 hex digits: the span in which the latest run's body ran; null: not run yet, or no span."""
     task_args: Mapped[Any]
-    """Task positional arguments; null: left out or not known."""
     task_kwargs: Mapped[Any]
-    """Task keyword arguments; null: left out or not known."""
     result: Mapped[Any]
-    """Task execution result; null: None was returned, left out, or no success."""
     content: Mapped[Any]
-    """Free content: given with the task, then what the running task makes of it; null: none."""
     customer: Mapped[int | None]
-    """For which customer; null: not given."""
     created_by: Mapped[int | None]
-    """Who asked for it; null: not given."""
     origin_key: Mapped[str]
-    """Of the fold: which event the asked-for columns come from; a smaller one replaces them."""
     order_key: Mapped[str]
-    """Of the fold: which event the status, error, result and retries come from; a larger one replaces them."""
     trace_key: Mapped[str]
-    """Of the fold: which event the trace and span come from; empty: none."""
     content_key: Mapped[str]
-    """Of the fold: which event the content comes from; empty: none."""
 
     def __repr__(self) -> str:
         return f"<AsyncTask {self.celery_task_id} {self.name} {self.status}>"
 
 
 class AsyncTaskAttempt(Base):
-    """One run of a task's body: the first, a retry, a redelivery or a replacement."""
+    """One run of a task's body: the first, a retry, a redelivery or a replacement. What each column means:
+    `core.columns.ATTEMPT`."""
 
     __table__ = tables.async_task_attempt
     __tablename__ = __table__.name
 
     id: Mapped[int]
-    """Our own number."""
     celery_task_id: Mapped[str]
-    """The task; not a foreign key, for an attempt may be stored before its task."""
     run_key: Mapped[str]
-    """Names the run inside its task and sorts the runs."""
     name: Mapped[str]
-    """Name of the task that ran."""
     retries: Mapped[int]
-    """Celery's 0-based retry count of its message."""
     redelivered: Mapped[bool]
-    """Whether the broker had delivered the message before."""
     published_at: Mapped[dt.datetime | None]
-    """When this run's message was sent; null: the producer is not recorded."""
     received_at: Mapped[dt.datetime | None]
-    """When the worker took the message from the broker; null: run eagerly."""
     eta: Mapped[dt.datetime | None]
-    """Not to be run before; null: at once."""
     started_at: Mapped[dt.datetime | None]
-    """When the body started; null: its process was gone before it could say."""
     ended_at: Mapped[dt.datetime | None]
-    """When the run ended; null: it runs, or nobody saw its end."""
     outcome: Mapped[str | None]
-    """How it ended: succeeded, failed, retried, ignored, replaced, rejected, requeued, revoked, terminated, lost;
-    null as for ``ended_at``."""
     error_type: Mapped[str | None]
-    """Exception class name; null: no error."""
     error_message: Mapped[str | None]
-    """Text of the exception, at most 4,000 characters; null: no error."""
     traceback: Mapped[str | None]
-    """Python traceback, its last 20,000 characters; null: no error, or none known."""
     worker: Mapped[str | None]
-    """Node name of the worker; null: not known."""
     pid: Mapped[int | None]
-    """Process that ran the body; null: not known."""
     source: Mapped[str | None]
-    """The journal's name for that process, the key of its `AsyncTaskSource`; null: not known."""
     queue: Mapped[str | None]
-    """Routing key the message came with; null: run eagerly."""
     trace_id: Mapped[str | None]
-    """Trace ID of the run; null: no trace."""
     span_id: Mapped[str | None]
-    """Span ID of the run; null: no span."""
     end_key: Mapped[str]
-    """Of the fold: which event says how it ended; empty: none yet."""
 
     if TYPE_CHECKING:
         attempt: Mapped[int]

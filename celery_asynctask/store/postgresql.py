@@ -6,7 +6,7 @@ every event. `tests/integration/store/test_fold.py` holds it equal to the fold i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -36,6 +36,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import JSONB
 
 from celery_asynctask.core import fold
+from celery_asynctask.core.columns import ATTEMPT, TASK, Column, Group, Type
 from celery_asynctask.core.event import Kind
 from celery_asynctask.core.fold import NO_RUN, AsyncTaskStatus
 from celery_asynctask.store import upsert
@@ -45,13 +46,21 @@ EVENTS = "events"
 LATER = "later"
 """The second: another such array, of one more event of some of these tasks."""
 
+_SQL: Mapping[Type, Any] = {
+    Type.INTEGER: Integer,
+    Type.LONG: BigInteger,
+    Type.BOOLEAN: Boolean,
+    Type.TIME: BigInteger,
+    Type.JSON: JSONB,
+}
+"""By the type of a column, that of the key of an event which is copied to it: a text where it is none of these."""
 _COLUMNS: Mapping[str, Any] = {
-    **dict.fromkeys(("id", "run", "kind", "name", "root", "parent", "created_by_name", "trace", "span"), Text),
-    **dict.fromkeys(("worker", "source", "queue", "error_type", "error_message", "traceback", "outcome"), Text),
-    **dict.fromkeys(("at", "started", "created", "sent", "eta", "customer", "created_by"), BigInteger),
-    **dict.fromkeys(("nesting", "retries", "pid"), Integer),
+    **dict.fromkeys(("id", "run", "kind", "parent", "span", "outcome"), Text),
+    **dict.fromkeys(("at", "started", "created"), BigInteger),
+    **dict.fromkeys(("nesting", "retries"), Integer),
     **dict.fromkeys(("redelivered", "delivered", "asked", "again", "ran", "inferred", "internal"), Boolean),
-    **dict.fromkeys(("content", "noted", "args", "kwargs", "result"), JSONB),
+    **dict.fromkeys(("content", "noted"), JSONB),
+    **{one.event: _SQL.get(one.type, Text) for one in (*TASK, *ATTEMPT) if one.event is not None},
 }
 
 
@@ -213,22 +222,24 @@ def _since(event: Any) -> ColumnElement[Any]:
     return func.coalesce(event.started, event.at)
 
 
+def _copied(event: Any, columns: Iterable[Column]) -> dict[str, Any]:
+    """Those that are copied from the event as they are."""
+    return {
+        one.name: _time(event[one.event]) if one.type is Type.TIME else event[one.event]
+        for one in columns
+        if one.event is not None
+    }
+
+
 def _tasks(event: Any) -> dict[str, Any]:
     """`fold.project`, by column."""
     status = _status(event)
     return {
+        **_copied(event, TASK),
         "celery_task_id": event.id,
         "origin_key": event.origin_key,
-        "name": event.name,
-        "root_task_id": event.root,
         "parent_task_id": func.nullif(event.parent, event.id),
-        "task_args": event.args,
-        "task_kwargs": event.kwargs,
-        "customer": event.customer,
-        "created_by": event.created_by,
-        "created_by_name": event.created_by_name,
         "trace_key": event.trace_key,
-        "trace_id": event.trace,
         "span_id": case((event.trace.is_not(None), event.span)),
         "content_key": event.content_key,
         "content": func.coalesce(event.noted, event.content),
@@ -236,11 +247,8 @@ def _tasks(event: Any) -> dict[str, Any]:
         "started_at": _time(case((event.kind == Kind.STARTED, event.at), else_=event.started)),
         "order_key": event.order_key,
         "status": status,
-        "error_type": event.error_type,
-        "error_message": event.error_message,
         "retries": func.coalesce(event.retries, 0),
         "completed_at": case((status.in_([one.value for one in fold.TERMINAL]), _time(event.at))),
-        "result": event.result,
     }
 
 
@@ -251,32 +259,21 @@ def _attempts(event: Any) -> dict[str, Any]:
     token = func.lpad(func.left(event.run, 14), 16, "0", type_=Text)
     received = cast(cast(literal("x") + token, postgresql.BIT(64)), BigInteger)
 
-    def of_start(value: Any) -> Any:
-        return case((has_start, value))
-
     def of_end(value: Any) -> Any:
         return case((event.kind.in_([Kind.STARTED, Kind.FOUND]), None), else_=value)
 
+    starts = _copied(event, (one for one in ATTEMPT if one.group is Group.START))
     return {
+        **{name: case((has_start, value)) for name, value in starts.items()},
+        **_copied(event, (one for one in ATTEMPT if one.group is not Group.START)),
         "celery_task_id": event.id,
         "run_key": event.run_key,
         "name": event.name,
         "retries": func.coalesce(event.retries, 0),
         "redelivered": func.coalesce(event.redelivered, False),
         "started_at": _time(case((is_start, event.at), else_=event.started)),
-        "published_at": of_start(_time(event.sent)),
         "received_at": case((and_(has_start, event.delivered), _time(received))),
-        "eta": of_start(_time(event.eta)),
-        "worker": of_start(event.worker),
-        "pid": of_start(event.pid),
-        "source": of_start(event.source),
-        "queue": of_start(event.queue),
-        "trace_id": of_start(event.trace),
-        "span_id": of_start(event.span),
         "end_key": event.end_key,
         "ended_at": of_end(_time(event.at)),
         "outcome": of_end(func.coalesce(event.outcome, event.kind)),
-        "error_type": event.error_type,
-        "error_message": event.error_message,
-        "traceback": event.traceback,
     }

@@ -1,11 +1,12 @@
 """The tables as SQLAlchemy Core has them, all that a recorder needs: mapped, they would take 6 MB more of every worker.
-What a column means stands in `models`, which maps them.
+What the columns of tasks and attempts mean stands in `core.columns`, of which they are made.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -31,10 +32,12 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
+from celery_asynctask.core import columns
 from celery_asynctask.core.fold import TERMINAL, AsyncTaskStatus
 
-SCHEMA_VERSION = "0001"
-"""The migration that the models stand at; a test proves it equal to the newest in `migrations`."""
+_MIGRATIONS: Final = Path(__file__).parents[1] / "migrations" / "versions"
+SCHEMA_VERSION: Final = max(path.stem for path in _MIGRATIONS.glob("[0-9]*.py")).partition("_")[0]
+"""The newest migration; a test proves that it makes these tables."""
 VERSION_TABLE = "async_task_version"
 """Alembic's version table for our migrations, apart from one that your own project may have."""
 
@@ -90,6 +93,27 @@ TaskId = String(255, collation="C").with_variant(String(255), "sqlite").with_var
 """A task id, compared byte by byte, so that an index finds one by its beginning."""
 Status = Enum(AsyncTaskStatus, native_enum=False, length=16, create_constraint=False)
 
+_TYPES: Final[Mapping[columns.Type, Any]] = {
+    columns.Type.NUMBER: BigId,
+    columns.Type.TEXT: Text,
+    columns.Type.LONG_TEXT: LongText,
+    columns.Type.TASK_ID: TaskId,
+    columns.Type.KEY: Key,
+    columns.Type.INTEGER: Integer,
+    columns.Type.LONG: BigInteger,
+    columns.Type.BOOLEAN: Boolean,
+    columns.Type.TIME: UTCDateTime,
+    columns.Type.STATUS: Status,
+    columns.Type.JSON: JsonValue,
+}
+
+
+def _column(one: columns.Column) -> Column[Any]:
+    kind = String(one.limit) if one.type is columns.Type.STRING else _TYPES[one.type]
+    if one.type is columns.Type.NUMBER:
+        return Column(one.name, kind, primary_key=True, autoincrement=True, doc=one.doc)
+    return Column(one.name, kind, nullable=one.nullable, doc=one.doc)
+
 
 metadata = MetaData()
 
@@ -105,31 +129,7 @@ def _index_of_some(column: str, *more: str) -> Index:
 async_task = Table(
     "async_task",
     metadata,
-    Column("id", BigId, primary_key=True, autoincrement=True),
-    Column("created_by_name", String(255)),
-    Column("name", String(255), nullable=False),
-    Column("created_at", UTCDateTime, nullable=False),
-    Column("status", Status, nullable=False),
-    Column("error_message", Text),
-    Column("error_type", String(255)),
-    Column("retries", Integer, nullable=False),
-    Column("completed_at", UTCDateTime),
-    Column("started_at", UTCDateTime),
-    Column("celery_task_id", TaskId, nullable=False),
-    Column("root_task_id", TaskId),
-    Column("parent_task_id", TaskId),
-    Column("trace_id", String(32)),
-    Column("span_id", String(16)),
-    Column("task_args", JsonValue),
-    Column("task_kwargs", JsonValue),
-    Column("result", JsonValue),
-    Column("content", JsonValue),
-    Column("customer", BigInteger),
-    Column("created_by", BigInteger),
-    Column("origin_key", Key, nullable=False),
-    Column("order_key", Key, nullable=False),
-    Column("trace_key", Key, nullable=False),
-    Column("content_key", Key, nullable=False),
+    *map(_column, columns.TASK),
     UniqueConstraint("celery_task_id", name="uq_async_task_celery_task_id"),
     CheckConstraint(f"(completed_at IS NOT NULL) = (status IN ({_TERMINAL_SQL}))", name="ck_async_task_completed"),
     Index("ix_async_task_created_at", "created_at"),  # newest first
@@ -147,28 +147,7 @@ async_task = Table(
 async_task_attempt = Table(
     "async_task_attempt",
     metadata,
-    Column("id", BigId, primary_key=True, autoincrement=True),
-    Column("celery_task_id", TaskId, nullable=False),
-    Column("run_key", Key, nullable=False),
-    Column("name", String(255), nullable=False),
-    Column("retries", Integer, nullable=False),
-    Column("redelivered", Boolean, nullable=False),
-    Column("published_at", UTCDateTime),
-    Column("received_at", UTCDateTime),
-    Column("eta", UTCDateTime),
-    Column("started_at", UTCDateTime),
-    Column("ended_at", UTCDateTime),
-    Column("outcome", String(16)),
-    Column("error_type", String(255)),
-    Column("error_message", Text),
-    Column("traceback", LongText),
-    Column("worker", String(255)),
-    Column("pid", Integer),
-    Column("source", String(64)),
-    Column("queue", String(255)),
-    Column("trace_id", String(32)),
-    Column("span_id", String(16)),
-    Column("end_key", Key, nullable=False),
+    *map(_column, columns.ATTEMPT),
     UniqueConstraint("celery_task_id", "run_key", name="uq_async_task_attempt_run"),
     Index(  # what a process that is gone was running
         "ix_async_task_attempt_open",

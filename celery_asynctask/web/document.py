@@ -9,8 +9,9 @@ from typing import Any, Final
 
 from pydantic.alias_generators import to_camel
 
+from celery_asynctask.core.columns import VALUES
 from celery_asynctask.core.fold import AsyncTaskStatus
-from celery_asynctask.queries.columns import ATTEMPT, TASK, VALUES
+from celery_asynctask.queries.columns import ATTEMPT, TASK
 
 
 def _plain(value: Any) -> str:

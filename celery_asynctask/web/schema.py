@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
+from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, create_model
 from pydantic.alias_generators import to_camel
 
+from celery_asynctask.core import columns
 from celery_asynctask.core.fold import AsyncTaskStatus
 from celery_asynctask.queries.search.filter import MAX_LENGTH
 
@@ -49,28 +51,33 @@ def optional(description: str | None = None) -> Any:
     return Field(default=None, description=description)
 
 
-class AsyncTask(Shape):  # described property by property; more would show in the clients' page
-    id: Long = Field(json_schema_extra=READ_ONLY)
-    created_by_name: str | None = Field(json_schema_extra=READ_ONLY)
-    name: str
-    created_at: dt.datetime = Field(json_schema_extra=READ_ONLY)
-    status: AsyncTaskStatusEnum = optional()
-    error_message: str | None = optional()
-    error_type: str | None = optional("Exception class name")
-    retries: int = optional("Number of retry attempts")
-    completed_at: dt.datetime | None = optional()
-    started_at: dt.datetime | None = optional("When task execution started")
-    celery_task_id: str = optional("Celery task UUID from self.request.id")
-    root_task_id: str | None = optional("Root task ID in workflow chain")
-    parent_task_id: str | None = optional("Parent task ID if chained")
-    trace_id: str | None = optional("APM distributed trace ID")
-    span_id: str | None = optional("APM span ID")
-    task_args: Any = optional("Task positional arguments")
-    task_kwargs: Any = optional("Task keyword arguments")
-    result: Any = optional("Task execution result")
-    content: Any = optional()
-    customer: Long | None = Field(json_schema_extra=READ_ONLY)
-    created_by: Long | None = Field(json_schema_extra=READ_ONLY)
+_TYPES: Final[Mapping[columns.Type, Any]] = {
+    columns.Type.NUMBER: Long,
+    columns.Type.INTEGER: int,
+    columns.Type.LONG: Long,
+    columns.Type.BOOLEAN: bool,
+    columns.Type.TIME: dt.datetime,
+    columns.Type.STATUS: AsyncTaskStatusEnum,
+    columns.Type.JSON: Any,
+}
+
+
+def _type_of(one: columns.Column) -> Any:
+    found = _TYPES.get(one.type, str)
+    return found | None if one.nullable and found is not Any else found
+
+
+def _property(kind: Any, description: str, required: bool, read_only: bool) -> Any:
+    found: dict[str, Any] = {"json_schema_extra": READ_ONLY} if read_only else {}
+    return kind, Field(**found) if required else optional(description or None)
+
+
+# Described property by property; more would show in the clients' page.
+AsyncTask: Any = create_model(
+    "AsyncTask",
+    __base__=Shape,
+    **{one.name: _property(_type_of(one), *one.api) for one in columns.TASK if one.api is not None},
+)
 
 
 class AsyncTaskPage(Shape):
@@ -84,29 +91,20 @@ class AsyncTaskPage(Shape):
     )
 
 
-class AsyncTaskAttempt(Shape):
-    """One run of a task's body: the first, a retry, a redelivery or a replacement."""
-
-    attempt: int = Field(description="Its number, from 1")
-    name: str = Field(description="Name of the task that ran")
-    retries: int = Field(description="Celery's retry count of its message, from 0")
-    redelivered: bool = Field(description="Whether the broker had delivered the message before")
-    published_at: dt.datetime | None = Field(description="When its message was sent; null: not known")
-    received_at: dt.datetime | None = Field(description="When a worker took it from the broker")
-    eta: dt.datetime | None = Field(description="Not to be run before; null: at once")
-    started_at: dt.datetime | None = Field(description="When its body started; null: it did not, or nobody saw it")
-    ended_at: dt.datetime | None = Field(description="Null: it runs, or nobody saw its end")
-    outcome: str | None = Field(
-        description="succeeded, failed, retried, ignored, replaced, rejected, requeued, revoked, terminated or lost"
-    )
-    error_type: str | None = Field(description="Class of its exception; null: none")
-    error_message: str | None = Field(description="Text of its exception, at most 4,000 characters; null: none")
-    traceback: str | None = Field(description="Python traceback, its last 20,000 characters")
-    worker: str | None = Field(description="Node name of the worker")
-    pid: int | None = Field(description="Process id in which the body ran")
-    queue: str | None = Field(description="Routing key that the message came with")
-    trace_id: str | None = Field(description="Trace ID of this run, 32 hex digits; null: no trace")
-    span_id: str | None = Field(description="Span ID of this run, 16 hex digits; null: no span")
+_RUN: Final[dict[str, Any]] = {
+    "attempt": (int, Field(description="Its number, from 1")),
+    **{
+        one.name: (_type_of(one), Field(description=one.api.description))
+        for one in columns.ATTEMPT
+        if one.api is not None
+    },
+}
+AsyncTaskAttempt: Any = create_model(
+    "AsyncTaskAttempt",
+    __base__=Shape,
+    __doc__="One run of a task's body: the first, a retry, a redelivery or a replacement.",
+    **_RUN,
+)
 
 
 class AsyncTaskAttempts(Shape):

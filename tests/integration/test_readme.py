@@ -16,7 +16,8 @@ import pytest
 from celery import Celery
 from kombu import Connection
 
-from celery_asynctask import AsyncTask, AsyncTaskStatus
+from celery_asynctask import AsyncTaskStatus
+from celery_asynctask.core.columns import TASK, Type
 from celery_asynctask.http.application import create_app
 from celery_asynctask.settings import Settings
 from celery_asynctask.web.parameters import PageSearch
@@ -179,11 +180,22 @@ def test_every_setting_is_described() -> None:
         assert described[key] in (repr(value), str(value), repr(value).replace("'", '"')), key
 
 
+KINDS = {
+    **dict.fromkeys((Type.NUMBER, Type.INTEGER, Type.LONG), "integer"),
+    Type.BOOLEAN: "boolean",
+    Type.TEXT: "text",
+    Type.TIME: "time",
+    Type.STATUS: "enum",
+    Type.JSON: "JSON",
+}
+"""What the README calls types; any other is a string."""
+
+
 def test_every_column_and_status_is_described() -> None:
     table = README[README.index("## The row") : README.index("## When things fail")]
-    described = set(re.findall(r"`(\w+)`", " ".join(re.findall(r"^\|([^|]*)\|", table, re.MULTILINE))))
-    columns = set(AsyncTask.__table__.columns.keys())
-    assert columns <= described, columns - described
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| (.*) \|$", table, re.MULTILINE)
+    assert rows == [(one.name, KINDS.get(one.type, "string"), one.doc.replace("``", "`")) for one in TASK]
+    described = set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE))
     assert {status.value for status in AsyncTaskStatus} <= described
 
 

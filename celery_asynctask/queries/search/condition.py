@@ -10,6 +10,7 @@ from sqlalchemy import BigInteger, ColumnElement, and_, exists, false, func, lit
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import GenericFunction
 
+from celery_asynctask.core import columns
 from celery_asynctask.core.fold import AsyncTaskStatus
 from celery_asynctask.queries.search import glob
 from celery_asynctask.queries.search.filter import KEYS, Filter, Term, Value
@@ -68,29 +69,11 @@ def run_microseconds(task: Any = AsyncTask) -> ColumnElement[Any]:
 
 
 _COLUMNS: Final = {
-    "id": "celery_task_id",
-    "status": "status",
-    "customer": "customer",
-    "created_by": "created_by",
-    "retries": "retries",
-    "created": "created_at",
-    "started": "started_at",
-    "completed": "completed_at",
+    **{one.search: one.name for one in columns.TASK if one.search is not None},
     "since": "created_at",
     "until": "created_at",
-    "root": "root_task_id",
-    "parent": "parent_task_id",
-    "trace": "trace_id",
-    "span": "span_id",
-    "name": "name",
-    "error": "error_type",
-    "created_by_name": "created_by_name",
-    "message": "error_message",
-    "args": "task_args",
-    "kwargs": "task_kwargs",
-    "result": "result",
-    "content": "content",
 }
+_OF_ATTEMPTS: Final = {one.search: one.name for one in columns.ATTEMPT if one.search is not None}
 _INDEXED_EQUAL: Final = frozenset(
     {"id", "root", "parent", "trace", "customer", "created_by", "name", "error", "status"}
 )
@@ -132,8 +115,8 @@ def _is_found(key: str, value: Any) -> bool:
 
 
 def _value(term: Term, value: Value, dialect: str) -> Condition:
-    if term.key in ("worker", "queue"):
-        return _of_attempts(getattr(AsyncTaskAttempt, term.key), value, dialect)
+    if term.key in _OF_ATTEMPTS:
+        return _of_attempts(getattr(AsyncTaskAttempt, _OF_ATTEMPTS[term.key]), value, dialect)
     if term.key == "periodic":
         return at_path(AsyncTask.content, ("periodic_task_name",), value, dialect)
     if term.key in ("wait", "run"):

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
+from celery_asynctask.core.columns import ATTEMPT, TASK, Type
 from celery_asynctask.core.fold import AsyncTaskStatus
 
 MAX_NUMBER: Final = 2**63 - 1
@@ -191,7 +192,16 @@ KEYS: Final[dict[str, Key]] = {
     "result": Key("the result, or what is in it: result.total"),
     "content": Key("what is in the content: content.order"),
 }
-JSON_KEYS: Final = frozenset({"args", "kwargs", "result", "content"})
+"""Those of columns that are not named here, and the registry says are searched, follow."""
+_READERS: Final[dict[Type, tuple[Read, Comparison]]] = {
+    Type.INTEGER: (number, _ALLOWED),
+    Type.LONG: (number, _ALLOWED),
+    Type.TIME: (time, _ALLOWED),
+}
+for _one in (*TASK, *ATTEMPT):
+    if _one.search is not None:
+        KEYS.setdefault(_one.search, Key(_one.doc.rstrip("."), *_READERS.get(_one.type, ())))
+JSON_KEYS: Final = frozenset(one.search for one in TASK if one.type is Type.JSON)
 
 
 def is_hex(text: str) -> bool:

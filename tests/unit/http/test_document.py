@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from celery_asynctask.core.columns import VALUES
 from celery_asynctask.core.fold import AsyncTaskStatus
-from celery_asynctask.queries.columns import ATTEMPT, TASK, VALUES
+from celery_asynctask.queries.columns import ATTEMPT, TASK
 from celery_asynctask.web import document, schema
 
 AT = dt.datetime(2026, 1, 31, 12, 0, 0, 7, tzinfo=dt.timezone.utc)
