@@ -10,8 +10,8 @@ from typing import Any, Final, NamedTuple
 
 from starlette.responses import Response
 
-from celery_asynctask.console.markup import exact
 from celery_asynctask.console.page import Page, get
+from celery_asynctask.core.text import rfc3339
 from celery_asynctask.errors import FilterError
 from celery_asynctask.queries.failures.fingerprint import pieces
 from celery_asynctask.queries.failures.groups import BUCKETS, Failures, Group, failures
@@ -159,7 +159,7 @@ def search_of(group: Group, search: str, now: dt.datetime) -> str:
         of_type = f"error:{quoted(group.error_type)}"
     message = "*".join(quoted(piece) for piece in pieces(group.message))
     names = ",".join(map(quoted, group.names)) if len(group.names) <= MAX_VALUES else ""
-    between = f"since:{exact(group.first_asked)} until:{exact(group.last_asked + _TICK)}"
+    between = f"since:{rfc3339(group.first_asked)} until:{rfc3339(group.last_asked + _TICK)}"
     needed = [search.strip(), of_type]
     wanted = [between, f"message:{message}" if message else "", f"name:{names}" if names else ""]
     for left_out in range(len(wanted) + 1):

@@ -16,7 +16,7 @@ from starlette.responses import HTMLResponse, Response
 from celery_asynctask import __version__
 from celery_asynctask.console import static
 from celery_asynctask.core.fold import AsyncTaskStatus
-from celery_asynctask.core.text import clean, span
+from celery_asynctask.core.text import clean, rfc3339, span
 from celery_asynctask.queries.statistics.by_name import term
 
 COOKIE: Final = "asynctask_token"
@@ -57,11 +57,6 @@ def _finalized(value: Any) -> Any:
     return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def exact(at: dt.datetime) -> str:
-    """A time in UTC, as precise as it was recorded, such as ``2026-01-31T14:05:00.123456Z``."""
-    return at.astimezone(dt.timezone.utc).isoformat(timespec="microseconds").replace("+00:00", "Z")
-
-
 def seconds(value: dt.timedelta | float | None) -> str:
     """A length of time in at most two units; empty where there is none."""
     return span(value.total_seconds() if isinstance(value, dt.timedelta) else value)
@@ -87,7 +82,7 @@ _ENVIRONMENT: Final = Environment(
     finalize=_finalized,
     auto_reload=False,
 )
-_ENVIRONMENT.filters.update(exact=exact, seconds=seconds, number=number, percent=percent)
+_ENVIRONMENT.filters.update(rfc3339=rfc3339, seconds=seconds, number=number, percent=percent)
 _ENVIRONMENT.globals.update(
     signs={status.value: sign for status, sign in SIGNS.items()}, term=term, version=__version__
 )

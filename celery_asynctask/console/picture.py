@@ -9,7 +9,8 @@ import datetime as dt
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-from celery_asynctask.console.markup import exact, seconds
+from celery_asynctask.console.markup import seconds
+from celery_asynctask.core.text import rfc3339
 from celery_asynctask.queries.workflow.members import Run
 from celery_asynctask.queries.workflow.timeline import Part, Time, parts
 from celery_asynctask.queries.workflow.tree import Member
@@ -203,9 +204,9 @@ def _said(runs: Sequence[Run], found: Sequence[Part]) -> Iterable[str]:
     """What each part was, when, and how long. Runs of which no time is known have no part."""
     drawn = iter([(number, run) for number, run in enumerate(runs, 1) if run.started_at or run.ended_at])
     for part in found:
-        when = f"{seconds(part.end - part.start)}, {exact(part.start)} to {exact(part.end)}"
+        when = f"{seconds(part.end - part.start)}, {rfc3339(part.start)} to {rfc3339(part.end)}"
         if part.time is Time.END:
-            yield f"ended without a run, {exact(part.start)}"
+            yield f"ended without a run, {rfc3339(part.start)}"
         elif part.time in (Time.QUEUED, Time.WAITING):
             yield f"{part.time.value} {when}"
         else:

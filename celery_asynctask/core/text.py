@@ -56,10 +56,16 @@ def json_line(value: Any, *, ascii_only: bool = False) -> str:
 
 def _jsonable(value: Any) -> Any:
     if isinstance(value, dt.datetime):
-        return value.astimezone(dt.timezone.utc).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        return rfc3339(value)
     if isinstance(value, dt.timedelta):
         return value.total_seconds()
     raise TypeError(f"not JSON: {type(value).__name__}")
+
+
+def rfc3339(at: dt.datetime) -> str:
+    """A time in UTC, to the microsecond: ``2026-01-31T14:05:00.123456Z``. One without a zone is in UTC."""
+    in_utc = at if at.tzinfo is None else at.astimezone(dt.timezone.utc)
+    return f"{in_utc.isoformat('T', 'microseconds')[:26]}Z"
 
 
 def span(seconds: float | None) -> str:

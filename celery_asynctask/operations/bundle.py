@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from celery_asynctask.core.fold import TERMINAL, AsyncTaskStatus
+from celery_asynctask.core.text import rfc3339
 from celery_asynctask.errors import BundleError
 
 FORMAT: Final = "celery-asynctask bundle"
@@ -91,11 +92,6 @@ def line(task: Mapping[str, Any], attempts: Sequence[Mapping[str, Any]]) -> str:
 def tail(tasks: int) -> str:
     """The last line."""
     return _line({"end": True, "tasks": tasks})
-
-
-def time_text(at: dt.datetime) -> str:
-    """A time as bundles and other exports have it."""
-    return at.astimezone(dt.timezone.utc).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def read(lines: Iterable[bytes], shape: Shape) -> Iterator[Task]:
@@ -184,5 +180,5 @@ def _line(value: Mapping[str, Any]) -> str:
 
 def _jsonable(value: Any) -> Any:
     if isinstance(value, dt.datetime):
-        return time_text(value)
+        return rfc3339(value)
     raise TypeError(f"not JSON: {type(value).__name__}")

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import IO, Any, Final
 
-from celery_asynctask.operations.bundle import time_text
+from celery_asynctask.core.text import rfc3339
 
 _FORMULA: Final = re.compile(r"[=+\-@\t\r]")
 _NUMBER: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?", re.ASCII)
@@ -25,7 +25,7 @@ def write(file: IO[str], names: Sequence[str], rows: Iterable[Sequence[Any]]) ->
 
 def _cell(value: Any) -> Any:
     if isinstance(value, dt.datetime):
-        return time_text(value)
+        return rfc3339(value)
     if not isinstance(value, str):
         return value
     text = str(value)

@@ -11,21 +11,17 @@ from pydantic.alias_generators import to_camel
 
 from celery_asynctask.core.columns import VALUES
 from celery_asynctask.core.fold import AsyncTaskStatus
+from celery_asynctask.core.text import rfc3339
 from celery_asynctask.queries.columns import ATTEMPT, TASK
 
 
 def _plain(value: Any) -> str:
     if isinstance(value, dt.datetime):
-        return moment(value)
+        return rfc3339(value)
     raise TypeError(f"{type(value).__name__} is no JSON")
 
 
 _encode: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain).encode
-
-
-def moment(at: dt.datetime) -> str:
-    """A time in UTC as RFC 3339 has it, to the microsecond."""
-    return f"{at.isoformat('T', 'microseconds')[:26]}Z"
 
 
 def document(fields: Mapping[str, Any], **raw: str) -> str:
@@ -43,7 +39,7 @@ def array(documents: Iterable[str]) -> str:
 _WRITE: Final[dict[type, Callable[[Any], str]]] = {
     str: json.encoder.encode_basestring,
     int: str,
-    dt.datetime: lambda at: f'"{at.isoformat("T", "microseconds")[:26]}Z"',  # `moment`, without a call more
+    dt.datetime: lambda at: f'"{at.isoformat("T", "microseconds")[:26]}Z"',  # `rfc3339`, without a call more
     AsyncTaskStatus: lambda status: f'"{status.value}"',
     bool: {True: "true", False: "false"}.__getitem__,
     type(None): lambda _: "null",

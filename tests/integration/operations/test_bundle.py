@@ -18,6 +18,7 @@ from sqlalchemy import Table, create_engine, select
 
 from celery_asynctask.core.event import Kind
 from celery_asynctask.core.fold import TERMINAL, AsyncTaskStatus
+from celery_asynctask.core.text import rfc3339
 from celery_asynctask.errors import BundleError, NotFoundError
 from celery_asynctask.operations import bundle
 from celery_asynctask.operations.bundle import FORMAT
@@ -340,7 +341,7 @@ def test_csv(store: Store, project: Project) -> None:
         assert row["name"] == task["name"]
         assert row["customer"] == ("" if task["customer"] is None else str(task["customer"]))
         assert (json.loads(row["result"]) if row["result"] else None) == task["result"]
-        assert row["created_at"] == bundle.time_text(task["created_at"])
+        assert row["created_at"] == rfc3339(task["created_at"])
         assert row["status"] == str(task["status"])
     assert not [name for name in table[0] if name.endswith("_key")]
 
