@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from celery_asynctask.capture.payload import is_whole
     from celery_asynctask.capture.payload.redaction import SENSITIVE_NAMES
     from celery_asynctask.capture.task import RecordedTask
-    from celery_asynctask.core.fold import AsyncTaskStatus
+    from celery_asynctask.core.status import AsyncTaskStatus
     from celery_asynctask.errors import AsyncTaskError, ContextError, JournalError, SettingsError
     from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt, AsyncTaskSource, Base
 
@@ -51,7 +51,7 @@ _HOME = {
     "ContextError": "errors",
     "JournalError": "errors",
     "SettingsError": "errors",
-    "AsyncTaskStatus": "core.fold",
+    "AsyncTaskStatus": "core.status",
     "RecordedTask": "capture.task",
     "SENSITIVE_NAMES": "capture.payload.redaction",
     "context": "capture.context",

@@ -14,7 +14,7 @@ from functools import cached_property
 from importlib.util import find_spec
 from typing import Any, Final, NamedTuple
 
-from celery_asynctask.core.fold import AsyncTaskStatus
+from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.core.text import clean, json_line, one_line, placed, span, width
 from celery_asynctask.present.zone import LOCAL
 

@@ -13,7 +13,7 @@ import click
 from celery_asynctask.cli import waterfall as bars
 from celery_asynctask.cli.command import Look, options
 from celery_asynctask.cli.output import MARKS, Node, Output
-from celery_asynctask.core.fold import AsyncTaskStatus
+from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.queries.task import find
 from celery_asynctask.queries.workflow.members import MOST_MEMBERS, MOST_RUNS, Run, runs, workflow
 from celery_asynctask.queries.workflow.tree import Member, Placed, failed_branches, lineage

@@ -15,7 +15,7 @@ from starlette.responses import HTMLResponse, Response
 
 from celery_asynctask import __version__
 from celery_asynctask.console import static
-from celery_asynctask.core.fold import AsyncTaskStatus
+from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.core.text import clean, rfc3339, span
 from celery_asynctask.queries.statistics.by_name import term
 

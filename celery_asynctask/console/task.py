@@ -12,7 +12,7 @@ from starlette.responses import RedirectResponse, Response
 from celery_asynctask.console import frames, markup, value
 from celery_asynctask.console.page import Endpoint, Page, get
 from celery_asynctask.core import links
-from celery_asynctask.core.fold import TERMINAL, AsyncTaskStatus
+from celery_asynctask.core.status import TERMINAL, AsyncTaskStatus
 from celery_asynctask.core.text import span
 from celery_asynctask.errors import NotFoundError
 from celery_asynctask.queries.diagnosis.collect import evidence

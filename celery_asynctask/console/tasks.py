@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from celery_asynctask.console.page import Page, get
 from celery_asynctask.core.columns import VALUES
-from celery_asynctask.core.fold import AsyncTaskStatus
+from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.errors import FilterError
 from celery_asynctask.present import csv
 from celery_asynctask.queries.columns import TASK, of_task

@@ -15,11 +15,11 @@ from starlette.responses import Response
 from celery_asynctask.console import picture
 from celery_asynctask.console.page import Page, get
 from celery_asynctask.console.task import located
-from celery_asynctask.core.fold import AsyncTaskStatus
+from celery_asynctask.core.status import FAILED, AsyncTaskStatus
 from celery_asynctask.queries.workflow.members import MOST_MEMBERS, MOST_RUNS, Run, runs
 from celery_asynctask.queries.workflow.members import workflow as members_of
 from celery_asynctask.queries.workflow.timeline import courses
-from celery_asynctask.queries.workflow.tree import FAILED, Member, Placed, failed_branches, lineage
+from celery_asynctask.queries.workflow.tree import Member, Placed, failed_branches, lineage
 from celery_asynctask.web.problem import invalid
 from celery_asynctask.web.service import Service
 

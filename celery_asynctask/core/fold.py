@@ -1,7 +1,7 @@
-"""The truth about one execution: statuses, the order of events, and the fold that turns events into rows.
+"""The truth about one execution: the fold that turns events into rows.
 
-Pure: no I/O, no clock, nothing of ours but the vocabulary in `event`. This module is the specification that the
-upsert statements in `store` are tested against.
+Pure: no I/O, no clock, nothing of ours but the vocabulary in `event` and `status`. This module is the specification
+that the upsert statements in `store` are tested against.
 
 The fold is a join of a semilattice: commutative, associative and idempotent. Every field of a row belongs to one
 of the groups below, and each group is decided by comparing one key, so any order, any duplicates and any split
@@ -10,55 +10,17 @@ into batches give the same row.
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Iterable, Mapping
 from functools import reduce
 from typing import Any, NamedTuple
 
 from celery_asynctask.core.columns import ATTEMPT, TASK, Group, Type, names
 from celery_asynctask.core.event import Event, Kind
+from celery_asynctask.core.status import TERMINAL, AsyncTaskStatus
 
 NO_RUN = "0" * 20
 """Stands in an order key where an event belongs to no delivery (published, planned, unsent)."""
 
-
-class AsyncTaskStatus(str, enum.Enum):
-    """What a row's ``status`` can be: the names of `celery.states` and three that Celery has no state for."""
-
-    PENDING = "PENDING"
-    """Asked for: published, planned by a workflow, put back on the queue, or replaced and not yet run again."""
-    RECEIVED = "RECEIVED"
-    """A worker has the message, and has not started the body (waiting for a free child, or for its ETA)."""
-    STARTED = "STARTED"
-    """The body runs."""
-    RETRY = "RETRY"
-    """The last run asked to be tried again; the next one has not started."""
-    SUCCESS = "SUCCESS"
-    FAILURE = "FAILURE"
-    REVOKED = "REVOKED"
-    """Revoked, terminated or expired."""
-    REJECTED = "REJECTED"
-    """The message was refused for good, by ``raise Reject`` or because it could not be understood."""
-    IGNORED = "IGNORED"
-    """The body ended with ``raise Ignore``."""
-    LOST = "LOST"
-    """Its worker went away and nobody will run it again; how far it came is unknown."""
-
-    def __str__(self) -> str:
-        return self.value
-
-
-TERMINAL = frozenset(
-    {
-        AsyncTaskStatus.SUCCESS,
-        AsyncTaskStatus.FAILURE,
-        AsyncTaskStatus.REVOKED,
-        AsyncTaskStatus.REJECTED,
-        AsyncTaskStatus.IGNORED,
-        AsyncTaskStatus.LOST,
-    }
-)
-"""A row has ``completed_at`` if and only if its status is one of these."""
 
 STATUS = {
     Kind.PLANNED: AsyncTaskStatus.PENDING,

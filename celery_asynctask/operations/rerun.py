@@ -15,8 +15,9 @@ from kombu.exceptions import OperationalError
 from kombu.utils import json as wire
 
 from celery_asynctask.capture import context, payload
-from celery_asynctask.core.fold import SOURCE_PLANNED, SOURCE_UNSENT, TERMINAL, AsyncTaskStatus
+from celery_asynctask.core.fold import SOURCE_PLANNED, SOURCE_UNSENT
 from celery_asynctask.core.marks import mark_of, note_of
+from celery_asynctask.core.status import TERMINAL, AsyncTaskStatus
 from celery_asynctask.core.url import hidden
 from celery_asynctask.errors import AsyncTaskError, ContextError
 from celery_asynctask.queries.reruns import RERUN_OF, Rerun

@@ -8,7 +8,7 @@ from typing import Final
 from sqlalchemy import func, literal, select, union_all
 from sqlalchemy.orm import Session
 
-from celery_asynctask.core.fold import TERMINAL, AsyncTaskStatus
+from celery_asynctask.core.status import TERMINAL, AsyncTaskStatus
 from celery_asynctask.queries.reader import Reader
 from celery_asynctask.store.models import AsyncTask
 

@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, and_, case, func, select
 from sqlalchemy.orm import Session
 
 from celery_asynctask.core.accounting import SILENT
-from celery_asynctask.core.fold import AsyncTaskStatus
+from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.queries.reader import Reader
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt, AsyncTaskSource
 

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session, defer
 
-from celery_asynctask.core.fold import AsyncTaskStatus
+from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.queries.columns import of_task
 from celery_asynctask.queries.reader import Reader
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt

@@ -38,7 +38,8 @@ from sqlalchemy.dialects.postgresql import JSONB
 from celery_asynctask.core import fold
 from celery_asynctask.core.columns import ATTEMPT, TASK, Column, Group, Type
 from celery_asynctask.core.event import Kind
-from celery_asynctask.core.fold import NO_RUN, AsyncTaskStatus
+from celery_asynctask.core.fold import NO_RUN
+from celery_asynctask.core.status import TERMINAL, AsyncTaskStatus
 from celery_asynctask.store import upsert
 
 EVENTS = "events"
@@ -248,7 +249,7 @@ def _tasks(event: Any) -> dict[str, Any]:
         "order_key": event.order_key,
         "status": status,
         "retries": func.coalesce(event.retries, 0),
-        "completed_at": case((status.in_([one.value for one in fold.TERMINAL]), _time(event.at))),
+        "completed_at": case((status.in_([one.value for one in TERMINAL]), _time(event.at))),
     }
 
 

@@ -33,7 +33,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from celery_asynctask.core import columns
-from celery_asynctask.core.fold import TERMINAL, AsyncTaskStatus
+from celery_asynctask.core.status import TERMINAL, AsyncTaskStatus
 
 _MIGRATIONS: Final = Path(__file__).parents[1] / "migrations" / "versions"
 SCHEMA_VERSION: Final = max(path.stem for path in _MIGRATIONS.glob("[0-9]*.py")).partition("_")[0]

@@ -10,7 +10,7 @@ from typing import Any, Final
 from pydantic.alias_generators import to_camel
 
 from celery_asynctask.core.columns import VALUES
-from celery_asynctask.core.fold import AsyncTaskStatus
+from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.core.text import rfc3339
 from celery_asynctask.queries.columns import ATTEMPT, TASK
 

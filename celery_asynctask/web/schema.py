@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, create_model
 from pydantic.alias_generators import to_camel
 
 from celery_asynctask.core import columns
-from celery_asynctask.core.fold import AsyncTaskStatus
+from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.queries.search.filter import MAX_LENGTH
 
 AsyncTaskStatusEnum: Any = enum.Enum(  # type: ignore[misc]

@@ -12,7 +12,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, expect
 
 from celery_asynctask import AsyncTask
-from celery_asynctask.core.fold import AsyncTaskStatus
+from celery_asynctask.core.status import AsyncTaskStatus
 from tests.browser.conftest import HOST, Open, patient
 from tests.browser.shop import SECONDS, Shop
 from tests.integration.serving import serving

@@ -18,7 +18,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from celery_asynctask.core.event import Event, Kind, encode
-from celery_asynctask.core.fold import AsyncTaskStatus
+from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.journal import Directory, Journal, frame, writer
 from celery_asynctask.recorder import Recorder
 from celery_asynctask.store import Store

@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy import func, select
 
 from celery_asynctask.capture.instrumentation import EXIT_SECONDS
-from celery_asynctask.core.fold import AsyncTaskStatus
+from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.recorder import Recorder
 from celery_asynctask.store import Store
 from celery_asynctask.store.models import AsyncTask

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pytest
 from sqlalchemy import func, select
 
-from celery_asynctask.core.fold import AsyncTaskStatus
+from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
 from celery_asynctask.store.models import AsyncTask

@@ -16,7 +16,7 @@ from typing import Any
 
 from sqlalchemy import insert
 
-from celery_asynctask.core.fold import TERMINAL, AsyncTaskStatus
+from celery_asynctask.core.status import TERMINAL, AsyncTaskStatus
 from celery_asynctask.queries.search.filter import Filter, Term, Value
 from celery_asynctask.store import Store
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt

@@ -16,7 +16,7 @@ from sqlalchemy import create_engine, select
 from sqlalchemy.orm import Session
 
 from celery_asynctask import AsyncTask, AsyncTaskAttempt, AsyncTaskStatus
-from celery_asynctask.core.fold import TERMINAL
+from celery_asynctask.core.status import TERMINAL
 from tests.integration.serving import client
 from tests.pace import patience
 from tests.waiting import wait_for

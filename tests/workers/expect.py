@@ -9,7 +9,7 @@ from typing import Any
 
 from celery_asynctask import AsyncTask, AsyncTaskAttempt
 from celery_asynctask.capture import context
-from celery_asynctask.core.fold import TERMINAL
+from celery_asynctask.core.status import TERMINAL
 from tests.waiting import wait_for
 from tests.workers.harness import ANY, World
 

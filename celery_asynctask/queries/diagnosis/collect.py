@@ -8,7 +8,7 @@ from typing import Any, Final
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, defer
 
-from celery_asynctask.core.fold import AsyncTaskStatus
+from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.queries.diagnosis.explain import Evidence
 from celery_asynctask.queries.reader import Reader
 from celery_asynctask.queries.workflow.members import workflow

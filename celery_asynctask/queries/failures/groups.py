@@ -15,11 +15,11 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import ColumnElement, Select, and_, case, func, select, true
 from sqlalchemy.orm import Session
 
+from celery_asynctask.core.status import FAILED
 from celery_asynctask.queries.failures.fingerprint import normal, place
 from celery_asynctask.queries.reader import Reader
 from celery_asynctask.queries.search.condition import conditions
 from celery_asynctask.queries.search.filter import Filter
-from celery_asynctask.queries.statistics.names import FAILED
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
 
 MOST_LOOKED_AT: Final = 10_000

@@ -11,7 +11,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import GenericFunction
 
 from celery_asynctask.core import columns
-from celery_asynctask.core.fold import AsyncTaskStatus
+from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.queries.search import glob
 from celery_asynctask.queries.search.filter import KEYS, Filter, Term, Value
 from celery_asynctask.queries.search.json_path import at_path

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from celery_asynctask.core.columns import ATTEMPT, TASK, Type
-from celery_asynctask.core.fold import AsyncTaskStatus
+from celery_asynctask.core.status import AsyncTaskStatus
 
 MAX_NUMBER: Final = 2**63 - 1
 

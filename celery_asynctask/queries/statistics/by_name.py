@@ -9,11 +9,11 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import CTE, func, literal, select, union_all
 from sqlalchemy.orm import Session
 
+from celery_asynctask.core.status import FAILED
 from celery_asynctask.queries.columns import of_task
 from celery_asynctask.queries.reader import Reader
 from celery_asynctask.queries.search.condition import conditions, run_microseconds
 from celery_asynctask.queries.search.filter import Filter, Term, Value
-from celery_asynctask.queries.statistics.names import FAILED
 from celery_asynctask.store.models import AsyncTask
 
 MOST_LOOKED_AT: Final = 1_000

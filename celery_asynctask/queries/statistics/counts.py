@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import and_, case, func, select, true
 from sqlalchemy.orm import Session
 
-from celery_asynctask.core.fold import AsyncTaskStatus
+from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.queries.reader import Reader
 from celery_asynctask.queries.search.condition import conditions
 from celery_asynctask.queries.search.filter import Filter

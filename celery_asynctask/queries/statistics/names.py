@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import ColumnElement, Select, and_, case, func, select, true
 from sqlalchemy.orm import Session
 
-from celery_asynctask.core.fold import AsyncTaskStatus
+from celery_asynctask.core.status import FAILED
 from celery_asynctask.queries.reader import Reader
 from celery_asynctask.queries.search.condition import conditions, run_microseconds, wait_microseconds
 from celery_asynctask.queries.search.filter import Filter, Term, Value
@@ -22,8 +22,6 @@ from celery_asynctask.store.models import AsyncTask
 
 MOST_LOOKED_AT: Final = 100_000
 """Rows that statistics are made of."""
-FAILED: Final = (AsyncTaskStatus.FAILURE, AsyncTaskStatus.LOST, AsyncTaskStatus.REJECTED)
-"""What counts as failed; who revokes or ignores a task wants it so."""
 DEFAULT_AGE: Final = dt.timedelta(days=1)
 """How old tasks are looked at when a search names no time."""
 

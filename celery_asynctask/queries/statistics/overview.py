@@ -14,9 +14,8 @@ from sqlalchemy import ColumnElement, case, func, select, union_all
 from sqlalchemy.orm import Session, defer
 
 from celery_asynctask.core.accounting import SILENT, left_over
-from celery_asynctask.core.fold import AsyncTaskStatus
+from celery_asynctask.core.status import FAILED, AsyncTaskStatus
 from celery_asynctask.queries.reader import Reader
-from celery_asynctask.queries.statistics.names import FAILED
 from celery_asynctask.store.models import AsyncTask, AsyncTaskSource
 
 HOUR: Final = dt.timedelta(hours=1)

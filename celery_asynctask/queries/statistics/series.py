@@ -27,10 +27,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
+from celery_asynctask.core.status import FAILED
 from celery_asynctask.queries.reader import Reader
 from celery_asynctask.queries.search.condition import conditions, run_microseconds, wait_microseconds
 from celery_asynctask.queries.search.filter import Filter
-from celery_asynctask.queries.statistics.names import FAILED
 from celery_asynctask.queries.statistics.percentile import percentiles
 from celery_asynctask.store.models import AsyncTask
 

@@ -7,7 +7,7 @@ import enum
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
-from celery_asynctask.core.fold import TERMINAL, AsyncTaskStatus
+from celery_asynctask.core.status import TERMINAL, AsyncTaskStatus
 from celery_asynctask.queries.workflow.members import Run
 from celery_asynctask.queries.workflow.tree import Member
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt

@@ -13,10 +13,8 @@ from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
 from celery_asynctask.core.event import Kind
-from celery_asynctask.core.fold import STAGE, TERMINAL, AsyncTaskStatus
-
-FAILED: Final = frozenset({AsyncTaskStatus.FAILURE, AsyncTaskStatus.LOST, AsyncTaskStatus.REJECTED})
-"""Statuses that count as failed, as in `names.FAILED`."""
+from celery_asynctask.core.fold import STAGE
+from celery_asynctask.core.status import FAILED, TERMINAL, AsyncTaskStatus
 
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
 _STAGE_AT: Final = 6

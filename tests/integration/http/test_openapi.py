@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from celery_asynctask.core.fold import AsyncTaskStatus
+from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.http import create_app
 from celery_asynctask.queries.search.order import ORDERS
 from tests.integration.generator import generate, run_generator

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from celery_asynctask.core.fold import AsyncTaskStatus
+from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.store import Store
 from tests.integration.draining import MakeDrain, segment_files, source_of
 from tests.integration.rows import stored

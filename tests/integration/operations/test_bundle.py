@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy import Table, create_engine, select
 
 from celery_asynctask.core.event import Kind
-from celery_asynctask.core.fold import TERMINAL, AsyncTaskStatus
+from celery_asynctask.core.status import TERMINAL, AsyncTaskStatus
 from celery_asynctask.core.text import rfc3339
 from celery_asynctask.errors import BundleError, NotFoundError
 from celery_asynctask.operations import bundle

@@ -11,12 +11,11 @@ from typing import Any
 
 import pytest
 
-from celery_asynctask.core.fold import TERMINAL, AsyncTaskStatus
+from celery_asynctask.core.status import FAILED, TERMINAL, AsyncTaskStatus
 from celery_asynctask.queries import Filter, Reader, parse
 from celery_asynctask.queries.backlog import COUNTED, is_empty, standing
 from celery_asynctask.queries.statistics.by_name import by_name, named, term
 from celery_asynctask.queries.statistics.counts import counts
-from celery_asynctask.queries.statistics.names import FAILED
 from celery_asynctask.queries.statistics.series import Part, Typical, series
 from celery_asynctask.store import Store
 from tests.integration.http.client import OURS, THEIRS

@@ -15,19 +15,13 @@ from sqlalchemy.orm import Session
 from celery_asynctask import AsyncTask, AsyncTaskAttempt, AsyncTaskSource, AsyncTaskStatus
 from celery_asynctask.core.accounting import SILENT
 from celery_asynctask.core.event import Kind
+from celery_asynctask.core.status import FAILED
 from celery_asynctask.queries import Filter, Reader, parse
 from celery_asynctask.queries.completeness import completeness
 from celery_asynctask.queries.failures import groups
 from celery_asynctask.queries.failures.groups import Failure, grouped
 from celery_asynctask.queries.statistics import overview
-from celery_asynctask.queries.statistics.names import (
-    DEFAULT_AGE,
-    FAILED,
-    MOST_LOOKED_AT,
-    Statistics,
-    statistics,
-    with_time,
-)
+from celery_asynctask.queries.statistics.names import DEFAULT_AGE, MOST_LOOKED_AT, Statistics, statistics, with_time
 from celery_asynctask.queries.statistics.percentile import PERCENTILES
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store

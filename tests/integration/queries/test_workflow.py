@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 
 from celery_asynctask.core.event import Event, Kind
-from celery_asynctask.core.fold import AsyncTaskStatus
+from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.errors import NotFoundError
 from celery_asynctask.queries import Reader
 from celery_asynctask.queries.diagnosis.collect import evidence

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from celery_asynctask.core.event import Kind, encode
-from celery_asynctask.core.fold import AsyncTaskStatus
+from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.journal import Directory, Journal
 from celery_asynctask.recorder import liveness
 from celery_asynctask.recorder.work import DirectoryWork

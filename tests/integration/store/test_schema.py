@@ -10,7 +10,7 @@ from sqlalchemy import Table, create_engine, delete, insert, inspect, select, up
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
-from celery_asynctask.core.fold import TERMINAL, AsyncTaskStatus
+from celery_asynctask.core.status import TERMINAL, AsyncTaskStatus
 from celery_asynctask.errors import StoreError
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store, is_outage, schema

@@ -10,7 +10,8 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from celery_asynctask.core.event import Event, Kind
-from celery_asynctask.core.fold import AsyncTaskStatus, fold
+from celery_asynctask.core.fold import fold
+from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.store import Store
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
 from tests import services

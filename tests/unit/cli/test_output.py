@@ -15,7 +15,7 @@ from rich.console import Console
 
 from celery_asynctask.cli.output import Id, Node, Output
 from celery_asynctask.cli.show import FOLDED_COLUMNS, FOLDED_LINES, folded
-from celery_asynctask.core.fold import AsyncTaskStatus
+from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.core.text import clean, json_line, one_line, span, width
 from celery_asynctask.queries.workflow.timeline import courses
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from celery_asynctask.cli.output import MOST_INDENTED, Node, Output
 from celery_asynctask.cli.waterfall import LEGEND, Row, Scale, bar, draw
-from celery_asynctask.core.fold import AsyncTaskStatus
+from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.queries.workflow.members import Run
 from celery_asynctask.queries.workflow.timeline import Part, Time, parts
 from tests.unit.queries.test_tree import PLANNED, START, UNSENT, at, member

@@ -1,4 +1,4 @@
-"""The fold: whose word counts, what stays, and that statuses cover all that Celery knows."""
+"""The fold: whose word counts, and what stays."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from itertools import zip_longest
 from typing import Any
 
 import pytest
-from celery import states
 
 from celery_asynctask.core.event import Event, Kind
 from celery_asynctask.core.fold import (
@@ -16,8 +15,6 @@ from celery_asynctask.core.fold import (
     NO_RUN,
     TASK_EARLIEST,
     TASK_GROUPS,
-    TERMINAL,
-    AsyncTaskStatus,
     fold,
     fold_all,
     order_key,
@@ -25,6 +22,7 @@ from celery_asynctask.core.fold import (
     run_key,
     status_of,
 )
+from celery_asynctask.core.status import AsyncTaskStatus
 from tests.histories import HISTORIES, ID, NAME, PARENT, ROOT, Delivery, about, asked, event, failure, ms, published
 
 
@@ -442,16 +440,6 @@ def test_constant_columns_of_an_attempt_are_the_same_in_all_its_events(name: str
 
 
 # -- statuses ------------------------------------------------------------------------
-
-
-def test_statuses_are_celery_s_and_three_more() -> None:
-    names = {status.value for status in AsyncTaskStatus}
-    assert names == set(states.ALL_STATES) | {"IGNORED", "REJECTED", "LOST"}
-    assert all(status.name == status.value == str(status) for status in AsyncTaskStatus)
-
-
-def test_terminal_statuses_are_celery_s_ready_ones_and_three_more() -> None:
-    assert {status.value for status in TERMINAL} == set(states.READY_STATES) | {"IGNORED", "REJECTED", "LOST"}
 
 
 @pytest.mark.parametrize("kind", Kind)

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from celery_asynctask.core.event import Event
-from celery_asynctask.core.fold import TASK_GROUPS, TERMINAL, fold, merge
+from celery_asynctask.core.fold import TASK_GROUPS, fold, merge
+from celery_asynctask.core.status import TERMINAL
 from tests.histories import HISTORIES, ID, NAME, PARENT, ROOT, ms
 
 ASKED = {

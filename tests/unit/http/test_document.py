@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from celery_asynctask.core.columns import VALUES
-from celery_asynctask.core.fold import AsyncTaskStatus
+from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.queries.columns import ATTEMPT, TASK
 from celery_asynctask.web import document, schema
 

@@ -20,7 +20,8 @@ from celery_asynctask.capture.context import FIELDS
 from celery_asynctask.capture.instrumentation import recording_of
 from celery_asynctask.capture.payload import Encoder
 from celery_asynctask.capture.payload.redaction import SENSITIVE_NAMES, Redaction
-from celery_asynctask.core.fold import AsyncTaskStatus, fold, project
+from celery_asynctask.core.fold import fold, project
+from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.errors import AsyncTaskError
 from celery_asynctask.operations.erase import ERASED
 from celery_asynctask.operations.rerun import (

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from celery_asynctask.cli.output import Output
 from celery_asynctask.core.accounting import SILENT
-from celery_asynctask.core.fold import TERMINAL, AsyncTaskStatus, fold
+from celery_asynctask.core.fold import fold
+from celery_asynctask.core.status import TERMINAL, AsyncTaskStatus
 from celery_asynctask.queries.diagnosis.explain import Evidence, explain
 from celery_asynctask.queries.diagnosis.words import Words
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt, AsyncTaskSource

@@ -10,10 +10,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from celery_asynctask.core.event import Kind
-from celery_asynctask.core.fold import TERMINAL, AsyncTaskStatus, order_key, project
-from celery_asynctask.queries.statistics import names
+from celery_asynctask.core.fold import order_key, project
+from celery_asynctask.core.status import FAILED, AsyncTaskStatus
 from celery_asynctask.queries.workflow.tree import (
-    FAILED,
     Member,
     Placed,
     failed_branches,
@@ -132,11 +131,6 @@ def test_failed_branches_are_the_failures_and_what_leads_to_them(members: list[M
             wanted.add(at)
             at = above[at]
     assert kept == [one for one in found if one.member.celery_task_id in wanted]
-
-
-def test_what_counts_as_failed_is_the_same_everywhere() -> None:
-    assert frozenset(names.FAILED) == FAILED
-    assert FAILED < TERMINAL
 
 
 def test_siblings_stand_in_the_order_in_which_they_were_asked_for() -> None:

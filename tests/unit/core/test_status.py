@@ -1,0 +1,22 @@
+"""The statuses cover all that Celery knows, and which of them end a task or count as failed."""
+
+from __future__ import annotations
+
+from celery import states
+
+from celery_asynctask.core.status import FAILED, TERMINAL, AsyncTaskStatus
+
+
+def test_statuses_are_celery_s_and_three_more() -> None:
+    names = {status.value for status in AsyncTaskStatus}
+    assert names == set(states.ALL_STATES) | {"IGNORED", "REJECTED", "LOST"}
+    assert all(status.name == status.value == str(status) for status in AsyncTaskStatus)
+
+
+def test_terminal_statuses_are_celery_s_ready_ones_and_three_more() -> None:
+    assert {status.value for status in TERMINAL} == set(states.READY_STATES) | {"IGNORED", "REJECTED", "LOST"}
+
+
+def test_what_fails_is_over() -> None:
+    assert [status.value for status in FAILED] == ["FAILURE", "LOST", "REJECTED"]
+    assert set(FAILED) < TERMINAL
