@@ -10,7 +10,8 @@ from celery_asynctask.capture import context, payload, tracing
 from celery_asynctask.capture.headers import HEADER, TIMES_END, header_of, is_again, is_time, is_token, with_token
 from celery_asynctask.capture.payload.plain import plain_text
 from celery_asynctask.core import canvas
-from celery_asynctask.core.event import MAX_NAME, Event, Kind, json_text, new_run, quote
+from celery_asynctask.core.event import MAX_NAME, Event, Kind, json_text, quote
+from celery_asynctask.core.keys import new_run
 
 if TYPE_CHECKING:
     from celery_asynctask.capture.instrumentation import Choice, Recording

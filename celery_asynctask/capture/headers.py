@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any, Final, TypeGuard
 
 from celery_asynctask.capture import payload
-from celery_asynctask.core.event import new_run
+from celery_asynctask.core.keys import new_run
 
 HEADER: Final = "asynctask"
 TIMES_END: Final = 2**56

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import enum
 import json
-import os
 import time
 from functools import partial
-from itertools import count
 from json.encoder import c_make_encoder, encode_basestring_ascii  # type: ignore[attr-defined]
 from typing import Any, Final, TypedDict, cast
 
@@ -67,7 +65,7 @@ class Event(_Required, total=False):
     redelivered: bool
     """The broker says it has delivered this message before."""
     run: str
-    """Token of the delivery, hence of the run: 14 hex digits of microseconds since the epoch, 6 at random."""
+    """Token of the delivery, hence of the run (`keys.new_run`)."""
     delivered: bool
     """The token was made when the worker's main process received the message, so it tells that time."""
     created: int
@@ -185,13 +183,3 @@ def decode(data: bytes) -> Event:
 def now() -> int:
     """The wall clock, microseconds since the epoch."""
     return time.time_ns() // 1000
-
-
-def new_run(at: int) -> str:
-    """A token for a delivery received at ``at``: unique, and sorting by time."""
-    return f"{at:014x}{next(_runs) & 0xFFFFFF:06x}"
-
-
-_runs = count(int.from_bytes(os.urandom(3), "big"))
-"""Two processes differ in where they begin, two deliveries of one in the next number. A forked child goes on from its
-parent's: it makes tokens for what it runs eagerly, its parent for what it receives."""

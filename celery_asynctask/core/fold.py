@@ -1,7 +1,7 @@
 """The truth about one execution: the fold that turns events into rows.
 
-Pure: no I/O, no clock, nothing of ours but the vocabulary in `event` and `status`. This module is the specification
-that the upsert statements in `store` are tested against.
+Pure: no I/O, no clock, nothing of ours but the vocabulary in `event`, `status` and `keys`. This module is the
+specification that the upsert statements in `store` are tested against.
 
 The fold is a join of a semilattice: commutative, associative and idempotent. Every field of a row belongs to one
 of the groups below, and each group is decided by comparing one key, so any order, any duplicates and any split
@@ -16,11 +16,8 @@ from typing import Any, NamedTuple
 
 from celery_asynctask.core.columns import ATTEMPT, TASK, Group, Type, names
 from celery_asynctask.core.event import Event, Kind
+from celery_asynctask.core.keys import CHANGED, GIVEN, end_key, order_keys, received_at, run_key
 from celery_asynctask.core.status import TERMINAL, AsyncTaskStatus
-
-NO_RUN = "0" * 20
-"""Stands in an order key where an event belongs to no delivery (published, planned, unsent)."""
-
 
 STATUS = {
     Kind.PLANNED: AsyncTaskStatus.PENDING,
@@ -47,30 +44,6 @@ _STARTED = Kind.STARTED.value
 _NO_END = frozenset({Kind.STARTED.value, Kind.FOUND.value})
 _PENDING = AsyncTaskStatus.PENDING.value
 _RETRY = AsyncTaskStatus.RETRY.value
-
-# Which of two events of the same retry count says more about where the task is. A message that was planned, then
-# not sent, then sent after all; a message received says more than one published; what a run says outranks both,
-# so a redelivery takes a finished row back only when its body really starts again.
-STAGE = {Kind.PLANNED: 0, Kind.UNSENT: 1, Kind.PUBLISHED: 2, Kind.RECEIVED: 3}
-STAGE_RUN = 4
-_STAGE = {kind.value: stage for kind, stage in STAGE.items()}
-
-# Inside one run. The process that ran the body knows better than the worker's main process, which only infers:
-# a child that stored its result and was then killed has succeeded. An internal error of Celery's tracer comes
-# after whatever the body did (a result backend that is down: celery/app/trace.py, 5.7).
-PHASE_STARTED, PHASE_LOST, PHASE_INFERRED, PHASE_SEEN, PHASE_INTERNAL = range(5)
-_PHASE = {
-    Kind.STARTED.value: PHASE_STARTED,
-    Kind.NOTED.value: PHASE_STARTED,
-    Kind.LOST.value: PHASE_LOST,  # of these the later one is right
-    Kind.FOUND.value: PHASE_LOST,
-}
-
-# Which event the asked-for facts are taken from, first choice first.
-SOURCE_MESSAGE, SOURCE_UNSENT, SOURCE_PLANNED, SOURCE_NAME_ONLY = range(4)
-
-
-_SOURCES = {Kind.PLANNED.value: SOURCE_PLANNED, Kind.UNSENT.value: SOURCE_UNSENT}
 
 
 class TaskGroup(NamedTuple):
@@ -119,45 +92,6 @@ def _status(event: Event) -> str:
     return _RETRY if event.get("retries") and kind in _SENT else _STATUS[kind]
 
 
-def run_key(event: Event) -> str:
-    """Names a run inside its task and sorts runs in the order they were meant to happen.
-
-    Replacements before retries, then redeliveries, then the time the delivery was received, which starts the token
-    in ``run``.
-    """
-    return (
-        f"{min(event.get('nesting', 0), 0xFF):02x}{min(event.get('retries', 0), 0xFFFF):04x}"
-        f"{1 if event.get('redelivered') else 0}{event.get('run') or NO_RUN}"
-    )
-
-
-def _phase(event: Event) -> int:
-    phase = _PHASE.get(event["kind"])
-    if phase is not None:
-        return phase
-    if event.get("internal"):
-        return PHASE_INTERNAL
-    return PHASE_INFERRED if event.get("inferred") else PHASE_SEEN
-
-
-def order_key(event: Event) -> str:
-    """Orders all events of a task by what they say about where it is; fixed width, so strings compare."""
-    return _order_key(event, run_key(event))
-
-
-def _order_key(event: Event, key: str) -> str:
-    stage = _STAGE.get(event["kind"], STAGE_RUN)
-    run, phase = (key[6:], _phase(event)) if stage == STAGE_RUN else ("0" + NO_RUN, 0)
-    return f"{key[:6]}{stage}{run}{phase}{event['at']:014x}"
-
-
-def _source(event: Event) -> int:
-    """Orders events by how well they know what was asked for: smaller is better."""
-    if not event.get("asked"):
-        return SOURCE_NAME_ONLY
-    return _SOURCES.get(event["kind"], SOURCE_MESSAGE)
-
-
 def project(event: Event) -> Partial:
     """The row that one event alone amounts to; an end that carries its start (``started``) amounts to both.
 
@@ -166,10 +100,9 @@ def project(event: Event) -> Partial:
     kind, at, task_id = event["kind"], event["at"], event["id"]
     status = _status(event)
     key = run_key(event)
-    order = _order_key(event, key)
     started = at if kind == _STARTED else event.get("started")
     since = at if started is None else started
-    start_order = order if started is None else f"{key[:6]}{STAGE_RUN}{key[6:]}{PHASE_STARTED}{started:014x}"
+    order, start_order, origin = order_keys(event, key, started)
     parent, trace = event.get("parent"), event.get("trace")
     content, noted = event.get("content"), event.get("noted")
     told: Mapping[str, Any] = event
@@ -178,11 +111,15 @@ def project(event: Event) -> Partial:
         if said in told:
             task[column] = told[said]
     task["celery_task_id"] = task_id
-    task["origin_key"] = f"{_source(event)}{key[:6]}{since:014x}"
+    task["origin_key"] = origin
     task["parent_task_id"] = parent if parent != task_id else None
     task["trace_key"] = start_order if trace is not None else ""
     task["span_id"] = event.get("span") if trace is not None else None
-    task["content_key"] = f"1{order}" if noted is not None else f"0{start_order}" if content is not None else ""
+    task["content_key"] = ""
+    if noted is not None:
+        task["content_key"] = CHANGED + order
+    elif content is not None:
+        task["content_key"] = GIVEN + start_order
     task["content"] = noted if noted is not None else content
     task["created_at"] = event.get("created", min(since, at))
     task["started_at"] = started
@@ -210,8 +147,8 @@ def _project_attempt(event: Event, key: str, started: int | None) -> dict[str, A
     attempt["retries"] = event.get("retries", 0)
     attempt["redelivered"] = bool(event.get("redelivered"))
     attempt["started_at"] = started
-    attempt["received_at"] = int(key[7:21], 16) if has_start and event.get("delivered") else None
-    attempt["end_key"] = f"{_phase(event)}{at:014x}" if kind != _STARTED else ""
+    attempt["received_at"] = received_at(key) if has_start and event.get("delivered") else None
+    attempt["end_key"] = end_key(event) if kind != _STARTED else ""
     attempt["ended_at"] = at if ended else None
     attempt["outcome"] = event.get("outcome", kind) if ended else None
     return attempt

@@ -15,7 +15,7 @@ from kombu.exceptions import OperationalError
 from kombu.utils import json as wire
 
 from celery_asynctask.capture import context, payload
-from celery_asynctask.core.fold import SOURCE_PLANNED, SOURCE_UNSENT
+from celery_asynctask.core.keys import is_changed, is_of_a_step
 from celery_asynctask.core.marks import mark_of, note_of
 from celery_asynctask.core.status import TERMINAL, AsyncTaskStatus
 from celery_asynctask.core.url import hidden
@@ -136,7 +136,7 @@ def assess(
 
 
 def _about_state(task: AsyncTask, options: Options, remedy: str) -> Iterator[str]:
-    if task.origin_key.startswith((str(SOURCE_UNSENT), str(SOURCE_PLANNED))):
+    if is_of_a_step(task.origin_key):
         yield "it is a step of a workflow that was never sent: what it was to get from the step before is not known"
     elif task.status not in TERMINAL and not options.unfinished:
         yield f"it is not over, but {task.status.value}{remedy}"
@@ -207,7 +207,7 @@ def _content(task: AsyncTask) -> tuple[dict[str, Any], str]:
     """What the task was given as content, and a remark where that is not known, or cannot be given again."""
     if not isinstance(task.content, dict):
         return {}, ""
-    if task.content_key.startswith("1"):
+    if is_changed(task.content_key):
         return {}, "its content is not given again: the run has changed it"
     given = {key: value for key, value in task.content.items() if key not in _NOT_INHERITED}
     try:

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-import re
 import time
 from collections.abc import Iterable
 from typing import Final
 
 from celery_asynctask.core.accounting import SILENT
 from celery_asynctask.core.event import Event, Kind, encode, now
+from celery_asynctask.core.keys import RunKey
 from celery_asynctask.journal import Directory
 from celery_asynctask.journal.directory import is_being_written
 from celery_asynctask.store import OpenAttempt, Store
@@ -31,8 +31,6 @@ LOOK_SECONDS: Final = 10.0
 """Between two looks."""
 LOST_SECONDS: Final = 30.0
 """From finding a process gone to calling its runs lost; Celery itself takes ten to see that a child is."""
-_RUN_KEY: Final = re.compile(r"[0-9a-f]{6}[01].", re.DOTALL)
-"""What `fold.run_key` makes; an imported attempt may have another, and no event is of that."""
 _SILENT_SECONDS: Final = SILENT.total_seconds()
 
 
@@ -80,7 +78,8 @@ class Watch:
         return [source for source, (_, since) in self._heard.items() if at - since >= _SILENT_SECONDS]
 
     def _tell(self, kind: Kind, attempts: Iterable[OpenAttempt], evidence: str) -> None:
-        told = [_event(kind, attempt, evidence) for attempt in attempts if _RUN_KEY.match(attempt.run_key)]
+        events = (_event(kind, attempt, evidence) for attempt in attempts)
+        told = [event for event in events if event is not None]
         if told:
             self.store.write([encode(event) for event in told])
             logger.warning(
@@ -98,18 +97,21 @@ def _is_alive(path: object) -> bool:
         return False
 
 
-def _event(kind: Kind, attempt: OpenAttempt, evidence: str) -> Event:
-    """What is told of an attempt; its run key tells the rest (`fold.run_key`)."""
-    key = attempt.run_key
+def _event(kind: Kind, attempt: OpenAttempt, evidence: str) -> Event | None:
+    """What is told of an attempt; its run key tells the rest. None: an imported attempt may have a key that no event
+    has, so nothing can be told of it."""
+    key = RunKey.parse(attempt.run_key)
+    if key is None:
+        return None
     event: Event = {
         "id": attempt.celery_task_id,
-        "run": key[7:],
+        "run": key.token,
         "kind": kind.value,
         "at": now(),
         "name": attempt.name,
-        "nesting": int(key[:2], 16),
-        "retries": int(key[2:6], 16),
-        "redelivered": key[6] == "1",
+        "nesting": key.nesting,
+        "retries": key.retries,
+        "redelivered": key.redelivered,
         "ran": True,
         "inferred": True,
     }

@@ -35,10 +35,9 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import JSONB
 
-from celery_asynctask.core import fold
+from celery_asynctask.core import fold, keys
 from celery_asynctask.core.columns import ATTEMPT, TASK, Column, Group, Type
 from celery_asynctask.core.event import Kind
-from celery_asynctask.core.fold import NO_RUN
 from celery_asynctask.core.status import TERMINAL, AsyncTaskStatus
 from celery_asynctask.store import upsert
 
@@ -121,19 +120,20 @@ def _bytewise_all(keys: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _events(parameter: str) -> CTE:
-    """A document's events with the keys that `fold` makes of them."""
+    """A document's events with their keys, as `core.keys` makes them."""
     recordset = (
         func.json_to_recordset(cast(literal_column(f":{parameter}"), JSON))
         .table_valued(*(column(name, kind) for name, kind in _COLUMNS.items()))
         .render_derived(name="told", with_types=True)
     )
     told = recordset.c
-    run = func.coalesce(told.run, NO_RUN, type_=Text)
-    retries = func.least(func.coalesce(told.retries, 0), 0xFFFF)
+    run = func.coalesce(told.run, keys.NO_RUN, type_=Text)
+    nesting = func.least(func.coalesce(told.nesting, 0), keys.MAX_NESTING)
+    retries = func.least(func.coalesce(told.retries, 0), keys.MAX_RETRIES)
     parts = {
-        "prefix": _hex(func.least(func.coalesce(told.nesting, 0), 0xFF), 2) + _hex(retries, 4),
-        "delivery": case((told.redelivered, "1"), else_="0") + run,
-        "at_hex": _hex(told.at, 14),
+        "prefix": _hex(nesting, keys.NESTING_DIGITS) + _hex(retries, keys.RETRIES_DIGITS),
+        "delivery": case((told.redelivered, keys.REDELIVERED), else_=keys.FIRST) + run,
+        "at_hex": _hex(told.at, keys.TIME_DIGITS),
         "phase": _phase(told),
     }
     parted = _once(told, parts)
@@ -162,29 +162,32 @@ def _time(microseconds: Any) -> ColumnElement[Any]:
 
 
 def _phase(event: Any) -> ColumnElement[Any]:
-    """`fold._phase`."""
+    """`keys._phase`."""
+    said: dict[int, list[Kind]] = {}
+    for kind, phase in keys.PHASE.items():
+        said.setdefault(phase, []).append(kind)
     return case(
-        (event.kind.in_([Kind.STARTED, Kind.NOTED]), str(fold.PHASE_STARTED)),
-        (event.kind.in_([Kind.LOST, Kind.FOUND]), str(fold.PHASE_LOST)),
-        (event.internal, str(fold.PHASE_INTERNAL)),
-        (event.inferred, str(fold.PHASE_INFERRED)),
-        else_=str(fold.PHASE_SEEN),
+        *((event.kind.in_(kinds), str(phase)) for phase, kinds in said.items()),
+        (event.internal, str(keys.PHASE_INTERNAL)),
+        (event.inferred, str(keys.PHASE_INFERRED)),
+        else_=str(keys.PHASE_SEEN),
     )
 
 
 def _order(event: Any) -> ColumnElement[Any]:
-    """`fold.order_key`."""
+    """`keys.order_key`."""
     stages = [
-        (event.kind == kind, event.prefix + f"{stage}0{NO_RUN}0" + event.at_hex) for kind, stage in fold.STAGE.items()
+        (event.kind == kind, event.prefix + f"{stage}{keys.BEFORE_RUN}" + event.at_hex)
+        for kind, stage in keys.STAGE.items()
     ]
-    run = event.prefix + str(fold.STAGE_RUN) + event.delivery + event.phase + event.at_hex
+    run = event.prefix + str(keys.STAGE_RUN) + event.delivery + event.phase + event.at_hex
     return case(*stages, else_=run)
 
 
 def _start_order(event: Any) -> ColumnElement[Any]:
-    """`fold.order_key` of the start that an end carries; of any other event its own."""
-    start = event.prefix + str(fold.STAGE_RUN) + event.delivery + str(fold.PHASE_STARTED)
-    return case((event.started.is_(None), _order(event)), else_=start + _hex(event.started, 14))
+    """`keys.order_key` of the start that an end carries; of any other event its own."""
+    start = event.prefix + str(keys.STAGE_RUN) + event.delivery + str(keys.PHASE_STARTED)
+    return case((event.started.is_(None), _order(event)), else_=start + _hex(event.started, keys.TIME_DIGITS))
 
 
 def _status(event: Any) -> ColumnElement[Any]:
@@ -201,17 +204,16 @@ def _keys(event: Any) -> dict[str, Any]:
     """The keys of the groups in `fold` but ``order_key``, and of the run."""
     has_trace = event.trace.is_not(None)
     origin = case(
-        (func.coalesce(event.asked, False).is_(False), str(fold.SOURCE_NAME_ONLY)),
-        (event.kind == Kind.PLANNED, str(fold.SOURCE_PLANNED)),
-        (event.kind == Kind.UNSENT, str(fold.SOURCE_UNSENT)),
-        else_=str(fold.SOURCE_MESSAGE),
+        (func.coalesce(event.asked, False).is_(False), str(keys.SOURCE_NAME_ONLY)),
+        *((event.kind == kind, str(source)) for kind, source in keys.SOURCE.items()),
+        else_=str(keys.SOURCE_MESSAGE),
     )
     return {
-        "origin_key": origin + event.prefix + _hex(_since(event), 14),
+        "origin_key": origin + event.prefix + _hex(_since(event), keys.TIME_DIGITS),
         "trace_key": case((has_trace, event.start_order), else_=literal("")),
         "content_key": case(
-            (event.noted.is_not(None), literal("1") + event.order_key),
-            (event.content.is_not(None), literal("0") + event.start_order),
+            (event.noted.is_not(None), literal(keys.CHANGED) + event.order_key),
+            (event.content.is_not(None), literal(keys.GIVEN) + event.start_order),
             else_=literal(""),
         ),
         "run_key": event.prefix + event.delivery,
@@ -257,7 +259,7 @@ def _attempts(event: Any) -> dict[str, Any]:
     """`fold._project_attempt`, by column."""
     is_start = event.kind == Kind.STARTED
     has_start = or_(is_start, event.started.is_not(None))
-    token = func.lpad(func.left(event.run, 14), 16, "0", type_=Text)
+    token = func.lpad(func.left(event.run, keys.TIME_DIGITS), 16, "0", type_=Text)
     received = cast(cast(literal("x") + token, postgresql.BIT(64)), BigInteger)
 
     def of_end(value: Any) -> Any:

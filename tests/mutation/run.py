@@ -42,10 +42,11 @@ class Target(NamedTuple):
 TARGETS = (
     Target(
         "celery_asynctask/core/fold.py",
-        (f"{UNIT}test_lifecycle.py", f"{UNIT}test_rounds.py", f"{UNIT}test_histories.py"),
+        (f"{UNIT}core/test_fold.py", f"{UNIT}store/test_coalesce.py", f"{UNIT}core/test_histories.py"),
     ),
-    Target("celery_asynctask/core/accounting.py", (f"{UNIT}test_ledger.py",)),
-    Target("celery_asynctask/recorder/liveness.py", (f"{UNIT}test_watch.py",), within="_event"),
+    Target("celery_asynctask/core/keys.py", (f"{UNIT}core/test_keys.py",)),
+    Target("celery_asynctask/core/accounting.py", (f"{UNIT}core/test_accounting.py",)),
+    Target("celery_asynctask/recorder/liveness.py", (f"{UNIT}recorder/test_liveness.py",), within="_event"),
 )
 MIN_RATE = 0.9
 SECONDS = 30

@@ -8,11 +8,11 @@ from typing import Any, Final
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, defer
 
+from celery_asynctask.core.keys import is_planned, is_unsent
 from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.queries.diagnosis.explain import Evidence
 from celery_asynctask.queries.reader import Reader
 from celery_asynctask.queries.workflow.members import workflow
-from celery_asynctask.queries.workflow.tree import is_planned, is_unsent
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt, AsyncTaskSource
 
 MOST_AHEAD: Final = 1000

@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from celery_asynctask.core.accounting import SILENT
+from celery_asynctask.core.keys import happened_at, is_planned, is_unsent
 from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.queries.diagnosis.words import Words, error, in_a_line
 from celery_asynctask.queries.failures.fingerprint import place
-from celery_asynctask.queries.workflow.tree import Member, happened_at, is_planned, is_unsent
+from celery_asynctask.queries.workflow.tree import Member
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt, AsyncTaskSource
 
 

@@ -7,18 +7,12 @@ tasks nobody has recorded, or nothing. Every member has exactly one place all th
 from __future__ import annotations
 
 import datetime as dt
-import re
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
-from celery_asynctask.core.event import Kind
-from celery_asynctask.core.fold import STAGE
+from celery_asynctask.core.keys import is_planned, is_unsent
 from celery_asynctask.core.status import FAILED, TERMINAL, AsyncTaskStatus
-
-_EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
-_STAGE_AT: Final = 6
-"""Where an order key has the stage; its last 14 characters are when its event happened (`fold.order_key`)."""
 
 
 class Member(NamedTuple):
@@ -64,23 +58,6 @@ class Placed(NamedTuple):
     """Id of the member it hangs on: the one that sent it; where that is not known, its root. None: it is at the top."""
     critical: bool
     """Whether it is of the critical path."""
-
-
-def is_planned(order_key: str) -> bool:
-    """Whether the newest that is known of a task is that it is a later step of a workflow."""
-    return order_key[_STAGE_AT : _STAGE_AT + 1] == str(STAGE[Kind.PLANNED])
-
-
-def is_unsent(order_key: str) -> bool:
-    """Whether the newest that is known of a task is that it will not be sent."""
-    return order_key[_STAGE_AT : _STAGE_AT + 1] == str(STAGE[Kind.UNSENT])
-
-
-def happened_at(order_key: str) -> dt.datetime | None:
-    """When the event happened that a task's status comes from. None: something else than the fold wrote the key, as of
-    what was imported."""
-    at = re.search(r"[0-9a-f]{14}\Z", order_key)
-    return _EPOCH + dt.timedelta(microseconds=int(at[0], 16)) if at is not None else None
 
 
 def lineage(members: Iterable[Member]) -> list[Placed]:

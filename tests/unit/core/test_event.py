@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_asynctask.core.event import Event, Kind, decode, encode, new_run, now
+from celery_asynctask.core.event import Event, Kind, decode, encode, now
 from tests.histories import HISTORIES
 
 JSON = st.recursive(
@@ -67,14 +67,6 @@ def test_histories_use_keys_that_events_have() -> None:
 
 def test_kinds_are_their_names_in_lower_case() -> None:
     assert [kind.value for kind in Kind] == [kind.name.lower() for kind in Kind]
-
-
-def test_runs_sort_by_time_and_differ() -> None:
-    runs = [new_run(at) for at in (1, 2, 1_750_000_000_000_000, 1_750_000_000_000_001)]
-    assert runs == sorted(runs)
-    assert {len(run) for run in runs} == {20}
-    assert len({new_run(5) for _ in range(100)}) == 100
-    assert int(new_run(1_750_000_000_000_000)[:14], 16) == 1_750_000_000_000_000
 
 
 def test_now_is_in_microseconds() -> None:

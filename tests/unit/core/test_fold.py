@@ -12,16 +12,14 @@ from celery_asynctask.core.fold import (
     ATTEMPT_CONSTANT,
     ATTEMPT_FIRST,
     ATTEMPT_GROUPS,
-    NO_RUN,
     TASK_EARLIEST,
     TASK_GROUPS,
     fold,
     fold_all,
-    order_key,
     project,
-    run_key,
     status_of,
 )
+from celery_asynctask.core.keys import order_key
 from celery_asynctask.core.status import AsyncTaskStatus
 from tests.histories import HISTORIES, ID, NAME, PARENT, ROOT, Delivery, about, asked, event, failure, ms, published
 
@@ -275,6 +273,10 @@ def test_an_attempt_in_full() -> None:
     }
 
 
+def test_a_span_belongs_to_a_trace() -> None:
+    assert project(published(span="s1")).task["span_id"] is None
+
+
 def test_traces_of_message_and_runs() -> None:
     """A message's trace is known before any run's, and stays known when the main process ends the run."""
     assert fold([published(trace="t0")]).task["trace_id"] == "t0"
@@ -353,68 +355,6 @@ def test_the_time_of_delivery_is_read_in_its_whole_width() -> None:
 
 def test_received_and_published_make_no_attempt() -> None:
     assert fold([published(), Delivery(2).received()]).attempts == {}
-
-
-# -- keys ----------------------------------------------------------------------------
-
-
-def test_run_keys_sort_by_nesting_retries_redelivery_and_time() -> None:
-    runs = [
-        Delivery(9),
-        Delivery(1, redelivered=True),
-        Delivery(5, redelivered=True),
-        Delivery(0, retries=1),
-        Delivery(0, retries=10),
-        Delivery(0, nesting=1),
-    ]
-    keys = [run_key(run.received()) for run in runs]
-    assert keys == sorted(keys)
-
-
-def test_keys_have_one_width_whatever_the_numbers() -> None:
-    extremes = [
-        event(Kind.SUCCEEDED, 0, retries=10**9, nesting=10**9, redelivered=True, run=f"{ms(0):014x}ffffff"),
-        event(Kind.PLANNED, 0),
-        event(Kind.STARTED, 0, run=f"{ms(0):014x}000000"),
-    ]
-    assert {len(order_key(one)) for one in extremes} == {43}
-    assert {len(run_key(one)) for one in extremes} == {27}
-    assert {len(project(one).task["origin_key"]) for one in extremes} == {21}
-
-
-def test_counts_beyond_the_width_of_a_key_are_the_largest_that_has_it() -> None:
-    most = run_key(event(Kind.SUCCEEDED, 0, nesting=0xFF, retries=0xFFFF))
-    assert most[:6] == "ffffff"
-    assert run_key(event(Kind.SUCCEEDED, 0, nesting=0x100, retries=0x10000)) == most
-
-
-def test_keys_in_full() -> None:
-    """As they are stored: rows of an older version are compared with those of a newer one."""
-    run = Delivery(2, nesting=1, retries=2, redelivered=True)
-    token = f"{ms(2):014x}a1b2c3"
-    start = f"01000241{token}0{ms(3):014x}"
-    traced = run.whole(Kind.SUCCEEDED, 9, 3, {"trace": "t1", "span": "s1", "content": {"order": 1}})
-    task = project(traced).task
-    assert {group.key: task[group.key] for group in TASK_GROUPS} == {
-        "origin_key": f"0010002{ms(3):014x}",
-        "trace_key": start,
-        "content_key": f"0{start}",
-        "order_key": f"01000241{token}3{ms(9):014x}",
-    }
-    noted = project(run.noted(4, {"done": 1})).task
-    assert noted["content_key"] == f"101000241{token}0{ms(4):014x}"
-    assert order_key(run.received()) == f"01000230{NO_RUN}0{ms(2):014x}"
-    assert order_key(published()) == f"00000020{NO_RUN}0{ms(0):014x}"
-    bare = project(run.received()).task
-    assert (bare["origin_key"], bare["trace_key"], bare["content_key"]) == (f"3010002{ms(2):014x}", "", "")
-
-
-def test_a_span_belongs_to_a_trace() -> None:
-    assert project(published(span="s1")).task["span_id"] is None
-
-
-def test_an_event_of_no_delivery() -> None:
-    assert run_key(published()) == f"0000000{NO_RUN}"
 
 
 # -- columns -------------------------------------------------------------------------

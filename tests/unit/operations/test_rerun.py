@@ -20,7 +20,9 @@ from celery_asynctask.capture.context import FIELDS
 from celery_asynctask.capture.instrumentation import recording_of
 from celery_asynctask.capture.payload import Encoder
 from celery_asynctask.capture.payload.redaction import SENSITIVE_NAMES, Redaction
+from celery_asynctask.core import keys
 from celery_asynctask.core.fold import fold, project
+from celery_asynctask.core.keys import order_key
 from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.errors import AsyncTaskError
 from celery_asynctask.operations.erase import ERASED
@@ -37,7 +39,7 @@ from celery_asynctask.operations.rerun import (
 )
 from celery_asynctask.queries.reruns import Rerun
 from celery_asynctask.store.models import AsyncTask
-from tests.histories import HISTORIES, ID, NAME
+from tests.histories import HISTORIES, ID, NAME, published
 
 VALUES = [
     dt.datetime(2026, 1, 31, 14, 5, 6, 789, tzinfo=dt.timezone.utc),
@@ -52,6 +54,9 @@ VALUES = [
     [1, 2.5, None, True, "é\n"],
     2**70,
 ]
+
+
+GIVEN, CHANGED = (f"{whose}{order_key(published())}" for whose in (keys.GIVEN, keys.CHANGED))
 
 
 def make_app() -> Celery:
@@ -281,11 +286,11 @@ def test_a_queue_that_is_not_there(app: Celery) -> None:
 def test_content(app: Celery) -> None:
     """What was given is given again, but for what says how it came to be sent."""
     given = {"order": 17, "rerun_of": "x", "rerun_by": "y", "periodic_task_name": "z"}
-    assert look(app, row(content=given, content_key="0a")).content == {"order": 17}
+    assert look(app, row(content=given, content_key=GIVEN)).content == {"order": 17}
     for content, key, told in (
-        (given, "1a", "the run has changed it"),
-        ({"order": {"$asynctask": "redacted"}}, "0a", "it is not whole"),
-        ({"order": "x" * 16_300}, "0a", "it is too long"),
+        (given, CHANGED, "the run has changed it"),
+        ({"order": {"$asynctask": "redacted"}}, GIVEN, "it is not whole"),
+        ({"order": "x" * 16_300}, GIVEN, "it is too long"),
     ):
         found = look(app, row(content=content, content_key=key))
         assert (found.content, found.remarks) == ({}, [f"its content is not given again: {told}"])

@@ -9,19 +9,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from celery_asynctask.core.event import Kind
-from celery_asynctask.core.fold import order_key, project
+from celery_asynctask.core.keys import is_unsent, order_key
 from celery_asynctask.core.status import FAILED, AsyncTaskStatus
 from celery_asynctask.queries.workflow.tree import (
     Member,
     Placed,
     failed_branches,
-    happened_at,
-    is_planned,
-    is_unsent,
     lineage,
 )
-from tests import histories, workflows
+from tests import workflows
 
 START = dt.datetime(2026, 1, 31, 12, tzinfo=dt.timezone.utc)
 RAN = "0000004" + "0" * 36
@@ -214,18 +210,6 @@ def test_before_a_body_that_nobody_is_known_to_have_sent_comes_the_last_success(
 )
 def test_while_it_is_not_over_the_path_leads_to_what_is_waited_for(tasks: list[Member], path: set[str]) -> None:
     assert critical(member("a", completed=9), *tasks) == path
-
-
-@pytest.mark.parametrize("name", sorted(histories.HISTORIES))
-def test_what_an_order_key_says(name: str) -> None:
-    for told in histories.HISTORIES[name]():
-        key = order_key(told)
-        assert is_planned(key) == (told["kind"] == Kind.PLANNED)
-        assert is_unsent(key) == (told["kind"] == Kind.UNSENT)
-        at = happened_at(key)
-        assert at is not None
-        assert at.timestamp() == pytest.approx(told["at"] / 1e6, abs=1e-5)
-        assert project(told).task["order_key"] == key
 
 
 def test_the_steps_of_the_example_are_what_they_are_called() -> None:

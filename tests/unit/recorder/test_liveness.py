@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from celery_asynctask.core.event import Event, Kind
-from celery_asynctask.core.fold import fold, run_key
+from celery_asynctask.core.fold import fold
+from celery_asynctask.core.keys import run_key
 from celery_asynctask.journal import Directory
 from celery_asynctask.recorder import liveness
 from celery_asynctask.store import OpenAttempt
@@ -28,7 +29,9 @@ RUNS = [
 
 
 def told(kind: Kind, key: str, evidence: str = "its process is gone") -> Event:
-    return liveness._event(kind, OpenAttempt(ID, key, NAME, "db-1", 4711, "worker", SEEN), evidence)
+    event = liveness._event(kind, OpenAttempt(ID, key, NAME, "db-1", 4711, "worker", SEEN), evidence)
+    assert event is not None
+    return event
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +49,12 @@ def test_the_event_has_the_run_key_of_the_attempt(kind: Kind, run: Delivery) -> 
     parts = [(one.get("nesting", 0), one.get("retries", 0), one.get("redelivered", False)) for one in (event, start)]
     assert parts[0] == parts[1]
     assert event["run"] == start["run"]
+
+
+@pytest.mark.parametrize("key", ["", "x", "0", f"x{'0' * 26}", "0" * 28])
+def test_of_an_attempt_whose_key_is_none_nothing_is_told(key: str) -> None:
+    """As an imported one may have: no event has that key."""
+    assert liveness._event(Kind.LOST, OpenAttempt(ID, key, NAME, "db-1", 4711, "worker", SEEN), "gone") is None
 
 
 def test_a_run_key_that_the_recorder_did_not_write(tmp_path: Path) -> None:

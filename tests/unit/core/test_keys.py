@@ -1,0 +1,294 @@
+"""The keys of the fold: as they are stored, how they sort, and what readers make of those of others."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import celery_asynctask
+from celery_asynctask.core import keys
+from celery_asynctask.core.event import Event, Kind
+from celery_asynctask.core.fold import TASK_GROUPS, project
+from celery_asynctask.core.keys import (
+    NO_RUN,
+    ContentKey,
+    OrderKey,
+    OriginKey,
+    RunKey,
+    happened_at,
+    is_changed,
+    is_of_a_step,
+    is_planned,
+    is_unsent,
+    new_run,
+    order_key,
+    received_at,
+    run_key,
+)
+from tests.histories import HISTORIES, Delivery, event, ms, published
+
+KEYS: list[Any] = [RunKey, OrderKey, ContentKey, OriginKey]
+TIMES = st.integers(0, 16**14 - 1)
+PARTS: dict[str, Any] = {
+    "nesting": st.integers(0, 0xFF),
+    "retries": st.integers(0, 0xFFFF),
+    "stage": st.integers(0, 4),
+    "redelivered": st.booleans(),
+    "token": st.text("0123456789abcdef", min_size=20, max_size=20),
+    "phase": st.integers(0, 4),
+    "at": TIMES,
+    "source": st.integers(0, 3),
+    "changed": st.booleans(),
+}
+PARTS["order"] = st.builds(OrderKey, **{name: PARTS[name] for name in OrderKey._fields})
+
+# -- as they are stored --------------------------------------------------------------
+
+
+RECEIVED = 0x06376C9DC1CA00
+TOKEN = "06376c9dc1ca00a1b2c3"
+
+
+@pytest.mark.parametrize(
+    ("told", "run", "order", "origin"),
+    [
+        (
+            {"kind": "succeeded", "at": RECEIVED + 9, "started": RECEIVED + 3, "asked": True, "run": TOKEN},
+            "000000006376c9dc1ca00a1b2c3",
+            "0000004006376c9dc1ca00a1b2c3306376c9dc1ca09",
+            "000000006376c9dc1ca03",
+        ),
+        (
+            {"kind": "lost", "at": RECEIVED + 9, "nesting": 1, "retries": 18, "redelivered": True, "run": TOKEN},
+            "010012106376c9dc1ca00a1b2c3",
+            "0100124106376c9dc1ca00a1b2c3106376c9dc1ca09",
+            "301001206376c9dc1ca09",
+        ),
+        (
+            {"kind": "planned", "at": RECEIVED, "asked": True},
+            "000000000000000000000000000",
+            "0000000000000000000000000000006376c9dc1ca00",
+            "200000006376c9dc1ca00",
+        ),
+        (
+            {"kind": "unsent", "at": RECEIVED, "asked": True},
+            "000000000000000000000000000",
+            "0000001000000000000000000000006376c9dc1ca00",
+            "100000006376c9dc1ca00",
+        ),
+        (
+            {"kind": "published", "at": RECEIVED, "asked": True, "retries": 2},
+            "000002000000000000000000000",
+            "0000022000000000000000000000006376c9dc1ca00",
+            "000000206376c9dc1ca00",
+        ),
+        (
+            {"kind": "received", "at": RECEIVED, "run": TOKEN, "redelivered": True},
+            "000000106376c9dc1ca00a1b2c3",
+            "0000003000000000000000000000006376c9dc1ca00",
+            "300000006376c9dc1ca00",
+        ),
+    ],
+    ids=["succeeded", "lost", "planned", "unsent", "published", "received"],
+)
+def test_to_the_letter(told: Any, run: str, order: str, origin: str) -> None:
+    """Rows of an older release are compared with those of a newer one, and of another process."""
+    told = {"id": "a", "name": "n", **told}
+    assert (run_key(told), order_key(told), project(told).task["origin_key"]) == (run, order, origin)
+
+
+def test_which_key_of_a_row_is_which() -> None:
+    run = Delivery(2, nesting=1, retries=2, redelivered=True)
+    token = f"{ms(2):014x}a1b2c3"
+    start = f"01000241{token}0{ms(3):014x}"
+    traced = run.whole(Kind.SUCCEEDED, 9, 3, {"trace": "t1", "span": "s1", "content": {"order": 1}})
+    task = project(traced).task
+    assert {group.key: task[group.key] for group in TASK_GROUPS} == {
+        "origin_key": f"0010002{ms(3):014x}",
+        "trace_key": start,
+        "content_key": f"0{start}",
+        "order_key": f"01000241{token}3{ms(9):014x}",
+    }
+    noted = project(run.noted(4, {"done": 1})).task
+    assert noted["content_key"] == f"101000241{token}0{ms(4):014x}"
+    assert order_key(run.received()) == f"01000230{NO_RUN}0{ms(2):014x}"
+    assert order_key(published()) == f"00000020{NO_RUN}0{ms(0):014x}"
+    bare = project(run.received()).task
+    assert (bare["origin_key"], bare["trace_key"], bare["content_key"]) == (f"3010002{ms(2):014x}", "", "")
+
+
+def test_an_event_of_no_delivery() -> None:
+    assert run_key(published()) == f"0000000{NO_RUN}"
+
+
+def test_keys_have_one_width_whatever_the_numbers() -> None:
+    extremes = [
+        event(Kind.SUCCEEDED, 0, retries=10**9, nesting=10**9, redelivered=True, run=f"{ms(0):014x}ffffff"),
+        event(Kind.PLANNED, 0),
+        event(Kind.STARTED, 0, run=f"{ms(0):014x}000000"),
+    ]
+    assert {len(order_key(one)) for one in extremes} == {43}
+    assert {len(run_key(one)) for one in extremes} == {27}
+    assert {len(project(one).task["origin_key"]) for one in extremes} == {21}
+
+
+def test_counts_beyond_the_width_of_a_key_are_the_largest_that_has_it() -> None:
+    most = run_key(event(Kind.SUCCEEDED, 0, nesting=0xFF, retries=0xFFFF))
+    assert most[:6] == "ffffff"
+    assert run_key(event(Kind.SUCCEEDED, 0, nesting=0x100, retries=0x10000)) == most
+
+
+def test_tokens_sort_by_time_and_differ() -> None:
+    runs = [new_run(at) for at in (1, 2, 1_750_000_000_000_000, 1_750_000_000_000_001)]
+    assert runs == sorted(runs)
+    assert {len(run) for run in runs} == {20}
+    assert len({new_run(5) for _ in range(100)}) == 100
+
+
+def test_a_run_key_tells_when_its_delivery_was_received() -> None:
+    at = 1_750_000_000_000_000
+    assert received_at(run_key(event(Kind.STARTED, 3, run=new_run(at), redelivered=True))) == at
+    assert received_at(run_key(event(Kind.STARTED, 3, run=new_run(16**14 - 1), retries=9))) == 16**14 - 1
+
+
+# -- how they sort -------------------------------------------------------------------
+
+
+def test_run_keys_sort_by_nesting_retries_redelivery_and_time() -> None:
+    runs = [
+        Delivery(9),
+        Delivery(1, redelivered=True),
+        Delivery(5, redelivered=True),
+        Delivery(0, retries=1),
+        Delivery(0, retries=10),
+        Delivery(0, nesting=1),
+    ]
+    keys = [run_key(run.received()) for run in runs]
+    assert keys == sorted(keys)
+
+
+@pytest.mark.parametrize("kind", KEYS)
+@given(data=st.data())
+def test_values_are_their_texts_and_compare_as_those_do(kind: Any, data: st.DataObject) -> None:
+    parts = st.builds(kind, **{name: PARTS[name] for name in kind._fields})
+    one, other = data.draw(parts), data.draw(parts)
+    assert kind.parse(str(one)) == one
+    assert (one < other, one == other) == (str(one) < str(other), str(one) == str(other))
+
+
+# -- read back -----------------------------------------------------------------------
+
+
+def every_event() -> Iterator[Event]:
+    return (told for name in sorted(HISTORIES) for told in HISTORIES[name]())
+
+
+def test_what_is_made_of_events_can_be_read() -> None:
+    for told in every_event():
+        task = project(told).task
+        run, order = RunKey.parse(run_key(told)), OrderKey.parse(task["order_key"])
+        origin, content = OriginKey.parse(task["origin_key"]), ContentKey.parse(task["content_key"])
+        assert (str(run), str(order), str(origin)) == (run_key(told), task["order_key"], task["origin_key"])
+        assert task["content_key"] == ("" if content is None else str(content))
+        assert task["order_key"] == order_key(told)
+        said = told.get("nesting", 0), told.get("retries", 0), told.get("redelivered", False), told.get("run", NO_RUN)
+        assert run == said
+        assert order is not None
+        assert order.at == told["at"]
+        assert origin is not None
+        assert origin.at == (told["at"] if told["kind"] == Kind.STARTED else told.get("started", told["at"]))
+
+
+def test_what_is_asked_of_keys() -> None:
+    for told in every_event():
+        task = project(told).task
+        assert is_planned(task["order_key"]) == (told["kind"] == Kind.PLANNED)
+        assert is_unsent(task["order_key"]) == (told["kind"] == Kind.UNSENT)
+        at = happened_at(task["order_key"])
+        assert at is not None
+        assert at.timestamp() == pytest.approx(told["at"] / 1e6, abs=1e-5)
+        assert is_of_a_step(task["origin_key"]) == (told["kind"] in (Kind.PLANNED, Kind.UNSENT) and "asked" in told)
+        assert is_changed(task["content_key"]) == ("noted" in told)
+
+
+ORDER = order_key(Delivery(2).started(3))
+NONE_OF_OURS = [
+    "",
+    "x",
+    "0",
+    "é" * 43,
+    "-" * 43,
+    "0" * 42,
+    "0" * 45,
+    f"0{'-' * 43}",
+    ORDER.upper(),
+    f"{ORDER}\n",
+    f" {ORDER[1:]}",
+    f"{ORDER[:-1]}g",
+    f"{ORDER[:-1]}٣",
+    f"{ORDER[:6]}5{ORDER[7:]}",
+    f"{ORDER[:7]}2{ORDER[8:]}",
+    f"{ORDER[:28]}5{ORDER[29:]}",
+]
+ASKED: list[Callable[[str], object]] = [is_planned, is_unsent, happened_at, is_of_a_step, is_changed]
+
+
+@pytest.mark.parametrize("text", NONE_OF_OURS, ids=repr)
+def test_a_key_that_something_else_has_written_is_none(text: str) -> None:
+    """As a row that was imported may have: nobody is stopped by it."""
+    for kind in KEYS:
+        assert kind.parse(text) is None
+    assert not any(ask(text) for ask in ASKED)
+
+
+@pytest.mark.parametrize("kind", KEYS)
+@given(text=st.text() | st.text("0123456789abcdef", max_size=50))
+def test_whatever_is_read_is_what_was_written(kind: Any, text: str) -> None:
+    found = kind.parse(text)
+    assert found is None or str(found) == text
+    assert all(isinstance(ask(text), (bool, type(happened_at(ORDER)), type(None))) for ask in ASKED)
+
+
+@pytest.mark.parametrize("text", ["2" + ORDER, "x" + ORDER])
+def test_content_is_given_or_changed(text: str) -> None:
+    assert ContentKey.parse(text) is None
+
+
+def test_sources_have_an_end() -> None:
+    text = project(published()).task["origin_key"]
+    assert OriginKey.parse(f"3{text[1:]}") is not None
+    assert OriginKey.parse(f"4{text[1:]}") is None
+
+
+# -- nobody else ---------------------------------------------------------------------
+
+TEXTS = {"startswith", "endswith", "partition", "removeprefix", "removesuffix", "split"}
+
+
+def taken_apart(tree: ast.Module) -> Iterator[int]:
+    """Lines that slice what is called a key of the fold, or ask how it begins."""
+    names = {"run_key", "order_key", "origin_key", "content_key", "trace_key", "end_key"}
+    for node in ast.walk(tree):
+        if not isinstance(node, (ast.Subscript, ast.Attribute)):
+            continue
+        name = getattr(node.value, "attr", getattr(node.value, "id", None))
+        if name in names and (isinstance(node, ast.Subscript) or node.attr in TEXTS):
+            yield node.lineno
+
+
+@pytest.mark.parametrize("code", ["task.origin_key[0]", "order_key[6:7]", "task.content_key.startswith('1')"])
+def test_this_test_sees_who_takes_a_key_apart(code: str) -> None:
+    assert list(taken_apart(ast.parse(code)))
+
+
+def test_nobody_else_takes_a_key_apart() -> None:
+    package = Path(celery_asynctask.__file__).parent
+    for path in package.rglob("*.py"):
+        if path != Path(keys.__file__):
+            assert not list(taken_apart(ast.parse(path.read_text(encoding="utf-8")))), path
