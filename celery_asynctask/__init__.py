@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from celery_asynctask.capture.context import context
     from celery_asynctask.capture.current import current
     from celery_asynctask.capture.install import install, uninstall
-    from celery_asynctask.capture.payload import is_whole
     from celery_asynctask.capture.payload.redaction import SENSITIVE_NAMES
     from celery_asynctask.capture.task import RecordedTask
+    from celery_asynctask.core.marks import is_whole
     from celery_asynctask.core.status import AsyncTaskStatus
     from celery_asynctask.errors import AsyncTaskError, ContextError, JournalError, SettingsError
     from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt, AsyncTaskSource, Base
@@ -57,7 +57,7 @@ _HOME = {
     "context": "capture.context",
     "current": "capture.current",
     "install": "capture.install",
-    "is_whole": "capture.payload",
+    "is_whole": "core.marks",
     "uninstall": "capture.install",
 }
 

@@ -14,9 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from markupsafe import Markup
 
-from celery_asynctask.capture.payload import MARK
-from celery_asynctask.capture.payload.walk import is_reserved
-from celery_asynctask.core.marks import mark_of, missing, note_of
+from celery_asynctask.core.marks import MARK, is_reserved, mark_of, missing, note_of
 from celery_asynctask.core.text import clean, json_line
 
 MOST_NODES: Final = 2_000

@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
-from celery_asynctask.capture.payload.walk import MARK
-
+MARK: Final = "$asynctask"
+"""The key that only what we put in has."""
 _MOST_TEXT: Final = 200
 """Characters that are told of one member of a mark."""
 _UNITS: Final = {
@@ -61,7 +61,29 @@ MARKS: Final[Mapping[str, Mark]] = {
     "replaced": Mark("stored with characters replaced", lambda _: "stored with characters replaced", "text"),
     "keys": Mark("stored with other keys", lambda _: "stored with other keys"),
 }
-"""By what stands under the key `payload.MARK`."""
+"""By what stands under the key `MARK`."""
+
+
+def is_whole(value: Any) -> bool:
+    """Whether stored arguments are what Celery's JSON serializer would have delivered: nothing cut, redacted, replaced,
+    described, or turned into something else (tuples are lists to JSON, and keys text). It is about arguments; of a
+    result it tells whether something is missing, not whether a string was a datetime. A value in which the user has
+    a key ``$asynctask…`` counts as not whole."""
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict):
+            if any(map(is_reserved, one)):
+                return False
+            waiting.extend(one.values())
+        elif isinstance(one, list):
+            waiting.extend(one)
+    return True
+
+
+def is_reserved(key: str) -> bool:
+    """Whether a key is one of ours, or a user's that looks like one."""
+    return key.startswith("$") and key.lstrip("$").startswith(MARK[1:])
 
 
 def mark_of(value: Any) -> Mark | None:

@@ -1,6 +1,6 @@
 """Erasing what was recorded of the values of one customer's tasks; that they ran, when and how they ended stays.
 
-Values become ``{"$asynctask": "erased"}``, by which `payload.is_whole` knows that they are gone; texts of errors,
+Values become ``{"$asynctask": "erased"}``, by which `marks.is_whole` knows that they are gone; texts of errors,
 tracebacks and the creator's name become null.
 """
 
@@ -13,8 +13,8 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, and_, case, exists, func, literal, null, or_, select, update
 
-from celery_asynctask.capture.payload import MARK
 from celery_asynctask.core.columns import ATTEMPT, TASK, VALUES, Content
+from celery_asynctask.core.marks import MARK
 from celery_asynctask.operations.session import Writer
 from celery_asynctask.queries.search.filter import Value
 from celery_asynctask.queries.search.json_path import at_path

@@ -14,9 +14,9 @@ from typing import Any, Final, NamedTuple
 from kombu.exceptions import OperationalError
 from kombu.utils import json as wire
 
-from celery_asynctask.capture import context, payload
+from celery_asynctask.capture import context
 from celery_asynctask.core.keys import is_changed, is_of_a_step
-from celery_asynctask.core.marks import mark_of, note_of
+from celery_asynctask.core.marks import is_whole, mark_of, note_of
 from celery_asynctask.core.status import TERMINAL, AsyncTaskStatus
 from celery_asynctask.core.url import hidden
 from celery_asynctask.errors import AsyncTaskError, ContextError
@@ -146,7 +146,7 @@ def _about_values(task: AsyncTask, values: bool) -> Iterator[str]:
     for name, value, kind in (("args", task.task_args, list), ("kwargs", task.task_kwargs, dict)):
         if value is None:
             yield f"its {name} were not recorded"
-        elif not payload.is_whole(value):
+        elif not is_whole(value):
             yield f"its {name} are not whole" + (f": {', '.join(sorted(_missing(value)))}" if values else "")
         elif not isinstance(value, kind):
             yield f"its {name} are no {kind.__name__}"
@@ -214,7 +214,7 @@ def _content(task: AsyncTask) -> tuple[dict[str, Any], str]:
         context.check({"content": {**given, RERUN_OF: task.celery_task_id, RERUN_BY: "x" * context.MAX_NAME}})
     except ContextError:
         return {}, "its content is not given again: it is too long"
-    return (given, "") if payload.is_whole(given) else ({}, "its content is not given again: it is not whole")
+    return (given, "") if is_whole(given) else ({}, "its content is not given again: it is not whole")
 
 
 def _counted(before: Sequence[Rerun]) -> str:

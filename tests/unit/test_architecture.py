@@ -85,7 +85,7 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 
 def test_pure_modules_import_nothing_of_ours_but_each_other() -> None:
     for name in modules():
-        if within(name, PURE) and name != "core.marks":  # which reads what `payload.walk` writes
+        if within(name, PURE):
             assert not [one for one in ours(name) if not within(one, PURE)], name
 
 
@@ -103,7 +103,7 @@ def test_the_journal_knows_nothing_of_the_database() -> None:
 
 def test_nobody_below_capture_imports_it() -> None:
     for name in modules():
-        if within(name, {"core", "journal", "recorder", "store", "queries", "web"}) and name != "core.marks":
+        if within(name, {"core", "journal", "recorder", "store", "queries", "web"}):
             assert not [one for one in ours(name) if within(one, CAPTURE)], name
 
 

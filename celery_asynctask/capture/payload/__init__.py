@@ -36,9 +36,10 @@ from celery_asynctask.capture.payload.inspection import class_name, inherits, in
 from celery_asynctask.capture.payload.mappings import mapping_of, pairs
 from celery_asynctask.capture.payload.readers import MARGIN, MAX_BITS, MAX_ITEMS
 from celery_asynctask.capture.payload.redaction import Redaction
-from celery_asynctask.capture.payload.walk import MARK, MAX_DEPTH, Full, Walk, clean, is_reserved
+from celery_asynctask.capture.payload.walk import MAX_DEPTH, Full, Walk, clean
+from celery_asynctask.core.marks import MARK
 
-__all__ = ["MARK", "MAX_BITS", "MAX_DEPTH", "MAX_ITEMS", "Encoder", "is_whole", "mapping_of"]
+__all__ = ["MARK", "MAX_BITS", "MAX_DEPTH", "MAX_ITEMS", "Encoder", "mapping_of"]
 
 DEFAULT_MAX_BYTES: Final = 65_536
 """Bytes of ASCII JSON that are kept of one value."""
@@ -140,23 +141,6 @@ PLAIN: Final = Encoder()
 def to_json(value: Any) -> Any:
     """`Encoder.value` within the default bound, nothing redacted."""
     return PLAIN.value(value)
-
-
-def is_whole(value: Any) -> bool:
-    """Whether stored arguments are what Celery's JSON serializer would have delivered: nothing cut, redacted, replaced,
-    described, or turned into something else (tuples are lists to JSON, and keys text). For `Encoder.arguments`; of a
-    result it tells whether something is missing, not whether a string was a datetime. A value in which the user has
-    a key ``$asynctask…`` counts as not whole."""
-    waiting = [value]
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, dict):
-            if any(map(is_reserved, one)):
-                return False
-            waiting.extend(one.values())
-        elif isinstance(one, list):
-            waiting.extend(one)
-    return True
 
 
 def text(value: str, limit: int = MAX_TEXT) -> str:

@@ -9,8 +9,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from celery_asynctask.capture.payload.walk import MARK, Walk
-from celery_asynctask.core.marks import note_of
+from celery_asynctask.capture.payload.walk import Walk
+from celery_asynctask.core.marks import MARK, note_of
 
 _MARKER: Final = 80
 """Bytes of a marker, about."""

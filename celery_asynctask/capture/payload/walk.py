@@ -19,9 +19,8 @@ from celery_asynctask.capture.payload.inspection import inherits, mro, type_name
 from celery_asynctask.capture.payload.plain import PLAIN_KEY, SHORTEST
 from celery_asynctask.capture.payload.readers import MARGIN, MAX_BITS, MAX_ITEMS, READERS, read_object
 from celery_asynctask.capture.payload.redaction import Path, Redaction
+from celery_asynctask.core.marks import MARK, is_reserved
 
-MARK: Final = "$asynctask"
-"""The key that only what we put in has."""
 MAX_DEPTH: Final = 20
 """Levels of nesting that are kept."""
 _MAX_KEY: Final = 512
@@ -273,11 +272,6 @@ class Walk:
         converted = self.mapping(found[:MAX_ITEMS], size, value, depth, name)
         self.above.pop()
         return self.typed(kind, converted)
-
-
-def is_reserved(key: str) -> bool:
-    """Whether a key is one of ours, or a user's that looks like one."""
-    return key.startswith("$") and key.lstrip("$").startswith(MARK[1:])
 
 
 def clean(value: str) -> str:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from celery_asynctask.capture.payload import is_whole
 from celery_asynctask.core.event import Event, Kind
+from celery_asynctask.core.marks import is_whole
 from celery_asynctask.operations.erase import ERASED, Erased, Erasure
 from celery_asynctask.operations.session import Writer
 from celery_asynctask.store import Store

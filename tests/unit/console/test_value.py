@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from celery_asynctask.capture.payload import MARK, Encoder
+from celery_asynctask.capture.payload import Encoder
 from celery_asynctask.capture.payload.redaction import Redaction
 from celery_asynctask.console import frames, value
+from celery_asynctask.core.marks import MARK
 from tests.workflows import TRACEBACK
 
 WHOLE = "/tasks/x/values/args.json"

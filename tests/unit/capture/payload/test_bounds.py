@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_asynctask.capture.payload import MAX_BITS, MAX_DEPTH, MAX_ITEMS, OVERRUN, Encoder, is_whole, text, to_json
+from celery_asynctask.capture.payload import MAX_BITS, MAX_DEPTH, MAX_ITEMS, OVERRUN, Encoder, text, to_json
 from celery_asynctask.capture.payload.merged import Merged, fit
 from celery_asynctask.capture.payload.redaction import Redaction
+from celery_asynctask.core.marks import is_whole
 from tests import quick
 from tests.unit.capture.payload.values import ENCODERS, MARK, PLAIN, armed, depth_of, encodable, hostile
 

@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from celery_asynctask.capture.payload import MAX_ITEMS, Encoder, is_whole, safe_repr, to_json
+from celery_asynctask.capture.payload import MAX_ITEMS, Encoder, safe_repr, to_json
 from celery_asynctask.capture.payload.redaction import Redaction
+from celery_asynctask.core.marks import is_whole
 from tests.unit.capture.payload.values import MARK, Colour, Meta, Order, argument, armed, hostile, touch
 
 # -- objects of other libraries ------------------------------------------------------------

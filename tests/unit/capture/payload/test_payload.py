@@ -18,7 +18,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from kombu.utils import json as wire
 
-from celery_asynctask.capture.payload import MAX_BITS, MAX_DEPTH, OVERRUN, is_whole, to_json
+from celery_asynctask.capture.payload import MAX_BITS, MAX_DEPTH, OVERRUN, to_json
+from celery_asynctask.core.marks import is_whole
 from tests.unit.capture.payload.values import (
     ANYTHING,
     ENCODERS,

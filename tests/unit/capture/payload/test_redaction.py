@@ -11,8 +11,9 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_asynctask.capture.payload import Encoder, error_message, is_whole, traceback_text
+from celery_asynctask.capture.payload import Encoder, error_message, traceback_text
 from celery_asynctask.capture.payload.redaction import SENSITIVE_NAMES, Path, Redaction
+from celery_asynctask.core.marks import is_whole
 from tests import quick
 
 REDACTION = Redaction()

@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 from celery_asynctask.capture import payload
 from celery_asynctask.capture.payload import MAX_BITS, Encoder
 from celery_asynctask.capture.payload.redaction import Redaction
+from celery_asynctask.core import marks
 from celery_asynctask.core.event import encode
 
-MARK = payload.MARK
+MARK = marks.MARK
 STORABLE = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
 PLAIN = st.recursive(
     st.none()
