@@ -6,8 +6,8 @@ publishes does not load ``imports``; there, use the task class or `celery_asynct
 
 from __future__ import annotations
 
-from celery import current_app
+from celery.app import app_or_default
 
 from celery_asynctask.capture.install import install
 
-install(current_app._get_current_object())
+install(app_or_default())

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
+from celery_asynctask.capture.celery_private import hear_of_entries, tell_missing
 from celery_asynctask.errors import guard
 
 _entry: ContextVar[str | None] = ContextVar("celery_asynctask_periodic_entry", default=None)
@@ -19,9 +21,11 @@ def entry_name() -> str | None:
 @guard
 def on_beat_init(sender: Any, **_: Any) -> None:
     """Wrap the scheduler of a beat service that starts, so that `entry_name` knows."""
-    scheduler = sender.scheduler
-    send = scheduler.apply_async
+    hear_of_entries(sender, _named)
+    tell_missing(sender.app)
 
+
+def _named(send: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(send)
     def apply_async(entry: Any, *args: Any, **kwargs: Any) -> Any:
         token = _entry.set(str(entry.name))
@@ -30,4 +34,4 @@ def on_beat_init(sender: Any, **_: Any) -> None:
         finally:
             _entry.reset(token)
 
-    scheduler.apply_async = apply_async
+    return apply_async

@@ -8,9 +8,8 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
-from celery._state import get_current_task
-
 from celery_asynctask.capture import context, extract
+from celery_asynctask.capture.celery_private import get_current_task
 from celery_asynctask.capture.headers import header_of
 from celery_asynctask.capture.instrumentation import recording_of_task
 from celery_asynctask.capture.payload.merged import Merged

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from celery import signals
 
 from celery_asynctask.capture import beat, publish, run, start, worker
+from celery_asynctask.capture.celery_private import is_configured
 from celery_asynctask.capture.instrumentation import Recording, attach, detach, recording_of
 from celery_asynctask.settings import Settings
 
@@ -38,7 +39,7 @@ def install(app: Celery, *, whole_app: bool = True) -> None:
         if recording is not None:
             recording.widen(whole_app)
             return
-        if app.configured:
+        if is_configured(app):
             Settings.from_app(app)
         recording = Recording(app, whole_app)
         attach(app, recording)

@@ -8,13 +8,15 @@ import inspect
 import os
 import weakref
 from collections import deque
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from celery.utils.imports import symbol_by_name
+from kombu.utils.imports import symbol_by_name
 
 from celery_asynctask.capture import context, payload, process
+from celery_asynctask.capture.celery_private import registered_tasks
 from celery_asynctask.capture.payload.redaction import SENSITIVE_NAMES, Redaction
 from celery_asynctask.core.event import MAX_NAME, Event, encode, json_text, quote
 from celery_asynctask.core.forking import reset_in_children
@@ -168,7 +170,11 @@ class Recording:
 
     def task(self, name: str) -> Any:
         """The registered task of this name, None where this process does not know it."""
-        return self.app._tasks.get(name)
+        return self._tasks.get(name)
+
+    @cached_property
+    def _tasks(self) -> Mapping[str, Any]:
+        return registered_tasks(self.app)
 
     def context(self, task_id: Any) -> dict[str, Any]:
         """What the function named in ``asynctask_context`` says now, where a task is sent; without what is wrong, and

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import os
 
-from billiard import process as billiard_process
+from celery_asynctask.capture.celery_private import is_pool_child
+
+__all__ = ["become_worker", "is_pool_child", "role"]
 
 _worker_pid = 0
-
-
-def is_pool_child() -> bool:
-    """Whether this is a child of a Celery worker's prefork pool (or another billiard process)."""
-    return billiard_process.current_process()._parent_pid is not None
 
 
 def become_worker() -> None:

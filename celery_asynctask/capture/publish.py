@@ -6,18 +6,23 @@ The wrapper knows both, and costs one call. It is put in place without making th
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Mapping
 from functools import partial
 from time import time_ns
 from typing import TYPE_CHECKING, Any
 
-from celery._state import get_current_task
 from celery.app.task import Context
-from celery.utils.imports import instantiate
+from kombu.utils.imports import symbol_by_name
 
 from celery_asynctask.capture import beat, context, extract, tracing
+from celery_asynctask.capture.celery_private import (
+    SEND_TASK_MESSAGE,
+    amqp_class,
+    amqp_of,
+    get_current_task,
+    own_send_task_message,
+    sends_messages,
+)
 from celery_asynctask.capture.headers import HEADER, header_of, is_again, stamp
 from celery_asynctask.core import canvas
 from celery_asynctask.core.event import decode
@@ -28,44 +33,41 @@ if TYPE_CHECKING:
 
     from celery_asynctask.capture.instrumentation import Recording
 
-_NAME = "send_task_message"
-
 
 def wrap(app: Celery, recording: Recording) -> None:
     """Record what ``app`` publishes from now on."""
-    amqp = app.__dict__.get("amqp")
-    if amqp is None:
-        app.amqp_cls = _AMQPMaker(app.amqp_cls, recording)
-    else:
+    if (amqp := amqp_of(app)) is not None:
         _wrap_amqp(amqp, recording)
+    elif (made_of := amqp_class(app)) is not None:
+        app.amqp_cls = _AMQPMaker(made_of, recording)
 
 
 def unwrap(app: Celery) -> None:
     """Undo `wrap`."""
-    if isinstance(app.amqp_cls, _AMQPMaker):
-        app.amqp_cls = app.amqp_cls.amqp_cls
-    amqp = app.__dict__.get("amqp")
-    publisher = amqp.__dict__.get(_NAME) if amqp is not None else None
+    if isinstance(maker := amqp_class(app), _AMQPMaker):
+        app.amqp_cls = maker.made_of
+    amqp = amqp_of(app)
+    publisher = amqp.__dict__.get(SEND_TASK_MESSAGE) if amqp is not None else None
     if isinstance(publisher, _Publisher):
-        del amqp.__dict__[_NAME]  # Celery makes its own again when asked
+        del amqp.__dict__[SEND_TASK_MESSAGE]  # Celery makes its own again when asked
         if publisher.given is not None:
-            amqp.__dict__[_NAME] = publisher.given
+            amqp.__dict__[SEND_TASK_MESSAGE] = publisher.given
 
 
 class _AMQPMaker:
     """Stands in for ``app.amqp_cls``: makes what that names, wrapped. Pickles as it: Celery pickles its apps."""
 
-    def __init__(self, amqp_cls: Any, recording: Recording) -> None:
-        self.amqp_cls = amqp_cls
+    def __init__(self, made_of: Any, recording: Recording) -> None:
+        self.made_of = made_of
         self._recording = recording
 
     def __call__(self, app: Celery) -> Any:
-        amqp = instantiate(self.amqp_cls, app=app)
+        amqp = symbol_by_name(self.made_of)(app=app)
         _wrap_amqp(amqp, self._recording)
         return amqp
 
     def __reduce__(self) -> Any:
-        return _same, (self.amqp_cls,)
+        return _same, (self.made_of,)
 
 
 def _same(value: Any) -> Any:
@@ -73,8 +75,8 @@ def _same(value: Any) -> Any:
 
 
 def _wrap_amqp(amqp: Any, recording: Recording) -> None:
-    # A cached property (celery/app/amqp.py): what stands in the instance's dict is what callers get.
-    amqp.__dict__[_NAME] = _Publisher(amqp, recording, amqp.__dict__.get(_NAME))
+    if sends_messages(amqp):
+        amqp.__dict__[SEND_TASK_MESSAGE] = _Publisher(amqp, recording, amqp.__dict__.get(SEND_TASK_MESSAGE))
 
 
 class _Publisher:
@@ -90,7 +92,7 @@ class _Publisher:
     def __call__(self, producer: Any, name: str, message: Any, **options: Any) -> Any:
         send = self._send
         if send is None:
-            send = self._send = self._make()
+            send = self._send = own_send_task_message(self._amqp)
         told = _before(self._recording, name, message, options)
         if told is None:
             return send(producer, name, message, **options)
@@ -103,13 +105,6 @@ class _Publisher:
         if header is not None:
             _after(self._recording, name, message, header, about, sender)
         return result
-
-    def _make(self) -> Any:
-        """What ``amqp.send_task_message`` would be without us, a subclass's too."""
-        made = inspect.getattr_static(type(self._amqp), _NAME)
-        if isinstance(made, functools.cached_property):
-            return made.func(self._amqp)
-        return made.__get__(self._amqp)
 
     def __getattr__(self, name: str) -> Any:
         """Whatever else is asked of us: a test's mock that we stand in for has assertions."""

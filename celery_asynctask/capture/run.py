@@ -6,11 +6,11 @@ from time import time_ns
 from typing import Any, Final, cast
 
 from billiard.exceptions import SoftTimeLimitExceeded
-from celery._state import _task_stack, get_current_task
 from celery.app.task import Context
 from celery.exceptions import Reject, Retry, WorkerShutdown
 
 from celery_asynctask.capture import context, extract, payload, publish, tracing
+from celery_asynctask.capture.celery_private import calling_task, context_of, get_current_task, is_acknowledged
 from celery_asynctask.capture.current import CONTENT, content_of
 from celery_asynctask.capture.headers import HEADER, header_of, with_token
 from celery_asynctask.capture.inflight import in_hand
@@ -85,8 +85,8 @@ def _plan(recording: Recording, request: Any, start: bytes) -> None:
 
 def _inherit(recording: Recording, request: Any) -> None:
     """Give an eager run, which comes without a message, the context that its message would have had."""
-    stack = _task_stack.stack
-    outer = stack[-2].request if len(stack) > 1 else None
+    caller = calling_task()
+    outer = caller.request if caller is not None else None
     fields = publish.fields(recording, request.id, outer, header_of(request), bool(request.retries))
     header = {**header_of(request), **context.to_header(fields, recording.encoder)}
     setattr(request, HEADER, header)
@@ -132,7 +132,7 @@ def on_retry(sender: Any, request: Any, reason: Any = None, einfo: Any = None, *
         _record_retry(recording, sender, request, reason, einfo)
         return
     live = in_hand(request.id)
-    if live is not None and not live.acknowledged:
+    if live is not None and not is_acknowledged(live):
         end = cast("Event", {"again": True, "outcome": "requeued"})
         record_end(recording, Kind.RETRIED, sender, request, end, inferred=True)
         return
@@ -252,4 +252,4 @@ def record_end(
 
 def _context_in_hand(task_id: str) -> Any:
     live = in_hand(task_id)
-    return live._context if live is not None else None
+    return context_of(live) if live is not None else None

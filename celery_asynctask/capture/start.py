@@ -5,14 +5,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from celery.app.trace import build_tracer
-
+from celery_asynctask.capture.celery_private import ON_TASK_INIT, build_tracers_again, on_task_init_of
 from celery_asynctask.capture.run import on_task_init
 
 if TYPE_CHECKING:
     from celery import Celery
-
-_NAME = "on_task_init"
 
 
 class _TaskInit:
@@ -29,19 +26,14 @@ class _TaskInit:
 
 def wrap(app: Celery) -> None:
     """Hear of every run of the app's tasks that starts from now on."""
-    app.loader.__dict__[_NAME] = _TaskInit(app.loader.on_task_init)
-    _trace_again(app)
+    original = on_task_init_of(app)
+    if original is not None:
+        app.loader.__dict__[ON_TASK_INIT] = _TaskInit(original)
+        build_tracers_again(app)
 
 
 def unwrap(app: Celery) -> None:
     """Undo `wrap`."""
-    if isinstance(app.loader.__dict__.get(_NAME), _TaskInit):
-        del app.loader.__dict__[_NAME]
-        _trace_again(app)
-
-
-def _trace_again(app: Celery) -> None:
-    """A tracer that a running worker has built keeps the loader's method of that time: build it again."""
-    for name, task in list(app._tasks.items()):
-        if getattr(task, "__trace__", None) is not None:
-            task.__trace__ = build_tracer(name, task, app.loader, app=app)
+    if isinstance(app.loader.__dict__.get(ON_TASK_INIT), _TaskInit):
+        del app.loader.__dict__[ON_TASK_INIT]
+        build_tracers_again(app)

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import datetime as dt
 import signal
-from functools import partial, wraps
+from collections.abc import Mapping
+from functools import partial
 from time import time_ns
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from celery.app.task import Context
 from celery.exceptions import NotRegistered, TaskRevokedError
-from celery.worker.request import Request
 
 from celery_asynctask.capture import extract, process
+from celery_asynctask.capture.celery_private import (
+    context_of,
+    hear_of_decode_errors,
+    hear_of_stored_results,
+    still_waits,
+    tell_missing,
+)
 from celery_asynctask.capture.headers import mark_delivery
 from celery_asynctask.capture.inflight import take
 from celery_asynctask.capture.instrumentation import Recording, recording_of, recording_of_task
@@ -34,8 +41,11 @@ def on_received(request: Any, **_: Any) -> None:
         if recording is None or not recording.choices[task.name].recorded:
             return
         at = time_ns() // 1000
-        header = mark_delivery(request, at)
         taken = take(request)
+        try:
+            header = mark_delivery(request, at)
+        except AttributeError:  # no `Request.request_dict`
+            return
         if "created" not in header:  # its producer is not recorded: nobody has told of it
             _tell_received(recording, request, at)
             return
@@ -61,7 +71,7 @@ def tell_waiting(recording: Recording) -> None:
         request = taken()
         if request is None:  # the worker is done with it
             continue
-        if request.time_start is None and not request.acknowledged and not request._already_revoked:
+        if still_waits(request):
             _tell_received(recording, request, received)
 
 
@@ -127,44 +137,21 @@ def _readable(message: Any) -> Any:
 def on_worker_init(sender: Any, **_: Any) -> None:
     if recording_of(sender.app) is not None:
         process.become_worker()
-        _hear_of_stored_results()
-
-
-def _hear_of_stored_results() -> None:
-    """Have the worker's requests tell of a child that stored its result and was killed before it could say so.
-
-    Celery 5.7 then acknowledges the message as that of a task that succeeded, and sends no signal
-    (celery/worker/request.py on_failure); versions before call the task failed. Asked for lost children only.
-    """
-    ask = getattr(Request, _ASK_BACKEND, None)
-    if ask is None or hasattr(ask, "__wrapped__"):
-        return
-
-    @wraps(ask)
-    def success_was_stored(self: Any) -> Any:
-        stored = ask(self)
-        if stored:
-            _on_success_stored(self, stored)
-        return stored
-
-    setattr(Request, _ASK_BACKEND, success_was_stored)
-
-
-_ASK_BACKEND: Final = "_success_was_stored"
+        hear_of_stored_results(_on_success_stored)
 
 
 @guard
-def _on_success_stored(request: Any, stored: dict[str, Any]) -> None:
+def _on_success_stored(request: Any, stored: Mapping[str, Any]) -> None:
     task = request.task
-    if (recording := recording_of_task(task)) is None:
+    if (recording := recording_of_task(task)) is None or (context := context_of(request)) is None:
         return
     end = cast("Event", {})
     if (result := stored.get("result")) is not None and recording.choices[task.name].result:
         end["result"] = recording.encoder.value(result)
-    record_end(recording, Kind.SUCCEEDED, task, request._context, end, inferred=True, at=_done_at(stored))
+    record_end(recording, Kind.SUCCEEDED, task, context, end, inferred=True, at=_done_at(stored))
 
 
-def _done_at(stored: dict[str, Any]) -> int | None:
+def _done_at(stored: Mapping[str, Any]) -> int | None:
     """When the child stored its result, by the same machine's clock. A time without a zone is UTC
     (celery/backends/database)."""
     done = stored.get("date_done")
@@ -182,14 +169,8 @@ def on_worker_ready(sender: Any, **_: Any) -> None:
         return
     recording.recorder.before_work = partial(tell_waiting, recording)
     recording.start()
-    decode_error = sender.on_decode_error
-
-    def on_decode_error(message: Any, exc: Exception) -> Any:
-        """Celery sends no signal for a body that it cannot decode: it logs and acknowledges."""
-        guard(_record_message)(Kind.REJECTED, sender.app, message, exc)
-        return decode_error(message, exc)
-
-    sender.on_decode_error = on_decode_error
+    hear_of_decode_errors(sender, partial(guard(_record_message), Kind.REJECTED, sender.app))
+    tell_missing(sender.app)  # now that the worker's log is set up
 
 
 def _signal_name(signum: Any) -> str:

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from kombu.exceptions import OperationalError
-from kombu.utils import json as wire
 
 from celery_asynctask.capture import context
+from celery_asynctask.capture.celery_private import argument_check, options_of_task, read_envelopes, route
 from celery_asynctask.core.keys import is_changed, is_of_a_step
 from celery_asynctask.core.marks import is_whole, mark_of, note_of
 from celery_asynctask.core.status import TERMINAL, AsyncTaskStatus
@@ -24,7 +24,6 @@ from celery_asynctask.queries.reruns import RERUN_OF, Rerun
 from celery_asynctask.store.models import AsyncTask
 
 RERUN_BY: Final = "rerun_by"
-_loads: Final[Any] = wire.loads
 _NOT_INHERITED: Final = frozenset({RERUN_OF, RERUN_BY, "periodic_task_name"})
 """Keys of the content that say how the original came to be sent."""
 _BROKER_SECONDS: Final = 5
@@ -173,14 +172,14 @@ def rebuilt(value: Any) -> Any:
     """Stored arguments as a consumer gets them from Celery's JSON serializer: datetimes, UUIDs, Decimals and bytes out
     of their envelopes. Raises `ValueError` for an envelope that this release of kombu does not know."""
     try:
-        return _loads(json.dumps(value))
+        return read_envelopes(json.dumps(value))
     except (ValueError, TypeError, ArithmeticError, LookupError, AttributeError) as exc:
         raise ValueError(f"{type(exc).__name__}: {exc}") from exc
 
 
 def _misfit(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
     """Why a call with these arguments would fail, as Celery checks it; empty: it would not."""
-    if getattr(task, "typing", False) and callable(check := getattr(task, "__header__", None)):
+    if (check := argument_check(task)) is not None:
         try:
             check(*args, **kwargs)
         except TypeError as exc:
@@ -192,10 +191,10 @@ def _route(
     app: Any, task: Any, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], queue: str | None
 ) -> tuple[str | None, str | None]:
     """The queue, or what stands for it, and the routing key that the app would send it with."""
-    options = dict(task._get_exec_options()) if task is not None else {}
+    options = options_of_task(task) if task is not None else {}
     if queue is not None:
         options["queue"] = queue
-    routed = app.amqp.router.route(options, name, args, kwargs, task)
+    routed = route(app, options, name, args, kwargs, task)
     target = routed.get("queue")
     if target is not None and not isinstance(target, str):
         return target.name, target.routing_key

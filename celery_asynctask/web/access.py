@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from celery.utils.imports import symbol_by_name
+from kombu.utils.imports import symbol_by_name
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 

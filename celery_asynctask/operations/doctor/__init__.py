@@ -29,6 +29,7 @@ def examine(app: Any, configured: Callable[[], Settings]) -> Iterator[Finding]:
         try:
             for check in (
                 lambda: application.configuration(settings),
+                lambda: application.names_of_celery(app),
                 lambda: application.tasks(app, settings),
                 lambda: database.database(settings, reader),
                 lambda: journal.journal(settings),

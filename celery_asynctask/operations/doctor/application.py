@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import fields
 from fnmatch import fnmatchcase
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from celery.utils.imports import symbol_by_name
+from kombu.utils.imports import symbol_by_name
 
+from celery_asynctask.capture.celery_private import missing
 from celery_asynctask.core.accounting import listed
 from celery_asynctask.errors import SettingsError
 from celery_asynctask.operations.doctor.finding import Finding, note, ok, problem, reason
@@ -17,6 +19,7 @@ from celery_asynctask.settings import Settings
 
 _CONFIGURATION = "configuration"
 _TASKS = "recorded tasks"
+_CELERY = "Celery"
 _FUNCTIONS = ("context", "redact_rule")
 _SECRET = frozenset({"url", "engine_options", "redact"})
 
@@ -58,6 +61,13 @@ def wrong_configuration(exc: SettingsError) -> Finding:
     return problem(
         _CONFIGURATION, str(exc), "Correct it in the Celery configuration; workers refuse to start with it, too."
     )
+
+
+def names_of_celery(app: Any) -> Iterator[Finding]:
+    """Whether the installed Celery has what recording relies on without its being promised."""
+    import_module("celery.beat")  # of which `missing` says nothing where it is not loaded
+    for one in missing(app):
+        yield problem(_CELERY, f"{one}.", "Install a release of celery-asynctask that knows this one, or another one.")
 
 
 def tasks(app: Any, settings: Settings) -> Iterator[Finding]:

@@ -1,0 +1,607 @@
+"""What we rely on in Celery, kombu and billiard without its being promised: the installed releases still do it."""
+
+from __future__ import annotations
+
+import ast
+import datetime as dt
+import importlib.util
+import sys
+import uuid
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import billiard
+import celery
+import pytest
+from billiard.einfo import ExceptionInfo
+from celery import Celery, Task, _state, signals
+from celery.app.amqp import AMQP
+from celery.app.task import Context
+from celery.app.trace import build_tracer
+from celery.beat import Scheduler, Service
+from celery.bin.base import LOG_LEVEL
+from celery.exceptions import WorkerLostError
+from celery.loaders.base import BaseLoader
+from celery.worker import state
+from celery.worker.consumer import Consumer
+from celery.worker.request import Request
+from kombu.exceptions import DecodeError
+from kombu.utils import json
+
+import celery_asynctask
+from celery_asynctask.capture import celery_private
+from celery_asynctask.settings import Settings
+
+PACKAGE = Path(celery_asynctask.__file__).parent
+SINCE_5_7 = celery.VERSION[:2] >= (5, 7)
+
+
+@pytest.fixture
+def app() -> Iterator[Celery]:
+    made = Celery("contract", broker="memory://", backend="cache+memory://", set_as_current=False)
+    made.conf.update(task_default_queue=f"contract-{uuid.uuid4().hex}")
+    yield made
+    made.close()
+
+
+def task_of(app: Celery, function: Callable[..., Any] = lambda: None, **options: Any) -> Any:
+    function.__name__ = "body"  # Celery compiles a function of that name
+    made = app.task(name=f"contract.{uuid.uuid4().hex}", shared=False, **options)(function)
+    app.finalize()
+    return app.tasks[made.name]
+
+
+def received(app: Celery, task: Any, *args: Any) -> Request:
+    """A worker's Request of a message that was really sent."""
+    task.apply_async(args)
+    with app.connection_for_read() as connection:
+        queue = connection.SimpleQueue(app.amqp.default_queue)
+        try:
+            message = queue.get(timeout=5)
+        finally:
+            queue.close()
+        message.ack()
+    return Request(message, app=app, task=task, hostname="here", on_ack=lambda *_: None)
+
+
+@contextmanager
+def renamed(module: ModuleType, name: str) -> Iterator[Any]:
+    """Our module as it is where another module lacks the name."""
+    spec = importlib.util.spec_from_file_location("celery_private_without", celery_private.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    made = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delattr(module, name)
+        spec.loader.exec_module(made)
+    yield made
+
+
+# -- the running task
+
+
+def test_the_current_task(app: Celery) -> None:
+    seen: list[Any] = []
+    task = task_of(app, lambda: seen.append(celery_private.get_current_task()))
+    task.apply()
+    assert celery_private.get_current_task is _state.get_current_task  # no call in between
+    assert (seen, celery_private.get_current_task()) == ([task], None)
+
+
+def test_the_current_task_by_what_is_public(app: Celery) -> None:
+    seen: list[Any] = []
+    with renamed(_state, "get_current_task") as ours:
+        task = task_of(app, lambda: seen.append(ours.get_current_task().name))
+        task.apply()
+        assert (seen, ours.get_current_task()) == ([task.name], None)
+
+
+def test_the_calling_task(app: Celery) -> None:
+    """As the stack has them: the running one last, the one that called it before."""
+    seen: list[Any] = []
+    inner = task_of(app, lambda: seen.append(celery_private.calling_task()))
+    outer = task_of(app, lambda: [inner.apply()])
+    outer.apply()
+    inner.apply()
+    assert seen == [outer, None]
+    assert celery_private.calling_task() is None
+
+
+def test_no_stack() -> None:
+    with renamed(_state, "_task_stack") as ours:
+        assert ours.calling_task() is None
+        assert [one.name for one in ours.missing(Celery(set_as_current=False))] == ["celery._state._task_stack.stack"]
+
+
+def test_a_request_of_a_task_has_a_dict() -> None:
+    """What it was given is in it, not what it has by default, and what is left in it stays."""
+    given = {"id": "abc", "asynctask": {"run": "x"}}
+    request = Context(given, args=(1,))
+    assert request.__dict__.items() >= {**given, "args": (1,)}.items()
+    assert request.__dict__.keys() <= {*given, "args", "headers"}
+    request.__dict__["asynctask_start"] = b"{}"
+    assert request.asynctask_start == b"{}"
+    assert (request.retries, request.is_eager, request.replaced_task_nesting) == (0, False, 0)
+
+
+# -- publishing
+
+
+def test_an_app_makes_its_amqp_on_first_use_of_what_its_class_names(app: Celery) -> None:
+    assert celery_private.amqp_of(app) is None
+    named = celery_private.amqp_class(app)
+    assert named == "celery.app.amqp:AMQP"
+    made: list[Any] = []
+
+    def maker(app: Celery) -> Any:
+        made.append(AMQP(app))
+        return made[0]
+
+    app.amqp_cls = maker
+    assert not app.configured  # nothing of this has read the configuration
+    assert [app.amqp, app.amqp] == made * 2
+    assert celery_private.amqp_of(app) is made[0]
+
+
+@pytest.mark.parametrize("protocol", [1, 2])
+def test_every_publish_calls_what_stands_in_the_dict(app: Celery, protocol: int) -> None:
+    app.conf.task_protocol = protocol
+    calls: list[Any] = []
+    assert celery_private.sends_messages(app.amqp)
+
+    def stand_in(producer: Any, name: str, message: Any, **options: Any) -> Any:
+        calls.append((name, message, options))
+        return celery_private.own_send_task_message(app.amqp)(producer, name, message, **options)
+
+    app.amqp.__dict__[celery_private.SEND_TASK_MESSAGE] = stand_in
+    app.send_task("by.name", (1, 2), {"a": 3}, task_id="one", headers={"mine": 1})
+    task_of(app).apply_async(task_id="two")
+    [(name, message, options), (_, second, _)] = calls
+    headers, _properties, body, _sent_event = message
+    about = message.headers if protocol == 2 else message.body
+    assert (name, about["id"], about["task"], about["retries"]) == ("by.name", "one", "by.name", 0)
+    assert (second.headers if protocol == 2 else second.body)["id"] == "two"
+    if protocol == 2:
+        args, kwargs, embed = body
+        assert (args, kwargs) == ((1, 2), {"a": 3})
+        assert embed.keys() >= {"chain", "chord", "callbacks"}
+    else:
+        assert (body["args"], body["kwargs"], body["callbacks"], body["chord"]) == ((1, 2), {"a": 3}, None, None)
+    assert headers is message.headers
+    assert options["headers"]["mine"] == 1  # laid over the message's when it is sent
+    with app.connection_for_read() as connection:
+        queue = connection.SimpleQueue(app.amqp.default_queue)
+        sent = queue.get(timeout=5)
+        sent.ack()
+        queue.close()
+    assert sent.headers["mine"] == 1
+
+
+def test_celery_s_own_sender_is_made_anew_when_asked(app: Celery) -> None:
+    """A cached property: what stood in its place can be taken out of the dict again."""
+    app.amqp.__dict__[celery_private.SEND_TASK_MESSAGE] = theirs = object()
+    assert app.amqp.send_task_message is theirs
+    del app.amqp.__dict__[celery_private.SEND_TASK_MESSAGE]
+    assert app.amqp.send_task_message is app.amqp.__dict__[celery_private.SEND_TASK_MESSAGE]
+
+
+# -- runs
+
+
+def test_the_loader_is_asked_last_before_the_body(app: Celery) -> None:
+    """By what a tracer found on it when it was built."""
+    told: list[str] = []
+    task = task_of(app, lambda: told.append("body"))
+
+    def prerun(**_: Any) -> None:
+        told.append("prerun")
+
+    def run() -> list[str]:
+        told.clear()
+        task.__trace__("one", (), {}, {"id": "one"})
+        return [*told]
+
+    def hook(task_id: str, found: Any) -> None:
+        assert found is task
+        assert (task_id, found.request.id) == ("one", "one")
+        assert celery_private.get_current_task() is task
+        told.append("hook")
+
+    own = celery_private.on_task_init_of(app)
+    assert own.__func__ is BaseLoader.on_task_init
+    task.__trace__ = build_tracer(task.name, task, app.loader, app=app)
+    app.loader.__dict__[celery_private.ON_TASK_INIT] = hook
+    signals.task_prerun.connect(prerun, sender=task)
+    try:
+        assert run() == ["prerun", "body"]
+        celery_private.build_tracers_again(app)
+        assert run() == ["prerun", "hook", "body"]
+        del app.loader.__dict__[celery_private.ON_TASK_INIT]
+        celery_private.build_tracers_again(app)
+        assert run() == ["prerun", "body"]
+    finally:
+        signals.task_prerun.disconnect(prerun, sender=task)
+
+
+def test_tasks_are_known_before_the_app_is_finalized(app: Celery) -> None:
+    tasks = celery_private.registered_tasks(app)
+    task = app.task(shared=False)(_exit_with_what_it_is)
+    assert task.name in tasks
+    assert not app.finalized
+    assert celery_private.registered_tasks(app) is app.tasks  # which finalizes it
+
+
+def test_the_tasks_by_what_is_public(app: Celery) -> None:
+    class Hidden:
+        tasks = app.tasks
+
+    made: Any = Hidden()
+    assert celery_private.registered_tasks(made) is app.tasks
+
+
+def test_a_task_class_is_bound_before_its_tasks_can_be_sent(app: Celery) -> None:
+    """And looks bound before ``on_bound``: that would be too late for us."""
+    told: list[tuple[str, bool]] = []
+
+    class Own(Task):
+        abstract = True
+
+        @classmethod
+        def bind(cls, app: Celery) -> Any:
+            told.append(("bind", cls.__bound__))
+            return super().bind(app)
+
+        @classmethod
+        def on_bound(cls, app: Celery) -> None:
+            told.append(("on_bound", cls.__bound__))
+
+    def body() -> None: ...
+
+    lazily = app.task(base=Own, shared=False, name="own")(body)
+    assert told == []
+    _ = lazily.name
+    assert told == [("bind", False), ("on_bound", True)]
+    assert issubclass(app.Task, Task)
+
+
+def test_an_app_says_whether_it_has_read_its_configuration(app: Celery) -> None:
+    assert celery_private.is_configured(app) is False
+    _ = app.conf.task_default_queue
+    assert celery_private.is_configured(app) is True
+
+
+def test_only_a_child_of_billiard_s_has_a_parent() -> None:
+    assert celery_private.is_pool_child() is False
+    child = billiard.get_context("fork").Process(target=_exit_with_what_it_is)
+    child.start()
+    child.join()
+    assert child.exitcode == 3
+
+
+def _exit_with_what_it_is() -> None:
+    import os
+
+    os._exit(3 if celery_private.is_pool_child() else 4)
+
+
+# -- a worker's main process
+
+
+def test_what_a_worker_s_request_says_of_itself(app: Celery) -> None:
+    request = received(app, task_of(app))
+    assert celery_private.still_waits(request)
+    assert not celery_private.is_acknowledged(request)
+    request.on_accepted(1, 0.0)
+    assert request.time_start is not None
+    assert not celery_private.still_waits(request)
+    request.acknowledge()
+    assert celery_private.is_acknowledged(request)
+
+
+def test_a_request_that_is_acknowledged_or_revoked_waits_no_more(app: Celery) -> None:
+    acknowledged, revoked = (received(app, task_of(app)) for _ in range(2))
+    acknowledged.acknowledge()
+    assert not celery_private.still_waits(acknowledged)
+    state.revoked.add(revoked.id)
+    try:
+        assert revoked.revoked() is True
+    finally:
+        state.revoked.pop_value(revoked.id)
+    assert revoked._already_revoked is True
+    revoked.acknowledged = False
+    assert not celery_private.still_waits(revoked)
+
+
+def test_a_child_is_sent_what_was_put_into_the_request(app: Celery) -> None:
+    """The dict is live: the context that is made of it later has it as well, and is made once."""
+    request = received(app, task_of(app, lambda one: None), 1)
+    request.request_dict["asynctask"] = {"run": "token"}
+    sent: list[Any] = []
+
+    class Pool:
+        def apply_async(self, _function: Any, args: Any, **_: Any) -> Any:
+            sent.append(args)
+            return lambda: None
+
+    request.execute_using_pool(Pool())
+    [(_name, task_id, request_dict, *_)] = sent
+    assert (task_id, request_dict["asynctask"]) == (request.id, {"run": "token"})
+    context = celery_private.context_of(request)
+    assert type(context) is Context
+    assert (context.id, context.asynctask) == (request.id, {"run": "token"})
+    assert celery_private.context_of(request) is context
+
+
+def test_requests_without_these_names() -> None:
+    """As of a Celery that has renamed all: each question has an answer."""
+    request = object()
+    assert celery_private.still_waits(request) is True
+    assert celery_private.is_acknowledged(request) is False
+    assert celery_private.context_of(request) is None
+
+
+def test_a_result_that_a_lost_child_has_stored(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+    if not SINCE_5_7:
+        celery_private.hear_of_stored_results(lambda *_: None)
+        assert not hasattr(Request, "_success_was_stored")
+        return
+    monkeypatch.setattr(Request, "_success_was_stored", Request._success_was_stored)
+    for _ in range(2):  # the second one finds the first
+        celery_private.hear_of_stored_results(lambda request, stored: told.append((request, stored)))
+    task = task_of(app, acks_late=True, reject_on_worker_lost=False)
+    lost, kept = received(app, task), received(app, task)
+    app.backend.store_result(kept.id, 7, "SUCCESS")
+    for request in (lost, kept):
+        with pytest.raises(WorkerLostError) as killed:
+            raise WorkerLostError("killed")
+        request.on_failure(ExceptionInfo((killed.type, killed.value, killed.tb)))
+    [(request, stored)] = told
+    assert (request, stored["status"], stored["result"]) == (kept, "SUCCESS", 7)
+    assert {"date_done"} <= stored.keys()
+
+
+def test_a_consumer_looks_up_what_hears_of_bodies_it_cannot_decode(app: Celery) -> None:
+    """For every message, on itself; its own method acknowledges the message, and is called as well."""
+    told: list[Any] = []
+    consumer = object.__new__(Consumer)
+    consumer.strategies, consumer.on_task_message = {}, set()
+    handle = consumer.create_task_handler()
+    celery_private.hear_of_decode_errors(consumer, lambda message, exc: told.append((message.body, exc)))
+    with app.connection_for_write() as connection:
+        queue = app.amqp.default_queue(connection.default_channel)
+        queue.declare()
+        producer = connection.Producer()
+        producer.publish(
+            b"{broken", content_type="application/json", content_encoding="utf-8", routing_key=queue.routing_key
+        )
+        handle(message := queue.get())
+        assert message.acknowledged
+    [(body, exc)] = told
+    assert body in (b"{broken", "{broken")
+    assert isinstance(exc, DecodeError)
+    celery_private.hear_of_decode_errors(object(), lambda *_: None)  # one without the method
+
+
+def test_beat_sends_an_entry_by_what_stands_on_its_scheduler(app: Celery) -> None:
+    app.conf.beat_schedule = {"nightly": {"task": "clean", "schedule": dt.timedelta(0)}}
+    service = Service(app, scheduler_cls=Scheduler)
+    told: list[str] = []
+
+    def around(send: Callable[..., Any]) -> Callable[..., Any]:
+        def apply_async(entry: Any, *args: Any, **kwargs: Any) -> Any:
+            told.append(entry.name)
+            return send(entry, *args, **kwargs)
+
+        return apply_async
+
+    celery_private.hear_of_entries(service, around)
+    service.scheduler.tick()
+    assert told == ["nightly"]
+    celery_private.hear_of_entries(object(), around)  # a service without a scheduler
+
+
+# -- sending again
+
+
+def test_a_task_s_own_options(app: Celery) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # in 5.7: without effect from 6.0 on
+        task = task_of(app, queue="high", time_limit=5)
+    options = celery_private.options_of_task(task)
+    assert (options["queue"], options["time_limit"]) == ("high", 5)
+    options["queue"] = "mine"
+    assert celery_private.options_of_task(task)["queue"] == "high"
+    assert celery_private.options_of_task(object()) == {}
+
+
+def test_celery_s_check_of_arguments(app: Celery) -> None:
+    check = celery_private.argument_check(task_of(app, lambda one, two=2: None))
+    assert check is not None
+    check(1)
+    with pytest.raises(TypeError, match="one"):
+        check()
+    assert celery_private.argument_check(task_of(app, typing=False)) is None
+    assert celery_private.argument_check(object()) is None
+
+
+def test_where_a_task_would_be_sent(app: Celery) -> None:
+    app.conf.task_routes = {"shop.*": {"queue": "shop"}}
+    routed = celery_private.route(app, {"priority": 3}, "shop.charge", (1,), {}, None)
+    assert (routed["queue"].name, routed["queue"].routing_key, routed["priority"]) == ("shop", "shop", 3)
+    default = celery_private.route(app, {}, "other", (), {}, None)
+    assert default["queue"].name == app.conf.task_default_queue
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        dt.datetime(2026, 1, 2, 3, 4, 5, 6, dt.timezone.utc),
+        dt.date(2026, 1, 2),
+        uuid.UUID("7b1f22f4-6a5a-4a4c-9c7e-5a0f0b2f3c4d"),
+        Decimal("1.10"),
+        b"\xff",
+    ],
+)
+def test_what_json_does_not_have_comes_in_envelopes(value: Any) -> None:
+    sent = json.dumps([value])
+    assert celery_private.read_envelopes(sent) == [value]
+    assert sent.startswith('[{"__type__":')
+    assert '"__value__":' in sent
+
+
+# -- what others rely on by themselves
+
+
+def test_the_configuration_shows_its_layers() -> None:
+    """Celery's own defaults are the last one."""
+    app = Celery("layers", set_as_current=False)
+    app.config_from_object({"CELERY_TASK_DEFAULT_QUEUE": "x", "CELERY_ASYNCTASK_FLUSH_INTERVAL": 7}, namespace="CELERY")
+    conf = app.conf.finalize()
+    assert conf.prefix == "CELERY_"
+    *given, defaults = conf.maps
+    assert defaults.keys() >= {"task_default_queue", "broker_url"}
+    assert [one["CELERY_ASYNCTASK_FLUSH_INTERVAL"] for one in given if "CELERY_ASYNCTASK_FLUSH_INTERVAL" in one] == [7]
+    assert Settings.from_app(app).flush_interval == 7
+    assert Celery(set_as_current=False).conf.finalize().prefix in (None, "")
+    app.close()
+
+
+def test_celery_s_log_level_is_an_option_s_type() -> None:
+    assert LOG_LEVEL.convert("warning", None, None) == 30
+
+
+# -- nobody else does
+
+PRIVATE = frozenset(
+    [
+        "amqp_cls",
+        "send_task_message",
+        "on_task_init",
+        "build_tracer",
+        "__trace__",
+        "_tasks",
+        "_task_stack",
+        "_get_current_object",
+        "request_dict",
+        "_context",
+        "_already_revoked",
+        "time_start",
+        "acknowledged",
+        "_success_was_stored",
+        "on_decode_error",
+        "_parent_pid",
+        "_get_exec_options",
+        "__header__",
+        "maps",
+        "scheduler",
+    ]
+)
+ALLOWED = {
+    ("settings.py", "maps"),
+    ("capture/headers.py", "request_dict"),
+    ("capture/worker.py", "request_dict"),
+    ("capture/publish.py", "amqp_cls"),  # sets it
+}
+NOT_DOCUMENTED = {"celery._state", "celery.app.trace", "celery.worker.request", "celery.utils", "billiard.process"}
+
+
+def modules() -> Iterator[tuple[str, ast.Module]]:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = path.relative_to(PACKAGE).as_posix()
+        if name != "capture/celery_private.py":
+            yield name, ast.parse(path.read_text(encoding="utf-8"))
+
+
+def test_no_other_module_touches_a_private_name() -> None:
+    """As an attribute of something else, or in a text that is one whole name."""
+    found = set()
+    for name, tree in modules():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and not (isinstance(node.value, ast.Name) and node.value.id == "self"):
+                found.add((name, node.attr))
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id.endswith("attr"):
+                found.update((name, str(one.value)) for one in node.args if isinstance(one, ast.Constant))
+    assert {(name, one) for name, one in found if one in PRIVATE} == ALLOWED
+
+
+def test_no_other_module_imports_a_private_name() -> None:
+    for name, tree in modules():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                targets = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                targets = [f"{node.module}.{alias.name}" for alias in node.names]
+            else:
+                continue
+            for target in targets:
+                package, *parts = target.split(".")
+                if package in ("celery", "kombu", "billiard"):
+                    assert not [part for part in parts if part.startswith("_")], f"{name}: {target}"
+                    assert not [one for one in NOT_DOCUMENTED if f"{target}.".startswith(f"{one}.")], (
+                        f"{name}: {target}"
+                    )
+
+
+# -- is all there?
+
+
+def test_nothing_is_missing(app: Celery) -> None:
+    assert celery_private.missing(app) == []
+
+
+def test_each_name_is_looked_for(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And says what is lost, in words that follow on it."""
+    for one in celery_private._NAMES:
+        assert one.is_there(app) or celery.VERSION[:2] < one.since, one.name
+        assert one.lost[0].islower() or one.lost.startswith("`"), one.name
+        assert not one.lost.endswith("."), one.name
+    monkeypatch.setattr(celery_private, "_NAMES", [celery_private._Name("x.y", "z is lost", lambda _: 1 / 0)])
+    [found] = celery_private.missing(app)
+    assert str(found) == f"Celery {celery.__version__} has no x.y: z is lost"
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "told"),
+    [
+        (AMQP, "send_task_message", "amqp.send_task_message"),
+        (BaseLoader, "on_task_init", "loader.on_task_init"),
+        (Request, "_context", "Request._context"),
+        (Consumer, "on_decode_error", "Consumer.on_decode_error"),
+        (Scheduler, "apply_async", "Scheduler.apply_async"),
+        (Task, "_get_exec_options", "Task._get_exec_options"),
+    ],
+    ids=lambda value: value if isinstance(value, str) and "." in value else "",
+)
+def test_one_that_is_gone_is_found(
+    app: Celery, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, owner: type, name: str, told: str
+) -> None:
+    monkeypatch.delattr(owner, name)
+    monkeypatch.setattr(celery_private, "_told", set())
+    [found] = celery_private.missing(app)
+    assert (found.name, found.library) == (told, f"Celery {celery.__version__}")
+    for _ in range(2):
+        celery_private.tell_missing(app)
+    [record] = caplog.records
+    assert (record.name, record.levelname) == ("celery_asynctask", "WARNING")
+    assert f"Celery {celery.__version__} has no {told}: {found.lost}. All else is recorded." in record.getMessage()
+
+
+def test_what_came_later_is_not_missed_before(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(Request, "_success_was_stored", raising=False)
+    monkeypatch.setattr(celery, "VERSION", celery.VERSION._replace(major=5, minor=6))
+    assert celery_private.missing(app) == []
+    monkeypatch.setattr(celery, "VERSION", celery.VERSION._replace(major=5, minor=7))
+    assert [one.name for one in celery_private.missing(app)] == ["Request._success_was_stored"]
+
+
+def test_beat_is_not_loaded_for_it(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(Scheduler, "apply_async")
+    monkeypatch.delitem(sys.modules, "celery.beat")
+    assert celery_private.missing(app) == []
+    assert "celery.beat" not in sys.modules
