@@ -12,13 +12,13 @@ from starlette.responses import Response
 from celery_asynctask.console.page import Page, get
 from celery_asynctask.console.spark import sparks, sparks_note
 from celery_asynctask.core.status import FAILED, AsyncTaskStatus
-from celery_asynctask.http import health
 from celery_asynctask.queries.backlog import MOST_COUNTED, is_empty, standing
 from celery_asynctask.queries.search.filter import Filter
 from celery_asynctask.queries.statistics.by_name import term
 from celery_asynctask.queries.statistics.overview import MOST_RUNNING
 from celery_asynctask.queries.statistics.overview import overview as overview_of
 from celery_asynctask.queries.statistics.series import FEWER, MOST_LOOKED_AT, series
+from celery_asynctask.web.ledger import ledger_of
 
 MINUTE: Final = dt.timedelta(minutes=1)
 ROWS: Final = 10
@@ -45,7 +45,7 @@ async def overview(page: Page) -> Response:
     page.asked()
     end = this_minute(page)
     whole = page.caller.access.customers is None  # events are of processes, not of customers
-    told = await page.service.run(partial(_ledger, page)) if whole else None
+    told = await page.service.run(partial(ledger_of, page.caller)) if whole else None
 
     def make(session: Any) -> Mapping[str, Any]:
         reader = page.caller.reader  # which connects: not before we are in a thread
@@ -73,11 +73,6 @@ async def overview(page: Page) -> Response:
         }
 
     return await page.answer("overview.html", make, end, repr(told))
-
-
-def _ledger(page: Page) -> dict[str, Any]:
-    make = partial(health._ledger, page.caller.reader, page.service.settings.directory)
-    return page.service.ledger.get(make, health.KEPT_SECONDS)
 
 
 def _equation(told: Mapping[str, Any] | None) -> list[tuple[int, str]]:

@@ -9,11 +9,11 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from celery_asynctask.console import entry, markup, value
 from celery_asynctask.console.page import Page, get, post
 from celery_asynctask.console.task import address, located, routes, values
-from celery_asynctask.http import actions
 from celery_asynctask.operations.rerun import Candidate, Options
 from celery_asynctask.queries.reruns import RERUN_OF
 from celery_asynctask.queries.task import exact, is_id
 from celery_asynctask.queries.task_detail import of_page
+from celery_asynctask.web import rerun
 from celery_asynctask.web.access import Right
 from celery_asynctask.web.problem import invalid
 
@@ -37,7 +37,7 @@ async def preview(page: Page) -> Response:
         with reader.session() as session:
             row = located(page, session, of_page(reader.dialect, values=page.payloads))
             found = exact(reader, session, "", row.id)
-        one = actions.preview(page.caller, found, _options(asked), _WORDS)
+        one = rerun.preview(page.caller, found, _options(asked), _WORDS)
         return _page(page, row, one, asked)
 
     return await page.service.run(work)
@@ -51,7 +51,7 @@ async def confirmed(page: Page) -> Response:
     def work() -> Response:
         with page.caller.reader.session() as session:
             found = located(page, session)
-        _, new = actions.send_again(page.caller, found, _options(asked), _by(page), _WORDS)
+        _, new = rerun.send_again(page.caller, found, _options(asked), _by(page), _WORDS)
         return RedirectResponse(page.url(f"{address(found)}/rerun/sent", id=new), 303, headers=markup.SECURITY)
 
     return await page.service.run(work)

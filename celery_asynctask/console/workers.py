@@ -17,7 +17,6 @@ from starlette.responses import Response
 from celery_asynctask.console.page import Page, get
 from celery_asynctask.core.accounting import SILENT, Account, Ledger
 from celery_asynctask.errors import JournalError, SettingsError
-from celery_asynctask.http.health import KEPT_SECONDS
 from celery_asynctask.journal.survey import UNKNOWN_PID, Survey, survey_of
 from celery_asynctask.operations import retention
 from celery_asynctask.operations.doctor.finding import amount
@@ -25,6 +24,7 @@ from celery_asynctask.queries.completeness import completeness
 from celery_asynctask.queries.processes import MOST_GONE, MOST_LOST, MOST_RUNNING, Source, Sources, State, sources
 from celery_asynctask.queries.size import size
 from celery_asynctask.store.tables import SCHEMA_VERSION
+from celery_asynctask.web.ledger import KEPT_SECONDS
 from celery_asynctask.web.memory import Kept
 from celery_asynctask.web.problem import invalid
 from celery_asynctask.web.service import Service

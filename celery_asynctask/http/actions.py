@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import datetime as dt
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Response
 
-from celery_asynctask.errors import AsyncTaskError, FilterError, logger
+from celery_asynctask.errors import FilterError, logger
 from celery_asynctask.http.openapi import problems
-from celery_asynctask.http.tasks import TaskId, found_task
+from celery_asynctask.http.tasks import TaskId
 from celery_asynctask.operations import retention
 from celery_asynctask.operations.purge import Purge, Purged
-from celery_asynctask.operations.rerun import (
-    Candidate,
-    Options,
-    assess,
-    is_unreachable,
-    link,
-    prepare,
-    reach_broker,
-    send,
-)
+from celery_asynctask.operations.rerun import Candidate, Options
 from celery_asynctask.operations.session import Writer
-from celery_asynctask.queries.reruns import reruns, routing_keys
-from celery_asynctask.queries.search.page import MOST_LOOKED_AT
 from celery_asynctask.queries.task import exact
 from celery_asynctask.store.models import AsyncTask
 from celery_asynctask.web import document, schema
@@ -34,7 +21,9 @@ from celery_asynctask.web.access import Right
 from celery_asynctask.web.answer import json_response
 from celery_asynctask.web.parameters import in_values, searched
 from celery_asynctask.web.problem import ProblemError, invalid
+from celery_asynctask.web.rerun import preview, refused, send_again
 from celery_asynctask.web.service import Caller, needing
+from celery_asynctask.web.task import found_task
 
 MOST_PURGED: Final = 20_000
 """Tasks that one request deletes: a few seconds of work."""
@@ -64,11 +53,11 @@ def rerun(
     with caller.reader.session() as session:
         task = _meant(caller, session, task_id)
     if asked.dry_run:
-        one = preview(caller, task, how)
+        one = preview(caller, task, how, REMEDIES)
         if one.refusals:
-            raise _refused(one.refusals)
+            raise refused(one.refusals)
         return _sent(one, None, 200)
-    one, new = send_again(caller, task, how, caller.access.name or "HTTP API")
+    one, new = send_again(caller, task, how, caller.access.name or "HTTP API", REMEDIES)
     return _sent(one, new, 201)
 
 
@@ -83,94 +72,6 @@ def _meant(caller: Caller, session: Any, task_id: str) -> AsyncTask:
         f"{other.id}. Ask by the other id of the one that is meant."
     )
     raise ProblemError("refused", 409, detail)
-
-
-def preview(caller: Caller, task: AsyncTask, how: Options, remedies: Mapping[str, str] = REMEDIES) -> Candidate:
-    """What sending a task again would mean. Raises `ProblemError` where this server cannot."""
-    with _set_up():
-        prepare(caller.service.celery)
-    one = _candidate(caller, task, how, remedies)
-    if not one.refusals and not how.again and one.task.celery_task_id in caller.service.sent:
-        return one._replace(refusals=_just_sent(remedies))
-    return one
-
-
-def send_again(
-    caller: Caller, task: AsyncTask, how: Options, by: str, remedies: Mapping[str, str] = REMEDIES
-) -> tuple[Candidate, str]:
-    """Send a task again, for ``by``; what was sent, and its new task id. Raises `ProblemError` where it was not."""
-    app = caller.service.celery
-    with _set_up():
-        prepare(app)
-    one = _candidate(caller, task, how, remedies)
-    if one.refusals:
-        raise _refused(one.refusals)
-    with _set_up():
-        link(app)
-    sent, original = caller.service.sent, one.task.celery_task_id
-    is_first = sent.add(original)
-    if not is_first and not how.again:
-        raise _refused(_just_sent(remedies))
-    try:
-        return one, _send(app, one, by)
-    except ProblemError:
-        if is_first:
-            sent.discard(original)
-        raise
-
-
-def _just_sent(remedies: Mapping[str, str]) -> Sequence[str]:
-    return (f"it was sent again a moment ago ({remedies['again']})",)
-
-
-@contextmanager
-def _set_up() -> Iterator[None]:
-    """Answer what this server is not set up for; how it is, is not for those who ask."""
-    try:
-        yield
-    except AsyncTaskError as exc:
-        logger.error("Nothing is sent again over HTTP: %s", exc)
-        detail = "This server is not set up to send tasks again. Its log says why."
-        raise ProblemError("refused", 409, detail) from exc
-
-
-def _refused(why: Sequence[str]) -> ProblemError:
-    return ProblemError("refused", 409, f"It is not sent again: {'; '.join(why)}.")
-
-
-def _send(app: Any, one: Candidate, by: str) -> str:
-    """The new task id. Raises `ProblemError`."""
-    try:
-        reach_broker(app)
-    except AsyncTaskError as exc:
-        raise _unsent(one, exc, away=True) from exc
-    try:
-        return send(app, one, by)
-    except Exception as exc:
-        raise _unsent(one, exc, away=is_unreachable(app, exc)) from exc
-
-
-def _unsent(one: Candidate, exc: Exception, *, away: bool) -> ProblemError:
-    logger.error("%s could not be sent again: %s: %s", one.task.celery_task_id, type(exc).__name__, exc)
-    if away:
-        detail = "It could not be sent. The server's log says why."
-        return ProblemError("broker-unavailable", 503, detail, headers={"Retry-After": "5"})
-    why = "its arguments cannot be serialized, or the app does not want it sent like this. The server's log says which"
-    return _refused([why])
-
-
-def _candidate(caller: Caller, task: AsyncTask, how: Options, remedies: Mapping[str, str]) -> Candidate:
-    with caller.reader.session() as session:
-        before = reruns(caller.reader, session, [task])
-        came_by = routing_keys(session, [task]).get(task.celery_task_id)
-    earlier = before.by_task.get(task.celery_task_id, ())
-    values = caller.access.may(Right.PAYLOADS)
-    one = assess(caller.service.celery, task, how, earlier, came_by, remedies, values=values)
-    if before.looked_back_to is None:
-        return one
-    since = f"{before.looked_back_to.astimezone(dt.timezone.utc):%Y-%m-%dT%H:%M:%SZ}"
-    bounded = f"earlier reruns were looked for in the newest {MOST_LOOKED_AT:,} tasks of its name alone, since {since}"
-    return one._replace(remarks=[*one.remarks, bounded])
 
 
 def _sent(one: Candidate, new: str | None, status: int) -> Response:

@@ -14,14 +14,15 @@ from celery_asynctask.http.route import ReadingRoute
 from celery_asynctask.queries.columns import of_task
 from celery_asynctask.queries.search.page import Page, page
 from celery_asynctask.queries.statistics.names import Statistics, statistics, with_time
-from celery_asynctask.queries.task import MOST_ATTEMPTS, attempt_rows, exact, number_of
+from celery_asynctask.queries.task import MOST_ATTEMPTS, attempt_rows
 from celery_asynctask.queries.workflow.members import Workflow, workflow
 from celery_asynctask.queries.workflow.tree import Placed, lineage
 from celery_asynctask.web import document, schema
 from celery_asynctask.web.access import Right
 from celery_asynctask.web.parameters import PageSearch, Search, Understood, understood
-from celery_asynctask.web.problem import invalid, not_found
+from celery_asynctask.web.problem import invalid
 from celery_asynctask.web.service import Caller, needing
+from celery_asynctask.web.task import found_task
 
 Reading = Annotated[Caller, Depends(needing(Right.READ))]
 TaskId = Annotated[
@@ -217,14 +218,6 @@ def _searched(caller: Caller, asked: Search) -> Understood:
     if search.in_values:
         caller.need(Right.PAYLOADS, "search")
     return search
-
-
-def found_task(caller: Caller, session: Any, task_id: str, columns: Any = None) -> Any:
-    """The task, or its columns. Raises `ProblemError`."""
-    found = exact(caller.reader, session, task_id, number_of(task_id), columns)
-    if found is None:
-        raise not_found(f"There is no task {task_id[:80]!r}.")
-    return found
 
 
 async def _answer(request: Request, caller: Caller, make: Any, *more: Any, **how: Any) -> Response:

@@ -16,7 +16,6 @@ from sqlalchemy import delete, insert
 
 from celery_asynctask import install, uninstall
 from celery_asynctask.capture import instrumentation
-from celery_asynctask.http import actions
 from celery_asynctask.journal import Directory, Journal
 from celery_asynctask.operations.session import Writer
 from celery_asynctask.recorder import batch
@@ -24,6 +23,7 @@ from celery_asynctask.recorder.drain import Drain
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
 from celery_asynctask.store.models import AsyncTaskAttempt, AsyncTaskRevision, AsyncTaskVersion, Base
+from celery_asynctask.web import rerun
 from celery_asynctask.web.service import Caller
 from tests import services
 from tests.integration import commands
@@ -179,7 +179,7 @@ def one_minute(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def not_stored(monkeypatch: pytest.MonkeyPatch) -> None:
     """The record does not know yet what was sent again: no recorder has looked since."""
-    monkeypatch.setattr(actions, "reruns", lambda *_: lookup.Reruns({}, None))
+    monkeypatch.setattr(rerun, "reruns", lambda *_: lookup.Reruns({}, None))
 
 
 @pytest.fixture

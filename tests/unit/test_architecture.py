@@ -15,14 +15,48 @@ import pytest
 import celery_asynctask
 
 PACKAGE = Path(celery_asynctask.__file__).parent
-PURE = {"core"}
-CAPTURE = {"capture", "auto", "django"}
-SQL = {"store", "operations", "migrations", "recorder.batch", "recorder.drain", "recorder.liveness", "recorder.work"}
-READERS = {"queries", "operations"}
-WRITERS = {"store", "migrations"}
-"""Who else may use SQLAlchemy."""
+ARROWS: dict[str, set[str]] = {
+    "core": set(),
+    "journal": {"core"},
+    "store": {"core"},
+    "recorder": {"core", "journal", "store"},
+    "capture": {"core", "journal", "recorder"},
+    "queries": {"core", "journal", "store"},
+    "operations": {"core", "journal", "store", "queries", "capture"},
+    "present": {"core", "queries"},
+    "web": {"core", "journal", "store", "queries", "operations", "present"},
+    "console": {"core", "journal", "store", "queries", "operations", "present", "web"},
+    "http": {"core", "journal", "store", "queries", "operations", "present", "web", "console"},
+    "cli": {"core", "journal", "store", "queries", "operations", "present", "recorder", "http"},
+    "migrations": {"store"},
+    "auto": {"capture"},
+    "django": {"capture"},
+    "settings": {"core"},
+    "errors": set(),
+}
+"""Which parts of the package a part may import, when it is imported, for types, or when a function runs. All may import
+`errors` but core, and `settings` but core, the journal and what presents."""
+NARROW = {
+    ("capture", "recorder"): {"recorder"},
+    ("operations", "capture"): {"capture.celery_private", "capture.context", "capture.install"},
+    ("cli", "recorder"): {"recorder"},
+    ("cli", "http"): {"http"},
+    ("http", "console"): {"console"},
+}
+"""Where only a few modules of a part are known to another."""
+ONLY_BY = {
+    ("capture", "recorder"): {"capture.instrumentation"},
+    ("cli", "recorder"): {"cli.recorder"},
+    ("cli", "http"): {"cli.serve"},
+    ("http", "console"): {"http.application"},
+}
+"""And only to these."""
+SQL = {"store", "queries", "operations", "migrations"}
+"""Who may use SQLAlchemy."""
 SERVER = {"web", "http", "console"}
 WEB = {"fastapi", "starlette", "uvicorn", "pydantic"}
+CELERY = {"celery", "kombu", "billiard"}
+WITHOUT_CELERY = {"core", "journal", "recorder", "store", "queries", "present"}
 
 
 @cache
@@ -55,12 +89,13 @@ def is_for_types(node: ast.AST) -> bool:
 
 
 def ours(name: str, *, at_import: bool = False) -> set[str]:
-    """Our own modules that a module imports."""
+    """Our own modules that a module imports; a public name of the package's root is where it has it from."""
     found = set()
     for target in imports(name, at_import=at_import):
         package, _, below = target.partition(".")
         if package != "celery_asynctask":
             continue
+        below = celery_asynctask._HOME.get(below, below)
         while below not in modules():
             below = below.rpartition(".")[0]
         found.add(below)
@@ -83,28 +118,49 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
     tuple(TopologicalSorter(graph).static_order())
 
 
-def test_pure_modules_import_nothing_of_ours_but_each_other() -> None:
+@pytest.mark.parametrize("name", sorted(set(modules()) - {""}))
+def test_arrows(name: str) -> None:
+    part = name.partition(".")[0]
+    common = {"errors", "settings"} - ({"settings"} if part in ("journal", "present") else set())
+    allowed = ARROWS[part] | (set() if part == "core" else common)
+    for target in sorted(ours(name) - {name}):
+        other = target.partition(".")[0]
+        assert other == part or other in allowed, f"{name} -> {target}"
+        if known := NARROW.get((part, other)):
+            assert target in known, f"{name} -> {target}"
+            assert name in ONLY_BY.get((part, other), {name}), f"{name} -> {target}"
+
+
+def test_of_the_root_only_public_names_and_the_version_are_imported() -> None:
     for name in modules():
-        if within(name, PURE):
-            assert not [one for one in ours(name) if not within(one, PURE)], name
+        of_root = {
+            target for target in imports(name) if target.count(".") < 2 and target.startswith("celery_asynctask")
+        }
+        known = {f"celery_asynctask.{one}" for one in (*celery_asynctask._HOME, "__version__", *ARROWS)}
+        assert of_root <= known, (name, of_root - known)
 
 
-def test_capture_never_reaches_the_database() -> None:
-    for name in modules():
-        if within(name, CAPTURE):
-            assert not [one for one in ours(name) if within(one, SQL)], name
+@pytest.mark.parametrize("name", sorted(name for name in modules() if within(name, WITHOUT_CELERY)))
+def test_what_knows_nothing_of_celery(name: str) -> None:
+    assert not {target for target in imports(name) if target.partition(".")[0] in CELERY}
 
 
-def test_the_journal_knows_nothing_of_the_database() -> None:
-    for name in modules():
-        if within(name, {"journal"}):
-            assert not [one for one in ours(name) if within(one, SQL | CAPTURE | {"recorder", "settings"})], name
-
-
-def test_nobody_below_capture_imports_it() -> None:
-    for name in modules():
-        if within(name, {"core", "journal", "recorder", "store", "queries", "web"}):
-            assert not [one for one in ours(name) if within(one, CAPTURE)], name
+def test_nobody_uses_a_private_name_of_another_module() -> None:
+    for name, tree in modules().items():
+        aliases = {
+            alias.asname or alias.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("celery_asynctask")
+            for alias in node.names
+        }
+        used = {
+            f"{node.value.id}.{node.attr}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in aliases
+            if node.attr.startswith("_") and not node.attr.startswith("__") and node.value.id[0].islower()
+        }
+        used |= {alias for alias in aliases if alias.startswith("_") and not alias.startswith("__")}
+        assert not used, (name, used)
 
 
 def test_only_the_api_speaks_http() -> None:
@@ -118,12 +174,10 @@ def test_only_the_api_speaks_http() -> None:
         assert not reaches or name in ("cli.serve", "cli.openapi"), name
 
 
-def test_only_store_and_queries_speak_sql() -> None:
+def test_who_speaks_sql() -> None:
     for name in modules():
-        if within(name, WRITERS | READERS):
-            continue
-        sqlalchemy = {target for target in imports(name) if target.startswith("sqlalchemy")}
-        assert not sqlalchemy, name
+        if not within(name, SQL):
+            assert not {target for target in imports(name) if target.startswith("sqlalchemy")}, name
 
 
 def test_every_module_says_what_it_is_and_stays_short() -> None:

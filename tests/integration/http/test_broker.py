@@ -9,8 +9,8 @@ import pytest
 from celery import Celery
 
 from celery_asynctask import uninstall
-from celery_asynctask.http import actions
 from celery_asynctask.store import Store
+from celery_asynctask.web import rerun
 from tests import services
 from tests.integration.http.client import OURS, Api, api_over, is_problem, tell
 from tests.integration.rows import rows
@@ -76,7 +76,7 @@ def test_a_broker_that_goes_away_after_it_was_reached(
     """Each says so in its own way."""
     tell(store, "old", OURS)
     url = {"redis": "redis://127.0.0.1:9/0", "amqp": "amqp://127.0.0.1:9//"}[broker]
-    monkeypatch.setattr(actions, "reach_broker", lambda _app: None)
+    monkeypatch.setattr(rerun, "reach_broker", lambda _app: None)
     with api_over(store, shop, broker_url=url, task_publish_retry=False) as api:
         is_problem(api.post("/async-tasks/old/rerun"), "broker-unavailable", 503)
 

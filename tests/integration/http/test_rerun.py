@@ -15,6 +15,7 @@ from kombu.serialization import registry
 from sqlalchemy import update
 
 from celery_asynctask import uninstall
+from celery_asynctask.core.text import rfc3339
 from celery_asynctask.store import Store
 from celery_asynctask.store.models import AsyncTask
 from tests.histories import HISTORIES, about, lines
@@ -212,7 +213,7 @@ def test_where_earlier_reruns_were_not_looked_for(store: Store, api: Api, monkey
     assert not any("earlier reruns" in one for one in said)
     monkeypatch.setattr(lookup, "MOST_LOOKED_AT", 2)
     said = api.post("/async-tasks/old/rerun", dryRun=True).json()["remarks"]
-    since = f"{rows(store)['old'].created_at:%Y-%m-%dT%H:%M:%SZ}"
+    since = rfc3339(rows(store)["old"].created_at)
     told = f"earlier reruns were looked for in the newest 100,000 tasks of its name alone, since {since}"
     assert told in said
 

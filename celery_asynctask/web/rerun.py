@@ -1,0 +1,115 @@
+"""Sending a task again for who asks a server: once, unless it is wanted again, and with a problem where it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from celery_asynctask.core.text import rfc3339
+from celery_asynctask.errors import AsyncTaskError, logger
+from celery_asynctask.operations.rerun import (
+    Candidate,
+    Options,
+    assess,
+    is_unreachable,
+    link,
+    prepare,
+    reach_broker,
+    send,
+)
+from celery_asynctask.queries.reruns import reruns, routing_keys
+from celery_asynctask.queries.search.page import MOST_LOOKED_AT
+from celery_asynctask.store.models import AsyncTask
+from celery_asynctask.web.access import Right
+from celery_asynctask.web.problem import ProblemError
+from celery_asynctask.web.service import Caller
+
+
+def preview(caller: Caller, task: AsyncTask, how: Options, remedies: Mapping[str, str]) -> Candidate:
+    """What sending a task again would mean. Raises `ProblemError` where this server cannot."""
+    with _set_up():
+        prepare(caller.service.celery)
+    one = _candidate(caller, task, how, remedies)
+    if not one.refusals and not how.again and one.task.celery_task_id in caller.service.sent:
+        return one._replace(refusals=_just_sent(remedies))
+    return one
+
+
+def send_again(
+    caller: Caller, task: AsyncTask, how: Options, by: str, remedies: Mapping[str, str]
+) -> tuple[Candidate, str]:
+    """Send a task again, for ``by``; what was sent, and its new task id. Raises `ProblemError` where it was not."""
+    app = caller.service.celery
+    with _set_up():
+        prepare(app)
+    one = _candidate(caller, task, how, remedies)
+    if one.refusals:
+        raise refused(one.refusals)
+    with _set_up():
+        link(app)
+    sent, original = caller.service.sent, one.task.celery_task_id
+    is_first = sent.add(original)
+    if not is_first and not how.again:
+        raise refused(_just_sent(remedies))
+    try:
+        return one, _send(app, one, by)
+    except ProblemError:
+        if is_first:
+            sent.discard(original)
+        raise
+
+
+def _just_sent(remedies: Mapping[str, str]) -> Sequence[str]:
+    return (f"it was sent again a moment ago ({remedies['again']})",)
+
+
+@contextmanager
+def _set_up() -> Iterator[None]:
+    """Answer what this server is not set up for; how it is, is not for those who ask."""
+    try:
+        yield
+    except AsyncTaskError as exc:
+        logger.error("Nothing is sent again over HTTP: %s", exc)
+        detail = "This server is not set up to send tasks again. Its log says why."
+        raise ProblemError("refused", 409, detail) from exc
+
+
+def refused(why: Sequence[str]) -> ProblemError:
+    """A task is not sent again."""
+    return ProblemError("refused", 409, f"It is not sent again: {'; '.join(why)}.")
+
+
+def _send(app: Any, one: Candidate, by: str) -> str:
+    """The new task id. Raises `ProblemError`."""
+    try:
+        reach_broker(app)
+    except AsyncTaskError as exc:
+        raise _unsent(one, exc, away=True) from exc
+    try:
+        return send(app, one, by)
+    except Exception as exc:
+        raise _unsent(one, exc, away=is_unreachable(app, exc)) from exc
+
+
+def _unsent(one: Candidate, exc: Exception, *, away: bool) -> ProblemError:
+    logger.error("%s could not be sent again: %s: %s", one.task.celery_task_id, type(exc).__name__, exc)
+    if away:
+        detail = "It could not be sent. The server's log says why."
+        return ProblemError("broker-unavailable", 503, detail, headers={"Retry-After": "5"})
+    why = "its arguments cannot be serialized, or the app does not want it sent like this. The server's log says which"
+    return refused([why])
+
+
+def _candidate(caller: Caller, task: AsyncTask, how: Options, remedies: Mapping[str, str]) -> Candidate:
+    with caller.reader.session() as session:
+        before = reruns(caller.reader, session, [task])
+        came_by = routing_keys(session, [task]).get(task.celery_task_id)
+    earlier = before.by_task.get(task.celery_task_id, ())
+    values = caller.access.may(Right.PAYLOADS)
+    one = assess(caller.service.celery, task, how, earlier, came_by, remedies, values=values)
+    if before.looked_back_to is None:
+        return one
+    since = rfc3339(before.looked_back_to)
+    bounded = f"earlier reruns were looked for in the newest {MOST_LOOKED_AT:,} tasks of its name alone, since {since}"
+    return one._replace(remarks=[*one.remarks, bounded])
