@@ -12,6 +12,7 @@ from celery_asynctask.capture.payload.plain import plain_text
 from celery_asynctask.core import canvas
 from celery_asynctask.core.event import MAX_NAME, Event, Kind, json_text, quote
 from celery_asynctask.core.keys import new_run
+from celery_asynctask.core.reasons import NotSent
 
 if TYPE_CHECKING:
     from celery_asynctask.capture.instrumentation import Choice, Recording
@@ -191,9 +192,7 @@ def unsent(recording: Recording, event: Event, steps: list[canvas.Step]) -> list
             one["root"], one["parent"] = event.get("root"), event["id"]
         one["error_type"] = event.get("error_type", "Exception")
         reason = payload.text(event.get("error_message", ""), payload.MAX_MESSAGE // 2)
-        one["error_message"] = (
-            f"Not sent: upstream task {event['name']} [{event['id']}] ended with {reason or 'no message'}"
-        )
+        one["error_message"] = str(NotSent(event["name"], event["id"], reason))
         found.append(one)
     return found
 

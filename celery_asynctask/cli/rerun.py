@@ -16,6 +16,7 @@ from celery_asynctask.cli.group import PROBLEM
 from celery_asynctask.cli.output import Output, clean
 from celery_asynctask.core.accounting import plural
 from celery_asynctask.operations.rerun import Candidate, Options, assess, link, prepare, reach_broker, send
+from celery_asynctask.present.reasons import reasons
 from celery_asynctask.queries import page
 from celery_asynctask.queries.reruns import reruns, routing_keys
 from celery_asynctask.queries.search.page import MOST_LOOKED_AT, MOST_ROWS
@@ -133,7 +134,7 @@ def _assessed(look: Look, tasks: Sequence[AsyncTask], how: Options) -> list[Cand
             f"{look.output.moment(before.looked_back_to)}."
         )
     return [
-        assess(look.app, one, how, before.by_task.get(one.celery_task_id, ()), keys.get(one.celery_task_id), _REMEDIES)
+        assess(look.app, one, how, before.by_task.get(one.celery_task_id, ()), keys.get(one.celery_task_id))
         for one in tasks
     ]
 
@@ -171,7 +172,7 @@ def _preview(output: Output, candidates: Sequence[Candidate]) -> None:
     for one in candidates:
         for told, words in ((one.refusals, "cannot be sent again"), (one.remarks, "note")):
             if told:
-                output.line(clean(f"{one.task.celery_task_id} {words}: {'; '.join(told)}."))
+                output.line(clean(f"{one.task.celery_task_id} {words}: {'; '.join(reasons(told, _REMEDIES))}."))
 
 
 def _sent(output: Output, app: Any, one: Candidate, by: str, queue: str | None) -> bool:
@@ -203,8 +204,8 @@ def _record(one: Candidate) -> dict[str, Any]:
         "task_kwargs": task.task_kwargs,
         "queue": one.queue,
         "customer": task.customer,
-        "refusals": list(one.refusals),
-        "remarks": list(one.remarks),
+        "refusals": reasons(one.refusals, _REMEDIES),
+        "remarks": reasons(one.remarks),
         "sent": None,
         "error": None,
     }

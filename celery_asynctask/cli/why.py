@@ -6,9 +6,9 @@ import click
 
 from celery_asynctask.cli.command import Look, options
 from celery_asynctask.cli.output import MARKS
+from celery_asynctask.present.diagnosis import explain
+from celery_asynctask.present.words import Words
 from celery_asynctask.queries.diagnosis.collect import evidence
-from celery_asynctask.queries.diagnosis.explain import explain
-from celery_asynctask.queries.diagnosis.words import Words
 from celery_asynctask.queries.task import find
 
 

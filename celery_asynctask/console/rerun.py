@@ -10,6 +10,7 @@ from celery_asynctask.console import entry, markup, value
 from celery_asynctask.console.page import Page, get, post
 from celery_asynctask.console.task import address, located, routes, values
 from celery_asynctask.operations.rerun import Candidate, Options
+from celery_asynctask.present.reasons import reasons
 from celery_asynctask.queries.reruns import RERUN_OF
 from celery_asynctask.queries.task import exact, is_id
 from celery_asynctask.queries.task_detail import of_page
@@ -37,7 +38,7 @@ async def preview(page: Page) -> Response:
         with reader.session() as session:
             row = located(page, session, of_page(reader.dialect, values=page.payloads))
             found = exact(reader, session, "", row.id)
-        one = rerun.preview(page.caller, found, _options(asked), _WORDS)
+        one = rerun.preview(page.caller, found, _options(asked))
         return _page(page, row, one, asked)
 
     return await page.service.run(work)
@@ -97,7 +98,9 @@ def _page(page: Page, row: Any, one: Candidate, asked: Any) -> Response:
         by=_by(page),
         asked=asked,
         values=[shown for shown in values(page, row, base) if shown.name in _ARGUMENTS] if page.payloads else [],
-        remedies=[field for field in REMEDIES if any(_WORDS[field] in refusal for refusal in one.refusals)],
+        refusals=reasons(one.refusals, _WORDS),
+        remarks=reasons(one.remarks),
+        remedies={refusal.remedy for refusal in one.refusals} & REMEDIES.keys(),
         all_remedies=REMEDIES,
     )
     return HTMLResponse(found, headers=markup.SECURITY)

@@ -15,9 +15,10 @@ from celery_asynctask.core import links
 from celery_asynctask.core.status import TERMINAL, AsyncTaskStatus
 from celery_asynctask.core.text import span
 from celery_asynctask.errors import NotFoundError
+from celery_asynctask.present.diagnosis import explain
+from celery_asynctask.present.words import Words
 from celery_asynctask.queries.diagnosis.collect import evidence
-from celery_asynctask.queries.diagnosis.explain import Evidence, explain
-from celery_asynctask.queries.diagnosis.words import Words
+from celery_asynctask.queries.diagnosis.evidence import Evidence
 from celery_asynctask.queries.task import exact, find, is_id, number_of
 from celery_asynctask.queries.task_detail import MOST_COUNTED, around, of_page, some_attempts
 from celery_asynctask.queries.workflow.timeline import Course, courses
@@ -48,8 +49,6 @@ OUTCOMES: Final = {
     "running": AsyncTaskStatus.STARTED,
 }
 """Like which status a run's end looks; any other one like LOST."""
-UNNOTED: Final = "Nothing is noted of the process that ran it."
-"""What `explain` says where no source is known: for who may not see the sources, that is not so."""
 
 
 class Attempt(NamedTuple):
@@ -154,7 +153,7 @@ def _found(page: Page, session: Any, row: Any, first: str, now: dt.datetime) -> 
         "base": base,
         "last": last,
         "over": row.status in TERMINAL,
-        "sentences": _sentences(told, now),
+        "sentences": explain(told, _Words(now, _shown)),
         "causes": list(_causes(told)),
         "attempts": _attempts(session, row, told.runs, first, now),
         "runs": told.runs,
@@ -175,17 +174,13 @@ def _found(page: Page, session: Any, row: Any, first: str, now: dt.datetime) -> 
 def _scoped(told: Evidence) -> Evidence:
     """Without what is known of processes, and of the tasks of others on a queue."""
     cause = None if told.cause is None else _scoped(told.cause)
-    return told._replace(source=None, ahead=told.ahead or None, cause=cause)
+    return told._replace(source=None, sources_are_seen=False, ahead=told.ahead or None, cause=cause)
 
 
 def _rerun_of(row: Any) -> str | None:
     """The content is the user's own, too."""
     found = value.member(row.content, "rerun_of")
     return found if found is not None and is_id(found) else None
-
-
-def _sentences(told: Evidence, now: dt.datetime) -> Sequence[str]:
-    return [one for one in explain(told, _Words(now, _shown)) if one != UNNOTED]
 
 
 def _shown(what: Any) -> str:

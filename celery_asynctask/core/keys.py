@@ -86,6 +86,7 @@ SOURCE: Final = {Kind.PLANNED: SOURCE_PLANNED, Kind.UNSENT: SOURCE_UNSENT}
 # Members of an enum are looked up and hashed in Python, so what is asked for every event goes by plain strings.
 _STAGE: Final = {kind.value: stage for kind, stage in STAGE.items()}
 _PHASE: Final = {kind.value: phase for kind, phase in PHASE.items()}
+_PLANNED, _UNSENT = str(STAGE[Kind.PLANNED]), str(STAGE[Kind.UNSENT])
 _SOURCE: Final = {kind.value: source for kind, source in SOURCE.items()}
 _MESSAGE: Final = NESTING_DIGITS + RETRIES_DIGITS
 """Characters of nesting and retries, with which a run key and an order key begin."""
@@ -172,9 +173,7 @@ def _hex(digits: int) -> str:
 
 _MESSAGE_PARTS: Final = _hex(NESTING_DIGITS) + _hex(RETRIES_DIGITS)
 _DELIVERY_PARTS: Final = f"([{FIRST}{REDELIVERED}]){_hex(RUN_DIGITS)}"
-_ORDER_PARTS: Final = (
-    f"{_MESSAGE_PARTS}(?P<stage>[0-{STAGE_RUN}]){_DELIVERY_PARTS}([0-{PHASE_INTERNAL}]){_hex(TIME_DIGITS)}"
-)
+_ORDER_PARTS: Final = f"{_MESSAGE_PARTS}([0-{STAGE_RUN}]){_DELIVERY_PARTS}([0-{PHASE_INTERNAL}]){_hex(TIME_DIGITS)}"
 _RUN_KEY: Final = re.compile(_MESSAGE_PARTS + _DELIVERY_PARTS)
 _ORDER_KEY: Final = re.compile(_ORDER_PARTS)
 _ORIGIN_KEY: Final = re.compile(f"([0-{SOURCE_NAME_ONLY}]){_MESSAGE_PARTS}{_hex(TIME_DIGITS)}")
@@ -269,17 +268,17 @@ class OriginKey(NamedTuple):
 
 def is_planned(order_key: str) -> bool:
     """Whether the newest that is known of a task is that it is a later step of a workflow."""
-    return _stage(order_key) == STAGE[Kind.PLANNED]
+    return _has_stage(order_key, _PLANNED)
 
 
 def is_unsent(order_key: str) -> bool:
     """Whether the newest that is known of a task is that it will not be sent."""
-    return _stage(order_key) == STAGE[Kind.UNSENT]
+    return _has_stage(order_key, _UNSENT)
 
 
-def _stage(order_key: str) -> int | None:
-    found = _ORDER_KEY.fullmatch(order_key)  # without the rest of the parts: it is asked of every member of a workflow
-    return None if found is None else int(found["stage"])
+def _has_stage(order_key: str, stage: str) -> bool:
+    # The digit first: it is asked of every member of a workflow, and most have another.
+    return order_key[_MESSAGE : _MESSAGE + 1] == stage and _ORDER_KEY.fullmatch(order_key) is not None
 
 
 def happened_at(order_key: str) -> dt.datetime | None:

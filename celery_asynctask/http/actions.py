@@ -14,6 +14,7 @@ from celery_asynctask.operations import retention
 from celery_asynctask.operations.purge import Purge, Purged
 from celery_asynctask.operations.rerun import Candidate, Options
 from celery_asynctask.operations.session import Writer
+from celery_asynctask.present.reasons import reasons
 from celery_asynctask.queries.task import exact
 from celery_asynctask.store.models import AsyncTask
 from celery_asynctask.web import document, schema
@@ -53,9 +54,9 @@ def rerun(
     with caller.reader.session() as session:
         task = _meant(caller, session, task_id)
     if asked.dry_run:
-        one = preview(caller, task, how, REMEDIES)
+        one = preview(caller, task, how)
         if one.refusals:
-            raise refused(one.refusals)
+            raise refused(one.refusals, REMEDIES)
         return _sent(one, None, 200)
     one, new = send_again(caller, task, how, caller.access.name or "HTTP API", REMEDIES)
     return _sent(one, new, 201)
@@ -80,7 +81,7 @@ def _sent(one: Candidate, new: str | None, status: int) -> Response:
             "celery_task_id": new,
             "rerun_of": one.task.celery_task_id,
             "queue": one.queue,
-            "remarks": list(one.remarks),
+            "remarks": reasons(one.remarks),
         }
     )
     return json_response(body, status)

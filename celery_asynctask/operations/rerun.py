@@ -17,6 +17,7 @@ from celery_asynctask.capture import context
 from celery_asynctask.capture.celery_private import argument_check, options_of_task, read_envelopes, route
 from celery_asynctask.core.keys import is_changed, is_of_a_step
 from celery_asynctask.core.marks import is_whole, mark_of, note_of
+from celery_asynctask.core.reasons import Code, Reason
 from celery_asynctask.core.status import TERMINAL, AsyncTaskStatus
 from celery_asynctask.core.url import hidden
 from celery_asynctask.errors import AsyncTaskError, ContextError
@@ -53,9 +54,9 @@ class Candidate(NamedTuple):
     """Where it would be sent to; None: it cannot be."""
     content: Mapping[str, Any] = {}
     """What of the original's content the new execution is given."""
-    refusals: Sequence[str] = ()
+    refusals: Sequence[Reason] = ()
     """Why it is not sent; empty: it is."""
-    remarks: Sequence[str] = ()
+    remarks: Sequence[Reason] = ()
     """What a person should know before."""
 
 
@@ -79,76 +80,65 @@ def prepare(app: Any) -> None:
 
 
 def assess(
-    app: Any,
-    task: AsyncTask,
-    options: Options,
-    before: Sequence[Rerun],
-    came_by: str | None,
-    remedies: Mapping[str, str] = {},
-    *,
-    values: bool = True,
+    app: Any, task: AsyncTask, options: Options, before: Sequence[Rerun], came_by: str | None, *, values: bool = True
 ) -> Candidate:
     """Whether the task can be sent again; ``before`` are its reruns so far, ``came_by`` the routing key of its run.
-    ``remedies`` says, by field of `Options`, what a person does who wants it all the same. Without ``values`` nothing
-    is told of what is in the arguments: no key, name, type or piece of them."""
+    Without ``values`` nothing is told of what is in the arguments: no key, name, type or piece of them."""
 
-    def remedy(field: str) -> str:
-        return f" ({remedies[field]})" if field in remedies else ""
+    def why(code: Code, what: object) -> Reason:
+        return Reason(code, {"detail": str(what) if values else ""})
 
-    def why(what: object) -> str:
-        return f": {what}" if values else ""
-
-    refusals = [*_about_state(task, options, remedy("unfinished")), *_about_values(task, values)]
-    remarks = []
-    if before and not options.again:
-        refusals.append(f"it was sent again before, {_counted(before)}{remedy('again')}")
-    elif before:
-        remarks.append(f"it was sent again before, {_counted(before)}")
+    refusals = [*_about_state(task, options), *_about_values(task, values)]
+    remarks: list[Reason] = []
+    if before:
+        sent = Reason(Code.SENT_BEFORE, {"times": len(before), "last": before[0].celery_task_id}, "again")
+        (remarks if options.again else refusals).append(sent._replace(remedy=None) if options.again else sent)
     if task.status is AsyncTaskStatus.LOST or task.status not in TERMINAL:
-        remarks.append(f"it is {task.status.value}: if it runs still, or is delivered again, it is done twice")
+        remarks.append(Reason(Code.MAY_RUN_TWICE, {"status": task.status.value}))
     args, kwargs = (), {}
     try:
         if not refusals:
             args, kwargs = rebuilt(task.task_args), rebuilt(task.task_kwargs)
     except ValueError as exc:
-        refusals.append(f"its arguments cannot be read back{why(exc)}")
+        refusals.append(why(Code.UNREADABLE, exc))
     known = app.tasks.get(task.name)
     if known is None:
         own = any(not name.startswith("celery.") for name in app.tasks)
         if own and not options.force_name:
-            refusals.append(f"this app knows no task of that name{remedy('force_name')}")
+            refusals.append(Reason(Code.UNKNOWN_NAME, remedy="force_name"))
         else:
-            remarks.append("this app does not know the task: nobody has checked name and arguments")
+            remarks.append(Reason(Code.UNCHECKED_NAME))
     elif not refusals and (misfit := _misfit(known, args, kwargs)):
-        refusals.append(f"its arguments do not fit the task as it is now{why(misfit)}")
+        refusals.append(why(Code.MISFIT, misfit))
     queue = routing_key = None
     try:
         queue, routing_key = _route(app, known, task.name, args, kwargs, options.queue)
     except Exception as exc:  # noqa: BLE001 - a router is the user's
-        refusals.append(f"it cannot be routed{why(exc)}")
+        refusals.append(why(Code.NO_ROUTE, exc))
     if came_by is not None and came_by not in (queue, routing_key):
-        remarks.append(f"its last run came by {came_by}")
+        remarks.append(Reason(Code.CAME_BY, {"queue": came_by}))
     content, left_out = _content(task)
-    if left_out:
-        remarks.append(left_out)
+    if left_out is not None:
+        remarks.append(Reason(left_out))
     return Candidate(task, args, kwargs, queue, content, refusals, remarks)
 
 
-def _about_state(task: AsyncTask, options: Options, remedy: str) -> Iterator[str]:
+def _about_state(task: AsyncTask, options: Options) -> Iterator[Reason]:
     if is_of_a_step(task.origin_key):
-        yield "it is a step of a workflow that was never sent: what it was to get from the step before is not known"
+        yield Reason(Code.STEP)
     elif task.status not in TERMINAL and not options.unfinished:
-        yield f"it is not over, but {task.status.value}{remedy}"
+        yield Reason(Code.UNFINISHED, {"status": task.status.value}, "unfinished")
 
 
-def _about_values(task: AsyncTask, values: bool) -> Iterator[str]:
+def _about_values(task: AsyncTask, values: bool) -> Iterator[Reason]:
     for name, value, kind in (("args", task.task_args, list), ("kwargs", task.task_kwargs, dict)):
         if value is None:
-            yield f"its {name} were not recorded"
+            yield Reason(Code.NOT_RECORDED, {"name": name})
         elif not is_whole(value):
-            yield f"its {name} are not whole" + (f": {', '.join(sorted(_missing(value)))}" if values else "")
+            detail = ", ".join(sorted(_missing(value))) if values else ""
+            yield Reason(Code.NOT_WHOLE, {"name": name, "detail": detail})
         elif not isinstance(value, kind):
-            yield f"its {name} are no {kind.__name__}"
+            yield Reason(Code.WRONG_KIND, {"name": name, "kind": kind.__name__})
 
 
 def _missing(value: Any, path: str = "") -> Iterator[str]:
@@ -202,23 +192,18 @@ def _route(
     return target or key or (str(exchange) if exchange else app.conf.task_default_queue), key
 
 
-def _content(task: AsyncTask) -> tuple[dict[str, Any], str]:
-    """What the task was given as content, and a remark where that is not known, or cannot be given again."""
+def _content(task: AsyncTask) -> tuple[dict[str, Any], Code | None]:
+    """What the task was given as content, and why it is not known, or cannot be given again."""
     if not isinstance(task.content, dict):
-        return {}, ""
+        return {}, None
     if is_changed(task.content_key):
-        return {}, "its content is not given again: the run has changed it"
+        return {}, Code.CONTENT_CHANGED
     given = {key: value for key, value in task.content.items() if key not in _NOT_INHERITED}
     try:
         context.check({"content": {**given, RERUN_OF: task.celery_task_id, RERUN_BY: "x" * context.MAX_NAME}})
     except ContextError:
-        return {}, "its content is not given again: it is too long"
-    return (given, "") if is_whole(given) else ({}, "its content is not given again: it is not whole")
-
-
-def _counted(before: Sequence[Rerun]) -> str:
-    times = "once" if len(before) == 1 else f"{len(before):,} times"
-    return f"{times}, last as {before[0].celery_task_id}"
+        return {}, Code.CONTENT_TOO_LONG
+    return (given, None) if is_whole(given) else ({}, Code.CONTENT_NOT_WHOLE)
 
 
 def reach_broker(app: Any) -> None:

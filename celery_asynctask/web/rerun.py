@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
+from celery_asynctask.core.reasons import Code, Reason
 from celery_asynctask.core.text import rfc3339
 from celery_asynctask.errors import AsyncTaskError, logger
 from celery_asynctask.operations.rerun import (
@@ -18,6 +19,7 @@ from celery_asynctask.operations.rerun import (
     reach_broker,
     send,
 )
+from celery_asynctask.present.reasons import reasons
 from celery_asynctask.queries.reruns import reruns, routing_keys
 from celery_asynctask.queries.search.page import MOST_LOOKED_AT
 from celery_asynctask.store.models import AsyncTask
@@ -25,14 +27,16 @@ from celery_asynctask.web.access import Right
 from celery_asynctask.web.problem import ProblemError
 from celery_asynctask.web.service import Caller
 
+_JUST_SENT: Final = Reason(Code.JUST_SENT, remedy="again")
 
-def preview(caller: Caller, task: AsyncTask, how: Options, remedies: Mapping[str, str]) -> Candidate:
+
+def preview(caller: Caller, task: AsyncTask, how: Options) -> Candidate:
     """What sending a task again would mean. Raises `ProblemError` where this server cannot."""
     with _set_up():
         prepare(caller.service.celery)
-    one = _candidate(caller, task, how, remedies)
+    one = _candidate(caller, task, how)
     if not one.refusals and not how.again and one.task.celery_task_id in caller.service.sent:
-        return one._replace(refusals=_just_sent(remedies))
+        return one._replace(refusals=[_JUST_SENT])
     return one
 
 
@@ -43,25 +47,21 @@ def send_again(
     app = caller.service.celery
     with _set_up():
         prepare(app)
-    one = _candidate(caller, task, how, remedies)
+    one = _candidate(caller, task, how)
     if one.refusals:
-        raise refused(one.refusals)
+        raise refused(one.refusals, remedies)
     with _set_up():
         link(app)
     sent, original = caller.service.sent, one.task.celery_task_id
     is_first = sent.add(original)
     if not is_first and not how.again:
-        raise refused(_just_sent(remedies))
+        raise refused([_JUST_SENT], remedies)
     try:
         return one, _send(app, one, by)
     except ProblemError:
         if is_first:
             sent.discard(original)
         raise
-
-
-def _just_sent(remedies: Mapping[str, str]) -> Sequence[str]:
-    return (f"it was sent again a moment ago ({remedies['again']})",)
 
 
 @contextmanager
@@ -75,9 +75,9 @@ def _set_up() -> Iterator[None]:
         raise ProblemError("refused", 409, detail) from exc
 
 
-def refused(why: Sequence[str]) -> ProblemError:
-    """A task is not sent again."""
-    return ProblemError("refused", 409, f"It is not sent again: {'; '.join(why)}.")
+def refused(why: Iterable[Reason], remedies: Mapping[str, str] = {}) -> ProblemError:
+    """A task is not sent again. ``remedies`` as in `present.reasons.reason`."""
+    return ProblemError("refused", 409, f"It is not sent again: {'; '.join(reasons(why, remedies))}.")
 
 
 def _send(app: Any, one: Candidate, by: str) -> str:
@@ -97,19 +97,16 @@ def _unsent(one: Candidate, exc: Exception, *, away: bool) -> ProblemError:
     if away:
         detail = "It could not be sent. The server's log says why."
         return ProblemError("broker-unavailable", 503, detail, headers={"Retry-After": "5"})
-    why = "its arguments cannot be serialized, or the app does not want it sent like this. The server's log says which"
-    return refused([why])
+    return refused([Reason(Code.UNSENDABLE)])
 
 
-def _candidate(caller: Caller, task: AsyncTask, how: Options, remedies: Mapping[str, str]) -> Candidate:
+def _candidate(caller: Caller, task: AsyncTask, how: Options) -> Candidate:
     with caller.reader.session() as session:
         before = reruns(caller.reader, session, [task])
         came_by = routing_keys(session, [task]).get(task.celery_task_id)
     earlier = before.by_task.get(task.celery_task_id, ())
-    values = caller.access.may(Right.PAYLOADS)
-    one = assess(caller.service.celery, task, how, earlier, came_by, remedies, values=values)
+    one = assess(caller.service.celery, task, how, earlier, came_by, values=caller.access.may(Right.PAYLOADS))
     if before.looked_back_to is None:
         return one
-    since = rfc3339(before.looked_back_to)
-    bounded = f"earlier reruns were looked for in the newest {MOST_LOOKED_AT:,} tasks of its name alone, since {since}"
+    bounded = Reason(Code.BOUNDED, {"tasks": MOST_LOOKED_AT, "since": rfc3339(before.looked_back_to)})
     return one._replace(remarks=[*one.remarks, bounded])

@@ -1,16 +1,17 @@
-"""What the rows say about where a task is: what `explain` makes sentences of."""
+"""Collecting what the rows say about where a task is."""
 
 from __future__ import annotations
 
-import re
 from typing import Any, Final
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, defer
 
 from celery_asynctask.core.keys import is_planned, is_unsent
+from celery_asynctask.core.reasons import NotSent
 from celery_asynctask.core.status import AsyncTaskStatus
-from celery_asynctask.queries.diagnosis.explain import Evidence
+from celery_asynctask.queries.diagnosis.evidence import Evidence
+from celery_asynctask.queries.failures.fingerprint import place
 from celery_asynctask.queries.reader import Reader
 from celery_asynctask.queries.workflow.members import workflow
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt, AsyncTaskSource
@@ -19,8 +20,6 @@ MOST_AHEAD: Final = 1000
 """Waiting tasks that are counted."""
 _MOST_CAUSES: Final = 5
 """How many tasks are looked at, one the cause of the other."""
-_UPSTREAM: Final = re.compile(r"Not sent: upstream task .+? \[(.+?)\] ended with ", re.DOTALL)
-"""How the error of a task that was not sent names the one it was not sent for (`extract.unsent`)."""
 
 
 def evidence(reader: Reader, session: Session, task: AsyncTask) -> Evidence:
@@ -43,8 +42,8 @@ def evidence(reader: Reader, session: Session, task: AsyncTask) -> Evidence:
 
 def _cause(reader: Reader, session: Session, task: AsyncTask) -> tuple[AsyncTask | None, list[Any]]:
     """The task that a step was not sent for, or waits for; where nobody knows: what is under way in its workflow."""
-    named = _UPSTREAM.match(task.error_message or "") if is_unsent(task.order_key) else None
-    if named is not None and (cause := _task(reader, session, named[1])) is not None:
+    told = NotSent.parse(task.error_message or "") if is_unsent(task.order_key) else None
+    if told is not None and (cause := _task(reader, session, told.task_id)) is not None:
         return cause, []
     members = {one.celery_task_id: one for one in workflow(reader, session, task).members}
     met = {task.celery_task_id}
@@ -80,6 +79,7 @@ def _about(reader: Reader, session: Session, task: AsyncTask) -> Evidence:
         last,
         runs=1 + sum(count for _, count in earlier),
         earlier={str(how): count for how, count in earlier},
+        place=place(last.traceback, last.name.partition(".")[0]),
         source=source,
     )
 

@@ -7,7 +7,6 @@ and grouped here: what is the same message, and whose code it was, is nothing th
 from __future__ import annotations
 
 import datetime as dt
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
@@ -15,6 +14,7 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import ColumnElement, Select, and_, case, func, select, true
 from sqlalchemy.orm import Session
 
+from celery_asynctask.core.reasons import first_reason
 from celery_asynctask.core.status import FAILED
 from celery_asynctask.queries.failures.fingerprint import normal, place
 from celery_asynctask.queries.reader import Reader
@@ -162,7 +162,7 @@ def _grouped(found: Iterable[Failure]) -> tuple[list[Group], Sequence[dt.datetim
     groups: dict[tuple[str, str, str | None], _Group] = {}
     unsent: dict[tuple[str, str], _Group] = {}
     for one in found:
-        cause = _UNSENT.sub("", one.message)
+        cause = first_reason(one.message)
         message = normal(cause)
         if cause != one.message:
             unsent.setdefault((one.error_type, message), _Group()).add(one)
@@ -244,7 +244,3 @@ def _counts(moments: Iterable[dt.datetime], first: dt.datetime, last: dt.datetim
     for at in moments:
         counts[min(int((at - first).total_seconds() / length * BUCKETS), BUCKETS - 1)] += 1
     return counts
-
-
-_UNSENT: Final = re.compile(r"\A(?:Not sent: upstream task [^\n]{1,300}? \[[^\]\n]*\] ended with )+")
-"""What the error of a task that was never sent begins with (`extract.unsent`), once for each that was not before it."""

@@ -202,7 +202,9 @@ def test_the_workflow_of_others_is_not_seen(store: Store, api: Api) -> None:
 def test_processes_are_for_who_sees_all(store: Store, api: Api) -> None:
     run = Delivery(2)
     store.write(lines(about([published(customer=OURS), run.started(3, customer=OURS)], "runs")))
-    assert task.UNNOTED not in words(look(api, "/tasks/runs", "ours"))
+    unnoted = "Nothing is noted of the process that ran it."
+    assert unnoted in words(look(api, "/tasks/runs"))
+    assert unnoted not in words(look(api, "/tasks/runs", "ours"))
     source = {"journal": "j", "role": "child", "segment": 1, "position": 1, "last_number": 1, "stored": 1}
     known = {"source": SOURCE, "host": "node-17", "pid": 4711, "started_at": AT, "last_seen_at": AT, "quarantined": 0}
     with store.engine.begin() as connection:

@@ -21,6 +21,7 @@ from celery_asynctask.core.keys import (
     OrderKey,
     OriginKey,
     RunKey,
+    end_key,
     happened_at,
     is_changed,
     is_of_a_step,
@@ -123,6 +124,24 @@ def test_which_key_of_a_row_is_which() -> None:
     assert (bare["origin_key"], bare["trace_key"], bare["content_key"]) == (f"3010002{ms(2):014x}", "", "")
 
 
+@pytest.mark.parametrize(
+    ("told", "phase"),
+    [
+        (event(Kind.STARTED, 9), 0),
+        (event(Kind.NOTED, 9), 0),
+        (event(Kind.FOUND, 9, inferred=True), 1),
+        (event(Kind.LOST, 9, inferred=True), 1),
+        (event(Kind.FAILED, 9, inferred=True), 2),
+        (event(Kind.FAILED, 9), 3),
+        (event(Kind.FAILED, 9, internal=True, inferred=True), 4),
+    ],
+    ids=["started", "noted", "found", "lost", "inferred", "seen", "internal"],
+)
+def test_whose_word_counts(told: Event, phase: int) -> None:
+    assert end_key(told) == f"{phase}{ms(9):014x}"
+    assert order_key(told) == f"0000004{'0' * 21}{phase}{ms(9):014x}"
+
+
 def test_an_event_of_no_delivery() -> None:
     assert run_key(published()) == f"0000000{NO_RUN}"
 
@@ -139,7 +158,8 @@ def test_keys_have_one_width_whatever_the_numbers() -> None:
 
 
 def test_counts_beyond_the_width_of_a_key_are_the_largest_that_has_it() -> None:
-    most = run_key(event(Kind.SUCCEEDED, 0, nesting=0xFF, retries=0xFFFF))
+    most = run_key(event(Kind.SUCCEEDED, 0, nesting=keys.MAX_NESTING, retries=keys.MAX_RETRIES))
+    assert (keys.MAX_NESTING, keys.MAX_RETRIES) == (0xFF, 0xFFFF)
     assert most[:6] == "ffffff"
     assert run_key(event(Kind.SUCCEEDED, 0, nesting=0x100, retries=0x10000)) == most
 
@@ -253,6 +273,21 @@ def test_whatever_is_read_is_what_was_written(kind: Any, text: str) -> None:
     found = kind.parse(text)
     assert found is None or str(found) == text
     assert all(isinstance(ask(text), (bool, type(happened_at(ORDER)), type(None))) for ask in ASKED)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        (RunKey, run_key(Delivery(2).started(3))),
+        (OrderKey, ORDER),
+        (ContentKey, f"1{ORDER}"),
+        (OriginKey, project(published()).task["origin_key"]),
+    ],
+)
+def test_every_character_of_a_key_counts(kind: Any, text: str) -> None:
+    assert kind.parse(text) is not None
+    for place in range(len(text)):
+        assert kind.parse(f"{text[:place]}X{text[place + 1 :]}") is None
 
 
 @pytest.mark.parametrize("text", ["2" + ORDER, "x" + ORDER])

@@ -37,6 +37,7 @@ from celery_asynctask.operations.rerun import (
     rebuilt,
     send,
 )
+from celery_asynctask.present.reasons import reasons
 from celery_asynctask.queries.reruns import Rerun
 from celery_asynctask.store.models import AsyncTask
 from tests.histories import HISTORIES, ID, NAME, published
@@ -92,11 +93,11 @@ def row(**more: Any) -> AsyncTask:
 
 
 def look(app: Celery, task: AsyncTask, before: Any = (), came_by: str | None = None, **options: Any) -> Candidate:
-    return assess(app, task, Options(**options), before, came_by, {"unfinished": "--unfinished does"})
+    return assess(app, task, Options(**options), before, came_by)
 
 
 def refusal(app: Celery, task: AsyncTask, **options: Any) -> str:
-    return "; ".join(look(app, task, **options).refusals)
+    return "; ".join(reasons(look(app, task, **options).refusals, {"unfinished": "--unfinished does"}))
 
 
 def test_what_is_sent(app: Celery) -> None:
@@ -144,7 +145,7 @@ def test_arguments_that_are_not_whole(app: Celery, args: Any, kwargs: Any, told:
     stored_args, stored_kwargs = encoder.arguments(args, kwargs)
     task = row(task_args=stored_args, task_kwargs=stored_kwargs)
     assert told in refusal(app, task)
-    [untold] = assess(app, task, Options(), (), None, values=False).refusals
+    [untold] = reasons(assess(app, task, Options(), (), None, values=False).refusals)
     assert untold in ("its args are not whole", "its kwargs are not whole")
 
 
@@ -225,7 +226,7 @@ def test_every_history(app: Celery, name: str) -> None:
     elif found["completed_at"] is None:
         assert told == f"it is not over, but {found['status']} (--unfinished does)"
         assert refusal(app, task, unfinished=True) == ""
-        assert "it is done twice" in look(app, task, unfinished=True).remarks[0]
+        assert "it is done twice" in reasons(look(app, task, unfinished=True).remarks)[0]
     else:
         assert told == ""
 
@@ -244,7 +245,7 @@ def test_a_planned_step_is_not_sent_however_much_one_wants(app: Celery) -> None:
 
 
 def test_a_lost_task_may_be_done_twice(app: Celery) -> None:
-    assert "it is LOST: if it runs still" in look(app, row(status=AsyncTaskStatus.LOST)).remarks[0]
+    assert "it is LOST: if it runs still" in reasons(look(app, row(status=AsyncTaskStatus.LOST)).remarks)[0]
 
 
 def test_a_name_that_the_app_does_not_know(app: Celery) -> None:
@@ -254,7 +255,7 @@ def test_a_name_that_the_app_does_not_know(app: Celery) -> None:
     assert (forced.refusals, len(forced.remarks)) == ([], 1)
     sender = make_app()
     found = look(sender, unknown)
-    assert (found.refusals, "nobody has checked" in found.remarks[0]) == ([], True)
+    assert (found.refusals, "nobody has checked" in reasons(found.remarks)[0]) == ([], True)
     sender.close()
 
 
@@ -266,15 +267,15 @@ def test_arguments_that_do_not_fit_any_more(app: Celery) -> None:
 def test_what_was_sent_again_before(app: Celery) -> None:
     at = dt.datetime(2026, 1, 31, tzinfo=dt.timezone.utc)
     before = [Rerun("new-2", at), Rerun("new-1", at)]
-    [told] = look(app, row(), before).refusals
+    [told] = reasons(look(app, row(), before).refusals)
     assert told == "it was sent again before, 2 times, last as new-2"
     found = look(app, row(), before[1:], again=True)
-    assert (found.refusals, found.remarks) == ([], ["it was sent again before, once, last as new-1"])
+    assert (found.refusals, reasons(found.remarks)) == ([], ["it was sent again before, once, last as new-1"])
 
 
 def test_which_way_it_came(app: Celery) -> None:
     assert look(app, row(), came_by="celery").remarks == []
-    assert look(app, row(), came_by="slow").remarks == ["its last run came by slow"]
+    assert reasons(look(app, row(), came_by="slow").remarks) == ["its last run came by slow"]
     assert look(app, row(), came_by="slow", queue="slow").remarks == []
 
 
@@ -293,7 +294,7 @@ def test_content(app: Celery) -> None:
         ({"order": "x" * 16_300}, GIVEN, "it is too long"),
     ):
         found = look(app, row(content=content, content_key=key))
-        assert (found.content, found.remarks) == ({}, [f"its content is not given again: {told}"])
+        assert (found.content, reasons(found.remarks)) == ({}, [f"its content is not given again: {told}"])
     assert look(app, row(content=None)).content == {}
 
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
-import inspect
 import traceback
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_asynctask.capture import extract
-from celery_asynctask.queries.failures import groups
 from celery_asynctask.queries.failures.fingerprint import MESSAGE_SHOWN, normal, pieces, place
 from celery_asynctask.queries.failures.groups import BUCKETS, MESSAGE_START, Failure, Failures, grouped
 from tests import quick
@@ -200,9 +197,3 @@ def test_what_was_never_sent_counts_to_its_cause() -> None:
     ]
     assert found[0].example == "id-1"
     assert found[0].names == ["shop.charge", "shop.index", "shop.mail"]
-
-
-def test_the_prefix_is_what_the_hooks_write() -> None:
-    assert groups._UNSENT.match("Not sent: upstream task shop.charge [id-1] ended with x")
-    written = inspect.getsource(extract.unsent)
-    assert "Not sent: upstream task {event['name']} [{event['id']}] ended with {" in written

@@ -1,44 +1,19 @@
 """Why a task is where it is: the evidence in rows, told in plain sentences.
 
-Pure. `collect` collects what is told here.
+Pure. `queries.diagnosis` collects the evidence.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Final
 
 from celery_asynctask.core.accounting import SILENT
 from celery_asynctask.core.keys import happened_at, is_planned, is_unsent
 from celery_asynctask.core.status import AsyncTaskStatus
-from celery_asynctask.queries.diagnosis.words import Words, error, in_a_line
-from celery_asynctask.queries.failures.fingerprint import place
-from celery_asynctask.queries.workflow.tree import Member
-from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt, AsyncTaskSource
-
-
-class Evidence(NamedTuple):
-    """What the rows say about a task."""
-
-    task: AsyncTask
-    last: AsyncTaskAttempt | None = None
-    """Its latest run; None: it never ran."""
-    runs: int = 0
-    """How many runs there were, the latest included."""
-    earlier: Mapping[str, int] = {}
-    """How the runs before it ended, with the class of which error or else with which outcome, and how often; the empty
-    text: nobody saw it."""
-    source: AsyncTaskSource | None = None
-    """The process of the latest run; None: not known."""
-    cause: Evidence | None = None
-    """Of a task that was not sent: the one before it in its workflow for which it was not, or for which it waits."""
-    open: Sequence[Member] = ()
-    """Of a task that was not sent, where nobody knows which task will: what else is under way in its workflow."""
-    ahead: int | None = None
-    """Of a task that waits on its queue: how many that were asked for before it wait, too; None: not counted."""
-    most_ahead: int = 0
-    """Where counting them ended."""
+from celery_asynctask.present.words import Words, error, in_a_line
+from celery_asynctask.queries.diagnosis.evidence import Evidence
 
 
 def explain(evidence: Evidence, words: Words) -> list[str]:
@@ -158,7 +133,7 @@ def _started(told: Evidence, words: Words) -> list[str]:
 def _retry(told: Evidence, words: Words) -> list[str]:
     task, run = told.task, told.last
     if run is None or run.ended_at is None:
-        since = _since(task, words)
+        since = _since(told, words)
         return [f"It waits for its next run, retry {task.retries}{f',{since}' if since else ''}."]
     because = f", because of {error(run.error_type, run.error_message)}" if run.error_type else ""
     return [
@@ -170,14 +145,14 @@ def _retry(told: Evidence, words: Words) -> list[str]:
 
 def _received(told: Evidence, words: Words) -> list[str]:
     return [
-        f"A worker has its message{_since(told.task, words)} and has not started it: it waits for its ETA, for a free "
+        f"A worker has its message{_since(told, words)} and has not started it: it waits for its ETA, for a free "
         "process of that worker, or for a rate limit."
     ]
 
 
 def _pending(told: Evidence, words: Words) -> list[str]:
     task, run = told.task, told.last
-    since = _since(task, words)
+    since = _since(told, words)
     if is_planned(task.order_key):
         return _planned(told, words)
     if run is not None:
@@ -219,17 +194,14 @@ _SAID: Final[Mapping[AsyncTaskStatus, Callable[[Evidence, Words], list[str]]]] =
 }
 
 
-def _since(task: AsyncTask, words: Words) -> str:
+def _since(told: Evidence, words: Words) -> str:
     """Since when its status is so; empty where nobody knows."""
-    at = happened_at(task.order_key)
+    at = happened_at(told.task.order_key)
     return "" if at is None else f" since {words.since(at)}"
 
 
 def _place(told: Evidence) -> list[str]:
-    """Where in the user's own code the latest run's error came from."""
-    run = told.last
-    where = place(run.traceback, run.name.partition(".")[0]) if run is not None else None
-    return [f"That was at {where}."] if where else []
+    return [f"That was at {told.place}."] if told.place else []
 
 
 def _run(told: Evidence, words: Words) -> list[str]:
@@ -258,7 +230,7 @@ def _process(told: Evidence, words: Words) -> list[str]:
     """When the process of the latest run was last seen alive."""
     source = told.source
     if source is None:
-        return ["Nothing is noted of the process that ran it."]
+        return ["Nothing is noted of the process that ran it."] if told.sources_are_seen else []
     found = f"That process was last seen alive at {words.since(source.last_seen_at)}"
     if source.ended_at is not None:
         return [f"{found}, and found gone at {words.show(source.ended_at)}."]

@@ -14,8 +14,9 @@ from celery_asynctask.cli.output import Output
 from celery_asynctask.core.accounting import SILENT
 from celery_asynctask.core.fold import fold
 from celery_asynctask.core.status import TERMINAL, AsyncTaskStatus
-from celery_asynctask.queries.diagnosis.explain import Evidence, explain
-from celery_asynctask.queries.diagnosis.words import Words
+from celery_asynctask.present.diagnosis import explain
+from celery_asynctask.present.words import Words
+from celery_asynctask.queries.diagnosis.evidence import Evidence
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt, AsyncTaskSource
 from tests.histories import HISTORIES, ID, SOURCE, START
 from tests.unit.queries.test_tree import member
@@ -72,9 +73,7 @@ SECONDS = dt.timedelta(seconds=1)
 
 
 def test_its_own_error_with_the_last_frame_of_its_own_code() -> None:
-    evidence = history("failed")
-    assert evidence.last is not None
-    evidence.last.traceback = TRACEBACK
+    evidence = history("failed", place="app/shop/tasks.py:88 ship")
     assert told(evidence).splitlines() == [
         "It failed with ValueError: no money.",
         "That was at app/shop/tasks.py:88 ship.",
