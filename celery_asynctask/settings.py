@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celery_asynctask.core.links import PLACEHOLDERS, is_template
+from celery_asynctask.core.rights import Right
 from celery_asynctask.core.url import parse
 from celery_asynctask.errors import SettingsError
 
@@ -103,7 +104,7 @@ def _retention(value: Any) -> Mapping[str, str | None]:
     return rules
 
 
-_RIGHTS = frozenset({"read", "payloads", "rerun", "purge"})
+_RIGHTS = [right.value for right in Right]
 
 
 def _tokens(value: Any) -> Mapping[str, Mapping[str, Any]]:
@@ -114,7 +115,7 @@ def _tokens(value: Any) -> Mapping[str, Mapping[str, Any]]:
             raise ValueError
         customers, rights = grant["customers"], _globs(grant["rights"])
         whole = isinstance(customers, (list, tuple, set, frozenset)) and all(type(one) is int for one in customers)
-        if not (whole or customers == "*") or not _RIGHTS.issuperset(rights):
+        if not (whole or customers == "*") or not set(rights) <= set(_RIGHTS):
             raise ValueError
         if not re.fullmatch(r"[0-9a-fA-F]{64}", _string(grant["sha256"])):
             raise ValueError
@@ -166,7 +167,7 @@ _RULES = {
     ),
     "tokens": _Rule(
         "a mapping of names to {'sha256': hash, 'customers': list of numbers or '*', 'rights': list of "
-        "'read', 'payloads', 'rerun', 'purge'}; `celery asynctask token` makes one",
+        f"{', '.join(map(repr, _RIGHTS))}}}; `celery asynctask token` makes one",
         _tokens,
     ),
     "access": _Rule("a function, or its dotted path such as 'proj.web.access'", _function),

@@ -16,13 +16,10 @@ from typing import Any, Final
 from celery_asynctask.capture import payload
 from celery_asynctask.capture.payload.inspection import inherits
 from celery_asynctask.capture.payload.merged import fit
+from celery_asynctask.core.limits import MAX_INTEGER, MAX_NAME
 from celery_asynctask.errors import ContextError
 
 FIELDS: Final = ("customer", "created_by", "created_by_name", "content")
-MAX_ID: Final = 2**63 - 1
-"""Largest customer or creator: the columns are 64-bit integers."""
-MAX_NAME: Final = 255
-"""Characters of ``created_by_name``."""
 MAX_CONTENT: Final = 16_384
 """Bytes of content, as JSON: brokers bound the headers of a message."""
 
@@ -177,7 +174,7 @@ def content_of(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_id(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and -MAX_ID <= value <= MAX_ID
+    return isinstance(value, int) and not isinstance(value, bool) and -MAX_INTEGER <= value <= MAX_INTEGER
 
 
 def _is_content(value: object) -> bool:

@@ -10,8 +10,9 @@ from celery_asynctask.capture import context, payload, tracing
 from celery_asynctask.capture.headers import HEADER, TIMES_END, header_of, is_again, is_time, is_token, with_token
 from celery_asynctask.capture.payload.plain import plain_text
 from celery_asynctask.core import canvas
-from celery_asynctask.core.event import MAX_NAME, Event, Kind, json_text, quote
+from celery_asynctask.core.event import Event, Kind, json_text, quote
 from celery_asynctask.core.keys import new_run
+from celery_asynctask.core.limits import MAX_MESSAGE, MAX_NAME
 from celery_asynctask.core.reasons import NotSent
 
 if TYPE_CHECKING:
@@ -191,7 +192,7 @@ def unsent(recording: Recording, event: Event, steps: list[canvas.Step]) -> list
         if step.after_chord and step.parent is None:
             one["root"], one["parent"] = event.get("root"), event["id"]
         one["error_type"] = event.get("error_type", "Exception")
-        reason = payload.text(event.get("error_message", ""), payload.MAX_MESSAGE // 2)
+        reason = payload.text(event.get("error_message", ""), MAX_MESSAGE // 2)
         one["error_message"] = str(NotSent(event["name"], event["id"], reason))
         found.append(one)
     return found

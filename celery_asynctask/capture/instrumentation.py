@@ -18,8 +18,9 @@ from kombu.utils.imports import symbol_by_name
 from celery_asynctask.capture import context, payload, process
 from celery_asynctask.capture.celery_private import registered_tasks
 from celery_asynctask.capture.payload.redaction import SENSITIVE_NAMES, Redaction
-from celery_asynctask.core.event import MAX_NAME, Event, encode, json_text, quote
+from celery_asynctask.core.event import Event, encode, json_text, quote
 from celery_asynctask.core.forking import reset_in_children
+from celery_asynctask.core.limits import MAX_NAME
 from celery_asynctask.errors import report
 from celery_asynctask.journal import Journal
 from celery_asynctask.recorder import Recorder

@@ -6,6 +6,7 @@ import click
 
 from celery_asynctask.cli.command import Look, options
 from celery_asynctask.cli.work import ask, progress
+from celery_asynctask.core.limits import MAX_INTEGER
 from celery_asynctask.operations.erase import Erased, Erasure
 from celery_asynctask.operations.session import Writer
 
@@ -20,7 +21,7 @@ Examples:
 @click.option(
     "--customer",
     "customers",
-    type=click.IntRange(-(2**63), 2**63 - 1),
+    type=click.IntRange(-MAX_INTEGER, MAX_INTEGER),
     metavar="N",
     multiple=True,
     required=True,

@@ -8,8 +8,10 @@ from typing import Final
 
 import click
 
+from celery_asynctask.core.rights import Right
+
 _BYTES: Final = 32
-RIGHTS: Final = ("read", "payloads", "rerun", "purge")
+RIGHTS: Final = [right.value for right in Right]
 
 
 @click.command(
@@ -43,7 +45,7 @@ def token(name: str, customers: tuple[int, ...], all_customers: bool, rights: tu
     grant = {
         "sha256": hashlib.sha256(made.encode()).hexdigest(),
         "customers": "*" if all_customers else list(dict.fromkeys(customers)),
-        "rights": ["read", *dict.fromkeys(rights)],
+        "rights": [Right.READ.value, *dict.fromkeys(rights)],
     }
     click.echo("Add this to asynctask_tokens in the Celery configuration:", err=True)
     click.echo(f"    {name!r}: {grant!r},", err=True)

@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 from starlette.responses import Response
 
 from celery_asynctask.console.page import Page, get
+from celery_asynctask.core.rights import Right
 from celery_asynctask.core.status import FAILED
 from celery_asynctask.core.text import rfc3339
 from celery_asynctask.errors import FilterError
@@ -18,7 +19,6 @@ from celery_asynctask.queries.failures.fingerprint import pieces
 from celery_asynctask.queries.failures.groups import BUCKETS, Failures, Group, failures
 from celery_asynctask.queries.search.filter import MAX_VALUES, Filter, parse
 from celery_asynctask.queries.search.keys import KEYS
-from celery_asynctask.web.access import Right
 from celery_asynctask.web.parameters import in_values, searched
 from celery_asynctask.web.problem import ProblemError, invalid
 

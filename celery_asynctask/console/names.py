@@ -10,6 +10,7 @@ from starlette.responses import Response
 from celery_asynctask.console.overview import this_minute
 from celery_asynctask.console.page import Page, get
 from celery_asynctask.console.spark import sparks, sparks_note
+from celery_asynctask.core.rights import Right
 from celery_asynctask.core.status import FAILED
 from celery_asynctask.errors import FilterError
 from celery_asynctask.queries.search.filter import Filter, parse_value
@@ -17,7 +18,6 @@ from celery_asynctask.queries.statistics.by_name import MOST_LOOKED_AT as MOST_O
 from celery_asynctask.queries.statistics.by_name import by_name, named, term
 from celery_asynctask.queries.statistics.names import Name, Percentiles, Statistics, statistics, with_time
 from celery_asynctask.queries.statistics.series import FEWER, series
-from celery_asynctask.web.access import Right
 from celery_asynctask.web.parameters import in_values, searched
 from celery_asynctask.web.problem import ProblemError, invalid, not_found
 

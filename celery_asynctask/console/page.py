@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from celery_asynctask.console import entry, markup
-from celery_asynctask.web.access import Right
+from celery_asynctask.core.rights import Right
 from celery_asynctask.web.problem import invalid
 from celery_asynctask.web.service import Caller, Service, same_site
 

@@ -9,13 +9,13 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from celery_asynctask.console import entry, markup, value
 from celery_asynctask.console.page import Page, get, post
 from celery_asynctask.console.task import address, located, routes, values
+from celery_asynctask.core.rights import Right
 from celery_asynctask.operations.rerun import Candidate, Options
 from celery_asynctask.present.reasons import reasons
 from celery_asynctask.queries.reruns import RERUN_OF
 from celery_asynctask.queries.task import exact, is_id
 from celery_asynctask.queries.task_detail import of_page
 from celery_asynctask.web import rerun
-from celery_asynctask.web.access import Right
 from celery_asynctask.web.problem import invalid
 
 REMEDIES: Final = {"again": "also if it was sent again before", "unfinished": "also if it is not over"}

@@ -12,6 +12,8 @@ from starlette.responses import RedirectResponse, Response
 from celery_asynctask.console import frames, markup, value
 from celery_asynctask.console.page import Endpoint, Page, get
 from celery_asynctask.core import links
+from celery_asynctask.core.limits import MAX_MESSAGE, MAX_TRACEBACK
+from celery_asynctask.core.rights import Right
 from celery_asynctask.core.status import TERMINAL, AsyncTaskStatus
 from celery_asynctask.core.text import span
 from celery_asynctask.errors import NotFoundError
@@ -23,17 +25,14 @@ from celery_asynctask.queries.task import exact, find, is_id, number_of
 from celery_asynctask.queries.task_detail import MOST_COUNTED, around, of_page, some_attempts
 from celery_asynctask.queries.workflow.timeline import Course, courses
 from celery_asynctask.store.models import AsyncTaskAttempt
-from celery_asynctask.web.access import Right
 from celery_asynctask.web.problem import invalid, not_found
 
 VALUES: Final = {"args": "task_args", "kwargs": "task_kwargs", "result": "result", "content": "content"}
 """By how a page calls them, the columns."""
 ATTEMPTS: Final = 20
 """Of a task that are shown at a time."""
-MOST_MESSAGE: Final = 4_000
-"""Characters of an error's text that are shown."""
-MOST_TRACEBACK: Final = 21_000
-"""Characters of the end of a traceback that are shown: `payload` keeps less."""
+MOST_TRACEBACK: Final = MAX_TRACEBACK + 1000
+"""Characters of the end of a traceback that are shown, with what says that it was cut."""
 TICK: Final = 10
 """Seconds for which the page of a task that nothing happens to stays the same."""
 OUTCOMES: Final = {
@@ -166,7 +165,7 @@ def _found(page: Page, session: Any, row: Any, first: str, now: dt.datetime) -> 
         "rerun_by": value.member(row.content, "rerun_by") if page.payloads else None,
         "links": _links(page, row, last, now),
         "may_rerun": page.caller.access.may(Right.RERUN),
-        "most_message": MOST_MESSAGE,
+        "most_message": MAX_MESSAGE,
         "term": term,
     }
 

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from celery_asynctask.console.page import Page, get
 from celery_asynctask.core.columns import VALUES
+from celery_asynctask.core.rights import Right
 from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.errors import FilterError
 from celery_asynctask.present import csv
@@ -20,7 +21,6 @@ from celery_asynctask.queries.search.order import Order
 from celery_asynctask.queries.search.page import page as page_of
 from celery_asynctask.queries.statistics.counts import MOST_COUNTED, counts
 from celery_asynctask.web import document
-from celery_asynctask.web.access import Right
 from celery_asynctask.web.parameters import ORDER_BY, in_values, searched
 from celery_asynctask.web.problem import ProblemError, invalid
 

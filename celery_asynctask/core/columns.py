@@ -12,7 +12,7 @@ import enum
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from celery_asynctask.core.event import MAX_NAME
+from celery_asynctask.core.limits import MAX_NAME
 
 
 class Type(enum.Enum):

@@ -10,10 +10,7 @@ import json
 import time
 from functools import partial
 from json.encoder import c_make_encoder, encode_basestring_ascii  # type: ignore[attr-defined]
-from typing import Any, Final, TypedDict, cast
-
-MAX_NAME: Final = 255
-"""Characters of a name (of a task, a queue) that are kept: as many as the columns take."""
+from typing import Any, TypedDict, cast
 
 
 class Kind(str, enum.Enum):

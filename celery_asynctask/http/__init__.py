@@ -3,7 +3,8 @@ imports it."""
 
 from __future__ import annotations
 
+from celery_asynctask.core.rights import Right
 from celery_asynctask.http.application import create_app
-from celery_asynctask.web.access import Access, Right
+from celery_asynctask.web.access import Access
 
 __all__ = ["Access", "Right", "create_app"]

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Response
 
+from celery_asynctask.core.rights import Right
 from celery_asynctask.errors import FilterError, logger
 from celery_asynctask.http.openapi import problems
 from celery_asynctask.http.tasks import TaskId
@@ -18,7 +19,6 @@ from celery_asynctask.present.reasons import reasons
 from celery_asynctask.queries.task import exact
 from celery_asynctask.store.models import AsyncTask
 from celery_asynctask.web import document, schema
-from celery_asynctask.web.access import Right
 from celery_asynctask.web.answer import json_response
 from celery_asynctask.web.parameters import in_values, searched
 from celery_asynctask.web.problem import ProblemError, invalid

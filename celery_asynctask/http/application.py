@@ -11,9 +11,11 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from celery_asynctask import __version__
+from celery_asynctask.console import console
+from celery_asynctask.core.rights import Right
 from celery_asynctask.http import actions, health, openapi, tasks
 from celery_asynctask.settings import Settings
-from celery_asynctask.web.access import Gate, Right
+from celery_asynctask.web.access import Gate
 from celery_asynctask.web.problem import HEADERS, ProblemError, handle
 from celery_asynctask.web.service import Caller, Service, needing
 
@@ -49,8 +51,6 @@ def create_app(celery: Any, *, settings: Settings | None = None, loopback: bool 
     api.add_api_route("/openapi.json", _openapi, include_in_schema=False)
     for path in ("/", "/console"):
         api.add_route(path, _to_console, include_in_schema=False)
-    from celery_asynctask.console import console  # which knows the API, as long as it asks it for what both need
-
     api.mount("/console", console(api.state.asynctask))
     handle(api)
     api.add_middleware(_Frame)

@@ -6,9 +6,9 @@ from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Response
 
+from celery_asynctask.core.rights import Right
 from celery_asynctask.store.tables import SCHEMA_VERSION
 from celery_asynctask.web import document, schema
-from celery_asynctask.web.access import Right
 from celery_asynctask.web.answer import json_response
 from celery_asynctask.web.ledger import ledger_of
 from celery_asynctask.web.service import Caller, needing

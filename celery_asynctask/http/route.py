@@ -13,7 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter, ValidationError
 
-from celery_asynctask.web.access import Right
+from celery_asynctask.core.rights import Right
 from celery_asynctask.web.service import Caller, needing
 
 _caller: Final = needing(Right.READ)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from pydantic.json_schema import SkipJsonSchema
 
+from celery_asynctask.core.rights import Right
 from celery_asynctask.errors import FilterError
 from celery_asynctask.http.openapi import problems
 from celery_asynctask.http.route import ReadingRoute
@@ -18,7 +19,6 @@ from celery_asynctask.queries.task import MOST_ATTEMPTS, attempt_rows
 from celery_asynctask.queries.workflow.members import Workflow, workflow
 from celery_asynctask.queries.workflow.tree import Placed, lineage
 from celery_asynctask.web import document, schema
-from celery_asynctask.web.access import Right
 from celery_asynctask.web.parameters import PageSearch, Search, Understood, understood
 from celery_asynctask.web.problem import invalid
 from celery_asynctask.web.service import Caller, needing

@@ -13,13 +13,13 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from celery_asynctask.core.limits import MAX_INTEGER
 from celery_asynctask.core.status import TERMINAL, AsyncTaskStatus
 from celery_asynctask.core.text import rfc3339
 from celery_asynctask.errors import BundleError
 
 FORMAT: Final = "celery-asynctask bundle"
 VERSION: Final = 1
-MAX_INTEGER: Final = 2**63 - 1
 
 
 class Kind(NamedTuple):

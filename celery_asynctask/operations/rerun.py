@@ -16,6 +16,7 @@ from kombu.exceptions import OperationalError
 from celery_asynctask.capture import context
 from celery_asynctask.capture.celery_private import argument_check, options_of_task, read_envelopes, route
 from celery_asynctask.core.keys import is_changed, is_of_a_step
+from celery_asynctask.core.limits import MAX_NAME
 from celery_asynctask.core.marks import is_whole, mark_of, note_of
 from celery_asynctask.core.reasons import Code, Reason
 from celery_asynctask.core.status import TERMINAL, AsyncTaskStatus
@@ -200,7 +201,7 @@ def _content(task: AsyncTask) -> tuple[dict[str, Any], Code | None]:
         return {}, Code.CONTENT_CHANGED
     given = {key: value for key, value in task.content.items() if key not in _NOT_INHERITED}
     try:
-        context.check({"content": {**given, RERUN_OF: task.celery_task_id, RERUN_BY: "x" * context.MAX_NAME}})
+        context.check({"content": {**given, RERUN_OF: task.celery_task_id, RERUN_BY: "x" * MAX_NAME}})
     except ContextError:
         return {}, Code.CONTENT_TOO_LONG
     return (given, None) if is_whole(given) else ({}, Code.CONTENT_NOT_WHOLE)
@@ -250,7 +251,7 @@ def send(app: Any, one: Candidate, by: str, queue: str | None = None) -> str:
     """Send it; the new task id. Raises whatever Celery raises."""
     task = one.task
     options = {} if queue is None else {"queue": queue}
-    link = {RERUN_OF: task.celery_task_id, RERUN_BY: by[: context.MAX_NAME]}
+    link = {RERUN_OF: task.celery_task_id, RERUN_BY: by[:MAX_NAME]}
     fields = {
         "customer": task.customer,
         "created_by": task.created_by,

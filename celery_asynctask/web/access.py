@@ -6,7 +6,6 @@ a server that listens to this host alone (`serve`) reads for whoever is on it, w
 
 from __future__ import annotations
 
-import enum
 import hashlib
 import hmac
 import inspect
@@ -18,6 +17,7 @@ from kombu.utils.imports import symbol_by_name
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
+from celery_asynctask.core.rights import Right
 from celery_asynctask.errors import SettingsError
 from celery_asynctask.settings import Settings
 from celery_asynctask.web.problem import ProblemError
@@ -25,22 +25,6 @@ from celery_asynctask.web.problem import ProblemError
 _FORWARDED: Final = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
 """Headers of proxies: who sent the request is not on this host."""
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
-
-
-class Right(str, enum.Enum):
-    """What a caller may do."""
-
-    READ = "read"
-    """Everything about tasks but their values."""
-    PAYLOADS = "payloads"
-    """Their values: args, kwargs, result, content; to search in them, too."""
-    RERUN = "rerun"
-    """Send tasks again."""
-    PURGE = "purge"
-    """Delete old tasks."""
-
-    def __str__(self) -> str:
-        return self.value
 
 
 @dataclass(frozen=True)

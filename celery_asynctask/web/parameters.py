@@ -12,9 +12,10 @@ from fastapi import Request
 from pydantic import AwareDatetime, BeforeValidator, Field
 from pydantic.json_schema import SkipJsonSchema
 
+from celery_asynctask.core.limits import MAX_INTEGER
 from celery_asynctask.errors import FilterError
 from celery_asynctask.queries.search.filter import MAX_LENGTH, MAX_TERMS, Filter, Term, Value, parse, parse_value
-from celery_asynctask.queries.search.keys import JSON_KEYS, MAX_NUMBER
+from celery_asynctask.queries.search.keys import JSON_KEYS
 from celery_asynctask.queries.search.order import ORDERS, Order
 from celery_asynctask.queries.search.page import MOST_ROWS
 from celery_asynctask.web.problem import invalid
@@ -69,7 +70,7 @@ def _rfc3339(value: Any) -> Any:
 
 # A parameter is left out, and never null: the document does not have that, and clients do not send it.
 _Text = str | SkipJsonSchema[None]
-_Number = Annotated[int, Field(ge=-MAX_NUMBER, le=MAX_NUMBER)] | SkipJsonSchema[None]
+_Number = Annotated[int, Field(ge=-MAX_INTEGER, le=MAX_INTEGER)] | SkipJsonSchema[None]
 _Time = Annotated[AwareDatetime, BeforeValidator(_rfc3339)] | SkipJsonSchema[None]
 
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from celery_asynctask.core.reasons import Code, Reason
+from celery_asynctask.core.rights import Right
 from celery_asynctask.core.text import rfc3339
 from celery_asynctask.errors import AsyncTaskError, logger
 from celery_asynctask.operations.rerun import (
@@ -23,7 +24,6 @@ from celery_asynctask.present.reasons import reasons
 from celery_asynctask.queries.reruns import reruns, routing_keys
 from celery_asynctask.queries.search.page import MOST_LOOKED_AT
 from celery_asynctask.store.models import AsyncTask
-from celery_asynctask.web.access import Right
 from celery_asynctask.web.problem import ProblemError
 from celery_asynctask.web.service import Caller
 

@@ -11,9 +11,10 @@ from urllib.parse import urlsplit
 from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, Request
 
+from celery_asynctask.core.rights import Right
 from celery_asynctask.queries.reader import Reader
 from celery_asynctask.settings import Settings, engine_options
-from celery_asynctask.web.access import Access, Gate, Right
+from celery_asynctask.web.access import Access, Gate
 from celery_asynctask.web.answer import Answers
 from celery_asynctask.web.memory import Kept, Sent
 from celery_asynctask.web.parameters import check_names

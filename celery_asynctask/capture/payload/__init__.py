@@ -37,6 +37,7 @@ from celery_asynctask.capture.payload.mappings import mapping_of, pairs
 from celery_asynctask.capture.payload.readers import MARGIN, MAX_BITS, MAX_ITEMS
 from celery_asynctask.capture.payload.redaction import Redaction
 from celery_asynctask.capture.payload.walk import MAX_DEPTH, Full, Walk, clean
+from celery_asynctask.core.limits import MAX_MESSAGE, MAX_TRACEBACK
 from celery_asynctask.core.marks import MARK
 
 __all__ = ["MARK", "MAX_BITS", "MAX_DEPTH", "MAX_ITEMS", "Encoder", "mapping_of"]
@@ -49,10 +50,6 @@ MAX_TEXT: Final = 20_000
 """Characters of a text that are kept."""
 MAX_REPR: Final = 500
 """Characters kept of what stands for a value in an error message."""
-MAX_MESSAGE: Final = 4_000
-"""Characters of an error message that are kept."""
-MAX_TRACEBACK: Final = 20_000
-"""Characters of a traceback that are kept: its end, where the error is."""
 
 
 @dataclass(frozen=True)

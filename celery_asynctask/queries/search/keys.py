@@ -9,9 +9,8 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from celery_asynctask.core.columns import ATTEMPT, TASK, Type
+from celery_asynctask.core.limits import MAX_INTEGER
 from celery_asynctask.core.status import AsyncTaskStatus
-
-MAX_NUMBER: Final = 2**63 - 1
 
 
 class Comparison(enum.Enum):
@@ -62,7 +61,7 @@ def status(value: str, _now: dt.datetime) -> tuple[str, str]:
 
 def number(value: str, _now: dt.datetime) -> tuple[int, int]:
     """A whole number."""
-    if not re.fullmatch(r"-?[0-9]{1,19}", value) or abs(int(value)) > MAX_NUMBER:
+    if not re.fullmatch(r"-?[0-9]{1,19}", value) or abs(int(value)) > MAX_INTEGER:
         raise ValueError("a whole number of at most 64 bits")
     return int(value), int(value)
 

@@ -106,7 +106,7 @@ def test_ids_differ_by_case_and_accent(store: Store) -> None:
 
 
 def test_the_longest_texts_that_are_made(store: Store) -> None:
-    from celery_asynctask.capture.payload import MAX_MESSAGE, MAX_TRACEBACK
+    from celery_asynctask.core.limits import MAX_MESSAGE, MAX_TRACEBACK
 
     run = Delivery(2, name="😀" * 255)
     told = [

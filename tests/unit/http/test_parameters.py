@@ -11,10 +11,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from celery_asynctask.core.limits import MAX_INTEGER
 from celery_asynctask.errors import FilterError
 from celery_asynctask.queries.search import glob
 from celery_asynctask.queries.search.filter import MAX_TERMS, Filter, Term, Value, parse
-from celery_asynctask.queries.search.keys import MAX_NUMBER
 from celery_asynctask.queries.search.order import NEWEST, ORDERS
 from celery_asynctask.web.parameters import _TEXTS, ORDER_BY, PageSearch, Search, Understood, understood
 from celery_asynctask.web.problem import ProblemError
@@ -76,7 +76,7 @@ def test_a_field_is_one_text_with_wildcards(field: str, text: str) -> None:
         assert glob._pieces(value.value) in (meant, [(one.lower(), wild) for one, wild in meant])
 
 
-@given(st.integers(-MAX_NUMBER, MAX_NUMBER))
+@given(st.integers(-MAX_INTEGER, MAX_INTEGER))
 def test_numbers(number: int) -> None:
     for field in ("customer", "created_by", "retries"):
         [term] = meaning(**{field: number}).filter.terms

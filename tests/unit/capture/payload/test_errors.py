@@ -10,9 +10,7 @@ from celery.exceptions import Reject, Retry
 from celery.utils.serialization import UnpickleableExceptionWrapper
 
 from celery_asynctask.capture.payload import (
-    MAX_MESSAGE,
     MAX_REPR,
-    MAX_TRACEBACK,
     Encoder,
     error_message,
     error_type,
@@ -20,6 +18,7 @@ from celery_asynctask.capture.payload import (
     traceback_text,
 )
 from celery_asynctask.capture.payload.redaction import Redaction
+from celery_asynctask.core.limits import MAX_MESSAGE, MAX_TRACEBACK
 from tests.unit.capture.payload.values import hostile
 
 
