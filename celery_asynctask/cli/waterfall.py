@@ -6,6 +6,7 @@ import datetime as dt
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
+from celery_asynctask.present.waterfall import MEANINGS, Scale, scale
 from celery_asynctask.queries.workflow.members import Run
 from celery_asynctask.queries.workflow.timeline import Part, Time, parts
 from celery_asynctask.queries.workflow.tree import Member
@@ -19,17 +20,7 @@ SIGNS: Final = {
     Time.END: "!",
 }
 """How each is drawn; of two that fall into one column, the later of these."""
-LEGEND: Final = "  ".join(
-    f"{SIGNS[time]} {meaning}"
-    for time, meaning in (
-        (Time.QUEUED, "queued"),
-        (Time.WAITING, "waiting for its ETA or retry"),
-        (Time.RAN, "running"),
-        (Time.FAILED, "a run that did not succeed"),
-        (Time.UNKNOWN, "nobody saw its end"),
-        (Time.END, "ended without a run"),
-    )
-)
+LEGEND: Final = "  ".join(f"{SIGNS[time]} {meaning}" for time, meaning in MEANINGS.items())
 _STRENGTH: Final = {sign: number for number, sign in enumerate((" ", *SIGNS.values()))}
 _MOST_LABEL: Final = 40
 _LEAST_BAR: Final = 20
@@ -47,44 +38,29 @@ class Row(NamedTuple):
     """What stands behind the bar."""
 
 
-class Scale(NamedTuple):
-    """Which column a moment is drawn in."""
-
-    start: dt.datetime
-    length: dt.timedelta
-    columns: int
-
-    def column(self, at: dt.datetime) -> int:
-        """From 0, always inside of the drawing."""
-        return min(max(int((at - self.start) / self.length * self.columns), 0), self.columns - 1)
-
-
 def draw(rows: Sequence[Row], width: int, now: dt.datetime, show: Callable[[Any], str]) -> Iterator[str]:
     """The lines: the axis, a bar for each row, the legend; none is longer than ``width``."""
     if not rows:
         return
     drawn = [(row, list(parts(row.member, row.runs, now))) for row in rows]
-    moments = [at for _, found in drawn for part in found for at in (part.start, part.end)]
-    moments = moments or [row.member.created_at for row in rows]
     took = max(len(row.took) for row in rows)
     label = min(max(len(row.label) for row in rows), _MOST_LABEL, max(width - took - _LEAST_BAR - 4, 8))
     columns = max(width - label - took - 4, 1)
-    length = max(max(moments) - min(moments), dt.timedelta(microseconds=1))
-    scale = Scale(min(moments), length, columns)
-    yield f"{'':{label}}  {_axis(scale, show)}".rstrip()
+    seen = scale((row.member for row in rows), (found for _, found in drawn), now)
+    yield f"{'':{label}}  {_axis(seen, columns, show)}".rstrip()
     for row, found in drawn:
         name = row.label if len(row.label) <= label else f"{row.label[: label - 1]}…"
-        yield f"{name:{label}}  {bar(found, scale)}  {row.took:>{took}}".rstrip()
+        yield f"{name:{label}}  {bar(found, seen, columns)}  {row.took:>{took}}".rstrip()
     yield ""
     yield from _wrapped(LEGEND, width)
 
 
-def bar(found: Sequence[Part], scale: Scale) -> str:
-    """Parts as characters; every part has at least one."""
-    cells = [" "] * scale.columns
+def bar(found: Sequence[Part], seen: Scale, columns: int) -> str:
+    """Parts as so many characters; every part has at least one."""
+    cells = [" "] * columns
     for part in found:
-        first, last = scale.column(part.start), scale.column(part.end)
-        if part.end > part.start and last > first and scale.start + scale.length * (last / scale.columns) >= part.end:
+        first, last = (min(max(int(seen.share(at) * columns), 0), columns - 1) for at in (part.start, part.end))
+        if part.end > part.start and last > first and seen.start + seen.length * (last / columns) >= part.end:
             last -= 1  # it ends where that column begins
         sign = SIGNS[part.time]
         for at in range(first, last + 1):
@@ -93,16 +69,16 @@ def bar(found: Sequence[Part], scale: Scale) -> str:
     return "".join(cells)
 
 
-def _axis(scale: Scale, show: Callable[[Any], str]) -> str:
+def _axis(seen: Scale, columns: int, show: Callable[[Any], str]) -> str:
     """Times since the start, each with a mark at its column."""
-    count = max(scale.columns // _TICK, 1)
+    count = max(columns // _TICK, 1)
     line = ""
     for number in range(count):
-        text = f"|{show(scale.length * (number / count)) if number else '0'}"
-        line = line.ljust(round(scale.columns * number / count)) + text
-    last = f"{show(scale.length)}|"
-    room = scale.columns - len(line)
-    return line + last.rjust(room) if room > len(last) else line[: scale.columns]
+        text = f"|{show(seen.length * (number / count)) if number else '0'}"
+        line = line.ljust(round(columns * number / count)) + text
+    last = f"{show(seen.length)}|"
+    room = columns - len(line)
+    return line + last.rjust(room) if room > len(last) else line[:columns]
 
 
 def _wrapped(text: str, width: int) -> Iterator[str]:

@@ -11,22 +11,13 @@ from typing import Final, NamedTuple
 
 from celery_asynctask.console.markup import seconds
 from celery_asynctask.core.text import rfc3339
+from celery_asynctask.present.waterfall import MEANINGS, Scale
 from celery_asynctask.queries.workflow.members import Run
 from celery_asynctask.queries.workflow.timeline import Part, Time, parts
 from celery_asynctask.queries.workflow.tree import Member
 
 ACROSS: Final = 1000
 TALL: Final = 16
-ZOOMS: Final = tuple(2**power for power in range(11))
-MEANINGS: Final = {
-    Time.QUEUED: "queued",
-    Time.WAITING: "waiting for its ETA or its retry",
-    Time.RAN: "running, or ran and did not fail",
-    Time.FAILED: "a run that did not succeed",
-    Time.UNKNOWN: "a run of which nobody saw the end",
-    Time.END: "ended without a run",
-}
-"""For the legend, in the order in which they are drawn: what is short must not hide below what is long."""
 HEIGHTS: Final = {
     Time.QUEUED: (5, 6),
     Time.WAITING: (7, 2),
@@ -48,8 +39,6 @@ _STEPS: Final = (
     *(7200, 10_800, 21_600, 43_200, 86_400, 172_800, 604_800, 1_209_600, 2_419_200),
 )
 """Seconds between two ticks."""
-_SHORTEST: Final = dt.timedelta(milliseconds=1)
-"""A scale is so long at least: the nearest zoom divides it by 1024."""
 
 
 class Bar(NamedTuple):
@@ -80,69 +69,19 @@ class Tick(NamedTuple):
     says: str
 
 
-class Scale(NamedTuple):
-    """Where a moment stands: what of the time from ``start`` on is seen."""
-
-    start: dt.datetime
-    length: dt.timedelta
-    zoom: int = 1
-    at: float = 0.0
-    """Left edge, as a part of the whole."""
-
-    @property
-    def seen(self) -> dt.timedelta:
-        """How long it is from the left edge to the right one."""
-        return self.length / self.zoom
-
-    @property
-    def left(self) -> dt.timedelta:
-        """From the start to the left edge."""
-        return self.length * self.at
-
-    def x(self, at: dt.datetime) -> float:
-        """Left of what is seen it is below 0, right of it above `ACROSS`."""
-        return ((at - self.start) / self.length - self.at) * self.zoom * ACROSS
-
-    def moved(self, zoom: int, by: float = 0.0) -> Scale | None:
-        """With another zoom around the same middle, or moved by so many widths; None: there is no more."""
-        if zoom not in ZOOMS:
-            return None
-        middle = self.at + 0.5 / self.zoom + by / self.zoom
-        found = self._replace(zoom=zoom, at=_edge(middle, zoom))
-        return None if found == self else found
-
-    def over(self, start: dt.datetime, end: dt.datetime) -> Scale:
-        """As near as a time is seen whole."""
-        share = (end - start) / self.length * 1.25
-        zoom = max(one for one in ZOOMS if one == 1 or one * share <= 1)
-        middle = ((start - self.start) + (end - self.start)) / 2 / self.length
-        return self._replace(zoom=zoom, at=_edge(middle, zoom))
-
-    def ticks(self) -> list[Tick]:
-        """Round times since the start, a few of them."""
-        wanted = self.seen.total_seconds() / _MOST_TICKS
-        step = next((one for one in _STEPS if one >= wanted), None)
-        step = step if step is not None else -(-wanted // _STEPS[-1]) * _STEPS[-1]
-        first = -(-self.left.total_seconds() // step)
-        found = []
-        for number in range(_MOST_TICKS + 1):
-            since = (first + number) * step
-            x = (since - self.left.total_seconds()) / self.seen.total_seconds() * ACROSS
-            if x <= ACROSS:
-                found.append(Tick(round(x, 1), offset(since, step)))
-        return found
-
-
-def scale(members: Iterable[Member], drawn: Iterable[Sequence[Part]], now: dt.datetime) -> Scale:
-    """Of the time that members took, and whatever is drawn of them."""
-    moments: list[dt.datetime] = []
-    for member in members:
-        moments += (at for at in (member.created_at, member.started_at, member.completed_at) if at is not None)
-        if member.open:
-            moments.append(now)
-    moments += (at for found in drawn for part in found for at in (part.start, part.end))
-    start, end = min(moments, default=now), max(moments, default=now)
-    return Scale(start, max(end - start, _SHORTEST))
+def ticks(scale: Scale) -> list[Tick]:
+    """Round times since the start, a few of them."""
+    wanted = scale.seen.total_seconds() / _MOST_TICKS
+    step = next((one for one in _STEPS if one >= wanted), None)
+    step = step if step is not None else -(-wanted // _STEPS[-1]) * _STEPS[-1]
+    first = -(-scale.left.total_seconds() // step)
+    found = []
+    for number in range(_MOST_TICKS + 1):
+        since = (first + number) * step
+        x = (since - scale.left.total_seconds()) / scale.seen.total_seconds() * ACROSS
+        if x <= ACROSS:
+            found.append(Tick(round(x, 1), offset(since, step)))
+    return found
 
 
 def drawing(member: Member, runs: Sequence[Run], found: Sequence[Part], scale: Scale, most: int) -> Drawing:
@@ -185,13 +124,9 @@ def offset(since: float, step: float) -> str:
     return f"+{days} d {clock}" if days else f"+{clock}"
 
 
-def _edge(middle: float, zoom: int) -> float:
-    return round(min(max(middle - 0.5 / zoom, 0.0), 1 - 1 / zoom), 9)
-
-
 def _bar(part: Part, says: str, scale: Scale) -> Bar | None:
     """None: it is not within what is seen."""
-    start, end = scale.x(part.start), scale.x(part.end)
+    start, end = scale.share(part.start) * ACROSS, scale.share(part.end) * ACROSS
     if end < 0 or start > ACROSS:
         return None
     start, end = max(start, 0.0), min(end, float(ACROSS))

@@ -16,6 +16,7 @@ from celery_asynctask.console import picture
 from celery_asynctask.console.page import Page, get
 from celery_asynctask.console.task import located
 from celery_asynctask.core.status import FAILED, AsyncTaskStatus
+from celery_asynctask.present import waterfall
 from celery_asynctask.queries.workflow.members import MOST_MEMBERS, MOST_RUNS, Run, runs
 from celery_asynctask.queries.workflow.members import workflow as members_of
 from celery_asynctask.queries.workflow.timeline import courses
@@ -147,8 +148,8 @@ def understood(page: Page) -> Asked:
         raise invalid("failed", "failed is 1, or left out.")
     if not re.fullmatch(r"[0-9]{0,6}", given["from"], re.ASCII):
         raise invalid("from", "from is the number of a row, from 0 on.")
-    if (given["zoom"] or "1") not in map(str, picture.ZOOMS):
-        raise invalid("zoom", f"zoom is one of {', '.join(map(str, picture.ZOOMS))}.")
+    if (given["zoom"] or "1") not in map(str, waterfall.ZOOMS):
+        raise invalid("zoom", f"zoom is one of {', '.join(map(str, waterfall.ZOOMS))}.")
     if not re.fullmatch(r"(|[01]|0\.[0-9]{1,12})", given["at"], re.ASCII):
         raise invalid("at", "at is a number from 0 to 1, such as 0.25.")
     zoom = int(given["zoom"] or 1)
@@ -285,12 +286,12 @@ def _drawn(
     if asked.view == "waterfall":
         drawn = [(row, row.member.celery_task_id, attempts.get(row.member.celery_task_id, ())) for row in window.rows]
         parts = {task: picture.all_parts(row.member, known, now) for row, task, known in drawn}
-        scale = picture.scale(members, parts.values(), now)._replace(zoom=asked.zoom, at=asked.at)
+        scale = waterfall.scale(members, parts.values(), now)._replace(zoom=asked.zoom, at=asked.at)
         for row, task, known in drawn:
             found["drawings"][row.number] = picture.drawing(row.member, known, parts[task], scale, most)
         if parts.get(task_id):
             found["near"] = scale.over(parts[task_id][0].start, parts[task_id][-1].end)
-        found.update(scale=scale, legend=picture.MEANINGS, heights=picture.HEIGHTS)
+        found.update(scale=scale, legend=waterfall.MEANINGS, heights=picture.HEIGHTS, ticks_of=picture.ticks)
     return found
 
 

@@ -37,8 +37,8 @@ Since 2025-06-15 15:06:40.000, 1.0 s
    ✖       shop.notify                                                                 !  never sent
    ✔   shop.invoice              ░██                                                           20 ms
 
-░ queued  · waiting for its ETA or retry  █ running  ▓ a run that did not succeed
-? nobody saw its end  ! ended without a run
+░ queued  · waiting for its ETA or its retry  █ running, or ran and did not fail
+▓ a run that did not succeed  ? a run of which nobody saw the end  ! ended without a run
 
 ◆ critical path  ◀ the task that was asked for
 """

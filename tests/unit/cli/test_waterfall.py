@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from celery_asynctask.cli.output import MOST_INDENTED, Node, Output
-from celery_asynctask.cli.waterfall import LEGEND, Row, Scale, bar, draw
+from celery_asynctask.cli.waterfall import LEGEND, Row, bar, draw
 from celery_asynctask.core.status import AsyncTaskStatus
+from celery_asynctask.present.waterfall import Scale
 from celery_asynctask.queries.workflow.members import Run
 from celery_asynctask.queries.workflow.timeline import Part, Time, parts
 from tests.unit.queries.test_tree import PLANNED, START, UNSENT, at, member
@@ -31,7 +32,7 @@ def run(**values: Any) -> Run:
 def drawn(*runs: Run, **about: Any) -> str:
     """The bar of a task on a scale of one column a second, 20 in all."""
     found = list(parts(member("a", **about), runs, NOW))
-    return bar(found, Scale(START, dt.timedelta(seconds=20), 20)).rstrip()
+    return bar(found, Scale(START, dt.timedelta(seconds=20)), 20).rstrip()
 
 
 def test_queued_and_running() -> None:
@@ -130,7 +131,7 @@ def test_the_axis_and_the_legend() -> None:
 
 
 def test_one_moment_is_a_scale_of_its_own() -> None:
-    assert bar([Part(START, START, Time.END)], Scale(START, dt.timedelta(microseconds=1), 5)) == "!    "
+    assert bar([Part(START, START, Time.END)], Scale(START, dt.timedelta(microseconds=1)), 5) == "!    "
 
 
 def test_a_tree_is_never_deeper_than_the_terminal_is_wide(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,18 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_asynctask.console.picture import (
-    ACROSS,
-    HEIGHTS,
-    MEANINGS,
-    ZOOMS,
-    Drawing,
-    Scale,
-    all_parts,
-    drawing,
-    offset,
-    scale,
-)
+from celery_asynctask.console.picture import ACROSS, HEIGHTS, Drawing, all_parts, drawing, offset, ticks
+from celery_asynctask.present.waterfall import MEANINGS, ZOOMS, Scale, scale
 from celery_asynctask.queries.workflow.timeline import Part, Time
 from tests.unit.cli.test_waterfall import run
 from tests.unit.queries.test_tree import PLANNED, START, UNSENT, member
@@ -119,7 +109,7 @@ def test_a_workflow_of_one_moment_has_a_scale() -> None:
     only = member("a", status="PENDING", started=None, completed=None, key=PLANNED)
     found = scale([only], [], NOW)
     assert found.length > dt.timedelta()
-    assert [one.says for one in found.ticks()] == ["0", "+1 ms"]
+    assert [one.says for one in ticks(found)] == ["0", "+1 ms"]
     assert scale([], [], NOW).length > dt.timedelta()
 
 
@@ -138,7 +128,7 @@ def test_zoom_keeps_the_middle_and_ends_at_the_edges() -> None:
 def test_zoom_to_a_time() -> None:
     found = WHOLE.over(START + 9 * SECOND, START + 10 * SECOND)
     assert found.zoom == 16
-    assert 0 <= found.x(START + 9 * SECOND) < found.x(START + 10 * SECOND) <= ACROSS
+    assert 0 <= found.share(START + 9 * SECOND) < found.share(START + 10 * SECOND) <= 1
     assert WHOLE.over(START, NOW) == WHOLE
     assert WHOLE.over(START, START).zoom == ZOOMS[-1]
 
@@ -170,10 +160,10 @@ def test_times_on_the_axis(since: float, step: float, says: str) -> None:
 )
 def test_nothing_is_drawn_outside(seconds: float, zoom: int, at: float, start: float, length: float) -> None:
     where = Scale(START, dt.timedelta(seconds=seconds), zoom, min(at, 1 - 1 / zoom))
-    ticks = where.ticks()
-    assert len(ticks) <= 6
-    assert all(0 <= one.x <= ACROSS for one in ticks)
-    assert len({one.says for one in ticks}) == len(ticks)
+    found = ticks(where)
+    assert len(found) <= 6
+    assert all(0 <= one.x <= ACROSS for one in found)
+    assert len({one.says for one in found}) == len(found)
     ran = run(published_at=start, started_at=start, ended_at=start + length, outcome="succeeded")
     for one in drawn(ran, where=where, created=start).bars:
         assert one.x >= 0
