@@ -16,23 +16,20 @@ from typing import Any, Final, NamedTuple
 
 from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.core.text import clean, json_line, one_line, placed, span, width
+from celery_asynctask.present.symbols import SIGNS
 from celery_asynctask.present.zone import LOCAL
 
-__all__ = ["INDENT", "MARKS", "Id", "Node", "Output", "clean", "span"]
+__all__ = ["INDENT", "Id", "Node", "Output", "clean", "span"]
 
-MARKS: Final = {
-    AsyncTaskStatus.PENDING: ("…", ""),
-    AsyncTaskStatus.RECEIVED: ("↓", ""),
-    AsyncTaskStatus.STARTED: ("▶", "cyan"),
-    AsyncTaskStatus.RETRY: ("↻", "yellow"),
-    AsyncTaskStatus.SUCCESS: ("✔", "green"),
-    AsyncTaskStatus.FAILURE: ("✖", "red"),
-    AsyncTaskStatus.REVOKED: ("⊘", "yellow"),
-    AsyncTaskStatus.REJECTED: ("⊘", "yellow"),
-    AsyncTaskStatus.IGNORED: ("○", ""),
-    AsyncTaskStatus.LOST: ("?", "magenta"),
+_STYLES: Final = {
+    AsyncTaskStatus.STARTED: "cyan",
+    AsyncTaskStatus.RETRY: "yellow",
+    AsyncTaskStatus.SUCCESS: "green",
+    AsyncTaskStatus.FAILURE: "red",
+    AsyncTaskStatus.REVOKED: "yellow",
+    AsyncTaskStatus.REJECTED: "yellow",
+    AsyncTaskStatus.LOST: "magenta",
 }
-"""A sign and a colour for each status; the word always stands beside them."""
 INDENT: Final = "  "
 MOST_INDENTED: Final = 10
 """Levels of a tree that are indented."""
@@ -254,14 +251,14 @@ class Output:
             self.line(branch + INDENT.join(map(self._signed, shown)))
 
     def _signed(self, value: Any) -> str:
-        sign = f"{MARKS[value][0]} " if isinstance(value, AsyncTaskStatus) else ""
+        sign = f"{SIGNS[value]} " if isinstance(value, AsyncTaskStatus) else ""
         return sign + self.show(value)
 
     def _rich_cell(self, value: Any, *, brief: bool = False) -> Any:
         from rich.text import Text
 
         if isinstance(value, AsyncTaskStatus):
-            mark, style = MARKS[value]
+            mark, style = SIGNS[value], _STYLES.get(value, "")
             return Text(f"{mark} {value.value}", style=style)
         if brief and isinstance(value, Id):
             return Text(one_line(value.brief))

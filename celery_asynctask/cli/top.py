@@ -18,8 +18,9 @@ from typing import Any, Final
 import click
 
 from celery_asynctask.cli.command import Look, options
-from celery_asynctask.cli.output import MARKS, Output, span
+from celery_asynctask.cli.output import Output, span
 from celery_asynctask.errors import StoreError
+from celery_asynctask.present.symbols import SIGNS
 from celery_asynctask.queries.statistics.overview import MOST_RUNNING, Overview, overview
 from celery_asynctask.store.models import AsyncTask
 
@@ -117,7 +118,7 @@ def _error(task: AsyncTask) -> str:
 
 
 def _counted(found: Overview) -> str:
-    return "  ".join(f"{MARKS[status][0]} {status.value} {count:,}" for status, count in found.counts.items()) or "none"
+    return "  ".join(f"{SIGNS[status]} {status.value} {count:,}" for status, count in found.counts.items()) or "none"
 
 
 def _running(found: Overview) -> str:

@@ -12,8 +12,9 @@ import click
 
 from celery_asynctask.cli import waterfall as bars
 from celery_asynctask.cli.command import Look, options
-from celery_asynctask.cli.output import MARKS, Node, Output
+from celery_asynctask.cli.output import Node, Output
 from celery_asynctask.core.status import AsyncTaskStatus
+from celery_asynctask.present.symbols import SIGNS
 from celery_asynctask.queries.task import find
 from celery_asynctask.queries.workflow.members import MOST_MEMBERS, MOST_RUNS, Run, runs, workflow
 from celery_asynctask.queries.workflow.tree import Member, Placed, failed_branches, lineage
@@ -85,9 +86,7 @@ def shortened(ids: Iterable[str]) -> dict[str, str]:
 def _summary(output: Output, placed: Sequence[Placed]) -> list[str]:
     members = [one.member for one in placed]
     counts = Counter(member.status for member in members)
-    statuses = ", ".join(
-        f"{MARKS[status][0]} {counts[status]:,} {status}" for status in AsyncTaskStatus if counts[status]
-    )
+    statuses = ", ".join(f"{SIGNS[status]} {counts[status]:,} {status}" for status in AsyncTaskStatus if counts[status])
     begun = min(member.created_at for member in members)
     ended = [member.completed_at for member in members if member.completed_at is not None]
     over = not any(member.open for member in members) and bool(ended)
@@ -146,7 +145,7 @@ def _draw(output: Output, placed: Sequence[Placed], attempts: Mapping[str, Seque
     for one in placed:
         member = one.member
         sign = (CRITICAL if one.critical else " ") + (ASKED if member.celery_task_id == asked else " ")
-        label = f"{sign} {MARKS[member.status][0]} {'  ' * min(one.depth, 6)}{output.show(in_a_line(member.name))}"
+        label = f"{sign} {SIGNS[member.status]} {'  ' * min(one.depth, 6)}{output.show(in_a_line(member.name))}"
         took = output.show(duration(member, output.now)) or (
             output.show(state(member)) if member.started_at is None else ""
         )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from celery_asynctask.cli.command import Look, options
-from celery_asynctask.cli.output import MARKS
 from celery_asynctask.present.diagnosis import explain
+from celery_asynctask.present.symbols import SIGNS
 from celery_asynctask.present.words import Words
 from celery_asynctask.queries.diagnosis.collect import evidence
 from celery_asynctask.queries.task import find
@@ -46,6 +46,6 @@ def why(look: Look, task_id: str) -> None:
         )
         return
     name = " ".join(task.name.split())
-    output.line(output.show(f"{MARKS[task.status][0]} {task.status}  {name}  {task.celery_task_id}"))
+    output.line(output.show(f"{SIGNS[task.status]} {task.status}  {name}  {task.celery_task_id}"))
     for sentence in sentences:
         output.line(output.show(sentence))

@@ -15,8 +15,8 @@ from starlette.responses import HTMLResponse, Response
 
 from celery_asynctask import __version__
 from celery_asynctask.console import static
-from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.core.text import clean, rfc3339, span
+from celery_asynctask.present.symbols import SIGNS
 from celery_asynctask.queries.statistics.by_name import term
 
 COOKIE: Final = "asynctask_token"
@@ -28,19 +28,6 @@ SECURITY: Final = {
     "X-Frame-Options": "DENY",
 }
 """Of every page."""
-SIGNS: Final = {
-    AsyncTaskStatus.PENDING: "…",
-    AsyncTaskStatus.RECEIVED: "↓",
-    AsyncTaskStatus.STARTED: "▶",
-    AsyncTaskStatus.RETRY: "↻",
-    AsyncTaskStatus.SUCCESS: "✔",
-    AsyncTaskStatus.FAILURE: "✖",
-    AsyncTaskStatus.REVOKED: "⊘",
-    AsyncTaskStatus.REJECTED: "⊘",
-    AsyncTaskStatus.IGNORED: "○",
-    AsyncTaskStatus.LOST: "?",
-}
-"""Beside each status's word."""
 NAV: Final = (
     ("", "Overview"),
     ("/tasks", "Tasks"),
