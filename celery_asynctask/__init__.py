@@ -2,6 +2,19 @@
 
 Switch it on with ``Celery("proj", task_cls="celery_asynctask:RecordedTask")``. The names here are the public ones;
 they are loaded when first used, so a process that only publishes does not import SQLAlchemy's ORM.
+
+What lies where, each part importing only what stands above it (`tests/unit/test_architecture.py` has the arrows):
+
+* `core`: events, their fold into rows, keys, the columns, what became of every event. No Celery, no SQLAlchemy.
+* `journal`: the files on disk between the processes that record and the recorder.
+* `store`: the tables, and the only code that writes them. `migrations` are Alembic's.
+* `recorder`: drains the journal into the store, one on each node.
+* `capture`: hears what Celery does, in the user's processes; `capture.install` lists every hook.
+* `queries`: reads the tables. `operations`: changes something (send again, purge, erase, import, upgrade) and `doctor`.
+* `present`: words, signs and drawings. `web`: what the API and the console share.
+* `cli`, `console` and `http` (the API): what people and programs see.
+
+To add a column: a line in `core.columns`, a migration, and the place in `capture` that writes its event key.
 """
 
 from __future__ import annotations
