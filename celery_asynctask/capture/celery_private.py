@@ -290,71 +290,41 @@ _REQUEST: Final = "celery.worker.request:Request"
 _NOT_SENT: Final = "no task is recorded as PENDING, and no context travels with tasks"
 _NO_ENTRY: Final = "tasks that beat sends lack the name of their entry in the schedule"
 _UNREADABLE: Final = "the settings cannot be read, and nothing is recorded"
+# fmt: off
 _NAMES: Final = (
     _Name("app.amqp_cls", _NOT_SENT, lambda app: hasattr(app, "amqp_cls")),
     _Name("amqp.send_task_message", _NOT_SENT, _has("celery.app.amqp:AMQP", SEND_TASK_MESSAGE)),
     _Name("Context.__dict__", "no start or end of a task is recorded", _context_has_dict),
     _Name("loader.on_task_init", "no task is recorded as STARTED", lambda app: hasattr(app.loader, ON_TASK_INIT)),
-    _Name(
-        "celery.app.trace.build_tracer",
-        "a worker that runs when recording is installed records no task as STARTED",
-        lambda _: hasattr(import_module("celery.app.trace"), "build_tracer"),
-    ),
-    _Name(
-        "celery._state._task_stack.stack",
-        "a task that runs eagerly has no context of the task that calls it",
-        lambda _: hasattr(_task_stack, "stack"),
-    ),
-    _Name(
-        "Task.bind",
-        "a RecordedTask does not switch recording on, only celery_asynctask.install(app) does",
-        _has("celery.app.task:Task", "bind"),
-    ),
-    _Name(
-        "app.configured",
-        "install() does not refuse wrong settings, only a worker does when it starts",
-        lambda app: hasattr(app, "configured"),
-    ),
-    _Name(
-        "Request.request_dict",
-        "no task is recorded as RECEIVED, and what a worker says of a killed child counts as another attempt",
-        _has(_REQUEST, "request_dict"),
-    ),
+    _Name("celery.app.trace.build_tracer", "a worker that runs when recording is installed records no task as STARTED",
+          lambda _: hasattr(import_module("celery.app.trace"), "build_tracer")),
+    _Name("celery._state._task_stack.stack", "a task that runs eagerly has no context of the task that calls it",
+          lambda _: hasattr(_task_stack, "stack")),
+    _Name("Task.bind", "a RecordedTask does not switch recording on, only celery_asynctask.install(app) does",
+          _has("celery.app.task:Task", "bind")),
+    _Name("app.configured", "install() does not refuse wrong settings, only a worker does when it starts",
+          lambda app: hasattr(app, "configured")),
+    _Name("Request.request_dict",
+          "no task is recorded as RECEIVED, and what a worker says of a killed child counts as another attempt",
+          _has(_REQUEST, "request_dict")),
     _Name("Request._context", "what a worker says of a killed child is not recorded", _has(_REQUEST, "_context")),
     _Name("Request.time_start", "tasks that run count as waiting in their worker", _has(_REQUEST, "time_start")),
-    _Name(
-        "Request.acknowledged",
-        "a task that a shutdown cancels is recorded as RETRY, also where it is lost",
-        _has(_REQUEST, "acknowledged"),
-    ),
-    _Name(
-        "Request._already_revoked",
-        "tasks that are revoked count as waiting in their worker",
-        _has(_REQUEST, "_already_revoked"),
-    ),
-    _Name(
-        "Request._success_was_stored",
-        "a task whose child is killed right after it stored its result is not recorded as SUCCESS",
-        _has(_REQUEST, _SUCCESS_WAS_STORED),
-        since=(5, 7),
-    ),
-    _Name(
-        "Consumer.on_decode_error",
-        "messages that cannot be decoded are not recorded",
-        _has("celery.worker.consumer:Consumer", "on_decode_error"),
-    ),
-    _Name(
-        "billiard.process.current_process()._parent_pid",
-        "each child of a worker's pool counts as a producer, and runs a recorder",
-        lambda _: hasattr(current_process(), "_parent_pid"),
-    ),
+    _Name("Request.acknowledged", "a task that a shutdown cancels is recorded as RETRY, also where it is lost",
+          _has(_REQUEST, "acknowledged")),
+    _Name("Request._already_revoked", "tasks that are revoked count as waiting in their worker",
+          _has(_REQUEST, "_already_revoked")),
+    _Name("Request._success_was_stored",
+          "a task whose child is killed right after it stored its result is not recorded as SUCCESS",
+          _has(_REQUEST, _SUCCESS_WAS_STORED), since=(5, 7)),
+    _Name("Consumer.on_decode_error", "messages that cannot be decoded are not recorded",
+          _has("celery.worker.consumer:Consumer", "on_decode_error")),
+    _Name("billiard.process.current_process()._parent_pid",
+          "each child of a worker's pool counts as a producer, and runs a recorder",
+          lambda _: hasattr(current_process(), "_parent_pid")),
     _Name("Service.scheduler", _NO_ENTRY, _beat_has("Service", "scheduler")),
     _Name("Scheduler.apply_async", _NO_ENTRY, _beat_has("Scheduler", "apply_async")),
-    _Name(
-        "Task._get_exec_options",
-        "`rerun` does not see the queue that a task has as its attribute",
-        _has("celery.app.task:Task", "_get_exec_options"),
-    ),
+    _Name("Task._get_exec_options", "`rerun` does not see the queue that a task has as its attribute",
+          _has("celery.app.task:Task", "_get_exec_options")),
     _Name("Task.__header__", "`rerun` does not check arguments", _tasks_have_headers),
     _Name("amqp.router", "no task can be sent again", _has("celery.app.amqp:AMQP", "router")),
     _Name("Router.route", "no task can be sent again", _has("celery.app.routes:Router", "route")),
@@ -362,6 +332,7 @@ _NAMES: Final = (
     _Name("conf.prefix", _UNREADABLE, lambda app: "prefix" in app.conf.finalize().__dict__),
     _Name("conf.finalize", _UNREADABLE, _has("celery.app.utils:Settings", "finalize")),
 )
+# fmt: on
 """Without those that something public stands in for: `get_current_task`, `registered_tasks`."""
 
 
