@@ -11,7 +11,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, NoReturn
 
 from celery_asynctask.core.limits import MAX_INTEGER
 from celery_asynctask.core.status import TERMINAL, AsyncTaskStatus
@@ -21,13 +21,16 @@ from celery_asynctask.errors import BundleError
 FORMAT: Final = "celery-asynctask bundle"
 VERSION: Final = 1
 
+Columns = dict[str, Any]
+"""A row: all its columns by their names, each of its own type."""
+
 
 class Kind(NamedTuple):
     """What a column holds."""
 
     allowed: str
     """In words."""
-    read: Callable[[Any], Any]
+    read: Callable[[object], object]
     """A value of JSON to one of the column. Raises `ValueError`."""
 
 
@@ -42,30 +45,30 @@ class Shape(NamedTuple):
 class Task(NamedTuple):
     """One task of a bundle, and its attempts."""
 
-    columns: dict[str, Any]
-    attempts: list[dict[str, Any]]
+    columns: Columns
+    attempts: list[Columns]
 
 
-def _integer(value: Any) -> int:
+def _integer(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or abs(value) > MAX_INTEGER:
         raise ValueError
     return value
 
 
-def _boolean(value: Any) -> bool:
+def _boolean(value: object) -> bool:
     if not isinstance(value, bool):
         raise ValueError
     return value
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if not isinstance(value, str) or "\0" in value:
         raise ValueError
     value.encode()  # lone surrogates: UnicodeEncodeError, a ValueError
     return value
 
 
-def _time(value: Any) -> dt.datetime:
+def _time(value: object) -> dt.datetime:
     if not isinstance(value, str) or not value.endswith("Z"):
         raise ValueError
     return dt.datetime.fromisoformat(f"{value[:-1]}+00:00")
@@ -84,7 +87,7 @@ def head(made_at: dt.datetime, schema: str, about: str) -> str:
     return _line({"format": FORMAT, "version": VERSION, "schema": schema, "made_at": made_at, "about": about})
 
 
-def line(task: Mapping[str, Any], attempts: Sequence[Mapping[str, Any]]) -> str:
+def line(task: Columns, attempts: Sequence[Columns]) -> str:
     """The line of a task: its columns and those of its attempts."""
     return _line({**task, "attempts": attempts})
 
@@ -117,7 +120,7 @@ def read(lines: Iterable[bytes], shape: Shape) -> Iterator[Task]:
     raise BundleError(f"The bundle was cut off: its last line is missing, after {count:,} tasks. Export it again.")
 
 
-def _check_head(found: Mapping[str, Any]) -> None:
+def _check_head(found: Mapping[str, object]) -> None:
     if found.get("format") != FORMAT:
         raise BundleError("Line 1: this is no bundle of celery-asynctask. `celery asynctask export` makes one.")
     version = found.get("version")
@@ -142,7 +145,7 @@ def _check_task(task: Task, number: int) -> None:
         raise BundleError(f"Line {number}: two attempts have the same run_key.")
 
 
-def _object(text: bytes, number: int) -> dict[str, Any]:
+def _object(text: bytes, number: int) -> dict[str, object]:
     try:
         found = json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError):
@@ -152,16 +155,16 @@ def _object(text: bytes, number: int) -> dict[str, Any]:
     return found
 
 
-def _refuse(constant: str) -> Any:
+def _refuse(constant: str) -> NoReturn:
     """Python's own words for what no number is."""
     raise ValueError(constant)
 
 
-def _row(found: Any, columns: Mapping[str, tuple[Kind, bool]], number: int) -> dict[str, Any]:
+def _row(found: object, columns: Mapping[str, tuple[Kind, bool]], number: int) -> Columns:
     if not isinstance(found, dict) or found.keys() != columns.keys():
         names = sorted(set(columns) ^ set(found)) if isinstance(found, dict) else sorted(columns)
         raise BundleError(f"Line {number}: it has not the columns of this release; of {', '.join(names)[:200]}.")
-    row: dict[str, Any] = {}
+    row: Columns = {}
     for name, (kind, nullable) in columns.items():
         value = found[name]
         if value is None and nullable:
@@ -174,11 +177,11 @@ def _row(found: Any, columns: Mapping[str, tuple[Kind, bool]], number: int) -> d
     return row
 
 
-def _line(value: Mapping[str, Any]) -> str:
+def _line(value: Mapping[str, object]) -> str:
     return json.dumps(value, default=_jsonable, allow_nan=False)
 
 
-def _jsonable(value: Any) -> Any:
+def _jsonable(value: object) -> str:
     if isinstance(value, dt.datetime):
         return rfc3339(value)
     raise TypeError(f"not JSON: {type(value).__name__}")

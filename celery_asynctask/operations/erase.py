@@ -9,9 +9,9 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, and_, case, exists, func, literal, null, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Table, and_, case, exists, func, literal, null, or_, select, update
 
 from celery_asynctask.core.columns import ATTEMPT, TASK, VALUES, Content
 from celery_asynctask.core.marks import MARK
@@ -19,14 +19,14 @@ from celery_asynctask.operations.session import Writer
 from celery_asynctask.queries.search.filter import Value
 from celery_asynctask.queries.search.json_path import at_path
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
-from celery_asynctask.store.tables import JsonValue
+from celery_asynctask.store.tables import JsonValue, async_task, async_task_attempt
 
 ERASED: Final = {MARK: "erased"}
 BATCH: Final = 1000
 """Tasks that are changed in one transaction."""
 
-_task: Any = AsyncTask.__table__.c
-_attempt: Any = AsyncTaskAttempt.__table__.c
+_task: Final = async_task.c
+_attempt: Final = async_task_attempt.c
 _TEXTS, _ATTEMPT_TEXTS = (
     tuple(one.name for one in columns if one.holds is Content.TEXT) for columns in (TASK, ATTEMPT)
 )
@@ -52,7 +52,7 @@ class Erasure:
         """How many rows have something to erase."""
         tasks, attempts = 0, 0
         for ids in self._batches():
-            asked = select(func.count()).where(self._attempts_of(ids), _some(_ATTEMPT_TEXTS, _attempt))
+            asked = select(func.count()).where(self._attempts_of(ids), _some(_ATTEMPT_TEXTS, async_task_attempt))
             tasks += self._writer.read(select(func.count()).where(_task.id.in_(ids), self._own()))[0][0]
             attempts += self._writer.read(asked)[0][0]
         return Erased(tasks, attempts)
@@ -65,7 +65,9 @@ class Erasure:
     def _batches(self) -> Iterator[list[int]]:
         """Ids of this customer's tasks that have something to erase, or whose attempts do, in the order of the index
         that finds the customer's."""
-        of_attempts = exists().where(_attempt.celery_task_id == _task.celery_task_id, _some(_ATTEMPT_TEXTS, _attempt))
+        of_attempts = exists().where(
+            _attempt.celery_task_id == _task.celery_task_id, _some(_ATTEMPT_TEXTS, async_task_attempt)
+        )
         asked = select(_task.id, _task.created_at).where(_task.customer == self._customer)
         after: tuple[dt.datetime, int] | None = None
         while True:
@@ -89,7 +91,7 @@ class Erasure:
         dialect = self._writer.dialect
         marked = Value("=", ERASED[MARK])
         there = (and_(_task[name].is_not(None), ~at_path(_task[name], (MARK,), marked, dialect)) for name in VALUES)
-        return or_(*there, _some(_TEXTS, _task))
+        return or_(*there, _some(_TEXTS, async_task))
 
     def _attempts_of(self, ids: Sequence[int]) -> ColumnElement[bool]:
         theirs = select(_task.celery_task_id).where(_task.id.in_(ids))
@@ -106,12 +108,12 @@ class Erasure:
             .with_for_update()
         ).all()
         if changed := [row.id for row in rows if row.own]:
-            values: dict[str, Any] = {
+            values: dict[str, object] = {
                 name: case((_task[name].is_not(None), literal(ERASED, JsonValue)), else_=null()) for name in VALUES
             }
             values.update(dict.fromkeys(_TEXTS))
             connection.execute(update(AsyncTask).where(_task.id.in_(changed)).values(values))
-        texts = _some(_ATTEMPT_TEXTS, _attempt)
+        texts = _some(_ATTEMPT_TEXTS, async_task_attempt)
         runs = connection.scalars(
             select(_attempt.id).where(_attempt.celery_task_id.in_([row.celery_task_id for row in rows]), texts)
         ).all()
@@ -121,6 +123,6 @@ class Erasure:
         return Erased(len(changed), len(runs))
 
 
-def _some(names: Sequence[str], columns: Any) -> ColumnElement[bool]:
-    """Whether one of the columns is there."""
-    return or_(*(columns[name].is_not(None) for name in names))
+def _some(names: Sequence[str], table: Table) -> ColumnElement[bool]:
+    """Whether one of these columns is there."""
+    return or_(*(table.c[name].is_not(None) for name in names))

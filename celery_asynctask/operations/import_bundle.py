@@ -6,15 +6,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, partial
 from itertools import islice
-from typing import Any, Final
+from typing import Final
 
-from sqlalchemy import BigInteger, Boolean, Connection, Enum, Integer, select
+from sqlalchemy import BigInteger, Boolean, Connection, Enum, Insert, Integer, Table, select
 from sqlalchemy.types import JSON as SqlJson
-from sqlalchemy.types import TypeEngine
 
 from celery_asynctask.errors import StoreError
 from celery_asynctask.operations import bundle
-from celery_asynctask.operations.bundle import Kind, Shape, Task
+from celery_asynctask.operations.bundle import Columns, Kind, Shape, Task
 from celery_asynctask.operations.session import Writer
 from celery_asynctask.queries.reader import schema_problem
 from celery_asynctask.store import upsert
@@ -31,8 +30,8 @@ def shape() -> Shape:
     return Shape(*({c.name: (_kind(c.type), bool(c.nullable)) for c in table.columns} for table in _TABLES))
 
 
-def _kind(of: TypeEngine[Any]) -> Kind:
-    kinds: list[tuple[Any, Kind]] = [
+def _kind(of: object) -> Kind:
+    kinds: list[tuple[type | tuple[type, ...], Kind]] = [
         (UTCDateTime, bundle.TIME),
         (SqlJson, bundle.JSON),
         (Enum, bundle.STATUS),
@@ -67,7 +66,7 @@ class Import:
             yield len(some)
 
     @cached_property
-    def _statements(self) -> tuple[Any, Any]:
+    def _statements(self) -> tuple[Insert, Insert]:
         dialect = self._writer.dialect
         return upsert.task_upsert(dialect, async_task), upsert.attempt_upsert(dialect, async_task_attempt)
 
@@ -83,7 +82,7 @@ class Import:
                 if some:
                     connection.execute(statement, some)
 
-    def _free(self, connection: Connection, table: Any, rows: Sequence[dict[str, Any]]) -> set[int]:
+    def _free(self, connection: Connection, table: Table, rows: Sequence[Columns]) -> set[int]:
         """The numbers of the rows that no stored row has, and that only one of them wants."""
         wanted = Counter(row["id"] for row in rows)
         taken = set(connection.scalars(select(table.c.id).where(table.c.id.in_(wanted))))

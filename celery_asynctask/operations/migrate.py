@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from sqlalchemy import Connection, create_mock_engine, insert, inspect, literal_column
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
@@ -83,7 +83,7 @@ def statements(url: str) -> list[str]:
     except (ArgumentError, NoSuchModuleError, ImportError) as exc:
         raise StoreError(f"There is no such kind of database: {exc}.") from exc
     version = insert(async_task_version).values(version_num=literal_column(f"'{SCHEMA_VERSION}'")).inline()
-    made: list[Any] = []
+    made: list[CreateTable | CreateIndex] = []
     for table in metadata.sorted_tables:
         made.append(CreateTable(table))
         made += map(CreateIndex, sorted(table.indexes, key=lambda index: str(index.name)))

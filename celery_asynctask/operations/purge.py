@@ -12,7 +12,7 @@ import datetime as dt
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from itertools import islice
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from sqlalchemy import (
     ColumnElement,
@@ -42,12 +42,13 @@ BATCH: Final = 1000
 SOURCES_KEPT: Final = dt.timedelta(days=7)
 """How long a source that has ended is kept at least: one that was only cut off comes back and counts on from there."""
 
+T = TypeVar("T")
 Told = Callable[[int], None]
 """Hears of every so many tasks that are done with."""
 
 _OLDEST: Final = Order(descending=False)
-_attempt: Any = AsyncTaskAttempt.__table__.c
-_source: Any = AsyncTaskSource.__table__.c
+_attempt: Final = AsyncTaskAttempt.__table__.c
+_source: Final = AsyncTaskSource.__table__.c
 
 
 class Count(NamedTuple):
@@ -69,7 +70,9 @@ class Purged(NamedTuple):
     """Attempts that had no task."""
     sources: int = 0
 
-    def __add__(self, other: Any) -> Purged:
+    def __add__(self, other: object) -> Purged:
+        if not isinstance(other, Purged):
+            return NotImplemented
         return Purged(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
 
 
@@ -96,17 +99,15 @@ class Purge:
         self._rules = rules
         self._now = now
         self._batch = batch
-        self._seen: Any = true() if customers is None else AsyncTask.customer.in_(sorted(customers))
+        self._seen: ColumnElement[bool] = true() if customers is None else AsyncTask.customer.in_(sorted(customers))
         self._customers = customers
         self._first: list[ColumnElement[bool]] = [
             and_(*found.indexed, *found.scanned) if rule.search.terms else literal_column("1") == 1
             for rule in rules
             for found in [conditions(rule.search, writer.dialect)]
         ]
-        when: Any = (
-            func.coalesce(AsyncTask.completed_at, AsyncTask.created_at) if unfinished else AsyncTask.completed_at
-        )
-        self._over = when
+        over = AsyncTask.completed_at
+        self._over = func.coalesce(over, AsyncTask.created_at) if unfinished else over
 
     def count(self, told: Told, *, most: int | None = None) -> list[Count]:
         """What each rule finds, in their order, and at last what none of them finds. Stops after it looked at ``most``
@@ -114,7 +115,7 @@ class Purge:
         looked = 0
         self.complete = True
         counts = [Count()] * (len(self._rules) + 1)
-        numbers: list[Any] = [literal_column(str(number)) for number in range(len(counts))]
+        numbers: list[ColumnElement[int]] = [literal_column(str(number)) for number in range(len(counts))]
         number = self._decided(numbers[:-1], numbers[-1])
         for window in self._windows():
             if most is not None and looked >= most:
@@ -162,7 +163,7 @@ class Purge:
     def _windows_of(self, customer: int) -> Iterator[ColumnElement[bool]]:
         """In the order of creation, which is that of the index on the customer."""
         theirs = AsyncTask.customer == customer
-        tasks: Any = select(AsyncTask.created_at, AsyncTask.id).where(theirs)
+        tasks = select(AsyncTask.created_at, AsyncTask.id).where(theirs)
         newest = self._writer.read(tasks.order_by(*NEWEST.terms).limit(1))
         if not newest:
             return
@@ -174,15 +175,15 @@ class Purge:
             end = min(Place._make(ends[0]), top) if ends else top
             yield and_(theirs, *behind, end.upto(_OLDEST))
 
-    def _decided(self, by_rule: Sequence[Any], otherwise: Any) -> Any:
+    def _decided(self, by_rule: Sequence[ColumnElement[T]], otherwise: ColumnElement[T]) -> ColumnElement[T]:
         """What the first rule that finds a task says."""
         return case(*zip(self._first, by_rule, strict=True), else_=otherwise) if by_rule else otherwise
 
-    def _due(self) -> Any:
+    def _due(self) -> ColumnElement[bool]:
         by_rule = [false() if rule.age is None else self._over < self._now - rule.age for rule in self._rules]
         return and_(self._seen, self._decided(by_rule, false()))
 
-    def _batches(self, asked: Select[Any]) -> Iterator[list[int]]:
+    def _batches(self, asked: Select[int]) -> Iterator[list[int]]:
         ids = iter([number for (number,) in self._writer.read(asked)])
         while batch := list(islice(ids, self._batch)):
             yield batch

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import Connection, Engine, Row, Select, select, text
+from sqlalchemy import Connection, Engine, Executable, Row, SQLColumnExpression, select, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
 from celery_asynctask.errors import StoreError
@@ -60,7 +60,7 @@ class Writer:
         """Name of the SQL dialect."""
         return self.engine.dialect.name
 
-    def read(self, statement: Select[Any]) -> Sequence[Row[Any]]:
+    def read(self, statement: Executable) -> Sequence[Row[Any]]:
         """All rows that a SELECT finds."""
         with self.guarded(), self.engine.connect() as connection:
             return connection.execute(statement).all()
@@ -81,7 +81,7 @@ class Writer:
             time.sleep(min(_PAUSE * 2**number, _MOST_PAUSE))
         raise AssertionError("the last try returns or raises")
 
-    def windows(self, column: Any) -> Iterator[tuple[int, int]]:
+    def windows(self, column: SQLColumnExpression[int]) -> Iterator[tuple[int, int]]:
         """Ranges of a numbering primary key, the first end excluded, with `WINDOW` rows each, up to the last row that
         is there when it begins."""
         low = 0

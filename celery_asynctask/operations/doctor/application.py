@@ -52,7 +52,7 @@ def configuration(settings: Settings) -> Iterator[Finding]:
                 )
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     return str(value) if isinstance(value, Path) else repr(value)
 
 
