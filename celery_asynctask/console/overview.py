@@ -19,6 +19,7 @@ from celery_asynctask.queries.statistics.overview import MOST_RUNNING
 from celery_asynctask.queries.statistics.overview import overview as overview_of
 from celery_asynctask.queries.statistics.series import FEWER, MOST_LOOKED_AT, series
 from celery_asynctask.web.ledger import ledger_of
+from celery_asynctask.web.memory import LedgerTold
 
 MINUTE: Final = dt.timedelta(minutes=1)
 ROWS: Final = 10
@@ -75,14 +76,14 @@ async def overview(page: Page) -> Response:
     return await page.answer("overview.html", make, end, repr(told))
 
 
-def _equation(told: Mapping[str, Any] | None) -> list[tuple[int, str]]:
+def _equation(told: LedgerTold | None) -> list[tuple[int, str]]:
     """Counts and what they are of, which add up to what was accepted; nothing that is 0 but what was stored."""
     found: list[tuple[int, str]] = []
     if told is None:
         return found
     for name, words in _WORDS.items():
         value = told[name]
-        count = sum(value.values()) if isinstance(value, Mapping) else value
+        count = sum(value.values()) if isinstance(value, Mapping) else int(value or 0)
         if count or name == "stored":
             found.append((count, words))
     return found

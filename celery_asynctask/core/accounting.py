@@ -158,7 +158,7 @@ class Ledger:
         return f"Not complete: of {of}, {', '.join(told)}."
 
 
-def counts(of: Account | Ledger) -> dict[str, Any]:
+def counts(of: Account | Ledger) -> dict[str, int | Mapping[str, int] | None]:
     """The equation's numbers by name: ``accepted`` is the sum of the others but ``abandoned``, which is that part of
     ``in_journal`` that nobody drains."""
     return {

@@ -58,6 +58,6 @@ def describe(api: FastAPI) -> None:
             _plain(one)
 
 
-def _plain(schema: dict[str, Any]) -> None:
+def _plain(schema: dict[str, object]) -> None:
     """Without the title that Pydantic makes of a name, such as Createdbyname."""
     schema.pop("title", None)

@@ -6,7 +6,7 @@ FastAPI itself looks for each parameter of a search, and asks each dependency, f
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, get_type_hints
+from typing import Final, get_type_hints
 
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -23,12 +23,12 @@ class ReadingRoute(APIRoute):
     """Its function takes the request, the caller, who may read, and one thing more: ``asked``, a model of the query, or
     ``task_id``, the ``id`` in the path."""
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    def get_route_handler(self) -> Callable[[Request], Coroutine[object, object, Response]]:
         """What answers; of dependencies, it knows the caller alone."""
         function = self.endpoint
         hints = get_type_hints(function, include_extras=True)
         is_search = "asked" in hints
-        wanted: TypeAdapter[Any] = TypeAdapter(hints["asked" if is_search else "task_id"])
+        wanted: TypeAdapter[object] = TypeAdapter(hints["asked" if is_search else "task_id"])
         place = ("query",) if is_search else ("path", "id")
 
         async def answer(request: Request) -> Response:
@@ -44,7 +44,7 @@ class ReadingRoute(APIRoute):
         return answer
 
 
-def _query(request: Request, caller: Caller) -> dict[str, Any]:
+def _query(request: Request, caller: Caller) -> dict[str, str | list[str]]:
     """The parameters of the query, which are known and stand there once, but for those that are lists."""
     parameters = request.query_params
     may_repeat = caller.service.parameters(request.method, request.scope["route"].path)

@@ -11,7 +11,7 @@ import hmac
 import inspect
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from kombu.utils.imports import symbol_by_name
 from starlette.concurrency import run_in_threadpool
@@ -21,6 +21,9 @@ from celery_asynctask.core.rights import Right
 from celery_asynctask.errors import SettingsError
 from celery_asynctask.settings import Settings
 from celery_asynctask.web.problem import ProblemError
+
+Function = Callable[[Request], object]
+"""`asynctask_access`: gives an `Access` or None, or a coroutine of that."""
 
 _FORWARDED: Final = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
 """Headers of proxies: who sent the request is not on this host."""
@@ -97,7 +100,7 @@ class Gate:
     async def access(self, request: Request, kept: str | None = None) -> Access:
         """What a request may see and do, or who has the token ``kept``. Raises `ProblemError`, and whatever the user's
         function raises."""
-        if self._function is not None and (found := await self._asked(request)) is not None:
+        if self._function is not None and (found := await _asked(self._function, request)) is not None:
             return found
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" and kept and self.has_credentials:  # a proxy's own "Basic" is not for us
@@ -116,16 +119,6 @@ class Gate:
         digest = hashed(token).encode()
         return next((access for known, access in self._tokens.values() if hmac.compare_digest(known, digest)), None)
 
-    async def _asked(self, request: Request) -> Access | None:
-        function: Any = self._function
-        if inspect.iscoroutinefunction(function):
-            found = await function(request)
-        else:
-            found = await run_in_threadpool(function, request)
-        if found is not None and not isinstance(found, Access):
-            raise TypeError(f"asynctask_access returned a {type(found).__name__}, and not an Access or None")
-        return found
-
     def _remedy(self, given: bool) -> str:
         if not self.has_credentials:
             return "This server has no credentials yet: set asynctask_tokens (`celery asynctask token` makes one)."
@@ -134,6 +127,16 @@ class Gate:
         if not self._tokens:
             return "Who asks is not known: asynctask_access has not let this request in."
         return "Send a token: Authorization: Bearer …"
+
+
+async def _asked(function: Function, request: Request) -> Access | None:
+    if inspect.iscoroutinefunction(function):
+        found = await function(request)
+    else:
+        found = await run_in_threadpool(function, request)
+    if found is not None and not isinstance(found, Access):
+        raise TypeError(f"asynctask_access returned a {type(found).__name__}, and not an Access or None")
+    return found
 
 
 def _here(request: Request) -> Access:
@@ -155,11 +158,11 @@ def _here(request: Request) -> Access:
     return HERE
 
 
-def _resolved(function: Callable[..., Any] | str | None) -> Callable[..., Any] | None:
+def _resolved(function: Function | str | None) -> Function | None:
     if function is None:
         return None
     try:
-        found: Callable[..., Any] = symbol_by_name(function)
+        found: Function = symbol_by_name(function)
     except (ImportError, AttributeError, ValueError) as exc:
         raise SettingsError(f"Setting 'asynctask_access' names {function!r}, which cannot be imported: {exc}.") from exc
     return found

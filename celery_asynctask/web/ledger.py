@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pydantic.alias_generators import to_camel
 
@@ -13,26 +13,27 @@ from celery_asynctask.errors import JournalError
 from celery_asynctask.journal.survey import survey_of
 from celery_asynctask.queries.completeness import completeness
 from celery_asynctask.queries.reader import Reader
+from celery_asynctask.web.memory import LedgerTold
 from celery_asynctask.web.service import Caller
 
 KEPT_SECONDS: Final = 5.0
 """How long a ledger is answered with: making one reads the whole journal, which may have a gigabyte."""
 
 
-def ledger_of(caller: Caller) -> dict[str, Any]:
+def ledger_of(caller: Caller) -> LedgerTold:
     """The ledger as the API has it, made anew every `KEPT_SECONDS` at most. Raises `StoreError`."""
     make = partial(_ledger, caller.reader, caller.service.settings.directory)
     return caller.service.ledger.get(make, KEPT_SECONDS)
 
 
-def _ledger(reader: Reader, directory: Path) -> dict[str, Any]:
+def _ledger(reader: Reader, directory: Path) -> LedgerTold:
     try:
         return _told(completeness(reader, survey_of(directory)).ledger)
     except (JournalError, OSError):  # of another user: nothing is known of it
         return _told(completeness(reader, None).ledger)
 
 
-def _told(ledger: Ledger) -> dict[str, Any]:
+def _told(ledger: Ledger) -> LedgerTold:
     return {
         "complete": ledger.complete,
         "sentence": ledger.sentence(),

@@ -61,7 +61,7 @@ AsyncTaskOrdering: Any = enum.Enum(  # type: ignore[misc]
 AsyncTaskOrdering.__doc__ = "By which time tasks are sorted; with - the newest first. Those that have none come last."
 
 
-def _rfc3339(value: Any) -> Any:
+def _rfc3339(value: object) -> object:
     """What the document says. Pydantic would take a bare number, too, and guess what it counts."""
     if not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9:.]{5,}([Zz]|[+-][0-9]{2}:[0-9]{2})", str(value)):
         raise ValueError("a time with a zone is wanted, such as 2026-01-31T14:05:00Z")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -85,8 +85,9 @@ def not_found(detail: str) -> ProblemError:
     return ProblemError("not-found", 404, detail)
 
 
-def _of_http(_request: Request, exc: Any) -> JSONResponse:
+def _of_http(_request: Request, exc: Exception) -> JSONResponse:
     """Of Starlette's router."""
+    assert isinstance(exc, HTTPException)
     if exc.status_code == 405:
         allowed = (exc.headers or {}).get("Allow", "")
         detail = f"Allowed here: {allowed}."
@@ -104,9 +105,10 @@ def _of_http(_request: Request, exc: Any) -> JSONResponse:
     return JSONResponse(content, exc.status_code, headers=exc.headers, media_type=MEDIA_TYPE)
 
 
-def _of_validation(_request: Request, exc: Any) -> JSONResponse:
+def _of_validation(_request: Request, exc: Exception) -> JSONResponse:
     """The first of what FastAPI found wrong; its place is such as ``("query", "limit")``, with more behind it for one
     of a list, or of several types."""
+    assert isinstance(exc, RequestValidationError)
     first = exc.errors()[0]
     # Of a body that is no JSON, the place is that of a character.
     named = len(first["loc"]) > 1 and first["type"] != "json_invalid"
@@ -114,9 +116,9 @@ def _of_validation(_request: Request, exc: Any) -> JSONResponse:
     return invalid(parameter, f"{parameter}: {first['msg'].removeprefix('Value error, ')}.").response()
 
 
-def _of_ours(_request: Request, exc: Any) -> JSONResponse:
-    response: JSONResponse = exc.response()
-    return response
+def _of_ours(_request: Request, exc: Exception) -> JSONResponse:
+    assert isinstance(exc, ProblemError)
+    return exc.response()
 
 
 def _of_store(_request: Request, exc: Exception) -> JSONResponse:

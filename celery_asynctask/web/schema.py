@@ -24,7 +24,7 @@ AsyncTaskStatusEnum: Any = enum.Enum(  # type: ignore[misc]
 AsyncTaskStatusEnum.__doc__ = "Where a task stands."
 Long = Annotated[int, WithJsonSchema({"type": "integer", "format": "int64"})]
 """A number that may have 64 bits: clients in languages where an integer has 32 must know."""
-READ_ONLY: Final[dict[str, Any]] = {"readOnly": True}
+READ_ONLY: Final = {"readOnly": True}
 
 
 class Shape(BaseModel):

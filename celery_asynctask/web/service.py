@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Set
 from functools import cached_property
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
@@ -16,7 +16,7 @@ from celery_asynctask.queries.reader import Reader
 from celery_asynctask.settings import Settings, engine_options
 from celery_asynctask.web.access import Access, Gate
 from celery_asynctask.web.answer import Answers
-from celery_asynctask.web.memory import Kept, Sent
+from celery_asynctask.web.memory import Kept, LedgerTold, Sent
 from celery_asynctask.web.parameters import check_names
 from celery_asynctask.web.problem import ProblemError
 
@@ -42,7 +42,7 @@ class Service:
         self.gate = gate
         self.answers = Answers()
         self.sent = Sent()
-        self.ledger: Kept[dict[str, Any]] = Kept()
+        self.ledger: Kept[LedgerTold] = Kept()
         self.api = api
         options = engine_options(settings.engine_options, **_POOL)
         self._reader = Reader(settings.url, options, seconds=QUERY_SECONDS)
@@ -108,7 +108,7 @@ class Caller:
         return self.service.reader.scoped(self.access.customers)
 
     @property
-    def scope(self) -> tuple[Any, ...]:
+    def scope(self) -> tuple[Set[int] | None, bool]:
         """What two callers have in common who see the same."""
         return self.access.customers, self.access.may(Right.PAYLOADS)
 
