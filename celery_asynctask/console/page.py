@@ -12,6 +12,7 @@ from starlette.responses import HTMLResponse, Response
 
 from celery_asynctask.console import entry, markup
 from celery_asynctask.core.rights import Right
+from celery_asynctask.queries.reader import Reader
 from celery_asynctask.web.problem import invalid
 from celery_asynctask.web.service import Caller, Service, same_site
 
@@ -83,6 +84,7 @@ class Page:
                 self.caller.reader,
                 key,
                 lambda session: self.render(template, **make(session)),
+                Reader.session,
                 lasting=lasting,
                 media_type="text/html",
                 headers=markup.SECURITY,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Response
 
@@ -17,6 +17,7 @@ from celery_asynctask.operations.rerun import Candidate, Options
 from celery_asynctask.operations.session import Writer
 from celery_asynctask.present.reasons import reasons
 from celery_asynctask.queries.task import exact
+from celery_asynctask.queries.types import Session
 from celery_asynctask.store.models import AsyncTask
 from celery_asynctask.web import document, schema
 from celery_asynctask.web.answer import json_response
@@ -62,10 +63,10 @@ def rerun(
     return _sent(one, new, 201)
 
 
-def _meant(caller: Caller, session: Any, task_id: str) -> AsyncTask:
+def _meant(caller: Caller, session: Session, task_id: str) -> AsyncTask:
     """The one task that has this `id` or Celery id. Raises `ProblemError`."""
-    task: AsyncTask = found_task(caller, session, task_id)
-    other = exact(caller.reader, session, task_id)
+    task = found_task(caller, session, task_id)
+    other: AsyncTask | None = exact(caller.reader, session, task_id)
     if other is None or other.id == task.id:
         return task
     detail = (

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import Annotated, Any, Final
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Annotated, Final, TypeVar
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from pydantic.json_schema import SkipJsonSchema
@@ -13,9 +16,11 @@ from celery_asynctask.errors import FilterError
 from celery_asynctask.http.openapi import problems
 from celery_asynctask.http.route import ReadingRoute
 from celery_asynctask.queries.columns import of_task
+from celery_asynctask.queries.reader import Reader
 from celery_asynctask.queries.search.page import Page, page
 from celery_asynctask.queries.statistics.names import Statistics, statistics, with_time
 from celery_asynctask.queries.task import MOST_ATTEMPTS, attempt_rows
+from celery_asynctask.queries.types import Connection, Session, TaskRow
 from celery_asynctask.queries.workflow.members import Workflow, workflow
 from celery_asynctask.queries.workflow.tree import Placed, lineage
 from celery_asynctask.web import document, schema
@@ -24,6 +29,7 @@ from celery_asynctask.web.problem import invalid
 from celery_asynctask.web.service import Caller, needing
 from celery_asynctask.web.task import found_task
 
+S = TypeVar("S")
 Reading = Annotated[Caller, Depends(needing(Right.READ))]
 TaskId = Annotated[
     str, Path(alias="id", description="`id` of a task, or its Celery task UUID", min_length=1, max_length=255)
@@ -62,7 +68,7 @@ async def list_tasks(request: Request, caller: Reading, asked: Annotated[PageSea
     order = asked.order
     values = caller.access.may(Right.PAYLOADS)
 
-    def make(session: Any) -> str:
+    def make(session: Connection) -> str:
         columns = of_task(caller.reader.dialect, values=values, naive=True)
         try:
             found = page(
@@ -78,13 +84,14 @@ async def list_tasks(request: Request, caller: Reading, asked: Annotated[PageSea
             raise invalid("cursor", str(exc)) from None
         return _page(found, values)
 
-    return await _answer(request, caller, make, lasting=not search.relative, of_columns=True)
+    return await _answer(request, caller, make, Reader.connection, lasting=not search.relative)
 
 
 def _page(found: Page, values: bool) -> str:
+    rows: Sequence[TaskRow] = found.tasks
     return document.document(
         {"next": found.next, "complete": found.looked_back_to is None, "looked_back_to": found.looked_back_to},
-        results=document.array(document.task(row, values=values) for row in found.tasks),
+        results=document.array(document.task(row, values=values) for row in rows),
     )
 
 
@@ -101,10 +108,10 @@ async def stats(request: Request, caller: Reading, asked: Annotated[Search, Quer
     end = caller.now.replace(second=0, microsecond=0) + _MINUTE  # the same for who asks every second
     wanted = with_time(search.filter, end)
 
-    def make(session: Any) -> str:
+    def make(session: Session) -> str:
         return _statistics(statistics(caller.reader, wanted, end, session=session))
 
-    return await _answer(request, caller, make, end, lasting=not search.relative)
+    return await _answer(request, caller, make, Reader.session, end, lasting=not search.relative)
 
 
 def _statistics(found: Statistics) -> str:
@@ -144,11 +151,11 @@ async def retrieve(request: Request, caller: Reading, task_id: TaskId) -> Respon
     """One task, by its `id` or its Celery task UUID."""
     values = caller.access.may(Right.PAYLOADS)
 
-    def make(session: Any) -> str:
+    def make(session: Connection) -> str:
         columns = of_task(caller.reader.dialect, values=values, naive=True)
         return document.task(found_task(caller, session, task_id, columns), values=values)
 
-    return await _answer(request, caller, make, consistent=False, of_columns=True)
+    return await _answer(request, caller, make, partial(Reader.connection, consistent=False))
 
 
 @router.get(
@@ -162,12 +169,12 @@ async def retrieve(request: Request, caller: Reading, task_id: TaskId) -> Respon
 async def attempts(request: Request, caller: Reading, task_id: TaskId) -> Response:
     """The runs of a task's body."""
 
-    def make(session: Any) -> str:
+    def make(session: Session) -> str:
         rows = attempt_rows(caller.reader, session, found_task(caller, session, task_id))
         shown = document.array(map(document.attempt, rows[:MOST_ATTEMPTS]))
         return document.document({"complete": len(rows) <= MOST_ATTEMPTS}, results=shown)
 
-    return await _answer(request, caller, make)
+    return await _answer(request, caller, make, Reader.session)
 
 
 @router.get(
@@ -181,10 +188,10 @@ async def attempts(request: Request, caller: Reading, task_id: TaskId) -> Respon
 async def whole_workflow(request: Request, caller: Reading, task_id: TaskId) -> Response:
     """The whole workflow that a task is in: chain, group, chord, children, and steps that were never sent."""
 
-    def make(session: Any) -> str:
+    def make(session: Session) -> str:
         return _workflow(workflow(caller.reader, session, found_task(caller, session, task_id)))
 
-    return await _answer(request, caller, make)
+    return await _answer(request, caller, make, Reader.session)
 
 
 def _workflow(found: Workflow) -> str:
@@ -193,7 +200,7 @@ def _workflow(found: Workflow) -> str:
     )
 
 
-def _member(one: Placed) -> dict[str, Any]:
+def _member(one: Placed) -> dict[str, object]:
     member = one.member
     return {
         "celeryTaskId": member.celery_task_id,
@@ -220,8 +227,16 @@ def _searched(caller: Caller, asked: Search) -> Understood:
     return search
 
 
-async def _answer(request: Request, caller: Caller, make: Any, *more: Any, **how: Any) -> Response:
+async def _answer(
+    request: Request,
+    caller: Caller,
+    make: Callable[[S], str],
+    read: Callable[[Reader], AbstractContextManager[S]],
+    *more: Hashable,
+    lasting: bool = True,
+) -> Response:
     """In one of the threads for this; a path stands for its tasks, with what the query says of them."""
     scope = request.scope
     key = (caller.scope, scope["path"], scope["query_string"], *more)
-    return await caller.service.run(lambda: caller.service.answers.answer(request, caller.reader, key, make, **how))
+    answers = caller.service.answers
+    return await caller.service.run(lambda: answers.answer(request, caller.reader, key, make, read, lasting=lasting))

@@ -15,6 +15,7 @@ from celery_asynctask.queries.columns import of_attempt
 from celery_asynctask.queries.reader import Reader
 from celery_asynctask.queries.search.condition import begins_with
 from celery_asynctask.queries.search.keys import is_hex
+from celery_asynctask.queries.types import AttemptRow
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
 
 _NAMED: Final = 5
@@ -87,10 +88,11 @@ def is_id(text: str) -> bool:
     return re.fullmatch(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,255}", text) is not None
 
 
-def attempt_rows(reader: Reader, session: Session, task: AsyncTask) -> Sequence[Any]:
+def attempt_rows(reader: Reader, session: Session, task: AsyncTask) -> Sequence[AttemptRow]:
     """`columns.of_attempt` of the first attempts of a task."""
     asked = of_attempt(reader.dialect).where(AsyncTaskAttempt.celery_task_id == task.celery_task_id)
-    return session.execute(asked.order_by(AsyncTaskAttempt.run_key).limit(MOST_ATTEMPTS + 1)).all()
+    rows: Sequence[Any] = session.execute(asked.order_by(AsyncTaskAttempt.run_key).limit(MOST_ATTEMPTS + 1)).all()
+    return rows
 
 
 def attempts(session: Session, task: AsyncTask) -> Sequence[AsyncTaskAttempt]:

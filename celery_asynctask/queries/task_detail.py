@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session, defer
 from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.queries.columns import of_task
 from celery_asynctask.queries.reader import Reader
+from celery_asynctask.queries.types import TaskLike
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
 
 MOST_COUNTED: Final = 1000
@@ -55,7 +56,7 @@ def of_page(dialect: str, *, values: bool) -> Select[Any]:
     return of_task(dialect, values=values).add_columns(AsyncTask.order_key)
 
 
-def around(reader: Reader, session: Session, task: Any) -> Around:
+def around(reader: Reader, session: Session, task: TaskLike) -> Around:
     """Three statements, each by an index and bounded."""
     relative = [AsyncTask.celery_task_id, AsyncTask.name, AsyncTask.status]
     named = {one for one in (task.parent_task_id, task.root_task_id) if one and one != task.celery_task_id}
@@ -78,7 +79,7 @@ def around(reader: Reader, session: Session, task: Any) -> Around:
     )
 
 
-def some_attempts(session: Session, task: Any, first: int, count: int) -> Sequence[AsyncTaskAttempt]:
+def some_attempts(session: Session, task: TaskLike, first: int, count: int) -> Sequence[AsyncTaskAttempt]:
     """So many attempts from the one with that number, 1 for the first, in the order in which they were meant to
     happen."""
     asked = select(AsyncTaskAttempt).where(AsyncTaskAttempt.celery_task_id == task.celery_task_id)

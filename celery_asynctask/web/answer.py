@@ -11,13 +11,16 @@ import hashlib
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
+from contextlib import AbstractContextManager
 from threading import Lock
-from typing import Any, Final
+from typing import Final, TypeVar
 
 from fastapi import Request, Response
 
 from celery_asynctask.queries.reader import Reader
 from celery_asynctask.queries.revision import revision
+
+S = TypeVar("S")
 
 MOST_KEPT: Final = 1000
 """Answers whose ETags are kept."""
@@ -37,18 +40,17 @@ class Answers:
         request: Request,
         reader: Reader,
         key: Hashable,
-        make: Callable[[Any], str],
+        make: Callable[[S], str],
+        read: Callable[[Reader], AbstractContextManager[S]],
         *,
         lasting: bool = True,
-        consistent: bool = True,
-        of_columns: bool = False,
         media_type: str = "application/json",
         headers: Mapping[str, str] = {},
     ) -> Response:
-        """What ``make`` makes, or 304 where the client has it already. ``key`` names the answer and who may see it;
-        not ``lasting`` is one that changes as time goes by; ``consistent`` as in `Reader.session`; one ``of_columns``
-        alone is made with a `Reader.connection`. The answer may be of a later revision than the one it is kept with:
-        then that is not the newest, and it is made again."""
+        """What ``make`` makes of what ``read`` gives, `Reader.session` or `Reader.connection`, or 304 where the client
+        has it already. ``key`` names the answer and who may see it; not ``lasting`` is one that changes as time goes
+        by. The answer may be of a later revision than the one it is kept with: then that is not the newest, and it is
+        made again."""
         asked = request.headers.get("if-none-match", "")
         at = None
         if lasting and asked:
@@ -58,8 +60,7 @@ class Answers:
             kept = self._kept(key, at, known)
             if kept is not None and _matches(asked, kept):
                 return _unchanged(kept, headers)
-        read = reader.connection if of_columns else reader.session
-        with read(consistent=consistent) as session:
+        with read(reader) as session:
             body = make(session).encode()
         tag = f'"{hashlib.blake2b(body, digest_size=16).hexdigest()}"'
         if at is not None:
@@ -98,6 +99,6 @@ def _unchanged(tag: str, headers: Mapping[str, str]) -> Response:
     return Response(status_code=304, headers={**headers, "ETag": tag})
 
 
-def json_response(body: str, status: int = 200, headers: dict[str, Any] | None = None) -> Response:
+def json_response(body: str, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """An answer that is not asked for twice."""
     return Response(body.encode(), status, media_type="application/json", headers=headers)

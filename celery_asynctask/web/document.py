@@ -13,9 +13,10 @@ from celery_asynctask.core.columns import VALUES
 from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.core.text import rfc3339
 from celery_asynctask.queries.columns import ATTEMPT, TASK
+from celery_asynctask.queries.types import AttemptRow, TaskRow
 
 
-def _plain(value: Any) -> str:
+def _plain(value: object) -> str:
     if isinstance(value, dt.datetime):
         return rfc3339(value)
     raise TypeError(f"{type(value).__name__} is no JSON")
@@ -24,7 +25,7 @@ def _plain(value: Any) -> str:
 _encode: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain).encode
 
 
-def document(fields: Mapping[str, Any], **raw: str) -> str:
+def document(fields: Mapping[str, object], **raw: str) -> str:
     """A JSON object of fields, by their names here, and of members that are JSON already."""
     text = _encode({to_camel(name): value for name, value in fields.items()})
     members = "".join(f'"{to_camel(name)}":{value},' for name, value in raw.items())
@@ -52,7 +53,7 @@ def _members(names: Iterable[str], raw: Collection[str] = ()) -> list[tuple[str,
     return [(f'{"," if number else "{"}"{to_camel(name)}":', name in raw) for number, name in enumerate(names)]
 
 
-def _row(row: Any, members: list[tuple[str, bool]]) -> str:
+def _row(row: TaskRow | AttemptRow, members: list[tuple[str, bool]]) -> str:
     parts = []
     for value, (before, is_json) in zip(row, members, strict=True):
         parts.append(before)
@@ -68,11 +69,11 @@ _TASK: Final = {
 _ATTEMPT: Final = _members(ATTEMPT)
 
 
-def task(row: Any, *, values: bool) -> str:
+def task(row: TaskRow, *, values: bool) -> str:
     """A row with `columns.of_task`."""
     return _row(row, _TASK[values])
 
 
-def attempt(row: Any) -> str:
+def attempt(row: AttemptRow) -> str:
     """A row with `columns.of_attempt`."""
     return _row(row, _ATTEMPT)

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from celery_asynctask.core.status import TERMINAL, AsyncTaskStatus
+from celery_asynctask.queries.types import TaskLike
 from celery_asynctask.queries.workflow.members import Run
 from celery_asynctask.queries.workflow.tree import Member
-from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
+from celery_asynctask.store.models import AsyncTaskAttempt
 
 
 class Time(str, enum.Enum):
@@ -91,7 +92,7 @@ class Course(NamedTuple):
     outcome: str
 
 
-def courses(task: AsyncTask, runs: Sequence[AsyncTaskAttempt], now: dt.datetime) -> Iterator[Course]:
+def courses(task: TaskLike | Member, runs: Sequence[AsyncTaskAttempt | Run], now: dt.datetime) -> Iterator[Course]:
     """How each attempt went. Where it is not known when the message was sent, it was when the attempt before ended, and
     for the first one when the task was asked for."""
     before = task.created_at

@@ -321,7 +321,8 @@ class Asked:
     def __call__(self, key: str, tag: str = '"other"', make: Callable[[], Any] = lambda: None) -> str:
         """The tag of the answer to who has that with ``tag``."""
         request = Request({"type": "http", "headers": [(b"if-none-match", tag.encode())]})
-        return self._answers.answer(request, self._reader, key, lambda _: self._make(key, make)).headers["etag"]
+        made = self._answers.answer(request, self._reader, key, lambda _: self._make(key, make), Reader.session)
+        return made.headers["etag"]
 
     def _make(self, key: str, make: Callable[[], Any]) -> str:
         self.made.append(key)

@@ -8,7 +8,10 @@ from typing import Any, cast, get_args, get_type_hints
 import pytest
 from sqlalchemy import JSON, Column, Enum, Table
 
-from celery_asynctask.store.models import Base
+from celery_asynctask.core.columns import VALUES
+from celery_asynctask.queries.columns import TASK
+from celery_asynctask.queries.types import AttemptRow, TaskRow
+from celery_asynctask.store.models import AsyncTask, Base
 from celery_asynctask.store.tables import UTCDateTime
 
 MODELS = sorted((one.class_ for one in Base.registry.mappers), key=lambda model: model.__name__)
@@ -19,6 +22,14 @@ def test_annotations_are_those_of_the_columns(model: type[Base]) -> None:
     hints = get_type_hints(model)
     told = {name: get_args(hints[name])[0] for name in vars(model)["__annotations__"] if name in hints}
     assert told == {column.name: kind(column) for column in cast("Table", model.__table__).columns}
+
+
+def test_rows_are_like_the_model() -> None:
+    """But that values are text."""
+    shown = {name: hint for name, hint in get_type_hints(TaskRow).items() if name not in VALUES}
+    assert shown == {name: get_args(get_type_hints(AsyncTask)[name])[0] for name in TASK if name not in VALUES}
+    assert get_type_hints(AttemptRow).items() >= {"attempt": int, "celery_task_id": str}.items()
+    assert {name: get_type_hints(TaskRow)[name] for name in VALUES} == dict.fromkeys(VALUES, str | None)
 
 
 def kind(column: Column[Any]) -> Any:
