@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -49,7 +49,8 @@ def console(service: Service) -> Starlette:
     return app
 
 
-def _of_problem(request: Request, exc: Any) -> Response:
+def _of_problem(request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, ProblemError)
     if exc.kind == "unauthenticated":
         return entry.asked(request, exc)
     return failed(request, exc.status, exc.detail, exc.headers)
@@ -68,8 +69,9 @@ def _of_store(request: Request, exc: Exception) -> Response:
     return failed(request, 503, detail, {"Retry-After": "5"})
 
 
-def _of_http(request: Request, exc: Any) -> Response:
+def _of_http(request: Request, exc: Exception) -> Response:
     """Of Starlette's router, or of the function `asynctask_access`: it may lead to where one logs in."""
+    assert isinstance(exc, HTTPException)
     headers = exc.headers or {}
     if exc.status_code < 400:
         return Response(None, exc.status_code, headers=headers)

@@ -6,7 +6,7 @@ import datetime as dt
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from starlette.responses import Response
 
@@ -19,6 +19,7 @@ from celery_asynctask.queries.failures.fingerprint import pieces
 from celery_asynctask.queries.failures.groups import BUCKETS, Failures, Group, failures
 from celery_asynctask.queries.search.filter import MAX_VALUES, Filter, parse
 from celery_asynctask.queries.search.keys import KEYS
+from celery_asynctask.queries.types import Session
 from celery_asynctask.web.parameters import in_values, searched
 from celery_asynctask.web.problem import ProblemError, invalid
 
@@ -28,7 +29,7 @@ CAUSES: Final = (50, 1000)
 """Groups that are shown."""
 NAMES_SHOWN: Final = 3
 """Names of tasks that are shown of a group."""
-SORTS: Final[Mapping[str, tuple[str, Callable[[Group], Any]]]] = {
+SORTS: Final[Mapping[str, tuple[str, Callable[[Group], int | dt.datetime]]]] = {
     "count": ("most frequent first", lambda group: group.tasks),
     "last": ("seen last first", lambda group: group.last),
     "first": ("newest first", lambda group: group.first),
@@ -98,7 +99,7 @@ async def errors(page: Page) -> Response:
         typed = read(page)
         return page.error("errors.html", 422, asked=typed, found=None, refusal=exc.detail, **_choices())
 
-    def make(session: Any) -> Mapping[str, Any]:
+    def make(session: Session) -> Mapping[str, object]:
         found = failures(page.caller.reader, asked.filter, most=asked.most, session=session)
         groups = sorted(found.groups, key=SORTS[asked.sort][1], reverse=True)
         shown = groups[: asked.causes]
@@ -114,7 +115,7 @@ async def errors(page: Page) -> Response:
     return await page.answer("errors.html", make, lasting=not asked.relative)
 
 
-def _choices() -> dict[str, Any]:
+def _choices() -> dict[str, object]:
     return {
         "sorts": {name: title for name, (title, _) in SORTS.items()},
         "shortcuts": SHORTCUTS,

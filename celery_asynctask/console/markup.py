@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 from urllib.parse import quote, urlencode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -37,7 +37,7 @@ NAV: Final = (
 )
 
 
-def _finalized(value: Any) -> Any:
+def _finalized(value: object) -> object:
     """What a template writes: nothing that turns the direction of writing, and no control characters."""
     if value is None:
         return ""
@@ -75,7 +75,7 @@ _ENVIRONMENT.globals.update(
 )
 
 
-def url(request: Request, path: str = "", **query: Any) -> str:
+def url(request: Request, path: str = "", **query: object) -> str:
     """As `Page.url`."""
     asked = {name: value for name, value in query.items() if value not in (None, "", [])}
     found = f"{request.scope.get('root_path', '')}{quote(path) or '/'}"
@@ -89,7 +89,7 @@ def task_url(request: Request, task_id: str) -> str:
     return url(request, f"/tasks/{task_id}") if is_plain else url(request, "/task", id=task_id)
 
 
-def common(request: Request) -> dict[str, Any]:
+def common(request: Request) -> dict[str, object]:
     """What every template has."""
     return {
         "url": lambda path="", **query: url(request, path, **query),
@@ -101,7 +101,7 @@ def common(request: Request) -> dict[str, Any]:
     }
 
 
-def render(request: Request, template: str, **found: Any) -> str:
+def render(request: Request, template: str, **found: object) -> str:
     """The HTML that a template makes."""
     return _ENVIRONMENT.get_template(template).render(**common(request), **found)
 

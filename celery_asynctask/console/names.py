@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from starlette.responses import Response
 
@@ -18,6 +18,7 @@ from celery_asynctask.queries.statistics.by_name import MOST_LOOKED_AT as MOST_O
 from celery_asynctask.queries.statistics.by_name import by_name, named, term
 from celery_asynctask.queries.statistics.names import Name, Percentiles, Statistics, statistics, with_time
 from celery_asynctask.queries.statistics.series import FEWER, series
+from celery_asynctask.queries.types import Session
 from celery_asynctask.web.parameters import in_values, searched
 from celery_asynctask.web.problem import ProblemError, invalid, not_found
 
@@ -74,7 +75,7 @@ async def names(page: Page) -> Response:
     search = with_time(Filter(tuple(terms)), end)
     narrow = asked["search"] if len(search.terms) == len(terms) else f"{asked['search']} since:1d".strip()
 
-    def make(session: Any) -> Mapping[str, Any]:
+    def make(session: Session) -> Mapping[str, object]:
         found = statistics(page.caller.reader, search, end, most=MOST_LOOKED_AT, session=session)
         shown = ordered(found, order)
         return {
@@ -100,7 +101,7 @@ def ordered(found: Statistics, order: str) -> Sequence[Name]:
     return sorted(alike, key=lambda one: (by(one) is None, -(by(one) or 0)))
 
 
-def _choices() -> dict[str, Any]:
+def _choices() -> dict[str, object]:
     return {"columns": COLUMNS, "shortcuts": SHORTCUTS, "term": term, "failed": [one.value for one in FAILED]}
 
 
@@ -114,7 +115,7 @@ async def name(page: Page) -> Response:
     end = this_minute(page)
     search = by_name(of)
 
-    def make(session: Any) -> Mapping[str, Any]:
+    def make(session: Session) -> Mapping[str, object]:
         reader = page.caller.reader
         parts = series(reader, session, search, end, most=FEWER)
         latest = named(reader, session, of)

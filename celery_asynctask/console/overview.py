@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from starlette.responses import Response
 
@@ -18,6 +18,7 @@ from celery_asynctask.queries.statistics.by_name import term
 from celery_asynctask.queries.statistics.overview import MOST_RUNNING
 from celery_asynctask.queries.statistics.overview import overview as overview_of
 from celery_asynctask.queries.statistics.series import FEWER, MOST_LOOKED_AT, series
+from celery_asynctask.queries.types import Session
 from celery_asynctask.web.ledger import ledger_of
 from celery_asynctask.web.memory import LedgerTold
 
@@ -48,7 +49,7 @@ async def overview(page: Page) -> Response:
     whole = page.caller.access.customers is None  # events are of processes, not of customers
     told = await page.service.run(partial(ledger_of, page.caller)) if whole else None
 
-    def make(session: Any) -> Mapping[str, Any]:
+    def make(session: Session) -> Mapping[str, object]:
         reader = page.caller.reader  # which connects: not before we are in a thread
         if is_empty(reader, session):
             return {"found": None, "told": told, "equation": _equation(told)}

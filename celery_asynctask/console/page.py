@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
@@ -13,6 +13,7 @@ from starlette.responses import HTMLResponse, Response
 from celery_asynctask.console import entry, markup
 from celery_asynctask.core.rights import Right
 from celery_asynctask.queries.reader import Reader
+from celery_asynctask.queries.types import Session
 from celery_asynctask.web.problem import invalid
 from celery_asynctask.web.service import Caller, Service, same_site
 
@@ -39,18 +40,15 @@ class Page:
         """Whether who looks may see the tasks' values."""
         return self.caller.access.may(Right.PAYLOADS)
 
-    def url(self, path: str = "", **query: Any) -> str:
+    def url(self, path: str = "", **query: object) -> str:
         """Where a page is: a path below the console, whose parts are quoted, with what its query says; what is None or
         empty is left out."""
         return markup.url(self.request, path, **query)
 
-    def here(self, **changes: Any) -> str:
+    def here(self, **changes: object) -> str:
         """This page, with another query: what is None is taken out."""
-        found: dict[str, Any] = {}
-        for name, value in self.request.query_params.multi_items():
-            found.setdefault(name, []).append(value)
-        found.update(changes)
-        return markup.url(self.request, self.path, **found)
+        given = self.request.query_params
+        return markup.url(self.request, self.path, **{**{name: given.getlist(name) for name in given}, **changes})
 
     @cached_property
     def path(self) -> str:
@@ -58,20 +56,21 @@ class Page:
         whole: str = self.request.scope["path"]
         return whole.removeprefix(self.request.scope.get("root_path", ""))
 
-    def asked(self, *names: str, often: Iterable[str] = ()) -> dict[str, Any]:
-        """The query's parameters, empty where they are not given; those ``often`` as lists. Raises `ProblemError` for
-        any other: a slip in a link must not look like an answer."""
+    def asked(self, *names: str, often: Collection[str] = ()) -> dict[str, str]:
+        """The query's parameters, empty where they are not given; those ``often`` are had by `all_of`. Raises
+        `ProblemError` for any other: a slip in a link must not look like an answer."""
         given = self.request.query_params
         for name in given:
             if name not in names and name not in often:
                 raise invalid(name[:80], f"This page has no parameter {name[:80]!r}.")
-        return {
-            **{name: given.get(name, "") for name in names},
-            **{name: list(dict.fromkeys(given.getlist(name))) for name in often},
-        }
+        return {name: given.get(name, "") for name in names}
+
+    def all_of(self, name: str) -> list[str]:
+        """Each value of a parameter of the query that may be given often, once."""
+        return list(dict.fromkeys(self.request.query_params.getlist(name)))
 
     async def answer(
-        self, template: str, make: Callable[[Any], Mapping[str, Any]], *more: Any, lasting: bool = True
+        self, template: str, make: Callable[[Session], Mapping[str, object]], *more: Hashable, lasting: bool = True
     ) -> Response:
         """The page that ``template`` makes of what ``make`` finds in a session, or 304 where the browser has it.
         ``more``, besides the path and its query, is what it depends on; not ``lasting`` as in `Answers.answer`."""
@@ -92,11 +91,11 @@ class Page:
 
         return await self.service.run(work)
 
-    def error(self, template: str, status: int, **found: Any) -> Response:
+    def error(self, template: str, status: int, **found: object) -> Response:
         """A page that is not what was asked for."""
         return HTMLResponse(self.render(template, **found), status, headers=markup.SECURITY)
 
-    def render(self, template: str, **found: Any) -> str:
+    def render(self, template: str, **found: object) -> str:
         """The HTML of a page."""
         return markup.render(self.request, template, page=self, **found)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from starlette.responses import Response
 
-from celery_asynctask.console.page import Page, get
+from celery_asynctask.console.page import Endpoint, Page, get
 from celery_asynctask.core.columns import VALUES
 from celery_asynctask.core.rights import Right
 from celery_asynctask.core.status import AsyncTaskStatus
@@ -18,8 +18,10 @@ from celery_asynctask.queries.columns import TASK, of_task
 from celery_asynctask.queries.search.filter import Filter, Term, Value
 from celery_asynctask.queries.search.keys import KEYS
 from celery_asynctask.queries.search.order import Order
+from celery_asynctask.queries.search.page import Page as Found
 from celery_asynctask.queries.search.page import page as page_of
 from celery_asynctask.queries.statistics.counts import MOST_COUNTED, counts
+from celery_asynctask.queries.types import Session, TaskRow
 from celery_asynctask.web import document
 from celery_asynctask.web.parameters import ORDER_BY, in_values, searched
 from celery_asynctask.web.problem import ProblemError, invalid
@@ -98,7 +100,7 @@ class Asked(NamedTuple):
 def read(page: Page) -> Asked:
     """All but what its search means. Raises `ProblemError`."""
     given = page.asked("search", "ordering", "cursor", "limit", often=("status", "columns"))
-    statuses = given["status"]
+    statuses, named = page.all_of("status"), page.all_of("columns")
     if unknown := set(statuses) - set(AsyncTaskStatus.__members__):
         raise invalid("status", f"There is no status {sorted(unknown)[0][:40]!r}.")
     ordering = given["ordering"] or "-createdAt"
@@ -107,9 +109,9 @@ def read(page: Page) -> Asked:
     limit = given["limit"] or "50"
     if limit not in map(str, LIMITS):
         raise invalid("limit", f"A page has {', '.join(map(str, LIMITS))} rows.")
-    if unknown := set(given["columns"]) - set(COLUMNS):
+    if unknown := set(named) - set(COLUMNS):
         raise invalid("columns", f"There is no column {sorted(unknown)[0][:40]!r}; there are {', '.join(COLUMNS)}.")
-    chosen = [one for one in COLUMNS if one in given["columns"]] or SHOWN
+    chosen = [one for one in COLUMNS if one in named] or SHOWN
     return Asked(given["search"], statuses, ordering, given["cursor"], int(limit), chosen)
 
 
@@ -134,7 +136,7 @@ async def tasks(page: Page) -> Response:
             raise
         return _misunderstood(page, exc)
 
-    def make(session: Any) -> Mapping[str, Any]:
+    def make(session: Session) -> Mapping[str, object]:
         found = _found(page, asked, session, values=False)
         return {
             "asked": asked,
@@ -146,7 +148,7 @@ async def tasks(page: Page) -> Response:
     return await page.answer("tasks.html", make, lasting=not asked.relative)
 
 
-def _found(page: Page, asked: Asked, session: Any, *, values: bool) -> Any:
+def _found(page: Page, asked: Asked, session: Session, *, values: bool) -> Found:
     try:
         return page_of(
             page.caller.reader,
@@ -161,7 +163,7 @@ def _found(page: Page, asked: Asked, session: Any, *, values: bool) -> Any:
         raise invalid("cursor", str(exc)) from None
 
 
-def _choices(columns: Sequence[str]) -> dict[str, Any]:
+def _choices(columns: Sequence[str]) -> dict[str, object]:
     return {
         "columns": {name: COLUMNS[name] for name in columns},
         "all_columns": COLUMNS,
@@ -182,7 +184,7 @@ def _misunderstood(page: Page, exc: ProblemError) -> Response:
     return page.error("tasks.html", 422, asked=asked, found=None, counts=None, refusal=exc.detail, **more)
 
 
-def _file(write: Callable[[Sequence[Any], bool], str], media_type: str, suffix: str) -> Any:
+def _file(write: Callable[[Sequence[TaskRow], bool], str], media_type: str, suffix: str) -> Endpoint:
     async def file(page: Page) -> Response:
         asked = understood(page)
 
@@ -192,12 +194,12 @@ def _file(write: Callable[[Sequence[Any], bool], str], media_type: str, suffix: 
 
         return await page.service.run(work)
 
-    return file
+    return get(file)
 
 
-def _rows(page: Page, asked: Asked) -> list[Any]:
+def _rows(page: Page, asked: Asked) -> list[TaskRow]:
     """What the page shows, with the values, of which a page takes only so many: then there are several."""
-    rows: list[Any] = []
+    rows: list[TaskRow] = []
     with page.caller.reader.session() as session:
         while True:
             found = _found(page, asked._replace(limit=asked.limit - len(rows)), session, values=page.payloads)
@@ -207,19 +209,19 @@ def _rows(page: Page, asked: Asked) -> list[Any]:
             asked = asked._replace(cursor=found.next, limit=asked.limit)
 
 
-def _csv(rows: Sequence[Any], values: bool) -> str:
+def _csv(rows: Sequence[TaskRow], values: bool) -> str:
     names = [name for name in TASK if values or name not in VALUES]
     written = io.StringIO()
     csv.write(written, names, ([getattr(row, name) for name in names] for row in rows))
     return written.getvalue()
 
 
-def _ndjson(rows: Sequence[Any], values: bool) -> str:
+def _ndjson(rows: Sequence[TaskRow], values: bool) -> str:
     return "".join(f"{document.task(row, values=values)}\n" for row in rows)
 
 
 ROUTES: Final = (
     ("/tasks", get(tasks)),
-    ("/tasks.csv", get(_file(_csv, "text/csv", "csv"))),
-    ("/tasks.ndjson", get(_file(_ndjson, "application/x-ndjson", "ndjson"))),
+    ("/tasks.csv", _file(_csv, "text/csv", "csv")),
+    ("/tasks.ndjson", _file(_ndjson, "application/x-ndjson", "ndjson")),
 )

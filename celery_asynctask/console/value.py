@@ -7,10 +7,10 @@ whole value.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import islice
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from markupsafe import Markup
 
@@ -51,14 +51,15 @@ class Shown(NamedTuple):
     """What is not there as it was, and how often, such as ``redacted``."""
 
 
-def parsed(text: str) -> Any:
+def parsed(text: str) -> object:
     """JSON, its numbers as `Number`. Raises `ValueError` for what is none, or too long or too deep to look into."""
     if len(text) > MOST_PARSED:
         raise ValueError(f"it has {len(text):,} characters")
     try:
-        return json.loads(text, parse_int=Number, parse_float=Number, parse_constant=Number)
+        found: object = json.loads(text, parse_int=Number, parse_float=Number, parse_constant=Number)
     except RecursionError:
         raise ValueError("it is too deep") from None
+    return found
 
 
 def shown(text: str, whole: str) -> Shown:
@@ -94,11 +95,11 @@ class _Writer:
         self._nodes = MOST_NODES
         self._characters = MOST_CHARACTERS
 
-    def node(self, value: Any, key: str, depth: int) -> None:
+    def node(self, value: object, key: str, depth: int) -> None:
         """One line, or what folds; ``key`` is HTML."""
         self._nodes -= 1
         note = ""
-        if (mark := mark_of(value)) is not None:
+        if isinstance(value, dict) and (mark := mark_of(value)) is not None:
             note, value = _mark(mark.said(value)), value.get(mark.kept, _NOTHING)
         elif isinstance(value, dict) and value.keys() == {"__type__", "__value__"}:  # kombu's
             kind = value["__type__"]
@@ -109,7 +110,7 @@ class _Writer:
         line = self._scalar(value)
         self.parts.append(f'<div class="node">{key}{line}{" " if line and note else ""}{note}</div>')
 
-    def _scalar(self, value: Any) -> str:
+    def _scalar(self, value: object) -> str:
         match value:
             case Number():
                 return f'<span class="num">{_text(value[:MOST_TEXT])}</span>{self._rest(value)}'
@@ -130,8 +131,8 @@ class _Writer:
         more = len(value) - size
         return _more(self.whole, f"… {more:,} more characters") if more > 0 else ""
 
-    def _container(self, value: Any, key: str, note: str, depth: int) -> None:
-        items, notes, what, ends = _members(value) if isinstance(value, dict) else _elements(value)
+    def _container(self, value: Mapping[str, object] | list[object], key: str, note: str, depth: int) -> None:
+        items, notes, what, ends = _elements(value) if isinstance(value, list) else _members(value)
         size = len(items)
         opened = " open" if depth == 0 or (depth < 3 and size <= _OPEN) else ""
         said = "".join(f" {one}" for one in (note, *notes) if one)
@@ -153,17 +154,17 @@ _NOTHING: Final = object()
 
 
 _LITERALS: Final = {None: "null", True: "true", False: "false"}
-_Items = tuple[list[tuple[Any, Any]], list[str], str, str]
+_Items = tuple[Sequence[tuple[str | int, object]], list[str], str, str]
 """Those of the original with their names, what is said of the whole, what they are called, and what stands around."""
 
 
-def _elements(value: list[Any]) -> _Items:
+def _elements(value: Sequence[object]) -> _Items:
     note = note_of(value)
     items = list(enumerate(value if note is None else value[:-1]))
     return items, _said(note), "item", "[]"
 
 
-def _members(value: Mapping[str, Any]) -> _Items:
+def _members(value: Mapping[str, object]) -> _Items:
     note, items = note_of(value), []
     for name, one in value.items():
         if one is not note:  # the user's own key of this kind has one more $
@@ -171,12 +172,12 @@ def _members(value: Mapping[str, Any]) -> _Items:
     return items, _said(note), "key", "{}"
 
 
-def _said(note: dict[str, Any] | None) -> list[str]:
+def _said(note: Mapping[str, object] | None) -> list[str]:
     mark = mark_of(note)
     return [_mark(mark.said(note))] if note is not None and mark is not None else []
 
 
-def progress(text: str | None) -> Mapping[str, Any] | None:
+def progress(text: str | None) -> Mapping[str, object] | None:
     """What `Note.progress` wrote into a content, given as JSON text: ``done`` and ``total`` (None: not known) as they
     were written, ``message``, and ``part``, from 0 to 1; None: nothing, or something else."""
     if text is None or '"progress"' not in text:

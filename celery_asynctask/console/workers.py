@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 from weakref import WeakKeyDictionary
 
 from markupsafe import Markup
@@ -23,6 +23,7 @@ from celery_asynctask.operations.doctor.finding import amount
 from celery_asynctask.queries.completeness import completeness
 from celery_asynctask.queries.processes import MOST_GONE, MOST_LOST, MOST_RUNNING, Source, Sources, State, sources
 from celery_asynctask.queries.size import size
+from celery_asynctask.queries.types import Session
 from celery_asynctask.store.tables import SCHEMA_VERSION
 from celery_asynctask.web.ledger import KEPT_SECONDS
 from celery_asynctask.web.memory import Kept
@@ -106,7 +107,7 @@ async def workers(page: Page) -> Response:
     make_health = partial(_health, page, service.settings.directory)
     health = await service.run(lambda: kept.get(make_health, KEPT_SECONDS))
 
-    def make(session: Any) -> Mapping[str, Any]:
+    def make(session: Session) -> Mapping[str, object]:
         found = sources(page.caller.reader, page.now, gone=ALL_GONE if wants_all else MOST_GONE, session=session)
         return {
             "found": found,
@@ -158,7 +159,7 @@ def _unstored(health: Health, found: Sources) -> Iterator[Unstored]:
             yield Unstored(account)
 
 
-def _store(page: Page, session: Any) -> dict[str, Any]:
+def _store(page: Page, session: Session) -> dict[str, object]:
     """About the database, and how long things are kept in it."""
     room = size(session)
     dialect = page.caller.reader.dialect
@@ -171,7 +172,7 @@ def _store(page: Page, session: Any) -> dict[str, Any]:
     }
 
 
-def _retention(page: Page) -> dict[str, Any]:
+def _retention(page: Page) -> dict[str, object]:
     try:
         rules = retention.configured(page.service.settings.retention, page.now)
     except SettingsError as exc:

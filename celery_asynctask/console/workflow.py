@@ -7,7 +7,7 @@ import re
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from threading import Lock
-from typing import Any, Final, NamedTuple, cast
+from typing import Final, NamedTuple
 from weakref import WeakKeyDictionary
 
 from starlette.responses import Response
@@ -17,10 +17,12 @@ from celery_asynctask.console.page import Page, get
 from celery_asynctask.console.task import located
 from celery_asynctask.core.status import FAILED, AsyncTaskStatus
 from celery_asynctask.present import waterfall
+from celery_asynctask.queries.types import Session
 from celery_asynctask.queries.workflow.members import MOST_MEMBERS, MOST_RUNS, Run, runs
 from celery_asynctask.queries.workflow.members import workflow as members_of
-from celery_asynctask.queries.workflow.timeline import courses
+from celery_asynctask.queries.workflow.timeline import Course, courses
 from celery_asynctask.queries.workflow.tree import Member, Placed, failed_branches, lineage
+from celery_asynctask.store.models import AsyncTask
 from celery_asynctask.web.problem import invalid
 from celery_asynctask.web.service import Service
 
@@ -165,8 +167,8 @@ async def workflow(page: Page) -> Response:
     pace = paces.of(key)
     now = floored(page.now, pace or FASTEST)
 
-    def make(session: Any) -> Mapping[str, Any]:
-        task = located(page, session)
+    def make(session: Session) -> Mapping[str, object]:
+        task: AsyncTask = located(page, session)
         whole = members_of(page.caller.reader, session, task)
         everything = lineage(whole.members)
         shown = failed_branches(everything) if asked.failed else everything
@@ -271,24 +273,26 @@ def _drawn(
     attempts: Mapping[str, Sequence[Run]],
     task_id: str,
     now: dt.datetime,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """What the views with attempts show; every view has all of it, for the template."""
     most = MOST_SHOWN_RUNS
     if sum(map(len, attempts.values())) > MOST_SHOWN_RUNS:
         most = max(MOST_SHOWN_RUNS // max(len(window.rows), 1), LEAST_SHOWN_RUNS)
-    found: dict[str, Any] = {"scale": None, "drawings": {}, "courses": {}, "near": None, "legend": {}, "heights": {}}
+    drawings: dict[int, picture.Drawing] = {}
+    went: dict[int, tuple[Sequence[tuple[int, Run, Course]], int]] = {}
+    found: dict[str, object] = {"drawings": drawings, "courses": went, "legend": {}, "heights": {}}
+    found.update(scale=None, near=None)
     if asked.view == "table":
         for row in window.rows:
             known = attempts.get(row.member.celery_task_id, ())
-            went = courses(cast("Any", row.member), cast("Any", known), now)
-            numbered = list(zip(range(1, len(known) + 1), known, went, strict=True))
-            found["courses"][row.number] = (numbered[-most:], max(len(numbered) - most, 0))
+            numbered = list(zip(range(1, len(known) + 1), known, courses(row.member, known, now), strict=True))
+            went[row.number] = (numbered[-most:], max(len(numbered) - most, 0))
     if asked.view == "waterfall":
         drawn = [(row, row.member.celery_task_id, attempts.get(row.member.celery_task_id, ())) for row in window.rows]
         parts = {task: picture.all_parts(row.member, known, now) for row, task, known in drawn}
         scale = waterfall.scale(members, parts.values(), now)._replace(zoom=asked.zoom, at=asked.at)
         for row, task, known in drawn:
-            found["drawings"][row.number] = picture.drawing(row.member, known, parts[task], scale, most)
+            drawings[row.number] = picture.drawing(row.member, known, parts[task], scale, most)
         if parts.get(task_id):
             found["near"] = scale.over(parts[task_id][0].start, parts[task_id][-1].end)
         found.update(scale=scale, legend=waterfall.MEANINGS, heights=picture.HEIGHTS, ticks_of=picture.ticks)
