@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Final
 
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
@@ -15,8 +16,9 @@ from celery_asynctask.present.reasons import reasons
 from celery_asynctask.queries.reruns import RERUN_OF
 from celery_asynctask.queries.task import exact, is_id
 from celery_asynctask.queries.task_detail import of_page
+from celery_asynctask.queries.types import PageRow, Session
 from celery_asynctask.web import rerun
-from celery_asynctask.web.problem import invalid
+from celery_asynctask.web.problem import invalid, not_found
 
 REMEDIES: Final = {"again": "also if it was sent again before", "unfinished": "also if it is not over"}
 """By field of `Options`: what is to be ticked by who wants it all the same."""
@@ -38,6 +40,8 @@ async def preview(page: Page) -> Response:
         with reader.session() as session:
             row = located(page, session, of_page(reader.dialect, values=page.payloads))
             found = exact(reader, session, "", row.id)
+        if found is None:  # it was deleted meanwhile
+            raise not_found("There is no such task any more.")
         one = rerun.preview(page.caller, found, _options(asked))
         return _page(page, row, one, asked)
 
@@ -64,10 +68,10 @@ async def sent(page: Page) -> Response:
     if not is_id(new):
         raise invalid("id", "This page has the id of the task that was sent.")
 
-    def make(session: Any) -> dict[str, Any]:
+    def make(session: Session) -> Mapping[str, object]:
         columns = of_page(page.caller.reader.dialect, values=True)
         row = located(page, session, columns)
-        found = exact(page.caller.reader, session, new, None, columns)
+        found: PageRow | None = exact(page.caller.reader, session, new, None, columns)
         if found is not None and value.member(found.content, RERUN_OF) != row.celery_task_id:
             found = None  # an address that somebody made up
         return {
@@ -82,11 +86,11 @@ async def sent(page: Page) -> Response:
     return await page.answer("rerun.html", make, lasting=False)
 
 
-def _options(asked: Any) -> Options:
+def _options(asked: Mapping[str, str]) -> Options:
     return Options(again=bool(asked.get("again")), unfinished=bool(asked.get("unfinished")))
 
 
-def _page(page: Page, row: Any, one: Candidate, asked: Any) -> Response:
+def _page(page: Page, row: PageRow, one: Candidate, asked: Mapping[str, str]) -> Response:
     base = address(row)
     found = page.render(
         "rerun.html",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple, overload
 
 from starlette.responses import RedirectResponse, Response
 
@@ -23,8 +23,9 @@ from celery_asynctask.queries.diagnosis.collect import evidence
 from celery_asynctask.queries.diagnosis.evidence import Evidence
 from celery_asynctask.queries.task import exact, find, is_id, number_of
 from celery_asynctask.queries.task_detail import MOST_COUNTED, around, of_page, some_attempts
+from celery_asynctask.queries.types import PageRow, Session, TaskColumns, TaskLike, TaskRow
 from celery_asynctask.queries.workflow.timeline import Course, courses
-from celery_asynctask.store.models import AsyncTaskAttempt
+from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
 from celery_asynctask.web.problem import invalid, not_found
 
 VALUES: Final = {"args": "task_args", "kwargs": "task_kwargs", "result": "result", "content": "content"}
@@ -88,27 +89,38 @@ class _Words(Words):
         return f"{self.show(moment)} ({age} ago)"
 
 
-def located(page: Page, session: Any, columns: Any = None) -> Any:
+@overload
+def located(page: Page, session: Session) -> AsyncTask: ...
+@overload
+def located(page: Page, session: Session, columns: TaskColumns) -> PageRow: ...
+def located(page: Page, session: Session, columns: TaskColumns | None = None) -> AsyncTask | PageRow:
     """The task of the page's path, or its columns: by its row's number, where the path is of that, else by its Celery
     id, that number where no Celery id is like it, or a beginning of the id that no other has. Raises `ProblemError`."""
     reader, given = page.caller.reader, page.request.path_params
+
+    def of_row(number: int | None) -> AsyncTask | PageRow | None:
+        row: AsyncTask | PageRow | None = exact(reader, session, "", number, columns)
+        return row
+
+    found: AsyncTask | PageRow | None
     if (number := given.get("number")) is not None:
-        found = exact(reader, session, "", number_of(number), columns)
-        if found is None:
+        if (found := of_row(number_of(number))) is None:
             raise not_found(f"There is no task with the number {number[:80]}.")
         return found
     text = given["id"]
-    found = exact(reader, session, text, None, columns) or exact(reader, session, "", number_of(text), columns)
-    if found is not None:
-        return found
-    try:
-        task = find(reader, session, text)
-    except NotFoundError as exc:
-        raise not_found(str(exc)) from None
-    return task if columns is None else exact(reader, session, "", task.id, columns)
+    found = exact(reader, session, text, None, columns) or of_row(number_of(text))
+    if found is None:
+        try:
+            task = find(reader, session, text)
+        except NotFoundError as exc:
+            raise not_found(str(exc)) from None
+        found = task if columns is None else of_row(task.id)
+    if found is None:  # it was deleted meanwhile
+        raise not_found(f"There is no task {text[:80]!r}.")
+    return found
 
 
-def address(row: Any) -> str:
+def address(row: TaskLike) -> str:
     """The path of a task's page, which is that of no other: by its Celery id, or where that cannot be in a path, by its
     row's number."""
     task_id = row.celery_task_id
@@ -126,7 +138,7 @@ async def task(page: Page) -> Response:
     now = page.now - dt.timedelta(seconds=page.now.second % TICK, microseconds=page.now.microsecond)
     where = ""
 
-    def make(session: Any) -> Mapping[str, Any]:
+    def make(session: Session) -> Mapping[str, object]:
         nonlocal where
         row = located(page, session, of_page(page.caller.reader.dialect, values=page.payloads))
         if (where := address(row)) != page.path:
@@ -139,7 +151,7 @@ async def task(page: Page) -> Response:
         return RedirectResponse(page.url(where, attempts=asked["attempts"]), 302, headers=markup.SECURITY)
 
 
-def _found(page: Page, session: Any, row: Any, first: str, now: dt.datetime) -> dict[str, Any]:
+def _found(page: Page, session: Session, row: PageRow, first: str, now: dt.datetime) -> Mapping[str, object]:
     reader = page.caller.reader
     told = evidence(reader, session, row)
     if reader.customers is not None:
@@ -176,13 +188,13 @@ def _scoped(told: Evidence) -> Evidence:
     return told._replace(source=None, sources_are_seen=False, ahead=told.ahead or None, cause=cause)
 
 
-def _rerun_of(row: Any) -> str | None:
+def _rerun_of(row: TaskRow) -> str | None:
     """The content is the user's own, too."""
     found = value.member(row.content, "rerun_of")
     return found if found is not None and is_id(found) else None
 
 
-def _shown(what: Any) -> str:
+def _shown(what: object) -> str:
     if isinstance(what, dt.datetime):
         return f"{what.astimezone(dt.timezone.utc):%Y-%m-%d %H:%M:%S} UTC"
     if isinstance(what, dt.timedelta):
@@ -190,13 +202,13 @@ def _shown(what: Any) -> str:
     return f"{what:,}" if isinstance(what, int) else str(what)
 
 
-def _causes(told: Evidence) -> Iterator[Any]:
+def _causes(told: Evidence) -> Iterator[TaskLike]:
     while told.cause is not None:
         told = told.cause
         yield told.task
 
 
-def _attempts(session: Any, row: Any, total: int, first: str, now: dt.datetime) -> list[Attempt]:
+def _attempts(session: Session, row: TaskLike, total: int, first: str, now: dt.datetime) -> list[Attempt]:
     """The last ones, or those from the number that was asked for."""
     if first and not (re.fullmatch(r"[0-9]{1,9}", first, re.ASCII) and 1 <= int(first) <= total):
         raise invalid("attempts", f"There is no attempt {first[:40]!r} of this task: it has {total:,}.")
@@ -215,7 +227,7 @@ def _attempts(session: Any, row: Any, total: int, first: str, now: dt.datetime) 
     return found
 
 
-def values(page: Page, row: Any, base: str) -> Iterator[Shown]:
+def values(page: Page, row: TaskRow, base: str) -> Iterator[Shown]:
     """What a task was given, and gave."""
     for name, column in VALUES.items():
         text = getattr(row, column)
@@ -223,7 +235,7 @@ def values(page: Page, row: Any, base: str) -> Iterator[Shown]:
         yield Shown(name, where, None if text is None else value.shown(text, where))
 
 
-def _links(page: Page, row: Any, last: AsyncTaskAttempt | None, now: dt.datetime) -> list[links.Link]:
+def _links(page: Page, row: TaskLike, last: AsyncTaskAttempt | None, now: dt.datetime) -> list[links.Link]:
     settings = page.service.settings
     trace = links.trace_link(settings.trace_url, row.trace_id, row.span_id)
     known = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, overload
 
 from sqlalchemy import Connection, Select, bindparam, select
 from sqlalchemy.orm import Session
@@ -15,7 +15,7 @@ from celery_asynctask.queries.columns import of_attempt
 from celery_asynctask.queries.reader import Reader
 from celery_asynctask.queries.search.condition import begins_with
 from celery_asynctask.queries.search.keys import is_hex
-from celery_asynctask.queries.types import AttemptRow
+from celery_asynctask.queries.types import AttemptRow, TaskColumns
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
 
 _NAMED: Final = 5
@@ -49,12 +49,18 @@ def _found(reader: Reader, session: Session, text: str) -> list[AsyncTask]:
     return found[:1] if found and found[0].celery_task_id == text else found
 
 
+@overload
+def exact(reader: Reader, session: Session, text: str, number: int | None = None) -> AsyncTask | None: ...
+@overload
+def exact(
+    reader: Reader, session: Session | Connection, text: str, number: int | None, columns: TaskColumns | None
+) -> Any: ...
 def exact(
     reader: Reader,
     session: Session | Connection,
     text: str,
     number: int | None = None,
-    columns: Select[Any] | None = None,
+    columns: TaskColumns | None = None,
 ) -> Any:
     """The task whose own ``number`` it is, else the one whose Celery id is ``text``; with ``columns``, a row of what
     that selects. None: there is none."""

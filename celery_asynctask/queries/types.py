@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from celery_asynctask.core.status import AsyncTaskStatus
 
-__all__ = ["AttemptRow", "Connection", "Session", "TaskColumns", "TaskLike", "TaskRow"]
+__all__ = ["AttemptRow", "Connection", "EvidentTask", "PageRow", "Session", "TaskColumns", "TaskLike", "TaskRow"]
 
 TaskColumns = Select[Any]
 """What finds rows of tasks: `columns.of_task`."""
@@ -49,6 +49,16 @@ class TaskRow(TaskLike, Protocol):
     content: str | None
 
     def __iter__(self) -> Iterator[Any]: ...
+
+
+class EvidentTask(TaskLike, Protocol):
+    """A task of which `diagnosis` tells: an `AsyncTask`, or a `PageRow`."""
+
+    order_key: str
+
+
+class PageRow(TaskRow, EvidentTask, Protocol):
+    """As `task_detail.of_page` selects them."""
 
 
 class AttemptRow(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, defer
@@ -13,7 +13,9 @@ from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.queries.diagnosis.evidence import Evidence
 from celery_asynctask.queries.failures.fingerprint import place
 from celery_asynctask.queries.reader import Reader
+from celery_asynctask.queries.types import EvidentTask
 from celery_asynctask.queries.workflow.members import workflow
+from celery_asynctask.queries.workflow.tree import Member
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt, AsyncTaskSource
 
 MOST_AHEAD: Final = 1000
@@ -22,11 +24,11 @@ _MOST_CAUSES: Final = 5
 """How many tasks are looked at, one the cause of the other."""
 
 
-def evidence(reader: Reader, session: Session, task: AsyncTask) -> Evidence:
+def evidence(reader: Reader, session: Session, task: EvidentTask) -> Evidence:
     """All that tells why a task is where it is, and why those are that it waits for."""
-    chain = [task]
+    chain: list[EvidentTask] = [task]
     known = {task.celery_task_id}
-    open_members: list[Any] = []
+    open_members: list[Member] = []
     while len(chain) < _MOST_CAUSES and (is_unsent(chain[-1].order_key) or is_planned(chain[-1].order_key)):
         cause, open_members = _cause(reader, session, chain[-1])
         if cause is None or cause.celery_task_id in known:
@@ -40,7 +42,7 @@ def evidence(reader: Reader, session: Session, task: AsyncTask) -> Evidence:
     return found
 
 
-def _cause(reader: Reader, session: Session, task: AsyncTask) -> tuple[AsyncTask | None, list[Any]]:
+def _cause(reader: Reader, session: Session, task: EvidentTask) -> tuple[AsyncTask | None, list[Member]]:
     """The task that a step was not sent for, or waits for; where nobody knows: what is under way in its workflow."""
     told = NotSent.parse(task.error_message or "") if is_unsent(task.order_key) else None
     if told is not None and (cause := _task(reader, session, told.task_id)) is not None:
@@ -61,7 +63,7 @@ def _task(reader: Reader, session: Session, task_id: str) -> AsyncTask | None:
     return found
 
 
-def _about(reader: Reader, session: Session, task: AsyncTask) -> Evidence:
+def _about(reader: Reader, session: Session, task: EvidentTask) -> Evidence:
     of_task = AsyncTaskAttempt.celery_task_id == task.celery_task_id
     latest = select(AsyncTaskAttempt).where(of_task).order_by(AsyncTaskAttempt.run_key.desc()).limit(1)
     last = session.scalars(latest.options(defer(AsyncTaskAttempt.attempt))).first()
@@ -84,7 +86,7 @@ def _about(reader: Reader, session: Session, task: AsyncTask) -> Evidence:
     )
 
 
-def _ahead(reader: Reader, session: Session, task: AsyncTask) -> int:
+def _ahead(reader: Reader, session: Session, task: EvidentTask) -> int:
     waiting = reader.seen(select(AsyncTask.order_key))
     waiting = waiting.where(AsyncTask.status == AsyncTaskStatus.PENDING, AsyncTask.created_at < task.created_at)
     waiting = waiting.order_by(AsyncTask.status.desc(), AsyncTask.created_at.desc()).limit(MOST_AHEAD)

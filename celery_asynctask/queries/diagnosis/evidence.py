@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from celery_asynctask.queries.types import EvidentTask
 from celery_asynctask.queries.workflow.tree import Member
-from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt, AsyncTaskSource
+from celery_asynctask.store.models import AsyncTaskAttempt, AsyncTaskSource
 
 
 class Evidence(NamedTuple):
     """What the rows say about a task."""
 
-    task: AsyncTask
+    task: EvidentTask
     last: AsyncTaskAttempt | None = None
     """Its latest run; None: it never ran."""
     runs: int = 0
