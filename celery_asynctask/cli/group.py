@@ -22,7 +22,7 @@ PROBLEM: Final = 1
 USAGE: Final = 2
 UNREACHABLE: Final = 3
 INTERRUPTED: Final = 130
-URL: Final = "celery_asynctask.core.url"
+URL: Final = "celery_asynctask.url"
 """Where click's contexts keep what ``--url`` says."""
 _MODULES: Final[Mapping[str, str]] = {
     module.rstrip("_"): module

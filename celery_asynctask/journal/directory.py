@@ -118,7 +118,7 @@ class Directory:
         instant in which somebody looks who does (`is_being_written`) it is None as well: try again on the next turn.
 
         The kernel releases the lock when the holder dies. A forked child must close its copy: call this, and keep what
-        it gives, inside of `process.locking`. Raises `OSError`.
+        it gives, inside of `forking.locking`. Raises `OSError`.
         """
         return _lock(self.path / LOCK_NAME, os.O_RDWR | os.O_CREAT, fcntl.LOCK_EX)
 

@@ -1,4 +1,4 @@
-"""How long tasks are kept: rules, each a search and an age. Pure; `store.purge` makes deletions of them.
+"""How long tasks are kept: rules, each a search and an age. Pure; `purge` makes deletions of them.
 
 ``asynctask_retention = {"status:SUCCESS name:poll.*": "7d", "customer:42": None, "": "90d"}``: the first rule whose
 search finds a task decides. An age of None keeps it for ever, and so is kept what no rule finds: without rules nothing

@@ -6,8 +6,8 @@ tells that a run is lost, however long it takes. Two looks do:
 
 * of the recorder's own directory: nobody holds the source's segments and they are all stored; and again
   `LOST_SECONDS` later, for a worker's main process may still tell of its child;
-* of other directories: what was noted of the source is the same as `ledger.SILENT` before, by this process's own clock.
-  Its node is gone, or cut off from the database. If it comes back, what it was running is found again.
+* of other directories: what was noted of the source is the same as `accounting.SILENT` before, by this process's own
+  clock. Its node is gone, or cut off from the database. If it comes back, what it was running is found again.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The only writer of the tables."""
+"""The tables, and what a recorder writes into them; `operations` alone changes them as well."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The tables, mapped: `AsyncTask`, its attempts, and the sources that wrote them. SQLAlchemy 2 declarative models.
 
-Import them for your own queries; nothing but `store` writes to their `tables`. Every time is aware and UTC, with
-microseconds.
+Import them for your own queries; nothing but `store` and `operations` writes to their `tables`. Every time is aware and
+UTC, with microseconds.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ class Position(NamedTuple):
 
     @property
     def missing(self) -> int:
-        """Events of which nobody knows what became of them; may be less than 0, see `ledger.left_over`."""
+        """Events of which nobody knows what became of them; may be less than 0, see `accounting.left_over`."""
         return left_over(self.last_number, self.stored, self.quarantined)
 
 

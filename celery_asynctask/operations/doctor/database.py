@@ -83,7 +83,7 @@ def _rights(settings: Settings) -> Finding:
         "run": new_run(at),
         "kind": Kind.STARTED.value,
         "at": at,
-        "name": "celery_asynctask.operations.doctor",
+        "name": "celery_asynctask.doctor",
     }
     source = {"source": f"doctor-{uuid.uuid4().hex}", "host": "doctor", "pid": 0, "role": "producer", "at": at}
     update = SourceUpdate({**source, "journal": ""}, Position())

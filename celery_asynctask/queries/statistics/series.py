@@ -46,7 +46,7 @@ PERCENTILES: Final = (50, 95)
 
 
 class Typical(NamedTuple):
-    """As `statistics.Percentiles`."""
+    """As `names.Percentiles`."""
 
     p50: float | None
     p95: float | None
