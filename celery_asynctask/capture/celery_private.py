@@ -153,11 +153,11 @@ def is_acknowledged(request: Any) -> bool:
 
 def still_waits(request: Any) -> bool:
     """Whether a worker's Request was received and nothing else: not started, acknowledged or revoked."""
-    return (
-        getattr(request, "time_start", None) is None
-        and not is_acknowledged(request)
-        and not getattr(request, "_already_revoked", False)
-    )
+    try:  # every message is asked about
+        return request.time_start is None and not request.acknowledged and not request._already_revoked
+    except AttributeError:
+        names = ("time_start", "acknowledged", "_already_revoked")
+        return not any(getattr(request, name, None) for name in names)
 
 
 def hear_of_stored_results(tell: Callable[[Any, Mapping[str, Any]], object]) -> None:
