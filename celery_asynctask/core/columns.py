@@ -2,8 +2,10 @@
 
 Made from it: the tables, the fold's groups and what it copies from events, in Python and in SQL, the columns that are
 read, the API's schemas, the search keys, exports, and what is erased. The models' annotations and the README's table
-are held to it by tests. A new column is a line here, a migration, and the place in `capture` that writes its event
-key.
+are held to it by tests.
+
+A new column is a line here, a migration, and the place in `capture` that writes its event key; so much makes it work.
+The tests then ask for its annotation in `store.models` and `queries.types`, and its row in the README.
 """
 
 from __future__ import annotations
