@@ -14,7 +14,7 @@ from celery_asynctask.core.rights import Right
 from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.errors import FilterError
 from celery_asynctask.present import csv
-from celery_asynctask.queries.columns import TASK, of_task
+from celery_asynctask.queries.reader import TASK_COLUMNS, task_columns
 from celery_asynctask.queries.search.filter import Filter, Term, Value
 from celery_asynctask.queries.search.keys import KEYS
 from celery_asynctask.queries.search.order import Order
@@ -156,7 +156,7 @@ def _found(page: Page, asked: Asked, session: Session, *, values: bool) -> Found
             limit=asked.limit,
             after=asked.cursor or None,
             order=asked.order,
-            columns=of_task(page.caller.reader.dialect, values=values),
+            columns=task_columns(page.caller.reader.dialect, values=values),
             session=session,
         )
     except FilterError as exc:
@@ -210,7 +210,7 @@ def _rows(page: Page, asked: Asked) -> list[TaskRow]:
 
 
 def _csv(rows: Sequence[TaskRow], values: bool) -> str:
-    names = [name for name in TASK if values or name not in VALUES]
+    names = [name for name in TASK_COLUMNS if values or name not in VALUES]
     written = io.StringIO()
     csv.write(written, names, ([getattr(row, name) for name in names] for row in rows))
     return written.getvalue()

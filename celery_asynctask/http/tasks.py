@@ -15,8 +15,7 @@ from celery_asynctask.core.rights import Right
 from celery_asynctask.errors import FilterError
 from celery_asynctask.http.openapi import problems
 from celery_asynctask.http.route import ReadingRoute
-from celery_asynctask.queries.columns import of_task
-from celery_asynctask.queries.reader import Reader
+from celery_asynctask.queries.reader import Reader, task_columns
 from celery_asynctask.queries.search.page import Page, page
 from celery_asynctask.queries.statistics.names import Statistics, statistics, with_time
 from celery_asynctask.queries.task import MOST_ATTEMPTS, attempt_rows
@@ -69,7 +68,7 @@ async def list_tasks(request: Request, caller: Reading, asked: Annotated[PageSea
     values = caller.access.may(Right.PAYLOADS)
 
     def make(session: Connection) -> str:
-        columns = of_task(caller.reader.dialect, values=values, naive=True)
+        columns = task_columns(caller.reader.dialect, values=values, naive=True)
         try:
             found = page(
                 caller.reader,
@@ -152,7 +151,7 @@ async def retrieve(request: Request, caller: Reading, task_id: TaskId) -> Respon
     values = caller.access.may(Right.PAYLOADS)
 
     def make(session: Connection) -> str:
-        columns = of_task(caller.reader.dialect, values=values, naive=True)
+        columns = task_columns(caller.reader.dialect, values=values, naive=True)
         return document.task(found_task(caller, session, task_id, columns), values=values)
 
     return await _answer(request, caller, make, partial(Reader.connection, consistent=False))

@@ -1,4 +1,5 @@
-"""`Reader`: the database for those who only look, with a bound on time and on what they may see."""
+"""`Reader`: the database for those who only look, with a bound on time and on what they may see, and the columns of
+tasks that it reads."""
 
 from __future__ import annotations
 
@@ -7,19 +8,21 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from copy import copy
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, Select, create_engine, event, inspect, select
+import sqlalchemy as sa
+from sqlalchemy import Connection, Engine, Select, event, select
 from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from celery_asynctask.core import columns
 from celery_asynctask.core.url import parse
 from celery_asynctask.errors import StoreError
 from celery_asynctask.settings import engine_options
-from celery_asynctask.store.models import AsyncTask, AsyncTaskVersion
-from celery_asynctask.store.tables import SCHEMA_VERSION, VERSION_TABLE
+from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt, AsyncTaskRevision, AsyncTaskVersion
+from celery_asynctask.store.tables import SCHEMA_VERSION, VERSION_TABLE, UTCDateTime
 
 QUERY_SECONDS: Final = 30
 """How long a query may take before the database stops it."""
@@ -31,6 +34,14 @@ _ALONE: Final = "celery_asynctask_alone"
 _RESTS_SINCE: Final = "celery_asynctask.rests_since"
 _INSTRUCTIONS: Final = 100_000
 """Of SQLite's machine, between two looks at the clock: about a millisecond."""
+
+TASK_COLUMNS: Final = tuple(one.name for one in columns.TASK if one.api is not None)
+"""Columns of a task that are shown."""
+ATTEMPT_COLUMNS: Final = ("attempt", *(one.name for one in columns.ATTEMPT if one.api is not None))
+"""As `TASK_COLUMNS`, of an attempt; the first is its number, which is counted."""
+_TASKS: Final = AsyncTask.__table__.c
+"""In place of the attributes of `AsyncTask`, each of which SQLAlchemy compares with that of the statement that it has
+compiled, at every execution."""
 
 
 class Reader:
@@ -62,7 +73,7 @@ class Reader:
             if backend == "postgresql":
                 options["isolation_level"] = "AUTOCOMMIT"  # `_begin_bounded` begins transactions
         try:
-            engine = create_engine(self.url, **options)
+            engine = sa.create_engine(self.url, **options)
         except (ArgumentError, NoSuchModuleError, ImportError, TypeError) as exc:
             raise StoreError(f"The database {self.shown_url} cannot be used: {exc}.") from exc
         event.listen(engine, "connect", self._bound)
@@ -188,9 +199,43 @@ def seen_by(customers: Collection[int] | None, statement: Any) -> Any:
     return statement if customers is None else statement.where(AsyncTask.customer.in_(sorted(customers)))
 
 
+@cache
+def task_columns(dialect: str, *, values: bool, naive: bool = False) -> Select[Any]:
+    """SELECT of `TASK_COLUMNS`; without ``values`` without these. ``naive``: times may come without their zone, which
+    is UTC: to give each of a page its zone takes a tenth of the time of an answer."""
+    names = [name for name in TASK_COLUMNS if values or name not in columns.VALUES]
+    return select(*(_column(_TASKS, name, dialect, naive=naive) for name in names))
+
+
+@cache
+def attempt_columns(dialect: str) -> Select[Any]:
+    """SELECT of `ATTEMPT_COLUMNS`."""
+    return select(*(_column(AsyncTaskAttempt, name, dialect) for name in ATTEMPT_COLUMNS))
+
+
+def _column(table: Any, name: str, dialect: str, *, naive: bool = False) -> Any:
+    """A column; JSON as the text that the database has: as exact as it was stored, and not parsed to be made text
+    again."""
+    column = getattr(table, name)
+    if isinstance(column.type, sa.JSON):
+        # PostgreSQL's driver makes Python of JSONB; the others give text, which SQLAlchemy would parse.
+        text = sa.cast(column, sa.Text()) if dialect == "postgresql" else sa.type_coerce(column, sa.Text())
+        return text.label(name)
+    if naive and dialect == "postgresql" and isinstance(column.type, UTCDateTime):
+        return sa.func.timezone(sa.literal_column("'UTC'"), column, type_=sa.DateTime()).label(name)
+    return column
+
+
+def revision(session: Session | Connection) -> int | None:
+    """A number that is greater after every transaction that changed rows; what was read in the same session is of that
+    state. None: somebody emptied the table, and nobody counts."""
+    found: int | None = session.scalar(select(AsyncTaskRevision.revision).where(AsyncTaskRevision.id == 1))
+    return found
+
+
 def schema_version(connection: Connection) -> str | None:
     """The version of our tables in a database; None: there are none. Raises `sqlalchemy.exc.SQLAlchemyError`."""
-    if not inspect(connection).has_table(VERSION_TABLE):
+    if not sa.inspect(connection).has_table(VERSION_TABLE):
         return None
     return connection.scalar(select(AsyncTaskVersion.version_num))
 

@@ -11,8 +11,7 @@ from sqlalchemy import Connection, Select, bindparam, select
 from sqlalchemy.orm import Session
 
 from celery_asynctask.errors import NotFoundError
-from celery_asynctask.queries.columns import of_attempt
-from celery_asynctask.queries.reader import Reader
+from celery_asynctask.queries.reader import Reader, attempt_columns
 from celery_asynctask.queries.search.condition import begins_with
 from celery_asynctask.queries.search.keys import is_hex
 from celery_asynctask.queries.types import AttemptRow, TaskColumns
@@ -95,8 +94,8 @@ def is_id(text: str) -> bool:
 
 
 def attempt_rows(reader: Reader, session: Session, task: AsyncTask) -> Sequence[AttemptRow]:
-    """`columns.of_attempt` of the first attempts of a task."""
-    asked = of_attempt(reader.dialect).where(AsyncTaskAttempt.celery_task_id == task.celery_task_id)
+    """`reader.attempt_columns` of the first attempts of a task."""
+    asked = attempt_columns(reader.dialect).where(AsyncTaskAttempt.celery_task_id == task.celery_task_id)
     rows: Sequence[Any] = session.execute(asked.order_by(AsyncTaskAttempt.run_key).limit(MOST_ATTEMPTS + 1)).all()
     return rows
 

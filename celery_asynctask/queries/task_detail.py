@@ -11,8 +11,7 @@ from sqlalchemy import Select, select
 from sqlalchemy.orm import Session, defer
 
 from celery_asynctask.core.status import AsyncTaskStatus
-from celery_asynctask.queries.columns import of_task
-from celery_asynctask.queries.reader import Reader
+from celery_asynctask.queries.reader import Reader, task_columns
 from celery_asynctask.queries.types import TaskLike
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
 
@@ -52,8 +51,8 @@ class Around(NamedTuple):
 
 @cache
 def of_page(dialect: str, *, values: bool) -> Select[Any]:
-    """SELECT of `columns.of_task` and what `diagnosis.collect` needs."""
-    return of_task(dialect, values=values).add_columns(AsyncTask.order_key)
+    """SELECT of `reader.task_columns` and what `diagnosis.collect` needs."""
+    return task_columns(dialect, values=values).add_columns(AsyncTask.order_key)
 
 
 def around(reader: Reader, session: Session, task: TaskLike) -> Around:

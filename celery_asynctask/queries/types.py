@@ -14,7 +14,7 @@ from celery_asynctask.core.status import AsyncTaskStatus
 __all__ = ["AttemptRow", "Connection", "EvidentTask", "PageRow", "Session", "TaskColumns", "TaskLike", "TaskRow"]
 
 TaskColumns = Select[Any]
-"""What finds rows of tasks: `columns.of_task`."""
+"""What finds rows of tasks: `reader.task_columns`."""
 
 
 class TaskLike(Protocol):
@@ -40,7 +40,7 @@ class TaskLike(Protocol):
 
 
 class TaskRow(TaskLike, Protocol):
-    """Columns of a task, in their order, as `columns.of_task` selects them."""
+    """Columns of a task, in their order, as `reader.task_columns` selects them."""
 
     task_args: str | None
     """JSON, as the next three; none of them is there where no values are asked for."""
@@ -62,7 +62,7 @@ class PageRow(TaskRow, EvidentTask, Protocol):
 
 
 class AttemptRow(Protocol):
-    """Columns of an attempt, in their order, as `columns.of_attempt` selects them."""
+    """Columns of an attempt, in their order, as `reader.attempt_columns` selects them."""
 
     attempt: int
     celery_task_id: str

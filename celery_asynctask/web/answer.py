@@ -17,8 +17,7 @@ from typing import Final, TypeVar
 
 from fastapi import Request, Response
 
-from celery_asynctask.queries.reader import Reader
-from celery_asynctask.queries.revision import revision
+from celery_asynctask.queries.reader import Reader, revision
 
 S = TypeVar("S")
 

@@ -12,7 +12,7 @@ from pydantic.alias_generators import to_camel
 from celery_asynctask.core.columns import VALUES
 from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.core.text import rfc3339
-from celery_asynctask.queries.columns import ATTEMPT, TASK
+from celery_asynctask.queries.reader import ATTEMPT_COLUMNS, TASK_COLUMNS
 from celery_asynctask.queries.types import AttemptRow, TaskRow
 
 
@@ -63,17 +63,17 @@ def _row(row: TaskRow | AttemptRow, members: list[tuple[str, bool]]) -> str:
 
 
 _TASK: Final = {
-    True: _members(TASK, VALUES),
-    False: _members(name for name in TASK if name not in VALUES),
+    True: _members(TASK_COLUMNS, VALUES),
+    False: _members(name for name in TASK_COLUMNS if name not in VALUES),
 }
-_ATTEMPT: Final = _members(ATTEMPT)
+_ATTEMPT: Final = _members(ATTEMPT_COLUMNS)
 
 
 def task(row: TaskRow, *, values: bool) -> str:
-    """A row with `columns.of_task`."""
+    """A row with `reader.task_columns`."""
     return _row(row, _TASK[values])
 
 
 def attempt(row: AttemptRow) -> str:
-    """A row with `columns.of_attempt`."""
+    """A row with `reader.attempt_columns`."""
     return _row(row, _ATTEMPT)

@@ -10,8 +10,7 @@ from sqlalchemy import CTE, func, literal, select, union_all
 from sqlalchemy.orm import Session
 
 from celery_asynctask.core.status import FAILED
-from celery_asynctask.queries.columns import of_task
-from celery_asynctask.queries.reader import Reader
+from celery_asynctask.queries.reader import Reader, task_columns
 from celery_asynctask.queries.search.condition import conditions, run_microseconds
 from celery_asynctask.queries.search.filter import Filter, Term, Value
 from celery_asynctask.store.models import AsyncTask
@@ -21,7 +20,7 @@ MOST_LOOKED_AT: Final = 1_000
 
 
 class Named(NamedTuple):
-    """Rows of `columns.of_task` without the tasks' values."""
+    """Rows of `reader.task_columns` without the tasks' values."""
 
     newest: Sequence[Any]
     failures: Sequence[Any]
@@ -63,7 +62,7 @@ def named(reader: Reader, session: Session, name: str, *, rows: int = 10, most: 
         parts.append(select(literal(what).label("what"), some.c.id))
     for what, number in session.execute(union_all(*parts)):
         ids[what].append(number)
-    columns = reader.seen(of_task(reader.dialect, values=False))
+    columns = reader.seen(task_columns(reader.dialect, values=False))
     found = session.execute(columns.where(AsyncTask.id.in_({number for some in ids.values() for number in some})))
     by_id = {row.id: row for row in found}
     newest, failures = (

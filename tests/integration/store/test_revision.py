@@ -10,8 +10,7 @@ from sqlalchemy import select
 
 from celery_asynctask.operations.erase import Erasure
 from celery_asynctask.operations.session import Writer
-from celery_asynctask.queries import Reader
-from celery_asynctask.queries.revision import revision
+from celery_asynctask.queries.reader import Reader, revision
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
 from celery_asynctask.store.models import AsyncTask

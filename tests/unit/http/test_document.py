@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from celery_asynctask.core.columns import VALUES
 from celery_asynctask.core.status import AsyncTaskStatus
-from celery_asynctask.queries.columns import ATTEMPT, TASK
+from celery_asynctask.queries.reader import ATTEMPT_COLUMNS, TASK_COLUMNS
 from celery_asynctask.web import document, schema
 
 AT = dt.datetime(2026, 1, 31, 12, 0, 0, 7, tzinfo=dt.timezone.utc)
@@ -29,14 +29,14 @@ def aliases(shape: Any) -> list[str]:
 
 
 def test_a_task_has_the_properties_of_its_shape_in_their_order() -> None:
-    shown = json.loads(document.task(row(TASK), values=True))
+    shown = json.loads(document.task(row(TASK_COLUMNS), values=True))
     assert list(shown) == aliases(schema.AsyncTask)
-    without = json.loads(document.task(row(tuple(one for one in TASK if one not in VALUES)), values=False))
+    without = json.loads(document.task(row(tuple(one for one in TASK_COLUMNS if one not in VALUES)), values=False))
     assert list(without) == [one for one in shown if one not in {"taskArgs", "taskKwargs", "result", "content"}]
 
 
 def test_an_attempt_has_those_of_its_shape() -> None:
-    assert list(json.loads(document.attempt(row(ATTEMPT)))) == aliases(schema.AsyncTaskAttempt)
+    assert list(json.loads(document.attempt(row(ATTEMPT_COLUMNS)))) == aliases(schema.AsyncTaskAttempt)
 
 
 def test_values_are_what_the_database_has_to_the_letter() -> None:
@@ -46,7 +46,7 @@ def test_values_are_what_the_database_has_to_the_letter() -> None:
         "result": "null",
         "content": "{}",
     }
-    shown = document.task(row(TASK, **values), values=True)
+    shown = document.task(row(TASK_COLUMNS, **values), values=True)
     for text in values.values():
         assert text in shown
 
@@ -54,7 +54,7 @@ def test_values_are_what_the_database_has_to_the_letter() -> None:
 @given(TEXTS, TEXTS, st.integers(-(2**63), 2**63 - 1))
 def test_texts_and_numbers_of_every_kind(name: str | None, message: str | None, number: int) -> None:
     given = {"name": name, "error_message": message, "customer": number, "status": AsyncTaskStatus.LOST}
-    shown = json.loads(document.task(row(TASK, **given), values=True))
+    shown = json.loads(document.task(row(TASK_COLUMNS, **given), values=True))
     assert (shown["name"], shown["errorMessage"], shown["customer"]) == (name, message, number)
     assert shown["status"] == "LOST"
 

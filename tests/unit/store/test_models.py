@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import JSON, Column, Enum, Table
 
 from celery_asynctask.core.columns import VALUES
-from celery_asynctask.queries.columns import TASK
+from celery_asynctask.queries.reader import TASK_COLUMNS
 from celery_asynctask.queries.types import AttemptRow, TaskRow
 from celery_asynctask.store.models import AsyncTask, Base
 from celery_asynctask.store.tables import UTCDateTime
@@ -27,7 +27,7 @@ def test_annotations_are_those_of_the_columns(model: type[Base]) -> None:
 def test_rows_are_like_the_model() -> None:
     """But that values are text."""
     shown = {name: hint for name, hint in get_type_hints(TaskRow).items() if name not in VALUES}
-    assert shown == {name: get_args(get_type_hints(AsyncTask)[name])[0] for name in TASK if name not in VALUES}
+    assert shown == {name: get_args(get_type_hints(AsyncTask)[name])[0] for name in TASK_COLUMNS if name not in VALUES}
     assert get_type_hints(AttemptRow).items() >= {"attempt": int, "celery_task_id": str}.items()
     assert {name: get_type_hints(TaskRow)[name] for name in VALUES} == dict.fromkeys(VALUES, str | None)
 
