@@ -20,7 +20,8 @@ from celery_asynctask.journal import Directory, Journal
 from celery_asynctask.settings import Settings
 
 if TYPE_CHECKING:
-    from celery_asynctask.recorder.work import Work
+    from celery_asynctask.recorder.drain import Drain
+    from celery_asynctask.recorder.memory import MemoryDrain
 
 logger = logging.getLogger("celery_asynctask.recorder")
 
@@ -62,11 +63,11 @@ class Recorder:
         """The newest."""
         self._claimed: int | None = None
         self._elected: int | None = None
-        self._work_of: Work | None = None
+        self._drain: Drain | MemoryDrain | None = None
         self._in_trouble = False
 
     def after_fork_in_child(self) -> None:
-        _inherited.append((self._work_of, self._thread))
+        _inherited.append((self._drain, self._thread))
         held = (self._elected, self._claimed)
         self._reset()
         for handle in held:
@@ -134,8 +135,8 @@ class Recorder:
                     done = True
                     flush_at = 0.0
                     wait = backoff = min(MAX_BACKOFF, backoff * 2) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
-                    if self._work_of is not None:
-                        self._work_of.close()
+                    if self._drain is not None:
+                        self._drain.close()
                 if stopping or (once and done):
                     return
                 stop.wait(wait)
@@ -149,8 +150,8 @@ class Recorder:
 
     def _rest(self, flush_at: float) -> float:
         """Seconds until there is something to do: to flush, or to note who lives."""
-        assert self._work_of is not None
-        return max(0.0, min(flush_at, self._work_of.look_at) - time.monotonic())
+        assert self._drain is not None
+        return max(0.0, min(flush_at, self._drain.look_at) - time.monotonic())
 
     def _work(self, flushes: bool) -> bool:
         """Do what there is to do, or if not ``flushes`` only note who lives; whether it was for this recorder to do."""
@@ -161,11 +162,11 @@ class Recorder:
         is_new = self._elected is None
         if is_new and not self._seek_election():
             return False
-        assert self._work_of is not None
+        assert self._drain is not None
         if not (flushes or is_new):
-            self._work_of.look()
+            self._drain.look()
             return True
-        self._work_of.work()
+        self._drain.work()
         if self._in_trouble:
             self._in_trouble = False
             logger.warning("celery-asynctask stores again in %s.", self.settings.shown_url)
@@ -192,28 +193,28 @@ class Recorder:
         except (JournalError, OSError):
             if self.journal is None:
                 raise
-            if self._work_of is None:
+            if self._drain is None:
                 with importing():
-                    from celery_asynctask.recorder.work import MemoryWork
+                    from celery_asynctask.recorder.memory import MemoryDrain
 
-                self._work_of = MemoryWork(self.journal, self.settings)
+                self._drain = MemoryDrain(self.journal, self.settings)
             return True
-        if self._work_of is not None:
-            self._work_of.close()
-            self._work_of = None
+        if self._drain is not None:
+            self._drain.close()
+            self._drain = None
         if self._elected is None:
             return False
         logger.info("celery-asynctask records from %s into %s.", directory.path, self.settings.shown_url)
         with importing():
-            from celery_asynctask.recorder.work import DirectoryWork
+            from celery_asynctask.recorder.drain import Drain
 
-        self._work_of = DirectoryWork(directory, self.settings)
+        self._drain = Drain(directory, self.settings)
         return True
 
     def _resign(self) -> None:
-        if self._work_of is not None:
-            self._work_of.close()
-            self._work_of = None
+        if self._drain is not None:
+            self._drain.close()
+            self._drain = None
         with locking():
             for handle in (self._elected, self._claimed):
                 if handle is not None:

@@ -25,7 +25,7 @@ def child() -> NoReturn:
     try:
         from sqlalchemy import create_engine
 
-        import celery_asynctask.recorder.work  # noqa: F401
+        import celery_asynctask.recorder.drain  # noqa: F401
 
         create_engine("sqlite://").connect().close()
     except BaseException as exc:  # noqa: BLE001 - told to the parent

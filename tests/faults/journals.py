@@ -65,7 +65,7 @@ def drain_of(settings: Settings) -> Drain:
 def drain_all(settings: Settings) -> None:
     """What the next recorder does."""
     drain = drain_of(settings)
-    drain.all()
+    drain.work()
     drain.close()
 
 

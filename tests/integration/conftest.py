@@ -18,7 +18,7 @@ from celery_asynctask import install, uninstall
 from celery_asynctask.capture import instrumentation
 from celery_asynctask.journal import Directory, Journal
 from celery_asynctask.operations.session import Writer
-from celery_asynctask.recorder import batch
+from celery_asynctask.recorder import drain as draining
 from celery_asynctask.recorder.drain import Drain
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
@@ -42,7 +42,7 @@ lookup = sys.modules["celery_asynctask.queries.reruns"]
 @pytest.fixture(autouse=True)
 def _told_nothing() -> None:
     """What was logged before is not left out in this test."""
-    batch._told.clear()
+    draining._told.clear()
 
 
 @pytest.fixture(autouse=True)

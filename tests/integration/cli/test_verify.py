@@ -71,7 +71,7 @@ def numbers(account: Account) -> tuple[int, int, int | None, int, int, int]:
 def test_all_is_stored(store: Store, journal: Journal, make_drain: MakeDrain) -> None:
     append(journal, *events(5))
     drain = make_drain()
-    drain.all()
+    drain.work()
     found = check(store, journal.path, everything=True)
     assert [numbers(one) for one in found.accounts] == [(5, 5, 0, 0, 0, 0)]
     assert found.ledger.complete
@@ -83,7 +83,7 @@ def test_what_is_in_the_journal(store: Store, journal: Journal, make_drain: Make
     """It is on its way while a recorder is elected; nobody else will store it."""
     append(journal, *events(5))
     drain = make_drain()
-    drain.all()
+    drain.work()
     append(journal, *events(3))
     found = check(store, journal.path)
     assert [numbers(one) for one in found.accounts] == [(8, 5, 3, 0, 0, 0)]
@@ -100,7 +100,7 @@ def test_what_is_in_the_journal(store: Store, journal: Journal, make_drain: Make
 
 def test_several_segments_of_which_some_are_stored(store: Store, journal: Journal, make_drain: MakeDrain) -> None:
     append(journal, *events(2))
-    make_drain().all()
+    make_drain().work()
     append(journal, *events(1))
     journal.close()
     append(journal, *events(4))
@@ -126,7 +126,7 @@ def test_a_source_that_is_not_in_the_database_yet(store: Store, journal: Journal
 
 def test_a_damaged_line_in_the_journal(store: Store, journal: Journal, make_drain: MakeDrain) -> None:
     append(journal, *events(2))
-    make_drain().all()
+    make_drain().work()
     append(journal, *events(2))
     [path] = journal.path.glob("*.segment")
     with path.open("ab") as file:
@@ -139,32 +139,32 @@ def test_a_damaged_line_in_the_journal(store: Store, journal: Journal, make_drai
     [account] = check(store, journal.path).accounts
     assert (account.in_journal, account.damaged, account.accepted) == (2, 1, 5)
     drain = make_drain()
-    drain.all()
+    drain.work()
     [account] = check(store, journal.path).accounts
     assert numbers(account) == (5, 4, 0, 1, 0, 0)
 
 
 def test_a_segment_that_was_removed(store: Store, journal: Journal, make_drain: MakeDrain) -> None:
     append(journal, *events(2))
-    make_drain().all()
+    make_drain().work()
     append(journal, *events(3))
     journal.close()
     next(journal.path.glob("*.segment")).unlink()
     append(journal, *events(1))
-    make_drain().all()
+    make_drain().work()
     [account] = check(store, journal.path).accounts
     assert numbers(account) == (6, 3, 0, 0, 0, 3)
 
 
 def test_what_the_newest_segment_says_was_dropped(store: Store, journal: Journal, make_drain: MakeDrain) -> None:
     append(journal, *events(2))
-    make_drain().all()
+    make_drain().work()
     journal.dropped.update(ENOSPC=3)
     journal.close()
     append(journal, *events(1))
     [account] = check(store, journal.path).accounts
     assert numbers(account) == (6, 2, 1, 0, 3, 0), "before the database has heard of it"
-    make_drain().all()
+    make_drain().work()
     [account] = check(store, journal.path).accounts
     assert numbers(account) == (6, 3, 0, 0, 3, 0)
 
@@ -206,7 +206,7 @@ def test_since(store: Store, journal: Journal, make_drain: MakeDrain) -> None:
     append(journal, *events(2))
     now = dt.datetime.now(dt.timezone.utc)
     drain = make_drain()
-    drain.all()
+    drain.work()
     append(journal, *events(1))
     here = drain.directory
     for source, directory in (("old", here.id), ("older", "e" * 32), ("new", "e" * 32)):
@@ -249,7 +249,7 @@ def test_who_holds_a_lock(tmp_path: Path, journal: Journal) -> None:
 def test_the_command(store: Store, journal: Journal, make_drain: MakeDrain, tmp_path: Path, wrong: bool) -> None:
     project = Project(tmp_path, asynctask_url=store.settings.url, asynctask_journal_dir=str(journal.path))
     append(journal, *events(3))
-    make_drain().all()
+    make_drain().work()
     add_source(store, ALL_THERE, host="far\x1b[2J")
     if wrong:
         append(journal, *events(2))

@@ -34,7 +34,7 @@ SEGMENT = (
 def test_version_1(store: Store, make_drain: MakeDrain) -> None:
     drain = make_drain()
     drain.directory.path.joinpath(f"{SOURCE}.000001.segment").write_bytes(SEGMENT)
-    drain.all()
+    drain.work()
     found = stored(store)
     task = found["t1"].task
     assert (task["status"], task["name"], task["result"]) == (AsyncTaskStatus.SUCCESS, "n", {"ok": True})

@@ -51,7 +51,7 @@ def test_what_dead_processes_left_behind(store: Store, make_drain: MakeDrain, tm
 
     names = at_once(3, child)
     drain = make_drain()
-    drain.all()
+    drain.work()
     assert stored(store) == rows(told)
     assert segment_files(drain) == []
     assert [one.source for one in sources(store)] == sorted(names)
@@ -89,7 +89,7 @@ def test_a_process_killed_in_the_middle_of_a_line(store: Store, make_drain: Make
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(pid, 0)
     drain = make_drain()
-    drain.all()
+    drain.work()
     assert stored(store) == {ID: fold(told[:2])}
     assert quarantined(drain) == [cut]
     [source] = sources(store)
@@ -126,7 +126,7 @@ def test_all_leaves_nothing(
     told = tasks(5)
     append(journal, *(event for events in told.values() for event in events))
     drain = make_drain()
-    drain.all()
+    drain.work()
     assert stored(store) == rows(told)
     assert drain.batch() == 0
 
@@ -164,7 +164,7 @@ def test_a_busy_process_does_not_keep_the_others_waiting(
         if number == 2:
             assert {"task-10", "task-11"} <= stored(store).keys()
         assert drain.batch() == 3
-    drain.all()
+    drain.work()
     kept = stored(store)
     assert {task_id: kept[task_id] for task_id in told} == rows(told)
     assert (source_of(store, "a").stored, source_of(store, "a").last_number) == (40, 40)
@@ -195,7 +195,7 @@ def test_an_empty_segment_is_removed(store: Store, make_drain: MakeDrain, journa
 
 def test_an_empty_journal(make_drain: MakeDrain) -> None:
     drain = make_drain()
-    drain.all()
+    drain.work()
     assert drain.batch() == 0
 
 
@@ -208,7 +208,7 @@ def test_a_replay_does_nothing(store: Store, make_drain: MakeDrain, journal: Jou
     journal.close()
     drain = make_drain()
     shutil.copytree(drain.directory.path, tmp_path / "copy")
-    drain.all()
+    drain.work()
     before = (stored(store), source_of(store, journal.source).stored, quarantined(drain))
     assert len(quarantined(drain)) == 1
     for again in (make_drain(), drain):
@@ -223,7 +223,7 @@ def test_another_recorder_goes_on_where_one_stopped(store: Store, make_drain: Ma
     told = HISTORIES["retries_overlap"]()
     for event in told:
         append(journal, event)
-        make_drain().all()
+        make_drain().work()
     assert stored(store) == {ID: fold(told)}
     assert source_of(store, journal.source).stored == len(told)
 
@@ -231,10 +231,10 @@ def test_another_recorder_goes_on_where_one_stopped(store: Store, make_drain: Ma
 def test_a_closed_drain_goes_on(store: Store, make_drain: MakeDrain, journal: Journal) -> None:
     drain = make_drain()
     append(journal, published())
-    drain.all()
+    drain.work()
     drain.close()
     append(journal, *HISTORIES["success"]()[1:])
-    drain.all()
+    drain.work()
     assert stored(store) == {ID: fold(HISTORIES["success"]())}
     assert source_of(store, journal.source).stored == 4
 
@@ -275,7 +275,7 @@ def test_accepted_is_stored_and_quarantined_and_dropped_and_still_there(
     dropped_there = sum(journal.dropped.values()) - told_dropped
     assert source.stored + source.quarantined + told_dropped + there + dropped_there == len(events)
     journal.close()
-    drain.all()
+    drain.work()
     source = source_of(store, journal.source)
     assert source.last_number == source.stored + source.quarantined == len(events) - 6
     assert source.dropped == dict(journal.dropped)
@@ -299,7 +299,7 @@ def test_a_source_is_told_of_as_its_newest_segment_describes_it(
         }
         data = frame.pack(0, json.dumps(description).encode()) + frame.pack(number, encode(published(number)))
         drain.directory.path.joinpath(f"s-7-x.{number:06}.segment").write_bytes(data)
-    drain.all()
+    drain.work()
     [source] = sources(store)
     assert (source.segment, source.stored, source.last_number) == (3, 3, 3)
     assert (source.host, source.pid, source.role, source.dropped) == ("h", 7, "worker", {"ENOSPC": 2, "EIO": 1})

@@ -16,7 +16,7 @@ from celery_asynctask.core.event import Kind, encode
 from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.journal import Directory, Journal
 from celery_asynctask.recorder import liveness
-from celery_asynctask.recorder.work import DirectoryWork
+from celery_asynctask.recorder.drain import Drain
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
 from tests.histories import ID, Delivery
@@ -44,13 +44,13 @@ class Node:
         settings = Settings(url=store.settings.url, journal_dir=path)
         self.directory = Directory(path, store.settings.store_id)
         self.journal = Journal(path, store.settings.store_id)
-        self.work = DirectoryWork(self.directory, settings)
+        self.drain = Drain(self.directory, settings)
         self.clock = clock
 
     def after(self, seconds: float) -> None:
         """Let time pass, then let the recorder work."""
         self.clock.at += seconds
-        self.work.work()
+        self.drain.work()
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def make_node(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     yield make
     for node in made:
         node.journal.close()
-        node.work.close()
+        node.drain.close()
 
 
 def status(store: Store) -> AsyncTaskStatus:
@@ -213,7 +213,7 @@ def test_when_the_database_was_away_everybody_gets_time(store: Store, make_node:
     one.after(0)
     other.after(0)
     for _ in range(30):
-        other.work.close()  # as the recorder does when the database fails
+        other.drain.close()  # as the recorder does when the database fails
         other.clock.at += 60
     other.after(liveness.LOOK_SECONDS)
     other.after(liveness.LOOK_SECONDS)
@@ -232,7 +232,7 @@ def test_when_the_database_is_back_life_is_noted_at_once(
         patch.setattr(Store, "note_alive", fail)
         with pytest.raises(OSError, match="away"):
             node.after(liveness.LOOK_SECONDS)
-    node.work.close()  # as the recorder does then
+    node.drain.close()  # as the recorder does then
     node.after(1)
     assert source_of(store, node.journal.source).last_seen_at - before == dt.timedelta(
         seconds=liveness.LOOK_SECONDS + 1

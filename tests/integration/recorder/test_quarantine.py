@@ -34,7 +34,7 @@ def test_damaged_lines_are_put_aside_and_the_rest_is_stored(
     lines = segment.path.read_bytes().splitlines()
     damaged = {5: lines[5][:-1], 6: b"", 9: b"\xff" * 30, 16: lines[16].replace(b"task-3", b"task-9")}
     segment.path.write_bytes(b"\n".join([damaged.get(number, line) for number, line in enumerate(lines)]) + b"\n")
-    drain.all()
+    drain.work()
     events = [event for one in told.values() for event in one]
     kept = [event for number, event in enumerate(events, 1) if number not in damaged]
     assert stored(store) == {task_id: fold([event for event in kept if event["id"] == task_id]) for task_id in told}
@@ -48,7 +48,7 @@ def test_what_is_no_event_is_put_aside(store: Store, make_drain: MakeDrain, jour
     assert journal.append(data)
     append(journal, published())
     drain = make_drain()
-    drain.all()
+    drain.work()
     assert quarantined(drain) == [data]
     assert stored(store) == {ID: fold([published()])}
     source = source_of(store, journal.source)
@@ -80,7 +80,7 @@ def test_poison_is_put_aside_alone(
     bad = cast("Event", {**published(), "id": "bad", **poison})
     append(journal, *events[:7], bad, *events[7:])
     drain = make_drain()
-    drain.all()
+    drain.work()
     assert stored(store, "task-") == rows(told)
     assert quarantined(drain) == [encode(bad)]
     source = source_of(store, journal.source)
@@ -91,7 +91,7 @@ def test_poison_is_put_aside_alone(
         f"put 1 events or damaged lines, which cannot be stored, into quarantine, of: {journal.source}." in caplog.text
     )
     append(journal, published())
-    drain.all()
+    drain.work()
     assert ID in stored(store)
 
 
@@ -100,7 +100,7 @@ def test_poison_of_this_database(store: Store, make_drain: MakeDrain, journal: J
     bad = [cast("Event", {**published(1), **one}) for one in ({"id": "x" * 256}, {"error_type": "x" * 256})]
     append(journal, bad[0], published(), bad[1])
     drain = make_drain()
-    drain.all()
+    drain.work()
     assert quarantined(drain) == [encode(one) for one in bad]
     assert stored(store) == {ID: fold([published()])}
 
@@ -109,7 +109,7 @@ def test_nothing_but_poison(store: Store, make_drain: MakeDrain, journal: Journa
     bad = [cast("Event", {**published(number), "name": None}) for number in range(5)]
     append(journal, *bad)
     drain = make_drain()
-    drain.all()
+    drain.work()
     assert (stored(store), quarantined(drain)) == ({}, [encode(one) for one in bad])
     source = source_of(store, journal.source)
     assert (source.stored, source.quarantined, source.last_number) == (0, 5, 5)
@@ -137,15 +137,15 @@ def test_an_outage_loses_nothing(store: Store, make_drain: MakeDrain, journal: J
     try:
         for _ in range(3):
             with pytest.raises(SQLAlchemyError):
-                drain.all()
+                drain.work()
             drain.close()
         append(journal, *events[5:])
         with pytest.raises(SQLAlchemyError):
-            drain.all()
+            drain.work()
         assert quarantined(drain) == [], "nothing is put aside before what goes with it is stored"
     finally:
         rename(store, "away", table)
-    drain.all()
+    drain.work()
     assert stored(store) == rows(told)
     assert quarantined(drain) == [b"no event"]
     source = source_of(store, journal.source)
@@ -160,7 +160,7 @@ def test_a_database_that_does_not_answer(tmp_path: Path) -> None:
     drain = Drain(Directory(settings.directory, settings.store_id), settings)
     for _ in range(2):
         with pytest.raises(SQLAlchemyError, match="connection failed"):
-            drain.all()
+            drain.work()
         drain.close()
     [segment] = drain.directory.segments()
     assert len(reader.read(segment, 0, 10, ended=True).events) == 1
@@ -186,10 +186,10 @@ def test_an_outage_between_two_parts_of_a_batch_with_poison(
 
     monkeypatch.setattr(drain.store, "write", failing)
     with pytest.raises(ConnectionResetError):
-        drain.all()
+        drain.work()
     assert quarantined(drain) == []
     assert 0 < len(stored(store)) < len(told)
-    drain.all()
+    drain.work()
     assert stored(store) == rows(told)
     assert quarantined(drain) == [encode(bad)]
     assert source_of(store, journal.source).stored == len(events)
@@ -203,9 +203,9 @@ def test_a_quarantine_that_cannot_be_written(store: Store, make_drain: MakeDrain
     in_the_way = drain.directory.path / f"{journal.source}.quarantine"
     in_the_way.mkdir()
     with pytest.raises(OSError, match="directory"):
-        drain.all()
+        drain.work()
     assert sources(store) == []
     in_the_way.rmdir()
-    drain.all()
+    drain.work()
     assert quarantined(drain) == [b"no event"]
     assert stored(store) == {ID: fold([published()])}

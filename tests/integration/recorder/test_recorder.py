@@ -18,7 +18,7 @@ from celery_asynctask.core.event import encode
 from celery_asynctask.errors import StoreError
 from celery_asynctask.journal import Directory, Journal
 from celery_asynctask.journal.directory import is_being_written
-from celery_asynctask.recorder import liveness, work
+from celery_asynctask.recorder import liveness, memory
 from celery_asynctask.recorder import recorder as module
 from celery_asynctask.recorder.drain import Drain
 from celery_asynctask.recorder.recorder import Recorder
@@ -76,7 +76,7 @@ def host(store: Store, tmp_path: Path) -> Iterator[Host]:
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Looks are as near to each other as flushes are seldom."""
     monkeypatch.setattr(liveness, "LOOK_SECONDS", 0.05)
-    monkeypatch.setattr(work, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(memory, "LOOK_SECONDS", 0.05)
     monkeypatch.setattr(module, "ELECTION_SECONDS", 0.05, raising=False)
 
 
@@ -153,7 +153,7 @@ def threads() -> int:
 
 
 def test_one_that_does_not_stop_in_time_and_is_started_again(host: Host, slow: Slow) -> None:
-    """The new thread waits for the old one: they share a work and an election."""
+    """The new thread waits for the old one: they share a drain and an election."""
     recorder = host.recorder(flush_interval=0.01)
     recorder.start()
     wait_for(lambda: slow.begun == 1, SECONDS, "a batch to begin")
