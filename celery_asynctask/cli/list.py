@@ -10,7 +10,7 @@ from celery_asynctask.cli.command import Look, options
 from celery_asynctask.cli.output import Id
 from celery_asynctask.cli.record import task_of
 from celery_asynctask.queries import page
-from celery_asynctask.queries.search.filter import KEYS
+from celery_asynctask.queries.search.keys import KEYS
 from celery_asynctask.queries.search.page import MOST_LOOKED_AT, MOST_ROWS
 from celery_asynctask.store.models import AsyncTask
 

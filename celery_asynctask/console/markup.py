@@ -17,7 +17,7 @@ from celery_asynctask import __version__
 from celery_asynctask.console import static
 from celery_asynctask.core.text import clean, rfc3339, span
 from celery_asynctask.present.symbols import SIGNS
-from celery_asynctask.queries.statistics.by_name import term
+from celery_asynctask.queries.search.filter import term
 
 COOKIE: Final = "asynctask_token"
 """Of who has signed in."""

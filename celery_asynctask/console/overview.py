@@ -13,8 +13,7 @@ from celery_asynctask.console.page import Page, get
 from celery_asynctask.console.spark import sparks, sparks_note
 from celery_asynctask.core.status import FAILED, AsyncTaskStatus
 from celery_asynctask.queries.backlog import MOST_COUNTED, is_empty, standing
-from celery_asynctask.queries.search.filter import Filter
-from celery_asynctask.queries.statistics.by_name import term
+from celery_asynctask.queries.search.filter import Filter, term
 from celery_asynctask.queries.statistics.overview import MOST_RUNNING
 from celery_asynctask.queries.statistics.overview import overview as overview_of
 from celery_asynctask.queries.statistics.series import FEWER, MOST_LOOKED_AT, series

@@ -13,9 +13,9 @@ from sqlalchemy.sql.functions import GenericFunction
 from celery_asynctask.core import columns
 from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.queries.search import glob
-from celery_asynctask.queries.search.filter import KEYS, Filter, Term, Value
+from celery_asynctask.queries.search.filter import Filter, Term, Value
 from celery_asynctask.queries.search.json_path import at_path
-from celery_asynctask.queries.search.keys import JSON_KEYS
+from celery_asynctask.queries.search.keys import JSON_KEYS, KEYS
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
 
 Condition = ColumnElement[bool]

@@ -20,9 +20,7 @@ from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
 from celery_asynctask.errors import FilterError
-from celery_asynctask.queries.search.keys import JSON_KEYS, KEYS, Comparison, duration, is_hex
-
-__all__ = ["ANY", "KEYS", "NONE", "Filter", "Term", "Value", "duration", "is_index", "parse", "parse_value"]
+from celery_asynctask.queries.search.keys import JSON_KEYS, KEYS, Comparison, is_hex
 
 MAX_LENGTH: Final = 2048
 """Characters of a search."""
@@ -84,6 +82,17 @@ def parse_value(key: str, text: str, now: dt.datetime) -> Term:
     _check_text(text)
     [word] = _words(f"{key}:{text}", blanks=True)
     return _term(word, now)
+
+
+def quoted(text: str) -> str:
+    """A text as a word of a search that means nothing but itself."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def term(key: str, text: str) -> str:
+    """The term of a search for exactly this text."""
+    return f"{key}:{quoted(text)}"
 
 
 def _check_text(text: str) -> None:

@@ -37,12 +37,6 @@ def by_name(name: str) -> Filter:
     return Filter((Term("name", (), (Value("=", glob),), False),))
 
 
-def term(key: str, text: str) -> str:
-    """The term of a search for exactly this text."""
-    quoted = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'{key}:"{quoted}"'
-
-
 def named(reader: Reader, session: Session, name: str, *, rows: int = 10, most: int = MOST_LOOKED_AT) -> Named:
     """So many ``rows`` of each, of the newest ``most`` tasks of that name."""
     asked = select(AsyncTask.id, AsyncTask.created_at, AsyncTask.status, run_microseconds().label("run"))

@@ -14,8 +14,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from celery_asynctask.console import names, overview
+from celery_asynctask.queries.search.filter import term
 from celery_asynctask.queries.statistics import overview as overview_query
-from celery_asynctask.queries.statistics.by_name import term
 from celery_asynctask.queries.statistics.series import series
 from celery_asynctask.store import Position, SourceUpdate, Store
 from celery_asynctask.web import ledger as kept_ledger
