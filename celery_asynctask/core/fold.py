@@ -95,7 +95,7 @@ def _status(event: Event) -> str:
 def project(event: Event) -> Partial:
     """The row that one event alone amounts to; an end that carries its start (``started``) amounts to both.
 
-    The store has this in SQL, too (`store.postgresql`).
+    The store has this in SQL, too (`store.fold`).
     """
     kind, at, task_id = event["kind"], event["at"], event["id"]
     status = _status(event)

@@ -19,7 +19,7 @@ from celery_asynctask.journal.directory import (
     Segment,
     is_being_written,
 )
-from celery_asynctask.journal.reader import NOTHING, Chunk, describe, read
+from celery_asynctask.journal.frame import NOTHING, Chunk, describe, read
 
 _FRAMES: Final = 20_000
 """Frames that are looked at in one go."""

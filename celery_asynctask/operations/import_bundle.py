@@ -16,7 +16,7 @@ from celery_asynctask.operations import bundle
 from celery_asynctask.operations.bundle import Columns, Kind, Shape, Task
 from celery_asynctask.operations.session import Writer
 from celery_asynctask.queries.reader import schema_problem
-from celery_asynctask.store import upsert
+from celery_asynctask.store import fold
 from celery_asynctask.store.schema import create_tables
 from celery_asynctask.store.tables import UTCDateTime, async_task, async_task_attempt
 
@@ -68,7 +68,7 @@ class Import:
     @cached_property
     def _statements(self) -> tuple[Insert, Insert]:
         dialect = self._writer.dialect
-        return upsert.task_upsert(dialect, async_task), upsert.attempt_upsert(dialect, async_task_attempt)
+        return fold.task_upsert(dialect, async_task), fold.attempt_upsert(dialect, async_task_attempt)
 
     def _store(self, tasks: Sequence[Task], connection: Connection) -> None:
         rows = sorted((task.columns for task in tasks), key=lambda row: row["celery_task_id"])

@@ -16,8 +16,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlch
 
 from celery_asynctask.errors import StoreError
 from celery_asynctask.settings import Settings
-from celery_asynctask.store.revision import advance
-from celery_asynctask.store.store import Store
+from celery_asynctask.store.store import Store, advance
 
 T = TypeVar("T")
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from celery_asynctask.journal import Directory, Segment, metrics
 from celery_asynctask.journal.directory import SUFFIX, is_being_written
-from celery_asynctask.journal.reader import NOTHING, Chunk, describe, read
+from celery_asynctask.journal.frame import NOTHING, Chunk, describe, read
 from celery_asynctask.recorder.liveness import Watch
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Position, SourceUpdate, Store, is_outage
@@ -27,7 +27,7 @@ class Part(NamedTuple):
     """What a batch has of one segment."""
 
     description: Mapping[str, Any]
-    """Of the source, as `journal.reader.describe` gives it, with ``journal``, the id of its directory."""
+    """Of the source, as `journal.frame.describe` gives it, with ``journal``, the id of its directory."""
     segment: int
     chunk: Chunk
     has_news: bool = True

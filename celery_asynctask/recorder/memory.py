@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import time
 
-from celery_asynctask.journal import Journal, frame
-from celery_asynctask.journal.reader import Chunk
+from celery_asynctask.journal import Journal
+from celery_asynctask.journal.frame import Chunk, scan
 from celery_asynctask.recorder.drain import Part, store_batch
 from celery_asynctask.recorder.liveness import LOOK_SECONDS
 from celery_asynctask.settings import Settings
@@ -44,7 +44,7 @@ class MemoryDrain:
         try:
             if not self._stored:
                 self._store.prepare()
-            found = frame.scan(b"".join(lines), len(lines))
+            found = scan(b"".join(lines), len(lines))
             about = {**self._journal.describe(), "journal": ""}
             position = self._store.position(self._journal.source)
             chunk = Chunk(found.numbers, found.data, [], 0, 0, position.position, whole=True)

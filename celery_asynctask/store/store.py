@@ -8,31 +8,22 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import zip_longest
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Connection, Engine, create_engine, event, select
-from sqlalchemy.exc import (
-    DBAPIError,
-    InterfaceError,
-    InternalError,
-    OperationalError,
-    ProgrammingError,
-    StatementError,
-)
+import sqlalchemy as sa
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError, ProgrammingError, StatementError
 
 from celery_asynctask.core.accounting import left_over
-from celery_asynctask.core.event import decode
+from celery_asynctask.core.event import decode, encode
 from celery_asynctask.core.fold import fold_all
 from celery_asynctask.core.forking import importing
 from celery_asynctask.settings import Settings, engine_options
-from celery_asynctask.store import liveness, upsert
-from celery_asynctask.store.coalesce import rounds
+from celery_asynctask.store import fold, liveness
 from celery_asynctask.store.executemany import Rows
 from celery_asynctask.store.liveness import OpenAttempt
-from celery_asynctask.store.postgresql import EVENTS, LATER, insert_events
-from celery_asynctask.store.revision import advance
 from celery_asynctask.store.schema import create_tables
-from celery_asynctask.store.tables import async_task, async_task_attempt, async_task_source
+from celery_asynctask.store.tables import async_task, async_task_attempt, async_task_revision, async_task_source
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
 _POOL = {"pool_size": 1, "max_overflow": 1, "pool_pre_ping": True}
@@ -43,6 +34,14 @@ _ABOUT_VALUES = (ValueError, TypeError, LookupError, ArithmeticError, AttributeE
 """What Python, or a driver before it asks the database, raises for a value that no column takes."""
 _MYSQL_ABOUT_VALUES = frozenset({3140, 3141, 3157, 3819, 4025})
 """Errors of MySQL and MariaDB about JSON and check constraints, which their drivers call operational."""
+
+_ID: Final = b'{"id":"'
+_ID_END: Final = b'","'
+"""Inside of a string a quote comes behind a backslash."""
+_KIND: Final = b'"kind":"'
+_START: Final = b'"kind":"started","at":'
+_CARRIED: Final = b',"started":'
+_ADVANCE = sa.update(async_task_revision).values(revision=async_task_revision.c.revision + 1)
 
 
 class Position(NamedTuple):
@@ -84,29 +83,29 @@ class Store:
         else:
             options = engine_options(self.settings.engine_options, **_POOL)
         with importing():  # the dialect and the driver
-            engine = create_engine(self.settings.url, **options)
+            engine = sa.create_engine(self.settings.url, **options)
         if engine.dialect.name == "sqlite":
-            event.listen(engine, "connect", _write_ahead)
-            event.listen(engine, "connect", _checkpoint_seldom)
+            sa.event.listen(engine, "connect", _write_ahead)
+            sa.event.listen(engine, "connect", _checkpoint_seldom)
         return engine
 
     @cached_property
     def _insert_events(self) -> Any:
-        return insert_events(async_task, async_task_attempt)
+        return fold.insert_events(async_task, async_task_attempt)
 
     @cached_property
     def _task_rows(self) -> Rows:
         dialect = self.engine.dialect
-        return Rows(upsert.task_upsert(dialect.name, async_task), async_task, dialect)
+        return Rows(fold.task_upsert(dialect.name, async_task), async_task, dialect)
 
     @cached_property
     def _attempt_rows(self) -> Rows:
         dialect = self.engine.dialect
-        return Rows(upsert.attempt_upsert(dialect.name, async_task_attempt), async_task_attempt, dialect)
+        return Rows(fold.attempt_upsert(dialect.name, async_task_attempt), async_task_attempt, dialect)
 
     @cached_property
     def _source_upsert(self) -> Any:
-        return upsert.source_upsert(self.engine.dialect.name, async_task_source)
+        return fold.source_upsert(self.engine.dialect.name, async_task_source)
 
     def prepare(self) -> None:
         """Create the tables where the settings allow it. Raises as `create_tables`."""
@@ -118,7 +117,7 @@ class Store:
         known = async_task_source.c
         columns = [known[name] for name in Position._fields]
         with self.engine.connect() as connection:
-            row = connection.execute(select(*columns).where(known.source == source)).first()
+            row = connection.execute(sa.select(*columns).where(known.source == source)).first()
         return Position(*row)._replace(dropped=row.dropped or {}) if row is not None else Position()
 
     def write(
@@ -140,7 +139,8 @@ class Store:
         with self.engine.begin() as connection:
             if self.engine.dialect.name == "postgresql":
                 for first, later in zip_longest(found[::2], found[1::2], fillvalue=()):
-                    connection.execute(self._insert_events, {EVENTS: _document(first), LATER: _document(later)})
+                    documents = {fold.EVENTS: _document(first), fold.LATER: _document(later)}
+                    connection.execute(self._insert_events, documents)
             else:
                 self._write_rows(connection, found)
             if updates:
@@ -185,6 +185,53 @@ class Store:
         """Give the connections back; the store may be used again."""
         if "engine" in self.__dict__:
             self.engine.dispose()
+
+
+def rounds(lines: Iterable[bytes]) -> list[list[bytes]]:
+    """Encoded events, sorted into as few rounds as there are of one task, without those that a later one says again: an
+    upsert takes a row once, and the start of a run that has ended is all in its end. Every task of a round is in the
+    one before it, too.
+
+    Without decoding: it looks only at how `core.event` begins an event. Raises `ValueError` for what is no event.
+    """
+    found: list[dict[bytes, bytes]] = []
+    for line in lines:
+        if not line.startswith(_ID):
+            line = _in_order(line)  # noqa: PLW2901
+        task_id = line[7 : line.index(_ID_END, 7)]
+        start: bytes | None = None
+        for one in found:
+            told = one.setdefault(task_id, line)
+            if told is line:
+                break
+            if start is None:
+                start, rest = _start(line)
+            if start and told.startswith(start) and line.startswith(told[len(start) : -1], rest):
+                one[task_id] = line
+                break
+        else:
+            found.append({task_id: line})
+    return [list(one.values()) for one in found]
+
+
+def _start(end: bytes) -> tuple[bytes, int]:
+    """How the start begins that an end carries, and where in the end the rest of it is; of another event nothing."""
+    at = end.find(_CARRIED)
+    if at < 0:
+        return b"", 0
+    return end[: end.rfind(_KIND, 0, at)] + _START, at + len(_CARRIED)
+
+
+def _in_order(line: bytes) -> bytes:
+    """An event whose id does not come first. Raises `ValueError`."""
+    event = decode(line)
+    return encode({"id": event["id"], **event})
+
+
+def advance(connection: Connection) -> None:
+    """Count one more. The last statement of a transaction: all writers wait for this row, from here to the commit
+    before theirs, and none that has it waits for another."""
+    connection.execute(_ADVANCE)
 
 
 def _write_ahead(connection: Any, _record: object) -> None:

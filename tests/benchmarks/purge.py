@@ -15,7 +15,7 @@ from typing import NamedTuple
 from sqlalchemy import Engine, create_engine, func, select, text
 
 from celery_asynctask import AsyncTask
-from celery_asynctask.store.postgresql import EVENTS
+from celery_asynctask.store.fold import EVENTS
 from tests import services
 from tests.benchmarks import rows
 from tests.benchmarks.figure import Figure, Interval, Options, skipping

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from celery_asynctask.journal import Directory, Segment
-from celery_asynctask.journal.reader import Chunk, read
+from celery_asynctask.journal.frame import Chunk, read
 
 STORE = "postgresql://h/shop"
 

@@ -16,7 +16,7 @@ import pytest
 
 from celery_asynctask.journal import Directory, Journal, frame, writer
 from celery_asynctask.journal.directory import is_being_written
-from celery_asynctask.journal.reader import describe
+from celery_asynctask.journal.frame import describe
 from tests.integration.journals import STORE, events_in, segments
 from tests.processes import at_once
 

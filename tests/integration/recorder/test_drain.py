@@ -14,7 +14,7 @@ import pytest
 
 from celery_asynctask.core.event import Event, encode
 from celery_asynctask.core.fold import fold
-from celery_asynctask.journal import Journal, frame, reader, writer
+from celery_asynctask.journal import Journal, frame, writer
 from celery_asynctask.store import Store
 from tests.histories import HISTORIES, ID, ms, published
 from tests.integration.draining import MakeDrain, append, quarantined, rows, segment_files, source_of, sources, tasks
@@ -122,7 +122,7 @@ def test_all_leaves_nothing(
     store: Store, make_drain: MakeDrain, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where a batch is small because its events are long."""
-    monkeypatch.setattr(reader, "READ_BYTES", 600)
+    monkeypatch.setattr(frame, "READ_BYTES", 600)
     told = tasks(5)
     append(journal, *(event for events in told.values() for event in events))
     drain = make_drain()
@@ -135,7 +135,7 @@ def test_nothing_of_a_long_segment_is_passed_over(
     store: Store, make_drain: MakeDrain, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After an outage a process has several segments, each longer than what is read at a time."""
-    monkeypatch.setattr(reader, "READ_BYTES", 600)
+    monkeypatch.setattr(frame, "READ_BYTES", 600)
     monkeypatch.setattr(writer, "SEGMENT_BYTES", 2000)
     told = tasks(10)
     append(journal, *(event for events in told.values() for event in events))
@@ -267,7 +267,7 @@ def test_accepted_is_stored_and_quarantined_and_dropped_and_still_there(
     there = sum(
         number > source_of(store, journal.source).last_number
         for segment in drain.directory.segments()
-        for number in reader.read(segment, 0, 1000, ended=True).numbers
+        for number in frame.read(segment, 0, 1000, ended=True).numbers
     )
     source = source_of(store, journal.source)
     assert there > 0

@@ -22,7 +22,7 @@ from sqlalchemy.exc import OperationalError
 
 from celery_asynctask.core.event import decode, encode
 from celery_asynctask.core.fold import fold_all
-from celery_asynctask.journal import Directory, Journal, directory, frame, reader, writer
+from celery_asynctask.journal import Directory, Journal, directory, frame, writer
 from celery_asynctask.recorder.drain import Drain
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
@@ -421,7 +421,7 @@ def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runner]:
     monkeypatch.setattr(directory, "os", disk)
     for module, name, value in (
         *((writer, "SEGMENT_BYTES", 1500), (writer, "CHECK_BYTES", 500), (writer, "KEPT_EVENTS", 3)),
-        *((writer, "CHECK_SECONDS", 0), (writer, "RETRY_SECONDS", 0), (reader, "READ_BYTES", 700)),
+        *((writer, "CHECK_SECONDS", 0), (writer, "RETRY_SECONDS", 0), (frame, "READ_BYTES", 700)),
     ):
         monkeypatch.setattr(module, name, value)
     store = FailingStore(Settings(url=f"sqlite:///{tmp_path / 'ledger.db'}", journal_dir=tmp_path / "journal"))

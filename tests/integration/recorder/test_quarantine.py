@@ -11,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from celery_asynctask.core.event import Event, encode
 from celery_asynctask.core.fold import fold
-from celery_asynctask.journal import Directory, Journal, reader
+from celery_asynctask.journal import Directory, Journal, frame
 from celery_asynctask.recorder.drain import Drain
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
@@ -163,7 +163,7 @@ def test_a_database_that_does_not_answer(tmp_path: Path) -> None:
             drain.work()
         drain.close()
     [segment] = drain.directory.segments()
-    assert len(reader.read(segment, 0, 10, ended=True).events) == 1
+    assert len(frame.read(segment, 0, 10, ended=True).events) == 1
 
 
 def test_an_outage_between_two_parts_of_a_batch_with_poison(

@@ -11,7 +11,7 @@ import pytest
 
 from celery_asynctask.core.event import Event, Kind, decode, encode, encode_end
 from celery_asynctask.core.fold import fold
-from celery_asynctask.store.coalesce import rounds
+from celery_asynctask.store.store import rounds
 from tests.histories import HISTORIES, Delivery, about, event, failure, lines, ms, published
 
 

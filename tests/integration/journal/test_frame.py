@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from celery_asynctask.journal import Segment, frame, reader
-from celery_asynctask.journal.reader import describe, read
+from celery_asynctask.journal import Segment, frame
+from celery_asynctask.journal.frame import describe, read
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_read_on_from_where_it_stopped(segment: Segment, most: int) -> None:
 @pytest.mark.parametrize("size", [1, 7, 100, 101])
 def test_read_in_small_parts(segment: Segment, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """An event that is longer than what is read at a time is read whole."""
-    monkeypatch.setattr(reader, "READ_BYTES", size)
+    monkeypatch.setattr(frame, "READ_BYTES", size)
     found: list[int] = []
     position = 0
     whole = False

@@ -1,0 +1,327 @@
+"""The fold in SQL: each database's upsert, generated from the same groups that `core.fold` merges by, and what makes
+rows of events, for PostgreSQL.
+
+PostgreSQL gets the events as one JSON document that it reads itself: parsed, projected, joined with the rows in one
+statement. That spares the recorder the reading, folding and binding of every event. The others get rows, which
+`core.fold` has made. `tests/integration/store/test_fold.py` holds both equal to the fold in Python.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import mysql, postgresql, sqlite
+from sqlalchemy.sql.dml import Insert
+
+from celery_asynctask.core import fold, keys
+from celery_asynctask.core.columns import ATTEMPT, TASK, Column, Group, Type
+from celery_asynctask.core.event import Kind
+from celery_asynctask.core.status import TERMINAL, AsyncTaskStatus
+
+Assignments = list[tuple[str, sa.ColumnElement[Any]]]
+
+
+def task_upsert(dialect: str, table: sa.Table, rows: sa.Select[Any] | None = None) -> Insert:
+    """INSERT of partial task rows that joins each with the row that is there. The partials are what ``rows`` selects,
+    or else the parameters by their keys."""
+    return _upsert(dialect, table, ["celery_task_id"], _task_assignments, rows)
+
+
+def attempt_upsert(dialect: str, table: sa.Table, rows: sa.Select[Any] | None = None) -> Insert:
+    """`task_upsert` for partial attempt rows."""
+    return _upsert(dialect, table, ["celery_task_id", "run_key"], _attempt_assignments, rows)
+
+
+def source_upsert(dialect: str, table: sa.Table) -> Insert:
+    """INSERT of a source that replaces what changes about it. Parameters: the columns."""
+    fixed = {"source", "host", "pid", "role", "started_at"}
+    return _upsert(
+        dialect,
+        table,
+        ["source"],
+        lambda _old, new: [(name, new[name]) for name in map(str, table.columns.keys()) if name not in fixed],
+    )
+
+
+def _upsert(
+    dialect: str,
+    table: sa.Table,
+    index: list[str],
+    assignments: Callable[[Any, Any], Assignments],
+    rows: sa.Select[Any] | None = None,
+) -> Insert:
+    if dialect in ("mysql", "mariadb"):
+        # MySQL assigns from left to right and reads what it has assigned: a list keeps the order, keys last.
+        statement = mysql.insert(table)
+        return statement.on_duplicate_key_update(assignments(table.c, statement.inserted))
+    insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
+    upsert = insert(table)
+    if rows is not None:
+        upsert = upsert.from_select(rows.selected_columns.keys(), rows)
+    return upsert.on_conflict_do_update(index_elements=index, set_=dict(assignments(table.c, upsert.excluded)))
+
+
+def _task_assignments(old: Any, new: Any) -> Assignments:
+    """The columns of a task row, but its key, that join ``old`` with ``new``; those of ``old`` where all of ``new`` is
+    null."""
+    return _groups(fold.TASK_GROUPS, old, new) + [
+        (name, sa.case((new[name] < old[name], new[name]), else_=sa.func.coalesce(old[name], new[name])))
+        for name in fold.TASK_EARLIEST
+    ]
+
+
+def _attempt_assignments(old: Any, new: Any) -> Assignments:
+    """`_task_assignments` of an attempt, but what every event of the run carries alike."""
+    first: Assignments = [(name, sa.func.coalesce(old[name], new[name])) for name in fold.ATTEMPT_FIRST]
+    return _groups(fold.ATTEMPT_GROUPS, old, new) + first
+
+
+def _groups(groups: Iterable[fold.TaskGroup], old: Any, new: Any) -> Assignments:
+    found: Assignments = []
+    for group in groups:
+        wins = new[group.key] < old[group.key] if group.smallest_wins else new[group.key] > old[group.key]
+        found += [(name, sa.case((wins, new[name]), else_=old[name])) for name in (*group.columns, group.key)]
+    return found
+
+
+EVENTS = "events"
+"""The statement's first parameter: the text of a JSON array of events, each of another task."""
+LATER = "later"
+"""The second: another such array, of one more event of some of these tasks."""
+
+_SQL: Mapping[Type, Any] = {
+    Type.INTEGER: sa.Integer,
+    Type.LONG: sa.BigInteger,
+    Type.BOOLEAN: sa.Boolean,
+    Type.TIME: sa.BigInteger,
+    Type.JSON: postgresql.JSONB,
+}
+"""By the type of a column, that of the key of an event which is copied to it: a text where it is none of these."""
+_COLUMNS: Mapping[str, Any] = {
+    **dict.fromkeys(("id", "run", "kind", "parent", "span", "outcome"), sa.Text),
+    **dict.fromkeys(("at", "started", "created"), sa.BigInteger),
+    **dict.fromkeys(("nesting", "retries"), sa.Integer),
+    **dict.fromkeys(("redelivered", "delivered", "asked", "again", "ran", "inferred", "internal"), sa.Boolean),
+    **dict.fromkeys(("content", "noted"), postgresql.JSONB),
+    **{one.event: _SQL.get(one.type, sa.Text) for one in (*TASK, *ATTEMPT) if one.event is not None},
+}
+
+
+def insert_events(task_table: Any, attempt_table: Any) -> sa.TextClause:
+    """Joins the events of the two documents with each other and then with the rows that are there.
+
+    An upsert takes a row once; and every time a row is written, so are its places in the indexes.
+    """
+    first, second = _events(EVENTS), _events(LATER)
+    tasks = task_upsert("postgresql", task_table, _task_rows(first, second))
+    attempts = attempt_upsert("postgresql", attempt_table, _attempt_rows(first, second))
+    statement = attempts.add_cte(tasks.cte("tasks"))
+    # As text, with its hundreds of constants in it: what is sent for every batch is the documents alone.
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+    return sa.text(str(statement.compile(dialect=dialect, compile_kwargs={"literal_binds": True})))
+
+
+def _task_rows(first: sa.CTE, second: sa.CTE) -> sa.Select[Any]:
+    """A row for each task of the first document."""
+    old, new = (_select(_tasks(event.c)).subquery() for event in (first, second))
+    same = new.c.celery_task_id == old.c.celery_task_id
+    columns = {"celery_task_id": old.c.celery_task_id, **dict(_task_assignments(old.c, new.c))}
+    return _in_order(columns, ["celery_task_id"]).select_from(old.outerjoin(new, same))
+
+
+def _attempt_rows(first: sa.CTE, second: sa.CTE) -> sa.Select[Any]:
+    """A row for each run that either document tells of."""
+    old, new = (_select(_attempts(event.c)).where(_has_run(event.c)).subquery() for event in (first, second))
+    same = sa.and_(new.c.celery_task_id == old.c.celery_task_id, new.c.run_key == old.c.run_key)
+    columns: dict[str, Any] = {name: sa.func.coalesce(old.c[name], new.c[name]) for name in fold.ATTEMPT_CONSTANT}
+    is_new = old.c.celery_task_id.is_(None)
+    joined = _attempt_assignments(old.c, new.c)
+    columns |= {name: sa.case((is_new, new.c[name]), else_=value) for name, value in joined}
+    return _in_order(columns, ["celery_task_id", "run_key"]).select_from(old.outerjoin(new, same, full=True))
+
+
+def _has_run(event: Any) -> sa.ColumnElement[bool]:
+    return sa.or_(event.kind == Kind.STARTED, event.ran, event.started.is_not(None))
+
+
+def _select(columns: Mapping[str, Any]) -> sa.Select[Any]:
+    return sa.select(*(value.label(name) for name, value in columns.items()))
+
+
+def _in_order(columns: Mapping[str, Any], keys: Sequence[str]) -> sa.Select[Any]:
+    """By the keys: recorders that take rows in one order cannot deadlock over them."""
+    return _select(columns).order_by(*(_bytewise(columns[key]) for key in keys))
+
+
+def _bytewise(key: Any) -> sa.ColumnElement[Any]:
+    """A key as it is compared and sorted, whatever language the database sorts by: Danish puts "aa" after "z"."""
+    return sa.collate(key, "C")
+
+
+def _bytewise_all(keys: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _bytewise(key) for name, key in keys.items()}
+
+
+def _events(parameter: str) -> sa.CTE:
+    """A document's events with their keys, as `core.keys` makes them."""
+    recordset = (
+        sa.func.json_to_recordset(sa.cast(sa.literal_column(f":{parameter}"), sa.JSON))
+        .table_valued(*(sa.column(name, kind) for name, kind in _COLUMNS.items()))
+        .render_derived(name="told", with_types=True)
+    )
+    told = recordset.c
+    run = sa.func.coalesce(told.run, keys.NO_RUN, type_=sa.Text)
+    nesting = sa.func.least(sa.func.coalesce(told.nesting, 0), keys.MAX_NESTING)
+    retries = sa.func.least(sa.func.coalesce(told.retries, 0), keys.MAX_RETRIES)
+    parts = {
+        "prefix": _hex(nesting, keys.NESTING_DIGITS) + _hex(retries, keys.RETRIES_DIGITS),
+        "delivery": sa.case((told.redelivered, keys.REDELIVERED), else_=keys.FIRST) + run,
+        "at_hex": _hex(told.at, keys.TIME_DIGITS),
+        "phase": _phase(told),
+    }
+    parted = _once(told, parts)
+    ordered = _once(parted, _bytewise_all({"order_key": _order(parted), "start_order": _start_order(parted)}))
+    return _with(ordered, _bytewise_all(_keys(ordered))).cte(parameter).prefix_with("MATERIALIZED")
+
+
+def _with(event: Any, more: Mapping[str, Any]) -> sa.Select[Any]:
+    return sa.select(*event, *(value.label(name) for name, value in more.items()))
+
+
+def _once(event: Any, more: Mapping[str, Any]) -> Any:
+    """The event's columns and more, which are computed once, however often they are used: PostgreSQL does not look
+    into a subquery with an offset."""
+    return _with(event, more).offset(0).subquery().c
+
+
+def _hex(number: Any, digits: int) -> sa.ColumnElement[Any]:
+    return sa.func.lpad(sa.func.to_hex(number), digits, "0", type_=sa.Text)
+
+
+def _time(microseconds: Any) -> sa.ColumnElement[Any]:
+    epoch = sa.literal_column("timestamptz 'epoch'", sa.DateTime(timezone=True))
+    moment: sa.ColumnElement[Any] = epoch + microseconds * sa.literal_column("interval '1 microsecond'")
+    return moment
+
+
+def _phase(event: Any) -> sa.ColumnElement[Any]:
+    """`keys._phase`."""
+    said: dict[int, list[Kind]] = {}
+    for kind, phase in keys.PHASE.items():
+        said.setdefault(phase, []).append(kind)
+    return sa.case(
+        *((event.kind.in_(kinds), str(phase)) for phase, kinds in said.items()),
+        (event.internal, str(keys.PHASE_INTERNAL)),
+        (event.inferred, str(keys.PHASE_INFERRED)),
+        else_=str(keys.PHASE_SEEN),
+    )
+
+
+def _order(event: Any) -> sa.ColumnElement[Any]:
+    """`keys.order_key`."""
+    stages = [
+        (event.kind == kind, event.prefix + f"{stage}{keys.BEFORE_RUN}" + event.at_hex)
+        for kind, stage in keys.STAGE.items()
+    ]
+    run = event.prefix + str(keys.STAGE_RUN) + event.delivery + event.phase + event.at_hex
+    return sa.case(*stages, else_=run)
+
+
+def _start_order(event: Any) -> sa.ColumnElement[Any]:
+    """`keys.order_key` of the start that an end carries; of any other event its own."""
+    start = event.prefix + str(keys.STAGE_RUN) + event.delivery + str(keys.PHASE_STARTED)
+    return sa.case((event.started.is_(None), _order(event)), else_=start + _hex(event.started, keys.TIME_DIGITS))
+
+
+def _status(event: Any) -> sa.ColumnElement[Any]:
+    """`fold.status_of`."""
+    sent_again = sa.and_(event.kind.in_([Kind.PUBLISHED, Kind.RECEIVED]), event.retries > 0)
+    return sa.case(
+        (event.again, AsyncTaskStatus.PENDING.value),
+        (sent_again, AsyncTaskStatus.RETRY.value),
+        *((event.kind == kind, status.value) for kind, status in fold.STATUS.items()),
+    )
+
+
+def _keys(event: Any) -> dict[str, Any]:
+    """The keys of the groups in `fold` but ``order_key``, and of the run."""
+    has_trace = event.trace.is_not(None)
+    origin = sa.case(
+        (sa.func.coalesce(event.asked, False).is_(False), str(keys.SOURCE_NAME_ONLY)),
+        *((event.kind == kind, str(source)) for kind, source in keys.SOURCE.items()),
+        else_=str(keys.SOURCE_MESSAGE),
+    )
+    return {
+        "origin_key": origin + event.prefix + _hex(_since(event), keys.TIME_DIGITS),
+        "trace_key": sa.case((has_trace, event.start_order), else_=sa.literal("")),
+        "content_key": sa.case(
+            (event.noted.is_not(None), sa.literal(keys.CHANGED) + event.order_key),
+            (event.content.is_not(None), sa.literal(keys.GIVEN) + event.start_order),
+            else_=sa.literal(""),
+        ),
+        "run_key": event.prefix + event.delivery,
+        "end_key": sa.case((event.kind == Kind.STARTED, sa.literal("")), else_=event.phase + event.at_hex),
+    }
+
+
+def _since(event: Any) -> sa.ColumnElement[Any]:
+    return sa.func.coalesce(event.started, event.at)
+
+
+def _copied(event: Any, columns: Iterable[Column]) -> dict[str, Any]:
+    """Those that are copied from the event as they are."""
+    return {
+        one.name: _time(event[one.event]) if one.type is Type.TIME else event[one.event]
+        for one in columns
+        if one.event is not None
+    }
+
+
+def _tasks(event: Any) -> dict[str, Any]:
+    """`fold.project`, by column."""
+    status = _status(event)
+    return {
+        **_copied(event, TASK),
+        "celery_task_id": event.id,
+        "origin_key": event.origin_key,
+        "parent_task_id": sa.func.nullif(event.parent, event.id),
+        "trace_key": event.trace_key,
+        "span_id": sa.case((event.trace.is_not(None), event.span)),
+        "content_key": event.content_key,
+        "content": sa.func.coalesce(event.noted, event.content),
+        "created_at": _time(sa.func.coalesce(event.created, sa.func.least(_since(event), event.at))),
+        "started_at": _time(sa.case((event.kind == Kind.STARTED, event.at), else_=event.started)),
+        "order_key": event.order_key,
+        "status": status,
+        "retries": sa.func.coalesce(event.retries, 0),
+        "completed_at": sa.case((status.in_([one.value for one in TERMINAL]), _time(event.at))),
+    }
+
+
+def _attempts(event: Any) -> dict[str, Any]:
+    """`fold._project_attempt`, by column."""
+    is_start = event.kind == Kind.STARTED
+    has_start = sa.or_(is_start, event.started.is_not(None))
+    token = sa.func.lpad(sa.func.left(event.run, keys.TIME_DIGITS), 16, "0", type_=sa.Text)
+    received = sa.cast(sa.cast(sa.literal("x") + token, postgresql.BIT(64)), sa.BigInteger)
+
+    def of_end(value: Any) -> Any:
+        return sa.case((event.kind.in_([Kind.STARTED, Kind.FOUND]), None), else_=value)
+
+    starts = _copied(event, (one for one in ATTEMPT if one.group is Group.START))
+    return {
+        **{name: sa.case((has_start, value)) for name, value in starts.items()},
+        **_copied(event, (one for one in ATTEMPT if one.group is not Group.START)),
+        "celery_task_id": event.id,
+        "run_key": event.run_key,
+        "name": event.name,
+        "retries": sa.func.coalesce(event.retries, 0),
+        "redelivered": sa.func.coalesce(event.redelivered, False),
+        "started_at": _time(sa.case((is_start, event.at), else_=event.started)),
+        "received_at": sa.case((sa.and_(has_start, event.delivered), _time(received))),
+        "end_key": event.end_key,
+        "ended_at": of_end(_time(event.at)),
+        "outcome": of_end(sa.func.coalesce(event.outcome, event.kind)),
+    }
