@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from typing import Final
 
 import click
 
-from celery_asynctask.core.rights import Right
+from celery_asynctask.core.rights import Right, hashed
 
 _BYTES: Final = 32
 RIGHTS: Final = [right.value for right in Right]
@@ -43,7 +42,7 @@ def token(name: str, customers: tuple[int, ...], all_customers: bool, rights: tu
         raise click.UsageError("Give either --customer, whose tasks it sees, or --all-customers.")
     made = f"asynctask_{secrets.token_urlsafe(_BYTES)}"
     grant = {
-        "sha256": hashlib.sha256(made.encode()).hexdigest(),
+        "sha256": hashed(made),
         "customers": "*" if all_customers else list(dict.fromkeys(customers)),
         "rights": [Right.READ.value, *dict.fromkeys(rights)],
     }

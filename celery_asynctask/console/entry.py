@@ -12,18 +12,12 @@ from starlette.routing import Route
 
 from celery_asynctask.console import markup
 from celery_asynctask.console.markup import COOKIE
-from celery_asynctask.web.access import Access
 from celery_asynctask.web.problem import ProblemError, invalid
 from celery_asynctask.web.service import Service, same_site
 
 MOST_FIELDS: Final = 20
 _MOST_KEPT: Final = 30 * 86_400
 """Seconds that a browser keeps the cookie."""
-
-
-async def access(request: Request, service: Service) -> Access:
-    """What who looks may see and do. Raises `ProblemError`."""
-    return await service.gate.access(request, request.cookies.get(COOKIE))
 
 
 def routes() -> list[Route]:

@@ -10,12 +10,12 @@ from typing import NamedTuple
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from celery_asynctask.console import entry, markup
+from celery_asynctask.console import markup
 from celery_asynctask.core.rights import Right
 from celery_asynctask.queries.reader import Reader
 from celery_asynctask.queries.types import Session
 from celery_asynctask.web.problem import invalid
-from celery_asynctask.web.service import Caller, Service, same_site
+from celery_asynctask.web.service import Caller, Service, caller_of
 
 
 class Page:
@@ -119,12 +119,7 @@ def post(make: Callable[[Page], Awaitable[Response]], right: Right) -> Endpoint:
 
 def _endpoint(make: Callable[[Page], Awaitable[Response]], method: str, right: Right) -> Endpoint:
     async def endpoint(request: Request) -> Response:
-        service: Service = request.app.state.asynctask
-        caller = Caller(await entry.access(request, service), service)
-        caller.need(Right.READ)
-        caller.need(right)
-        if method != "GET":
-            same_site(request)
+        caller = await caller_of(request, Right.READ, right, kept=request.cookies.get(markup.COOKIE))
         return await make(Page(request, caller))
 
     return Endpoint(endpoint, method)

@@ -22,7 +22,7 @@ from celery_asynctask.queries.search.page import Page as Found
 from celery_asynctask.queries.search.page import page as page_of
 from celery_asynctask.queries.statistics.counts import MOST_COUNTED, counts
 from celery_asynctask.queries.types import Session, TaskRow
-from celery_asynctask.web import document
+from celery_asynctask.web.answer import task_document
 from celery_asynctask.web.parameters import ORDER_BY, in_values, searched
 from celery_asynctask.web.problem import ProblemError, invalid
 
@@ -217,7 +217,7 @@ def _csv(rows: Sequence[TaskRow], values: bool) -> str:
 
 
 def _ndjson(rows: Sequence[TaskRow], values: bool) -> str:
-    return "".join(f"{document.task(row, values=values)}\n" for row in rows)
+    return "".join(f"{task_document(row, values=values)}\n" for row in rows)
 
 
 ROUTES: Final = (

@@ -1,8 +1,9 @@
-"""What a caller of the HTTP API and the console may do."""
+"""What a caller of the HTTP API and the console may do, and how the token is configured that says who it is."""
 
 from __future__ import annotations
 
 import enum
+import hashlib
 
 
 class Right(str, enum.Enum):
@@ -19,3 +20,8 @@ class Right(str, enum.Enum):
 
     def __str__(self) -> str:
         return self.value
+
+
+def hashed(token: str) -> str:
+    """A token as it is configured: SHA-256, in hex. Tokens are random, so nothing slower is needed."""
+    return hashlib.sha256(token.encode()).hexdigest()

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Response
 from celery_asynctask.core.rights import Right
 from celery_asynctask.errors import FilterError, logger
 from celery_asynctask.http.openapi import problems
-from celery_asynctask.http.tasks import TaskId
+from celery_asynctask.http.tasks import TaskId, found_task
 from celery_asynctask.operations import retention
 from celery_asynctask.operations.purge import Purge, Purged
 from celery_asynctask.operations.rerun import Candidate, Options
@@ -19,13 +19,12 @@ from celery_asynctask.present.reasons import reasons
 from celery_asynctask.queries.task import exact
 from celery_asynctask.queries.types import Session
 from celery_asynctask.store.models import AsyncTask
-from celery_asynctask.web import document, schema
+from celery_asynctask.web import schema
 from celery_asynctask.web.answer import json_response
 from celery_asynctask.web.parameters import in_values, searched
 from celery_asynctask.web.problem import ProblemError, invalid
 from celery_asynctask.web.rerun import preview, refused, send_again
 from celery_asynctask.web.service import Caller, needing
-from celery_asynctask.web.task import found_task
 
 MOST_PURGED: Final = 20_000
 """Tasks that one request deletes: a few seconds of work."""
@@ -77,15 +76,13 @@ def _meant(caller: Caller, session: Session, task_id: str) -> AsyncTask:
 
 
 def _sent(one: Candidate, new: str | None, status: int) -> Response:
-    body = document.document(
-        {
-            "celery_task_id": new,
-            "rerun_of": one.task.celery_task_id,
-            "queue": one.queue,
-            "remarks": reasons(one.remarks),
-        }
-    )
-    return json_response(body, status)
+    told = {
+        "celery_task_id": new,
+        "rerun_of": one.task.celery_task_id,
+        "queue": one.queue,
+        "remarks": reasons(one.remarks),
+    }
+    return json_response(told, status)
 
 
 @router.post(
@@ -118,9 +115,7 @@ def purge(caller: Annotated[Caller, Depends(needing(Right.PURGE))], asked: schem
             finally:  # where it was broken off, what it had deleted is
                 _note(caller, work.purged, rules[0])
     tasks, attempts, *_ = work.purged
-    return json_response(
-        document.document({"due": due, "tasks": tasks, "attempts": attempts, "complete": work.complete})
-    )
+    return json_response({"due": due, "tasks": tasks, "attempts": attempts, "complete": work.complete})
 
 
 def _note(caller: Caller, purged: Purged, rule: retention.Rule) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, RedirectResponse
@@ -15,9 +15,8 @@ from celery_asynctask.console import console
 from celery_asynctask.core.rights import Right
 from celery_asynctask.http import actions, health, openapi, tasks
 from celery_asynctask.settings import Settings
-from celery_asynctask.web.access import Gate
 from celery_asynctask.web.problem import HEADERS, ProblemError, handle
-from celery_asynctask.web.service import Caller, Service, needing
+from celery_asynctask.web.service import Service, needing
 
 MOST_BODY: Final = 65_536
 """Bytes of a request."""
@@ -31,7 +30,6 @@ def create_app(celery: Any, *, settings: Settings | None = None, loopback: bool 
     Raises `SettingsError`.
     """
     settings = settings or Settings.from_app(celery)
-    gate = Gate(settings, loopback=loopback)
     api = FastAPI(
         title="celery-asynctask",
         description=openapi.DESCRIPTION,
@@ -43,12 +41,13 @@ def create_app(celery: Any, *, settings: Settings | None = None, loopback: bool 
         openapi_url=None,
         redirect_slashes=False,
     )
-    api.state.asynctask = Service(api, celery, settings, gate)
+    api.state.asynctask = Service(celery, settings, loopback=loopback)
     bearer = HTTPBearer(auto_error=False, scheme_name="token", description="A token of `asynctask_tokens`")
     # Actions first: who asks what may be done with /async-tasks/purge is not told of the task of that id.
     for router in (actions.router, tasks.router, health.router):
         api.include_router(router, dependencies=[Depends(bearer)], responses=openapi.problems())
-    api.add_api_route("/openapi.json", _openapi, include_in_schema=False)
+    may_read = Depends(needing(Right.READ))
+    api.add_api_route("/openapi.json", _openapi, include_in_schema=False, dependencies=[may_read])
     for path in ("/", "/console"):
         api.add_route(path, _to_console, include_in_schema=False)
     api.mount("/console", console(api.state.asynctask))
@@ -58,11 +57,11 @@ def create_app(celery: Any, *, settings: Settings | None = None, loopback: bool 
     return api
 
 
-def _openapi(request: Request, caller: Annotated[Caller, Depends(needing(Right.READ))]) -> JSONResponse:
+def _openapi(request: Request) -> JSONResponse:
     """The document itself, for whoever may read; its paths are below where the application is mounted."""
     prefix = request.scope.get("root_path", "")
     servers = {"servers": [{"url": prefix}]} if prefix else {}
-    return JSONResponse({**caller.service.api.openapi(), **servers})
+    return JSONResponse({**request.app.openapi(), **servers})
 
 
 async def _to_console(request: Request) -> RedirectResponse:

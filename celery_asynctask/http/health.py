@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Response
 
 from celery_asynctask.core.rights import Right
 from celery_asynctask.store.tables import SCHEMA_VERSION
-from celery_asynctask.web import document, schema
+from celery_asynctask.web import schema
 from celery_asynctask.web.answer import json_response
 from celery_asynctask.web.ledger import ledger_of
 from celery_asynctask.web.service import Caller, needing
@@ -31,4 +31,4 @@ def health(caller: Annotated[Caller, Depends(needing(Right.READ))]) -> Response:
     ledger = None
     if caller.access.customers is None:  # events are of processes, not of customers
         ledger = ledger_of(caller)
-    return json_response(document.document({"schema_version": SCHEMA_VERSION, "ledger": ledger}))
+    return json_response({"schema_version": SCHEMA_VERSION, "ledger": ledger})

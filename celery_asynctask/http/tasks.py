@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Coroutine, Hashable
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, Final, TypeVar, get_origin, get_type_hints, overload
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from pydantic import TypeAdapter, ValidationError
 from pydantic.json_schema import SkipJsonSchema
 
 from celery_asynctask.core.rights import Right
 from celery_asynctask.errors import FilterError
 from celery_asynctask.http.openapi import problems
-from celery_asynctask.http.route import ReadingRoute
 from celery_asynctask.queries.reader import Reader, task_columns
-from celery_asynctask.queries.search.page import Page, page
-from celery_asynctask.queries.statistics.names import Statistics, statistics, with_time
-from celery_asynctask.queries.task import MOST_ATTEMPTS, attempt_rows
-from celery_asynctask.queries.types import Connection, Session, TaskRow
-from celery_asynctask.queries.workflow.members import Workflow, workflow
+from celery_asynctask.queries.search.page import page
+from celery_asynctask.queries.statistics.names import statistics, with_time
+from celery_asynctask.queries.task import MOST_ATTEMPTS, attempt_rows, exact, number_of
+from celery_asynctask.queries.types import Connection, Session, TaskColumns, TaskRow
+from celery_asynctask.queries.workflow.members import workflow
 from celery_asynctask.queries.workflow.tree import Placed, lineage
-from celery_asynctask.web import document, schema
+from celery_asynctask.store.models import AsyncTask
+from celery_asynctask.web import schema
+from celery_asynctask.web.answer import array, attempt_document, camel, document, task_document
 from celery_asynctask.web.parameters import PageSearch, Search, Understood, understood
-from celery_asynctask.web.problem import invalid
-from celery_asynctask.web.service import Caller, needing
-from celery_asynctask.web.task import found_task
+from celery_asynctask.web.problem import invalid, not_found
+from celery_asynctask.web.service import Caller, caller_of, needing, query_of
 
 S = TypeVar("S")
 Reading = Annotated[Caller, Depends(needing(Right.READ))]
@@ -42,6 +45,36 @@ def _if_none_match(
     ] = None,
 ) -> None:
     """For the document; `Answers` reads the header."""
+
+
+class ReadingRoute(APIRoute):
+    """Takes from the request here what is asked, and lets FastAPI document it: FastAPI looks for each parameter of a
+    search, and asks each dependency, for a quarter of the time of an answer.
+
+    Its function takes the request, the caller, who may read, and one thing more: ``asked``, a model of the query, or
+    ``task_id``, the ``id`` in the path."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[object, object, Response]]:
+        """What answers."""
+        function = self.endpoint
+        hints = get_type_hints(function, include_extras=True)
+        is_search = "asked" in hints
+        wanted: TypeAdapter[object] = TypeAdapter(hints["asked" if is_search else "task_id"])
+        place = ("query",) if is_search else ("path", "id")
+        fields = hints["asked"].__origin__.model_fields.values() if is_search else ()
+        known = {one.alias: get_origin(one.annotation) is list for one in fields}
+
+        async def answer(request: Request) -> Response:
+            caller = await caller_of(request, Right.READ)
+            query = query_of(request, known)
+            try:
+                asked = wanted.validate_python(query if is_search else request.path_params["id"])
+            except ValidationError as exc:
+                raise RequestValidationError([{**one, "loc": (*place, *one["loc"])} for one in exc.errors()]) from None
+            response: Response = await function(request, caller, asked)
+            return response
+
+        return answer
 
 
 _MINUTE: Final = dt.timedelta(minutes=1)
@@ -81,17 +114,12 @@ async def list_tasks(request: Request, caller: Reading, asked: Annotated[PageSea
             )
         except FilterError as exc:
             raise invalid("cursor", str(exc)) from None
-        return _page(found, values)
+        return document(
+            {"next": found.next, "complete": found.looked_back_to is None, "looked_back_to": found.looked_back_to},
+            results=array(task_document(row, values=values) for row in found.tasks),
+        )
 
     return await _answer(request, caller, make, Reader.connection, lasting=not search.relative)
-
-
-def _page(found: Page, values: bool) -> str:
-    rows: Sequence[TaskRow] = found.tasks
-    return document.document(
-        {"next": found.next, "complete": found.looked_back_to is None, "looked_back_to": found.looked_back_to},
-        results=document.array(document.task(row, values=values) for row in rows),
-    )
 
 
 @router.get(
@@ -108,34 +136,31 @@ async def stats(request: Request, caller: Reading, asked: Annotated[Search, Quer
     wanted = with_time(search.filter, end)
 
     def make(session: Session) -> str:
-        return _statistics(statistics(caller.reader, wanted, end, session=session))
+        found = statistics(caller.reader, wanted, end, session=session)
+        results = [
+            {
+                "name": one.name,
+                "tasks": one.tasks,
+                "failed": one.failed,
+                "failureRate": one.failure_rate,
+                "retries": one.retries,
+                "perMinute": found.per_minute(one),
+                "wait": one.wait._asdict(),
+                "run": one.run._asdict(),
+            }
+            for one in found.names
+        ]
+        return document(
+            {
+                "results": results,
+                "since": found.since,
+                "until": found.until,
+                "complete": found.looked_back_to is None,
+                "looked_back_to": found.looked_back_to,
+            }
+        )
 
     return await _answer(request, caller, make, Reader.session, end, lasting=not search.relative)
-
-
-def _statistics(found: Statistics) -> str:
-    results = [
-        {
-            "name": one.name,
-            "tasks": one.tasks,
-            "failed": one.failed,
-            "failureRate": one.failure_rate,
-            "retries": one.retries,
-            "perMinute": found.per_minute(one),
-            "wait": one.wait._asdict(),
-            "run": one.run._asdict(),
-        }
-        for one in found.names
-    ]
-    return document.document(
-        {
-            "results": results,
-            "since": found.since,
-            "until": found.until,
-            "complete": found.looked_back_to is None,
-            "looked_back_to": found.looked_back_to,
-        }
-    )
 
 
 @router.get(
@@ -152,7 +177,7 @@ async def retrieve(request: Request, caller: Reading, task_id: TaskId) -> Respon
 
     def make(session: Connection) -> str:
         columns = task_columns(caller.reader.dialect, values=values, naive=True)
-        return document.task(found_task(caller, session, task_id, columns), values=values)
+        return task_document(found_task(caller, session, task_id, columns), values=values)
 
     return await _answer(request, caller, make, partial(Reader.connection, consistent=False))
 
@@ -170,8 +195,8 @@ async def attempts(request: Request, caller: Reading, task_id: TaskId) -> Respon
 
     def make(session: Session) -> str:
         rows = attempt_rows(caller.reader, session, found_task(caller, session, task_id))
-        shown = document.array(map(document.attempt, rows[:MOST_ATTEMPTS]))
-        return document.document({"complete": len(rows) <= MOST_ATTEMPTS}, results=shown)
+        shown = array(map(attempt_document, rows[:MOST_ATTEMPTS]))
+        return document({"complete": len(rows) <= MOST_ATTEMPTS}, results=shown)
 
     return await _answer(request, caller, make, Reader.session)
 
@@ -188,35 +213,17 @@ async def whole_workflow(request: Request, caller: Reading, task_id: TaskId) -> 
     """The whole workflow that a task is in: chain, group, chord, children, and steps that were never sent."""
 
     def make(session: Session) -> str:
-        return _workflow(workflow(caller.reader, session, found_task(caller, session, task_id)))
+        found = workflow(caller.reader, session, found_task(caller, session, task_id))
+        return document({"results": list(map(_member, lineage(found.members))), "complete": not found.bounded})
 
     return await _answer(request, caller, make, Reader.session)
 
 
-def _workflow(found: Workflow) -> str:
-    return document.document(
-        {"results": [_member(one) for one in lineage(found.members)], "complete": not found.bounded}
-    )
-
-
 def _member(one: Placed) -> dict[str, object]:
-    member = one.member
-    return {
-        "celeryTaskId": member.celery_task_id,
-        "parentTaskId": one.above,
-        "depth": one.depth,
-        "name": member.name,
-        "status": member.status,
-        "createdAt": member.created_at,
-        "startedAt": member.started_at,
-        "completedAt": member.completed_at,
-        "retries": member.retries,
-        "errorType": member.error_type,
-        "errorMessage": member.error_message,
-        "critical": one.critical,
-        "planned": member.planned,
-        "unsent": member.unsent,
-    }
+    """Those of `schema.AsyncTaskMember`."""
+    place = {"parent_task_id": one.above, "depth": one.depth, "critical": one.critical}
+    names = schema.AsyncTaskMember.model_fields
+    return camel({name: place[name] if name in place else getattr(one.member, name) for name in names})
 
 
 def _searched(caller: Caller, asked: Search) -> Understood:
@@ -239,3 +246,17 @@ async def _answer(
     key = (caller.scope, scope["path"], scope["query_string"], *more)
     answers = caller.service.answers
     return await caller.service.run(lambda: answers.answer(request, caller.reader, key, make, read, lasting=lasting))
+
+
+@overload
+def found_task(caller: Caller, session: Session, task_id: str) -> AsyncTask: ...
+@overload
+def found_task(caller: Caller, session: Session | Connection, task_id: str, columns: TaskColumns) -> TaskRow: ...
+def found_task(
+    caller: Caller, session: Session | Connection, task_id: str, columns: TaskColumns | None = None
+) -> AsyncTask | TaskRow:
+    """The task, or its columns. Raises `ProblemError`."""
+    found: AsyncTask | TaskRow | None = exact(caller.reader, session, task_id, number_of(task_id), columns)
+    if found is None:
+        raise not_found(f"There is no task {task_id[:80]!r}.")
+    return found

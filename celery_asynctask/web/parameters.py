@@ -5,10 +5,9 @@ from __future__ import annotations
 import datetime as dt
 import enum
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Annotated, Any, Final, NamedTuple
 
-from fastapi import Request
 from pydantic import AwareDatetime, BeforeValidator, Field
 from pydantic.json_schema import SkipJsonSchema
 
@@ -198,15 +197,3 @@ def _term(parameter: str, key: str, text: str, now: dt.datetime) -> Term:
         return parse_value(key, quoted, now)
     except FilterError as exc:
         raise invalid(parameter, str(exc)) from None
-
-
-def check_names(request: Request, expected: Mapping[str, bool]) -> None:
-    """Raises `ProblemError` for a query parameter that an operation does not have, or has only once; ``expected``
-    says of each whether it may be given often."""
-    given = request.query_params.multi_items()
-    for name, _ in given:
-        if name not in expected:
-            told = f"There are: {', '.join(expected)}." if expected else "There are none here."
-            raise invalid(name[:80], f"There is no parameter {name[:80]!r}. {told}")
-        if not expected[name] and sum(other == name for other, _ in given) > 1:
-            raise invalid(name, f"The parameter {name} was given more than once.")

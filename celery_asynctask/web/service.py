@@ -1,24 +1,32 @@
-"""What all requests share: settings, the gate, the database; and what one request may reach of it."""
+"""Who asks a server, for which customers and with which rights; and what all requests share: settings and the database.
+
+Closed: without a token of `asynctask_tokens`, or what the function `asynctask_access` says, nothing is answered. Only
+a server that listens to this host alone (`serve`) reads for whoever is on it, where nothing else is configured.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
+import hmac
+import inspect
 from collections.abc import Awaitable, Callable, Mapping, Set
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from anyio import CapacityLimiter, to_thread
-from fastapi import FastAPI, Request
+from fastapi import Request
+from kombu.utils.imports import symbol_by_name
+from starlette.concurrency import run_in_threadpool
 
-from celery_asynctask.core.rights import Right
+from celery_asynctask.core.rights import Right, hashed
+from celery_asynctask.errors import SettingsError
 from celery_asynctask.queries.reader import Reader
 from celery_asynctask.settings import Settings, engine_options
-from celery_asynctask.web.access import Access, Gate
 from celery_asynctask.web.answer import Answers
 from celery_asynctask.web.memory import Kept, LedgerTold, Sent
-from celery_asynctask.web.parameters import check_names
-from celery_asynctask.web.problem import ProblemError
+from celery_asynctask.web.problem import ProblemError, invalid
 
 T = TypeVar("T")
 
@@ -33,17 +41,158 @@ _POOL: Final = {"pool_size": THREADS, "max_overflow": THREADS, "pool_timeout": 5
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
+Function = Callable[[Request], object]
+"""`asynctask_access`: gives an `Access` or None, or a coroutine of that."""
+
+_FORWARDED: Final = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
+"""Headers of proxies: who sent the request is not on this host."""
+_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
+
+
+@dataclass(frozen=True)
+class Access:
+    """What a caller may see and do; also what the function `asynctask_access` returns."""
+
+    customers: Set[int] | None = field(default_factory=frozenset)
+    """Customers whose tasks are seen; None: all tasks, also those of no customer. By default none at all."""
+    rights: Set[Right | str] = frozenset({Right.READ})
+    """Of `Right`, or their names."""
+    name: str = ""
+    """Who it is: recorded with what the caller does."""
+
+    def __post_init__(self) -> None:
+        """Raises `TypeError` and `ValueError` for what is none of this: a slip here must not open anything."""
+        customers = self.customers
+        if customers is not None:
+            if isinstance(customers, (str, bytes, Mapping)):
+                raise TypeError(f"customers is a {type(customers).__name__}, and not None or a set of numbers")
+            customers = frozenset(customers)
+            if not all(isinstance(one, int) and not isinstance(one, bool) for one in customers):
+                raise TypeError("customers are numbers")
+        if not isinstance(self.rights, (set, frozenset, list, tuple)):
+            raise TypeError(f"rights is a {type(self.rights).__name__}, and not a set of names")
+        object.__setattr__(self, "customers", customers)
+        object.__setattr__(self, "rights", frozenset(Right(one) for one in self.rights))
+        if not isinstance(self.name, str):
+            raise TypeError(f"name is a {type(self.name).__name__}, and not a str")
+
+    def may(self, right: Right) -> bool:
+        """Whether the caller has a right."""
+        return right in self.rights
+
+
+HERE: Final = Access(customers=None, rights=frozenset({Right.READ, Right.PAYLOADS}))
+"""Of whoever is on this host, where no credentials are configured."""
+
+
+class Gate:
+    """Lets requests in."""
+
+    def __init__(self, settings: Settings, *, loopback: bool = False) -> None:
+        """``loopback``: the server listens to this host alone. Raises `SettingsError` for a function that is not
+        there."""
+        self._tokens = {
+            name: (
+                grant["sha256"].lower().encode(),
+                Access(None if grant["customers"] == "*" else frozenset(grant["customers"]), grant["rights"], name),
+            )
+            for name, grant in (settings.tokens or {}).items()
+        }
+        self._function = _resolved(settings.access)
+        self._open_here = loopback and not self.has_credentials
+
+    @property
+    def has_credentials(self) -> bool:
+        """Whether tokens or a function are configured."""
+        return bool(self._tokens) or self._function is not None
+
+    @property
+    def takes_tokens(self) -> bool:
+        """Whether tokens are configured."""
+        return bool(self._tokens)
+
+    async def access(self, request: Request, kept: str | None = None) -> Access:
+        """What a request may see and do, or who has the token ``kept``. Raises `ProblemError`, and whatever the user's
+        function raises."""
+        if self._function is not None and (found := await _asked(self._function, request)) is not None:
+            return found
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" and kept and self.has_credentials:  # a proxy's own "Basic" is not for us
+            scheme, token = "bearer", kept
+        if scheme.lower() == "bearer" and token:
+            if (holder := self.holder(token.strip())) is not None:
+                return holder
+        elif self._open_here:
+            return _here(request)
+        raise ProblemError(
+            "unauthenticated", 401, self._remedy(bool(token)), headers={"WWW-Authenticate": 'Bearer realm="asynctask"'}
+        )
+
+    def holder(self, token: str) -> Access | None:
+        """What whoever has a token may see and do; None: nobody has it."""
+        digest = hashed(token).encode()
+        return next((access for known, access in self._tokens.values() if hmac.compare_digest(known, digest)), None)
+
+    def _remedy(self, given: bool) -> str:
+        if not self.has_credentials:
+            return "This server has no credentials yet: set asynctask_tokens (`celery asynctask token` makes one)."
+        if given:
+            return "The token is not known here."
+        if not self._tokens:
+            return "Who asks is not known: asynctask_access has not let this request in."
+        return "Send a token: Authorization: Bearer …"
+
+
+async def _asked(function: Function, request: Request) -> Access | None:
+    if inspect.iscoroutinefunction(function):
+        found = await function(request)
+    else:
+        found = await run_in_threadpool(function, request)
+    if found is not None and not isinstance(found, Access):
+        raise TypeError(f"asynctask_access returned a {type(found).__name__}, and not an Access or None")
+    return found
+
+
+def _here(request: Request) -> Access:
+    """A browser on this host may be sent here by a page from elsewhere, whose name then stands in Host; and a proxy on
+    it passes on what comes from outside: one that says so, or speaks HTTP/1.0, as nginx did until 1.29."""
+    host = request.headers.get("host", "")
+    name = host if host.endswith("]") else host.rpartition(":")[0] or host
+    if (
+        name.lower() not in _LOOPBACK
+        or any(one in request.headers for one in _FORWARDED)
+        or request.scope["http_version"] == "1.0"
+    ):
+        raise ProblemError(
+            "forbidden",
+            403,
+            "Without credentials this server answers requests of its own host alone, by the name localhost. Set "
+            "asynctask_tokens (`celery asynctask token` makes one).",
+        )
+    return HERE
+
+
+def _resolved(function: Function | str | None) -> Function | None:
+    if function is None:
+        return None
+    try:
+        found: Function = symbol_by_name(function)
+    except (ImportError, AttributeError, ValueError) as exc:
+        raise SettingsError(f"Setting 'asynctask_access' names {function!r}, which cannot be imported: {exc}.") from exc
+    return found
+
+
 class Service:
     """Of one ASGI application."""
 
-    def __init__(self, api: FastAPI, celery: Any, settings: Settings, gate: Gate) -> None:
+    def __init__(self, celery: Any, settings: Settings, *, loopback: bool = False) -> None:
+        """``loopback`` as of `Gate`. Raises `SettingsError`."""
         self.celery = celery
         self.settings = settings
-        self.gate = gate
+        self.gate = Gate(settings, loopback=loopback)
         self.answers = Answers()
         self.sent = Sent()
         self.ledger: Kept[LedgerTold] = Kept()
-        self.api = api
         options = engine_options(settings.engine_options, **_POOL)
         self._reader = Reader(settings.url, options, seconds=QUERY_SECONDS)
         self._checked = False
@@ -72,22 +221,6 @@ class Service:
             self._reader.check_schema()  # by several threads at once, perhaps: none waits for a database that is away
             self._checked = True
         return self._reader
-
-    def parameters(self, method: str, path: str) -> Mapping[str, bool]:
-        """The query parameters of an operation, as the document has them, and whether each may be given often."""
-        return self._parameters.get((method, path), {})
-
-    @cached_property
-    def _parameters(self) -> dict[tuple[str, str], dict[str, bool]]:
-        return {
-            (method.upper(), path): {
-                one["name"]: one["schema"].get("type") == "array"
-                for one in operation.get("parameters", ())
-                if one["in"] == "query"
-            }
-            for path, operations in self.api.openapi()["paths"].items()
-            for method, operation in operations.items()
-        }
 
     def close(self) -> None:
         """Give the connections back."""
@@ -119,19 +252,39 @@ class Caller:
             raise ProblemError("forbidden", 403, f"{what} the right {right.value!r}.", parameter=parameter)
 
 
+async def caller_of(request: Request, *rights: Right, kept: str | None = None) -> Caller:
+    """Who makes a request, and has all these rights; ``kept`` as of `Gate.access`. Raises `ProblemError`."""
+    service: Service = request.app.state.asynctask
+    found = Caller(await service.gate.access(request, kept), service)
+    for right in rights:
+        found.need(right)
+    if request.method not in _SAFE:
+        same_site(request)
+    return found
+
+
 def needing(right: Right) -> Callable[[Request], Awaitable[Caller]]:
-    """A dependency: the caller, who has the right. Raises `ProblemError`."""
+    """A dependency: the caller of an operation that has no query, who has the right. Raises `ProblemError`."""
 
     async def caller(request: Request) -> Caller:
-        service: Service = request.app.state.asynctask
-        found = Caller(await service.gate.access(request), service)
-        found.need(right)
-        if request.method not in _SAFE:
-            same_site(request)
-        check_names(request, service.parameters(request.method, request.scope["route"].path))
+        found = await caller_of(request, right)
+        query_of(request, {})
         return found
 
     return caller
+
+
+def query_of(request: Request, known: Mapping[str, bool]) -> dict[str, str | list[str]]:
+    """The parameters of a request's query; ``known`` says of each that it may have whether that may be given often.
+    Raises `ProblemError` for any other, and for one that is given more than once and may not be."""
+    given = request.query_params
+    for name in given:
+        if name not in known:
+            told = f"There are: {', '.join(known)}." if known else "There are none here."
+            raise invalid(name[:80], f"There is no parameter {name[:80]!r}. {told}")
+        if not known[name] and len(given.getlist(name)) > 1:
+            raise invalid(name, f"The parameter {name} was given more than once.")
+    return {name: given.getlist(name) if known[name] else given[name] for name in given}
 
 
 def same_site(request: Request) -> None:

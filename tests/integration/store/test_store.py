@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import pytest
-from fastapi import FastAPI
 from sqlalchemy import NullPool, QueuePool, create_engine, make_url, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -23,7 +22,6 @@ from celery_asynctask.queries import Reader
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Position, SourceUpdate, Store, is_outage
 from celery_asynctask.store.models import AsyncTask, AsyncTaskSource
-from celery_asynctask.web.access import Gate
 from celery_asynctask.web.service import Service
 from tests.histories import HISTORIES, ID, about, lines, ms, published
 from tests.integration.rows import stored
@@ -166,7 +164,7 @@ def test_a_pool_of_the_user_s(database: str, pool: Callable[[str], dict[str, Any
     """By everybody who connects, at once: what one sets for its connections is not for those of another."""
     settings = Settings(url=database, engine_options=pool(database))
     made, writer, reader = Store(settings), Writer(settings), Reader(settings.url, settings.engine_options)
-    service = Service(FastAPI(), None, settings, Gate(settings))
+    service = Service(None, settings)
     try:
         made.prepare()
         for told in (HISTORIES["success"](), HISTORIES["retries_overlap"]()):

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from celery_asynctask.core.columns import VALUES
 from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.queries.reader import ATTEMPT_COLUMNS, TASK_COLUMNS
-from celery_asynctask.web import document, schema
+from celery_asynctask.web import schema
+from celery_asynctask.web.answer import array, attempt_document, document, task_document
 
 AT = dt.datetime(2026, 1, 31, 12, 0, 0, 7, tzinfo=dt.timezone.utc)
 TEXTS = st.none() | st.text()
@@ -29,14 +30,14 @@ def aliases(shape: Any) -> list[str]:
 
 
 def test_a_task_has_the_properties_of_its_shape_in_their_order() -> None:
-    shown = json.loads(document.task(row(TASK_COLUMNS), values=True))
+    shown = json.loads(task_document(row(TASK_COLUMNS), values=True))
     assert list(shown) == aliases(schema.AsyncTask)
-    without = json.loads(document.task(row(tuple(one for one in TASK_COLUMNS if one not in VALUES)), values=False))
+    without = json.loads(task_document(row(tuple(one for one in TASK_COLUMNS if one not in VALUES)), values=False))
     assert list(without) == [one for one in shown if one not in {"taskArgs", "taskKwargs", "result", "content"}]
 
 
 def test_an_attempt_has_those_of_its_shape() -> None:
-    assert list(json.loads(document.attempt(row(ATTEMPT_COLUMNS)))) == aliases(schema.AsyncTaskAttempt)
+    assert list(json.loads(attempt_document(row(ATTEMPT_COLUMNS)))) == aliases(schema.AsyncTaskAttempt)
 
 
 def test_values_are_what_the_database_has_to_the_letter() -> None:
@@ -46,7 +47,7 @@ def test_values_are_what_the_database_has_to_the_letter() -> None:
         "result": "null",
         "content": "{}",
     }
-    shown = document.task(row(TASK_COLUMNS, **values), values=True)
+    shown = task_document(row(TASK_COLUMNS, **values), values=True)
     for text in values.values():
         assert text in shown
 
@@ -54,7 +55,7 @@ def test_values_are_what_the_database_has_to_the_letter() -> None:
 @given(TEXTS, TEXTS, st.integers(-(2**63), 2**63 - 1))
 def test_texts_and_numbers_of_every_kind(name: str | None, message: str | None, number: int) -> None:
     given = {"name": name, "error_message": message, "customer": number, "status": AsyncTaskStatus.LOST}
-    shown = json.loads(document.task(row(TASK_COLUMNS, **given), values=True))
+    shown = json.loads(task_document(row(TASK_COLUMNS, **given), values=True))
     assert (shown["name"], shown["errorMessage"], shown["customer"]) == (name, message, number)
     assert shown["status"] == "LOST"
 
@@ -69,20 +70,20 @@ def test_texts_and_numbers_of_every_kind(name: str | None, message: str | None, 
 )
 def test_times_are_as_long_as_each_other(at: dt.datetime, text: str) -> None:
     """So that they sort as texts."""
-    assert json.loads(document.document({"created_at": at})) == {"createdAt": text}
+    assert json.loads(document({"created_at": at})) == {"createdAt": text}
 
 
 def test_documents_with_members_that_are_json_already() -> None:
-    members = document.array(["1", "[2]"])
-    assert json.loads(document.document({"looked_back_to": None}, results=members)) == {
+    members = array(["1", "[2]"])
+    assert json.loads(document({"looked_back_to": None}, results=members)) == {
         "results": [1, [2]],
         "lookedBackTo": None,
     }
-    assert document.document({}, results=document.array([])) == '{"results":[]}'
-    assert document.document({}) == "{}"
+    assert document({}, results=array([])) == '{"results":[]}'
+    assert document({}) == "{}"
 
 
 def test_what_json_does_not_have_is_refused() -> None:
     for value in (float("nan"), float("inf"), object(), b"x", {1, 2}):
         with pytest.raises((ValueError, TypeError)):
-            document.document({"value": value})
+            document({"value": value})
