@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping
-from functools import partial
 from typing import Final
 
 from starlette.responses import Response
 
 from celery_asynctask.console.page import Page, get
 from celery_asynctask.console.spark import sparks, sparks_note
+from celery_asynctask.core.accounting import Ledger
 from celery_asynctask.core.status import FAILED, AsyncTaskStatus
 from celery_asynctask.queries.backlog import MOST_COUNTED, is_empty, standing
 from celery_asynctask.queries.search.filter import Filter, term
@@ -18,22 +18,11 @@ from celery_asynctask.queries.statistics.overview import MOST_RUNNING
 from celery_asynctask.queries.statistics.overview import overview as overview_of
 from celery_asynctask.queries.statistics.series import FEWER, MOST_LOOKED_AT, series
 from celery_asynctask.queries.types import Session
-from celery_asynctask.web.ledger import ledger_of
-from celery_asynctask.web.memory import LedgerTold
 
 MINUTE: Final = dt.timedelta(minutes=1)
 ROWS: Final = 10
 """Of each list."""
 WAITING: Final = (AsyncTaskStatus.PENDING, AsyncTaskStatus.RECEIVED, AsyncTaskStatus.RETRY)
-_WORDS: Final = {
-    "stored": "stored",
-    "inJournal": "on their way",
-    "quarantined": "in quarantine",
-    "damaged": "damaged",
-    "dropped": "dropped",
-    "missing": "missing",
-}
-"""What may become of an event, as the ledger is told over HTTP."""
 
 
 def this_minute(page: Page) -> dt.datetime:
@@ -46,18 +35,18 @@ async def overview(page: Page) -> Response:
     page.asked()
     end = this_minute(page)
     whole = page.caller.access.customers is None  # events are of processes, not of customers
-    told = await page.service.run(partial(ledger_of, page.caller)) if whole else None
+    ledger = (await page.service.run(page.caller.health)).ledger if whole else None
+    record = {"ledger": ledger, "equation": [] if ledger is None else _equation(ledger)}
 
     def make(session: Session) -> Mapping[str, object]:
         reader = page.caller.reader  # which connects: not before we are in a thread
         if is_empty(reader, session):
-            return {"found": None, "told": told, "equation": _equation(told)}
+            return {"found": None, **record}
         parts = series(reader, session, Filter(), end, most=MOST_LOOKED_AT if whole else FEWER)
         found = overview_of(reader, end, rows=ROWS, session=session)
         return {
             "found": found,
-            "told": told,
-            "equation": _equation(told),
+            **record,
             "now": standing(reader, session),
             "most_counted": MOST_COUNTED,
             "most_running": MOST_RUNNING,
@@ -73,20 +62,20 @@ async def overview(page: Page) -> Response:
             )[:ROWS],
         }
 
-    return await page.answer("overview.html", make, end, repr(told))
+    return await page.answer("overview.html", make, end, repr(ledger))
 
 
-def _equation(told: LedgerTold | None) -> list[tuple[int, str]]:
+def _equation(ledger: Ledger) -> list[tuple[int, str]]:
     """Counts and what they are of, which add up to what was accepted; nothing that is 0 but what was stored."""
-    found: list[tuple[int, str]] = []
-    if told is None:
-        return found
-    for name, words in _WORDS.items():
-        value = told[name]
-        count = sum(value.values()) if isinstance(value, Mapping) else int(value or 0)
-        if count or name == "stored":
-            found.append((count, words))
-    return found
+    counts = {
+        "stored": ledger.stored,
+        "on their way": ledger.in_journal,
+        "in quarantine": ledger.quarantined,
+        "damaged": ledger.damaged,
+        "dropped": ledger.dropped.total(),
+        "missing": ledger.missing,
+    }
+    return [(count, words) for words, count in counts.items() if count or words == "stored"]
 
 
 ROUTES: Final = (("/", get(overview)),)

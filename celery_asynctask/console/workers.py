@@ -3,37 +3,27 @@
 from __future__ import annotations
 
 import datetime as dt
-import heapq
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
-from pathlib import Path
-from threading import Lock
+from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
-from weakref import WeakKeyDictionary
 
 from markupsafe import Markup
 from starlette.responses import Response
 
 from celery_asynctask.console.page import Page, get
-from celery_asynctask.core.accounting import SILENT, Account, Ledger
-from celery_asynctask.errors import JournalError, SettingsError
-from celery_asynctask.journal.survey import UNKNOWN_PID, Survey, survey_of
+from celery_asynctask.core.accounting import SILENT, Account
+from celery_asynctask.errors import SettingsError
+from celery_asynctask.journal.survey import UNKNOWN_PID
 from celery_asynctask.operations import retention
 from celery_asynctask.operations.doctor.finding import amount
-from celery_asynctask.queries.completeness import completeness
 from celery_asynctask.queries.processes import MOST_GONE, MOST_LOST, MOST_RUNNING, Source, Sources, State, sources
 from celery_asynctask.queries.size import size
 from celery_asynctask.queries.types import Session
 from celery_asynctask.store.tables import SCHEMA_VERSION
-from celery_asynctask.web.ledger import KEPT_SECONDS
-from celery_asynctask.web.memory import Kept
+from celery_asynctask.web.health import Health
 from celery_asynctask.web.problem import invalid
-from celery_asynctask.web.service import Service
 
 ALL_GONE: Final = 500
 """Processes that are gone, where all are wanted."""
-MOST_ACCOUNTS: Final = 5000
-"""Accounts that are kept: of the processes that were seen last."""
 TABLES: Final = 3
 """Tables whose size is shown: the largest."""
 RUNS_SHOWN: Final = 3
@@ -50,24 +40,6 @@ STATES: Final = {
 }
 """As a process's is shown."""
 DATABASES: Final = {"postgresql": "PostgreSQL", "mysql": "MySQL", "mariadb": "MariaDB", "sqlite": "SQLite"}
-_EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
-
-
-class Health(NamedTuple):
-    """What the ledger and the journal of this host say."""
-
-    ledger: Ledger
-    accounts: Mapping[str, Account]
-    """By source."""
-    journal: str
-    """``there``, ``none`` or ``unreadable``."""
-    recorder: int | None
-    """Process that stores what is in this host's journal, `UNKNOWN_PID` where that is not told; None: nobody."""
-
-    @property
-    def oldest(self) -> dt.datetime | None:
-        """When the first of the events in the journal happened; None: there is none."""
-        return None if self.ledger.oldest is None else _EPOCH + dt.timedelta(microseconds=self.ledger.oldest)
 
 
 class Row(NamedTuple):
@@ -89,10 +61,6 @@ class Unstored(NamedTuple):
         return self.account.last_seen_at
 
 
-_kept: WeakKeyDictionary[Service, Kept[Health]] = WeakKeyDictionary()
-_lock: Final = Lock()
-
-
 async def workers(page: Page) -> Response:
     """Processes and health."""
     wants_all = page.asked("all")["all"]
@@ -100,12 +68,8 @@ async def workers(page: Page) -> Response:
         raise invalid("all", "It can be 1.")
     if page.caller.access.customers is not None:
         return await page.answer("workers.html", lambda _session: {"found": None})
-    service = page.service
-    with _lock:
-        kept = _kept.setdefault(service, Kept())
     # Before a session is open: to read a journal of a gigabyte takes a while.
-    make_health = partial(_health, page, service.settings.directory)
-    health = await service.run(lambda: kept.get(make_health, KEPT_SECONDS))
+    health = await page.service.run(page.caller.health)
 
     def make(session: Session) -> Mapping[str, object]:
         found = sources(page.caller.reader, page.now, gone=ALL_GONE if wants_all else MOST_GONE, session=session)
@@ -128,26 +92,6 @@ async def workers(page: Page) -> Response:
         }
 
     return await page.answer("workers.html", make, lasting=False)
-
-
-def _health(page: Page, directory: Path) -> Health:
-    """Raises `StoreError`."""
-    reader = page.caller.reader
-    survey: Survey | None = None
-    recorder = None
-    try:
-        survey = survey_of(directory)
-        recorder = survey.recorder() if survey is not None else None
-        ledger, accounts = completeness(reader, survey, everything=True)
-    except (JournalError, OSError):  # of another user: nothing is known of it
-        ledger, accounts = completeness(reader, None, everything=True)
-        return Health(ledger, _latest(accounts), "unreadable", None)
-    return Health(ledger, _latest(accounts), "none" if survey is None else "there", recorder)
-
-
-def _latest(accounts: Sequence[Account]) -> dict[str, Account]:
-    latest = heapq.nlargest(MOST_ACCOUNTS, accounts, key=lambda one: (one.ended_at is None, one.last_seen_at))
-    return {one.source: one for one in latest}
 
 
 def _unstored(health: Health, found: Sources) -> Iterator[Unstored]:

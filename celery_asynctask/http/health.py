@@ -6,11 +6,11 @@ from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Response
 
+from celery_asynctask.core.accounting import Ledger, counts
 from celery_asynctask.core.rights import Right
 from celery_asynctask.store.tables import SCHEMA_VERSION
 from celery_asynctask.web import schema
-from celery_asynctask.web.answer import json_response
-from celery_asynctask.web.ledger import ledger_of
+from celery_asynctask.web.answer import camel, json_response
 from celery_asynctask.web.service import Caller, needing
 
 router: Final = APIRouter(tags=["health"])
@@ -30,5 +30,18 @@ def health(caller: Annotated[Caller, Depends(needing(Right.READ))]) -> Response:
     reader.check_schema()
     ledger = None
     if caller.access.customers is None:  # events are of processes, not of customers
-        ledger = ledger_of(caller)
+        ledger = _told(caller.health().ledger)
     return json_response({"schema_version": SCHEMA_VERSION, "ledger": ledger})
+
+
+def _told(ledger: Ledger) -> dict[str, object]:
+    """As `schema.Ledger`."""
+    return camel(
+        {
+            "complete": ledger.complete,
+            "sentence": ledger.sentence(),
+            "processes": ledger.processes,
+            **counts(ledger),
+            "unknown": ledger.unknown,
+        }
+    )

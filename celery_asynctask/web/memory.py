@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
 from threading import Lock
 from typing import Final, Generic, TypeVar
 
 T = TypeVar("T")
-LedgerTold = Mapping[str, int | str | Mapping[str, int] | None]
-"""A ledger as the API has it: members by their names."""
 
 SENT_SECONDS: Final = 120.0
 """How long a task counts as just sent again. A recorder looks for what it is to store every minute at least; after that

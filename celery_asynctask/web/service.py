@@ -11,7 +11,7 @@ import hmac
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Set
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
@@ -25,7 +25,8 @@ from celery_asynctask.errors import SettingsError
 from celery_asynctask.queries.reader import Reader
 from celery_asynctask.settings import Settings, engine_options
 from celery_asynctask.web.answer import Answers
-from celery_asynctask.web.memory import Kept, LedgerTold, Sent
+from celery_asynctask.web.health import Health, health
+from celery_asynctask.web.memory import Kept, Sent
 from celery_asynctask.web.problem import ProblemError, invalid
 
 T = TypeVar("T")
@@ -34,6 +35,8 @@ QUERY_SECONDS: Final = 10
 """How long a query may take before the database stops it."""
 THREADS: Final = 6
 """Queries at a time: one Python process makes no more answers by asking for more at once."""
+KEPT_SECONDS: Final = 5.0
+"""How long a `Health` is answered with."""
 MOST_WAITING: Final = 200
 """Requests that wait for one of them."""
 _POOL: Final = {"pool_size": THREADS, "max_overflow": THREADS, "pool_timeout": 5}
@@ -192,7 +195,7 @@ class Service:
         self.gate = Gate(settings, loopback=loopback)
         self.answers = Answers()
         self.sent = Sent()
-        self.ledger: Kept[LedgerTold] = Kept()
+        self.health: Kept[Health] = Kept()
         options = engine_options(settings.engine_options, **_POOL)
         self._reader = Reader(settings.url, options, seconds=QUERY_SECONDS)
         self._checked = False
@@ -239,6 +242,11 @@ class Caller:
     def reader(self) -> Reader:
         """The database, of which the caller's customers are seen. Raises `StoreError`."""
         return self.service.reader.scoped(self.access.customers)
+
+    def health(self) -> Health:
+        """Made anew every `KEPT_SECONDS` at most; for who sees all customers. Raises `StoreError`."""
+        make = partial(health, self.reader, self.service.settings.directory)
+        return self.service.health.get(make, KEPT_SECONDS)
 
     @property
     def scope(self) -> tuple[Set[int] | None, bool]:

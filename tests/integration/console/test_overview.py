@@ -18,7 +18,7 @@ from celery_asynctask.queries.search.filter import term
 from celery_asynctask.queries.statistics import overview as overview_query
 from celery_asynctask.queries.statistics.series import series
 from celery_asynctask.store import Position, SourceUpdate, Store
-from celery_asynctask.web import ledger as kept_ledger
+from celery_asynctask.web import service
 from celery_asynctask.web.service import Caller
 from tests.histories import START
 from tests.integration.http.client import OURS, THEIRS, Api, api_over, statements
@@ -177,7 +177,7 @@ def tell(store: Store, numbered: int, stored: int) -> None:
 
 
 def test_whether_the_record_is_complete(api: Api, store: Store, some: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept_ledger, "KEPT_SECONDS", 0)
+    monkeypatch.setattr(service, "KEPT_SECONDS", 0)
     tell(store, 12, 12)
     found = page(api, "/")
     assert "The record is complete" in found.text

@@ -17,6 +17,7 @@ from celery_asynctask.errors import JournalError
 from celery_asynctask.journal import Journal
 from celery_asynctask.store import Store
 from celery_asynctask.store.tables import SCHEMA_VERSION
+from celery_asynctask.web import health, service
 from tests.histories import SOURCE, Delivery, lines, published
 from tests.integration.draining import MakeDrain, append
 from tests.integration.http.client import Api, api_over, statements
@@ -38,7 +39,7 @@ def api(store: Store, tmp_path: Path) -> Iterator[Api]:
 
 @pytest.fixture(autouse=True)
 def _always_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "KEPT_SECONDS", 0)
+    monkeypatch.setattr(service, "KEPT_SECONDS", 0)
 
 
 def page(api: Api, who: str = "admin", status: int = 200, **parameters: Any) -> str:
@@ -122,7 +123,7 @@ def test_a_journal_that_cannot_be_read(
     def refuse(_directory: Path) -> Any:
         raise fault
 
-    monkeypatch.setattr(workers, "survey_of", refuse)
+    monkeypatch.setattr(health, "survey_of", refuse)
     process(store, "a", last_seen_at=now())
     text = page(api)
     assert "cannot be read by the user of this server" in text
@@ -139,15 +140,15 @@ def test_the_database_is_not_held_while_the_journal_is_read(
     def look(directory: Path) -> None:
         held.append(pool.checkedout())
 
-    monkeypatch.setattr(workers, "survey_of", look)
+    monkeypatch.setattr(health, "survey_of", look)
     page(api)
     assert held == [0]
 
 
 def test_the_ledger_is_kept(store: Store, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[Path] = []
-    monkeypatch.setattr(workers, "KEPT_SECONDS", 60)
-    monkeypatch.setattr(workers, "survey_of", looked.append)
+    monkeypatch.setattr(service, "KEPT_SECONDS", 60)
+    monkeypatch.setattr(health, "survey_of", looked.append)
     process(store, "a", last_seen_at=now())
     page(api)
     process(store, "b", last_seen_at=now())

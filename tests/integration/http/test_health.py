@@ -19,8 +19,7 @@ from celery_asynctask.journal import Journal
 from celery_asynctask.journal.survey import Survey, survey_of
 from celery_asynctask.store import Position, SourceUpdate, Store
 from celery_asynctask.store.tables import SCHEMA_VERSION
-from celery_asynctask.web import ledger as kept_ledger
-from celery_asynctask.web import memory
+from celery_asynctask.web import health, memory, service
 from celery_asynctask.web.memory import Kept
 from tests.histories import HISTORIES, START, lines, published
 from tests.integration.http.client import Api, api_over, is_problem
@@ -40,7 +39,7 @@ def api(store: Store, tmp_path: Path) -> Iterator[Api]:
 def test_health_of_a_record_that_is_whole(
     store: Store, api: Api, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kept_ledger, "KEPT_SECONDS", 0)
+    monkeypatch.setattr(service, "KEPT_SECONDS", 0)
     source = {"source": "a", "host": "h", "pid": 1, "role": "child", "at": START, "journal": "j"}
     store.write(lines(HISTORIES["success"]()), [SourceUpdate(source, Position(last_number=4, stored=4))])
     store.note_ended("j", [], dt.timedelta(0))
@@ -77,7 +76,7 @@ def test_health_where_the_journal_cannot_be_read(
     def refuse(_directory: Path) -> Any:
         raise fault
 
-    monkeypatch.setattr(kept_ledger, "survey_of", refuse)
+    monkeypatch.setattr(health, "survey_of", refuse)
     source = {"source": "a", "host": "h", "pid": 1, "role": "child", "at": START, "journal": "j"}
     store.write([], [SourceUpdate(source, Position(last_number=4, stored=4))])
     ledger = api.ok("/health")["ledger"]
@@ -96,7 +95,7 @@ def surveys(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         looked.append(directory)
         return survey_of(directory)
 
-    monkeypatch.setattr(kept_ledger, "survey_of", look)
+    monkeypatch.setattr(health, "survey_of", look)
     return looked
 
 
@@ -113,7 +112,7 @@ def test_it_is_made_again_only_after_some_seconds(
     assert len(surveys) == 1
     stored(store, 5)
     assert api.ok("/health")["ledger"]["stored"] == 4
-    later = SimpleNamespace(monotonic=lambda: time.monotonic() + kept_ledger.KEPT_SECONDS)
+    later = SimpleNamespace(monotonic=lambda: time.monotonic() + service.KEPT_SECONDS)
     monkeypatch.setattr(memory, "time", later)
     assert api.ok("/health")["ledger"]["stored"] == 5
     assert len(surveys) == 2
