@@ -7,14 +7,8 @@ import datetime as dt
 import click
 
 from celery_asynctask.cli.command import Look, options
-from celery_asynctask.queries.statistics.names import (
-    MOST_LOOKED_AT,
-    Name,
-    Percentiles,
-    Statistics,
-    statistics,
-    with_time,
-)
+from celery_asynctask.queries.statistics.measures import Percentiles
+from celery_asynctask.queries.statistics.names import MOST_LOOKED_AT, Name, Statistics, statistics, with_time
 
 _COLUMNS = (
     "name",

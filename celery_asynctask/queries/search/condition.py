@@ -29,6 +29,11 @@ class Conditions(NamedTuple):
     scanned: list[Condition]
     """These are found by looking at rows one by one; see `page`."""
 
+    @property
+    def matches(self) -> Condition:
+        """Whether a row is found to which an index led."""
+        return and_(true(), *self.scanned)
+
 
 class microseconds_between(GenericFunction[int]):
     """Microseconds from the first time to the second; null where one is null."""
@@ -40,7 +45,8 @@ class microseconds_between(GenericFunction[int]):
 @compiles(microseconds_between)
 def _microseconds(element: Any, compiler: Any, **options: Any) -> str:
     early, late = (compiler.process(clause, **options) for clause in element.clauses)
-    return f"CAST(EXTRACT(EPOCH FROM {late} - {early}) * 1000000 AS BIGINT)"
+    # A third quicker than EXTRACT, which makes decimals, and as exact for some hundred years.
+    return f"CAST(date_part('epoch', {late} - {early}) * 1000000 AS BIGINT)"
 
 
 @compiles(microseconds_between, "mysql", "mariadb")

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, and_, case, func, select, true
 from sqlalchemy.orm import Session
 
-from celery_asynctask.core.status import FAILED
 from celery_asynctask.queries.reader import Reader
-from celery_asynctask.queries.search.condition import conditions, run_microseconds, wait_microseconds
+from celery_asynctask.queries.search.condition import conditions
 from celery_asynctask.queries.search.filter import Filter, Term, Value
-from celery_asynctask.queries.statistics.percentile import PERCENTILES, percentiles
+from celery_asynctask.queries.search.order import NEWEST
+from celery_asynctask.queries.statistics.measures import Percentiles, grouped, looked_back_to, measures
 from celery_asynctask.store.models import AsyncTask
 
 MOST_LOOKED_AT: Final = 100_000
@@ -26,15 +25,6 @@ DEFAULT_AGE: Final = dt.timedelta(days=1)
 """How old tasks are looked at when a search names no time."""
 
 _TIMES: Final = frozenset({"since", "until", "created", "started", "completed"})
-
-
-class Percentiles(NamedTuple):
-    """Seconds that so many of a hundred took at most: of those that are there, the one of the nearest rank. None: there
-    are none."""
-
-    p50: float | None
-    p95: float | None
-    p99: float | None
 
 
 class Name(NamedTuple):
@@ -87,60 +77,26 @@ def statistics(
         with reader.session() as own:
             return statistics(reader, search, now, most=most, session=own)
     wanted = conditions(search, reader.dialect)
-    newest = reader.seen(_measures(and_(true(), *wanted.scanned))).where(*wanted.indexed)
-    newest = newest.order_by(AsyncTask.created_at.desc(), AsyncTask.id.desc())
-    rows = session.execute(_grouped(newest.limit(most), reader.dialect)).all()
-    first = min((row.first for row in rows), default=None)
-    looked_back_to = None
-    if first is not None and sum(row.looked_at for row in rows) == most:
-        behind = newest.with_only_columns(AsyncTask.id).offset(most).limit(1)
-        looked_back_to = first if session.execute(behind).first() is not None else None
+    newest = reader.seen(measures(wanted.matches).add_columns(AsyncTask.name)).where(*wanted.indexed)
+    newest = newest.order_by(*NEWEST.terms)
+    rows = session.execute(grouped(newest.limit(most), "name", reader.dialect)).all()
+    bound = looked_back_to(session, newest, rows, most)
     low, high = asked_between(search)
-    since = looked_back_to or low or first or now
+    since = bound or low or min((row.first for row in rows), default=now)
     names = [
-        Name(row.name, int(row.tasks), int(row.failed), int(row.retries), _of(row, "wait"), _of(row, "run"))
+        Name(
+            row.name,
+            int(row.tasks),
+            int(row.failed),
+            int(row.retries),
+            Percentiles.of(row, "wait"),
+            Percentiles.of(row, "run"),
+        )
         for row in rows
         if row.tasks
     ]
     names.sort(key=lambda one: (-one.tasks, one.name))
-    return Statistics(names, since, max(min(high or now, now), since), looked_back_to)
-
-
-def _measures(matches: ColumnElement[bool]) -> Select[Any]:
-    """What is known of each task that is looked at; what does not match has nothing but its name and time."""
-
-    def known(value: Any, otherwise: Any = None) -> ColumnElement[Any]:
-        return case((matches, value), else_=otherwise)
-
-    return select(
-        AsyncTask.name,
-        AsyncTask.created_at,
-        known(1, 0).label("matches"),
-        known(AsyncTask.retries, 0).label("retries"),
-        known(case((AsyncTask.status.in_(FAILED), 1), else_=0), 0).label("failed"),
-        known(wait_microseconds()).label("wait"),
-        known(run_microseconds()).label("run"),
-    )
-
-
-def _grouped(measures: Select[Any], dialect: str) -> Select[Any]:
-    """Rows: name, looked_at, tasks, failed, retries, first, and of wait and run the percentiles, such as ``wait95``."""
-    one = measures.subquery()
-    every, columns = percentiles(one, "name", dialect)
-    return select(
-        every.c.name,
-        func.count().label("looked_at"),
-        func.sum(every.c.matches).label("tasks"),
-        func.sum(every.c.failed).label("failed"),
-        func.sum(every.c.retries).label("retries"),
-        func.min(every.c.created_at).label("first"),
-        *columns,
-    ).group_by(every.c.name)
-
-
-def _of(row: Any, what: str) -> Percentiles:
-    found = (getattr(row, f"{what}{percent}") for percent in PERCENTILES)
-    return Percentiles(*(None if one is None else int(one) / 1_000_000 for one in found))
+    return Statistics(names, since, max(min(high or now, now), since), bound)
 
 
 def asked_between(search: Filter) -> tuple[dt.datetime | None, dt.datetime | None]:

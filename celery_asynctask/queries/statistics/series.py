@@ -12,26 +12,14 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import (
-    ColumnElement,
-    CompoundSelect,
-    RowMapping,
-    Select,
-    and_,
-    case,
-    func,
-    literal,
-    select,
-    true,
-    union_all,
-)
+from sqlalchemy import Select, func, literal, select, union_all
 from sqlalchemy.orm import Session
 
-from celery_asynctask.core.status import FAILED
 from celery_asynctask.queries.reader import Reader
-from celery_asynctask.queries.search.condition import conditions, run_microseconds, wait_microseconds
+from celery_asynctask.queries.search.condition import conditions
 from celery_asynctask.queries.search.filter import Filter
-from celery_asynctask.queries.statistics.percentile import percentiles
+from celery_asynctask.queries.search.order import NEWEST
+from celery_asynctask.queries.statistics.measures import Percentiles, grouped, measures
 from celery_asynctask.store.models import AsyncTask
 
 MOST_LOOKED_AT: Final = 4_800
@@ -42,14 +30,6 @@ MOST_COUNTED: Final = 120_000
 """Tasks that are counted besides, in all: 5,000 an hour where all 24 have more, and in a single burst every one. On
 PostgreSQL it takes 10 to 50 ms, as its vacuum keeps up or not."""
 HOUR: Final = dt.timedelta(hours=1)
-PERCENTILES: Final = (50, 95)
-
-
-class Typical(NamedTuple):
-    """As `names.Percentiles`."""
-
-    p50: float | None
-    p95: float | None
 
 
 class Part(NamedTuple):
@@ -61,8 +41,8 @@ class Part(NamedTuple):
     tasks: int
     """Of those that were looked at; so is all that follows, but for ``there``."""
     failed: int
-    wait: Typical
-    run: Typical
+    wait: Percentiles
+    run: Percentiles
     looked_back_to: dt.datetime | None
     """It was bounded: it looked at tasks asked for down to that time, and at none before. None: at all."""
     there: int
@@ -89,13 +69,13 @@ def series(
 ) -> Sequence[Part]:
     """So many parts of that ``length`` up to ``end``, the first one first, of the tasks that the filter finds."""
     wanted = conditions(search, reader.dialect)
-    measures = reader.seen(_measures(and_(true(), *wanted.scanned), reader.dialect)).where(*wanted.indexed)
+    measured = reader.seen(measures(wanted.matches)).where(*wanted.indexed)
     times = [(end - length * (count - number), end - length * (count - number - 1)) for number in range(count)]
     each = max(most // count, 1)
-    parts = [_newest(measures, number, *time, each) for number, time in enumerate(times)]
-    found = {row["part"]: row for row in session.execute(_grouped(union_all(*parts), reader.dialect)).mappings()}
+    parts = [_newest(measured, number, *time, each) for number, time in enumerate(times)]
+    found = {row.part: row for row in session.execute(grouped(union_all(*parts), "part", reader.dialect))}
     told = [_told(found.get(number), *time) for number, time in enumerate(times)]
-    full = [number for number, row in found.items() if row["looked_at"] == each]
+    full = [number for number, row in found.items() if row.looked_at == each]
     # For one term, or one bound on what is seen, there is an index that has the time too: it alone is read.
     is_cheap = not wanted.scanned and len(search.terms) + (reader.customers is not None) <= 1
     bound = max(each, most_counted // max(len(full), 1)) if is_cheap else each
@@ -103,7 +83,7 @@ def series(
     for number, counted in _counts(session, led_to, times, bound + 1).items() if full else ():
         if counted > each:
             told[number] = told[number]._replace(
-                looked_back_to=found[number]["first"],
+                looked_back_to=found[number].first,
                 there=told[number].tasks if wanted.scanned else min(counted, bound),
                 has_more=bool(wanted.scanned) or counted > bound,
             )
@@ -122,56 +102,17 @@ def _counts(
     return {row.part: row.there for row in session.execute(union_all(*each))}
 
 
-def _measures(matches: ColumnElement[bool], dialect: str) -> Select[Any]:
-    """What is known of each task that is looked at; what does not match has nothing but its time."""
-    wait: ColumnElement[Any] = wait_microseconds()
-    run: ColumnElement[Any] = run_microseconds()
-    if dialect == "postgresql":  # which is three times as quick with floating-point numbers
-        wait, run = (
-            func.date_part("epoch", late - early) * 1_000_000
-            for early, late in (
-                (AsyncTask.created_at, AsyncTask.started_at),
-                (AsyncTask.started_at, AsyncTask.completed_at),
-            )
-        )
-    return select(
-        AsyncTask.created_at,
-        case((matches, 1), else_=0).label("matches"),
-        case((and_(matches, AsyncTask.status.in_(FAILED)), 1), else_=0).label("failed"),
-        case((matches, wait)).label("wait"),
-        case((matches, run)).label("run"),
-    )
-
-
-def _newest(measures: Select[Any], number: int, start: dt.datetime, end: dt.datetime, most: int) -> Select[Any]:
+def _newest(measured: Select[Any], number: int, start: dt.datetime, end: dt.datetime, most: int) -> Select[Any]:
     """What is known of the newest of one part, and its number."""
-    newest = measures.where(AsyncTask.created_at >= start, AsyncTask.created_at < end).add_columns(
-        literal(number).label("part")
-    )
-    return select(newest.order_by(AsyncTask.created_at.desc(), AsyncTask.id.desc()).limit(most).subquery())
+    newest = measured.where(AsyncTask.created_at >= start, AsyncTask.created_at < end)
+    newest = newest.add_columns(literal(number).label("part"))
+    return select(newest.order_by(*NEWEST.terms).limit(most).subquery())
 
 
-def _grouped(measures: CompoundSelect[Any], dialect: str) -> Select[Any]:
-    """Rows: part, looked_at, tasks, failed, first, and the percentiles, such as ``wait95``."""
-    one = measures.subquery()
-    every, columns = percentiles(one, "part", dialect, PERCENTILES)
-    return select(
-        every.c.part,
-        func.count().label("looked_at"),
-        func.sum(every.c.matches).label("tasks"),
-        func.sum(every.c.failed).label("failed"),
-        func.min(every.c.created_at).label("first"),
-        *columns,
-    ).group_by(every.c.part)
-
-
-def _told(row: RowMapping | None, start: dt.datetime, end: dt.datetime) -> Part:
+def _told(row: Any, start: dt.datetime, end: dt.datetime) -> Part:
     """As if no others were there."""
     if row is None:
-        return Part(start, end, 0, 0, Typical(None, None), Typical(None, None), None, 0, False)
-    wait, run = (
-        Typical(*(None if one is None else round(one) / 1_000_000 for one in (row[f"{what}50"], row[f"{what}95"])))
-        for what in ("wait", "run")
-    )
-    tasks = int(row["tasks"])
-    return Part(start, end, tasks, int(row["failed"]), wait, run, None, tasks, False)
+        return Part(start, end, 0, 0, Percentiles(), Percentiles(), None, 0, False)
+    wait, run = Percentiles.of(row, "wait"), Percentiles.of(row, "run")
+    tasks = int(row.tasks)
+    return Part(start, end, tasks, int(row.failed), wait, run, None, tasks, False)

@@ -17,7 +17,8 @@ from celery_asynctask.queries.backlog import COUNTED, is_empty, standing
 from celery_asynctask.queries.search.filter import term
 from celery_asynctask.queries.statistics.by_name import by_name, named
 from celery_asynctask.queries.statistics.counts import counts
-from celery_asynctask.queries.statistics.series import Part, Typical, series
+from celery_asynctask.queries.statistics.measures import PERCENTILES, Percentiles
+from celery_asynctask.queries.statistics.series import Part, series
 from celery_asynctask.store import Store
 from tests.integration.http.client import OURS, THEIRS
 from tests.integration.oracle import TEXTS, add, row
@@ -64,12 +65,12 @@ def reading(store: Store, customers: Sequence[int] | None = None) -> Iterator[tu
     reader.close()
 
 
-def nearest(lengths: list[dt.timedelta]) -> Typical:
+def nearest(lengths: list[dt.timedelta]) -> Percentiles:
     in_order = sorted(lengths)
-    return Typical(
+    return Percentiles(
         *(
             in_order[math.ceil(percent * len(in_order) / 100) - 1].total_seconds() if in_order else None
-            for percent in (50, 95)
+            for percent in PERCENTILES
         )
     )
 
@@ -153,7 +154,7 @@ def test_series_of_nothing(store: Store) -> None:
     with reading(store) as (reader, session):
         found = series(reader, session, Filter(), NOW)
     assert [one.start for one in found] == [NOW - HOUR * (24 - number) for number in range(24)]
-    assert {one[2:] for one in found} == {(0, 0, Typical(None, None), Typical(None, None), None, 0, False)}
+    assert {one[2:] for one in found} == {(0, 0, Percentiles(), Percentiles(), None, 0, False)}
     assert {one.failure_rate for one in found} == {None}
 
 

@@ -21,8 +21,8 @@ from celery_asynctask.queries.completeness import completeness
 from celery_asynctask.queries.failures import groups
 from celery_asynctask.queries.failures.groups import Failure, grouped
 from celery_asynctask.queries.statistics import overview
+from celery_asynctask.queries.statistics.measures import PERCENTILES
 from celery_asynctask.queries.statistics.names import DEFAULT_AGE, MOST_LOOKED_AT, Statistics, statistics, with_time
-from celery_asynctask.queries.statistics.percentile import PERCENTILES
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
 from tests import histories
