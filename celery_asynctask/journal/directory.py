@@ -129,10 +129,7 @@ class Directory:
     @staticmethod
     def is_claimed(path: Path) -> bool:
         """Whether a dedicated recorder of the journal directory lives. Raises `OSError`."""
-        try:
-            return is_being_written(path / CLAIM_NAME)
-        except FileNotFoundError:
-            return False
+        return is_being_written(path / CLAIM_NAME)
 
     def waiting(self) -> int:
         """Bytes of the segments of processes that are gone: what a recorder has not stored yet. Raises `OSError`."""
@@ -175,10 +172,13 @@ def _lock(path: Path, flags: int, how: int) -> int | None:
 
 
 def is_being_written(path: Path) -> bool:
-    """Whether the process that writes the segment lives, or any that holds the lock of a file. Others who look at the
-    same time are not taken for it: the lock is shared. Raises `OSError`, `FileNotFoundError` among them."""
+    """Whether the process that writes the segment lives, or any that holds the lock of a file; not where there is none.
+    Others who look at the same time are not taken for it: the lock is shared. Raises `OSError`."""
     with locking():
-        handle = _lock(path, os.O_RDONLY, fcntl.LOCK_SH)
+        try:
+            handle = _lock(path, os.O_RDONLY, fcntl.LOCK_SH)
+        except FileNotFoundError:
+            return False
         if handle is None:
             return True
         os.close(handle)

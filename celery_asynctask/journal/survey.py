@@ -126,10 +126,7 @@ def holder(path: Path) -> int | None:
                 major, minor, inode = fields[5].split(":")
                 if (os.makedev(int(major, 16), int(minor, 16)), int(inode)) == (status.st_dev, status.st_ino):
                     return max(UNKNOWN_PID, int(fields[4]))
-    try:
-        return UNKNOWN_PID if is_being_written(path) else None
-    except FileNotFoundError:
-        return None
+    return UNKNOWN_PID if is_being_written(path) else None
 
 
 def survey_of(path: Path) -> Survey | None:

@@ -21,8 +21,9 @@ from celery_asynctask.core import columns
 from celery_asynctask.core.url import parse
 from celery_asynctask.errors import StoreError
 from celery_asynctask.settings import engine_options
-from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt, AsyncTaskRevision, AsyncTaskVersion
-from celery_asynctask.store.tables import SCHEMA_VERSION, VERSION_TABLE, UTCDateTime
+from celery_asynctask.store import tables
+from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
+from celery_asynctask.store.tables import SCHEMA_VERSION, async_task_revision
 
 QUERY_SECONDS: Final = 30
 """How long a query may take before the database stops it."""
@@ -221,7 +222,7 @@ def _column(table: Any, name: str, dialect: str, *, naive: bool = False) -> Any:
         # PostgreSQL's driver makes Python of JSONB; the others give text, which SQLAlchemy would parse.
         text = sa.cast(column, sa.Text()) if dialect == "postgresql" else sa.type_coerce(column, sa.Text())
         return text.label(name)
-    if naive and dialect == "postgresql" and isinstance(column.type, UTCDateTime):
+    if naive and dialect == "postgresql" and isinstance(column.type, tables.UTCDateTime):
         return sa.func.timezone(sa.literal_column("'UTC'"), column, type_=sa.DateTime()).label(name)
     return column
 
@@ -229,15 +230,15 @@ def _column(table: Any, name: str, dialect: str, *, naive: bool = False) -> Any:
 def revision(session: Session | Connection) -> int | None:
     """A number that is greater after every transaction that changed rows; what was read in the same session is of that
     state. None: somebody emptied the table, and nobody counts."""
-    found: int | None = session.scalar(select(AsyncTaskRevision.revision).where(AsyncTaskRevision.id == 1))
+    found: int | None = session.scalar(select(async_task_revision.c.revision).where(async_task_revision.c.id == 1))
     return found
 
 
 def schema_version(connection: Connection) -> str | None:
     """The version of our tables in a database; None: there are none. Raises `sqlalchemy.exc.SQLAlchemyError`."""
-    if not sa.inspect(connection).has_table(VERSION_TABLE):
+    if not sa.inspect(connection).has_table(tables.VERSION_TABLE):
         return None
-    return connection.scalar(select(AsyncTaskVersion.version_num))
+    return connection.scalar(select(tables.async_task_version.c.version_num))
 
 
 def schema_problem(connection: Connection) -> str:

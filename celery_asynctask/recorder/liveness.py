@@ -57,7 +57,7 @@ class Watch:
         self.directory.sweep()
         found = self.directory.segments()
         there = {segment.source for segment in found}
-        alive = {segment.source for segment in found if _is_alive(segment.path)}
+        alive = {segment.source for segment in found if is_being_written(segment.path)}
         self._tell(Kind.FOUND, self.store.note_alive(alive), "")
         gone = dt.timedelta(seconds=LOST_SECONDS)
         self._tell(Kind.LOST, self.store.note_ended(self.directory.id, there, gone), "its process is gone")
@@ -88,13 +88,6 @@ class Watch:
                 kind.value,
                 ", ".join(event["id"] for event in told[:10]) + (", ..." if len(told) > 10 else ""),
             )
-
-
-def _is_alive(path: object) -> bool:
-    try:
-        return is_being_written(path)  # type: ignore[arg-type]
-    except FileNotFoundError:
-        return False
 
 
 def _event(kind: Kind, attempt: OpenAttempt, evidence: str) -> Event | None:

@@ -140,26 +140,3 @@ class AsyncTaskSource(Base):
     """Events or damaged frames put aside in the journal directory because they cannot be stored."""
     dropped: Mapped[Any]
     """Events the process could not write to its journal, counted by reason; null: none."""
-
-
-class AsyncTaskRevision(Base):
-    """How often the store was changed, so that who has seen it all learns by one read that there is nothing new."""
-
-    __table__ = tables.async_task_revision
-    __tablename__ = __table__.name
-
-    id: Mapped[int]
-    """1: there is one row."""
-    revision: Mapped[int]
-    """One more for each transaction that may have changed rows of the other tables. Begins at the time when the tables
-    were made, in microseconds since 1970."""
-
-
-class AsyncTaskVersion(Base):
-    """Alembic's version table for our migrations; written with the tables where the recorder creates them."""
-
-    __table__ = tables.async_task_version
-    __tablename__ = __table__.name
-
-    version_num: Mapped[str]
-    """Newest migration applied."""

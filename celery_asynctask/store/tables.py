@@ -164,10 +164,13 @@ async_task_source = sa.Table(
 async_task_revision = sa.Table(
     "async_task_revision",
     metadata,
-    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),  # 1: there is one row
     sa.Column("revision", sa.BigInteger, nullable=False),
     **_MYSQL,
 )
+"""How often the store was changed, so that who has seen it all learns by one read that there is nothing new: one more
+for each transaction that may have changed rows of the other tables. Begins at the time when the tables were made, in
+microseconds since 1970."""
 
 async_task_version = sa.Table(
     VERSION_TABLE,
@@ -175,4 +178,5 @@ async_task_version = sa.Table(
     sa.Column("version_num", sa.String(32), nullable=False),
     sa.PrimaryKeyConstraint("version_num", name=f"{VERSION_TABLE}_pkc"),
 )
-"""To the letter what Alembic itself would create."""
+"""Alembic's version table for our migrations, to the letter what Alembic itself would create; written with the tables
+where a recorder creates them."""

@@ -17,8 +17,8 @@ from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.queries.search.keys import KEYS
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
-from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt, AsyncTaskVersion
-from celery_asynctask.store.tables import SCHEMA_VERSION
+from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
+from celery_asynctask.store.tables import SCHEMA_VERSION, async_task_version
 from tests.integration.commands import SECONDS, Project
 from tests.integration.oracle import START, add, row
 from tests.integration.terminal import on_terminal
@@ -203,13 +203,13 @@ def test_a_database_that_cannot_be_read(store: Store, tmp_path: Path) -> None:
     """Another version of the tables, none at all, or no server; one line each, and what to do."""
     project = Project(tmp_path, asynctask_url=store.settings.url)
     with store.engine.begin() as connection:
-        connection.execute(update(AsyncTaskVersion).values(version_num="9999"))
+        connection.execute(update(async_task_version).values(version_num="9999"))
     try:
         ended = project.run("list")
     finally:
         store.engine.dispose()
         with store.engine.begin() as connection:
-            connection.execute(update(AsyncTaskVersion).values(version_num=SCHEMA_VERSION))
+            connection.execute(update(async_task_version).values(version_num=SCHEMA_VERSION))
     assert (ended.code, ended.out) == (3, "")
     assert "has tables of version 9999" in ended.err
     assert ended.err.count("\n") == 1

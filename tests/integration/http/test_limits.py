@@ -19,7 +19,8 @@ from celery_asynctask.queries import Reader
 from celery_asynctask.queries import reader as reader_module
 from celery_asynctask.queries.search.order import Cursor, Order, Place
 from celery_asynctask.store import Store
-from celery_asynctask.store.models import AsyncTask, AsyncTaskRevision
+from celery_asynctask.store.models import AsyncTask
+from celery_asynctask.store.tables import async_task_revision
 from celery_asynctask.web import service
 from tests import services
 from tests.integration.http.client import ADMIN, Api, api_over, is_problem, token_of
@@ -135,7 +136,7 @@ def test_a_database_that_was_set_back(store: Store, api: Api) -> None:
 
     def revise(number: int, name: str) -> None:
         with store.engine.begin() as connection:
-            connection.execute(update(AsyncTaskRevision).values(revision=number))
+            connection.execute(update(async_task_revision).values(revision=number))
             connection.execute(update(AsyncTask).values(name=name))
 
     def poll(tag: str) -> Any:

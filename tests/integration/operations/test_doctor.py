@@ -25,8 +25,8 @@ from celery_asynctask.operations.doctor.journal import file_system
 from celery_asynctask.queries import database_health
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Position, SourceUpdate, Store
-from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt, AsyncTaskSource, AsyncTaskVersion
-from celery_asynctask.store.tables import SCHEMA_VERSION
+from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt, AsyncTaskSource
+from celery_asynctask.store.tables import SCHEMA_VERSION, async_task_version
 from tests.histories import published
 from tests.integration.commands import Project
 from tests.integration.draining import append
@@ -141,13 +141,13 @@ def test_a_database_that_may_only_be_read(store: Store, tmp_path: Path) -> None:
 @pytest.mark.every_database
 def test_tables_that_are_missing_or_of_another_version(store: Store, database: str, tmp_path: Path) -> None:
     with store.engine.begin() as connection:
-        connection.execute(update(AsyncTaskVersion).values(version_num="9999"))
+        connection.execute(update(async_task_version).values(version_num="9999"))
     try:
         [text] = about(look(replace(store.settings, journal_dir=tmp_path / "journal")), "schema", Level.PROBLEM)
         assert text.startswith("The database has tables of version 9999")
     finally:
         with store.engine.begin() as connection:
-            connection.execute(update(AsyncTaskVersion).values(version_num=SCHEMA_VERSION))
+            connection.execute(update(async_task_version).values(version_num=SCHEMA_VERSION))
     found = look(Settings(url=database, journal_dir=tmp_path / "other"))
     if database.startswith("sqlite"):
         assert "There is no database file" in about(found, "database", Level.PROBLEM)[0]

@@ -14,7 +14,8 @@ from celery_asynctask.errors import StoreError
 from celery_asynctask.queries import Reader
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
-from celery_asynctask.store.models import AsyncTask, AsyncTaskVersion
+from celery_asynctask.store.models import AsyncTask
+from celery_asynctask.store.tables import async_task_version
 from tests.integration.oracle import add, row
 from tests.pace import patience
 
@@ -52,7 +53,7 @@ def test_a_database_without_tables_or_with_those_of_another_release(database: st
     problems = (("0000", "run `celery asynctask upgrade`"), ("9999", "tables of version 9999, and this release"))
     for version, message in problems:
         with made.engine.begin() as connection:
-            connection.execute(update(AsyncTaskVersion).values(version_num=version))
+            connection.execute(update(async_task_version).values(version_num=version))
         with pytest.raises(StoreError, match=message):
             reader.check_schema()
     made.close()

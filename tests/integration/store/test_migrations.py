@@ -15,13 +15,13 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Table, create_engine, inspect, make_url, select, text
+from sqlalchemy import create_engine, inspect, make_url, select, text
 
 from celery_asynctask.core.fold import fold
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
-from celery_asynctask.store.models import AsyncTaskVersion, Base
-from celery_asynctask.store.tables import SCHEMA_VERSION, VERSION_TABLE
+from celery_asynctask.store.models import Base
+from celery_asynctask.store.tables import SCHEMA_VERSION, VERSION_TABLE, async_task_version
 from tests import services
 from tests.histories import HISTORIES, lines
 from tests.integration.rows import stored
@@ -61,7 +61,7 @@ def config_for(url: str, output: io.StringIO | None = None) -> Config:
 def version_of(url: str) -> str | None:
     engine = create_engine(url)
     with engine.connect() as connection:
-        version = connection.execute(select(AsyncTaskVersion.version_num)).scalar_one_or_none()
+        version = connection.execute(select(async_task_version.c.version_num)).scalar_one_or_none()
     engine.dispose()
     return version
 
@@ -190,9 +190,7 @@ def test_the_version_table_is_alembic_s(database: str, another: str) -> None:
     theirs = schema_of(database)
     assert theirs
     engine = create_engine(another)
-    table = AsyncTaskVersion.__table__
-    assert isinstance(table, Table)
-    table.create(engine)
+    async_task_version.create(engine)
     engine.dispose()
     assert schema_of(another) == theirs
 

@@ -14,8 +14,9 @@ from celery_asynctask.core.status import TERMINAL, AsyncTaskStatus
 from celery_asynctask.errors import StoreError
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store, is_outage, schema
-from celery_asynctask.store.models import AsyncTask, AsyncTaskVersion, Base
+from celery_asynctask.store.models import AsyncTask, Base
 from celery_asynctask.store.schema import create_tables
+from celery_asynctask.store.tables import async_task_version
 from tests.histories import HISTORIES, lines
 from tests.integration.schema import schema_of
 from tests.processes import at_once
@@ -70,7 +71,7 @@ def test_six_processes_make_them_once(database: str) -> None:
     engine = create_engine(database)
     assert set(inspect(engine).get_table_names()) == set(Base.metadata.tables)
     with engine.connect() as connection:
-        assert len(connection.execute(select(AsyncTaskVersion)).all()) == 1
+        assert len(connection.execute(select(async_task_version)).all()) == 1
     engine.dispose()
 
 
@@ -133,10 +134,10 @@ def test_what_a_killed_process_had_begun_is_completed(store: Store, missing: str
 
 def test_a_version_that_was_not_noted_is(store: Store) -> None:
     with store.engine.begin() as connection:
-        connection.execute(delete(AsyncTaskVersion))
+        connection.execute(delete(async_task_version))
     store.prepare()
     with store.engine.connect() as connection:
-        assert connection.execute(select(AsyncTaskVersion.version_num)).scalar_one() == "0001"
+        assert connection.execute(select(async_task_version.c.version_num)).scalar_one() == "0001"
 
 
 def test_no_tables_where_the_user_makes_them(database: str) -> None:
