@@ -13,7 +13,8 @@ from celery_asynctask.capture.celery_private import get_current_task
 from celery_asynctask.capture.headers import header_of
 from celery_asynctask.capture.instrumentation import recording_of_task
 from celery_asynctask.capture.payload.merged import Merged
-from celery_asynctask.core.event import Kind, now
+from celery_asynctask.core.event import Kind
+from celery_asynctask.core.time import now
 from celery_asynctask.errors import guard
 
 logger = logging.getLogger("celery_asynctask")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,6 +13,7 @@ from celery_asynctask.core.event import Event, Kind, json_text, quote
 from celery_asynctask.core.keys import new_run
 from celery_asynctask.core.limits import MAX_MESSAGE, MAX_NAME
 from celery_asynctask.core.reasons import NotSent
+from celery_asynctask.core.time import read_microseconds
 
 if TYPE_CHECKING:
     from celery_asynctask.capture.instrumentation import Choice, Recording
@@ -115,7 +115,7 @@ def _again_text(request: Any) -> str:
         event["nesting"] = request.replaced_task_nesting
     if (request.delivery_info or {}).get("redelivered"):
         event["redelivered"] = True
-    if request.eta and (eta := _microseconds(request.eta)) is not None:
+    if (eta := read_microseconds(request.eta)) is not None:
         event["eta"] = eta
     return f"{json_text(event)[1:-1]}," if event else ""
 
@@ -318,17 +318,3 @@ def _text(value: Any) -> str | None:
 def _quoted(value: Any) -> str:
     """`_text` as JSON."""
     return quote(value) if isinstance(value, str) else "null"
-
-
-def _microseconds(eta: Any) -> int | None:
-    """An ETA (datetime or ISO 8601 text) as microseconds since the epoch, None where there is none."""
-    if isinstance(eta, str):
-        try:
-            eta = dt.datetime.fromisoformat(eta)
-        except ValueError:
-            return None
-    if not isinstance(eta, dt.datetime):
-        return None
-    if eta.tzinfo is None:
-        eta = eta.replace(tzinfo=dt.timezone.utc)
-    return int(eta.timestamp() * 1_000_000)

@@ -15,8 +15,9 @@ from celery_asynctask.capture.current import CONTENT, content_of
 from celery_asynctask.capture.headers import HEADER, header_of, with_token
 from celery_asynctask.capture.inflight import in_hand
 from celery_asynctask.capture.instrumentation import Recording, recording_of, recording_of_task
-from celery_asynctask.core.event import Event, Kind, decode, encode_end, now
+from celery_asynctask.core.event import Event, Kind, decode, encode_end
 from celery_asynctask.core.keys import run_key
+from celery_asynctask.core.time import now
 from celery_asynctask.errors import guard, report
 
 _eager: dict[tuple[str, int], Any] = {}

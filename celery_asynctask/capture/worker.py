@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import signal
 from collections.abc import Mapping
 from functools import partial
@@ -24,7 +23,8 @@ from celery_asynctask.capture.headers import mark_delivery
 from celery_asynctask.capture.inflight import take
 from celery_asynctask.capture.instrumentation import Recording, recording_of, recording_of_task
 from celery_asynctask.capture.run import record_end
-from celery_asynctask.core.event import Event, Kind, now
+from celery_asynctask.core.event import Event, Kind
+from celery_asynctask.core.time import now, read_microseconds
 from celery_asynctask.errors import guard, report
 
 if TYPE_CHECKING:
@@ -148,18 +148,9 @@ def _on_success_stored(request: Any, stored: Mapping[str, Any]) -> None:
     end = cast("Event", {})
     if (result := stored.get("result")) is not None and recording.choices[task.name].result:
         end["result"] = recording.encoder.value(result)
-    record_end(recording, Kind.SUCCEEDED, task, context, end, inferred=True, at=_done_at(stored))
-
-
-def _done_at(stored: Mapping[str, Any]) -> int | None:
-    """When the child stored its result, by the same machine's clock. A time without a zone is UTC
-    (celery/backends/database)."""
-    done = stored.get("date_done")
-    try:
-        at = done if isinstance(done, dt.datetime) else dt.datetime.fromisoformat(cast("str", done))
-    except (TypeError, ValueError):  # a result backend of another's making
-        return None
-    return int((at if at.tzinfo else at.replace(tzinfo=dt.timezone.utc)).timestamp() * 1_000_000)
+    # By this machine's clock; without a zone it is UTC (celery/backends/database).
+    at = read_microseconds(stored.get("date_done"))
+    record_end(recording, Kind.SUCCEEDED, task, context, end, inferred=True, at=at)
 
 
 @guard

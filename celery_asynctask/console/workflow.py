@@ -16,6 +16,7 @@ from celery_asynctask.console import picture
 from celery_asynctask.console.page import Page, get
 from celery_asynctask.console.task import located
 from celery_asynctask.core.status import FAILED, AsyncTaskStatus
+from celery_asynctask.core.time import EPOCH
 from celery_asynctask.present import waterfall
 from celery_asynctask.queries.types import Session
 from celery_asynctask.queries.workflow.members import MOST_MEMBERS, MOST_RUNS, Run, runs
@@ -38,7 +39,6 @@ MOST_LEVELS: Final = 12
 FASTEST: Final = 2
 """Seconds that a picture lasts at least while something is under way."""
 _MOST_PACES: Final = 1000
-_EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
 
 
 class Asked(NamedTuple):
@@ -197,8 +197,8 @@ async def workflow(page: Page) -> Response:
 
 def floored(now: dt.datetime, pace: int) -> dt.datetime:
     """The moment that many looks have in common."""
-    whole = int((now - _EPOCH).total_seconds())
-    return _EPOCH + dt.timedelta(seconds=whole - whole % pace)
+    whole = int((now - EPOCH).total_seconds())
+    return EPOCH + dt.timedelta(seconds=whole - whole % pace)
 
 
 def pace_of(summary: Summary) -> int:

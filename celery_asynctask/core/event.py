@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import enum
 import json
-import time
 from functools import partial
 from json.encoder import c_make_encoder, encode_basestring_ascii  # type: ignore[attr-defined]
 from typing import Any, TypedDict, cast
@@ -175,8 +174,3 @@ def decode(data: bytes) -> Event:
     if not isinstance(event["id"], str) or not isinstance(kind, str) or kind not in _KIND_VALUES:
         raise ValueError("not an event: its id is no string, or its kind is not known")
     return cast("Event", event)
-
-
-def now() -> int:
-    """The wall clock, microseconds since the epoch."""
-    return time.time_ns() // 1000

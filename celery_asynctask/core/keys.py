@@ -43,6 +43,7 @@ from itertools import count
 from typing import Final, NamedTuple
 
 from celery_asynctask.core.event import Event, Kind
+from celery_asynctask.core.time import time_of
 
 NESTING_DIGITS: Final = 2
 RETRIES_DIGITS: Final = 4
@@ -164,8 +165,6 @@ def _source(event: Event) -> int:
 
 # -- read back -----------------------------------------------------------------------
 
-_EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
-
 
 def _hex(digits: int) -> str:
     return f"([0-9a-f]{{{digits}}})"
@@ -284,7 +283,7 @@ def _has_stage(order_key: str, stage: str) -> bool:
 def happened_at(order_key: str) -> dt.datetime | None:
     """When the event happened that a task's status comes from. None: the key is none of ours."""
     key = OrderKey.parse(order_key)
-    return None if key is None else _EPOCH + dt.timedelta(microseconds=key.at)
+    return None if key is None else time_of(key.at)
 
 
 def is_of_a_step(origin_key: str) -> bool:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
+from celery_asynctask.core.time import microseconds
+
 PLACEHOLDERS: Final = (
     "task_id",
     "root_id",
@@ -22,8 +24,6 @@ PLACEHOLDERS: Final = (
 )
 """What a link may be made of."""
 _PLACEHOLDER: Final = re.compile(r"\{(\w+)\}")
-_EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
-_MILLISECOND: Final = dt.timedelta(milliseconds=1)
 
 
 class Link(NamedTuple):
@@ -63,5 +63,5 @@ def trace_link(template: str | None, trace_id: str | None, span_id: str | None) 
 
 def _text(value: Any) -> str:
     if isinstance(value, dt.datetime):
-        value = (value - _EPOCH) // _MILLISECOND
+        value = microseconds(value) // 1000
     return "" if value is None else quote(str(value), safe="", errors="replace")

@@ -16,8 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from celery_asynctask.core.event import now
 from celery_asynctask.core.forking import locking, reset_in_children
+from celery_asynctask.core.time import now
 from celery_asynctask.errors import JournalError
 from celery_asynctask.journal import frame, metrics
 from celery_asynctask.journal.directory import SUFFIX, UNNAMED, Directory, write_whole

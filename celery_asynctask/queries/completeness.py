@@ -10,12 +10,12 @@ from sqlalchemy import Select, func, or_, select
 from sqlalchemy.orm import Session
 
 from celery_asynctask.core.accounting import SILENT, Account, Ledger
+from celery_asynctask.core.time import time_of
 from celery_asynctask.journal import Segment
 from celery_asynctask.journal.survey import Survey
 from celery_asynctask.queries.reader import Reader
 from celery_asynctask.store.models import AsyncTaskSource
 
-_EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
 _COLUMNS: Final = [
     getattr(AsyncTaskSource, name)
     for name in Account._fields
@@ -111,5 +111,5 @@ def _unheard_of(here: dict[str, list[Segment]], known: set[str], survey: Survey)
         left = survey.unstored(here[source], 0, 0)
         if left is not None:
             about = left.description
-            seen = _EPOCH + dt.timedelta(microseconds=about["at"])
+            seen = time_of(about["at"])
             yield Account(source, about["host"], about["pid"], about["role"], survey.id, seen, None)

@@ -19,8 +19,9 @@ from collections.abc import Iterable
 from typing import Final
 
 from celery_asynctask.core.accounting import SILENT
-from celery_asynctask.core.event import Event, Kind, encode, now
+from celery_asynctask.core.event import Event, Kind, encode
 from celery_asynctask.core.keys import RunKey
+from celery_asynctask.core.time import now
 from celery_asynctask.journal import Directory
 from celery_asynctask.journal.directory import is_being_written
 from celery_asynctask.store import OpenAttempt, Store

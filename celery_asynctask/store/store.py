@@ -18,6 +18,7 @@ from celery_asynctask.core.accounting import left_over
 from celery_asynctask.core.event import decode, encode
 from celery_asynctask.core.fold import fold_all
 from celery_asynctask.core.forking import importing
+from celery_asynctask.core.time import time_of
 from celery_asynctask.settings import Settings, engine_options
 from celery_asynctask.store import fold, liveness
 from celery_asynctask.store.executemany import Rows
@@ -25,7 +26,6 @@ from celery_asynctask.store.liveness import OpenAttempt
 from celery_asynctask.store.schema import create_tables
 from celery_asynctask.store.tables import async_task, async_task_attempt, async_task_revision, async_task_source
 
-_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
 _POOL = {"pool_size": 1, "max_overflow": 1, "pool_pre_ping": True}
 _SQLITE_BUSY_SECONDS = 30
 _SQLITE_LOG_PAGES = 4000
@@ -282,10 +282,6 @@ def _now() -> dt.datetime:
     return dt.datetime.now(dt.timezone.utc)
 
 
-def _time(microseconds: int) -> dt.datetime:
-    return _EPOCH + dt.timedelta(microseconds=microseconds)
-
-
 def _source_row(update: SourceUpdate, seen: dt.datetime) -> dict[str, Any]:
     about = update.description
     return {
@@ -293,7 +289,7 @@ def _source_row(update: SourceUpdate, seen: dt.datetime) -> dict[str, Any]:
         "host": about["host"],
         "pid": about["pid"],
         "role": about["role"],
-        "started_at": _time(about["at"]),
+        "started_at": time_of(about["at"]),
         "journal": about["journal"],
         "last_seen_at": seen,
         "ended_at": None,

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from typing import Final
 
 from celery_asynctask.core.accounting import plural
-from celery_asynctask.core.event import Event, Kind, encode, now
+from celery_asynctask.core.event import Event, Kind, encode
 from celery_asynctask.core.keys import new_run
+from celery_asynctask.core.time import now
 from celery_asynctask.errors import StoreError
 from celery_asynctask.operations.doctor.finding import Finding, note, ok, problem, reason
 from celery_asynctask.queries import Reader

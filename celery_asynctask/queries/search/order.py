@@ -10,10 +10,10 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import ColumnElement, and_, or_
 
+from celery_asynctask.core.time import microseconds, time_of
 from celery_asynctask.errors import FilterError
 from celery_asynctask.store.models import AsyncTask
 
-_EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
 _PLACE: Final = struct.Struct(">qq")
 _NEVER: Final = -(2**63)
 """Stands for a time that is null."""
@@ -72,7 +72,7 @@ class Cursor(NamedTuple):
 
     def __str__(self) -> str:
         places = [(self.at, self.id)] if self.bound is None else [(self.at, self.id), self.bound]
-        packed = b"".join(_PLACE.pack(_NEVER if at is None else _microseconds(at), number) for at, number in places)
+        packed = b"".join(_PLACE.pack(_NEVER if at is None else microseconds(at), number) for at, number in places)
         return base64.urlsafe_b64encode(bytes([ORDERS.index(self.order)]) + packed).decode("ascii").rstrip("=")
 
     @classmethod
@@ -81,8 +81,8 @@ class Cursor(NamedTuple):
         try:
             packed = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
             (at, number), *rest = _PLACE.iter_unpack(packed[1:])
-            bound = Place(_time(rest[0][0]), rest[0][1]) if rest else None
-            found = cls(ORDERS[packed[0]], None if at == _NEVER else _time(at), number, bound)
+            bound = Place(time_of(rest[0][0]), rest[0][1]) if rest else None
+            found = cls(ORDERS[packed[0]], None if at == _NEVER else time_of(at), number, bound)
             is_one = str(found) == text  # base64 skips what is not of it
         except (ValueError, LookupError, struct.error, OverflowError, binascii.Error):
             is_one = False
@@ -105,12 +105,3 @@ class Cursor(NamedTuple):
         if self.order.by_creation:
             return and_(column <= self.at if descending else column >= self.at, follows)
         return or_(follows, column.is_(None))
-
-
-def _microseconds(at: dt.datetime) -> int:
-    """Of a time that is in UTC where it has no zone."""
-    return ((at if at.tzinfo else at.replace(tzinfo=dt.timezone.utc)) - _EPOCH) // dt.timedelta(microseconds=1)
-
-
-def _time(microseconds: int) -> dt.datetime:
-    return _EPOCH + dt.timedelta(microseconds=microseconds)

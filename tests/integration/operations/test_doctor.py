@@ -15,7 +15,7 @@ from celery import Celery
 from sqlalchemy import func, select, update
 
 import celery_asynctask
-from celery_asynctask.core.event import now
+from celery_asynctask.core.time import now
 from celery_asynctask.errors import SettingsError
 from celery_asynctask.journal import Directory, Journal
 from celery_asynctask.operations import doctor

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_asynctask.core.event import Event, Kind, decode, encode, now
+from celery_asynctask.core.event import Event, Kind, decode, encode
 from tests.histories import HISTORIES
 
 JSON = st.recursive(
@@ -67,10 +67,6 @@ def test_histories_use_keys_that_events_have() -> None:
 
 def test_kinds_are_their_names_in_lower_case() -> None:
     assert [kind.value for kind in Kind] == [kind.name.lower() for kind in Kind]
-
-
-def test_now_is_in_microseconds() -> None:
-    assert 1_700_000_000_000_000 < now() < 4_000_000_000_000_000
 
 
 def test_an_event_is_plain_json() -> None:

@@ -1,0 +1,38 @@
+"""Times are exact to the microsecond, in UTC."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import pytest
+
+from celery_asynctask.core.time import microseconds, now, read_microseconds, time_of
+
+AT = dt.datetime(2026, 1, 31, 14, 5, 0, 123457, dt.timezone.utc)
+
+
+def test_now_is_in_microseconds() -> None:
+    assert 1_700_000_000_000_000 < now() < 4_000_000_000_000_000
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        AT,
+        AT.replace(tzinfo=None),
+        AT.astimezone(dt.timezone(dt.timedelta(hours=5))),
+        AT.isoformat(),
+        "2026-01-31T14:05:00.123457",
+    ],
+    ids=["utc", "naive", "zone", "text", "naive text"],
+)
+def test_times_are_read(told: object) -> None:
+    at = read_microseconds(told)
+    assert at is not None
+    assert time_of(at) == AT
+    assert microseconds(AT) == at
+
+
+@pytest.mark.parametrize("told", [None, 1, 1.5, "", "soon", b"2026-01-31T14:05:00", [AT]])
+def test_what_is_no_time(told: object) -> None:
+    assert read_microseconds(told) is None
