@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from celery_asynctask.core.limits import MAX_JOURNAL, MAX_VALUE
 from celery_asynctask.core.links import PLACEHOLDERS, is_template
 from celery_asynctask.core.rights import Right
 from celery_asynctask.core.url import parse
@@ -123,14 +124,13 @@ def _tokens(value: Any) -> Mapping[str, Mapping[str, Any]]:
     return found
 
 
-def _number(low: float, high: float, whole: bool) -> Callable[[Any], Any]:
+def _number(of: str, low: float, high: float, kinds: tuple[type[int] | type[float], ...] = (int,)) -> _Rule:
     def check(value: Any) -> Any:
-        kinds = (int,) if whole else (int, float)
         if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
             raise ValueError
         return value
 
-    return check
+    return _Rule(f"{of} from {low} to {high}", check)
 
 
 def engine_options(given: Mapping[str, Any], **pool: Any) -> dict[str, Any]:
@@ -150,11 +150,9 @@ _RULES = {
     "engine_options": _Rule("a mapping of keyword arguments of sqlalchemy.create_engine", _mapping),
     "create_tables": _Rule("True or False", _boolean),
     "journal_dir": _Rule("a path on a local file system", _directory),
-    "journal_max_bytes": _Rule(
-        "a whole number of bytes from 1000000 to 1000000000000", _number(1_000_000, 10**12, whole=True)
-    ),
-    "flush_interval": _Rule("a number of seconds from 0.01 to 60", _number(0.01, 60, whole=False)),
-    "batch_size": _Rule("a whole number of events from 1 to 100000", _number(1, 100_000, whole=True)),
+    "journal_max_bytes": _number("a whole number of bytes", 1_000_000, 10**12),
+    "flush_interval": _number("a number of seconds", 0.01, 60, (int, float)),
+    "batch_size": _number("a whole number of events", 1, 100_000),
     "context": _Rule("a function, or its dotted path such as 'proj.tasks.whose'", _function),
     "trace_url": _Rule(
         "an http or https URL with {trace_id} in it, and {span_id} if you like, such as 'https://traces/{trace_id}'",
@@ -172,18 +170,12 @@ _RULES = {
     ),
     "access": _Rule("a function, or its dotted path such as 'proj.web.access'", _function),
     "retention": _Rule("a mapping of searches to ages, such as {'status:SUCCESS': '30d', '*': None}", _retention),
-    "max_value_bytes": _Rule("a whole number of bytes from 256 to 10000000", _number(256, 10_000_000, whole=True)),
+    "max_value_bytes": _number("a whole number of bytes", 256, 10_000_000),
     "redact": _Rule("a list of names with a letter or digit each, such as ['password', 'api key']", _names),
     "redact_rule": _Rule("a function, or its dotted path such as 'proj.privacy.is_secret'", _function),
     "include": _Rule("a list of task-name globs, such as ['billing.*']", _globs),
     "exclude": _Rule("a list of task-name globs, such as ['celery.*']", _globs),
 }
-
-
-_UNSET = frozenset(
-    {"journal_dir", "context", "trace_url", "links", "tokens", "access", "retention", "redact", "redact_rule"}
-)
-"""What may be None, which is as if it were not set."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +193,7 @@ class Settings:
     journal_dir: Path | None = None
     """Directory of the journal, local to the node and to one store. None: under the user's state directory, named
     after the store; see `directory`."""
-    journal_max_bytes: int = 1_073_741_824
+    journal_max_bytes: int = MAX_JOURNAL
     """Bytes that the journal directory may take while nothing can be stored; beyond, events are dropped and counted."""
     flush_interval: float = 1.0
     """Seconds between two looks of the recorder into the journal."""
@@ -227,7 +219,7 @@ class Settings:
     retention: Mapping[str, str | None] | None = None
     """How long ``celery asynctask purge`` keeps what a search finds, such as ``30d``, or None: for ever. The first
     search that finds a task decides; ``*`` finds all. What none of them finds is kept, so None keeps everything."""
-    max_value_bytes: int = 65_536
+    max_value_bytes: int = MAX_VALUE
     """Bytes of JSON that are kept of one value (the args, the kwargs, a result, a content); what was cut says so."""
     redact: tuple[str, ...] | None = None
     """Names of values that are never written down, in place of the built-in ones; case and separators do not count.
@@ -243,7 +235,7 @@ class Settings:
     @classmethod
     def from_app(cls, app: Celery) -> Settings:
         """Read and check the configuration of ``app``. Raises `SettingsError`."""
-        known = {name.name for name in fields(cls)}
+        known = {setting.name: setting.default for setting in fields(cls)}
         values = {}
         for key, value in _configured(app).items():
             name = key.removeprefix("asynctask_")
@@ -253,8 +245,8 @@ class Settings:
                     f"{', '.join(sorted('asynctask_' + name for name in known))}."
                 )
             rule = _RULES[name]
-            if value is None and name in _UNSET:
-                continue
+            if value is None and known[name] is None:
+                continue  # as if it were not set
             try:
                 values[name] = rule.check(value)
             except ValueError:

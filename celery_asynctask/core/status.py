@@ -26,7 +26,9 @@ class AsyncTaskStatus(str, enum.Enum):
     IGNORED = "IGNORED"
     """The body ended with ``raise Ignore``."""
     LOST = "LOST"
-    """Its worker went away and nobody will run it again; how far it came is unknown."""
+    """Its worker went away and nobody will run it again; how far it came is unknown. Decided by the recorder that finds
+    the process gone (`recorder.liveness`), or by a worker that is shut down while the task, whose message is
+    acknowledged, still runs (`capture.run.on_retry`)."""
 
     def __str__(self) -> str:
         return self.value

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from celery_asynctask.core.forking import locking, reset_in_children
+from celery_asynctask.core.limits import MAX_JOURNAL
 from celery_asynctask.core.time import now
 from celery_asynctask.errors import JournalError
 from celery_asynctask.journal import frame, metrics
@@ -36,8 +37,6 @@ KEPT_EVENTS = 10_000
 """Events that wait in the memory of a process while its journal cannot be written to."""
 KEPT_BYTES = 16 * 1024 * 1024
 """Bytes of them."""
-MAX_BYTES = 1_073_741_824
-"""Default of ``asynctask_journal_max_bytes``."""
 
 
 class Journal:
@@ -52,7 +51,7 @@ class Journal:
     """
 
     def __init__(
-        self, path: Path, store_id: str, max_bytes: int = MAX_BYTES, *, role: Callable[[], str] = lambda: "producer"
+        self, path: Path, store_id: str, max_bytes: int = MAX_JOURNAL, *, role: Callable[[], str] = lambda: "producer"
     ) -> None:
         """``role`` says what the process is whenever a segment is begun: producer, worker or child."""
         self.path = path

@@ -37,13 +37,11 @@ from celery_asynctask.capture.payload.mappings import mapping_of, pairs
 from celery_asynctask.capture.payload.readers import MARGIN, MAX_BITS, MAX_ITEMS
 from celery_asynctask.capture.payload.redaction import Redaction
 from celery_asynctask.capture.payload.walk import MAX_DEPTH, Full, Walk, clean
-from celery_asynctask.core.limits import MAX_MESSAGE, MAX_TRACEBACK
+from celery_asynctask.core.limits import MAX_MESSAGE, MAX_TRACEBACK, MAX_VALUE
 from celery_asynctask.core.marks import MARK
 
 __all__ = ["MARK", "MAX_BITS", "MAX_DEPTH", "MAX_ITEMS", "Encoder", "mapping_of"]
 
-DEFAULT_MAX_BYTES: Final = 65_536
-"""Bytes of ASCII JSON that are kept of one value."""
 OVERRUN: Final = 4_096
 """Bytes by which the markers of a value that was cut may exceed its bound."""
 MAX_TEXT: Final = 20_000
@@ -57,7 +55,7 @@ class Encoder:
     """Makes JSON (dict, list, str, int, finite float, bool, None) of any value, never raising but the task's soft time
     limit. One per recording; safe to share between threads."""
 
-    max_bytes: int = DEFAULT_MAX_BYTES
+    max_bytes: int = MAX_VALUE
     """Bytes of one value as ASCII JSON with ``", "`` and ``": "`` (at least 256); with `OVERRUN` for the markers of one
     that is larger. A value that is larger is cut everywhere it is long, so that its small parts stay."""
     redaction: Redaction | None = None
