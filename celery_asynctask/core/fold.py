@@ -80,12 +80,8 @@ class Partial(NamedTuple):
     attempts: dict[str, dict[str, Any]]
 
 
-def status_of(event: Event) -> AsyncTaskStatus:
+def status_of(event: Event) -> str:
     """The status that the event gives a row in which it is the highest."""
-    return AsyncTaskStatus(_status(event))
-
-
-def _status(event: Event) -> str:
     if event.get("again"):
         return _PENDING
     kind = event["kind"]
@@ -98,7 +94,7 @@ def project(event: Event) -> Partial:
     The store has this in SQL, too (`store.fold`).
     """
     kind, at, task_id = event["kind"], event["at"], event["id"]
-    status = _status(event)
+    status = status_of(event)
     key = run_key(event)
     started = at if kind == _STARTED else event.get("started")
     since = at if started is None else started

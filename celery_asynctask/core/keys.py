@@ -27,11 +27,10 @@ end     phase 1, time 14; empty of a start, which says nothing of the end       
 * source: ``SOURCE_…``, how well an event knows what was asked for.
 * time: microseconds since the epoch, of the event; in an origin key of the start of the run, if the event says it.
 
-Keys are made of events as texts, without an object between, for the recorder makes them of every event. The classes
-are for readers: ``str`` gives the text back, and they compare as their texts do.
+Keys are made of events as texts, without an object between, for the recorder makes them of every event.
 
-Rows may be imported from elsewhere, with keys of any form. So ``parse`` returns None for all that is no such key to
-the letter, the empty text included, and never raises. Who asks leaves out what only the key tells.
+Rows may be imported from elsewhere, with keys of any form. So what reads a key back says None, or False, of all that is
+no such key to the letter, the empty text included, and never raises. Who asks leaves out what only the key tells.
 """
 
 from __future__ import annotations
@@ -66,7 +65,7 @@ GIVEN, CHANGED = "0", "1"
 # Which of two events of the same retry count says more about where the task is. A message that was planned, then
 # not sent, then sent after all; a message received says more than one published; what a run says outranks both,
 # so a redelivery takes a finished row back only when its body really starts again.
-STAGE: Final = {Kind.PLANNED: 0, Kind.UNSENT: 1, Kind.PUBLISHED: 2, Kind.RECEIVED: 3}
+STAGE: Final = {Kind.PLANNED.value: 0, Kind.UNSENT.value: 1, Kind.PUBLISHED.value: 2, Kind.RECEIVED.value: 3}
 STAGE_RUN: Final = 4
 
 # Inside one run. The process that ran the body knows better than the worker's main process, which only infers:
@@ -74,21 +73,17 @@ STAGE_RUN: Final = 4
 # after whatever the body did (a result backend that is down: celery/app/trace.py, 5.7).
 PHASE_STARTED, PHASE_LOST, PHASE_INFERRED, PHASE_SEEN, PHASE_INTERNAL = range(5)
 PHASE: Final = {
-    Kind.STARTED: PHASE_STARTED,
-    Kind.NOTED: PHASE_STARTED,
-    Kind.LOST: PHASE_LOST,  # of these the later one is right
-    Kind.FOUND: PHASE_LOST,
+    Kind.STARTED.value: PHASE_STARTED,
+    Kind.NOTED.value: PHASE_STARTED,
+    Kind.LOST.value: PHASE_LOST,  # of these the later one is right
+    Kind.FOUND.value: PHASE_LOST,
 }
 
 # Which event the asked-for facts are taken from, first choice first.
 SOURCE_MESSAGE, SOURCE_UNSENT, SOURCE_PLANNED, SOURCE_NAME_ONLY = range(4)
-SOURCE: Final = {Kind.PLANNED: SOURCE_PLANNED, Kind.UNSENT: SOURCE_UNSENT}
+SOURCE: Final = {Kind.PLANNED.value: SOURCE_PLANNED, Kind.UNSENT.value: SOURCE_UNSENT}
 
-# Members of an enum are looked up and hashed in Python, so what is asked for every event goes by plain strings.
-_STAGE: Final = {kind.value: stage for kind, stage in STAGE.items()}
-_PHASE: Final = {kind.value: phase for kind, phase in PHASE.items()}
 _PLANNED, _UNSENT = str(STAGE[Kind.PLANNED]), str(STAGE[Kind.UNSENT])
-_SOURCE: Final = {kind.value: source for kind, source in SOURCE.items()}
 _MESSAGE: Final = NESTING_DIGITS + RETRIES_DIGITS
 """Characters of nesting and retries, with which a run key and an order key begin."""
 _RECEIVED: Final = slice(_MESSAGE + 1, _MESSAGE + 1 + TIME_DIGITS)
@@ -122,16 +117,11 @@ def received_at(key: str) -> int:
     return int(key[_RECEIVED], 16)
 
 
-def order_key(event: Event) -> str:
-    """Orders all events of a task by what they say about where it is."""
-    return order_keys(event, run_key(event), None)[0]
-
-
 def order_keys(event: Event, run: str, started: int | None) -> tuple[str, str, str]:
     """Of an event with that run key: its order key, the order key of its run's start, and its origin key. Where the
     event does not say when its run ``started``, the second is the first again."""
     message, at = run[:_MESSAGE], f"{event['at']:014x}"
-    stage = _STAGE.get(event["kind"])
+    stage = STAGE.get(event["kind"])
     if stage is None:
         order = f"{message}{STAGE_RUN}{run[_MESSAGE:]}{_phase(event)}{at}"
     else:
@@ -148,7 +138,7 @@ def end_key(event: Event) -> str:
 
 
 def _phase(event: Event) -> int:
-    phase = _PHASE.get(event["kind"])
+    phase = PHASE.get(event["kind"])
     if phase is not None:
         return phase
     if event.get("internal"):
@@ -160,7 +150,7 @@ def _source(event: Event) -> int:
     """How well an event knows what was asked for: smaller is better."""
     if not event.get("asked"):
         return SOURCE_NAME_ONLY
-    return _SOURCE.get(event["kind"], SOURCE_MESSAGE)
+    return SOURCE.get(event["kind"], SOURCE_MESSAGE)
 
 
 # -- read back -----------------------------------------------------------------------
@@ -175,7 +165,8 @@ _DELIVERY_PARTS: Final = f"([{FIRST}{REDELIVERED}]){_hex(RUN_DIGITS)}"
 _ORDER_PARTS: Final = f"{_MESSAGE_PARTS}([0-{STAGE_RUN}]){_DELIVERY_PARTS}([0-{PHASE_INTERNAL}]){_hex(TIME_DIGITS)}"
 _RUN_KEY: Final = re.compile(_MESSAGE_PARTS + _DELIVERY_PARTS)
 _ORDER_KEY: Final = re.compile(_ORDER_PARTS)
-_ORIGIN_KEY: Final = re.compile(f"([0-{SOURCE_NAME_ONLY}]){_MESSAGE_PARTS}{_hex(TIME_DIGITS)}")
+_CHANGED_CONTENT_KEY: Final = re.compile(CHANGED + _ORDER_PARTS)
+_ORIGIN_KEY_OF_A_STEP: Final = re.compile(f"[{SOURCE_UNSENT}{SOURCE_PLANNED}]{_MESSAGE_PARTS}{_hex(TIME_DIGITS)}")
 
 
 class RunKey(NamedTuple):
@@ -195,75 +186,6 @@ class RunKey(NamedTuple):
         nesting, retries, redelivered, token = found.groups()
         return cls(int(nesting, 16), int(retries, 16), redelivered == REDELIVERED, token)
 
-    def __str__(self) -> str:
-        return f"{self.nesting:02x}{self.retries:04x}{self.redelivered:d}{self.token}"
-
-
-class OrderKey(NamedTuple):
-    """What an event says about where its task is."""
-
-    nesting: int
-    retries: int
-    stage: int
-    redelivered: bool
-    token: str
-    phase: int
-    at: int
-    """Microseconds since the epoch."""
-
-    @classmethod
-    def parse(cls, text: str) -> OrderKey | None:
-        """None: something else."""
-        found = _ORDER_KEY.fullmatch(text)
-        if found is None:
-            return None
-        nesting, retries, stage, redelivered, token, phase, at = found.groups()
-        message = int(nesting, 16), int(retries, 16), int(stage)
-        return cls(*message, redelivered == REDELIVERED, token, int(phase), int(at, 16))
-
-    def __str__(self) -> str:
-        message = f"{self.nesting:02x}{self.retries:04x}{self.stage}"
-        return f"{message}{self.redelivered:d}{self.token}{self.phase}{self.at:014x}"
-
-
-class ContentKey(NamedTuple):
-    """Where the content of a task comes from."""
-
-    changed: bool
-    """By the run; else it is what the task was given."""
-    order: OrderKey
-
-    @classmethod
-    def parse(cls, text: str) -> ContentKey | None:
-        """None: something else, or the task has no content."""
-        order = OrderKey.parse(text[1:])
-        return cls(text[0] == CHANGED, order) if order is not None and text[0] in (GIVEN, CHANGED) else None
-
-    def __str__(self) -> str:
-        return f"{self.changed:d}{self.order}"
-
-
-class OriginKey(NamedTuple):
-    """How well the event knew what was asked for that a row has it from."""
-
-    source: int
-    nesting: int
-    retries: int
-    at: int
-    """Microseconds since the epoch."""
-
-    @classmethod
-    def parse(cls, text: str) -> OriginKey | None:
-        """None: something else."""
-        found = _ORIGIN_KEY.fullmatch(text)
-        if found is None:
-            return None
-        source, nesting, retries, at = found.groups()
-        return cls(int(source), int(nesting, 16), int(retries, 16), int(at, 16))
-
-    def __str__(self) -> str:
-        return f"{self.source}{self.nesting:02x}{self.retries:04x}{self.at:014x}"
-
 
 def is_planned(order_key: str) -> bool:
     """Whether the newest that is known of a task is that it is a later step of a workflow."""
@@ -282,17 +204,14 @@ def _has_stage(order_key: str, stage: str) -> bool:
 
 def happened_at(order_key: str) -> dt.datetime | None:
     """When the event happened that a task's status comes from. None: the key is none of ours."""
-    key = OrderKey.parse(order_key)
-    return None if key is None else time_of(key.at)
+    return time_of(int(order_key[-TIME_DIGITS:], 16)) if _ORDER_KEY.fullmatch(order_key) else None
 
 
 def is_of_a_step(origin_key: str) -> bool:
     """Whether all that is known of what was asked for is from the plan of a workflow: no message has it."""
-    key = OriginKey.parse(origin_key)
-    return key is not None and key.source in (SOURCE_UNSENT, SOURCE_PLANNED)
+    return _ORIGIN_KEY_OF_A_STEP.fullmatch(origin_key) is not None
 
 
 def is_changed(content_key: str) -> bool:
     """Whether the run has changed the content that the task was given."""
-    key = ContentKey.parse(content_key)
-    return key is not None and key.changed
+    return _CHANGED_CONTENT_KEY.fullmatch(content_key) is not None

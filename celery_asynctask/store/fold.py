@@ -208,7 +208,7 @@ def _time(microseconds: Any) -> sa.ColumnElement[Any]:
 
 def _phase(event: Any) -> sa.ColumnElement[Any]:
     """`keys._phase`."""
-    said: dict[int, list[Kind]] = {}
+    said: dict[int, list[str]] = {}
     for kind, phase in keys.PHASE.items():
         said.setdefault(phase, []).append(kind)
     return sa.case(
@@ -220,7 +220,7 @@ def _phase(event: Any) -> sa.ColumnElement[Any]:
 
 
 def _order(event: Any) -> sa.ColumnElement[Any]:
-    """`keys.order_key`."""
+    """`keys.order_keys`."""
     stages = [
         (event.kind == kind, event.prefix + f"{stage}{keys.BEFORE_RUN}" + event.at_hex)
         for kind, stage in keys.STAGE.items()
@@ -230,7 +230,7 @@ def _order(event: Any) -> sa.ColumnElement[Any]:
 
 
 def _start_order(event: Any) -> sa.ColumnElement[Any]:
-    """`keys.order_key` of the start that an end carries; of any other event its own."""
+    """`keys.order_keys`: of the start that an end carries; of any other event its own."""
     start = event.prefix + str(keys.STAGE_RUN) + event.delivery + str(keys.PHASE_STARTED)
     return sa.case((event.started.is_(None), _order(event)), else_=start + _hex(event.started, keys.TIME_DIGITS))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -17,9 +17,10 @@ from celery_asynctask.core.event import Event, Kind
 from celery_asynctask.core.fold import TASK_GROUPS, project
 from celery_asynctask.core.keys import (
     NO_RUN,
-    ContentKey,
-    OrderKey,
-    OriginKey,
+    PHASE,
+    PHASE_SEEN,
+    STAGE,
+    STAGE_RUN,
     RunKey,
     end_key,
     happened_at,
@@ -28,26 +29,30 @@ from celery_asynctask.core.keys import (
     is_planned,
     is_unsent,
     new_run,
-    order_key,
     received_at,
     run_key,
 )
+from celery_asynctask.core.time import microseconds, time_of
 from tests.histories import HISTORIES, Delivery, event, ms, published
 
-KEYS: list[Any] = [RunKey, OrderKey, ContentKey, OriginKey]
-TIMES = st.integers(0, 16**14 - 1)
-PARTS: dict[str, Any] = {
-    "nesting": st.integers(0, 0xFF),
-    "retries": st.integers(0, 0xFFFF),
-    "stage": st.integers(0, 4),
-    "redelivered": st.booleans(),
-    "token": st.text("0123456789abcdef", min_size=20, max_size=20),
-    "phase": st.integers(0, 4),
-    "at": TIMES,
-    "source": st.integers(0, 3),
-    "changed": st.booleans(),
-}
-PARTS["order"] = st.builds(OrderKey, **{name: PARTS[name] for name in OrderKey._fields})
+EVENTS = st.fixed_dictionaries(
+    {
+        "id": st.just("a"),
+        "name": st.just("n"),
+        "kind": st.sampled_from([kind.value for kind in Kind]),
+        "nesting": st.integers(0, 0xFF),
+        "retries": st.integers(0, 0xFFFF),
+        "redelivered": st.booleans(),
+        "run": st.text("0123456789abcdef", min_size=20, max_size=20),
+        "at": st.integers(0, 16**14 - 1),
+    }
+)
+
+
+def order_key(told: Event) -> str:
+    key: str = project(told).task["order_key"]
+    return key
+
 
 # -- as they are stored --------------------------------------------------------------
 
@@ -193,13 +198,28 @@ def test_run_keys_sort_by_nesting_retries_redelivery_and_time() -> None:
     assert keys == sorted(keys)
 
 
-@pytest.mark.parametrize("kind", KEYS)
-@given(data=st.data())
-def test_values_are_their_texts_and_compare_as_those_do(kind: Any, data: st.DataObject) -> None:
-    parts = st.builds(kind, **{name: PARTS[name] for name in kind._fields})
-    one, other = data.draw(parts), data.draw(parts)
-    assert kind.parse(str(one)) == one
-    assert (one < other, one == other) == (str(one) < str(other), str(one) == str(other))
+def run_parts(told: Any) -> tuple[Any, ...]:
+    return told["nesting"], told["retries"], told["redelivered"], told["run"]
+
+
+def order_parts(told: Any) -> tuple[Any, ...]:
+    """What an order key is made of, as numbers."""
+    nesting, retries, *delivery = run_parts(told)
+    if told["kind"] in STAGE:
+        return nesting, retries, STAGE[told["kind"]], False, NO_RUN, 0, told["at"]
+    return nesting, retries, STAGE_RUN, *delivery, PHASE.get(told["kind"], PHASE_SEEN), told["at"]
+
+
+@pytest.mark.parametrize(("made", "parts"), [(run_key, run_parts), (order_key, order_parts)], ids=["run", "order"])
+@given(one=EVENTS, other=EVENTS)
+def test_keys_compare_as_their_parts_do(made: Any, parts: Any, one: Any, other: Any) -> None:
+    assert (made(one) < made(other)) == (parts(one) < parts(other))
+    assert (made(one) == made(other)) == (parts(one) == parts(other))
+
+
+@given(told=EVENTS)
+def test_a_run_key_is_read_to_the_parts_that_it_was_made_of(told: Any) -> None:
+    assert RunKey.parse(run_key(told)) == run_parts(told)
 
 
 # -- read back -----------------------------------------------------------------------
@@ -212,17 +232,11 @@ def every_event() -> Iterator[Event]:
 def test_what_is_made_of_events_can_be_read() -> None:
     for told in every_event():
         task = project(told).task
-        run, order = RunKey.parse(run_key(told)), OrderKey.parse(task["order_key"])
-        origin, content = OriginKey.parse(task["origin_key"]), ContentKey.parse(task["content_key"])
-        assert (str(run), str(order), str(origin)) == (run_key(told), task["order_key"], task["origin_key"])
-        assert task["content_key"] == ("" if content is None else str(content))
-        assert task["order_key"] == order_key(told)
         said = told.get("nesting", 0), told.get("retries", 0), told.get("redelivered", False), told.get("run", NO_RUN)
-        assert run == said
-        assert order is not None
-        assert order.at == told["at"]
-        assert origin is not None
-        assert origin.at == (told["at"] if told["kind"] == Kind.STARTED else told.get("started", told["at"]))
+        assert RunKey.parse(run_key(told)) == said
+        assert happened_at(task["order_key"]) == time_of(told["at"])
+        since = told["at"] if told["kind"] == Kind.STARTED else told.get("started", told["at"])
+        assert int(task["origin_key"][-keys.TIME_DIGITS :], 16) == since
 
 
 def test_what_is_asked_of_keys() -> None:
@@ -230,9 +244,6 @@ def test_what_is_asked_of_keys() -> None:
         task = project(told).task
         assert is_planned(task["order_key"]) == (told["kind"] == Kind.PLANNED)
         assert is_unsent(task["order_key"]) == (told["kind"] == Kind.UNSENT)
-        at = happened_at(task["order_key"])
-        assert at is not None
-        assert at.timestamp() == pytest.approx(told["at"] / 1e6, abs=1e-5)
         assert is_of_a_step(task["origin_key"]) == (told["kind"] in (Kind.PLANNED, Kind.UNSENT) and "asked" in told)
         assert is_changed(task["content_key"]) == ("noted" in told)
 
@@ -256,49 +267,51 @@ NONE_OF_OURS = [
     f"{ORDER[:7]}2{ORDER[8:]}",
     f"{ORDER[:28]}5{ORDER[29:]}",
 ]
-ASKED: list[Callable[[str], object]] = [is_planned, is_unsent, happened_at, is_of_a_step, is_changed]
+ASKED: list[Callable[[str], object]] = [RunKey.parse, is_planned, is_unsent, happened_at, is_of_a_step, is_changed]
 
 
 @pytest.mark.parametrize("text", NONE_OF_OURS, ids=repr)
 def test_a_key_that_something_else_has_written_is_none(text: str) -> None:
     """As a row that was imported may have: nobody is stopped by it."""
-    for kind in KEYS:
-        assert kind.parse(text) is None
     assert not any(ask(text) for ask in ASKED)
 
 
-@pytest.mark.parametrize("kind", KEYS)
 @given(text=st.text() | st.text("0123456789abcdef", max_size=50))
-def test_whatever_is_read_is_what_was_written(kind: Any, text: str) -> None:
-    found = kind.parse(text)
-    assert found is None or str(found) == text
-    assert all(isinstance(ask(text), (bool, type(happened_at(ORDER)), type(None))) for ask in ASKED)
+def test_whatever_is_read_is_what_was_written(text: str) -> None:
+    run = RunKey.parse(text)
+    assert run is None or f"{run.nesting:02x}{run.retries:04x}{run.redelivered:d}{run.token}" == text
+    at = happened_at(text)
+    assert at is None or f"{microseconds(at):014x}" == text[-keys.TIME_DIGITS :]
+    assert all(isinstance(ask(text), bool) for ask in (is_planned, is_unsent, is_of_a_step, is_changed))
+
+
+STEP = cast("Event", {"id": "a", "name": "n", "kind": "planned", "at": ms(3), "asked": True})
 
 
 @pytest.mark.parametrize(
-    ("kind", "text"),
+    ("ask", "text"),
     [
-        (RunKey, run_key(Delivery(2).started(3))),
-        (OrderKey, ORDER),
-        (ContentKey, f"1{ORDER}"),
-        (OriginKey, project(published()).task["origin_key"]),
+        (RunKey.parse, run_key(Delivery(2).started(3))),
+        (happened_at, ORDER),
+        (is_planned, order_key(STEP)),
+        (is_changed, f"1{ORDER}"),
+        (is_of_a_step, project(STEP).task["origin_key"]),
     ],
 )
-def test_every_character_of_a_key_counts(kind: Any, text: str) -> None:
-    assert kind.parse(text) is not None
+def test_every_character_of_a_key_counts(ask: Callable[[str], object], text: str) -> None:
+    assert ask(text)
     for place in range(len(text)):
-        assert kind.parse(f"{text[:place]}X{text[place + 1 :]}") is None
+        assert not ask(f"{text[:place]}X{text[place + 1 :]}")
 
 
-@pytest.mark.parametrize("text", ["2" + ORDER, "x" + ORDER])
-def test_content_is_given_or_changed(text: str) -> None:
-    assert ContentKey.parse(text) is None
+@pytest.mark.parametrize("whose", ["", "0", "2", "x"])
+def test_content_that_the_run_has_not_changed(whose: str) -> None:
+    assert not is_changed(whose + ORDER)
 
 
-def test_sources_have_an_end() -> None:
+def test_only_steps_and_what_is_not_sent_are_of_a_step() -> None:
     text = project(published()).task["origin_key"]
-    assert OriginKey.parse(f"3{text[1:]}") is not None
-    assert OriginKey.parse(f"4{text[1:]}") is None
+    assert [source for source in "01234" if is_of_a_step(f"{source}{text[1:]}")] == ["1", "2"]
 
 
 # -- nobody else ---------------------------------------------------------------------

@@ -22,7 +22,6 @@ from celery_asynctask.capture.payload import Encoder
 from celery_asynctask.capture.payload.redaction import SENSITIVE_NAMES, Redaction
 from celery_asynctask.core import keys
 from celery_asynctask.core.fold import fold, project
-from celery_asynctask.core.keys import order_key
 from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.errors import AsyncTaskError
 from celery_asynctask.operations.erase import ERASED
@@ -57,7 +56,7 @@ VALUES = [
 ]
 
 
-GIVEN, CHANGED = (f"{whose}{order_key(published())}" for whose in (keys.GIVEN, keys.CHANGED))
+GIVEN, CHANGED = (f"{whose}{project(published()).task['order_key']}" for whose in (keys.GIVEN, keys.CHANGED))
 
 
 def make_app() -> Celery:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from celery_asynctask.core.keys import is_unsent, order_key
+from celery_asynctask.core.fold import project
+from celery_asynctask.core.keys import is_unsent
 from celery_asynctask.core.status import FAILED, AsyncTaskStatus
 from celery_asynctask.queries.workflow.tree import (
     Member,
@@ -214,4 +215,4 @@ def test_while_it_is_not_over_the_path_leads_to_what_is_waited_for(tasks: list[M
 
 def test_the_steps_of_the_example_are_what_they_are_called() -> None:
     told = workflows.order()
-    assert {one["id"] for one in told if is_unsent(order_key(one))} == {workflows.NOTIFY}
+    assert {one["id"] for one in told if is_unsent(project(one).task["order_key"])} == {workflows.NOTIFY}
