@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from celery_asynctask.core.accounting import Account, Ledger
+from celery_asynctask.core.time import time_of
 from celery_asynctask.errors import JournalError
 from celery_asynctask.journal.survey import survey_of
 from celery_asynctask.queries.completeness import completeness
@@ -17,7 +18,6 @@ from celery_asynctask.queries.reader import Reader
 
 MOST_ACCOUNTS: Final = 5000
 """Accounts that are kept: of the processes that were seen last."""
-_EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
 
 
 class Health(NamedTuple):
@@ -34,7 +34,7 @@ class Health(NamedTuple):
     @property
     def oldest(self) -> dt.datetime | None:
         """When the first of the events in the journal happened; None: there is none."""
-        return None if self.ledger.oldest is None else _EPOCH + dt.timedelta(microseconds=self.ledger.oldest)
+        return None if self.ledger.oldest is None else time_of(self.ledger.oldest)
 
 
 def health(reader: Reader, directory: Path) -> Health:
