@@ -1,18 +1,25 @@
-"""What all commands share: common options, the settings, the store."""
+"""What all commands share: how they are made, the settings, the store, and whom they ask."""
 
 from __future__ import annotations
 
 import datetime as dt
 import functools
-from collections.abc import Callable
-from typing import Any
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 import click
 
-from celery_asynctask.cli.group import URL
+from celery_asynctask.cli.group import URL, examples
 from celery_asynctask.cli.output import Output
+from celery_asynctask.core.columns import FOLD_KEYS
+from celery_asynctask.operations.session import Writer
 from celery_asynctask.queries import Filter, Reader, parse
 from celery_asynctask.settings import Settings
+from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
+
+JSON: Final = click.Option(["--json", "as_json"], is_flag=True, help="One JSON value a line.")
+UTC: Final = click.Option(["--utc"], is_flag=True, help="Times in UTC; else in the local zone.")
 
 
 class Look:
@@ -42,6 +49,12 @@ class Look:
         reader.check_schema()
         return reader
 
+    def writer(self, settings: Settings) -> Writer:
+        """A store to be changed; closed when the command ends."""
+        writer = Writer(settings)
+        self.context.call_on_close(writer.close)
+        return writer
+
     @property
     def now(self) -> dt.datetime:
         """In the zone that times are shown in, from which a search takes it. The app's settings may set it, as Django's
@@ -54,21 +67,37 @@ class Look:
         return parse(" ".join(words), self.now)
 
 
-def options(*, as_json: bool = True) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Give a command the options ``--json`` and ``--utc``, and a `Look` as its first argument."""
+def command(
+    *lines: str, name: str | None = None, about: str = "", options: Sequence[click.Option] = (JSON, UTC)
+) -> Callable[[Callable[..., Any]], click.Command]:
+    """Make a command of a function, whose first argument is a `Look`. Its help ends with ``lines`` as examples, and
+    ``about``; ``options`` come after its own."""
 
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+    def decorate(function: Callable[..., Any]) -> click.Command:
         @functools.wraps(function)
         @click.pass_context
-        def command(context: click.Context, /, *args: Any, utc: bool = False, **kwargs: Any) -> Any:
-            output = Output(
-                as_json=kwargs.pop("as_json", False), utc=utc, color=not getattr(context.obj, "no_color", False)
-            )
-            return function(Look(context, output), *args, **kwargs)
+        def invoked(context: click.Context, /, *, as_json: bool = False, utc: bool = False, **given: Any) -> Any:
+            output = Output(as_json=as_json, utc=utc, color=not getattr(context.obj, "no_color", False))
+            return function(Look(context, output), **given)
 
-        decorated = click.option("--utc", is_flag=True, help="Times in UTC; else in the local zone.")(command)
-        if as_json:
-            decorated = click.option("--json", "as_json", is_flag=True, help="One JSON value a line.")(decorated)
-        return decorated
+        made = click.command(name, epilog=examples(*lines) + about)(invoked)
+        made.params += options
+        return made
 
     return decorate
+
+
+def record(row: AsyncTask | AsyncTaskAttempt, *left_out: str) -> dict[str, Any]:
+    """A row as ``--json`` prints it: its columns by their names, without the keys of the fold."""
+    names = [column.name for column in row.__table__.columns if column.name not in FOLD_KEYS.union(left_out)]
+    return {name: getattr(row, name) for name in names}
+
+
+def ask(question: str, yes: bool) -> None:
+    """Ask a person whether to go on, unless ``yes``; ends the command where the answer is no, and with a usage error
+    where there is nobody to ask."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise click.UsageError("There is no terminal to ask on. Look with --dry-run, then say --yes.")
+    click.confirm(question, abort=True, err=True)

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-import click
-
-from celery_asynctask.cli.command import Look, options
+from celery_asynctask.cli.command import Look, command
 from celery_asynctask.cli.group import PROBLEM
-from celery_asynctask.cli.output import clean
 from celery_asynctask.core.accounting import plural
 from celery_asynctask.operations.doctor import Level, examine
 
@@ -16,16 +13,8 @@ _SIGNS: Final = {Level.OK: "✔", Level.NOTE: "•", Level.PROBLEM: "✖"}
 _INDENT: Final = " " * 12
 
 
-@click.command(
-    epilog="""\b
-Examples:
-  celery -A proj asynctask doctor
-  celery -A proj asynctask doctor --json | jq 'select(.level == "problem")'
-"""
-)
-@options()
-@click.pass_context
-def doctor(context: click.Context, look: Look) -> None:
+@command("doctor", "doctor --json | jq 'select(.level == \"problem\")'")
+def doctor(look: Look) -> None:
     """Look at configuration, database, journal, recorder and telemetry, and say what to do.
 
     Run it where the workers run, as their user. Exits with 1 if there is a problem. It changes nothing: what it writes
@@ -35,15 +24,12 @@ def doctor(context: click.Context, look: Look) -> None:
     count = dict.fromkeys(Level, 0)
     for found in examine(look.app, lambda: look.settings):
         count[found.level] += 1
-        if output.as_json:
-            output.json(found._asdict())
-            continue
-        output.line(clean(f"{_SIGNS[found.level]} {found.level.value:8}  {found.check}: {found.text}"))
-        if found.remedy:
-            output.line(clean(f"{_INDENT}{found.remedy}"))
+        remedy = f"\n{_INDENT}{found.remedy}" if found.remedy else ""
+        text = f"{_SIGNS[found.level]} {found.level.value:8}  {found.check}: {found.text}{remedy}"
+        output.tell(found._asdict(), text)
     problems, notes = count[Level.PROBLEM], count[Level.NOTE]
     if not output.as_json:
         told = f"{problems:,} {plural(problems, 'problem')}, {notes:,} {plural(notes, 'note')}"
         output.line(f"\n{told[0].upper()}{told[1:]}." if problems or notes else "\nAll is well.")
     if problems:
-        context.exit(PROBLEM)
+        look.context.exit(PROBLEM)

@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import click
 
-from celery_asynctask.cli.command import Look, options
-from celery_asynctask.cli.work import ask, progress
+from celery_asynctask.cli.command import Look, ask, command
 from celery_asynctask.core.limits import MAX_INTEGER
 from celery_asynctask.operations.erase import Erased, Erasure
-from celery_asynctask.operations.session import Writer
 
 
-@click.command(
-    epilog="""\b
-Examples:
-  celery -A proj asynctask erase --customer 42 --dry-run
-  celery -A proj asynctask erase --customer 42 --customer 43 --yes
-"""
-)
+@command("erase --customer 42 --dry-run", "erase --customer 42 --customer 43 --yes")
 @click.option(
     "--customer",
     "customers",
@@ -29,7 +21,6 @@ Examples:
 )
 @click.option("--dry-run", is_flag=True, help="Count only.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@options()
 def erase(look: Look, customers: tuple[int, ...], dry_run: bool, yes: bool) -> None:
     """Erase what was recorded of the values of customers' tasks, for good.
 
@@ -40,10 +31,8 @@ def erase(look: Look, customers: tuple[int, ...], dry_run: bool, yes: bool) -> N
     delivered again, of a node whose journal has not reached the database. Run it once more then; what is erased already
     is not touched. Journals, their quarantine, the broker, the result backend, exports and backups are not looked into.
     """
-    output = look.output
     look.reader.close()  # it has found the tables
-    writer = Writer(look.settings)
-    look.context.call_on_close(writer.close)
+    writer = look.writer(look.settings)
     work = {customer: Erasure(writer, customer) for customer in dict.fromkeys(customers)}
     counts = {customer: one.count() for customer, one in work.items()}
     if dry_run or not yes:
@@ -55,7 +44,7 @@ def erase(look: Look, customers: tuple[int, ...], dry_run: bool, yes: bool) -> N
     if tasks or attempts:
         ask(f"Erase the values of {tasks:,} tasks and {attempts:,} attempts for good?", yes)
     done: dict[int, Erased] = {}
-    with progress(output, "Erasing", tasks) as told:
+    with look.output.progress("Erasing", tasks) as told:
         for customer, one in work.items():
             done[customer] = Erased(0, 0)
             for batch in one.run():
@@ -66,9 +55,7 @@ def erase(look: Look, customers: tuple[int, ...], dry_run: bool, yes: bool) -> N
 
 def _show(look: Look, counts: dict[int, Erased], what: str) -> None:
     for customer, count in counts.items():
-        if look.output.as_json:
-            look.output.json({"customer": customer, "state": what, **count._asdict()})
-        else:
-            look.output.line(
-                f"Customer {customer}: {what} the values of {count.tasks:,} tasks, {count.attempts:,} attempts."
-            )
+        look.output.tell(
+            {"customer": customer, "state": what, **count._asdict()},
+            f"Customer {customer}: {what} the values of {count.tasks:,} tasks, {count.attempts:,} attempts.",
+        )

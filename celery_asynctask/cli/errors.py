@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import click
 
-from celery_asynctask.cli.command import Look, options
+from celery_asynctask.cli.command import Look, command
 from celery_asynctask.cli.output import Node, Output
 from celery_asynctask.queries.failures.groups import MOST_LOOKED_AT, Group, failures
 
@@ -22,14 +22,7 @@ _ORDERS: Final[dict[str, Callable[[Group], Any]]] = {
 }
 
 
-@click.command(
-    epilog="""\b
-Examples:
-  celery -A proj asynctask errors
-  celery -A proj asynctask errors since:1d --sort first
-  celery -A proj asynctask errors 'name:billing.*' customer:42 --json
-"""
-)
+@command("errors", "errors since:1d --sort first", "errors 'name:billing.*' customer:42 --json")
 @click.argument("search", nargs=-1)
 @click.option(
     "--sort",
@@ -39,7 +32,6 @@ Examples:
     help="The most frequent first, those seen last, or those that are newest.",
 )
 @click.option("-n", "--limit", type=click.IntRange(1), default=20, show_default=True, help="Causes shown.")
-@options()
 def errors(look: Look, search: tuple[str, ...], sort: str, limit: int) -> None:
     """What failed of the tasks that SEARCH finds, cause by cause: how often, where, when, and for how many customers.
 
@@ -61,11 +53,7 @@ def errors(look: Look, search: tuple[str, ...], sort: str, limit: int) -> None:
     if len(groups) > limit:
         left = sum(group.tasks for group in groups[limit:])
         output.hint(f"There are {len(groups) - limit:,} more causes, of {left:,} failures: --limit {len(groups)}")
-    if found.looked_back_to is not None:
-        output.hint(
-            f"Looked at the newest {MOST_LOOKED_AT:,} failures, back to {output.moment(found.looked_back_to)}; older "
-            "ones are not counted. Look at less at once with a key such as name, customer, since or until."
-        )
+    output.bounded(MOST_LOOKED_AT, "failures", found.looked_back_to)
 
 
 def _node(output: Output, group: Group) -> Node:

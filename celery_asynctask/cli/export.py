@@ -17,8 +17,7 @@ from typing import IO, Any, Final
 
 import click
 
-from celery_asynctask.cli.command import Look, options
-from celery_asynctask.cli.work import progress
+from celery_asynctask.cli.command import UTC, Look, command
 from celery_asynctask.core.columns import FOLD_KEYS
 from celery_asynctask.errors import AsyncTaskError
 from celery_asynctask.operations import bundle
@@ -35,13 +34,11 @@ _NAMES: Final = [column.name for column in _COLUMNS]
 Pages = Iterable[Sequence[Exported]]
 
 
-@click.command(
-    epilog="""\b
-Examples:
-  celery -A proj asynctask export status:FAILURE since:2d -o failures.ndjson
-  celery -A proj asynctask export --workflow 5f0c2a -o incident.ndjson
-  celery -A proj asynctask export customer:42 --format csv > tasks.csv
-"""
+@command(
+    "export status:FAILURE since:2d -o failures.ndjson",
+    "export --workflow 5f0c2a -o incident.ndjson",
+    "export customer:42 --format csv > tasks.csv",
+    options=[UTC],
 )
 @click.argument("search", nargs=-1)
 @click.option("--workflow", metavar="ID", help="All members of the workflow that the task ID is in.")
@@ -54,7 +51,6 @@ Examples:
     help="A bundle for `import`, or a table of the tasks.",
 )
 @click.option("-o", "--output", "target", metavar="FILE", default=STANDARD, help="Where to; standard output without.")
-@options(as_json=False)
 def export(look: Look, search: tuple[str, ...], workflow: str | None, kind: str, target: str) -> None:
     """Write all tasks that SEARCH finds, or a whole workflow; everything, without.
 
@@ -81,7 +77,7 @@ def export(look: Look, search: tuple[str, ...], workflow: str | None, kind: str,
 
     def counted() -> Iterator[Sequence[Exported]]:
         nonlocal count
-        with progress(look.output, "Exporting") as told:
+        with look.output.progress("Exporting") as told:
             for page in pages:
                 yield page
                 count += len(page)

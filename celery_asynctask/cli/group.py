@@ -10,7 +10,6 @@ import io
 import os
 import re
 import sys
-from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, Final
 
@@ -24,14 +23,12 @@ UNREACHABLE: Final = 3
 INTERRUPTED: Final = 130
 URL: Final = "celery_asynctask.url"
 """Where click's contexts keep what ``--url`` says."""
-_MODULES: Final[Mapping[str, str]] = {
-    module.rstrip("_"): module
-    for module in (
-        *("doctor", "erase", "errors", "export", "import_", "list", "openapi", "purge", "recorder", "rerun", "schema"),
-        *("serve", "show", "stats", "token", "top", "tree", "upgrade", "verify", "why"),
-    )
-}
-"""Where each command is, below this package."""
+_NAMES: Final = (
+    *("doctor", "erase", "errors", "export", "import", "list", "openapi", "purge", "recorder", "rerun", "schema"),
+    *("serve", "show", "stats", "token", "top", "tree", "upgrade", "verify", "why"),
+)
+_ELSEWHERE: Final = {"import": "import_", "openapi": "serve", "schema": "upgrade"}
+"""Modules of the commands that have none of their name."""
 
 
 class Commands(click.Group):
@@ -40,14 +37,13 @@ class Commands(click.Group):
 
     def list_commands(self, _ctx: click.Context) -> list[str]:
         """By name."""
-        return sorted(_MODULES)
+        return sorted(_NAMES)
 
     def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
         """None where there is no such command."""
-        module = _MODULES.get(cmd_name)
-        if module is None:
+        if cmd_name not in _NAMES:
             return None
-        there = vars(import_module(f"celery_asynctask.cli.{module}")).values()
+        there = vars(import_module(f"celery_asynctask.cli.{_ELSEWHERE.get(cmd_name, cmd_name)}")).values()
         return next(one for one in there if isinstance(one, click.Command) and one.name == cmd_name)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -87,6 +83,11 @@ class Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name, command, rest = super().resolve_command(ctx, args)
         return name, command, apart(rest)
+
+
+def examples(*lines: str) -> str:
+    """The end of a command's help: how it is called, each line without its beginning, which all have in common."""
+    return "\b\nExamples:\n" + "".join(f"  celery -A proj asynctask {line}\n" for line in lines)
 
 
 def apart(args: list[str]) -> list[str]:

@@ -12,26 +12,16 @@ from typing import IO
 
 import click
 
-from celery_asynctask.cli.command import Look, options
-from celery_asynctask.cli.work import progress
+from celery_asynctask.cli.command import Look, command
 from celery_asynctask.errors import AsyncTaskError
 from celery_asynctask.operations import bundle
 from celery_asynctask.operations.import_bundle import Import, shape
-from celery_asynctask.operations.session import Writer
 
 
-@click.command(
-    "import",
-    epilog="""\b
-Examples:
-  celery -A proj asynctask import incident.ndjson --into sqlite:///incident.db
-  celery -A proj asynctask --url sqlite:///incident.db list
-""",
-)
+@command("import incident.ndjson --into sqlite:///incident.db", "--url sqlite:///incident.db list", name="import")
 @click.argument("file", metavar="FILE")
 @click.option("--into", metavar="URL", required=True, help="Database that gets the tasks; an SQLite file is made.")
 @click.option("--any-database", is_flag=True, help="Also into a database that is not SQLite, hence perhaps a real one.")
-@options()
 def import_(look: Look, file: str, into: str, any_database: bool) -> None:
     """Store the tasks of a bundle that `export` made, with their attempts, as they were.
 
@@ -44,24 +34,21 @@ def import_(look: Look, file: str, into: str, any_database: bool) -> None:
         raise click.UsageError("--into is not an SQLite file. If that is what you want, say --any-database.")
     with _opened(file) as lines:
         wanted = shape()
-        with progress(look.output, "Reading") as told:
+        with look.output.progress("Reading") as told:
             count = 0
             for _ in bundle.read(lines, wanted):
                 count += 1
                 told(1)
         lines.seek(0)
-        writer = Writer(settings)
-        look.context.call_on_close(writer.close)
-        work = Import(writer)
+        work = Import(look.writer(settings))
         work.prepare()
-        with progress(look.output, "Importing", count) as told:
+        with look.output.progress("Importing", count) as told:
             for stored in work.store(bundle.read(lines, wanted)):
                 told(stored)
-    if look.output.as_json:
-        look.output.json({"tasks": count, "database": settings.shown_url})
-    else:
-        look.output.line(f"{count:,} tasks are in {settings.shown_url}.")
-        look.output.hint(f"Look at them: celery asynctask --url {settings.shown_url} list")
+    database = settings.shown_url
+    look.output.tell({"tasks": count, "database": database}, f"{count:,} tasks are in {database}.")
+    if not look.output.as_json:
+        look.output.hint(f"Look at them: celery asynctask --url {database} list")
 
 
 @contextmanager

@@ -6,9 +6,8 @@ from typing import Any, Final
 
 import click
 
-from celery_asynctask.cli.command import Look, options
+from celery_asynctask.cli.command import Look, command, record
 from celery_asynctask.cli.output import Id
-from celery_asynctask.cli.record import task_of
 from celery_asynctask.queries import page
 from celery_asynctask.queries.search.keys import KEYS
 from celery_asynctask.queries.search.page import MOST_LOOKED_AT, MOST_ROWS
@@ -19,22 +18,17 @@ _SPARE: Final = ("by", "wait", "customer", "retries", "run")
 """Columns that a narrow terminal does without, first these."""
 
 
-@click.command(
-    "list",
-    epilog="""\b
-Examples:
-  celery -A proj asynctask list status:FAILURE,LOST since:2d
-  celery -A proj asynctask list 'name:billing.*' customer:42 'retries:>2'
-  celery -A proj asynctask list kwargs.account_id:17 -status:SUCCESS --json
-  celery -A proj asynctask list 'message:"no money"' created:2026-01-31
-"""
-    + "\b\nKeys of a search:\n"
-    + "".join(f"  {name:16} {key.meaning}\n" for name, key in KEYS.items()),
+@command(
+    "list status:FAILURE,LOST since:2d",
+    "list 'name:billing.*' customer:42 'retries:>2'",
+    "list kwargs.account_id:17 -status:SUCCESS --json",
+    """list 'message:"no money"' created:2026-01-31""",
+    name="list",
+    about="\b\nKeys of a search:\n" + "".join(f"  {name:16} {key.meaning}\n" for name, key in KEYS.items()),
 )
 @click.argument("search", nargs=-1)
 @click.option("-n", "--limit", type=click.IntRange(1, MOST_ROWS), default=30, show_default=True, help="Tasks shown.")
 @click.option("--after", metavar="CURSOR", help="Go on where a page ended.")
-@options()
 def list_tasks(look: Look, search: tuple[str, ...], limit: int, after: str | None) -> None:
     """Tasks that SEARCH finds, newest first.
 
@@ -50,7 +44,7 @@ def list_tasks(look: Look, search: tuple[str, ...], limit: int, after: str | Non
     found = page(look.reader, look.search(search), limit=limit, after=after, payloads=output.as_json)
     if output.as_json:
         for task in found.tasks:
-            output.json(task_of(task))
+            output.json(record(task))
     elif found.tasks:
         output.table(_COLUMNS, map(_row, found.tasks), spare=_SPARE)
     else:

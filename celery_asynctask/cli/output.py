@@ -9,7 +9,8 @@ import datetime as dt
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from importlib.util import find_spec
 from typing import Any, Final, NamedTuple
@@ -138,6 +139,36 @@ class Output:
         """One value as a line of JSON (NDJSON)."""
         encoding = (sys.stdout.encoding or "").lower().replace("-", "")
         print(json_line(value, ascii_only=encoding != "utf8"))  # noqa: T201
+
+    def tell(self, value: Mapping[str, Any], text: str) -> None:
+        """The value with ``--json``, else the text."""
+        if self.as_json:
+            self.json(value)
+        else:
+            self.line(text)
+
+    def bounded(self, most: int, what: str, back_to: dt.datetime | None) -> None:
+        """Say that only the newest ``most`` were counted, those back to a time; None: it was all of them."""
+        if back_to is not None:
+            self.hint(
+                f"Looked at the newest {most:,} {what}, back to {self.moment(back_to)}; older ones are not counted. "
+                "Look at less at once with a key such as name, customer, since or until."
+            )
+
+    @contextmanager
+    def progress(self, title: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+        """A bar on standard error while there is a terminal, and what moves it on by so many."""
+        if self.as_json or not sys.stderr.isatty() or find_spec("rich") is None:
+            yield lambda _count: None
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        console = Console(stderr=True, no_color=not self.color)
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task(title, total=total)
+            yield lambda count: bar.advance(task, count)
 
     def title(self, text: str) -> None:
         """A heading above a part."""

@@ -6,23 +6,13 @@ from collections.abc import Sequence
 
 import click
 
-from celery_asynctask.cli.command import Look, options
-from celery_asynctask.cli.work import ask, progress
+from celery_asynctask.cli.command import Look, ask, command
 from celery_asynctask.operations import retention
-from celery_asynctask.operations.purge import BATCH, SOURCES_KEPT, Count, Purge, Purged
+from celery_asynctask.operations.purge import BATCH, SOURCES_KEPT, Count, Purge
 from celery_asynctask.operations.retention import Rule, in_words
-from celery_asynctask.operations.session import Writer
 
 
-@click.command(
-    epilog="""\b
-Examples:
-  celery -A proj asynctask purge --dry-run
-  celery -A proj asynctask purge --yes
-  celery -A proj asynctask purge --older-than 90d
-  celery -A proj asynctask purge --older-than 7d status:SUCCESS name:poll.*
-"""
-)
+@command("purge --dry-run", "purge --yes", "purge --older-than 90d", "purge --older-than 7d status:SUCCESS name:poll.*")
 @click.argument("search", nargs=-1)
 @click.option("--older-than", metavar="AGE", help="Delete what SEARCH finds (all, without) and is older: 90d, 12h.")
 @click.option(
@@ -31,7 +21,6 @@ Examples:
 @click.option("--dry-run", is_flag=True, help="Count only.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--batch", type=click.IntRange(1, 5000), default=BATCH, show_default=True, help="Tasks a transaction.")
-@options()
 def purge(
     look: Look, search: tuple[str, ...], older_than: str | None, unfinished: bool, dry_run: bool, yes: bool, batch: int
 ) -> None:
@@ -50,16 +39,13 @@ def purge(
     if search and older_than is None:
         raise click.UsageError("With a search, say how old tasks must be: --older-than 90d.")
     output = look.output
-    now = output.now
     if older_than is None:
         rules = retention.configured(look.settings.retention, look.now)
     else:
         rules = retention.older_than(older_than, " ".join(search), look.now)
     look.reader.close()  # it has found the tables
-    writer = Writer(look.settings)
-    look.context.call_on_close(writer.close)
-    work = Purge(writer, rules, now, unfinished=unfinished, batch=batch)
-    with progress(output, "Counting") as told:
+    work = Purge(look.writer(look.settings), rules, output.now, unfinished=unfinished, batch=batch)
+    with output.progress("Counting") as told:
         counts = work.count(told)
     due = sum(count.due for count in counts)
     _show_counts(look, rules, counts)
@@ -70,9 +56,13 @@ def purge(
         return
     if due:
         ask(f"Delete {due:,} tasks and their attempts?", yes)
-    with progress(output, "Deleting", due) as told:
+    with output.progress("Deleting", due) as told:
         purged = work.run(told)
-    _show_purged(look, purged)
+    output.tell(
+        purged._asdict(),
+        f"Deleted {purged.tasks:,} tasks with {purged.attempts:,} attempts, {purged.orphans:,} attempts without a task "
+        f"and the ledger of {purged.sources:,} processes that ended more than {in_words(SOURCES_KEPT)} ago.",
+    )
 
 
 def _show_counts(look: Look, rules: Sequence[Rule], counts: Sequence[Count]) -> None:
@@ -86,13 +76,3 @@ def _show_counts(look: Look, rules: Sequence[Rule], counts: Sequence[Count]) -> 
             look.output.json({"rule": text, "kept": age, "tasks": tasks, "due": due, "keeps": keeps})
         return
     look.output.table(("rule", "kept", "tasks>", "due>", "keeps>"), rows)
-
-
-def _show_purged(look: Look, purged: Purged) -> None:
-    if look.output.as_json:
-        look.output.json(purged._asdict())
-        return
-    look.output.line(
-        f"Deleted {purged.tasks:,} tasks with {purged.attempts:,} attempts, {purged.orphans:,} attempts without a task "
-        f"and the ledger of {purged.sources:,} processes that ended more than {in_words(SOURCES_KEPT)} ago."
-    )

@@ -11,9 +11,9 @@ from typing import Any, Final
 
 import click
 
-from celery_asynctask.cli.command import Look, options
+from celery_asynctask.cli.command import Look, command
 from celery_asynctask.cli.group import PROBLEM
-from celery_asynctask.cli.output import Output, clean
+from celery_asynctask.cli.output import Output
 from celery_asynctask.core.accounting import plural
 from celery_asynctask.operations.rerun import Candidate, Options, assess, link, prepare, reach_broker, send
 from celery_asynctask.present.reasons import reasons
@@ -32,13 +32,10 @@ _SHORT: Final = 60
 """Characters of arguments in a table; a single task's are shown from beginning to end."""
 
 
-@click.command(
-    epilog="""\b
-Examples:
-  celery -A proj asynctask rerun 5f0c2a
-  celery -A proj asynctask rerun --search "status:FAILURE name:billing.* since:2d" --limit 500
-  celery -A proj asynctask rerun 5f0c2a --queue slow --by ada --yes --json
-"""
+@command(
+    "rerun 5f0c2a",
+    'rerun --search "status:FAILURE name:billing.* since:2d" --limit 500',
+    "rerun 5f0c2a --queue slow --by ada --yes --json",
 )
 @click.argument("task_ids", metavar="[ID]...", nargs=-1)
 @click.option("--search", metavar="SEARCH", help="The newest tasks that a search finds, as in list, oldest first.")
@@ -56,10 +53,7 @@ Examples:
 @click.option("--again", is_flag=True, help="Also tasks that were sent again before.")
 @click.option("--unfinished", is_flag=True, help="Also tasks that are not over.")
 @click.option("--force-name", is_flag=True, help="Also tasks that this app does not know.")
-@options()
-@click.pass_context
 def rerun(
-    context: click.Context,
     look: Look,
     task_ids: tuple[str, ...],
     search: str | None,
@@ -93,18 +87,18 @@ def rerun(
     if not candidates:
         output.hint("No task is like that.")
     if not sendable:
-        context.exit(PROBLEM if candidates else 0)
+        look.context.exit(PROBLEM if candidates else 0)
     count = f"{len(sendable):,} {plural(len(sendable), 'task')}"
     if not yes and not asks:
         raise click.UsageError(f"Nothing was sent: nobody can be asked here. Give --yes to send {count}.")
     if asks and not click.confirm(f"Send {count} again?", err=True):
         output.hint("Nothing was sent.")
-        context.exit(PROBLEM)
+        look.context.exit(PROBLEM)
     link(app)
     reach_broker(app)
     failed = [one for one in sendable if not _sent(output, app, one, by or _user(), queue)]
     if failed or len(sendable) < len(candidates):
-        context.exit(PROBLEM)
+        look.context.exit(PROBLEM)
 
 
 def _by_id(look: Look, task_ids: Sequence[str]) -> list[AsyncTask]:
@@ -172,7 +166,7 @@ def _preview(output: Output, candidates: Sequence[Candidate]) -> None:
     for one in candidates:
         for told, words in ((one.refusals, "cannot be sent again"), (one.remarks, "note")):
             if told:
-                output.line(clean(f"{one.task.celery_task_id} {words}: {'; '.join(reasons(told, _REMEDIES))}."))
+                output.line(f"{one.task.celery_task_id} {words}: {'; '.join(reasons(told, _REMEDIES))}.")
 
 
 def _sent(output: Output, app: Any, one: Candidate, by: str, queue: str | None) -> bool:
@@ -181,15 +175,9 @@ def _sent(output: Output, app: Any, one: Candidate, by: str, queue: str | None) 
         new = send(app, one, by, queue)
     except Exception as exc:  # noqa: BLE001 - one that fails shall not stop the others
         error = f"{type(exc).__name__}: {exc}"
-        if output.as_json:
-            output.json({**_record(one), "error": error})
-        else:
-            output.line(clean(f"{one.task.celery_task_id} could not be sent: {error}"))
+        output.tell({**_record(one), "error": error}, f"{one.task.celery_task_id} could not be sent: {error}")
         return False
-    if output.as_json:
-        output.json({**_record(one), "sent": new})
-    else:
-        output.line(clean(f"{one.task.celery_task_id} was sent again as {new}"))
+    output.tell({**_record(one), "sent": new}, f"{one.task.celery_task_id} was sent again as {new}")
     return True
 
 

@@ -1,42 +1,35 @@
-"""``celery asynctask serve``: the console and the HTTP API as a server of their own."""
+"""``celery asynctask serve``: the console and the HTTP API as a server; ``openapi``: the API's document."""
 
 from __future__ import annotations
 
 import gc
 import ipaddress
+import json
 import socket
 from typing import Any
 
 import click
 
-from celery_asynctask.cli.group import URL
+from celery_asynctask.cli.command import Look, command
 from celery_asynctask.errors import AsyncTaskError, SettingsError
-from celery_asynctask.settings import Settings
 
 PORT = 5556
 
 
-@click.command(
-    epilog="""\b
-Examples:
-  celery -A proj asynctask serve
-  celery -A proj asynctask serve --host 0.0.0.0 --port 8080
-"""
-)
+@command("serve", "serve --host 0.0.0.0 --port 8080", options=[])
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
 @click.option(
     "-p", "--port", type=click.IntRange(0, 65535), default=PORT, show_default=True, help="0: any that is free."
 )
 @click.option("--access-log", is_flag=True, help="Log every request, with what it searches for.")
-@click.pass_context
-def serve(context: click.Context, host: str, port: int, access_log: bool) -> None:
+def serve(look: Look, host: str, port: int, access_log: bool) -> None:
     """Serve the record over HTTP, until SIGTERM or Ctrl-C: the console for people, the API for programs.
 
     Whoever is on this host may read it, values included, unless asynctask_tokens or asynctask_access is set; at an
     address that others reach, one of them must be.
     """
     loopback = _is_loopback(host)
-    api = create(context, loopback=loopback)
+    api = _created(look, loopback=loopback)
     if not loopback and not api.state.asynctask.gate.has_credentials:
         raise SettingsError(
             f"{host} can be reached by others: set asynctask_tokens (`celery asynctask token` makes one) or "
@@ -54,6 +47,13 @@ def serve(context: click.Context, host: str, port: int, access_log: bool) -> Non
         click.echo(f"The record is at {_url(listening)}, until Ctrl-C", err=True)
         uvicorn.Server(config).run(sockets=[listening])
     api.state.asynctask.close()
+
+
+@command("openapi > openapi.json", options=[])
+def openapi(look: Look) -> None:
+    """Print the OpenAPI document of the HTTP API: what client generators read. Neither starts a server nor looks at
+    the database."""
+    click.echo(json.dumps(_created(look, loopback=False).openapi(), indent=2, ensure_ascii=False))
 
 
 def _settle(api: Any) -> None:
@@ -84,17 +84,14 @@ def _url(listening: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def create(context: click.Context, *, loopback: bool) -> Any:
+def _created(look: Look, *, loopback: bool) -> Any:
     """The ASGI application of the app that ``celery -A`` names. Raises `AsyncTaskError`, also where the extra is not
     installed."""
     try:
         from celery_asynctask.http import create_app
     except ImportError as exc:
         raise _without_extra(exc) from exc
-    app = context.obj.app
-    settings = Settings.from_app(app)
-    url = context.meta.get(URL)
-    return create_app(app, settings=settings.at(url) if url else settings, loopback=loopback)
+    return create_app(look.app, settings=look.settings, loopback=loopback)
 
 
 def _without_extra(exc: ImportError) -> AsyncTaskError:

@@ -9,9 +9,8 @@ from typing import Any, Final
 
 import click
 
-from celery_asynctask.cli.command import Look, options
+from celery_asynctask.cli.command import Look, command, record
 from celery_asynctask.cli.output import Output, span
-from celery_asynctask.cli.record import attempt_of, task_of
 from celery_asynctask.core.links import trace_link
 from celery_asynctask.core.marks import missing
 from celery_asynctask.core.status import TERMINAL, AsyncTaskStatus
@@ -25,16 +24,9 @@ FOLDED_COLUMNS: Final = 240
 """Characters of such a line."""
 
 
-@click.command(
-    epilog="""\b
-Examples:
-  celery -A proj asynctask show 5f0c2a
-  celery -A proj asynctask show 5f0c2a --full --utc
-"""
-)
+@command("show 5f0c2a", "show 5f0c2a --full --utc")
 @click.argument("task_id", metavar="ID")
 @click.option("--full", is_flag=True, help="Values and the tracebacks of all attempts, from beginning to end.")
-@options()
 def show(look: Look, task_id: str, full: bool) -> None:
     """Everything about the task ID, or the one task whose id begins with it: how it went, every attempt, its values.
 
@@ -47,8 +39,8 @@ def show(look: Look, task_id: str, full: bool) -> None:
         runs = attempts(session, task)
     link = trace_link(look.settings.trace_url, task.trace_id, task.span_id)
     if output.as_json:
-        told = [attempt_of(run, number) for number, run in enumerate(runs, 1)]
-        output.json({**task_of(task), "trace_url": link, "attempts": told})
+        told = [{"attempt": number, **record(run, "id")} for number, run in enumerate(runs, 1)]
+        output.json({**record(task), "trace_url": link, "attempts": told})
         return
     output.fields(_about(task, runs, link, output.now))
     if runs:

@@ -6,36 +6,20 @@ import datetime as dt
 
 import click
 
-from celery_asynctask.cli.command import Look, options
+from celery_asynctask.cli.command import Look, command
 from celery_asynctask.queries.statistics.measures import Percentiles
 from celery_asynctask.queries.statistics.names import MOST_LOOKED_AT, Name, Statistics, statistics, with_time
 
 _COLUMNS = (
-    "name",
-    "tasks>",
-    "failed>",
-    "rate>",
-    "retries>",
-    "wait p50>",
-    "p95>",
-    "p99>",
-    "run p50>",
-    "p95>",
-    "p99>",
+    *("name", "tasks>", "failed>", "rate>", "retries>"),
+    *("wait p50>", "p95>", "p99>"),
+    *("run p50>", "p95>", "p99>"),
     "per minute>",
 )
 
 
-@click.command(
-    epilog="""\b
-Examples:
-  celery -A proj asynctask stats
-  celery -A proj asynctask stats 'name:billing.*' since:7d
-  celery -A proj asynctask stats customer:42 since:2026-01-01 until:2026-02-01 --json
-"""
-)
+@command("stats", "stats 'name:billing.*' since:7d", "stats customer:42 since:2026-01-01 until:2026-02-01 --json")
 @click.argument("search", nargs=-1)
-@options()
 def stats(look: Look, search: tuple[str, ...]) -> None:
     """How the tasks that SEARCH finds do, by name: how many, how many failed, waits and run times, throughput.
 
@@ -70,11 +54,7 @@ def stats(look: Look, search: tuple[str, ...]) -> None:
     else:
         output.hint("No task is like that.")
     output.hint(f"Tasks asked for from {output.moment(found.since)} to {output.moment(found.until)}.")
-    if found.looked_back_to is not None:
-        output.hint(
-            f"Looked at the newest {MOST_LOOKED_AT:,} tasks, back to {output.moment(found.looked_back_to)}; older ones "
-            "are not counted. Look at less at once with a key such as name, customer, since or until."
-        )
+    output.bounded(MOST_LOOKED_AT, "tasks", found.looked_back_to)
 
 
 def _lengths(found: Percentiles) -> list[dt.timedelta | None]:

@@ -7,6 +7,7 @@ from typing import Final
 
 import click
 
+from celery_asynctask.cli.group import examples
 from celery_asynctask.core.rights import Right, hashed
 
 _BYTES: Final = 32
@@ -14,11 +15,9 @@ RIGHTS: Final = [right.value for right in Right]
 
 
 @click.command(
-    epilog="""\b
-Examples:
-  celery -A proj asynctask token support --customer 42 --right payloads
-  celery -A proj asynctask token ops --all-customers --right payloads --right rerun
-"""
+    epilog=examples(
+        "token support --customer 42 --right payloads", "token ops --all-customers --right payloads --right rerun"
+    )
 )
 @click.argument("name")
 @click.option(

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import click
 
-from celery_asynctask.cli.command import Look, options
+from celery_asynctask.cli.command import Look, command
 from celery_asynctask.cli.output import Output, span
 from celery_asynctask.errors import StoreError
 from celery_asynctask.present.symbols import SIGNS
@@ -34,14 +34,7 @@ _OTHER_LINES: Final = 22
 """Lines of the screen that are no rows of a list."""
 
 
-@click.command(
-    epilog="""\b
-Examples:
-  celery -A proj asynctask top
-  celery -A proj asynctask top --interval 10
-  celery -A proj asynctask top | mail -s "how it goes" ops@shop.example
-"""
-)
+@command("top", "top --interval 10", 'top | mail -s "how it goes" ops@shop.example')
 @click.option(
     "--interval",
     type=click.FloatRange(0.1, 3600),
@@ -50,7 +43,6 @@ Examples:
     metavar="SECONDS",
     help="How often to look.",
 )
-@options()
 def top(look: Look, interval: float) -> None:
     """What runs, fails and is lost now, and how the recorder does; the key q, or Ctrl-C, ends it.
 

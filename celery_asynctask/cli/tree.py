@@ -11,7 +11,7 @@ from typing import Any, Final
 import click
 
 from celery_asynctask.cli import waterfall as bars
-from celery_asynctask.cli.command import Look, options
+from celery_asynctask.cli.command import Look, command
 from celery_asynctask.cli.output import Node, Output
 from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.present.symbols import SIGNS
@@ -25,18 +25,10 @@ CRITICAL: Final = "◆"
 ASKED: Final = "◀"
 
 
-@click.command(
-    epilog="""\b
-Examples:
-  celery -A proj asynctask tree 5f0c2a
-  celery -A proj asynctask tree 5f0c2a --failed
-  celery -A proj asynctask tree 5f0c2a --waterfall
-"""
-)
+@command("tree 5f0c2a", "tree 5f0c2a --failed", "tree 5f0c2a --waterfall")
 @click.argument("task_id", metavar="ID")
 @click.option("--waterfall", is_flag=True, help="Draw it in time, every run of every task.")
 @click.option("--failed", is_flag=True, help="Only the branches with failures.")
-@options()
 def tree(look: Look, task_id: str, waterfall: bool, failed: bool) -> None:
     """The whole workflow that the task ID is in, or the one task whose id begins with it: what was started by what,
     steps that were never sent included.

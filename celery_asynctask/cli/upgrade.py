@@ -1,31 +1,22 @@
-"""``celery asynctask upgrade``: the tables to the version that this release needs."""
+"""``celery asynctask upgrade``: the tables to the version that this release needs; ``schema``: their SQL."""
 
 from __future__ import annotations
 
 import click
 
-from celery_asynctask.cli.command import Look, options
+from celery_asynctask.cli.command import UTC, Look, command
+from celery_asynctask.operations.migrate import statements
 from celery_asynctask.operations.migrate import upgrade as upgrade_tables
-from celery_asynctask.operations.session import Writer
 
 
-@click.command(
-    epilog="""\b
-Examples:
-  celery -A proj asynctask upgrade
-  celery -A proj asynctask --url postgresql+psycopg://admin@host/name upgrade
-"""
-)
-@options()
+@command("upgrade", "--url postgresql+psycopg://admin@host/name upgrade")
 def upgrade(look: Look) -> None:
     """Create the tables, or bring them to the version that this release needs, by its migrations.
 
     Needs celery-asynctask[migrations]. Tables that the recorder made are at the version of its release already. On
     PostgreSQL and SQLite it is done as a whole or not at all; on MySQL and MariaDB, run it again if it was stopped.
     """
-    writer = Writer(look.settings)
-    look.context.call_on_close(writer.close)
-    done = upgrade_tables(writer)
+    done = upgrade_tables(look.writer(look.settings))
     shown = look.settings.shown_url
     if look.output.as_json:
         applied = [version for version, _ in done.applied]
@@ -39,3 +30,13 @@ def upgrade(look: Look) -> None:
         look.output.line(f"The tables of {shown} are at version {done.after} now.")
     else:
         look.output.line(f"The tables of {shown} are at version {done.after}: nothing to do.")
+
+
+@command("schema | psql shop", "--url mysql:// schema > tables.sql", options=[UTC])
+def schema(look: Look) -> None:
+    """Print the SQL that makes the tables and notes their version, for the app's kind of database; connects to none.
+
+    Set asynctask_create_tables to False where the recorder has no right to make tables.
+    """
+    for statement in statements(look.settings.url):
+        click.echo(f"{statement};\n")

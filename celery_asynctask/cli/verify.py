@@ -6,35 +6,28 @@ import datetime as dt
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
-from celery_asynctask.cli.command import Look, options
+from celery_asynctask.cli.command import Look, command
 from celery_asynctask.cli.group import PROBLEM
-from celery_asynctask.cli.output import Output, clean
+from celery_asynctask.cli.output import Output
 from celery_asynctask.core.accounting import Account, Ledger, counts, listed, plural
 from celery_asynctask.errors import FilterError, JournalError
 from celery_asynctask.journal.survey import Survey, survey_of
 from celery_asynctask.queries.completeness import completeness
 
-MOST_LISTED = 1000
+MOST_LISTED: Final = 1000
 """Processes that are listed for a person."""
+_NUMBERS: Final = ("accepted>", "stored>", "journal>", "quarantined>", "dropped>", "missing>")
+_COLUMNS: Final = ("source", "role", "last seen", *_NUMBERS, "because")
 
 
-@click.command(
-    epilog="""\b
-Examples:
-  celery -A proj asynctask verify
-  celery -A proj asynctask verify --since 2d --all
-  celery -A proj asynctask verify --json | head -1
-"""
-)
+@command("verify", "verify --since 2d --all", "verify --json | head -1")
 @click.option("--since", metavar="TIME", help="Only processes that were seen since then: 2d, or 2026-01-31.")
 @click.option("--all", "everything", is_flag=True, help="List all processes, not those alone that lack something.")
-@options()
-@click.pass_context
-def verify(context: click.Context, look: Look, since: str | None, everything: bool) -> None:
+def verify(look: Look, since: str | None, everything: bool) -> None:
     """Is the record complete? Accounts for every event that a process wrote.
 
     Exits with 0 only when nothing is missing, dropped or in quarantine, and nothing lies in the journal of this host
@@ -55,12 +48,12 @@ def verify(context: click.Context, look: Look, since: str | None, everything: bo
         for account in found.accounts:
             output.json(_row(account))
     else:
-        output.line(clean(found.ledger.sentence()))
+        output.line(found.ledger.sentence())
         _list(output, found.accounts)
         for line in _advice(found.ledger, look.settings.directory, survey):
-            output.line(clean(line))
+            output.line(line)
     if not found.ledger.complete:
-        context.exit(PROBLEM)
+        look.context.exit(PROBLEM)
 
 
 def _moment(look: Look, since: str) -> dt.datetime:
@@ -76,18 +69,7 @@ def _list(output: Output, accounts: list[Account]) -> None:
     for host, group in groupby(accounts[:MOST_LISTED], key=lambda one: one.host):
         output.title(f"Host {output.show(host)}")
         output.table(
-            (
-                "source",
-                "role",
-                "last seen",
-                "accepted>",
-                "stored>",
-                "journal>",
-                "quarantined>",
-                "dropped>",
-                "missing>",
-                "because",
-            ),
+            _COLUMNS,
             (
                 (
                     one.source,

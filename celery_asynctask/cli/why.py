@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from celery_asynctask.cli.command import Look, options
+from celery_asynctask.cli.command import Look, command
 from celery_asynctask.present.diagnosis import explain
 from celery_asynctask.present.symbols import SIGNS
 from celery_asynctask.present.words import Words
@@ -12,15 +12,8 @@ from celery_asynctask.queries.diagnosis.collect import evidence
 from celery_asynctask.queries.task import find
 
 
-@click.command(
-    epilog="""\b
-Examples:
-  celery -A proj asynctask why 5f0c2a
-  celery -A proj asynctask why 5f0c2a --json
-"""
-)
+@command("why 5f0c2a", "why 5f0c2a --json")
 @click.argument("task_id", metavar="ID")
-@options()
 def why(look: Look, task_id: str) -> None:
     """Why the task ID, or the one task whose id begins with it, failed, waits, or is what it is: the short answer.
 

@@ -171,7 +171,7 @@ def test_only_the_api_speaks_http() -> None:
             continue
         assert not web or (name == "cli.serve" and web == {"uvicorn"}), name
         reaches = [one for one in ours(name) if within(one, SERVER)]
-        assert not reaches or name in ("cli.serve", "cli.openapi"), name
+        assert not reaches or name == "cli.serve", name
 
 
 def test_who_speaks_sql() -> None:

@@ -109,7 +109,7 @@ def test_what_it_raises_fails_the_test(tmp_path: Path, monkeypatch: pytest.Monke
         raise ZeroDivisionError
 
     before = state()
-    monkeypatch.setattr("celery_asynctask.cli.schema.statements", fails)
+    monkeypatch.setattr("celery_asynctask.cli.upgrade.statements", fails)
     with pytest.raises(ZeroDivisionError):
         Project(tmp_path, asynctask_url="sqlite:///x.db").run("schema")
     assert state() == before
