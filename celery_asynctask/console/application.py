@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -16,24 +14,20 @@ from celery_asynctask.errors import FilterError, StoreError, logger
 from celery_asynctask.web.problem import ProblemError
 from celery_asynctask.web.service import Service
 
-ROUTES: Final = (
-    *overview.ROUTES,
-    *tasks.ROUTES,
-    *task.ROUTES,
-    *rerun.ROUTES,
-    *workflow.ROUTES,
-    *errors.ROUTES,
-    *names.ROUTES,
-    *workers.ROUTES,
-)
-
 
 def console(service: Service) -> Starlette:
     """The pages of the store that ``service`` reads, below wherever they are mounted."""
     app = Starlette(
         routes=[
-            *(Route(path, page.endpoint, methods=[page.method]) for path, page in ROUTES),
-            *entry.routes(),
+            *overview.ROUTES,
+            *tasks.ROUTES,
+            *task.ROUTES,
+            *rerun.ROUTES,
+            *workflow.ROUTES,
+            *errors.ROUTES,
+            *names.ROUTES,
+            *workers.ROUTES,
+            *entry.ROUTES,
             Route("/static/{name}", static.file),
         ],
         exception_handlers={

@@ -20,23 +20,16 @@ _MOST_KEPT: Final = 30 * 86_400
 """Seconds that a browser keeps the cookie."""
 
 
-def routes() -> list[Route]:
-    """Of the form, and of what it sends."""
-    return [
-        Route("/sign-in", _sign_in, methods=["GET", "POST"]),
-        Route("/sign-out", _sign_out, methods=["POST"]),
-    ]
-
-
 def asked(request: Request, exc: ProblemError | None = None, told: str = "", back: str | None = None) -> Response:
     """The form; where nothing is to be typed, what else there is to do. ``back``: where it leads to; None: here."""
     service: Service = request.app.state.asynctask
+    query = request.url.query
     found = markup.render(
         request,
         "sign-in.html",
         takes_tokens=service.gate.takes_tokens,
         detail=told or (exc.detail if exc and not service.gate.takes_tokens else ""),
-        back=_safe(_here(request) if back is None else back),
+        back=_safe(f"{request.scope['path']}{'?' if query else ''}{query}" if back is None else back),
     )
     headers = {**markup.SECURITY, **(exc.headers if exc else {})}
     return HTMLResponse(found, 401 if exc or told else 200, headers=headers)
@@ -80,12 +73,13 @@ async def fields(request: Request) -> dict[str, str]:
         raise invalid("body", f"A form here has at most {MOST_FIELDS} fields.") from exc
 
 
-def _here(request: Request) -> str:
-    query = request.url.query
-    return f"{request.scope['path']}{'?' if query else ''}{query}"
-
-
 def _safe(back: str) -> str:
     """A path of this server; nothing that leads to another."""
     ours = re.fullmatch(r"/(?!/)[^\\]*", back) is not None and back.isprintable()
     return back if ours else ""
+
+
+ROUTES: Final = (
+    Route("/sign-in", _sign_in, methods=["GET", "POST"]),
+    Route("/sign-out", _sign_out, methods=["POST"]),
+)

@@ -10,18 +10,14 @@ from typing import Final, NamedTuple
 
 from starlette.responses import Response
 
-from celery_asynctask.console.page import Page, get
-from celery_asynctask.core.rights import Right
+from celery_asynctask.console.page import Page, Search, route
 from celery_asynctask.core.status import FAILED
 from celery_asynctask.core.text import rfc3339
 from celery_asynctask.errors import FilterError
 from celery_asynctask.queries.failures.fingerprint import pieces
 from celery_asynctask.queries.failures.groups import BUCKETS, Failures, Group, failures
-from celery_asynctask.queries.search.filter import MAX_VALUES, Filter, parse
-from celery_asynctask.queries.search.keys import KEYS
+from celery_asynctask.queries.search.filter import MAX_VALUES, parse, quoted, term
 from celery_asynctask.queries.types import Session
-from celery_asynctask.web.parameters import in_values, searched
-from celery_asynctask.web.problem import ProblemError, invalid
 
 MOST: Final = (1000, 10_000)
 """Newest failures that are looked at: as many as within a tenth of a second, or all that are ever grouped."""
@@ -42,12 +38,10 @@ _TICK: Final = dt.timedelta(microseconds=1)
 class Asked(NamedTuple):
     """What the page's query says."""
 
-    search: str
-    sort: str = "count"
-    most: int = MOST[0]
-    causes: int = CAUSES[0]
-    filter: Filter = Filter()
-    relative: bool = False
+    search: Search
+    sort: str
+    most: int
+    causes: int
 
 
 class Cause(NamedTuple):
@@ -64,73 +58,46 @@ class Cause(NamedTuple):
     """As the macro takes them."""
 
 
-def read(page: Page) -> Asked:
-    """All but what its search means. Raises `ProblemError`."""
-    given = page.asked("search", "sort", "most", "causes")
-    sort = given["sort"] or "count"
-    if sort not in SORTS:
-        raise invalid("sort", f"There is no order {sort[:40]!r}; there are {', '.join(SORTS)}.")
-    most, causes = (_one_of(name, given[name], allowed) for name, allowed in (("most", MOST), ("causes", CAUSES)))
-    return Asked(given["search"], sort, most, causes)
-
-
-def understood(page: Page) -> Asked:
-    """What its search means, too. Raises `ProblemError`."""
-    asked = read(page)
-    terms, relative = searched(asked.search, page.now)
-    if in_values(terms):
-        page.caller.need(Right.PAYLOADS, "search")
-    return asked._replace(filter=Filter(tuple(terms)), relative=relative)
-
-
-def _one_of(name: str, given: str, allowed: Sequence[int]) -> int:
-    if given and given not in map(str, allowed):
-        raise invalid(name, f"It can be {' or '.join(map(str, allowed))}.")
-    return int(given or allowed[0])
-
-
 async def errors(page: Page) -> Response:
     """What fails of what a search finds."""
-    try:
-        asked = understood(page)
-    except ProblemError as exc:
-        if exc.parameter != "search" or exc.status != 422:
-            raise
-        typed = read(page)
-        return page.error("errors.html", 422, asked=typed, found=None, refusal=exc.detail, **_choices())
+    page.asked("search", "sort", "most", "causes")
+    asked = Asked(
+        sort=page.choice("sort", SORTS, "count"),
+        most=int(page.choice("most", MOST, MOST[0])),
+        causes=int(page.choice("causes", CAUSES, CAUSES[0])),
+        search=page.search(page.now),
+    )
+    shared = {
+        "asked": asked,
+        "sorts": {name: title for name, (title, _) in SORTS.items()},
+        "shortcuts": SHORTCUTS,
+        "most_causes": CAUSES[-1],
+        "most_failures": MOST[-1],
+    }
+    if asked.search.refusal:
+        return page.error("errors.html", 422, found=None, **shared)
 
     def make(session: Session) -> Mapping[str, object]:
-        found = failures(page.caller.reader, asked.filter, most=asked.most, session=session)
+        found = failures(page.reader, asked.search.filter, most=asked.most, session=session)
         groups = sorted(found.groups, key=SORTS[asked.sort][1], reverse=True)
         shown = groups[: asked.causes]
         return {
-            "asked": asked,
+            **shared,
             "found": found,
             "causes": list(_causes(page, asked, found, shown)),
             "left": len(groups) - len(shown),
             "left_tasks": sum(group.tasks for group in groups[len(shown) :]),
-            **_choices(),
+            "names_shown": NAMES_SHOWN,
         }
 
-    return await page.answer("errors.html", make, lasting=not asked.relative)
-
-
-def _choices() -> dict[str, object]:
-    return {
-        "sorts": {name: title for name, (title, _) in SORTS.items()},
-        "shortcuts": SHORTCUTS,
-        "keys": {name: key.meaning for name, key in KEYS.items()},
-        "most_causes": CAUSES[-1],
-        "most_failures": MOST[-1],
-        "names_shown": NAMES_SHOWN,
-    }
+    return await page.answer("errors.html", make, lasting=not asked.search.relative)
 
 
 def _causes(page: Page, asked: Asked, found: Failures, groups: Sequence[Group]) -> Iterator[Cause]:
     bounds = found.bounds
     shown = "%m-%d %H:%M" if bounds and bounds[-1] - bounds[0] > BUCKETS * dt.timedelta(minutes=1) else "%m-%d %H:%M:%S"
     periods = [f"{begin:{shown}} to {end:{shown}} UTC" for begin, end in pairwise(bounds)]
-    names_status = any(term.key == "status" for term in asked.filter.terms)
+    names_status = any(one.key == "status" for one in asked.search.filter.terms)
     for group in groups:
         key = repr((group.error_type, group.message, group.place)).encode(errors="surrogatepass")
         most = max(group.counts)
@@ -143,7 +110,7 @@ def _causes(page: Page, asked: Asked, found: Failures, groups: Sequence[Group]) 
             group=group,
             tasks=page.url(
                 "/tasks",
-                search=search_of(group, asked.search, page.now),
+                search=search_of(group, asked.search.text, page.now),
                 status=[] if names_status or group.error_type in FAILED else [status.value for status in FAILED],
             ),
             peak=f"Failures over time; most, {most:,}, from {periods[group.counts.index(most)]}",
@@ -154,10 +121,8 @@ def _causes(page: Page, asked: Asked, found: Failures, groups: Sequence[Group]) 
 def search_of(group: Group, search: str, now: dt.datetime) -> str:
     """A search of the tasks that are in a group of what ``search`` finds, as nearly as the grammar can say it: it knows
     nothing of places. What would make it too long is left out, the names first."""
-    if group.error_type in FAILED:  # it has no error
-        of_type = f"status:{group.error_type} error:none"
-    else:
-        of_type = f"error:{quoted(group.error_type)}"
+    has_error = group.error_type not in FAILED
+    of_type = term("error", group.error_type) if has_error else f"status:{group.error_type} error:none"
     message = "*".join(quoted(piece) for piece in pieces(group.message))
     names = ",".join(map(quoted, group.names)) if len(group.names) <= MAX_VALUES else ""
     between = f"since:{rfc3339(group.first_asked)} until:{rfc3339(group.last_asked + _TICK)}"
@@ -173,10 +138,4 @@ def search_of(group: Group, search: str, now: dt.datetime) -> str:
     return of_type
 
 
-def quoted(text: str) -> str:
-    """A text as a word of a search that means nothing but itself."""
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
-
-
-ROUTES: Final = (("/errors", get(errors)),)
+ROUTES: Final = (route("/errors", errors),)

@@ -15,9 +15,11 @@ from starlette.responses import HTMLResponse, Response
 
 from celery_asynctask import __version__
 from celery_asynctask.console import static
+from celery_asynctask.core.status import FAILED
 from celery_asynctask.core.text import clean, rfc3339, span
 from celery_asynctask.present.symbols import SIGNS
 from celery_asynctask.queries.search.filter import term
+from celery_asynctask.queries.search.keys import KEYS
 
 COOKIE: Final = "asynctask_token"
 """Of who has signed in."""
@@ -71,7 +73,11 @@ _ENVIRONMENT: Final = Environment(
 )
 _ENVIRONMENT.filters.update(rfc3339=rfc3339, seconds=seconds, number=number, percent=percent)
 _ENVIRONMENT.globals.update(
-    signs={status.value: sign for status, sign in SIGNS.items()}, term=term, version=__version__
+    signs={status.value: sign for status, sign in SIGNS.items()},
+    failed=[status.value for status in FAILED],
+    keys={name: key.meaning for name, key in KEYS.items()},
+    term=term,
+    version=__version__,
 )
 
 
@@ -110,8 +116,3 @@ def failed(request: Request, status: int, detail: str, headers: Mapping[str, str
     """A page that says what went wrong and what to do."""
     page = render(request, "failed.html", status=status, detail=detail)
     return HTMLResponse(page, status, headers={**headers, **SECURITY})
-
-
-def quoted(part: str) -> str:
-    """One part of a path: a name may have slashes."""
-    return quote(part, safe="")

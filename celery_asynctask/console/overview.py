@@ -8,12 +8,12 @@ from typing import Final
 
 from starlette.responses import Response
 
-from celery_asynctask.console.page import Page, get
+from celery_asynctask.console.page import Page, route
 from celery_asynctask.console.spark import sparks, sparks_note
 from celery_asynctask.core.accounting import Ledger
 from celery_asynctask.core.status import FAILED, AsyncTaskStatus
 from celery_asynctask.queries.backlog import MOST_COUNTED, is_empty, standing
-from celery_asynctask.queries.search.filter import Filter, term
+from celery_asynctask.queries.search.filter import Filter
 from celery_asynctask.queries.statistics.overview import MOST_RUNNING
 from celery_asynctask.queries.statistics.overview import overview as overview_of
 from celery_asynctask.queries.statistics.series import FEWER, MOST_LOOKED_AT, series
@@ -34,12 +34,12 @@ async def overview(page: Page) -> Response:
     """What happens now."""
     page.asked()
     end = this_minute(page)
-    whole = page.caller.access.customers is None  # events are of processes, not of customers
-    ledger = (await page.service.run(page.caller.health)).ledger if whole else None
+    whole = page.access.customers is None  # events are of processes, not of customers
+    ledger = (await page.service.run(page.health)).ledger if whole else None
     record = {"ledger": ledger, "equation": [] if ledger is None else _equation(ledger)}
 
     def make(session: Session) -> Mapping[str, object]:
-        reader = page.caller.reader  # which connects: not before we are in a thread
+        reader = page.reader  # which connects: not before we are in a thread
         if is_empty(reader, session):
             return {"found": None, **record}
         parts = series(reader, session, Filter(), end, most=MOST_LOOKED_AT if whole else FEWER)
@@ -52,11 +52,10 @@ async def overview(page: Page) -> Response:
             "most_running": MOST_RUNNING,
             "names_are_of_some": sum(found.running.values()) >= MOST_RUNNING,
             "waiting": WAITING,
-            "failed": FAILED,
+            "failures_of_hour": sum(found.counts.get(one, 0) for one in FAILED),
             "sparks": sparks(parts),
             "sparks_note": sparks_note(parts),
             "statuses": AsyncTaskStatus,
-            "term": term,
             "failures": sorted(
                 [*found.failures, *found.lost], key=lambda task: (task.created_at, task.id), reverse=True
             )[:ROWS],
@@ -78,4 +77,4 @@ def _equation(ledger: Ledger) -> list[tuple[int, str]]:
     return [(count, words) for words, count in counts.items() if count or words == "stored"]
 
 
-ROUTES: Final = (("/", get(overview)),)
+ROUTES: Final = (route("/", overview),)

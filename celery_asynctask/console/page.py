@@ -3,42 +3,46 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Mapping
 from functools import cached_property
 from typing import NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
 
 from celery_asynctask.console import markup
 from celery_asynctask.core.rights import Right
 from celery_asynctask.queries.reader import Reader
+from celery_asynctask.queries.search.filter import Filter
 from celery_asynctask.queries.types import Session
-from celery_asynctask.web.problem import invalid
-from celery_asynctask.web.service import Caller, Service, caller_of
+from celery_asynctask.web.parameters import in_values, searched
+from celery_asynctask.web.problem import ProblemError, invalid
+from celery_asynctask.web.service import Caller, caller_of
 
 
-class Page:
-    """One look at a page."""
+class Search(NamedTuple):
+    """A search as it was typed, and what it means."""
+
+    text: str
+    filter: Filter = Filter()
+    relative: bool = False
+    """Whether it means something else tomorrow."""
+    refusal: str = ""
+    """Why it was not understood; empty: it was."""
+
+
+class Page(Caller):
+    """One look at a page, by whoever asks for it."""
 
     def __init__(self, request: Request, caller: Caller) -> None:
+        super().__init__(caller.access, caller.service)
         self.request = request
-        self.caller = caller
-
-    @property
-    def service(self) -> Service:
-        """What all pages share."""
-        return self.caller.service
-
-    @property
-    def now(self) -> dt.datetime:
-        """When it was asked for, in UTC."""
-        return self.caller.now
 
     @property
     def payloads(self) -> bool:
         """Whether who looks may see the tasks' values."""
-        return self.caller.access.may(Right.PAYLOADS)
+        return self.access.may(Right.PAYLOADS)
 
     def url(self, path: str = "", **query: object) -> str:
         """Where a page is: a path below the console, whose parts are quoted, with what its query says; what is None or
@@ -57,7 +61,7 @@ class Page:
         return whole.removeprefix(self.request.scope.get("root_path", ""))
 
     def asked(self, *names: str, often: Collection[str] = ()) -> dict[str, str]:
-        """The query's parameters, empty where they are not given; those ``often`` are had by `all_of`. Raises
+        """The query's parameters, empty where they are not given; those ``often`` are had by `choices`. Raises
         `ProblemError` for any other: a slip in a link must not look like an answer."""
         given = self.request.query_params
         for name in given:
@@ -65,9 +69,27 @@ class Page:
                 raise invalid(name[:80], f"This page has no parameter {name[:80]!r}.")
         return {name: given.get(name, "") for name in names}
 
-    def all_of(self, name: str) -> list[str]:
-        """Each value of a parameter of the query that may be given often, once."""
-        return list(dict.fromkeys(self.request.query_params.getlist(name)))
+    def choice(self, name: str, options: Iterable[object], default: object = "") -> str:
+        """Which of the options a parameter of the query names, ``default`` where it is not given. Raises
+        `ProblemError`."""
+        given = self.request.query_params.get(name, "")
+        return _one_of(name, given, options) if given else str(default)
+
+    def choices(self, name: str, options: Iterable[object]) -> list[str]:
+        """Those of the options that a parameter of the query names, which may be given often. Raises `ProblemError`."""
+        return [_one_of(name, given, options) for given in dict.fromkeys(self.request.query_params.getlist(name))]
+
+    def search(self, now: dt.datetime) -> Search:
+        """The query's search; one that was not understood is shown again, to be corrected. Raises `ProblemError` for
+        one that looks into values which are not to be seen."""
+        text = self.request.query_params.get("search", "")
+        try:
+            terms, relative = searched(text, now)
+        except ProblemError as exc:
+            return Search(text, refusal=exc.detail)
+        if in_values(terms):
+            self.need(Right.PAYLOADS, "search")
+        return Search(text, Filter(tuple(terms)), relative)
 
     async def answer(
         self, template: str, make: Callable[[Session], Mapping[str, object]], *more: Hashable, lasting: bool = True
@@ -75,12 +97,12 @@ class Page:
         """The page that ``template`` makes of what ``make`` finds in a session, or 304 where the browser has it.
         ``more``, besides the path and its query, is what it depends on; not ``lasting`` as in `Answers.answer`."""
         scope = self.request.scope
-        key = (self.caller.access, scope["path"], scope["query_string"], scope.get("root_path", ""), *more)
+        key = (self.access, scope["path"], scope["query_string"], scope.get("root_path", ""), *more)
 
         def work() -> Response:
             return self.service.answers.answer(
                 self.request,
-                self.caller.reader,
+                self.reader,
                 key,
                 lambda session: self.render(template, **make(session)),
                 Reader.session,
@@ -100,26 +122,22 @@ class Page:
         return markup.render(self.request, template, page=self, **found)
 
 
-class Endpoint(NamedTuple):
-    """A page and what it needs."""
-
-    endpoint: Callable[[Request], Awaitable[Response]]
-    method: str
+Make = Callable[[Page], Awaitable[Response]]
+"""Answers a look at a page."""
 
 
-def get(make: Callable[[Page], Awaitable[Response]], right: Right = Right.READ) -> Endpoint:
-    """A page that is looked at."""
-    return _endpoint(make, "GET", right)
+def _one_of(name: str, given: str, options: Iterable[object]) -> str:
+    known = [str(one) for one in options]
+    if given not in known:
+        raise invalid(name, f"{name}: {given[:40]!r} is none of {', '.join(known)}.")
+    return given
 
 
-def post(make: Callable[[Page], Awaitable[Response]], right: Right) -> Endpoint:
-    """An action: from a page of ours alone."""
-    return _endpoint(make, "POST", right)
+def route(path: str, make: Make, right: Right = Right.READ, method: str = "GET") -> Route:
+    """A page at a path; one that is posted to is an action, which is taken from pages of ours alone."""
 
-
-def _endpoint(make: Callable[[Page], Awaitable[Response]], method: str, right: Right) -> Endpoint:
     async def endpoint(request: Request) -> Response:
         caller = await caller_of(request, Right.READ, right, kept=request.cookies.get(markup.COOKIE))
         return await make(Page(request, caller))
 
-    return Endpoint(endpoint, method)
+    return Route(path, endpoint, methods=[method])

@@ -8,7 +8,7 @@ from typing import Final
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from celery_asynctask.console import entry, markup, value
-from celery_asynctask.console.page import Page, get, post
+from celery_asynctask.console.page import Page
 from celery_asynctask.console.task import address, located, routes, values
 from celery_asynctask.core.rights import Right
 from celery_asynctask.operations.rerun import Candidate, Options
@@ -28,7 +28,7 @@ _ARGUMENTS: Final = ("args", "kwargs")
 
 def _by(page: Page) -> str:
     """Who it is recorded for."""
-    return page.caller.access.name or "console"
+    return page.access.name or "console"
 
 
 async def preview(page: Page) -> Response:
@@ -36,13 +36,13 @@ async def preview(page: Page) -> Response:
     asked = page.asked(*REMEDIES)
 
     def work() -> Response:
-        reader = page.caller.reader
+        reader = page.reader
         with reader.session() as session:
             row = located(page, session, of_page(reader.dialect, values=page.payloads))
             found = exact(reader, session, "", row.id)
         if found is None:  # it was deleted meanwhile
             raise not_found("There is no such task any more.")
-        one = rerun.preview(page.caller, found, _options(asked))
+        one = rerun.preview(page, found, _options(asked))
         return _page(page, row, one, asked)
 
     return await page.service.run(work)
@@ -54,9 +54,9 @@ async def confirmed(page: Page) -> Response:
     asked = await entry.fields(page.request)
 
     def work() -> Response:
-        with page.caller.reader.session() as session:
+        with page.reader.session() as session:
             found = located(page, session)
-        _, new = rerun.send_again(page.caller, found, _options(asked), _by(page), _WORDS)
+        _, new = rerun.send_again(page, found, _options(asked), _by(page), _WORDS)
         return RedirectResponse(page.url(f"{address(found)}/rerun/sent", id=new), 303, headers=markup.SECURITY)
 
     return await page.service.run(work)
@@ -69,9 +69,9 @@ async def sent(page: Page) -> Response:
         raise invalid("id", "This page has the id of the task that was sent.")
 
     def make(session: Session) -> Mapping[str, object]:
-        columns = of_page(page.caller.reader.dialect, values=True)
+        columns = of_page(page.reader.dialect, values=True)
         row = located(page, session, columns)
-        found: PageRow | None = exact(page.caller.reader, session, new, None, columns)
+        found: PageRow | None = exact(page.reader, session, new, None, columns)
         if found is not None and value.member(found.content, RERUN_OF) != row.celery_task_id:
             found = None  # an address that somebody made up
         return {
@@ -111,7 +111,7 @@ def _page(page: Page, row: PageRow, one: Candidate, asked: Mapping[str, str]) ->
 
 
 ROUTES: Final = (
-    *routes("/rerun", get(preview, Right.RERUN)),
-    *routes("/rerun", post(confirmed, Right.RERUN)),
-    *routes("/rerun/sent", get(sent, Right.RERUN)),
+    *routes("/rerun", preview, Right.RERUN),
+    *routes("/rerun", confirmed, Right.RERUN, "POST"),
+    *routes("/rerun/sent", sent, Right.RERUN),
 )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple, overload
 
 from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
 
 from celery_asynctask.console import frames, markup, value
-from celery_asynctask.console.page import Endpoint, Page, get
+from celery_asynctask.console.page import Make, Page, route
 from celery_asynctask.core import links
 from celery_asynctask.core.limits import MAX_MESSAGE, MAX_TRACEBACK
 from celery_asynctask.core.rights import Right
@@ -96,7 +97,7 @@ def located(page: Page, session: Session, columns: TaskColumns) -> PageRow: ...
 def located(page: Page, session: Session, columns: TaskColumns | None = None) -> AsyncTask | PageRow:
     """The task of the page's path, or its columns: by its row's number, where the path is of that, else by its Celery
     id, that number where no Celery id is like it, or a beginning of the id that no other has. Raises `ProblemError`."""
-    reader, given = page.caller.reader, page.request.path_params
+    reader, given = page.reader, page.request.path_params
 
     def of_row(number: int | None) -> AsyncTask | PageRow | None:
         row: AsyncTask | PageRow | None = exact(reader, session, "", number, columns)
@@ -127,9 +128,9 @@ def address(row: TaskLike) -> str:
     return f"/task/{row.id}" if "/" in task_id or task_id in (".", "..") else f"/tasks/{task_id}"
 
 
-def routes(below: str, page: Endpoint) -> Sequence[tuple[str, Endpoint]]:
+def routes(below: str, make: Make, right: Right = Right.READ, method: str = "GET") -> list[Route]:
     """Of a page below that of a task, for both of a task's addresses."""
-    return (f"/tasks/{{id}}{below}", page), (f"/task/{{number}}{below}", page)
+    return [route(f"{base}{below}", make, right, method) for base in ("/tasks/{id}", "/task/{number}")]
 
 
 async def task(page: Page) -> Response:
@@ -140,7 +141,7 @@ async def task(page: Page) -> Response:
 
     def make(session: Session) -> Mapping[str, object]:
         nonlocal where
-        row = located(page, session, of_page(page.caller.reader.dialect, values=page.payloads))
+        row = located(page, session, of_page(page.reader.dialect, values=page.payloads))
         if (where := address(row)) != page.path:
             raise _ElsewhereError
         return _found(page, session, row, asked["attempts"], now)
@@ -152,7 +153,7 @@ async def task(page: Page) -> Response:
 
 
 def _found(page: Page, session: Session, row: PageRow, first: str, now: dt.datetime) -> Mapping[str, object]:
-    reader = page.caller.reader
+    reader = page.reader
     told = evidence(reader, session, row)
     if reader.customers is not None:
         told = _scoped(told)
@@ -176,7 +177,7 @@ def _found(page: Page, session: Session, row: PageRow, first: str, now: dt.datet
         "rerun_of": _rerun_of(row) if page.payloads else None,
         "rerun_by": value.member(row.content, "rerun_by") if page.payloads else None,
         "links": _links(page, row, last, now),
-        "may_rerun": page.caller.access.may(Right.RERUN),
+        "may_rerun": page.access.may(Right.RERUN),
         "most_message": MAX_MESSAGE,
         "term": term,
     }
@@ -262,14 +263,14 @@ def term(key: str, text: str) -> str:
 async def file(page: Page) -> Response:
     """A value as it is stored."""
     page.asked()
-    page.caller.need(Right.PAYLOADS)
+    page.need(Right.PAYLOADS)
     column = VALUES.get(page.request.path_params["name"])
     if column is None:
         raise not_found(f"The values of a task are {', '.join(VALUES)}.")
 
     def work() -> Response:
-        with page.caller.reader.session() as session:
-            row = located(page, session, of_page(page.caller.reader.dialect, values=True))
+        with page.reader.session() as session:
+            row = located(page, session, of_page(page.reader.dialect, values=True))
         text = getattr(row, column)
         if text is None:
             raise not_found("This value was not recorded.")
@@ -285,8 +286,8 @@ async def elsewhere(page: Page) -> Response:
     task_id = page.asked("id")["id"]
 
     def work() -> Response:
-        with page.caller.reader.session() as session:
-            row = exact(page.caller.reader, session, task_id)
+        with page.reader.session() as session:
+            row = exact(page.reader, session, task_id)
         if row is None:
             raise not_found(f"No task has the id {task_id[:80]}.")
         return RedirectResponse(page.url(address(row)), 302, headers=markup.SECURITY)
@@ -295,7 +296,7 @@ async def elsewhere(page: Page) -> Response:
 
 
 ROUTES: Final = (
-    ("/task", get(elsewhere)),
-    *routes("", get(task)),
-    *routes("/values/{name}.json", get(file)),
+    route("/task", elsewhere),
+    *routes("", task),
+    *routes("/values/{name}.json", file),
 )

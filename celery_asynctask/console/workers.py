@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from markupsafe import Markup
 from starlette.responses import Response
 
-from celery_asynctask.console.page import Page, get
+from celery_asynctask.console.page import Page, route
 from celery_asynctask.core.accounting import SILENT, Account
 from celery_asynctask.errors import SettingsError
 from celery_asynctask.journal.survey import UNKNOWN_PID
@@ -66,13 +66,13 @@ async def workers(page: Page) -> Response:
     wants_all = page.asked("all")["all"]
     if wants_all not in ("", "1"):
         raise invalid("all", "It can be 1.")
-    if page.caller.access.customers is not None:
+    if page.access.customers is not None:
         return await page.answer("workers.html", lambda _session: {"found": None})
     # Before a session is open: to read a journal of a gigabyte takes a while.
-    health = await page.service.run(page.caller.health)
+    health = await page.service.run(page.health)
 
     def make(session: Session) -> Mapping[str, object]:
-        found = sources(page.caller.reader, page.now, gone=ALL_GONE if wants_all else MOST_GONE, session=session)
+        found = sources(page.reader, page.now, gone=ALL_GONE if wants_all else MOST_GONE, session=session)
         return {
             "found": found,
             "rows": [Row(one, health.accounts.get(one.source)) for one in found.sources],
@@ -106,7 +106,7 @@ def _unstored(health: Health, found: Sources) -> Iterator[Unstored]:
 def _store(page: Page, session: Session) -> dict[str, object]:
     """About the database, and how long things are kept in it."""
     room = size(session)
-    dialect = page.caller.reader.dialect
+    dialect = page.reader.dialect
     return {
         "schema_version": SCHEMA_VERSION,
         "database": DATABASES.get(dialect, dialect),
@@ -124,4 +124,4 @@ def _retention(page: Page) -> dict[str, object]:
     return {"rules": [(rule.text, retention.in_words(rule.age)) for rule in rules], "retention_problem": ""}
 
 
-ROUTES: Final = (("/workers", get(workers)),)
+ROUTES: Final = (route("/workers", workers),)

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 from starlette.responses import Response
 
 from celery_asynctask.console import picture
-from celery_asynctask.console.page import Page, get
+from celery_asynctask.console.page import Page, route
 from celery_asynctask.console.task import located
 from celery_asynctask.core.status import FAILED, AsyncTaskStatus
 from celery_asynctask.core.time import EPOCH
@@ -163,13 +163,13 @@ async def workflow(page: Page) -> Response:
     """The workflow that a task is in."""
     asked = understood(page)
     paces = _PACES.setdefault(page.service, Paces())
-    key = (page.caller.access.customers, page.path)
+    key = (page.access.customers, page.path)
     pace = paces.of(key)
     now = floored(page.now, pace or FASTEST)
 
     def make(session: Session) -> Mapping[str, object]:
         task: AsyncTask = located(page, session)
-        whole = members_of(page.caller.reader, session, task)
+        whole = members_of(page.reader, session, task)
         everything = lineage(whole.members)
         shown = failed_branches(everything) if asked.failed else everything
         window = windowed(shown, task.celery_task_id, asked.start)
@@ -299,4 +299,4 @@ def _drawn(
     return found
 
 
-ROUTES: Final = (("/tasks/{id:path}/workflow", get(workflow)), ("/task/{number}/workflow", get(workflow)))
+ROUTES: Final = (route("/tasks/{id:path}/workflow", workflow), route("/task/{number}/workflow", workflow))

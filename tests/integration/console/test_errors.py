@@ -14,9 +14,9 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from celery_asynctask.console import errors
-from celery_asynctask.console.errors import quoted, search_of
+from celery_asynctask.console.errors import search_of
 from celery_asynctask.queries.failures.groups import Failure, grouped
-from celery_asynctask.queries.search.filter import MAX_LENGTH, parse
+from celery_asynctask.queries.search.filter import MAX_LENGTH, parse, quoted
 from celery_asynctask.store import Store
 from tests.histories import lines
 from tests.integration.http.client import OURS, THEIRS, Api, api_over
