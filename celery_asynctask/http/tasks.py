@@ -27,7 +27,7 @@ from celery_asynctask.queries.workflow.tree import Placed, lineage
 from celery_asynctask.store.models import AsyncTask
 from celery_asynctask.web import schema
 from celery_asynctask.web.answer import array, attempt_document, camel, document, task_document
-from celery_asynctask.web.parameters import PageSearch, Search, Understood, understood
+from celery_asynctask.web.parameters import PageSearch, Search, Understood, in_values, understood
 from celery_asynctask.web.problem import invalid, not_found
 from celery_asynctask.web.service import Caller, caller_of, needing, query_of
 
@@ -228,7 +228,7 @@ def _member(one: Placed) -> dict[str, object]:
 
 def _searched(caller: Caller, asked: Search) -> Understood:
     search = understood(asked, caller.now)
-    if search.in_values:
+    if in_values(search.filter.terms):
         caller.need(Right.PAYLOADS, "search")
     return search
 
@@ -242,8 +242,9 @@ async def _answer(
     lasting: bool = True,
 ) -> Response:
     """In one of the threads for this; a path stands for its tasks, with what the query says of them."""
-    scope = request.scope
-    key = (caller.scope, scope["path"], scope["query_string"], *more)
+    access, scope = caller.access, request.scope
+    who = (access.customers, access.may(Right.PAYLOADS))  # two callers who have these in common see the same
+    key = (who, scope["path"], scope["query_string"], *more)
     answers = caller.service.answers
     return await caller.service.run(lambda: answers.answer(request, caller.reader, key, make, read, lasting=lasting))
 

@@ -9,8 +9,10 @@ from collections.abc import Iterable
 from typing import Annotated, Any, Final, NamedTuple
 
 from pydantic import AwareDatetime, BeforeValidator, Field
+from pydantic.alias_generators import to_camel
 from pydantic.json_schema import SkipJsonSchema
 
+from celery_asynctask.core.columns import ATTEMPT, TASK
 from celery_asynctask.core.limits import MAX_INTEGER
 from celery_asynctask.errors import FilterError
 from celery_asynctask.queries.search.filter import MAX_LENGTH, MAX_TERMS, Filter, Term, Value, parse, parse_value
@@ -20,37 +22,17 @@ from celery_asynctask.queries.search.page import MOST_ROWS
 from celery_asynctask.web.problem import invalid
 from celery_asynctask.web.schema import Asked, AsyncTaskStatusEnum
 
-_TEXTS: Final = {
-    "name": "name",
-    "created_by_name": "created_by_name",
-    "error_type": "error",
-    "celery_task_id": "id",
-    "root_task_id": "root",
-    "parent_task_id": "parent",
-    "trace_id": "trace",
-    "span_id": "span",
-    "worker": "worker",
-    "queue": "queue",
-}
-_NUMBERS: Final = {"customer": "customer", "created_by": "created_by", "retries": "retries"}
-_TIMES: Final = {
-    f"{key}_{side}": (key, operator)
-    for key in ("created", "started", "completed")
-    for side, operator in (("after", ">="), ("before", "<"))
-}
+_KEYS: Final = {one.name: one.search for one in (*TASK, *ATTEMPT) if one.search is not None}
+"""By column, for which a parameter is named, the key of the grammar."""
+_SIDES: Final = {"after": ">=", "before": "<"}
+"""By the second word of a time's parameter, the first of which is a key: the operator."""
 _FIRST: Final = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
 _LAST: Final = dt.datetime(2999, 12, 31, tzinfo=dt.timezone.utc)
 """Before and after these there is nothing, nor does every database know such times."""
 _GLOB: Final = "; * stands for any characters, ? for one"
 _HOURS: Final = dt.timedelta(hours=25)
 
-ORDER_BY: Final[dict[str, Order]] = {
-    f"{'-' if one.descending else ''}{name}": one
-    for one in ORDERS
-    for name in [{"created_at": "createdAt", "started_at": "startedAt", "completed_at": "completedAt"}[one.column]]
-}
-
-
+ORDER_BY: Final[dict[str, Order]] = {f"{'-' if one.descending else ''}{to_camel(one.column)}": one for one in ORDERS}
 AsyncTaskOrdering: Any = enum.Enum(  # type: ignore[misc]
     "AsyncTaskOrdering",
     {f"{name.lstrip('-')}{'Descending' if one.descending else ''}": name for name, one in ORDER_BY.items()},
@@ -147,11 +129,6 @@ class Understood(NamedTuple):
     relative: bool
     """Whether it means something else tomorrow: it counts time from now."""
 
-    @property
-    def in_values(self) -> bool:
-        """Whether it looks into the values of tasks."""
-        return in_values(self.filter.terms)
-
 
 def in_values(terms: Iterable[Term]) -> bool:
     """Whether terms look into the values of tasks. The name of its schedule is none, though the content has it."""
@@ -164,16 +141,16 @@ def understood(asked: Search, now: dt.datetime) -> Understood:
     if asked.status:
         values = dict.fromkeys(one.value for one in asked.status)
         terms.append(Term("status", (), tuple(Value("=", one) for one in values), False))
-    for field, key in _TEXTS.items():
-        if (value := getattr(asked, field)) is not None:
-            terms.append(_term(Search.model_fields[field].alias or field, key, value, now))
-    for field, key in _NUMBERS.items():
-        if (value := getattr(asked, field)) is not None:
-            terms.append(Term(key, (), (Value("=", value),), False))
-    for field, (key, operator) in _TIMES.items():
-        if (at := getattr(asked, field)) is not None:
-            bounded = min(max(at, _FIRST), _LAST).astimezone(dt.timezone.utc)
-            terms.append(Term(key, (), (Value(operator, bounded),), False))
+    for name, field in Search.model_fields.items():
+        match getattr(asked, name):
+            case str(text) if name in _KEYS:
+                terms.append(_term(field.alias or name, _KEYS[name], text, now))
+            case int(number):
+                terms.append(Term(_KEYS[name], (), (Value("=", number),), False))
+            case dt.datetime() as at:
+                key, side = name.split("_")
+                bounded = min(max(at, _FIRST), _LAST).astimezone(dt.timezone.utc)
+                terms.append(Term(key, (), (Value(_SIDES[side], bounded),), False))
     if len(terms) > MAX_TERMS:
         raise invalid(
             "search", f"It has {len(terms)} terms with those of the other parameters; it may have {MAX_TERMS}."

@@ -35,14 +35,13 @@ QUERY_SECONDS: Final = 10
 """How long a query may take before the database stops it."""
 THREADS: Final = 6
 """Queries at a time: one Python process makes no more answers by asking for more at once."""
-KEPT_SECONDS: Final = 5.0
-"""How long a `Health` is answered with."""
 MOST_WAITING: Final = 200
 """Requests that wait for one of them."""
+KEPT_SECONDS: Final = 5.0
+"""How long a `Health` is answered with."""
 _POOL: Final = {"pool_size": THREADS, "max_overflow": THREADS, "pool_timeout": 5}
 """Connections are kept, for making one takes longer than most queries."""
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-
 
 Function = Callable[[Request], object]
 """`asynctask_access`: gives an `Access` or None, or a coroutine of that."""
@@ -247,11 +246,6 @@ class Caller:
         """Made anew every `KEPT_SECONDS` at most; for who sees all customers. Raises `StoreError`."""
         make = partial(health, self.reader, self.service.settings.directory)
         return self.service.health.get(make, KEPT_SECONDS)
-
-    @property
-    def scope(self) -> tuple[Set[int] | None, bool]:
-        """What two callers have in common who see the same."""
-        return self.access.customers, self.access.may(Right.PAYLOADS)
 
     def need(self, right: Right, parameter: str | None = None) -> None:
         """Raises `ProblemError` where the caller does not have the right."""

@@ -16,13 +16,27 @@ from celery_asynctask.errors import FilterError
 from celery_asynctask.queries.search import glob
 from celery_asynctask.queries.search.filter import MAX_TERMS, Filter, Term, Value, parse
 from celery_asynctask.queries.search.order import NEWEST, ORDERS
-from celery_asynctask.web.parameters import _TEXTS, ORDER_BY, PageSearch, Search, Understood, understood
+from celery_asynctask.web.parameters import ORDER_BY, PageSearch, Search, Understood, in_values, understood
 from celery_asynctask.web.problem import ProblemError
 
 NOW = dt.datetime(2026, 1, 31, 12, tzinfo=dt.timezone.utc)
 TEXTS = st.text(max_size=40) | st.from_regex(
     r'-?(kwargs|name|since|status)?[.:]?[a-z0-9",*><.: -]{0,20}', fullmatch=True
 )
+
+TEXT_KEYS = {
+    "name": "name",
+    "created_by_name": "created_by_name",
+    "error_type": "error",
+    "celery_task_id": "id",
+    "root_task_id": "root",
+    "parent_task_id": "parent",
+    "trace_id": "trace",
+    "span_id": "span",
+    "worker": "worker",
+    "queue": "queue",
+}
+"""Keys of the grammar, by the parameters that are texts."""
 
 
 def meaning(**asked: Any) -> Understood:
@@ -53,7 +67,7 @@ def test_a_search_is_what_the_command_line_understands(text: str) -> None:
     assert found == (("search", expected) if isinstance(expected, str) else expected)
 
 
-@given(st.sampled_from(sorted(_TEXTS)), TEXTS.filter(bool))
+@given(st.sampled_from(sorted(TEXT_KEYS)), TEXTS.filter(bool))
 @example("name", '"')
 @example("worker", ",".join("abcdefghijklmnopqrstuvwxyz"))
 @example("name", "a b:c")
@@ -69,7 +83,7 @@ def test_a_field_is_one_text_with_wildcards(field: str, text: str) -> None:
         assert found[0] == Search.model_fields[field].alias
         return
     [term] = found
-    assert (term.key, term.path, term.negated) == (_TEXTS[field], (), False), "it is nothing else"
+    assert (term.key, term.path, term.negated) == (TEXT_KEYS[field], (), False), "it is nothing else"
     for value in term.values:
         assert value.operator == "="
         meant = [(one, one in "*?") for one in text]
@@ -109,12 +123,12 @@ def test_which_searches_count_from_now(search: str, relative: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("search", "in_values"),
+    ("search", "looks"),
     [("args.0:1", True), ("-result:none", True), ("CONTENT.x:1", True), ("kwargs.a.b:1", True), ("kwargs", False),
      ("name:kwargs.a", False), ('"kwargs.a:1"', False), ("periodic:nightly", False), ("message:args", False)],
 )  # fmt: skip
-def test_which_searches_look_into_values(search: str, in_values: bool) -> None:
-    assert meaning(search=search).in_values is in_values
+def test_which_searches_look_into_values(search: str, looks: bool) -> None:
+    assert in_values(meaning(search=search).filter.terms) is looks
 
 
 def test_statuses_are_alternatives_and_each_is_meant_once() -> None:
