@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -10,9 +12,14 @@ from starlette.routing import Route
 
 from celery_asynctask.console import entry, errors, names, overview, rerun, static, task, tasks, workers, workflow
 from celery_asynctask.console.markup import failed
-from celery_asynctask.errors import FilterError, StoreError, logger
-from celery_asynctask.web.problem import ProblemError
+from celery_asynctask.errors import FilterError
+from celery_asynctask.web.problem import ProblemError, handlers
 from celery_asynctask.web.service import Service
+
+_UNREADABLE: Final = (
+    "The database did not answer this query, which says nothing about the tasks: they may be there all the same. "
+    "The server's log says why; try again, or narrow the search."
+)
 
 
 def console(service: Service) -> Starlette:
@@ -31,11 +38,9 @@ def console(service: Service) -> Starlette:
             Route("/static/{name}", static.file),
         ],
         exception_handlers={
-            ProblemError: _of_problem,
+            **handlers(_answer, _UNREADABLE),
             FilterError: _of_filter,
-            StoreError: _of_store,
             HTTPException: _of_http,
-            Exception: _of_any,
         },
     )
     app.state.asynctask = service
@@ -43,8 +48,7 @@ def console(service: Service) -> Starlette:
     return app
 
 
-def _of_problem(request: Request, exc: Exception) -> Response:
-    assert isinstance(exc, ProblemError)
+def _answer(request: Request, exc: ProblemError) -> Response:
     if exc.kind == "unauthenticated":
         return entry.asked(request, exc)
     return failed(request, exc.status, exc.detail, exc.headers)
@@ -52,15 +56,6 @@ def _of_problem(request: Request, exc: Exception) -> Response:
 
 def _of_filter(request: Request, exc: Exception) -> Response:
     return failed(request, 422, str(exc))
-
-
-def _of_store(request: Request, exc: Exception) -> Response:
-    logger.error("%s", exc)  # the address of a database is not for those who ask
-    detail = (
-        "The database did not answer this query, which says nothing about the tasks: they may be there all the same. "
-        "The server's log says why; try again, or narrow the search."
-    )
-    return failed(request, 503, detail, {"Retry-After": "5"})
 
 
 def _of_http(request: Request, exc: Exception) -> Response:
@@ -71,7 +66,3 @@ def _of_http(request: Request, exc: Exception) -> Response:
         return Response(None, exc.status_code, headers=headers)
     told = {404: "There is no such page.", 405: f"Allowed here: {headers.get('Allow', '')}."}
     return failed(request, exc.status_code, told.get(exc.status_code, f"{exc.detail}."), headers)
-
-
-def _of_any(request: Request, _exc: Exception) -> Response:  # Starlette raises it once more: the server logs it
-    return failed(request, 500, "It is not your request. The server's log says what it is.")

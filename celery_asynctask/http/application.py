@@ -15,7 +15,7 @@ from celery_asynctask.console import console
 from celery_asynctask.core.rights import Right
 from celery_asynctask.http import actions, health, openapi, tasks
 from celery_asynctask.settings import Settings
-from celery_asynctask.web.problem import HEADERS, ProblemError, handle
+from celery_asynctask.web.problem import HANDLERS, HEADERS, ProblemError
 from celery_asynctask.web.service import Service, needing
 
 MOST_BODY: Final = 65_536
@@ -51,7 +51,8 @@ def create_app(celery: Any, *, settings: Settings | None = None, loopback: bool 
     for path in ("/", "/console"):
         api.add_route(path, _to_console, include_in_schema=False)
     api.mount("/console", console(api.state.asynctask))
-    handle(api)
+    for kind, answer in HANDLERS.items():
+        api.add_exception_handler(kind, answer)
     api.add_middleware(_Frame)
     openapi.describe(api)
     return api

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Final
 
-from fastapi import FastAPI, Request
+from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from pydantic.json_schema import SkipJsonSchema
 from starlette.exceptions import HTTPException
 
-from celery_asynctask.errors import StoreError
-
-logger: Final = logging.getLogger("celery_asynctask")
+from celery_asynctask.errors import StoreError, logger
 
 MEDIA_TYPE: Final = "application/problem+json"
 HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
@@ -116,27 +113,34 @@ def _of_validation(_request: Request, exc: Exception) -> JSONResponse:
     return invalid(parameter, f"{parameter}: {first['msg'].removeprefix('Value error, ')}.").response()
 
 
-def _of_ours(_request: Request, exc: Exception) -> JSONResponse:
-    assert isinstance(exc, ProblemError)
-    return exc.response()
+Handlers = dict[type[Exception], Callable[[Request, Exception], Response]]
 
 
-def _of_store(_request: Request, exc: Exception) -> JSONResponse:
-    logger.error("%s", exc)  # the address of a database is not for those who ask
-    detail = "The database did not answer this query, which says nothing about the tasks. The server's log says why."
-    return ProblemError("database-unavailable", 503, detail, headers={"Retry-After": "5"}).response()
+def handlers(answer: Callable[[Request, ProblemError], Response], unreadable: str) -> Handlers:
+    """Of what the API and the console ``answer`` each in its own way; ``unreadable`` is told where the database is."""
+
+    def of_ours(request: Request, exc: Exception) -> Response:
+        assert isinstance(exc, ProblemError)
+        return answer(request, exc)
+
+    def of_store(request: Request, exc: Exception) -> Response:
+        logger.error("%s", exc)  # the address of a database is not for those who ask
+        return answer(request, ProblemError("database-unavailable", 503, unreadable, headers={"Retry-After": "5"}))
+
+    def of_any(request: Request, _exc: Exception) -> Response:  # Starlette raises it once more: the server logs it
+        detail = "It is not your request. The server's log says what it is."
+        # Starlette answers with this outside of all middleware: nothing else adds the headers.
+        return answer(request, ProblemError("internal-error", 500, detail, headers=HEADERS))
+
+    return {ProblemError: of_ours, StoreError: of_store, Exception: of_any}
 
 
-def _of_any(_request: Request, _exc: Exception) -> JSONResponse:  # Starlette raises it once more: the server logs it
-    detail = "It is not your request. The server's log says what it is."
-    # Starlette answers with this outside of all middleware: nothing else adds the headers.
-    return ProblemError("internal-error", 500, detail, headers=HEADERS).response()
-
-
-def handle(app: FastAPI) -> None:
-    """Let ``app`` answer every error with a problem."""
-    app.add_exception_handler(ProblemError, _of_ours)
-    app.add_exception_handler(RequestValidationError, _of_validation)
-    app.add_exception_handler(HTTPException, _of_http)
-    app.add_exception_handler(StoreError, _of_store)
-    app.add_exception_handler(Exception, _of_any)
+HANDLERS: Final[Handlers] = {
+    **handlers(
+        lambda _, problem: problem.response(),
+        "The database did not answer this query, which says nothing about the tasks. The server's log says why.",
+    ),
+    RequestValidationError: _of_validation,
+    HTTPException: _of_http,
+}
+"""Of the API: every error is a problem."""

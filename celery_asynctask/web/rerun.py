@@ -10,16 +10,8 @@ from celery_asynctask.core.reasons import Code, Reason
 from celery_asynctask.core.rights import Right
 from celery_asynctask.core.text import rfc3339
 from celery_asynctask.errors import AsyncTaskError, logger
-from celery_asynctask.operations.rerun import (
-    Candidate,
-    Options,
-    assess,
-    is_unreachable,
-    link,
-    prepare,
-    reach_broker,
-    send,
-)
+from celery_asynctask.operations import rerun
+from celery_asynctask.operations.rerun import Candidate, Options
 from celery_asynctask.present.reasons import reasons
 from celery_asynctask.queries.reruns import reruns, routing_keys
 from celery_asynctask.queries.search.page import MOST_LOOKED_AT
@@ -32,10 +24,8 @@ _JUST_SENT: Final = Reason(Code.JUST_SENT, remedy="again")
 
 def preview(caller: Caller, task: AsyncTask, how: Options) -> Candidate:
     """What sending a task again would mean. Raises `ProblemError` where this server cannot."""
-    with _set_up():
-        prepare(caller.service.celery)
     one = _candidate(caller, task, how)
-    if not one.refusals and not how.again and one.task.celery_task_id in caller.service.sent:
+    if not one.refusals and not how.again and task.celery_task_id in caller.service.sent:
         return one._replace(refusals=[_JUST_SENT])
     return one
 
@@ -44,23 +34,20 @@ def send_again(
     caller: Caller, task: AsyncTask, how: Options, by: str, remedies: Mapping[str, str]
 ) -> tuple[Candidate, str]:
     """Send a task again, for ``by``; what was sent, and its new task id. Raises `ProblemError` where it was not."""
-    app = caller.service.celery
-    with _set_up():
-        prepare(app)
+    app, sent = caller.service.celery, caller.service.sent
     one = _candidate(caller, task, how)
     if one.refusals:
         raise refused(one.refusals, remedies)
     with _set_up():
-        link(app)
-    sent, original = caller.service.sent, one.task.celery_task_id
-    is_first = sent.add(original)
+        rerun.link(app)
+    is_first = sent.add(task.celery_task_id)
     if not is_first and not how.again:
         raise refused([_JUST_SENT], remedies)
     try:
         return one, _send(app, one, by)
     except ProblemError:
         if is_first:
-            sent.discard(original)
+            sent.discard(task.celery_task_id)
         raise
 
 
@@ -82,30 +69,29 @@ def refused(why: Iterable[Reason], remedies: Mapping[str, str] = {}) -> ProblemE
 
 def _send(app: Any, one: Candidate, by: str) -> str:
     """The new task id. Raises `ProblemError`."""
+    is_reached = False
     try:
-        reach_broker(app)
-    except AsyncTaskError as exc:
-        raise _unsent(one, exc, away=True) from exc
-    try:
-        return send(app, one, by)
+        rerun.reach_broker(app)
+        is_reached = True
+        return rerun.send(app, one, by)
     except Exception as exc:
-        raise _unsent(one, exc, away=is_unreachable(app, exc)) from exc
-
-
-def _unsent(one: Candidate, exc: Exception, *, away: bool) -> ProblemError:
-    logger.error("%s could not be sent again: %s: %s", one.task.celery_task_id, type(exc).__name__, exc)
-    if away:
+        logger.error("%s could not be sent again: %s: %s", one.task.celery_task_id, type(exc).__name__, exc)
+        if is_reached and not rerun.is_unreachable(app, exc):
+            raise refused([Reason(Code.UNSENDABLE)]) from exc
         detail = "It could not be sent. The server's log says why."
-        return ProblemError("broker-unavailable", 503, detail, headers={"Retry-After": "5"})
-    return refused([Reason(Code.UNSENDABLE)])
+        raise ProblemError("broker-unavailable", 503, detail, headers={"Retry-After": "5"}) from exc
 
 
 def _candidate(caller: Caller, task: AsyncTask, how: Options) -> Candidate:
+    """Raises `ProblemError` where this server cannot send anything."""
+    app = caller.service.celery
+    with _set_up():
+        rerun.prepare(app)
     with caller.reader.session() as session:
         before = reruns(caller.reader, session, [task])
         came_by = routing_keys(session, [task]).get(task.celery_task_id)
     earlier = before.by_task.get(task.celery_task_id, ())
-    one = assess(caller.service.celery, task, how, earlier, came_by, values=caller.access.may(Right.PAYLOADS))
+    one = rerun.assess(app, task, how, earlier, came_by, values=caller.access.may(Right.PAYLOADS))
     if before.looked_back_to is None:
         return one
     bounded = Reason(Code.BOUNDED, {"tasks": MOST_LOOKED_AT, "since": rfc3339(before.looked_back_to)})

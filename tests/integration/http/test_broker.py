@@ -9,8 +9,8 @@ import pytest
 from celery import Celery
 
 from celery_asynctask import uninstall
+from celery_asynctask.operations import rerun
 from celery_asynctask.store import Store
-from celery_asynctask.web import rerun
 from tests import services
 from tests.integration.http.client import OURS, Api, api_over, is_problem, tell
 from tests.integration.rows import rows
