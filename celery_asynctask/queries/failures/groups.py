@@ -7,19 +7,20 @@ and grouped here: what is the same message, and whose code it was, is nothing th
 from __future__ import annotations
 
 import datetime as dt
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, and_, case, func, select, true
+from sqlalchemy import Select, case, func, select
 from sqlalchemy.orm import Session
 
 from celery_asynctask.core.reasons import first_reason
 from celery_asynctask.core.status import FAILED
 from celery_asynctask.queries.failures.fingerprint import normal, place
 from celery_asynctask.queries.reader import Reader
-from celery_asynctask.queries.search.condition import conditions
+from celery_asynctask.queries.search.condition import Condition, conditions
 from celery_asynctask.queries.search.filter import Filter
+from celery_asynctask.queries.search.order import NEWEST
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
 
 MOST_LOOKED_AT: Final = 10_000
@@ -107,28 +108,31 @@ def failures(reader: Reader, search: Filter, *, most: int = MOST_LOOKED_AT, sess
         wanted.indexed.append(AsyncTask.error_type.is_not(None))
     else:
         wanted.indexed.append(AsyncTask.status.in_(FAILED))
-    newest = reader.seen(_failures(and_(true(), *wanted.scanned), reader.dialect)).where(*wanted.indexed)
-    newest = newest.order_by(AsyncTask.created_at.desc(), AsyncTask.id.desc()).limit(most + 1)
+    newest = reader.seen(_failures(wanted.matches, reader.dialect)).where(*wanted.indexed)
+    newest = newest.order_by(*NEWEST.terms).limit(most + 1)
     looked_back_to: dt.datetime | None = None
 
     def matching() -> Iterator[Failure]:
         nonlocal looked_back_to
         last = None
-        for number, (matches, created_at, *about) in enumerate(session.execute(newest, execution_options=STREAMED)):
+        for number, (matches, *about) in enumerate(session.execute(newest, execution_options=STREAMED)):
+            one = Failure(*about)
             if number == most:
                 looked_back_to = last
             elif matches:
-                yield Failure(*about)
-            last = created_at
+                yield one
+            last = one.asked_at
 
-    groups, span = _grouped(matching())
-    return Failures(groups, sum(group.tasks for group in groups), looked_back_to, *span)
+    found = grouped(matching())
+    return found._replace(looked_back_to=looked_back_to)
 
 
-def _failures(matches: ColumnElement[bool], dialect: str) -> Select[Any]:
-    """Whether it matches, when it was asked for, and if it matches the fields of a `Failure`."""
+def _failures(matches: Condition, dialect: str) -> Select[Any]:
+    """Whether it matches, and the fields of a `Failure`, with a traceback only if it matches."""
+    traceback = AsyncTaskAttempt.traceback
+    is_sqlite = dialect == "sqlite"
     newest_run = (
-        select(_end(AsyncTaskAttempt.traceback, TRACEBACK_END, dialect))
+        select(func.substr(traceback, -TRACEBACK_END) if is_sqlite else func.right(traceback, TRACEBACK_END))
         .where(AsyncTaskAttempt.celery_task_id == AsyncTask.celery_task_id)
         .order_by(AsyncTaskAttempt.run_key.desc())
         .limit(1)
@@ -136,7 +140,6 @@ def _failures(matches: ColumnElement[bool], dialect: str) -> Select[Any]:
     )
     return select(
         case((matches, 1), else_=0),
-        AsyncTask.created_at,
         AsyncTask.celery_task_id,
         AsyncTask.name,
         func.coalesce(AsyncTask.completed_at, AsyncTask.created_at),
@@ -148,94 +151,56 @@ def _failures(matches: ColumnElement[bool], dialect: str) -> Select[Any]:
     )
 
 
-def _end(column: Any, size: int, dialect: str) -> ColumnElement[Any]:
-    return func.substr(column, -size) if dialect == "sqlite" else func.right(column, size)
-
-
-def grouped(found: Iterable[Failure]) -> list[Group]:
-    """Failures in any order, in groups, the largest first."""
-    return _grouped(found)[0]
-
-
-def _grouped(found: Iterable[Failure]) -> tuple[list[Group], Sequence[dt.datetime]]:
-    """The groups, and when the first and the last of all failed; nothing where there are none."""
-    groups: dict[tuple[str, str, str | None], _Group] = {}
-    unsent: dict[tuple[str, str], _Group] = {}
+def grouped(found: Iterable[Failure]) -> Failures:
+    """Failures in any order, in groups."""
+    ran: defaultdict[tuple[str, str, str | None], list[Failure]] = defaultdict(list)
+    unsent: defaultdict[tuple[str, str], list[Failure]] = defaultdict(list)
     for one in found:
         cause = first_reason(one.message)
         message = normal(cause)
+        kept = one._replace(message="", traceback=None)  # of all that are looked at, these texts have 50 MB
         if cause != one.message:
-            unsent.setdefault((one.error_type, message), _Group()).add(one)
+            unsent[one.error_type, message].append(kept)
         else:
-            where = place(one.traceback, one.name.partition(".")[0])
-            groups.setdefault((one.error_type, message, where), _Group()).add(one)
-    every = [*groups.values(), *unsent.values()]
-    span = (min(group.times[0][0] for group in every), max(group.times[1][0] for group in every)) if every else ()
-    for key in sorted(groups, key=lambda key: -groups[key].count):  # what was not sent goes to the likeliest cause
-        if (held_up := unsent.pop(key[:2], None)) is not None:
-            groups[key].hold_up(held_up)
-    made = [group.made(*key, span) for key, group in groups.items()]
-    made += [group.made(*key, None, span, unsent=group.count) for key, group in unsent.items()]
-    return sorted(made, key=lambda group: (-group.tasks, -group.last.timestamp(), group.example)), span
+            ran[one.error_type, message, place(one.traceback, one.name.partition(".")[0])].append(kept)
+    moments = [one.at for some in (*ran.values(), *unsent.values()) for one in some]
+    if not moments:
+        return Failures([], 0, None)
+    span = min(moments), max(moments)
+    likeliest = sorted(ran, key=lambda key: -len(ran[key]))  # to which what was not sent goes
+    groups = [_group(*key, ran[key], unsent.pop(key[:2], []), span) for key in likeliest]
+    groups += [_group(*key, None, [], held_up, span) for key, held_up in unsent.items()]
+    groups.sort(key=lambda group: (-group.tasks, -group.last.timestamp(), group.example))
+    return Failures(groups, len(moments), None, *span)
 
 
-class _Group:
-    """A `Group` that grows."""
-
-    def __init__(self) -> None:
-        self.names: Counter[str] = Counter()
-        self.customers: set[int] = set()
-        self.moments: list[dt.datetime] = []
-        """When each failed."""
-        self.times: list[tuple[dt.datetime, str]] = []
-        """The first and the last of them: when, and its id."""
-        self.asked: list[dt.datetime] = []
-        """When the first and the last were asked for."""
-        self.unsent = 0
-
-    @property
-    def count(self) -> int:
-        return len(self.moments)
-
-    def add(self, one: Failure) -> None:
-        self.names[one.name] += 1
-        if one.customer is not None:
-            self.customers.add(one.customer)
-        self.moments.append(one.at)
-        moment = (one.at, one.id)
-        self.times = [min(*self.times, moment), max(*self.times, moment)] if self.times else [moment, moment]
-        self._ask(one.asked_at, one.asked_at)
-
-    def _ask(self, first: dt.datetime, last: dt.datetime) -> None:
-        self.asked = [min(self.asked[0], first), max(self.asked[1], last)] if self.asked else [first, last]
-
-    def hold_up(self, other: _Group) -> None:
-        self.names += other.names
-        self.customers |= other.customers
-        self.moments += other.moments
-        self._ask(*other.asked)
-        self.unsent = other.count
-
-    def made(
-        self, error_type: str, message: str, where: str | None, span: Sequence[dt.datetime], unsent: int = 0
-    ) -> Group:
-        (first, _), (last, example) = self.times
-        names = sorted(self.names, key=lambda name: (-self.names[name], name))
-        return Group(
-            error_type=error_type,
-            message=message,
-            place=where,
-            tasks=self.count,
-            unsent=unsent or self.unsent,
-            first=first,
-            last=last,
-            customers=len(self.customers),
-            names=names,
-            example=example,
-            first_asked=self.asked[0],
-            last_asked=self.asked[1],
-            counts=_counts(self.moments, *span),
-        )
+def _group(
+    error_type: str,
+    message: str,
+    where: str | None,
+    ran: Sequence[Failure],
+    unsent: Sequence[Failure],
+    span: tuple[dt.datetime, dt.datetime],
+) -> Group:
+    every = [*ran, *unsent]
+    times = [(one.at, one.id) for one in ran or unsent]
+    (first, _), (last, example) = min(times), max(times)
+    names = Counter(one.name for one in every)
+    return Group(
+        error_type=error_type,
+        message=message,
+        place=where,
+        tasks=len(every),
+        unsent=len(unsent),
+        first=first,
+        last=last,
+        customers=len({one.customer for one in every} - {None}),
+        names=sorted(names, key=lambda name: (-names[name], name)),
+        example=example,
+        first_asked=min(one.asked_at for one in every),
+        last_asked=max(one.asked_at for one in every),
+        counts=_counts([one.at for one in every], *span),
+    )
 
 
 def _counts(moments: Iterable[dt.datetime], first: dt.datetime, last: dt.datetime) -> list[int]:

@@ -204,7 +204,7 @@ def test_hostile_texts(store: Store, api: Api) -> None:
 
 def cause(*names: str, search: str = "", **more: Any) -> str:
     one = Failure("id", "shop.charge", START, START, None, "ValueError", "order 7", None)._replace(**more)
-    [group] = grouped([one._replace(name=name) for name in names or ("shop.charge",)])
+    [group] = grouped([one._replace(name=name) for name in names or ("shop.charge",)]).groups
     found = search_of(group, search, START)
     parse(found, START)
     assert len(found) <= MAX_LENGTH

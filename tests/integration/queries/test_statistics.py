@@ -172,7 +172,7 @@ def test_a_search_without_a_time_gets_one() -> None:
 # -- failures
 
 
-def expected(full: Shop, tasks: Sequence[AsyncTask], end: int = 10**6) -> list[groups.Group]:
+def expected(full: Shop, tasks: Sequence[AsyncTask], end: int = 10**6) -> Sequence[groups.Group]:
     newest = {run.celery_task_id: run for run in full.attempts}  # the last by run key
     return grouped(
         Failure(
@@ -186,7 +186,7 @@ def expected(full: Shop, tasks: Sequence[AsyncTask], end: int = 10**6) -> list[g
             (newest[task.celery_task_id].traceback or "")[-end:] if task.celery_task_id in newest else None,
         )
         for task in tasks
-    )
+    ).groups
 
 
 def failed(full: Shop) -> list[AsyncTask]:

@@ -154,7 +154,7 @@ def test_groups() -> None:
             failed(1, "order 5", **at),
             failed(6, "order 6", **at),
         ]
-    )
+    ).groups
     assert [(one.error_type, one.message, one.place, one.tasks) for one in found] == [
         ("ValueError", "order #", None, 3),
         ("ValueError", "order #", "/srv/tasks.py:1 step1", 2),
@@ -170,15 +170,15 @@ def test_how_many_at_which_time() -> None:
     not_sent = "Not sent: upstream task shop.charge [id-1] ended with order 0"
     told = [failed(number, error_type="KeyError" if number == 10 else "ValueError") for number in (0, 10, 20, 240)]
     held_up = failed(125, not_sent, asked_at=START + 100 * minute)
-    value, key = grouped([*told, held_up])
+    value, key = grouped([*told, held_up]).groups
     assert sum(value.counts) == value.tasks == 4
     assert {at: count for at, count in enumerate(value.counts) if count} == {0: 1, 2: 1, 12: 1, BUCKETS - 1: 1}
     assert {at: count for at, count in enumerate(key.counts) if count} == {1: 1}
     assert (value.first_asked, value.last_asked, key.last_asked) == (START, START + 100 * minute, START)
     bounds = Failures([], 0, None, START, START + 240 * minute).bounds
     assert (bounds[0], bounds[1], bounds[-1]) == (START, START + 10 * minute, START + 240 * minute)
-    assert grouped([failed(1)])[0].counts == [1, *[0] * (BUCKETS - 1)]
-    assert (grouped([]), Failures([], 0, None).bounds) == ([], [])
+    assert grouped([failed(1)]).groups[0].counts == [1, *[0] * (BUCKETS - 1)]
+    assert (grouped([]), Failures([], 0, None).bounds) == (Failures([], 0, None), [])
 
 
 def test_what_was_never_sent_counts_to_its_cause() -> None:
@@ -190,7 +190,7 @@ def test_what_was_never_sent_counts_to_its_cause() -> None:
             failed(9, f"Not sent: upstream task shop.mail [id-9] ended with {not_sent}", name="shop.index"),
             failed(2, "Not sent: upstream task shop.check [id-0] ended with no stock", name="shop.mail"),
         ]
-    )
+    ).groups
     assert [(one.message, one.tasks, one.unsent, one.customers) for one in found] == [
         ("order # [x]", 3, 2, 2),
         ("no stock", 1, 1, 0),
