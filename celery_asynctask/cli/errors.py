@@ -40,7 +40,8 @@ def errors(look: Look, search: tuple[str, ...], sort: str, limit: int) -> None:
     its cause. Failed are FAILURE, LOST and REJECTED; SEARCH, as for list, may name other statuses.
     """
     output = look.output
-    found = failures(look.reader, look.search(search))
+    with look.reader.session() as session:
+        found = failures(look.reader, session, look.search(search))
     groups = sorted(found.groups, key=_ORDERS[sort], reverse=True)
     for group in groups[:limit]:
         if output.as_json:

@@ -41,7 +41,8 @@ def list_tasks(look: Look, search: tuple[str, ...], limit: int, after: str | Non
     out; in a pipe everything is there.
     """
     output = look.output
-    found = page(look.reader, look.search(search), limit=limit, after=after, payloads=output.as_json)
+    with look.reader.session() as session:
+        found = page(look.reader, session, look.search(search), limit=limit, after=after, payloads=output.as_json)
     if output.as_json:
         for task in found.tasks:
             output.json(record(task))

@@ -109,7 +109,8 @@ def _by_id(look: Look, task_ids: Sequence[str]) -> list[AsyncTask]:
 
 def _by_search(look: Look, search: str, limit: int) -> list[AsyncTask]:
     """Oldest first, the order in which they were asked for."""
-    found = page(look.reader, look.search((search,)), limit=limit)
+    with look.reader.session() as session:
+        found = page(look.reader, session, look.search((search,)), limit=limit)
     if found.looked_back_to is not None:
         back_to = look.output.moment(found.looked_back_to)
         look.output.hint(f"Looked at the newest {MOST_LOOKED_AT:,} tasks one by one, back to {back_to}.")

@@ -30,7 +30,8 @@ def stats(look: Look, search: tuple[str, ...]) -> None:
     """
     output = look.output
     now = output.now
-    found = statistics(look.reader, with_time(look.search(search), now), now)
+    with look.reader.session() as session:
+        found = statistics(look.reader, session, with_time(look.search(search), now), now)
     if output.as_json:
         for name in found.names:
             output.json(_value(found, name))

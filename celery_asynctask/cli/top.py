@@ -53,7 +53,8 @@ def top(look: Look, interval: float) -> None:
         with _signals():
             _Screen(look, interval).run()
         return
-    found = overview(reader, output.now, rows=ROWS)
+    with reader.session() as session:
+        found = overview(reader, session, output.now, rows=ROWS)
     if output.as_json:
         output.json(_value(found))
     else:
@@ -195,7 +196,9 @@ class _Screen:
     def _ask(self) -> None:
         while True:
             try:
-                self._found, self._problem = overview(self.reader, self.output.now, rows=self._rows), None
+                with self.reader.session() as session:
+                    found = overview(self.reader, session, self.output.now, rows=self._rows)
+                self._found, self._problem = found, None
             except StoreError as exc:
                 self._problem = str(exc)
             if self._ended.wait(self.interval):

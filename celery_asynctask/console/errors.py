@@ -78,7 +78,7 @@ async def errors(page: Page) -> Response:
         return page.error("errors.html", 422, found=None, **shared)
 
     def make(session: Session) -> Mapping[str, object]:
-        found = failures(page.reader, asked.search.filter, most=asked.most, session=session)
+        found = failures(page.reader, session, asked.search.filter, most=asked.most)
         groups = sorted(found.groups, key=SORTS[asked.sort][1], reverse=True)
         shown = groups[: asked.causes]
         return {

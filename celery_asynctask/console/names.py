@@ -63,7 +63,7 @@ async def names(page: Page) -> Response:
     is_of_day = within != search.filter
 
     def make(session: Session) -> Mapping[str, object]:
-        found = statistics(page.reader, within, end, most=MOST_LOOKED_AT, session=session)
+        found = statistics(page.reader, session, within, end, most=MOST_LOOKED_AT)
         shown = ordered(found, order)
         return {
             **shared,
@@ -102,7 +102,7 @@ async def name(page: Page) -> Response:
         latest = named(reader, session, of)
         if not latest.newest:
             raise not_found(f"There is no task of the name {of[:80]!r}.")
-        day = statistics(reader, with_time(search, end), end, most=MOST_OF_A_NAME, session=session)
+        day = statistics(reader, session, with_time(search, end), end, most=MOST_OF_A_NAME)
         return {
             "of": of,
             "latest": latest,

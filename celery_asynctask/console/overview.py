@@ -43,7 +43,7 @@ async def overview(page: Page) -> Response:
         if is_empty(reader, session):
             return {"found": None, **record}
         parts = series(reader, session, Filter(), end, most=MOST_LOOKED_AT if whole else FEWER)
-        found = overview_of(reader, end, rows=ROWS, session=session)
+        found = overview_of(reader, session, end, rows=ROWS)
         return {
             "found": found,
             **record,

@@ -127,12 +127,12 @@ def _found(page: Page, asked: Asked, session: Session, *, values: bool) -> Found
     try:
         return page_of(
             page.reader,
+            session,
             asked.filter,
             limit=asked.limit,
             after=asked.cursor or None,
             order=ORDER_BY[asked.ordering],
             columns=task_columns(page.reader.dialect, values=values),
-            session=session,
         )
     except FilterError as exc:
         raise invalid("cursor", str(exc)) from None

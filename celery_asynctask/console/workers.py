@@ -72,7 +72,7 @@ async def workers(page: Page) -> Response:
     health = await page.service.run(page.health)
 
     def make(session: Session) -> Mapping[str, object]:
-        found = sources(page.reader, page.now, gone=ALL_GONE if wants_all else MOST_GONE, session=session)
+        found = sources(page.reader, session, page.now, gone=ALL_GONE if wants_all else MOST_GONE)
         return {
             "found": found,
             "rows": [Row(one, health.accounts.get(one.source)) for one in found.sources],

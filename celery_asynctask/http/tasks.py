@@ -105,12 +105,12 @@ async def list_tasks(request: Request, caller: Reading, asked: Annotated[PageSea
         try:
             found = page(
                 caller.reader,
+                session,
                 search.filter,
                 limit=asked.limit,
                 after=asked.cursor,
                 order=order,
                 columns=columns,
-                session=session,
             )
         except FilterError as exc:
             raise invalid("cursor", str(exc)) from None
@@ -136,7 +136,7 @@ async def stats(request: Request, caller: Reading, asked: Annotated[Search, Quer
     wanted = with_time(search.filter, end)
 
     def make(session: Session) -> str:
-        found = statistics(caller.reader, wanted, end, session=session)
+        found = statistics(caller.reader, session, wanted, end)
         results = [
             {
                 "name": one.name,

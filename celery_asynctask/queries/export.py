@@ -33,7 +33,7 @@ def found_by(reader: Reader, search: Filter, *, attempts: bool = True) -> Iterat
     after = None
     while True:
         with reader.session() as session:
-            found = page(reader, search, limit=MOST_ROWS, after=after, session=session)
+            found = page(reader, session, search, limit=MOST_ROWS, after=after)
             exported = _exported(session, found.tasks, attempts)
         if exported:
             yield exported

@@ -81,11 +81,8 @@ class Sources(NamedTuple):
     """As ``runs_since``, of lost tasks."""
 
 
-def sources(reader: Reader, now: dt.datetime, *, gone: int = MOST_GONE, session: Session | None = None) -> Sources:
-    """The processes that live at ``now`` and the ``gone`` ones that went last. Raises `StoreError`."""
-    if session is None:
-        with reader.session() as own:
-            return sources(reader, now, gone=gone, session=own)
+def sources(reader: Reader, session: Session, now: dt.datetime, *, gone: int = MOST_GONE) -> Sources:
+    """The processes that live at ``now`` and the ``gone`` ones that went last."""
     counts, seen = _counts(session, now)
     running, runs_since = _runs(
         reader, session, AsyncTaskStatus.STARTED, AsyncTaskAttempt.ended_at.is_(None), MOST_RUNNING

@@ -22,6 +22,7 @@ from celery_asynctask.queries.statistics.overview import overview
 from celery_asynctask.queries.task import attempts, find
 from celery_asynctask.queries.workflow.members import runs, workflow
 from tests import services
+from tests.asking import ask
 from tests.benchmarks import rows
 from tests.benchmarks.figure import Figure, Options, bootstrap, scaled, skipping
 from tests.benchmarks.shop import WORKFLOW
@@ -67,16 +68,17 @@ def _figures(count: int) -> Iterator[Figure]:
 def _queries(reader: Reader, url: str) -> dict[str, Query]:
     now = dt.datetime.now(dt.timezone.utc)
     found: dict[str, Query] = {
-        f"list {text}".rstrip(): partial(page, reader, parse(text, now), limit=SHOWN) for text in _searches(url, now)
+        f"list {text}".rstrip(): partial(ask, page, reader, parse(text, now), limit=SHOWN)
+        for text in _searches(url, now)
     }
     found["show"] = partial(_show, reader, WORKFLOW)
     found["show, by the beginning of an id"] = partial(_show, reader, WORKFLOW[:12])
     found["tree of 1,000 members"] = partial(_tree, reader)
     for text in ("", "since:20d", "name:billing.*", "kwargs.account_id:17 since:20d"):
-        found[f"stats {text}".rstrip()] = partial(statistics, reader, with_time(parse(text, now), now), now)
+        found[f"stats {text}".rstrip()] = partial(ask, statistics, reader, with_time(parse(text, now), now), now)
     for text in ("", "since:1d", "name:billing.*"):
-        found[f"errors {text}".rstrip()] = partial(failures, reader, parse(text, now))
-    found["top"] = partial(overview, reader, now)
+        found[f"errors {text}".rstrip()] = partial(ask, failures, reader, parse(text, now))
+    found["top"] = partial(ask, overview, reader, now)
     return found
 
 

@@ -97,12 +97,9 @@ class Failures(NamedTuple):
         return [self.first + (self.last - self.first) / BUCKETS * number for number in range(BUCKETS + 1)]
 
 
-def failures(reader: Reader, search: Filter, *, most: int = MOST_LOOKED_AT, session: Session | None = None) -> Failures:
+def failures(reader: Reader, session: Session, search: Filter, *, most: int = MOST_LOOKED_AT) -> Failures:
     """The newest ``most`` failures that the filter finds, in groups. A filter that names statuses decides itself what
-    has failed; there, what has an error is grouped. Raises `StoreError`."""
-    if session is None:
-        with reader.session() as own:
-            return failures(reader, search, most=most, session=own)
+    has failed; there, what has an error is grouped."""
     wanted = conditions(search, reader.dialect)
     if any(term.key == "status" for term in search.terms):
         wanted.indexed.append(AsyncTask.error_type.is_not(None))

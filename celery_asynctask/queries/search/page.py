@@ -49,6 +49,7 @@ class Page(NamedTuple):
 
 def page(
     reader: Reader,
+    session: Session | Connection,
     search: Filter,
     *,
     limit: int = 50,
@@ -56,25 +57,12 @@ def page(
     order: Order = NEWEST,
     payloads: bool = True,
     columns: Select[Any] | None = None,
-    session: Session | Connection | None = None,
 ) -> Page:
     """At most ``limit`` tasks that the filter finds, after the cursor of another page.
 
     With ``columns``, rows of what that selects, which must include ``id`` and the time that the order is by; without
-    ``payloads`` the JSON columns are left unread. Raises `FilterError` for a bad cursor, `StoreError`.
+    ``payloads`` the JSON columns are left unread. Raises `FilterError` for a bad cursor.
     """
-    if session is None:
-        with reader.session() as own:
-            return page(
-                reader,
-                search,
-                limit=limit,
-                after=after,
-                order=order,
-                payloads=payloads,
-                columns=columns,
-                session=own,
-            )
     limit = max(1, min(limit, MOST_ROWS))
     cursor = None if after is None else Cursor.read(after, order)
     made = _made(reader.dialect, reader.customers, search, columns, cursor, order, limit)

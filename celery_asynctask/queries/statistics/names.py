@@ -70,12 +70,9 @@ def with_time(search: Filter, now: dt.datetime) -> Filter:
 
 
 def statistics(
-    reader: Reader, search: Filter, now: dt.datetime, *, most: int = MOST_LOOKED_AT, session: Session | None = None
+    reader: Reader, session: Session, search: Filter, now: dt.datetime, *, most: int = MOST_LOOKED_AT
 ) -> Statistics:
-    """Statistics of the newest ``most`` tasks that the filter finds. Raises `StoreError`."""
-    if session is None:
-        with reader.session() as own:
-            return statistics(reader, search, now, most=most, session=own)
+    """Statistics of the newest ``most`` tasks that the filter finds."""
     wanted = conditions(search, reader.dialect)
     newest = reader.seen(measures(wanted.matches).add_columns(AsyncTask.name)).where(*wanted.indexed)
     newest = newest.order_by(*NEWEST.terms)

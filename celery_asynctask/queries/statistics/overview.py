@@ -69,11 +69,8 @@ class Overview(NamedTuple):
         return self.since <= self.at - HOUR
 
 
-def overview(reader: Reader, now: dt.datetime, *, rows: int = 10, session: Session | None = None) -> Overview:
-    """What happens at ``now``, with at most so many ``rows`` of each list. Raises `StoreError`."""
-    if session is None:
-        with reader.session() as own:
-            return overview(reader, now, rows=rows, session=own)
+def overview(reader: Reader, session: Session, now: dt.datetime, *, rows: int = 10) -> Overview:
+    """What happens at ``now``, with at most so many ``rows`` of each list."""
     counts, since = _counts(reader, session, now - HOUR)
     return Overview(
         at=now,

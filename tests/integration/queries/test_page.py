@@ -16,6 +16,7 @@ from celery_asynctask.queries.search.order import NEWEST, ORDERS, Cursor, Order,
 from celery_asynctask.queries.search.page import MOST_ROWS
 from celery_asynctask.store import Store
 from celery_asynctask.store.models import AsyncTask
+from tests.asking import ask
 from tests.integration.oracle import START, add, row
 
 pytestmark = pytest.mark.every_database
@@ -78,7 +79,7 @@ def walk(
     """The pages of a search, from the first to the last; ``between`` them, something happens."""
     after = None
     for _ in range(200):
-        found = page(reader, parse(search, START), limit=limit, after=after, order=order)
+        found = ask(page, reader, parse(search, START), limit=limit, after=after, order=order)
         yield found
         if found.next is None:
             return
@@ -154,9 +155,9 @@ def test_oldest_first_it_looks_at_the_oldest(
 
 def test_rows_of_columns(reader: Reader, tied: list[str]) -> None:
     columns = cast("Select[Any]", select(AsyncTask.id, AsyncTask.celery_task_id, AsyncTask.created_at))
-    found = page(reader, parse(BOTH, START), limit=3, columns=columns)
+    found = ask(page, reader, parse(BOTH, START), limit=3, columns=columns)
     assert [one.celery_task_id for one in found.tasks] == wanted(BOTH, tied)[:3]
-    assert found.next == page(reader, parse(BOTH, START), limit=3).next
+    assert found.next == ask(page, reader, parse(BOTH, START), limit=3).next
 
 
 @pytest.mark.parametrize("search", [ALL, SCANNED, BOTH])
@@ -185,7 +186,7 @@ def test_a_search_that_looks_at_rows_one_by_one_is_bounded(
     reader: Reader, tied: list[str], bound: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(MODULE, "MOST_LOOKED_AT", bound)
-    first = page(reader, parse("kwargs.even:no", START), limit=5)
+    first = ask(page, reader, parse("kwargs.even:no", START), limit=5)
     assert first.tasks == []
     if bound >= 60:
         assert first == Page([], None, None), "it looked at all there are"
@@ -198,15 +199,15 @@ def test_a_search_that_looks_at_rows_one_by_one_is_bounded(
         bounded = [one for one in pages if one.looked_back_to is not None]
         assert bool(bounded) is (bound <= 7)
         assert all(len(one.tasks) <= 5 for one in pages)
-    assert page(reader, parse(INDEXED, START), limit=50).looked_back_to is None, "an index leads to these"
+    assert ask(page, reader, parse(INDEXED, START), limit=50).looked_back_to is None, "an index leads to these"
 
 
 def test_with_an_index_the_bound_is_on_what_that_leads_to(
     reader: Reader, tied: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(MODULE, "MOST_LOOKED_AT", 30)
-    assert page(reader, parse(f"{INDEXED} kwargs.even:no", START)).looked_back_to is None, "30 are of the customer"
-    assert page(reader, parse("customer:*,none kwargs.even:no", START)).looked_back_to is not None
+    assert ask(page, reader, parse(f"{INDEXED} kwargs.even:no", START)).looked_back_to is None, "30 are of the customer"
+    assert ask(page, reader, parse("customer:*,none kwargs.even:no", START)).looked_back_to is not None
 
 
 def test_customers(store: Store, tied: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,22 +224,22 @@ def test_payloads_are_left_unread(reader: Reader, tied: list[str]) -> None:
     asked: list[str] = []
     event.listen(reader.engine, "before_cursor_execute", lambda *about: asked.append(about[2]))
     for search in (ALL, SCANNED):
-        [task] = page(reader, parse(search, START), limit=1, payloads=False).tasks
+        [task] = ask(page, reader, parse(search, START), limit=1, payloads=False).tasks
         assert {"task_args", "task_kwargs", "result", "content"} & set(task.__dict__) == set()
     assert not [statement for statement in asked if "task_args" in statement]
-    [task] = page(reader, parse(ALL, START), limit=1).tasks
+    [task] = ask(page, reader, parse(ALL, START), limit=1).tasks
     assert "even" in task.task_kwargs
 
 
 def test_limits(reader: Reader, tied: list[str]) -> None:
-    assert len(page(reader, parse(ALL, START), limit=0).tasks) == 1
-    assert len(page(reader, parse(ALL, START), limit=10**9).tasks) == 60 <= MOST_ROWS
+    assert len(ask(page, reader, parse(ALL, START), limit=0).tasks) == 1
+    assert len(ask(page, reader, parse(ALL, START), limit=10**9).tasks) == 60 <= MOST_ROWS
 
 
 @pytest.mark.parametrize("after", ["", "x", "A" * 22 + "!", "A" * 24, "\0", "\udc80", "é" * 23, "A" * 10_000])
 def test_cursors_that_no_page_gave(reader: Reader, tied: list[str], after: str) -> None:
     with pytest.raises(FilterError, match="is no cursor"):
-        page(reader, parse(ALL, START), after=after)
+        ask(page, reader, parse(ALL, START), after=after)
 
 
 def test_a_cursor_of_any_time_is_harmless(reader: Reader, tied: list[str]) -> None:
@@ -246,16 +247,16 @@ def test_a_cursor_of_any_time_is_harmless(reader: Reader, tied: list[str]) -> No
     for at in (dt.datetime.min, dt.datetime.max):
         for number in (-(2**63), 2**63 - 1):
             cursor = str(Cursor(NEWEST, at.replace(tzinfo=dt.timezone.utc), number))
-            found = page(reader, parse(SCANNED, START), after=cursor).tasks
+            found = ask(page, reader, parse(SCANNED, START), after=cursor).tasks
             assert len(found) == (30 if at == dt.datetime.max else 0)
             for order in ORDERS:
                 bound = Place(at.replace(tzinfo=dt.timezone.utc), number)
                 for made_up in (Cursor(order, bound.created_at, number, bound), Cursor(order, None, number)):
-                    assert len(page(reader, parse(ALL, START), after=str(made_up), order=order).tasks) <= 60
+                    assert len(ask(page, reader, parse(ALL, START), after=str(made_up), order=order).tasks) <= 60
 
 
 def test_tasks_are_of_no_session(reader: Reader, tied: list[str]) -> None:
     """They are used after it: every column of theirs is there."""
-    [task, *_] = page(reader, parse(ALL, START)).tasks
+    [task, *_] = ask(page, reader, parse(ALL, START)).tasks
     assert isinstance(task, AsyncTask)
     assert all(column.name in task.__dict__ for column in AsyncTask.__table__.columns)

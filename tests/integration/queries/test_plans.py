@@ -13,6 +13,7 @@ from celery_asynctask.queries import Reader, page, parse
 from celery_asynctask.queries.task import attempts, find
 from celery_asynctask.queries.workflow.members import runs, workflow
 from tests import services
+from tests.asking import ask
 from tests.benchmarks import rows
 from tests.benchmarks.shop import WORKFLOW
 
@@ -70,14 +71,14 @@ def plans_of(reader: Reader, ask: Callable[[], object]) -> list[str]:
     ],
 )
 def test_a_page_goes_by_an_index(reader: Reader, search: str, index: str) -> None:
-    [plan] = plans_of(reader, lambda: page(reader, parse(search, NOW), limit=30))
+    [plan] = plans_of(reader, lambda: ask(page, reader, parse(search, NOW), limit=30))
     assert f"async_task_{index}" in plan, plan
     assert "Seq Scan" not in plan, plan
 
 
 @pytest.mark.parametrize("search", ["kwargs.account_id:17", "message:timeout", "retries:>2", "queue:slow"])
 def test_a_search_of_rows_one_by_one_goes_from_the_newest(reader: Reader, search: str) -> None:
-    bound, *_ = plans_of(reader, lambda: page(reader, parse(search, NOW), limit=30))
+    bound, *_ = plans_of(reader, lambda: ask(page, reader, parse(search, NOW), limit=30))
     assert "ix_async_task_created_at" in bound, bound
     assert "Seq Scan" not in bound, bound
 

@@ -18,6 +18,7 @@ from celery_asynctask.queries.size import size
 from celery_asynctask.queries.statistics.overview import overview
 from celery_asynctask.store import Store
 from celery_asynctask.store.models import Base
+from tests.asking import ask
 from tests.integration.oracle import START, add, row
 
 pytestmark = pytest.mark.every_database
@@ -62,7 +63,7 @@ def test_who_lives(store: Store, reader: Reader) -> None:
     process(store, "new", last_seen_at=NOW - 9 * MINUTE, ended_at=NOW - 7 * MINUTE)
     process(store, "silent", last_seen_at=NOW - 2 * MINUTE)
     process(store, "alive", pid=8, role="worker", last_seen_at=NOW - MINUTE)
-    found = sources(reader, NOW)
+    found = ask(sources, reader, NOW)
     assert [(one.source, one.state) for one in found.sources] == [
         ("alive", State.ALIVE), ("silent", State.SILENT), ("new", State.GONE), ("old", State.GONE)
     ]  # fmt: skip
@@ -70,11 +71,11 @@ def test_who_lives(store: Store, reader: Reader) -> None:
     assert (first.host, first.pid, first.role, first.started_at, first.ended_at) == ("web1", 8, "worker", START, None)
     assert found.counts == {State.ALIVE: 1, State.SILENT: 1, State.GONE: 2}
     assert (found.seen, found.runs_since, found.lost_since) == (NOW - MINUTE, None, None)
-    assert [one.source for one in sources(reader, NOW, gone=1).sources] == ["alive", "silent", "new"]
+    assert [one.source for one in ask(sources, reader, NOW, gone=1).sources] == ["alive", "silent", "new"]
 
 
 def test_where_there_is_nothing(store: Store, reader: Reader) -> None:
-    assert sources(reader, NOW) == ([], dict.fromkeys(State, 0), None, None, None)
+    assert ask(sources, reader, NOW) == ([], dict.fromkeys(State, 0), None, None, None)
 
 
 def test_what_they_run_and_lost(store: Store, reader: Reader) -> None:
@@ -89,7 +90,7 @@ def test_what_they_run_and_lost(store: Store, reader: Reader) -> None:
     run(store, "gone", "LOST", {"source": "three", **LOST}, created_at=START + MINUTE)
     run(store, "before", "LOST", {"source": "two", **LOST}, {"source": "three", **LOST})
     run(store, "unlike", "LOST", {"source": "three", "outcome": "failed"})
-    one, three, two = sorted(sources(reader, NOW).sources, key=lambda one: one.source)
+    one, three, two = sorted(ask(sources, reader, NOW).sources, key=lambda one: one.source)
     assert [run.celery_task_id for run in one.running] == ["long", "short", "unseen"]
     assert (one.running[0].name, one.running[0].started_at) == ("shop.report", START)
     assert [run.celery_task_id for run in two.running] == ["again", "open"]
@@ -105,14 +106,14 @@ def test_it_is_bounded(store: Store, reader: Reader, monkeypatch: pytest.MonkeyP
         run(store, f"run-{number}", "STARTED", {"source": "one"}, {"source": "two"}, created_at=at)
     monkeypatch.setattr(module, "MOST_LOST", 2)
     monkeypatch.setattr(module, "MOST_RUNNING", 4)
-    found = sources(reader, NOW)
+    found = ask(sources, reader, NOW)
     one, two = sorted(found.sources, key=lambda one: one.source)
     assert [run.celery_task_id for run in one.lost] == ["lost-3", "lost-2"]
     assert [run.celery_task_id for run in two.running] == [f"run-{number}" for number in range(4)]
     assert (found.lost_since, found.runs_since) == (START + 2 * MINUTE, None)
     monkeypatch.setattr(module, "MOST_RUNNING", 3)
     monkeypatch.setattr(module, "MOST_LIVING", 1)
-    found = sources(reader, NOW)
+    found = ask(sources, reader, NOW)
     assert (found.runs_since, len(found.sources), found.counts[State.ALIVE]) == (START + MINUTE, 1, 2)
 
 
@@ -144,11 +145,11 @@ def test_what_one_process_has_too_much_is_not_what_another_lost(store: Store, re
     process(store, "surplus", last_number=10, stored=8, quarantined=9)
     process(store, "whole", last_number=10, stored=8, quarantined=2)
     process(store, "silent")
-    found = overview(reader, NOW).recording
+    found = ask(overview, reader, NOW).recording
     assert found.missing == completeness(reader, None).ledger.missing == 6
     assert (found.stored, found.quarantined) == (31, 13)
 
 
 def test_nothing_is_missing_where_there_is_more(store: Store, reader: Reader) -> None:
     process(store, "surplus", last_number=2, stored=2, quarantined=1)
-    assert overview(reader, NOW).recording.missing == completeness(reader, None).ledger.missing == 0
+    assert ask(overview, reader, NOW).recording.missing == completeness(reader, None).ledger.missing == 0

@@ -20,6 +20,7 @@ from celery_asynctask.queries.search.keys import JSON_KEYS, KEYS
 from celery_asynctask.queries.task import attempts, find
 from celery_asynctask.store import Store
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
+from tests.asking import ask
 from tests.integration import oracle
 from tests.integration.oracle import add, row
 
@@ -232,7 +233,7 @@ def test_what_belongs_to_other_customers_is_not_there(store: Store) -> None:
             "-id:x",
             "customer:3,none",
         ):
-            got = {task.celery_task_id for task in page(reader, parse(search, NOW), session=session).tasks}
+            got = {task.celery_task_id for task in page(reader, session, parse(search, NOW)).tasks}
             assert got <= {"mine-1", "mine-2"}, search
             assert bool(got) is (search != "customer:3,none"), search
         assert find(reader, session, "mine-2").customer == 2
@@ -244,5 +245,5 @@ def test_what_belongs_to_other_customers_is_not_there(store: Store) -> None:
         assert "mine-1" in str(caught.value)
     reader.close()
     nobody = Reader(store.settings.url, customers=[])
-    assert page(nobody, Filter()).tasks == []
+    assert ask(page, nobody, Filter()).tasks == []
     nobody.close()

@@ -26,6 +26,7 @@ from celery_asynctask.queries.statistics.names import DEFAULT_AGE, MOST_LOOKED_A
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
 from tests import histories
+from tests.asking import ask
 from tests.benchmarks import kinds, rows, shop
 
 pytestmark = pytest.mark.every_database
@@ -104,7 +105,7 @@ def of(found: Statistics) -> dict[str, tuple[object, ...]]:
 
 @pytest.mark.parametrize(("text", "chosen"), SEARCHES, ids=[text or "all" for text, _ in SEARCHES])
 def test_statistics(full: Shop, text: str, chosen: Choice) -> None:
-    found = statistics(full.reader, search(text), NOW)
+    found = ask(statistics, full.reader, search(text), NOW)
     assert of(found) == told([task for task in full.tasks if chosen(task)])
     assert found.looked_back_to is None
     assert list(found.names) == sorted(found.names, key=lambda one: (-one.tasks, one.name))
@@ -124,19 +125,19 @@ def test_the_rows_are_worth_counting(full: Shop) -> None:
 @pytest.mark.parametrize(("text", "chosen"), [SEARCHES[0], SEARCHES[4], SEARCHES[7]], ids=["all", "glob", "value"])
 def test_statistics_of_the_newest(full: Shop, text: str, chosen: Choice, most: int) -> None:
     """Where rows are looked at one by one, those that do not match count, too."""
-    found = statistics(full.reader, search(text), NOW, most=most)
+    found = ask(statistics, full.reader, search(text), NOW, most=most)
     assert of(found) == told([task for task in full.tasks[:most] if chosen(task)])
     assert found.looked_back_to == full.tasks[most - 1].created_at == found.since
 
 
 def test_statistics_of_as_many_as_there_are_are_not_bounded(full: Shop) -> None:
-    assert statistics(full.reader, search(""), NOW, most=TASKS).looked_back_to is None
-    assert statistics(full.reader, search(""), NOW, most=TASKS - 1).looked_back_to == full.tasks[-2].created_at
+    assert ask(statistics, full.reader, search(""), NOW, most=TASKS).looked_back_to is None
+    assert ask(statistics, full.reader, search(""), NOW, most=TASKS - 1).looked_back_to == full.tasks[-2].created_at
 
 
 def test_statistics_of_what_a_tenant_may_see(full: Shop) -> None:
     reader = Reader(full.reader.url, customers=[1, 3])
-    found = statistics(reader, search(""), NOW)
+    found = ask(statistics, reader, search(""), NOW)
     reader.close()
     assert of(found) == told([task for task in full.tasks if task.customer in (1, 3)])
 
@@ -151,7 +152,7 @@ def test_statistics_of_what_a_tenant_may_see(full: Shop) -> None:
     ],
 )
 def test_the_time_looked_at(full: Shop, text: str, since: dt.datetime, until: dt.datetime | None) -> None:
-    found = statistics(full.reader, search(text), NOW)
+    found = ask(statistics, full.reader, search(text), NOW)
     assert found.since == since
     if until is not None:
         assert found.until == until
@@ -160,7 +161,7 @@ def test_the_time_looked_at(full: Shop, text: str, since: dt.datetime, until: dt
 
 
 def test_the_time_looked_at_begins_with_the_first_task(full: Shop) -> None:
-    assert statistics(full.reader, search(""), NOW).since == full.tasks[-1].created_at
+    assert ask(statistics, full.reader, search(""), NOW).since == full.tasks[-1].created_at
 
 
 def test_a_search_without_a_time_gets_one() -> None:
@@ -198,14 +199,14 @@ def failed(full: Shop) -> list[AsyncTask]:
     [one for one in SEARCHES if "status" not in one[0]],
 )
 def test_failures(full: Shop, text: str, chosen: Choice) -> None:
-    found = groups.failures(full.reader, search(text))
+    found = ask(groups.failures, full.reader, search(text))
     assert found.groups == expected(full, [task for task in failed(full) if chosen(task)])
     assert found.tasks == sum(chosen(task) for task in failed(full))
     assert found.looked_back_to is None
 
 
 def test_a_search_may_say_what_has_failed(full: Shop) -> None:
-    found = groups.failures(full.reader, search("status:REVOKED,RETRY,SUCCESS"))
+    found = ask(groups.failures, full.reader, search("status:REVOKED,RETRY,SUCCESS"))
     statuses = {AsyncTaskStatus.REVOKED, AsyncTaskStatus.RETRY, AsyncTaskStatus.SUCCESS}
     assert found.groups == expected(full, [task for task in full.tasks if task.status in statuses and task.error_type])
     assert found.groups
@@ -214,16 +215,16 @@ def test_a_search_may_say_what_has_failed(full: Shop) -> None:
 @pytest.mark.parametrize(("text", "chosen"), [SEARCHES[0], SEARCHES[4]], ids=["all", "glob"])
 def test_failures_of_the_newest(full: Shop, text: str, chosen: Choice) -> None:
     newest = failed(full)[:40]
-    found = groups.failures(full.reader, search(text), most=40)
+    found = ask(groups.failures, full.reader, search(text), most=40)
     assert found.groups == expected(full, [task for task in newest if chosen(task)])
     assert found.looked_back_to == newest[-1].created_at
-    everything = groups.failures(full.reader, search(text), most=len(failed(full)))
+    everything = ask(groups.failures, full.reader, search(text), most=len(failed(full)))
     assert everything.looked_back_to is None
 
 
 def test_only_the_end_of_a_traceback_is_read(full: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(groups, "TRACEBACK_END", 200)
-    found = groups.failures(full.reader, search(""))
+    found = ask(groups.failures, full.reader, search(""))
     assert found.groups == expected(full, failed(full), end=200)
     assert found.groups != expected(full, failed(full))
 
@@ -239,14 +240,14 @@ def test_the_place_is_that_of_the_newest_run(database: str) -> None:
     store.write(histories.lines(told))
     store.close()
     reader = Reader(database)
-    (group,) = groups.failures(reader, search("")).groups
+    (group,) = ask(groups.failures, reader, search("")).groups
     reader.close()
     assert group.place == "/srv/b.py:2 b"
 
 
 def test_failures_that_a_tenant_may_see(full: Shop) -> None:
     reader = Reader(full.reader.url, customers=[1, 3])
-    found = groups.failures(reader, search(""))
+    found = ask(groups.failures, reader, search(""))
     reader.close()
     assert found.groups == expected(full, [task for task in failed(full) if task.customer in (1, 3)])
 
@@ -257,7 +258,7 @@ def test_failures_that_a_tenant_may_see(full: Shop) -> None:
 @pytest.mark.parametrize("customers", [None, list(range(1, 250))], ids=["everything", "tenant"])
 def test_overview(full: Shop, customers: list[int] | None) -> None:
     reader = Reader(full.reader.url, customers=customers)
-    found = overview.overview(reader, NOW, rows=3)
+    found = ask(overview.overview, reader, NOW, rows=3)
     reader.close()
     tasks = [task for task in full.tasks if customers is None or task.customer in customers]
     lately = [task for task in tasks if task.created_at >= NOW - HOUR]
@@ -280,7 +281,7 @@ def ids(tasks: Sequence[AsyncTask]) -> list[str]:
 
 
 def test_overview_of_recording(full: Shop) -> None:
-    found = overview.overview(full.reader, NOW).recording
+    found = ask(overview.overview, full.reader, NOW).recording
     living = [one for one in full.sources if one.ended_at is None]
     assert (found.alive, found.silent, found.gone) == (len(living), 0, 0)
     assert found.seen == NOW
@@ -288,18 +289,18 @@ def test_overview_of_recording(full: Shop) -> None:
     assert found.quarantined == sum(one.quarantined for one in full.sources) > 0
     assert found.missing == completeness(full.reader, None).ledger.missing > 0
     assert found.dropped == {"journal_full": sum(12 for one in full.sources if one.dropped)}
-    later = overview.overview(full.reader, NOW + 2 * SILENT).recording
+    later = ask(overview.overview, full.reader, NOW + 2 * SILENT).recording
     assert (later.alive, later.silent) == (0, len(living))
     day = dt.timedelta(days=1)
     gone = sum(one.ended_at == NOW - day for one in full.sources)
-    assert overview.overview(full.reader, NOW - day + HOUR / 2).recording.gone == gone + sum(
+    assert ask(overview.overview, full.reader, NOW - day + HOUR / 2).recording.gone == gone + sum(
         one.ended_at is not None and one.ended_at > NOW - day for one in full.sources
     )
 
 
 def test_overview_counts_so_many(full: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(overview, "MOST_COUNTED", 50)
-    found = overview.overview(full.reader, NOW)
+    found = ask(overview.overview, full.reader, NOW)
     assert sum(found.counts.values()) == 50
     assert (found.since, found.is_whole) == (full.tasks[49].created_at, False)
 
@@ -309,7 +310,7 @@ def test_overview_of_nothing(database: str) -> None:
     store.prepare()
     store.close()
     reader = Reader(database)
-    found = overview.overview(reader, NOW)
+    found = ask(overview.overview, reader, NOW)
     reader.close()
     assert (found.running, found.slowest, found.failures, found.lost, found.counts) == ({}, [], [], [], {})
     assert found.recording == overview.Recording(0, 0, 0, None, 0, 0, 0, {})

@@ -1,0 +1,18 @@
+"""Asking one question of a store, in a session of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Concatenate, ParamSpec, TypeVar
+
+from celery_asynctask.queries import Reader
+from celery_asynctask.queries.types import Session
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def ask(query: Callable[Concatenate[Reader, Session, P], T], reader: Reader, *args: P.args, **kwargs: P.kwargs) -> T:
+    """What a query finds."""
+    with reader.session() as session:
+        return query(reader, session, *args, **kwargs)
