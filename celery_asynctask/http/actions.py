@@ -76,13 +76,8 @@ def _meant(caller: Caller, session: Session, task_id: str) -> AsyncTask:
 
 
 def _sent(one: Candidate, new: str | None, status: int) -> Response:
-    told = {
-        "celery_task_id": new,
-        "rerun_of": one.task.celery_task_id,
-        "queue": one.queue,
-        "remarks": reasons(one.remarks),
-    }
-    return json_response(told, status)
+    about = {"celery_task_id": new, "rerun_of": one.task.celery_task_id, "remarks": reasons(one.remarks)}
+    return json_response(schema.Rerun.of(one, **about), status)
 
 
 @router.post(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse
 from fastapi.security import HTTPBearer
 from starlette.datastructures import Headers, MutableHeaders
@@ -13,13 +13,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from celery_asynctask import __version__
 from celery_asynctask.console import console
 from celery_asynctask.core.rights import Right
-from celery_asynctask.http import actions, health, openapi, tasks
+from celery_asynctask.http import actions, openapi, tasks
 from celery_asynctask.settings import Settings
+from celery_asynctask.store.tables import SCHEMA_VERSION
+from celery_asynctask.web import schema
+from celery_asynctask.web.answer import json_response
 from celery_asynctask.web.problem import HANDLERS, HEADERS, ProblemError
-from celery_asynctask.web.service import Service, needing
+from celery_asynctask.web.service import Caller, Service, needing
 
 MOST_BODY: Final = 65_536
 """Bytes of a request."""
+_health: Final = APIRouter(tags=["health"])
 
 
 def create_app(celery: Any, *, settings: Settings | None = None, loopback: bool = False) -> FastAPI:
@@ -44,7 +48,7 @@ def create_app(celery: Any, *, settings: Settings | None = None, loopback: bool 
     api.state.asynctask = Service(celery, settings, loopback=loopback)
     bearer = HTTPBearer(auto_error=False, scheme_name="token", description="A token of `asynctask_tokens`")
     # Actions first: who asks what may be done with /async-tasks/purge is not told of the task of that id.
-    for router in (actions.router, tasks.router, health.router):
+    for router in (actions.router, tasks.router, _health):
         api.include_router(router, dependencies=[Depends(bearer)], responses=openapi.problems())
     may_read = Depends(needing(Right.READ))
     api.add_api_route("/openapi.json", _openapi, include_in_schema=False, dependencies=[may_read])
@@ -56,6 +60,25 @@ def create_app(celery: Any, *, settings: Settings | None = None, loopback: bool 
     api.add_middleware(_Frame)
     openapi.describe(api)
     return api
+
+
+@_health.get(
+    "/health",
+    operation_id="health_retrieve",
+    summary="Health of the record",
+    response_model=schema.Health,
+    response_description="The database can be read",
+)
+def health(caller: Annotated[Caller, Depends(needing(Right.READ))]) -> Response:
+    """Whether the database can be read, and what became of every event that a process wrote; that is looked up every
+    five seconds at most."""
+    reader = caller.reader
+    reader.check_schema()
+    ledger = None
+    if caller.access.customers is None:  # events are of processes, not of customers
+        found = caller.health().ledger
+        ledger = schema.Ledger.of(found, sentence=found.sentence(), abandoned=found.waiting)
+    return json_response({"schema_version": SCHEMA_VERSION, "ledger": ledger})
 
 
 def _openapi(request: Request) -> JSONResponse:

@@ -23,10 +23,10 @@ from celery_asynctask.queries.statistics.names import statistics, with_time
 from celery_asynctask.queries.task import MOST_ATTEMPTS, attempt_rows, exact, number_of
 from celery_asynctask.queries.types import Connection, Session, TaskColumns, TaskRow
 from celery_asynctask.queries.workflow.members import workflow
-from celery_asynctask.queries.workflow.tree import Placed, lineage
+from celery_asynctask.queries.workflow.tree import lineage
 from celery_asynctask.store.models import AsyncTask
 from celery_asynctask.web import schema
-from celery_asynctask.web.answer import array, attempt_document, camel, document, task_document
+from celery_asynctask.web.answer import array, attempt_document, document, task_document
 from celery_asynctask.web.parameters import PageSearch, Search, Understood, in_values, understood
 from celery_asynctask.web.problem import invalid, not_found
 from celery_asynctask.web.service import Caller, caller_of, needing, query_of
@@ -137,28 +137,13 @@ async def stats(request: Request, caller: Reading, asked: Annotated[Search, Quer
 
     def make(session: Session) -> str:
         found = statistics(caller.reader, session, wanted, end)
+        shown = schema.AsyncTaskNameStatistics
         results = [
-            {
-                "name": one.name,
-                "tasks": one.tasks,
-                "failed": one.failed,
-                "failureRate": one.failure_rate,
-                "retries": one.retries,
-                "perMinute": found.per_minute(one),
-                "wait": one.wait._asdict(),
-                "run": one.run._asdict(),
-            }
+            shown.of(one, per_minute=found.per_minute(one), wait=one.wait._asdict(), run=one.run._asdict())
             for one in found.names
         ]
-        return document(
-            {
-                "results": results,
-                "since": found.since,
-                "until": found.until,
-                "complete": found.looked_back_to is None,
-                "looked_back_to": found.looked_back_to,
-            }
-        )
+        complete = found.looked_back_to is None
+        return document(schema.AsyncTaskStatistics.of(found, results=results, complete=complete))
 
     return await _answer(request, caller, make, Reader.session, end, lasting=not search.relative)
 
@@ -214,16 +199,13 @@ async def whole_workflow(request: Request, caller: Reading, task_id: TaskId) -> 
 
     def make(session: Session) -> str:
         found = workflow(caller.reader, session, found_task(caller, session, task_id))
-        return document({"results": list(map(_member, lineage(found.members))), "complete": not found.bounded})
+        results = [
+            schema.AsyncTaskMember.of(one.member, parent_task_id=one.above, depth=one.depth, critical=one.critical)
+            for one in lineage(found.members)
+        ]
+        return document({"results": results, "complete": not found.bounded})
 
     return await _answer(request, caller, make, Reader.session)
-
-
-def _member(one: Placed) -> dict[str, object]:
-    """Those of `schema.AsyncTaskMember`."""
-    place = {"parent_task_id": one.above, "depth": one.depth, "critical": one.critical}
-    names = schema.AsyncTaskMember.model_fields
-    return camel({name: place[name] if name in place else getattr(one.member, name) for name in names})
 
 
 def _searched(caller: Caller, asked: Search) -> Understood:

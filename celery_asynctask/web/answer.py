@@ -116,14 +116,9 @@ def _plain(value: object) -> str:
 _encode: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain).encode
 
 
-def camel(fields: Mapping[str, object]) -> dict[str, object]:
-    """Fields by the names that they have in JSON."""
-    return {to_camel(name): value for name, value in fields.items()}
-
-
 def document(fields: Mapping[str, object], **raw: str) -> str:
     """A JSON object of fields, by their names here, and of members that are JSON already."""
-    text = _encode(camel(fields))
+    text = _encode({to_camel(name): value for name, value in fields.items()})
     members = "".join(f'"{to_camel(name)}":{value},' for name, value in raw.items())
     return f"{{{members}{text[1:]}" if fields else f"{{{members.rstrip(',')}}}"
 

@@ -24,13 +24,21 @@ AsyncTaskStatusEnum: Any = enum.Enum(  # type: ignore[misc]
 AsyncTaskStatusEnum.__doc__ = "Where a task stands."
 Long = Annotated[int, WithJsonSchema({"type": "integer", "format": "int64"})]
 """A number that may have 64 bits: clients in languages where an integer has 32 must know."""
-READ_ONLY: Final = {"readOnly": True}
 
 
 class Shape(BaseModel):
     """Base of all shapes: properties in camelCase."""
 
     model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True, validate_by_alias=True)
+
+    @classmethod
+    def of(cls, source: object, **others: object) -> dict[str, object]:
+        """The properties of this shape: attributes of ``source`` that have their names, and ``others`` in place of
+        those that are not there as they are answered."""
+        return {
+            str(field.alias): others[name] if name in others else getattr(source, name)
+            for name, field in cls.model_fields.items()
+        }
 
 
 class Asked(Shape):
@@ -44,11 +52,6 @@ class Body(Asked):
     alone."""
 
     model_config = ConfigDict(strict=True, validate_by_name=False)
-
-
-def optional(description: str | None = None) -> Any:
-    """A property that may be left out."""
-    return Field(default=None, description=description)
 
 
 _TYPES: Final[Mapping[columns.Type, Any]] = {
@@ -67,16 +70,17 @@ def _type_of(one: columns.Column) -> Any:
     return found | None if one.nullable and found is not Any else found
 
 
-def _property(kind: Any, description: str, required: bool, read_only: bool) -> Any:
-    found: dict[str, Any] = {"json_schema_extra": READ_ONLY} if read_only else {}
-    return kind, Field(**found) if required else optional(description or None)
+def _property(one: columns.Column, about: columns.Property) -> Any:
+    if about.required:
+        return _type_of(one), Field(json_schema_extra={"readOnly": True} if about.read_only else None)
+    return _type_of(one), Field(None, description=about.description or None)
 
 
 # Described property by property; more would show in the clients' page.
 AsyncTask: Any = create_model(
     "AsyncTask",
     __base__=Shape,
-    **{one.name: _property(_type_of(one), *one.api) for one in columns.TASK if one.api is not None},
+    **{one.name: _property(one, one.api) for one in columns.TASK if one.api is not None},
 )
 
 
