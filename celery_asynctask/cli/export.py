@@ -18,17 +18,15 @@ from typing import IO, Any, Final
 import click
 
 from celery_asynctask.cli.command import UTC, Look, command
-from celery_asynctask.core.columns import FOLD_KEYS
+from celery_asynctask.core.columns import TASK, VALUES, Type
 from celery_asynctask.errors import AsyncTaskError
 from celery_asynctask.operations import bundle
 from celery_asynctask.present import csv
 from celery_asynctask.queries.export import Exported, found_by, workflow_of
-from celery_asynctask.store.models import AsyncTask
-from celery_asynctask.store.tables import SCHEMA_VERSION, UTCDateTime
+from celery_asynctask.store.tables import SCHEMA_VERSION
 
 STANDARD: Final = "-"
-JSON_COLUMNS: Final = frozenset({"task_args", "task_kwargs", "result", "content"})
-_COLUMNS: Final = [column for column in AsyncTask.__table__.columns if column.name not in FOLD_KEYS]
+_COLUMNS: Final = [column for column in TASK if column.type is not Type.KEY]
 _NAMES: Final = [column.name for column in _COLUMNS]
 
 Pages = Iterable[Sequence[Exported]]
@@ -116,25 +114,20 @@ def _write_csv(file: IO[bytes], pages: Pages) -> None:
 def _write_parquet(file: IO[bytes], pages: Pages) -> None:
     pyarrow: Any = import_module("pyarrow")
     parquet: Any = import_module("pyarrow.parquet")
-    kinds = {int: pyarrow.int64(), dt.datetime: pyarrow.timestamp("us", tz="UTC"), str: pyarrow.string()}
-    schema = pyarrow.schema([(column.name, kinds[_python_type(column)]) for column in _COLUMNS])
+    kinds = dict.fromkeys((Type.NUMBER, Type.INTEGER, Type.LONG), pyarrow.int64())
+    kinds[Type.TIME] = pyarrow.timestamp("us", tz="UTC")
+    schema = pyarrow.schema([(column.name, kinds.get(column.type, pyarrow.string())) for column in _COLUMNS])
     with parquet.ParquetWriter(file, schema) as rows:
         for page in pages:
             told = [{name: _flat(name, task[name]) for name in _NAMES} for task, _ in page]
             rows.write_table(pyarrow.Table.from_pylist(told, schema=schema))
 
 
-def _python_type(column: Any) -> type:
-    if isinstance(column.type, UTCDateTime):
-        return dt.datetime
-    return str if column.name in JSON_COLUMNS or not issubclass(column.type.python_type, int) else int
-
-
 def _flat(name: str, value: Any) -> Any:
     """A value as a table has it."""
     if value is None:
         return None
-    if name in JSON_COLUMNS:
+    if name in VALUES:
         return json.dumps(value, ensure_ascii=False)
     return str(value) if name == "status" else value
 

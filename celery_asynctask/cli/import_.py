@@ -14,8 +14,7 @@ import click
 
 from celery_asynctask.cli.command import Look, command
 from celery_asynctask.errors import AsyncTaskError
-from celery_asynctask.operations import bundle
-from celery_asynctask.operations.import_bundle import Import, shape
+from celery_asynctask.operations.bundle import Import, read
 
 
 @command("import incident.ndjson --into sqlite:///incident.db", "--url sqlite:///incident.db list", name="import")
@@ -33,17 +32,16 @@ def import_(look: Look, file: str, into: str, any_database: bool) -> None:
     if not any_database and not settings.url.startswith("sqlite"):
         raise click.UsageError("--into is not an SQLite file. If that is what you want, say --any-database.")
     with _opened(file) as lines:
-        wanted = shape()
         with look.output.progress("Reading") as told:
             count = 0
-            for _ in bundle.read(lines, wanted):
+            for _ in read(lines):
                 count += 1
                 told(1)
         lines.seek(0)
         work = Import(look.writer(settings))
         work.prepare()
         with look.output.progress("Importing", count) as told:
-            for stored in work.store(bundle.read(lines, wanted)):
+            for stored in work.store(read(lines)):
                 told(stored)
     database = settings.shown_url
     look.output.tell({"tasks": count, "database": database}, f"{count:,} tasks are in {database}.")

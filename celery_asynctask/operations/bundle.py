@@ -1,5 +1,5 @@
-"""A bundle: tasks with their attempts as lines of JSON, all columns of both, from which `import_bundle` makes the same
-rows again. Pure.
+"""A bundle: tasks with their attempts as lines of JSON, all columns of both, from which `Import` makes the same rows
+again. It joins them with what is there by the fold's own statements, so that twice is as once.
 
 The first line says what it is: ``{"format": "celery-asynctask bundle", "version": 1, ...}``. Every line after it is a
 task, its columns by their names and its attempts under ``attempts``; the last one is ``{"end": true, "tasks": N}``, by
@@ -10,43 +10,33 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple, NoReturn
+from functools import cached_property, partial
+from itertools import islice
+from typing import Final, NoReturn
 
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from celery_asynctask.core.columns import ATTEMPT, TASK, Column, Type
 from celery_asynctask.core.limits import MAX_INTEGER
 from celery_asynctask.core.status import TERMINAL, AsyncTaskStatus
 from celery_asynctask.core.text import rfc3339
-from celery_asynctask.errors import BundleError
+from celery_asynctask.errors import BundleError, StoreError
+from celery_asynctask.operations.session import Writer
+from celery_asynctask.queries.export import Columns, Exported
+from celery_asynctask.queries.reader import schema_problem
+from celery_asynctask.store import fold
+from celery_asynctask.store.schema import create_tables
+from celery_asynctask.store.tables import async_task, async_task_attempt
 
 FORMAT: Final = "celery-asynctask bundle"
 VERSION: Final = 1
 
-Columns = dict[str, Any]
-"""A row: all its columns by their names, each of its own type."""
-
-
-class Kind(NamedTuple):
-    """What a column holds."""
-
-    allowed: str
-    """In words."""
-    read: Callable[[object], object]
-    """A value of JSON to one of the column. Raises `ValueError`."""
-
-
-class Shape(NamedTuple):
-    """The columns of tasks and attempts by their names, as `import_bundle` takes them from the tables."""
-
-    task: Mapping[str, tuple[Kind, bool]]
-    """With whether it may be null."""
-    attempt: Mapping[str, tuple[Kind, bool]]
-
-
-class Task(NamedTuple):
-    """One task of a bundle, and its attempts."""
-
-    columns: Columns
-    attempts: list[Columns]
+BATCH: Final = 500
+"""Tasks that are stored in one transaction."""
+_TASK, _ATTEMPT = ({column.name: column for column in columns} for columns in (TASK, ATTEMPT))
 
 
 def _integer(value: object) -> int:
@@ -74,12 +64,15 @@ def _time(value: object) -> dt.datetime:
     return dt.datetime.fromisoformat(f"{value[:-1]}+00:00")
 
 
-INTEGER: Final = Kind("a whole number of at most 64 bits", _integer)
-BOOLEAN: Final = Kind("true or false", _boolean)
-TEXT: Final = Kind("a text", _text)
-TIME: Final = Kind("a time such as 2026-01-31T14:05:00.000000Z", _time)
-STATUS: Final = Kind("a status", AsyncTaskStatus)
-JSON: Final = Kind("JSON", lambda value: value)
+_TEXT: Final = ("a text", _text)
+_KINDS: Final[Mapping[Type, tuple[str, Callable[[object], object]]]] = {
+    **dict.fromkeys((Type.NUMBER, Type.INTEGER, Type.LONG), ("a whole number of at most 64 bits", _integer)),
+    Type.BOOLEAN: ("true or false", _boolean),
+    Type.TIME: ("a time such as 2026-01-31T14:05:00.000000Z", _time),
+    Type.STATUS: ("a status", AsyncTaskStatus),
+    Type.JSON: ("JSON", lambda value: value),
+}
+"""What a column may hold, in words, and what makes it of a value of JSON or raises `ValueError`; `_TEXT` for others."""
 
 
 def head(made_at: dt.datetime, schema: str, about: str) -> str:
@@ -97,7 +90,7 @@ def tail(tasks: int) -> str:
     return _line({"end": True, "tasks": tasks})
 
 
-def read(lines: Iterable[bytes], shape: Shape) -> Iterator[Task]:
+def read(lines: Iterable[bytes]) -> Iterator[Exported]:
     """The tasks of a bundle. Raises `BundleError`, which says the line, for what is none."""
     numbered = enumerate(lines, 1)
     _check_head(_object(next(numbered, (1, b""))[1], 1))
@@ -113,7 +106,7 @@ def read(lines: Iterable[bytes], shape: Shape) -> Iterator[Task]:
         attempts = found.pop("attempts", None)
         if not isinstance(attempts, list):
             raise BundleError(f"Line {number}: it is no task of a bundle, for it has no list of attempts.")
-        task = Task(_row(found, shape.task, number), [_row(one, shape.attempt, number) for one in attempts])
+        task = Exported(_row(found, _TASK, number), [_row(one, _ATTEMPT, number) for one in attempts])
         _check_task(task, number)
         yield task
         count += 1
@@ -133,8 +126,8 @@ def _check_head(found: Mapping[str, object]) -> None:
         )
 
 
-def _check_task(task: Task, number: int) -> None:
-    columns = task.columns
+def _check_task(task: Exported, number: int) -> None:
+    columns = task.task
     if (columns["completed_at"] is None) == (columns["status"] in TERMINAL):
         raise BundleError(f"Line {number}: the status {columns['status']} does not go with its completed_at.")
     if any(one["id"] < 1 for one in (columns, *task.attempts)):
@@ -160,20 +153,18 @@ def _refuse(constant: str) -> NoReturn:
     raise ValueError(constant)
 
 
-def _row(found: object, columns: Mapping[str, tuple[Kind, bool]], number: int) -> Columns:
+def _row(found: object, columns: Mapping[str, Column], number: int) -> Columns:
     if not isinstance(found, dict) or found.keys() != columns.keys():
         names = sorted(set(columns) ^ set(found)) if isinstance(found, dict) else sorted(columns)
         raise BundleError(f"Line {number}: it has not the columns of this release; of {', '.join(names)[:200]}.")
     row: Columns = {}
-    for name, (kind, nullable) in columns.items():
+    for name, column in columns.items():
         value = found[name]
-        if value is None and nullable:
-            row[name] = None
-            continue
+        allowed, made = _KINDS.get(column.type, _TEXT)
         try:
-            row[name] = kind.read(value)
+            row[name] = None if value is None and column.nullable else made(value)
         except (ValueError, OverflowError):
-            raise BundleError(f"Line {number}: {name} is {value!r:.80}; it must be {kind.allowed}.") from None
+            raise BundleError(f"Line {number}: {name} is {value!r:.80}; it must be {allowed}.") from None
     return row
 
 
@@ -185,3 +176,52 @@ def _jsonable(value: object) -> str:
     if isinstance(value, dt.datetime):
         return rfc3339(value)
     raise TypeError(f"not JSON: {type(value).__name__}")
+
+
+class Import:
+    """Stores the tasks of bundles. Raises `StoreError`."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+        self._keep_ids = writer.dialect == "sqlite"
+        """Elsewhere a number that we give is not taken from the sequence, which gives it once more later."""
+
+    def prepare(self) -> None:
+        """Create the tables where they are missing."""
+        with self._writer.guarded():
+            create_tables(self._writer.engine)
+            with self._writer.engine.connect() as connection:
+                problem = schema_problem(connection)
+        if problem:
+            raise StoreError(f"The database {self._writer.settings.shown_url} {problem}")
+
+    def store(self, tasks: Iterable[Exported]) -> Iterator[int]:
+        """Store them, a batch at a time; yields how many a batch had."""
+        rest = iter(tasks)
+        while some := list(islice(rest, BATCH)):
+            self._writer.batch(partial(self._store, some))
+            yield len(some)
+
+    @cached_property
+    def _statements(self) -> tuple[sa.Insert, sa.Insert]:
+        dialect = self._writer.dialect
+        return fold.task_upsert(dialect, async_task), fold.attempt_upsert(dialect, async_task_attempt)
+
+    def _store(self, tasks: Sequence[Exported], connection: Connection) -> None:
+        rows = sorted((task.task for task in tasks), key=lambda row: row["celery_task_id"])
+        attempts = [one for task in tasks for one in task.attempts]
+        attempts.sort(key=lambda row: (row["celery_task_id"], row["run_key"]))
+        tables = (async_task, async_task_attempt)
+        for table, statement, known in zip(tables, self._statements, (rows, attempts), strict=True):
+            free = self._free(connection, table, known) if self._keep_ids else set()
+            numbered = [row for row in known if row["id"] in free]
+            counted = [{name: row[name] for name in row if name != "id"} for row in known if row["id"] not in free]
+            for some in (numbered, counted):
+                if some:
+                    connection.execute(statement, some)
+
+    def _free(self, connection: Connection, table: sa.Table, rows: Sequence[Columns]) -> set[int]:
+        """The numbers of the rows that no stored row has, and that only one of them wants."""
+        wanted = Counter(row["id"] for row in rows)
+        taken = set(connection.scalars(sa.select(table.c.id).where(table.c.id.in_(wanted))))
+        return {number for number, times in wanted.items() if times == 1 and number not in taken}

@@ -21,8 +21,7 @@ from celery_asynctask.core.status import TERMINAL, AsyncTaskStatus
 from celery_asynctask.core.text import rfc3339
 from celery_asynctask.errors import BundleError, NotFoundError
 from celery_asynctask.operations import bundle
-from celery_asynctask.operations.bundle import FORMAT
-from celery_asynctask.operations.import_bundle import Import, shape
+from celery_asynctask.operations.bundle import FORMAT, Import
 from celery_asynctask.operations.session import Writer
 from celery_asynctask.queries import Reader, parse
 from celery_asynctask.queries import export as exporting
@@ -93,7 +92,7 @@ def import_into(url: str, told: list[bytes]) -> None:
     writer = Writer(Settings(url=url))
     work = Import(writer)
     work.prepare()
-    assert sum(work.store(bundle.read(told, shape()))) == len(told) - 2
+    assert sum(work.store(bundle.read(told))) == len(told) - 2
     writer.close()
 
 
@@ -259,20 +258,20 @@ BAD: dict[str, tuple[Callable[[list[bytes]], list[bytes]], str]] = {
 def test_the_good_one_is_one(good: list[bytes]) -> None:
     """Those below are bad for what was changed in them."""
     for change in (lambda same: same, changed(), in_attempt(), first_line()):
-        assert [task.columns["celery_task_id"] for task in bundle.read(change(good), shape())] == ["b", "a"]
+        assert [task.task["celery_task_id"] for task in bundle.read(change(good))] == ["b", "a"]
 
 
 @pytest.mark.parametrize("change", BAD)
 def test_what_is_no_bundle(good: list[bytes], change: str) -> None:
     made, told = BAD[change]
     with pytest.raises(BundleError, match=told):
-        list(bundle.read(made(good), shape()))
+        list(bundle.read(made(good)))
 
 
 def test_two_attempts_of_one_run(good: list[bytes]) -> None:
     attempts = json.loads(good[1])["attempts"]
     with pytest.raises(BundleError, match="Line 3: two attempts have the same run_key"):
-        list(bundle.read(changed(attempts=json.loads(good[2])["attempts"] * 2)(good), shape()))
+        list(bundle.read(changed(attempts=json.loads(good[2])["attempts"] * 2)(good)))
     assert len(attempts) == 1
 
 
