@@ -11,10 +11,10 @@ from starlette.responses import Response
 
 from celery_asynctask.console.page import Page, route
 from celery_asynctask.core.accounting import SILENT, Account
+from celery_asynctask.core.text import amount
 from celery_asynctask.errors import SettingsError
 from celery_asynctask.journal.survey import UNKNOWN_PID
 from celery_asynctask.operations import retention
-from celery_asynctask.operations.doctor.finding import amount
 from celery_asynctask.queries.processes import MOST_GONE, MOST_LOST, MOST_RUNNING, Source, Sources, State, sources
 from celery_asynctask.queries.size import size
 from celery_asynctask.queries.types import Session

@@ -1,4 +1,5 @@
-"""Texts as a terminal may have them: nothing in them that it would obey, and as wide as it shows them. Pure."""
+"""Texts as a terminal may have them: nothing in them that it would obey, and as wide as it shows them; and lengths of
+time, sizes and errors as texts. Pure."""
 
 from __future__ import annotations
 
@@ -87,3 +88,19 @@ def span(seconds: float | None) -> str:
         if whole >= size:
             return f"{whole // size} {name} {whole % size // part_size:02d} {part_name}"
     return f"{whole} s"
+
+
+def amount(size: float) -> str:
+    """Bytes as one reads them: ``1.5 GB``."""
+    for unit in ("bytes", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "bytes" or size >= 100 else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:,.1f} GB"
+
+
+def reason(exc: BaseException) -> str:
+    """What an exception says, in one line; the driver's own words where SQLAlchemy has wrapped them."""
+    said = exc.strerror if isinstance(exc, OSError) else getattr(exc, "orig", None)
+    text = " ".join(str(said or exc).split()).rstrip(".")
+    return text[:300] or type(exc).__name__

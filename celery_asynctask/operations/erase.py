@@ -6,7 +6,6 @@ tracebacks and the creator's name become null.
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Final, NamedTuple
@@ -18,6 +17,7 @@ from celery_asynctask.core.marks import MARK
 from celery_asynctask.operations.session import Writer
 from celery_asynctask.queries.search.filter import Value
 from celery_asynctask.queries.search.json_path import at_path
+from celery_asynctask.queries.search.order import OLDEST, Cursor, Place
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
 from celery_asynctask.store.tables import JsonValue, async_task, async_task_attempt
 
@@ -69,22 +69,15 @@ class Erasure:
             _attempt.celery_task_id == _task.celery_task_id, _some(_ATTEMPT_TEXTS, async_task_attempt)
         )
         asked = select(_task.id, _task.created_at).where(_task.customer == self._customer)
-        after: tuple[dt.datetime, int] | None = None
+        after: Place | None = None
         while True:
-            behind = []
-            if after is not None:
-                at, number = after
-                same = and_(_task.created_at == at, _task.id > number)
-                behind = [_task.created_at >= at, or_(_task.created_at > at, same)]
-            rows = self._writer.read(
-                asked.where(or_(self._own(), of_attempts), *behind)
-                .order_by(_task.created_at, _task.id)
-                .limit(self._batch)
-            )
+            behind = [] if after is None else [Cursor(OLDEST, *after).condition]
+            found = asked.where(or_(self._own(), of_attempts), *behind).order_by(*OLDEST.terms).limit(self._batch)
+            rows = self._writer.read(found)
             if not rows:
                 return
             yield [row.id for row in rows]
-            after = (rows[-1].created_at, rows[-1].id)
+            after = Place(rows[-1].created_at, rows[-1].id)
 
     def _own(self) -> ColumnElement[bool]:
         """Whether a task's own row has something to erase."""

@@ -14,27 +14,13 @@ from functools import partial
 from itertools import islice
 from typing import Final, NamedTuple, TypeVar
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Delete,
-    Select,
-    and_,
-    case,
-    delete,
-    exists,
-    false,
-    func,
-    literal_column,
-    not_,
-    select,
-    true,
-)
+import sqlalchemy as sa
+from sqlalchemy import ColumnElement, Connection
 
 from celery_asynctask.operations.retention import Rule, longest
 from celery_asynctask.operations.session import WINDOW, Writer
 from celery_asynctask.queries.search.condition import conditions
-from celery_asynctask.queries.search.order import NEWEST, Cursor, Order, Place
+from celery_asynctask.queries.search.order import NEWEST, OLDEST, Cursor, Place
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt, AsyncTaskSource
 
 BATCH: Final = 1000
@@ -46,7 +32,6 @@ T = TypeVar("T")
 Told = Callable[[int], None]
 """Hears of every so many tasks that are done with."""
 
-_OLDEST: Final = Order(descending=False)
 _attempt: Final = AsyncTaskAttempt.__table__.c
 _source: Final = AsyncTaskSource.__table__.c
 
@@ -99,15 +84,15 @@ class Purge:
         self._rules = rules
         self._now = now
         self._batch = batch
-        self._seen: ColumnElement[bool] = true() if customers is None else AsyncTask.customer.in_(sorted(customers))
+        self._seen: ColumnElement[bool] = sa.true() if customers is None else AsyncTask.customer.in_(sorted(customers))
         self._customers = customers
         self._first: list[ColumnElement[bool]] = [
-            and_(*found.indexed, *found.scanned) if rule.search.terms else literal_column("1") == 1
+            sa.and_(*found.indexed, *found.scanned) if rule.search.terms else sa.literal_column("1") == 1
             for rule in rules
             for found in [conditions(rule.search, writer.dialect)]
         ]
         over = AsyncTask.completed_at
-        self._over = func.coalesce(over, AsyncTask.created_at) if unfinished else over
+        self._over = sa.func.coalesce(over, AsyncTask.created_at) if unfinished else over
 
     def count(self, told: Told, *, most: int | None = None) -> list[Count]:
         """What each rule finds, in their order, and at last what none of them finds. Stops after it looked at ``most``
@@ -115,14 +100,15 @@ class Purge:
         looked = 0
         self.complete = True
         counts = [Count()] * (len(self._rules) + 1)
-        numbers: list[ColumnElement[int]] = [literal_column(str(number)) for number in range(len(counts))]
+        numbers: list[ColumnElement[int]] = [sa.literal_column(str(number)) for number in range(len(counts))]
         number = self._decided(numbers[:-1], numbers[-1])
         for window in self._windows():
             if most is not None and looked >= most:
                 self.complete = False
                 break
-            found = select(number.label("rule"), self._due().label("due")).where(window, self._seen).subquery()
-            asked = select(found.c.rule, func.count(), func.sum(case((found.c.due, 1), else_=0))).group_by(found.c.rule)
+            found = sa.select(number.label("rule"), self._due().label("due")).where(window, self._seen).subquery()
+            are_due = sa.func.sum(sa.case((found.c.due, 1), else_=0))
+            asked = sa.select(found.c.rule, sa.func.count(), are_due).group_by(found.c.rule)
             seen = 0
             for row in self._writer.read(asked):
                 rule, tasks, due = tuple(row)
@@ -141,7 +127,7 @@ class Purge:
         if age is None:
             return self.purged
         for window in self._windows():
-            due = select(AsyncTask.id).where(window, self._due())
+            due = sa.select(AsyncTask.id).where(window, self._due())
             for ids in self._batches(due.order_by(AsyncTask.id)):
                 if most is not None and self.purged.tasks >= most:
                     self.complete = False
@@ -156,52 +142,52 @@ class Purge:
         """Conditions, each of `WINDOW` of the tasks that are there when it begins."""
         if self._customers is None:
             for low, high in self._writer.windows(AsyncTask.id):
-                yield and_(AsyncTask.id > low, AsyncTask.id <= high)
+                yield sa.and_(AsyncTask.id > low, AsyncTask.id <= high)
         for customer in sorted(self._customers or ()):
             yield from self._windows_of(customer)
 
     def _windows_of(self, customer: int) -> Iterator[ColumnElement[bool]]:
         """In the order of creation, which is that of the index on the customer."""
         theirs = AsyncTask.customer == customer
-        tasks = select(AsyncTask.created_at, AsyncTask.id).where(theirs)
+        tasks = sa.select(AsyncTask.created_at, AsyncTask.id).where(theirs)
         newest = self._writer.read(tasks.order_by(*NEWEST.terms).limit(1))
         if not newest:
             return
         top = Place._make(newest[0])
         end: Place | None = None
         while end != top:
-            behind = [] if end is None else [Cursor(_OLDEST, *end).condition]
-            ends = self._writer.read(tasks.where(*behind).order_by(*_OLDEST.terms).offset(WINDOW - 1).limit(1))
+            behind = [] if end is None else [Cursor(OLDEST, *end).condition]
+            ends = self._writer.read(tasks.where(*behind).order_by(*OLDEST.terms).offset(WINDOW - 1).limit(1))
             end = min(Place._make(ends[0]), top) if ends else top
-            yield and_(theirs, *behind, end.upto(_OLDEST))
+            yield sa.and_(theirs, *behind, end.upto(OLDEST))
 
     def _decided(self, by_rule: Sequence[ColumnElement[T]], otherwise: ColumnElement[T]) -> ColumnElement[T]:
         """What the first rule that finds a task says."""
-        return case(*zip(self._first, by_rule, strict=True), else_=otherwise) if by_rule else otherwise
+        return sa.case(*zip(self._first, by_rule, strict=True), else_=otherwise) if by_rule else otherwise
 
     def _due(self) -> ColumnElement[bool]:
-        by_rule = [false() if rule.age is None else self._over < self._now - rule.age for rule in self._rules]
-        return and_(self._seen, self._decided(by_rule, false()))
+        by_rule = [sa.false() if rule.age is None else self._over < self._now - rule.age for rule in self._rules]
+        return sa.and_(self._seen, self._decided(by_rule, sa.false()))
 
-    def _batches(self, asked: Select[int]) -> Iterator[list[int]]:
+    def _batches(self, asked: sa.Select[int]) -> Iterator[list[int]]:
         ids = iter([number for (number,) in self._writer.read(asked)])
         while batch := list(islice(ids, self._batch)):
             yield batch
 
     def _delete(self, ids: Sequence[int], connection: Connection) -> Purged:
         """Tasks that are still due, with their attempts. Locks in the recorder's order: tasks first, by their ids."""
-        due = select(AsyncTask.id, AsyncTask.celery_task_id).where(AsyncTask.id.in_(ids), self._due())
+        due = sa.select(AsyncTask.id, AsyncTask.celery_task_id).where(AsyncTask.id.in_(ids), self._due())
         locked = due.order_by(AsyncTask.celery_task_id).with_for_update(
             skip_locked=self._writer.dialect == "postgresql"
         )
         rows = connection.execute(locked).all()
         if not rows:
             return Purged()
-        theirs = select(_attempt.id).where(_attempt.celery_task_id.in_([row.celery_task_id for row in rows]))
+        theirs = sa.select(_attempt.id).where(_attempt.celery_task_id.in_([row.celery_task_id for row in rows]))
         attempts = connection.scalars(theirs).all()
-        connection.execute(delete(AsyncTask).where(AsyncTask.id.in_([row.id for row in rows])))
+        connection.execute(sa.delete(AsyncTask).where(AsyncTask.id.in_([row.id for row in rows])))
         if attempts:
-            connection.execute(delete(AsyncTaskAttempt).where(_attempt.id.in_(attempts)))
+            connection.execute(sa.delete(AsyncTaskAttempt).where(_attempt.id.in_(attempts)))
         return Purged(tasks=len(rows), attempts=len(attempts))
 
     def _tidy(self, age: dt.timedelta) -> Purged:
@@ -213,26 +199,26 @@ class Purge:
             _source.quarantined == 0,
             _source.dropped.is_(None),
         )
-        unused = {name for (name,) in self._writer.read(select(_source.source).where(*whole))}
-        over = func.coalesce(_attempt.ended_at, _attempt.started_at, _attempt.received_at, _attempt.published_at)
-        has_task = exists().where(AsyncTask.celery_task_id == _attempt.celery_task_id)
-        orphan = and_(not_(has_task), over < self._now - age)
+        unused = {name for (name,) in self._writer.read(sa.select(_source.source).where(*whole))}
+        over = sa.func.coalesce(_attempt.ended_at, _attempt.started_at, _attempt.received_at, _attempt.published_at)
+        has_task = sa.exists().where(AsyncTask.celery_task_id == _attempt.celery_task_id)
+        orphan = sa.and_(sa.not_(has_task), over < self._now - age)
         purged = Purged()
         for low, high in self._writer.windows(_attempt.id):
             inside = (_attempt.id > low, _attempt.id <= high)
-            for ids in self._batches(select(_attempt.id).where(*inside, orphan)):
-                statement = delete(AsyncTaskAttempt).where(_attempt.id.in_(ids), orphan)
+            for ids in self._batches(sa.select(_attempt.id).where(*inside, orphan)):
+                statement = sa.delete(AsyncTaskAttempt).where(_attempt.id.in_(ids), orphan)
                 purged += Purged(orphans=self._writer.batch(partial(_rows, statement)))
             if unused:
-                used = select(_attempt.source).where(*inside, _attempt.source.is_not(None)).distinct()
+                used = sa.select(_attempt.source).where(*inside, _attempt.source.is_not(None)).distinct()
                 unused -= {name for (name,) in self._writer.read(used)}
         names = iter(sorted(unused))
         while some := list(islice(names, self._batch)):
-            statement = delete(AsyncTaskSource).where(_source.source.in_(some), *whole)
+            statement = sa.delete(AsyncTaskSource).where(_source.source.in_(some), *whole)
             purged += Purged(sources=self._writer.batch(partial(_rows, statement)))
         return purged
 
 
-def _rows(statement: Delete, connection: Connection) -> int:
+def _rows(statement: sa.Delete, connection: Connection) -> int:
     """How many rows the statement deletes."""
     return connection.execute(statement).rowcount

@@ -4,7 +4,6 @@ that wait for nobody long, and are tried again where they met a lock.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from typing import Any, Final, TypeVar
 from sqlalchemy import Connection, Engine, Executable, Row, SQLColumnExpression, select, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
+from celery_asynctask.core.text import reason
 from celery_asynctask.errors import StoreError
 from celery_asynctask.settings import Settings
 from celery_asynctask.store.store import Store, advance
@@ -105,9 +105,7 @@ class Writer:
         self._store.close()
 
     def _error(self, exc: SQLAlchemyError) -> StoreError:
-        cause = exc.orig if isinstance(exc, DBAPIError) and exc.orig is not None else exc
-        reason = re.sub(r"\s+", " ", str(cause)).strip().rstrip(".")[:300]
-        return StoreError(f"The database {self.settings.shown_url} cannot be written: {reason}.")
+        return StoreError(f"The database {self.settings.shown_url} cannot be written: {reason(exc)}.")
 
 
 def _begin(connection: Connection) -> None:

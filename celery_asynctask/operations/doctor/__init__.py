@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from celery_asynctask.core.text import reason
 from celery_asynctask.errors import SettingsError
 from celery_asynctask.operations.doctor import application, database, journal, telemetry
-from celery_asynctask.operations.doctor.finding import Finding, Level, note, problem, reason
+from celery_asynctask.operations.doctor.finding import Check, Finding, Level
 from celery_asynctask.queries import Reader
 from celery_asynctask.settings import Settings
 
@@ -23,7 +24,7 @@ def examine(app: Any, configured: Callable[[], Settings]) -> Iterator[Finding]:
     except SettingsError as exc:
         yield application.wrong_configuration(exc)
     if settings is None:
-        yield note("database", "Not looked at, nor is the journal: the settings say where they are.")
+        yield Check("database").note("Not looked at, nor is the journal: the settings say where they are.")
     else:
         reader = Reader(settings.url, settings.engine_options)
         try:
@@ -47,8 +48,7 @@ def _guarded(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
     try:
         yield from check()
     except Exception as exc:  # noqa: BLE001 - the promise of this function
-        yield problem(
-            "doctor",
+        yield Check("doctor").problem(
             f"A check failed: {type(exc).__name__}: {reason(exc)}.",
             "Please report this with the versions of celery-asynctask, Celery and SQLAlchemy.",
         )

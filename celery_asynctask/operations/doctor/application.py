@@ -13,13 +13,14 @@ from kombu.utils.imports import symbol_by_name
 
 from celery_asynctask.capture.celery_private import missing
 from celery_asynctask.core.accounting import listed
+from celery_asynctask.core.text import reason
 from celery_asynctask.errors import SettingsError
-from celery_asynctask.operations.doctor.finding import Finding, note, ok, problem, reason
+from celery_asynctask.operations.doctor.finding import Check, Finding
 from celery_asynctask.settings import Settings
 
-_CONFIGURATION = "configuration"
-_TASKS = "recorded tasks"
-_CELERY = "Celery"
+_CONFIGURATION = Check("configuration")
+_TASKS = Check("recorded tasks")
+_CELERY = Check("Celery")
 _FUNCTIONS = ("context", "redact_rule")
 _SECRET = frozenset({"url", "engine_options", "redact"})
 
@@ -32,21 +33,19 @@ def configuration(settings: Settings) -> Iterator[Finding]:
         for one in fields(Settings)
         if getattr(settings, one.name) != getattr(defaults, one.name)
     ]
-    yield ok(
-        _CONFIGURATION,
+    yield _CONFIGURATION.ok(
         f"The settings are valid; other than the defaults: {', '.join(changed) or 'none'}. The store is "
         f"{settings.shown_url}.",
     )
     if not settings.enabled:
-        yield problem(_CONFIGURATION, "asynctask_enabled is False: nothing is recorded.", "Set it to True.")
+        yield _CONFIGURATION.problem("asynctask_enabled is False: nothing is recorded.", "Set it to True.")
     for name in _FUNCTIONS:
         path = getattr(settings, name)
         if path is not None:
             try:
                 symbol_by_name(path)
             except Exception as exc:  # noqa: BLE001 - whatever the user's module raises
-                yield problem(
-                    _CONFIGURATION,
+                yield _CONFIGURATION.problem(
                     f"asynctask_{name} names {path!r}, which cannot be imported: {reason(exc)}.",
                     "Correct the path, or install what it needs here.",
                 )
@@ -58,8 +57,8 @@ def _shown(value: object) -> str:
 
 def wrong_configuration(exc: SettingsError) -> Finding:
     """A setting is refused."""
-    return problem(
-        _CONFIGURATION, str(exc), "Correct it in the Celery configuration; workers refuse to start with it, too."
+    return _CONFIGURATION.problem(
+        str(exc), "Correct it in the Celery configuration; workers refuse to start with it, too."
     )
 
 
@@ -67,7 +66,7 @@ def names_of_celery(app: Any) -> Iterator[Finding]:
     """Whether the installed Celery has what recording relies on without its being promised."""
     import_module("celery.beat")  # of which `missing` says nothing where it is not loaded
     for one in missing(app):
-        yield problem(_CELERY, f"{one}.", "Install a release of celery-asynctask that knows this one, or another one.")
+        yield _CELERY.problem(f"{one}.", "Install a release of celery-asynctask that knows this one, or another one.")
 
 
 def tasks(app: Any, settings: Settings) -> Iterator[Finding]:
@@ -76,15 +75,13 @@ def tasks(app: Any, settings: Settings) -> Iterator[Finding]:
         try:
             load()
         except Exception as exc:  # noqa: BLE001 - whatever the user's modules raise
-            yield problem(
-                _TASKS,
+            yield _TASKS.problem(
                 f"What the app's workers import cannot be imported here: {type(exc).__name__}: {reason(exc)}.",
                 "Run `doctor` where the workers run; a worker that starts with this does not run, either.",
             )
     recording = getattr(app, "asynctask_recording", None)  # as `instrumentation.attach` names it
     if recording is None:
-        yield problem(
-            _TASKS,
+        yield _TASKS.problem(
             "Nothing of this app is recorded: no task is a RecordedTask, and install() was not called.",
             'Give the app the task class, Celery(..., task_cls="celery_asynctask:RecordedTask"), or call '
             "celery_asynctask.install(app).",
@@ -93,21 +90,19 @@ def tasks(app: Any, settings: Settings) -> Iterator[Finding]:
     own = sorted(name for name in app.tasks if not name.startswith("celery."))
     left_out = [name for name in own if not recording.chooses(name)]
     if not own:
-        yield note(_TASKS, "The app defines no tasks here; it records what it sends with send_task.")
+        yield _TASKS.note("The app defines no tasks here; it records what it sends with send_task.")
     elif len(left_out) == len(own):
-        yield problem(
-            _TASKS,
+        yield _TASKS.problem(
             f"None of the app's {len(own):,} tasks is recorded.",
             "Look at asynctask_enabled, asynctask_include, asynctask_exclude and the tasks' option asynctask_record.",
         )
     else:
         but = f", but not {listed(left_out, 10)}" if left_out else ""
-        yield ok(_TASKS, f"{len(own) - len(left_out):,} of the app's {len(own):,} tasks are recorded{but}.")
+        yield _TASKS.ok(f"{len(own) - len(left_out):,} of the app's {len(own):,} tasks are recorded{but}.")
     for key in ("include", "exclude"):
         for glob in getattr(settings, key):
             if own and not any(fnmatchcase(name, glob) for name in app.tasks):
-                yield note(
-                    _TASKS,
+                yield _TASKS.note(
                     f"{glob!r} in asynctask_{key} is the name of no task that is known here.",
                     "Correct it if it is mistyped.",
                 )

@@ -10,9 +10,10 @@ from typing import Final
 from celery_asynctask.core.accounting import plural
 from celery_asynctask.core.event import Event, Kind, encode
 from celery_asynctask.core.keys import new_run
+from celery_asynctask.core.text import reason
 from celery_asynctask.core.time import now
 from celery_asynctask.errors import StoreError
-from celery_asynctask.operations.doctor.finding import Finding, note, ok, problem, reason
+from celery_asynctask.operations.doctor.finding import Check, Finding
 from celery_asynctask.queries import Reader
 from celery_asynctask.queries.completeness import silent
 from celery_asynctask.queries.database_health import Vitals, read_all, vitals
@@ -34,30 +35,35 @@ class Undone(Exception):
     """Everything could be written; now nothing shall be."""
 
 
+_DATABASE: Final = Check("database")
+_CLOCK: Final = Check("clock")
+_SCHEMA: Final = Check("schema")
+_RIGHTS: Final = Check("rights")
+_SOURCES: Final = Check("sources")
+
+
 def database(settings: Settings, reader: Reader) -> Iterator[Finding]:
     """All that concerns the database."""
     try:
         found = vitals(reader)
     except StoreError as exc:
-        yield problem(
-            "database", str(exc), "Start it, or correct asynctask_url; until then events wait in the journal."
-        )
+        yield _DATABASE.problem(str(exc), "Start it, or correct asynctask_url; until then events wait in the journal.")
         return
     took = f"connected in {found.connect * 1000:.0f} ms, answers in {found.answer * 1000:.1f} ms"
     if found.answer > SLOW_SECONDS:
-        yield note("database", f"{reader.shown_url}: {took}, which is slow.", "Look at the way to it, and its load.")
+        yield _DATABASE.note(f"{reader.shown_url}: {took}, which is slow.", "Look at the way to it, and its load.")
     else:
-        yield ok("database", f"{reader.shown_url}: {took}.")
+        yield _DATABASE.ok(f"{reader.shown_url}: {took}.")
     yield _clock(found)
     if found.problem:
         begun, _, remedy = found.problem.partition(": ")
-        yield problem("schema", f"The database {begun}.", remedy[:1].upper() + remedy[1:])
+        yield _SCHEMA.problem(f"The database {begun}.", remedy[:1].upper() + remedy[1:])
         return
-    yield ok("schema", f"Version {found.version}, which this release needs.")
+    yield _SCHEMA.ok(f"Version {found.version}, which this release needs.")
     try:
         read_all(reader)
     except StoreError as exc:
-        yield problem("rights", str(exc), _GRANT)
+        yield _RIGHTS.problem(str(exc), _GRANT)
         return
     yield _rights(settings)
     yield _silence(reader)
@@ -65,15 +71,14 @@ def database(settings: Settings, reader: Reader) -> Iterator[Finding]:
 
 def _clock(found: Vitals) -> Finding:
     if found.skew is None:
-        return ok("clock", "The database runs in this process, so it has this host's time.")
+        return _CLOCK.ok("The database runs in this process, so it has this host's time.")
     where = f"{abs(found.skew):.3f} s {'ahead of' if found.skew > 0 else 'behind'} this host's"
     if abs(found.skew) > SKEW_SECONDS:
-        return problem(
-            "clock",
+        return _CLOCK.problem(
             f"The database's clock is {where}: times of different hosts cannot be compared.",
             "Let both hosts keep time by NTP (chrony, systemd-timesyncd).",
         )
-    return ok("clock", f"The database's clock is {where}.")
+    return _CLOCK.ok(f"The database's clock is {where}.")
 
 
 def _rights(settings: Settings) -> Finding:
@@ -96,10 +101,9 @@ def _rights(settings: Settings) -> Finding:
     try:
         store.write([encode(event)], [update], before_commit=undo)
     except Undone:
-        return ok("rights", "All tables can be read and written (tried in a transaction that was rolled back).")
+        return _RIGHTS.ok("All tables can be read and written (tried in a transaction that was rolled back).")
     except Exception as exc:  # noqa: BLE001 - whatever the database and its driver raise
-        return problem(
-            "rights",
+        return _RIGHTS.problem(
             f"The tables can be read, but not written: {reason(exc)}.",
             _GRANT,
         )
@@ -112,14 +116,13 @@ def _silence(reader: Reader) -> Finding:
     with reader.session() as session:
         found = silent(session, dt.datetime.now(dt.timezone.utc))
     if not found:
-        return ok(
-            "sources", "Every process that has written events was seen in the last minutes, or is known to be gone."
+        return _SOURCES.ok(
+            "Every process that has written events was seen in the last minutes, or is known to be gone."
         )
     count = sum(number for _, number, _ in found)
     last = max(seen for _, _, seen in found)
     hosts = ", ".join(f"{host} ({number:,})" for host, number, _ in found[:5]) + (", ..." if len(found) > 5 else "")
-    return note(
-        "sources",
+    return _SOURCES.note(
         f"Nobody has looked after {count:,} {plural(count, 'process')} since {last:%Y-%m-%d %H:%M:%S} UTC: {hosts}.",
         "If they should run: their hosts are cut off from the database, or no recorder works. If not, the next "
         "recorder that starts notes that they are gone.",

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Final
 
 from celery_asynctask.core.accounting import plural
+from celery_asynctask.core.text import amount, reason
 from celery_asynctask.errors import StoreError
 from celery_asynctask.journal.survey import UNKNOWN_PID, Survey
-from celery_asynctask.operations.doctor.finding import Finding, amount, note, ok, problem, reason
+from celery_asynctask.operations.doctor.finding import Check, Finding
 from celery_asynctask.queries import Reader
 from celery_asynctask.queries.completeness import completeness
 from celery_asynctask.settings import Settings
@@ -29,6 +30,12 @@ _REMOTE: Final = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "lustre", "gfs2", "ocfs2", "glusterfs", "virtiofs"}
 )
 
+_JOURNAL: Final = Check("journal")
+_FILE_SYSTEM: Final = Check("file system")
+_RECORDER: Final = Check("recorder")
+_QUARANTINE: Final = Check("quarantine")
+_BACKLOG: Final = Check("backlog")
+
 
 def journal(settings: Settings) -> Iterator[Finding]:
     """The directory itself. Nothing is made or repaired."""
@@ -39,37 +46,34 @@ def journal(settings: Settings) -> Iterator[Finding]:
         yield from _absent(path)
         return
     except OSError as exc:
-        yield problem("journal", f"{path} cannot be looked at: {reason(exc)}.", _AS_USER)
+        yield _JOURNAL.problem(f"{path} cannot be looked at: {reason(exc)}.", _AS_USER)
         return
     if not stat.S_ISDIR(status.st_mode):
-        yield problem(
-            "journal",
+        yield _JOURNAL.problem(
             f"{path} is no directory (symbolic links are not followed).",
             "Remove it, or set asynctask_journal_dir to a directory.",
         )
         return
     if status.st_uid != os.geteuid():
-        yield problem(
-            "journal", f"{path} belongs to user id {status.st_uid}; this process runs as {os.geteuid()}.", _AS_USER
+        yield _JOURNAL.problem(
+            f"{path} belongs to user id {status.st_uid}; this process runs as {os.geteuid()}.", _AS_USER
         )
     elif status.st_mode & 0o077:
-        yield note(
-            "journal",
+        yield _JOURNAL.note(
             f"{path} has the mode {stat.S_IMODE(status.st_mode):04o}: other users may look into it.",
             f"chmod 700 {path}; the next process that records does it, too.",
         )
     try:
         survey = Survey(path)
         if survey.store_id != settings.store_id:
-            yield problem(
-                "journal",
+            yield _JOURNAL.problem(
                 f"{path} belongs to the store {survey.store_id}, not to {settings.store_id}: processes with these "
                 "settings cannot write to it.",
                 "Give each store its own asynctask_journal_dir.",
             )
         size = Survey.size(path)
     except OSError as exc:
-        yield problem("journal", f"{path} cannot be read: {reason(exc)}.", _AS_USER)
+        yield _JOURNAL.problem(f"{path} cannot be read: {reason(exc)}.", _AS_USER)
         return
     yield _space(settings, size)
     yield from _file_system(path)
@@ -83,13 +87,12 @@ _AS_USER: Final = (
 def _absent(path: Path) -> Iterator[Finding]:
     above = next(one for one in path.parents if one.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        yield problem(
-            "journal",
+        yield _JOURNAL.problem(
             f"{path} is not there, and this user may not make it in {above}.",
             "Make it for the user of the workers, or set asynctask_journal_dir to another directory.",
         )
         return
-    yield note("journal", f"{path} is not there yet: the first process that records on this host makes it.")
+    yield _JOURNAL.note(f"{path} is not there yet: the first process that records on this host makes it.")
     yield from _file_system(above)
 
 
@@ -99,36 +102,33 @@ def _space(settings: Settings, size: int) -> Finding:
     free = there.f_bavail * there.f_frsize
     text = f"{path} has {amount(size)} of the {amount(most)} that it may take; {amount(free)} are free there."
     if size >= most:
-        return problem("journal", f"{text} Events are dropped.", "See that the recorder can store, or raise the bound.")
+        return _JOURNAL.problem(f"{text} Events are dropped.", "See that the recorder can store, or raise the bound.")
     if free < LITTLE_BYTES:
-        return problem("journal", text, "Make room on that disk, or set asynctask_journal_dir to another one.")
+        return _JOURNAL.problem(text, "Make room on that disk, or set asynctask_journal_dir to another one.")
     if size > FULL * most:
-        return note("journal", text, "See that the recorder can store, or raise asynctask_journal_max_bytes.")
+        return _JOURNAL.note(text, "See that the recorder can store, or raise asynctask_journal_max_bytes.")
     if free < most - size:
-        return note(
-            "journal",
+        return _JOURNAL.note(
             f"{text} The disk is full before that bound is reached.",
             "Make room, or lower asynctask_journal_max_bytes.",
         )
-    return ok("journal", text)
+    return _JOURNAL.ok(text)
 
 
 def _file_system(path: Path) -> Iterator[Finding]:
     kind = file_system(path)
     if kind in _VOLATILE:
-        yield note(
-            "file system",
+        yield _FILE_SYSTEM.note(
             f"{path} is in memory ({kind}): what is not stored when the host goes down is lost.",
             "Set asynctask_journal_dir to a directory on a disk.",
         )
     elif kind in _REMOTE or (kind or "").startswith("fuse."):
-        yield note(
-            "file system",
+        yield _FILE_SYSTEM.note(
             f"{path} is not on a local file system ({kind}): its locks, which elect the recorder, may not hold.",
             "Set asynctask_journal_dir to a directory on a local disk.",
         )
     elif kind is not None:
-        yield ok("file system", f"{path} is on {kind}.")
+        yield _FILE_SYSTEM.ok(f"{path} is on {kind}.")
 
 
 def file_system(path: Path) -> str | None:
@@ -159,31 +159,26 @@ def recorder(settings: Settings) -> Iterator[Finding]:
         return  # `journal` has told
     if elected is not None:
         kind = "The dedicated recorder" if dedicated is not None else "A recorder inside of a worker or producer"
-        yield ok("recorder", f"{kind} is elected{_named(elected)}.")
+        named = "" if elected == UNKNOWN_PID else f": process {elected}"
+        yield _RECORDER.ok(f"{kind} is elected{named}.")
     elif segments:
-        yield problem(
-            "recorder",
+        yield _RECORDER.problem(
             f"Nobody drains {settings.directory}, in which there {'is' if len(segments) == 1 else 'are'} "
             f"{len(segments):,} {plural(len(segments), 'segment')}.",
             "Start a worker here, or run `celery -A proj asynctask recorder --once` as the same user.",
         )
     else:
-        yield note("recorder", "None is elected, and nothing waits: no process of this host records at the moment.")
+        yield _RECORDER.note("None is elected, and nothing waits: no process of this host records at the moment.")
     if quarantines:
         count = sum(quarantines.values())
         first = next(iter(quarantines))
-        yield problem(
-            "quarantine",
+        yield _QUARANTINE.problem(
             f"{count:,} {plural(count, 'event')} or damaged lines could not be stored and lie in "
             f"{len(quarantines):,} {plural(len(quarantines), 'file')}, such as {first}.",
             "Look at them and at the recorder's log, which says why; remove the files when that is dealt with.",
         )
     else:
-        yield ok("quarantine", "Empty.")
-
-
-def _named(pid: int) -> str:
-    return "" if pid == UNKNOWN_PID else f": process {pid}"
+        yield _QUARANTINE.ok("Empty.")
 
 
 def backlog(settings: Settings, reader: Reader) -> Iterator[Finding]:
@@ -196,16 +191,15 @@ def backlog(settings: Settings, reader: Reader) -> Iterator[Finding]:
         return
     ledger = found.ledger
     if not ledger.in_journal:
-        yield ok("backlog", "Every event in the journal is stored.")
+        yield _BACKLOG.ok("Every event in the journal is stored.")
         return
     age = time.time() - (ledger.oldest or 0) / 1_000_000
     text = f"Not stored yet: {ledger.in_journal:,} {plural(ledger.in_journal, 'event')}, the oldest for {age:,.1f} s."
     if age > OLD_SECONDS + settings.flush_interval:
-        yield problem(
-            "backlog",
+        yield _BACKLOG.problem(
             text,
             "If a recorder is elected, its log (a worker's own) says what keeps it. A database that is slow may "
             "need a larger asynctask_batch_size.",
         )
     else:
-        yield ok("backlog", text)
+        yield _BACKLOG.ok(text)

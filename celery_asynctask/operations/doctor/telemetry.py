@@ -8,10 +8,11 @@ from importlib.metadata import PackageNotFoundError, version
 
 from opentelemetry import metrics, trace
 
-from celery_asynctask.operations.doctor.finding import Finding, note, ok, reason
+from celery_asynctask.core.text import reason
+from celery_asynctask.operations.doctor.finding import Check, Finding
 from celery_asynctask.settings import Settings
 
-_CHECK = "telemetry"
+_TELEMETRY = Check("telemetry")
 _INSTRUMENTATION = "opentelemetry-instrumentation-celery"
 
 
@@ -23,26 +24,24 @@ def telemetry(settings: Settings | None) -> Iterator[Finding]:
         made = f"{type(trace.get_tracer_provider()).__name__} makes traces"
         if _has_provider(metrics.get_meter_provider()):
             made += f", {type(metrics.get_meter_provider()).__name__} the recorder's metrics"
-        yield ok(_CHECK, f"OpenTelemetry API {api}; {made}.")
+        yield _TELEMETRY.ok(f"OpenTelemetry API {api}; {made}.")
     else:
-        yield note(
-            _CHECK,
+        yield _TELEMETRY.note(
             f"OpenTelemetry API {api}, and nothing in this process that makes traces: rows have no trace unless the "
             "workers are started with a provider.",
             "To have traces, configure the OpenTelemetry SDK, for example by `opentelemetry-instrument celery ...`.",
         )
     yield from _instrumentation()
     if settings is not None and settings.trace_url is not None:
-        yield ok(_CHECK, f"Traces are linked to {settings.trace_url}.")
+        yield _TELEMETRY.ok(f"Traces are linked to {settings.trace_url}.")
     elif settings is not None and is_traced:
-        yield note(_CHECK, "asynctask_trace_url is not set: `show` has the trace's id, and no link to it.")
+        yield _TELEMETRY.note("asynctask_trace_url is not set: `show` has the trace's id, and no link to it.")
 
 
 def _instrumentation() -> Iterator[Finding]:
     installed = _version(_INSTRUMENTATION)
     if installed is None:
-        yield note(
-            _CHECK,
+        yield _TELEMETRY.note(
             f"{_INSTRUMENTATION} is not installed: runs have no spans of their own, and are in their producer's.",
         )
         return
@@ -50,13 +49,12 @@ def _instrumentation() -> Iterator[Finding]:
         active = import_module("opentelemetry.instrumentation.celery").CeleryInstrumentor()
         is_active = bool(active.is_instrumented_by_opentelemetry)
     except Exception as exc:  # noqa: BLE001 - another release may have it elsewhere, or want other packages
-        yield note(_CHECK, f"{_INSTRUMENTATION} {installed} cannot be used: {reason(exc)}.")
+        yield _TELEMETRY.note(f"{_INSTRUMENTATION} {installed} cannot be used: {reason(exc)}.")
         return
     if is_active:
-        yield ok(_CHECK, f"{_INSTRUMENTATION} {installed} is active in this process.")
+        yield _TELEMETRY.ok(f"{_INSTRUMENTATION} {installed} is active in this process.")
     else:
-        yield note(
-            _CHECK,
+        yield _TELEMETRY.note(
             f"{_INSTRUMENTATION} {installed} is installed and not active in this process.",
             "CeleryInstrumentor().instrument() in worker_process_init activates it, or `opentelemetry-instrument`.",
         )

@@ -40,6 +40,7 @@ class Order(NamedTuple):
 
 
 NEWEST: Final = Order()
+OLDEST: Final = Order(descending=False)
 ORDERS: Final = [Order(column, way) for column in ("created_at", "started_at", "completed_at") for way in (True, False)]
 """In cursors, each is its place in this list."""
 

@@ -20,7 +20,6 @@ from celery_asynctask.errors import SettingsError
 from celery_asynctask.journal import Directory, Journal
 from celery_asynctask.operations import doctor
 from celery_asynctask.operations.doctor import Finding, Level, examine
-from celery_asynctask.operations.doctor.finding import amount
 from celery_asynctask.operations.doctor.journal import file_system
 from celery_asynctask.queries import database_health
 from celery_asynctask.settings import Settings
@@ -258,16 +257,6 @@ def test_file_systems(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> No
         assert kind in about(look(settings), "file system", level)[0]
     monkeypatch.setattr(doctor.journal, "file_system", lambda _path: None)
     assert about(look(settings), "file system") == []
-
-
-def test_amounts() -> None:
-    assert [amount(size) for size in (0, 999, 1500, 250_000, 2_500_000_000)] == [
-        "0 bytes",
-        "999 bytes",
-        "1.5 kB",
-        "250 kB",
-        "2.5 GB",
-    ]
 
 
 # -- the application
