@@ -44,6 +44,7 @@ def console(service: Service) -> Starlette:
         },
     )
     app.state.asynctask = service
+    app.state.paces = workflow.Paces()
     app.router.redirect_slashes = False
     return app
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from starlette.responses import Response
 
-from celery_asynctask.console.page import Page, route
+from celery_asynctask.console.page import Page, floored, route
 from celery_asynctask.console.spark import sparks, sparks_note
 from celery_asynctask.core.accounting import Ledger
 from celery_asynctask.core.status import FAILED, AsyncTaskStatus
@@ -27,7 +27,7 @@ WAITING: Final = (AsyncTaskStatus.PENDING, AsyncTaskStatus.RECEIVED, AsyncTaskSt
 
 def this_minute(page: Page) -> dt.datetime:
     """Its end: the same for who looks every second."""
-    return page.now.replace(second=0, microsecond=0) + MINUTE
+    return floored(page.now, 60) + MINUTE
 
 
 async def overview(page: Page) -> Response:

@@ -122,6 +122,12 @@ class Page(Caller):
         return markup.render(self.request, template, page=self, **found)
 
 
+def floored(now: dt.datetime, seconds: int) -> dt.datetime:
+    """The moment that all looks within so many seconds have in common."""
+    whole = int(now.timestamp())
+    return dt.datetime.fromtimestamp(whole - whole % seconds, dt.timezone.utc)
+
+
 Make = Callable[[Page], Awaitable[Response]]
 """Answers a look at a page."""
 

@@ -1,11 +1,10 @@
 """A workflow drawn in time: where its bars and ticks stand, and what they say. Pure.
 
-Across, a drawing has `ACROSS` units whatever its width; each row is `TALL` units high.
+Across, a drawing has `ACROSS` units whatever its width; each row is 16 units high.
 """
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
@@ -13,11 +12,10 @@ from celery_asynctask.console.markup import seconds
 from celery_asynctask.core.text import rfc3339
 from celery_asynctask.present.waterfall import MEANINGS, Scale
 from celery_asynctask.queries.workflow.members import Run
-from celery_asynctask.queries.workflow.timeline import Part, Time, parts
+from celery_asynctask.queries.workflow.timeline import Part, Time
 from celery_asynctask.queries.workflow.tree import Member
 
 ACROSS: Final = 1000
-TALL: Final = 16
 HEIGHTS: Final = {
     Time.QUEUED: (5, 6),
     Time.WAITING: (7, 2),
@@ -98,11 +96,6 @@ def drawing(member: Member, runs: Sequence[Run], found: Sequence[Part], scale: S
         words.append(f"and {len(found) - _MOST_SAID} more")
     begun = f"from {offset((found[0].start - scale.start).total_seconds(), 0.001)} on: "
     return Drawing(shown, begun + ", ".join(words), left_out)
-
-
-def all_parts(member: Member, runs: Sequence[Run], now: dt.datetime) -> list[Part]:
-    """`parts`, as a list."""
-    return list(parts(member, runs, now))
 
 
 def offset(since: float, step: float) -> str:

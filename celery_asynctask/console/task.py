@@ -11,7 +11,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from celery_asynctask.console import frames, markup, value
-from celery_asynctask.console.page import Make, Page, route
+from celery_asynctask.console.page import Make, Page, floored, route
 from celery_asynctask.core import links
 from celery_asynctask.core.limits import MAX_MESSAGE, MAX_TRACEBACK
 from celery_asynctask.core.rights import Right
@@ -136,30 +136,26 @@ def routes(below: str, make: Make, right: Right = Right.READ, method: str = "GET
 async def task(page: Page) -> Response:
     """All about one task."""
     asked = page.asked("attempts")
-    now = page.now - dt.timedelta(seconds=page.now.second % TICK, microseconds=page.now.microsecond)
-    where = ""
+    now = floored(page.now, TICK)
 
     def make(session: Session) -> Mapping[str, object]:
-        nonlocal where
         row = located(page, session, of_page(page.reader.dialect, values=page.payloads))
-        if (where := address(row)) != page.path:
-            raise _ElsewhereError
-        return _found(page, session, row, asked["attempts"], now)
+        if (base := address(row)) != page.path:
+            raise _ElsewhereError(base)
+        return _found(page, session, row, base, asked["attempts"], now)
 
     try:
         return await page.answer("task.html", make, now)
-    except _ElsewhereError:
-        return RedirectResponse(page.url(where, attempts=asked["attempts"]), 302, headers=markup.SECURITY)
+    except _ElsewhereError as exc:
+        return RedirectResponse(page.url(exc.args[0], attempts=asked["attempts"]), 302, headers=markup.SECURITY)
 
 
-def _found(page: Page, session: Session, row: PageRow, first: str, now: dt.datetime) -> Mapping[str, object]:
+def _found(page: Page, session: Session, row: PageRow, base: str, first: str, now: dt.datetime) -> Mapping[str, object]:
     reader = page.reader
     told = evidence(reader, session, row)
     if reader.customers is not None:
         told = _scoped(told)
     last = told.last
-    base = address(row)
-    shown = list(values(page, row, base)) if page.payloads else []
     return {
         "row": row,
         "base": base,
@@ -172,14 +168,13 @@ def _found(page: Page, session: Session, row: PageRow, first: str, now: dt.datet
         "per_page": ATTEMPTS,
         "around": around(reader, session, row),
         "most_counted": MOST_COUNTED,
-        "values": shown,
+        "values": list(values(page, row, base)) if page.payloads else [],
         "progress": value.progress(row.content) if page.payloads else None,
         "rerun_of": _rerun_of(row) if page.payloads else None,
         "rerun_by": value.member(row.content, "rerun_by") if page.payloads else None,
         "links": _links(page, row, last, now),
         "may_rerun": page.access.may(Right.RERUN),
         "most_message": MAX_MESSAGE,
-        "term": term,
     }
 
 
@@ -252,12 +247,6 @@ def _links(page: Page, row: TaskLike, last: AsyncTaskAttempt | None, now: dt.dat
         "end": row.completed_at or now,
     }
     return [*([links.Link("Trace", trace)] if trace else []), *links.filled(settings.links or {}, known)]
-
-
-def term(key: str, text: str) -> str:
-    """A term of a search for exactly this text."""
-    escaped = re.sub(r'(["\\])', r"\\\1", text)
-    return f'{key}:"{escaped}"'
 
 
 async def file(page: Page) -> Response:

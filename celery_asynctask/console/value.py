@@ -177,16 +177,21 @@ def _said(note: Mapping[str, object] | None) -> list[str]:
     return [_mark(mark.said(note))] if note is not None and mark is not None else []
 
 
-def progress(text: str | None) -> Mapping[str, object] | None:
-    """What `Note.progress` wrote into a content, given as JSON text: ``done`` and ``total`` (None: not known) as they
-    were written, ``message``, and ``part``, from 0 to 1; None: nothing, or something else."""
-    if text is None or '"progress"' not in text:
+def _told(text: str | None, key: str) -> object:
+    """A member of a mapping, given as JSON text; None: there is none."""
+    if text is None or f'"{key}"' not in text:
         return None
     try:
         content = parsed(text)
     except ValueError:
         return None
-    told = content.get("progress") if isinstance(content, dict) else None
+    return content.get(key) if isinstance(content, dict) else None
+
+
+def progress(text: str | None) -> Mapping[str, object] | None:
+    """What `Note.progress` wrote into a content, given as JSON text: ``done`` and ``total`` (None: not known) as they
+    were written, ``message``, and ``part``, from 0 to 1; None: nothing, or something else."""
+    told = _told(text, "progress")
     if not isinstance(told, dict) or not isinstance(done := told.get("done"), Number):
         return None
     total, message = told.get("total"), told.get("message")
@@ -204,11 +209,5 @@ def progress(text: str | None) -> Mapping[str, object] | None:
 
 def member(text: str | None, key: str) -> str | None:
     """A string in a mapping, given as JSON text; None: there is none."""
-    if text is None or f'"{key}"' not in text:
-        return None
-    try:
-        content = parsed(text)
-    except ValueError:
-        return None
-    found = content.get(key) if isinstance(content, dict) else None
+    found = _told(text, key)
     return found[:MOST_TEXT] if isinstance(found, str) else None

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import datetime as dt
-from collections.abc import Iterator, Mapping
-from typing import Final, NamedTuple
+from collections.abc import Mapping
+from typing import Final
 
-from markupsafe import Markup
 from starlette.responses import Response
 
 from celery_asynctask.console.page import Page, route
@@ -15,12 +13,11 @@ from celery_asynctask.core.text import amount
 from celery_asynctask.errors import SettingsError
 from celery_asynctask.journal.survey import UNKNOWN_PID
 from celery_asynctask.operations import retention
-from celery_asynctask.queries.processes import MOST_GONE, MOST_LOST, MOST_RUNNING, Source, Sources, State, sources
+from celery_asynctask.queries.processes import MOST_GONE, MOST_LOST, MOST_RUNNING, Sources, sources
 from celery_asynctask.queries.size import size
 from celery_asynctask.queries.types import Session
 from celery_asynctask.store.tables import SCHEMA_VERSION
 from celery_asynctask.web.health import Health
-from celery_asynctask.web.problem import invalid
 
 ALL_GONE: Final = 500
 """Processes that are gone, where all are wanted."""
@@ -28,44 +25,13 @@ TABLES: Final = 3
 """Tables whose size is shown: the largest."""
 RUNS_SHOWN: Final = 3
 """Tasks that are shown of a process."""
-STATES: Final = {
-    state: Markup('<span class="status {}"><span aria-hidden="true" class="sign">{}</span> {}</span>').format(
-        class_, sign, state.value
-    )
-    for state, class_, sign in (
-        (State.ALIVE, "s-success", "●"),
-        (State.SILENT, "s-retry", "◌"),
-        (State.GONE, "s-pending", "○"),
-    )
-}
-"""As a process's is shown."""
 DATABASES: Final = {"postgresql": "PostgreSQL", "mysql": "MySQL", "mariadb": "MariaDB", "sqlite": "SQLite"}
-
-
-class Row(NamedTuple):
-    """A process as it is shown."""
-
-    source: Source
-    account: Account | None
-    """None: nothing was known of it when the ledger was made, some seconds ago."""
-
-
-class Unstored(NamedTuple):
-    """A process of which nothing is stored yet."""
-
-    account: Account
-
-    @property
-    def began(self) -> dt.datetime:
-        """When it did, as its journal says."""
-        return self.account.last_seen_at
 
 
 async def workers(page: Page) -> Response:
     """Processes and health."""
-    wants_all = page.asked("all")["all"]
-    if wants_all not in ("", "1"):
-        raise invalid("all", "It can be 1.")
+    page.asked("all")
+    wants_all = bool(page.choice("all", ("1",)))
     if page.access.customers is not None:
         return await page.answer("workers.html", lambda _session: {"found": None})
     # Before a session is open: to read a journal of a gigabyte takes a while.
@@ -75,16 +41,15 @@ async def workers(page: Page) -> Response:
         found = sources(page.reader, session, page.now, gone=ALL_GONE if wants_all else MOST_GONE)
         return {
             "found": found,
-            "rows": [Row(one, health.accounts.get(one.source)) for one in found.sources],
-            "unstored": list(_unstored(health, found)),
+            "rows": [(one, health.accounts.get(one.source)) for one in found.sources],
+            "unstored": _unstored(health, found),
             "health": health,
             "ledger": health.ledger,
             "recorder_is_silent": found.seen is not None and found.seen < page.now - SILENT,
             "silent_seconds": int(SILENT.total_seconds()),
             "unknown_pid": UNKNOWN_PID,
-            "all": bool(wants_all),
+            "all": wants_all,
             "all_gone": ALL_GONE,
-            "states": STATES,
             "runs_shown": RUNS_SHOWN,
             "most_running": MOST_RUNNING,
             "most_lost": MOST_LOST,
@@ -94,13 +59,14 @@ async def workers(page: Page) -> Response:
     return await page.answer("workers.html", make, lasting=False)
 
 
-def _unstored(health: Health, found: Sources) -> Iterator[Unstored]:
-    """Processes that are in the journal alone."""
+def _unstored(health: Health, found: Sources) -> list[Account]:
+    """Of processes that are in the journal alone."""
     known = {one.source for one in found.sources}
-    for account in health.accounts.values():
-        is_new = account.segment == account.position == account.last_number == 0
-        if is_new and account.in_journal and account.source not in known:
-            yield Unstored(account)
+    return [
+        one
+        for one in health.accounts.values()
+        if one.segment == one.position == one.last_number == 0 and one.in_journal and one.source not in known
+    ]
 
 
 def _store(page: Page, session: Session) -> dict[str, object]:

@@ -8,24 +8,22 @@ from collections import Counter, OrderedDict
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from threading import Lock
 from typing import Final, NamedTuple
-from weakref import WeakKeyDictionary
 
 from starlette.responses import Response
 
 from celery_asynctask.console import picture
-from celery_asynctask.console.page import Page, route
+from celery_asynctask.console.page import Page, floored, route
 from celery_asynctask.console.task import located
 from celery_asynctask.core.status import FAILED, AsyncTaskStatus
-from celery_asynctask.core.time import EPOCH
 from celery_asynctask.present import waterfall
 from celery_asynctask.queries.types import Session
 from celery_asynctask.queries.workflow.members import MOST_MEMBERS, MOST_RUNS, Run, runs
 from celery_asynctask.queries.workflow.members import workflow as members_of
 from celery_asynctask.queries.workflow.timeline import Course, courses
+from celery_asynctask.queries.workflow.timeline import parts as parts_of
 from celery_asynctask.queries.workflow.tree import Member, Placed, failed_branches, lineage
 from celery_asynctask.store.models import AsyncTask
 from celery_asynctask.web.problem import invalid
-from celery_asynctask.web.service import Service
 
 ROWS: Final = 500
 """Tasks that are shown at a time."""
@@ -137,32 +135,23 @@ class Paces:
                 self._known.popitem(last=False)
 
 
-_PACES: Final[WeakKeyDictionary[Service, Paces]] = WeakKeyDictionary()
-
-
 def understood(page: Page) -> Asked:
     """Raises `ProblemError`."""
     given = page.asked("view", "failed", "from", "zoom", "at")
-    view = given["view"] or "tree"
-    if view not in VIEWS:
-        raise invalid("view", f"There is no view {view[:40]!r}; there are {', '.join(VIEWS)}.")
-    if given["failed"] not in ("", "1"):
-        raise invalid("failed", "failed is 1, or left out.")
+    view, failed = page.choice("view", VIEWS, "tree"), bool(page.choice("failed", ("1",)))
     if not re.fullmatch(r"[0-9]{0,6}", given["from"], re.ASCII):
         raise invalid("from", "from is the number of a row, from 0 on.")
-    if (given["zoom"] or "1") not in map(str, waterfall.ZOOMS):
-        raise invalid("zoom", f"zoom is one of {', '.join(map(str, waterfall.ZOOMS))}.")
+    zoom = int(page.choice("zoom", waterfall.ZOOMS, 1))
     if not re.fullmatch(r"(|[01]|0\.[0-9]{1,12})", given["at"], re.ASCII):
         raise invalid("at", "at is a number from 0 to 1, such as 0.25.")
-    zoom = int(given["zoom"] or 1)
     at = min(float(given["at"] or 0), 1 - 1 / zoom)
-    return Asked(view, bool(given["failed"]), int(given["from"]) if given["from"] else None, zoom, at)
+    return Asked(view, failed, int(given["from"]) if given["from"] else None, zoom, at)
 
 
 async def workflow(page: Page) -> Response:
     """The workflow that a task is in."""
     asked = understood(page)
-    paces = _PACES.setdefault(page.service, Paces())
+    paces: Paces = page.request.app.state.paces
     key = (page.access.customers, page.path)
     pace = paces.of(key)
     now = floored(page.now, pace or FASTEST)
@@ -193,12 +182,6 @@ async def workflow(page: Page) -> Response:
         }
 
     return await page.answer("workflow.html", make, *((now,) if pace else ()))
-
-
-def floored(now: dt.datetime, pace: int) -> dt.datetime:
-    """The moment that many looks have in common."""
-    whole = int((now - EPOCH).total_seconds())
-    return EPOCH + dt.timedelta(seconds=whole - whole % pace)
 
 
 def pace_of(summary: Summary) -> int:
@@ -274,29 +257,33 @@ def _drawn(
     task_id: str,
     now: dt.datetime,
 ) -> dict[str, object]:
-    """What the views with attempts show; every view has all of it, for the template."""
+    """What the views with attempts show."""
     most = MOST_SHOWN_RUNS
     if sum(map(len, attempts.values())) > MOST_SHOWN_RUNS:
         most = max(MOST_SHOWN_RUNS // max(len(window.rows), 1), LEAST_SHOWN_RUNS)
-    drawings: dict[int, picture.Drawing] = {}
-    went: dict[int, tuple[Sequence[tuple[int, Run, Course]], int]] = {}
-    found: dict[str, object] = {"drawings": drawings, "courses": went, "legend": {}, "heights": {}}
-    found.update(scale=None, near=None)
     if asked.view == "table":
+        went: dict[int, tuple[Sequence[tuple[int, Run, Course]], int]] = {}
         for row in window.rows:
             known = attempts.get(row.member.celery_task_id, ())
             numbered = list(zip(range(1, len(known) + 1), known, courses(row.member, known, now), strict=True))
             went[row.number] = (numbered[-most:], max(len(numbered) - most, 0))
+        return {"courses": went}
     if asked.view == "waterfall":
         drawn = [(row, row.member.celery_task_id, attempts.get(row.member.celery_task_id, ())) for row in window.rows]
-        parts = {task: picture.all_parts(row.member, known, now) for row, task, known in drawn}
+        parts = {task: list(parts_of(row.member, known, now)) for row, task, known in drawn}
         scale = waterfall.scale(members, parts.values(), now)._replace(zoom=asked.zoom, at=asked.at)
-        for row, task, known in drawn:
-            drawings[row.number] = picture.drawing(row.member, known, parts[task], scale, most)
-        if parts.get(task_id):
-            found["near"] = scale.over(parts[task_id][0].start, parts[task_id][-1].end)
-        found.update(scale=scale, legend=waterfall.MEANINGS, heights=picture.HEIGHTS, ticks_of=picture.ticks)
-    return found
+        own = parts.get(task_id)
+        return {
+            "drawings": {
+                row.number: picture.drawing(row.member, known, parts[task], scale, most) for row, task, known in drawn
+            },
+            "scale": scale,
+            "near": scale.over(own[0].start, own[-1].end) if own else None,
+            "ticks": picture.ticks(scale),
+            "legend": waterfall.MEANINGS,
+            "heights": picture.HEIGHTS,
+        }
+    return {}
 
 
 ROUTES: Final = (route("/tasks/{id:path}/workflow", workflow), route("/task/{number}/workflow", workflow))

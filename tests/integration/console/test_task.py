@@ -353,7 +353,3 @@ def test_a_page_takes_few_statements(store: Store, api: Api) -> None:
     with statements(api) as sent:
         look(api, f"/tasks/{CHECKOUT}")
     assert len([one for one in sent if "async_task" in one]) <= 8, sent
-
-
-def test_terms_are_quoted() -> None:
-    assert task.term("parent", 'a"b\\c d') == 'parent:"a\\"b\\\\c d"'

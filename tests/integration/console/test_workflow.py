@@ -13,6 +13,7 @@ from httpx import Response
 from sqlalchemy import insert, update
 
 from celery_asynctask.console import workflow as page
+from celery_asynctask.console.page import floored
 from celery_asynctask.core.event import Kind
 from celery_asynctask.queries.workflow import members as queries
 from celery_asynctask.store import Store
@@ -319,8 +320,8 @@ def test_bars_grow_while_something_is_under_way(store: Store, api: Api, monkeypa
 
 def test_how_long_a_picture_lasts() -> None:
     at = dt.datetime(2026, 1, 31, 12, 0, 7, 123, tzinfo=dt.timezone.utc)
-    assert page.floored(at, 2) == at.replace(second=6, microsecond=0)
-    assert page.floored(at, 16) == at.replace(second=0, microsecond=0)
+    assert floored(at, 2) == at.replace(second=6, microsecond=0)
+    assert floored(at, 16) == at.replace(second=0, microsecond=0)
     known = page.Summary({}, 10, 0, 0, True, START, None, 60 * SECOND)
     assert page.pace_of(known) == 2
     assert page.pace_of(known._replace(tasks=10_000)) == 16

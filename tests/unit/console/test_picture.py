@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_asynctask.console.picture import ACROSS, HEIGHTS, Drawing, all_parts, drawing, offset, ticks
+from celery_asynctask.console.picture import ACROSS, HEIGHTS, Drawing, drawing, offset, ticks
 from celery_asynctask.present.waterfall import MEANINGS, ZOOMS, Scale, scale
-from celery_asynctask.queries.workflow.timeline import Part, Time
+from celery_asynctask.queries.workflow.timeline import Part, Time, parts
 from tests.unit.cli.test_waterfall import run
 from tests.unit.queries.test_tree import PLANNED, START, UNSENT, member
 
@@ -23,7 +23,7 @@ SECOND = dt.timedelta(seconds=1)
 def drawn(*runs: Any, where: Scale = WHOLE, most: int = 100, **about: Any) -> Drawing:
     """A task on a scale of 50 units a second."""
     one = member("a", **about)
-    return drawing(one, runs, all_parts(one, runs, NOW), where, most)
+    return drawing(one, runs, list(parts(one, runs, NOW)), where, most)
 
 
 def bars(*runs: Any, **more: Any) -> list[tuple[str, float, float]]:

@@ -16,7 +16,7 @@ from celery_asynctask.cli.group import apart
 from celery_asynctask.errors import FilterError
 from celery_asynctask.present.zone import LOCAL
 from celery_asynctask.queries.search import glob
-from celery_asynctask.queries.search.filter import MAX_LENGTH, MAX_TERMS, MAX_VALUES, Filter, Term, Value, parse
+from celery_asynctask.queries.search.filter import MAX_LENGTH, MAX_TERMS, MAX_VALUES, Filter, Term, Value, parse, term
 from celery_asynctask.queries.search.json_path import integer, real
 from celery_asynctask.queries.search.keys import JSON_KEYS, KEYS, duration
 from tests import quick
@@ -343,10 +343,10 @@ def test_any_text_is_understood_or_refused_at_once(text: str) -> None:
 def check(search: Filter) -> None:
     """Values are of the kinds that conditions are made of."""
     assert len(search.terms) <= MAX_TERMS
-    for term in search.terms:
-        assert term.key in KEYS
-        assert term.values
-        for one in term.values:
+    for asked in search.terms:
+        assert asked.key in KEYS
+        assert asked.values
+        for one in asked.values:
             if one.operator in ("none", "any"):
                 assert (one.value, one.high) == (None, None)
                 continue
@@ -356,6 +356,10 @@ def check(search: Filter) -> None:
                 assert one.value <= one.high
             if isinstance(one.value, dt.datetime):
                 assert one.value.tzinfo is dt.timezone.utc
+
+
+def test_terms_are_quoted() -> None:
+    assert term("parent", 'a"b\\c d') == 'parent:"a\\"b\\\\c d"'
 
 
 @given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=200))
