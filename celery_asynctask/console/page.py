@@ -39,11 +39,6 @@ class Page(Caller):
         super().__init__(caller.access, caller.service)
         self.request = request
 
-    @property
-    def payloads(self) -> bool:
-        """Whether who looks may see the tasks' values."""
-        return self.access.may(Right.PAYLOADS)
-
     def url(self, path: str = "", **query: object) -> str:
         """Where a page is: a path below the console, whose parts are quoted, with what its query says; what is None or
         empty is left out."""

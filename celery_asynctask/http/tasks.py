@@ -97,11 +97,9 @@ router: Final = APIRouter(
 async def list_tasks(request: Request, caller: Reading, asked: Annotated[PageSearch, Query()]) -> Response:
     """Tasks that a search finds, newest first. Without the right `payloads` their values are left out."""
     search = _searched(caller, asked)
-    order = asked.order
-    values = caller.access.may(Right.PAYLOADS)
+    values = caller.payloads
 
     def make(session: Connection) -> str:
-        columns = task_columns(caller.reader.dialect, values=values, naive=True)
         try:
             found = page(
                 caller.reader,
@@ -109,8 +107,8 @@ async def list_tasks(request: Request, caller: Reading, asked: Annotated[PageSea
                 search.filter,
                 limit=asked.limit,
                 after=asked.cursor,
-                order=order,
-                columns=columns,
+                order=asked.order,
+                columns=task_columns(caller.reader.dialect, values=values, naive=True),
             )
         except FilterError as exc:
             raise invalid("cursor", str(exc)) from None
@@ -158,7 +156,7 @@ async def stats(request: Request, caller: Reading, asked: Annotated[Search, Quer
 )
 async def retrieve(request: Request, caller: Reading, task_id: TaskId) -> Response:
     """One task, by its `id` or its Celery task UUID."""
-    values = caller.access.may(Right.PAYLOADS)
+    values = caller.payloads
 
     def make(session: Connection) -> str:
         columns = task_columns(caller.reader.dialect, values=values, naive=True)
@@ -224,9 +222,8 @@ async def _answer(
     lasting: bool = True,
 ) -> Response:
     """In one of the threads for this; a path stands for its tasks, with what the query says of them."""
-    access, scope = caller.access, request.scope
-    who = (access.customers, access.may(Right.PAYLOADS))  # two callers who have these in common see the same
-    key = (who, scope["path"], scope["query_string"], *more)
+    who = (caller.access.customers, caller.payloads)  # two callers who have these in common see the same
+    key = (who, request.scope["path"], request.scope["query_string"], *more)
     answers = caller.service.answers
     return await caller.service.run(lambda: answers.answer(request, caller.reader, key, make, read, lasting=lasting))
 

@@ -26,13 +26,13 @@ class Sent:
         self._lock = Lock()
 
     def __contains__(self, task_id: str) -> bool:
-        with self._lock:
-            return self._is_recent(task_id)
+        at = self._at.get(task_id)
+        return at is not None and time.monotonic() - at < SENT_SECONDS
 
     def add(self, task_id: str) -> bool:
         """Note that the task is being sent; whether it was not noted before."""
         with self._lock:
-            if self._is_recent(task_id):
+            if task_id in self:
                 return False
             self._at[task_id] = time.monotonic()
             self._at.move_to_end(task_id)
@@ -44,10 +44,6 @@ class Sent:
         """It was not sent after all."""
         with self._lock:
             self._at.pop(task_id, None)
-
-    def _is_recent(self, task_id: str) -> bool:
-        at = self._at.get(task_id)
-        return at is not None and time.monotonic() - at < SENT_SECONDS
 
 
 class Kept(Generic[T]):

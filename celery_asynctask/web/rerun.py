@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from celery_asynctask.core.reasons import Code, Reason
-from celery_asynctask.core.rights import Right
 from celery_asynctask.core.text import rfc3339
 from celery_asynctask.errors import AsyncTaskError, logger
 from celery_asynctask.operations import rerun
@@ -91,7 +90,7 @@ def _candidate(caller: Caller, task: AsyncTask, how: Options) -> Candidate:
         before = reruns(caller.reader, session, [task])
         came_by = routing_keys(session, [task]).get(task.celery_task_id)
     earlier = before.by_task.get(task.celery_task_id, ())
-    one = rerun.assess(app, task, how, earlier, came_by, values=caller.access.may(Right.PAYLOADS))
+    one = rerun.assess(app, task, how, earlier, came_by, values=caller.payloads)
     if before.looked_back_to is None:
         return one
     bounded = Reason(Code.BOUNDED, {"tasks": MOST_LOOKED_AT, "since": rfc3339(before.looked_back_to)})

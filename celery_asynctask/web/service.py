@@ -83,10 +83,6 @@ class Access:
         return right in self.rights
 
 
-HERE: Final = Access(customers=None, rights=frozenset({Right.READ, Right.PAYLOADS}))
-"""Of whoever is on this host, where no credentials are configured."""
-
-
 class Gate:
     """Lets requests in."""
 
@@ -156,8 +152,9 @@ async def _asked(function: Function, request: Request) -> Access | None:
 
 
 def _here(request: Request) -> Access:
-    """A browser on this host may be sent here by a page from elsewhere, whose name then stands in Host; and a proxy on
-    it passes on what comes from outside: one that says so, or speaks HTTP/1.0, as nginx did until 1.29."""
+    """Of whoever is on this host, where no credentials are configured. A browser on it may be sent here by a page from
+    elsewhere, whose name then stands in Host; and a proxy on it passes on what comes from outside: one that says so, or
+    speaks HTTP/1.0, as nginx did until 1.29."""
     host = request.headers.get("host", "")
     name = host if host.endswith("]") else host.rpartition(":")[0] or host
     if (
@@ -171,7 +168,7 @@ def _here(request: Request) -> Access:
             "Without credentials this server answers requests of its own host alone, by the name localhost. Set "
             "asynctask_tokens (`celery asynctask token` makes one).",
         )
-    return HERE
+    return Access(customers=None, rights=frozenset({Right.READ, Right.PAYLOADS}))
 
 
 def _resolved(function: Function | str | None) -> Function | None:
@@ -241,6 +238,11 @@ class Caller:
     def reader(self) -> Reader:
         """The database, of which the caller's customers are seen. Raises `StoreError`."""
         return self.service.reader.scoped(self.access.customers)
+
+    @property
+    def payloads(self) -> bool:
+        """Whether the caller may see the tasks' values."""
+        return self.access.may(Right.PAYLOADS)
 
     def health(self) -> Health:
         """Made anew every `KEPT_SECONDS` at most; for who sees all customers. Raises `StoreError`."""
