@@ -12,6 +12,7 @@ from sqlalchemy import select
 from celery_asynctask.errors import NotFoundError
 from celery_asynctask.queries.reader import Reader
 from celery_asynctask.queries.search.filter import Filter
+from celery_asynctask.queries.search.order import NEWEST
 from celery_asynctask.queries.search.page import MOST_ROWS, page
 from celery_asynctask.queries.task import find
 from celery_asynctask.queries.workflow.members import workflow
@@ -56,7 +57,7 @@ def workflow_of(reader: Reader, task_id: str, *, attempts: bool = True) -> Itera
     while some := list(islice(newest, MOST_ROWS)):
         with reader.session() as session:
             asked = reader.tasks().where(AsyncTask.id.in_([one.id for one in some]))
-            asked = asked.order_by(AsyncTask.created_at.desc(), AsyncTask.id.desc())
+            asked = asked.order_by(*NEWEST.terms)
             exported = _exported(session, session.scalars(asked).all(), attempts)
         yield exported
 

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from celery_asynctask.core.accounting import SILENT
 from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.queries.reader import Reader
+from celery_asynctask.queries.search.order import NEWEST
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt, AsyncTaskSource
 
 MOST_LIVING: Final = 1000
@@ -83,7 +84,7 @@ class Sources(NamedTuple):
 
 def sources(reader: Reader, session: Session, now: dt.datetime, *, gone: int = MOST_GONE) -> Sources:
     """The processes that live at ``now`` and the ``gone`` ones that went last."""
-    counts, seen = _counts(session, now)
+    alive, silent, all_gone, seen = session.execute(select(*counted(now, AsyncTaskSource.ended_at.is_not(None)))).one()
     running, runs_since = _runs(
         reader, session, AsyncTaskStatus.STARTED, AsyncTaskAttempt.ended_at.is_(None), MOST_RUNNING
     )
@@ -97,7 +98,19 @@ def sources(reader: Reader, session: Session, now: dt.datetime, *, gone: int = M
         for row in _rows(session, gone)
     ]
     found.sort(key=lambda one: list(State).index(one.state))  # it keeps their order otherwise
+    counts = {State.ALIVE: alive, State.SILENT: silent, State.GONE: all_gone}
     return Sources(found, counts, seen, runs_since, lost_since)
+
+
+def counted(now: dt.datetime, gone: ColumnElement[bool]) -> tuple[ColumnElement[Any], ...]:
+    """Columns: how many processes are alive, silent, and like ``gone``; when a recorder last noted anything."""
+    lives, seen = AsyncTaskSource.ended_at.is_(None), AsyncTaskSource.last_seen_at >= now - SILENT
+    return (
+        func.count(case((lives & seen, 1))).label("alive"),
+        func.count(case((lives & ~seen, 1))).label("silent"),
+        func.count(case((gone, 1))).label("gone"),
+        func.max(AsyncTaskSource.last_seen_at).label("seen"),
+    )
 
 
 def _rows(session: Session, gone: int) -> Iterator[Any]:
@@ -117,24 +130,12 @@ def _state(row: Any, now: dt.datetime) -> State:
     return State.ALIVE if row.last_seen_at >= now - SILENT else State.SILENT
 
 
-def _counts(session: Session, now: dt.datetime) -> tuple[dict[State, int], dt.datetime | None]:
-    lives, seen = AsyncTaskSource.ended_at.is_(None), AsyncTaskSource.last_seen_at >= now - SILENT
-    alive, silent, gone, last = session.execute(
-        select(_count(lives & seen), _count(lives & ~seen), _count(~lives), func.max(AsyncTaskSource.last_seen_at))
-    ).one()
-    return {State.ALIVE: int(alive), State.SILENT: int(silent), State.GONE: int(gone)}, last
-
-
-def _count(condition: ColumnElement[bool]) -> ColumnElement[int]:
-    return func.coalesce(func.sum(case((condition, 1), else_=0)), 0)
-
-
 def _runs(
     reader: Reader, session: Session, status: AsyncTaskStatus, which: ColumnElement[bool], most: int
 ) -> tuple[dict[str, list[Run]], dt.datetime | None]:
     """The runs of the newest tasks of a status, by process, and how far back that was if there are others."""
     newest = reader.seen(select(AsyncTask.id, AsyncTask.celery_task_id, AsyncTask.name, AsyncTask.created_at))
-    newest = newest.where(AsyncTask.status == status).order_by(AsyncTask.created_at.desc(), AsyncTask.id.desc())
+    newest = newest.where(AsyncTask.status == status).order_by(*NEWEST.terms)
     task = newest.limit(most + 1).subquery()
     attempt = AsyncTaskAttempt
     of_it = and_(attempt.celery_task_id == task.c.celery_task_id, attempt.source.is_not(None), which)

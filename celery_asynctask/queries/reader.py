@@ -15,7 +15,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, Select, event, select
 from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, NoSuchModuleError, SQLAlchemyError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
 from celery_asynctask.core import columns
 from celery_asynctask.core.url import parse
@@ -40,6 +40,8 @@ TASK_COLUMNS: Final = tuple(one.name for one in columns.TASK if one.api is not N
 """Columns of a task that are shown."""
 ATTEMPT_COLUMNS: Final = ("attempt", *(one.name for one in columns.ATTEMPT if one.api is not None))
 """As `TASK_COLUMNS`, of an attempt; the first is its number, which is counted."""
+WITHOUT_VALUES: Final = tuple(defer(getattr(AsyncTask, name)) for name in columns.VALUES)
+"""Options of a SELECT of whole tasks that leaves their values unread."""
 _TASKS: Final = AsyncTask.__table__.c
 """In place of the attributes of `AsyncTask`, each of which SQLAlchemy compares with that of the statement that it has
 compiled, at every execution."""

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from celery_asynctask.queries.reader import Reader
 from celery_asynctask.queries.search.filter import Value
 from celery_asynctask.queries.search.json_path import at_path
+from celery_asynctask.queries.search.order import NEWEST
 from celery_asynctask.queries.search.page import MOST_LOOKED_AT, last_of_first
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
 
@@ -56,7 +57,7 @@ def reruns(reader: Reader, session: Session, tasks: Sequence[AsyncTask]) -> Reru
         AsyncTask.root_task_id == AsyncTask.celery_task_id,
         at_path(AsyncTask.content, (RERUN_OF,), Value("any"), reader.dialect),
     ).with_only_columns(AsyncTask.celery_task_id, AsyncTask.created_at, AsyncTask.name, AsyncTask.content)
-    for row in session.execute(asked.order_by(AsyncTask.created_at.desc(), AsyncTask.id.desc())):
+    for row in session.execute(asked.order_by(*NEWEST.terms)):
         original = row.content[RERUN_OF]
         if isinstance(original, str) and name_of.get(original) == row.name:
             found.setdefault(original, []).append(Rerun(row.celery_task_id, row.created_at))

@@ -13,10 +13,10 @@ from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, Select, select
-from sqlalchemy.orm import Session, defer
+from sqlalchemy.orm import Session
 
 from celery_asynctask.errors import FilterError
-from celery_asynctask.queries.reader import Reader, seen_by
+from celery_asynctask.queries.reader import WITHOUT_VALUES, Reader, seen_by
 from celery_asynctask.queries.search.condition import conditions
 from celery_asynctask.queries.search.filter import Filter
 from celery_asynctask.queries.search.order import NEWEST, Cursor, Order, Place
@@ -78,7 +78,7 @@ def page(
         asked = asked.where(bound.upto(order if order.by_creation else NEWEST))
     is_cut = False
     if columns is None:
-        found: list[Any] = list(session.scalars(asked.options(*_unread(payloads))))
+        found: list[Any] = list(session.scalars(asked if payloads else asked.options(*WITHOUT_VALUES)))
     else:
         found, is_cut = _some(session, asked, limit + 1)
     looked_back_to = bound.created_at if bound is not None else None
@@ -151,8 +151,3 @@ def last_of_first(session: Session | Connection, tasks: Select[Any], most: int, 
     sorted_ = tasks.with_only_columns(AsyncTask.created_at, AsyncTask.id).order_by(None).order_by(*order.terms)
     found = session.execute(sorted_.offset(most - 1).limit(2)).all()
     return Place(found[0].created_at, found[0].id) if len(found) > 1 else None
-
-
-def _unread(payloads: bool) -> list[Any]:
-    columns = (AsyncTask.task_args, AsyncTask.task_kwargs, AsyncTask.result, AsyncTask.content)
-    return [] if payloads else [defer(column) for column in columns]

@@ -13,6 +13,7 @@ from celery_asynctask.core.status import FAILED
 from celery_asynctask.queries.reader import Reader, task_columns
 from celery_asynctask.queries.search.condition import conditions, run_microseconds
 from celery_asynctask.queries.search.filter import Filter, Term, Value
+from celery_asynctask.queries.search.order import NEWEST
 from celery_asynctask.store.models import AsyncTask
 
 MOST_LOOKED_AT: Final = 1_000
@@ -41,7 +42,7 @@ def named(reader: Reader, session: Session, name: str, *, rows: int = 10, most: 
     """So many ``rows`` of each, of the newest ``most`` tasks of that name."""
     asked = select(AsyncTask.id, AsyncTask.created_at, AsyncTask.status, run_microseconds().label("run"))
     asked = reader.seen(asked).where(*conditions(by_name(name), reader.dialect).indexed)
-    asked = asked.order_by(AsyncTask.created_at.desc(), AsyncTask.id.desc()).limit(most)
+    asked = asked.order_by(*NEWEST.terms).limit(most)
     one = asked.cte("newest")
     newest_first = (one.c.created_at.desc(), one.c.id.desc())
     each = {

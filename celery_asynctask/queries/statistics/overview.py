@@ -7,15 +7,20 @@ of, however many tasks there are.
 from __future__ import annotations
 
 import datetime as dt
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import ColumnElement, case, func, select, union_all
-from sqlalchemy.orm import Session, defer
+from sqlalchemy import BigInteger, ColumnElement, case, cast, func, select, union_all
+from sqlalchemy.orm import Session
 
-from celery_asynctask.core.accounting import SILENT, left_over
+from celery_asynctask.core.accounting import left_over
 from celery_asynctask.core.status import FAILED, AsyncTaskStatus
-from celery_asynctask.queries.reader import Reader
+from celery_asynctask.queries.processes import counted
+from celery_asynctask.queries.reader import WITHOUT_VALUES, Reader
+from celery_asynctask.queries.search.filter import Filter, Term, Value
+from celery_asynctask.queries.search.order import NEWEST, OLDEST
+from celery_asynctask.queries.statistics.counts import counts
 from celery_asynctask.store.models import AsyncTask, AsyncTaskSource
 
 HOUR: Final = dt.timedelta(hours=1)
@@ -71,15 +76,16 @@ class Overview(NamedTuple):
 
 def overview(reader: Reader, session: Session, now: dt.datetime, *, rows: int = 10) -> Overview:
     """What happens at ``now``, with at most so many ``rows`` of each list."""
-    counts, since = _counts(reader, session, now - HOUR)
+    last_hour = Filter((Term("since", (), (Value(">=", now - HOUR),), False),))
+    lately = counts(reader, session, last_hour, most=MOST_COUNTED)
     return Overview(
         at=now,
         running=_running(reader, session),
         slowest=_tasks(reader, session, [AsyncTaskStatus.STARTED], rows, newest=False),
         failures=_tasks(reader, session, [one for one in FAILED if one is not AsyncTaskStatus.LOST], rows),
         lost=_tasks(reader, session, [AsyncTaskStatus.LOST], rows),
-        counts=counts,
-        since=since,
+        counts={status: count for status, count in lately.by_status.items() if count},
+        since=lately.looked_back_to or now - HOUR,
         recording=_recording(session, now),
     )
 
@@ -94,7 +100,7 @@ def _tasks(
 ) -> Sequence[AsyncTask]:
     """The newest tasks of these statuses, or those that started first of the oldest `MOST_RUNNING`. Each status is
     asked for alone: an index has its tasks in order."""
-    asked_for = (AsyncTask.created_at.desc(), AsyncTask.id.desc()) if newest else (AsyncTask.created_at, AsyncTask.id)
+    asked_for = NEWEST.terms if newest else OLDEST.terms
     each = [
         reader.seen(select(AsyncTask.id))
         .where(AsyncTask.status == status)
@@ -104,8 +110,7 @@ def _tasks(
         for status in statuses
     ]
     ids = union_all(*(select(one.c.id) for one in each)).subquery()
-    values = (AsyncTask.task_args, AsyncTask.task_kwargs, AsyncTask.result, AsyncTask.content)
-    found = reader.tasks().join(ids, AsyncTask.id == ids.c.id).options(*(defer(value) for value in values))
+    found = reader.tasks().join(ids, AsyncTask.id == ids.c.id).options(*WITHOUT_VALUES)
     in_order = asked_for if newest else (AsyncTask.started_at, AsyncTask.id)
     return session.scalars(found.order_by(*in_order).limit(rows)).all()
 
@@ -113,55 +118,26 @@ def _tasks(
 def _running(reader: Reader, session: Session) -> dict[str, int]:
     names = reader.seen(select(AsyncTask.name)).where(AsyncTask.status == AsyncTaskStatus.STARTED)
     one = names.limit(MOST_RUNNING).subquery()
-    counted = select(one.c.name, func.count().label("tasks")).group_by(one.c.name)
-    rows = session.execute(counted.order_by(func.count().desc(), one.c.name))
+    by_name = select(one.c.name, func.count().label("tasks")).group_by(one.c.name)
+    rows = session.execute(by_name.order_by(func.count().desc(), one.c.name))
     return {row.name: row.tasks for row in rows}
 
 
-def _counts(reader: Reader, session: Session, since: dt.datetime) -> tuple[dict[AsyncTaskStatus, int], dt.datetime]:
-    newest = reader.tasks().with_only_columns(AsyncTask.status, AsyncTask.created_at)
-    newest = newest.where(AsyncTask.created_at >= since)
-    one = newest.order_by(AsyncTask.created_at.desc()).limit(MOST_COUNTED).subquery()
-    counted = select(one.c.status, func.count().label("tasks"), func.min(one.c.created_at).label("first"))
-    rows = session.execute(counted.group_by(one.c.status)).all()
-    found = {row.status: row.tasks for row in rows}
-    if sum(found.values()) == MOST_COUNTED:
-        since = min(row.first for row in rows)
-    return {status: found[status] for status in AsyncTaskStatus if status in found}, since
-
-
 def _recording(session: Session, now: dt.datetime) -> Recording:
-    source = AsyncTaskSource
-    lives = source.ended_at.is_(None)
-    seen = source.last_seen_at >= now - SILENT
     of: Any = AsyncTaskSource.__table__.c
     left: ColumnElement[int] = left_over(of.last_number, of.stored, of.quarantined)
-    row = session.execute(
-        select(
-            _count(lives & seen).label("alive"),
-            _count(lives & ~seen).label("silent"),
-            _count(source.ended_at >= now - GONE).label("gone"),
-            func.max(source.last_seen_at).label("seen"),
-            func.coalesce(func.sum(source.stored), 0).label("stored"),
-            func.coalesce(func.sum(source.quarantined), 0).label("quarantined"),
-            func.coalesce(func.sum(case((left > 0, left), else_=0)), 0).label("missing"),
-        )
-    ).one()
-    dropped: dict[str, int] = {}
-    for counts in session.scalars(select(source.dropped).where(source.dropped.is_not(None))):
-        for reason, count in counts.items():
-            dropped[reason] = dropped.get(reason, 0) + int(count)
-    return Recording(
-        alive=int(row.alive),
-        silent=int(row.silent),
-        gone=int(row.gone),
-        seen=row.seen,
-        stored=int(row.stored),
-        quarantined=int(row.quarantined),
-        missing=int(row.missing),
-        dropped=dropped,
+    asked = select(
+        *counted(now, of.ended_at >= now - GONE),
+        _total(of.stored).label("stored"),
+        _total(of.quarantined).label("quarantined"),
+        _total(case((left > 0, left))).label("missing"),
     )
+    row = session.execute(asked).one()
+    dropped: Counter[str] = Counter()
+    for by_reason in session.scalars(select(of.dropped).where(of.dropped.is_not(None))):
+        dropped.update(by_reason)
+    return Recording(**row._mapping, dropped=dropped)
 
 
-def _count(condition: ColumnElement[bool]) -> ColumnElement[int]:
-    return func.coalesce(func.sum(case((condition, 1), else_=0)), 0)
+def _total(column: ColumnElement[int]) -> ColumnElement[int]:
+    return cast(func.coalesce(func.sum(column), 0), BigInteger)
