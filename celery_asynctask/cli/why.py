@@ -8,7 +8,7 @@ from celery_asynctask.cli.command import Look, command
 from celery_asynctask.present.diagnosis import explain
 from celery_asynctask.present.symbols import SIGNS
 from celery_asynctask.present.words import Words
-from celery_asynctask.queries.diagnosis.collect import evidence
+from celery_asynctask.queries.diagnosis import evidence
 from celery_asynctask.queries.task import find
 
 

@@ -12,8 +12,8 @@ from celery_asynctask.console.page import Page, floored, route
 from celery_asynctask.console.spark import sparks, sparks_note
 from celery_asynctask.core.accounting import Ledger
 from celery_asynctask.core.status import FAILED, AsyncTaskStatus
-from celery_asynctask.queries.backlog import MOST_COUNTED, is_empty, standing
 from celery_asynctask.queries.search.filter import Filter
+from celery_asynctask.queries.statistics.counts import MOST_STANDING, is_empty, standing
 from celery_asynctask.queries.statistics.overview import MOST_RUNNING
 from celery_asynctask.queries.statistics.overview import overview as overview_of
 from celery_asynctask.queries.statistics.series import FEWER, MOST_LOOKED_AT, series
@@ -48,7 +48,7 @@ async def overview(page: Page) -> Response:
             "found": found,
             **record,
             "now": standing(reader, session),
-            "most_counted": MOST_COUNTED,
+            "most_counted": MOST_STANDING,
             "most_running": MOST_RUNNING,
             "names_are_of_some": sum(found.running.values()) >= MOST_RUNNING,
             "waiting": WAITING,

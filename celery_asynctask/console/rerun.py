@@ -14,8 +14,7 @@ from celery_asynctask.core.rights import Right
 from celery_asynctask.operations.rerun import Candidate, Options
 from celery_asynctask.present.reasons import reasons
 from celery_asynctask.queries.reruns import RERUN_OF
-from celery_asynctask.queries.task import exact, is_id
-from celery_asynctask.queries.task_detail import of_page
+from celery_asynctask.queries.task import exact, is_id, of_page
 from celery_asynctask.queries.types import PageRow, Session
 from celery_asynctask.web import rerun
 from celery_asynctask.web.problem import invalid, not_found

@@ -20,10 +20,8 @@ from celery_asynctask.core.text import span
 from celery_asynctask.errors import NotFoundError
 from celery_asynctask.present.diagnosis import explain
 from celery_asynctask.present.words import Words
-from celery_asynctask.queries.diagnosis.collect import evidence
-from celery_asynctask.queries.diagnosis.evidence import Evidence
-from celery_asynctask.queries.task import exact, find, is_id, number_of
-from celery_asynctask.queries.task_detail import MOST_COUNTED, around, of_page, some_attempts
+from celery_asynctask.queries.diagnosis import Evidence, evidence
+from celery_asynctask.queries.task import MOST_COUNTED, around, attempts, exact, find, is_id, number_of, of_page
 from celery_asynctask.queries.types import PageRow, Session, TaskColumns, TaskLike, TaskRow
 from celery_asynctask.queries.workflow.timeline import Course, courses
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
@@ -212,7 +210,7 @@ def _attempts(session: Session, row: TaskLike, total: int, first: str, now: dt.d
         return []
     start = int(first) if first else max(1, total - ATTEMPTS + 1)
     begin = max(1, start - 1)  # the one before, for the wait of the first, and one after, for the end of the last
-    runs = some_attempts(session, row, begin, start - begin + ATTEMPTS + 1)
+    runs = attempts(session, row, begin, start - begin + ATTEMPTS + 1)
     found = []
     for number, (run, course) in enumerate(zip(runs, courses(row, runs, now), strict=True), begin):
         if start <= number < start + ATTEMPTS:

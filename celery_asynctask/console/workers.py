@@ -13,8 +13,8 @@ from celery_asynctask.core.text import amount
 from celery_asynctask.errors import SettingsError
 from celery_asynctask.journal.survey import UNKNOWN_PID
 from celery_asynctask.operations import retention
+from celery_asynctask.queries.database_health import size
 from celery_asynctask.queries.processes import MOST_GONE, MOST_LOST, MOST_RUNNING, Sources, sources
-from celery_asynctask.queries.size import size
 from celery_asynctask.queries.types import Session
 from celery_asynctask.store.tables import SCHEMA_VERSION
 from celery_asynctask.web.health import Health

@@ -13,7 +13,7 @@ from celery_asynctask.core.accounting import SILENT
 from celery_asynctask.core.keys import happened_at, is_planned, is_unsent
 from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.present.words import Words, error, in_a_line
-from celery_asynctask.queries.diagnosis.evidence import Evidence
+from celery_asynctask.queries.diagnosis import Evidence
 
 
 def explain(evidence: Evidence, words: Words) -> list[str]:

@@ -1,26 +1,60 @@
-"""One task, by its id or the beginning of it, and its attempts."""
+"""One task, by its id or the beginning of it, its attempts, and the workflow around it."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any, Final, overload
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import cache, lru_cache
+from typing import Any, Final, NamedTuple, overload
 
 from sqlalchemy import Connection, Select, bindparam, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
+from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.errors import NotFoundError
-from celery_asynctask.queries.reader import Reader, attempt_columns
+from celery_asynctask.queries.reader import Reader, attempt_columns, task_columns
 from celery_asynctask.queries.search.condition import begins_with
 from celery_asynctask.queries.search.keys import is_hex
-from celery_asynctask.queries.types import AttemptRow, TaskColumns
+from celery_asynctask.queries.types import AttemptRow, TaskColumns, TaskLike
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
 
 _NAMED: Final = 5
 """Tasks that an error names."""
 MOST_ATTEMPTS: Final = 1000
 """Attempts of a task that `attempt_rows` has, and one that shows that there are more."""
+MOST_COUNTED: Final = 1000
+"""Members of a workflow, or children, that are counted."""
+MOST_CHILDREN: Final = 20
+"""Children that are named."""
+
+
+class Relative(NamedTuple):
+    """Another task of the workflow."""
+
+    celery_task_id: str
+    name: str
+    status: AsyncTaskStatus
+
+
+class Around(NamedTuple):
+    """The workflow around a task, of what may be seen."""
+
+    parent: Relative | None
+    """None: it has none, or there is no row of it that may be seen."""
+    root: Relative | None
+    """As ``parent``; None for a task that is its own root, too."""
+    children: Sequence[Relative]
+    """Some of the tasks that it sent, those that were asked for first before the others."""
+    children_counted: int
+    """How many there are; more than `MOST_COUNTED`: there may be still more."""
+    statuses: Mapping[AsyncTaskStatus, int]
+    """How many tasks have the same root, by their status, itself included."""
+
+    @property
+    def members(self) -> int:
+        """How many have the same root; more than `MOST_COUNTED`: there may be still more."""
+        return sum(self.statuses.values())
 
 
 def find(reader: Reader, session: Session, text: str) -> AsyncTask:
@@ -100,7 +134,38 @@ def attempt_rows(reader: Reader, session: Session, task: AsyncTask) -> Sequence[
     return rows
 
 
-def attempts(session: Session, task: AsyncTask) -> Sequence[AsyncTaskAttempt]:
-    """The runs of a task's body, in the order in which they were meant to happen."""
+def attempts(session: Session, task: TaskLike, first: int = 1, count: int | None = None) -> Sequence[AsyncTaskAttempt]:
+    """The runs of a task's body in the order in which they were meant to happen, ``count`` from the one with the number
+    ``first``; their own ``attempt`` is not read."""
     asked = select(AsyncTaskAttempt).where(AsyncTaskAttempt.celery_task_id == task.celery_task_id)
-    return session.scalars(asked.order_by(AsyncTaskAttempt.run_key)).all()
+    asked = asked.options(defer(AsyncTaskAttempt.attempt)).order_by(AsyncTaskAttempt.run_key)
+    return session.scalars(asked.offset(first - 1).limit(count)).all()
+
+
+@cache
+def of_page(dialect: str, *, values: bool) -> Select[Any]:
+    """SELECT of `reader.task_columns` and what `diagnosis` needs."""
+    return task_columns(dialect, values=values).add_columns(AsyncTask.order_key)
+
+
+def around(reader: Reader, session: Session, task: TaskLike) -> Around:
+    """Three statements, each by an index and bounded."""
+    relative = [AsyncTask.celery_task_id, AsyncTask.name, AsyncTask.status]
+    named = {one for one in (task.parent_task_id, task.root_task_id) if one and one != task.celery_task_id}
+    above = {}
+    if named:
+        asked = reader.seen(select(*relative).where(AsyncTask.celery_task_id.in_(sorted(named))))
+        above = {row.celery_task_id: Relative(*row) for row in session.execute(asked)}
+    sent = reader.seen(select(*relative, AsyncTask.created_at, AsyncTask.id))
+    sent = sent.where(AsyncTask.parent_task_id == task.celery_task_id).limit(MOST_COUNTED + 1)
+    children = sorted(session.execute(sent), key=lambda row: (row.created_at, row.id))
+    root = task.root_task_id or task.celery_task_id
+    members = reader.seen(select(AsyncTask.status)).where(AsyncTask.root_task_id == root).limit(MOST_COUNTED + 1)
+    statuses = Counter(session.scalars(members))
+    return Around(
+        parent=above.get(task.parent_task_id),
+        root=above.get(task.root_task_id),
+        children=[Relative(*row[:3]) for row in children[:MOST_CHILDREN]],
+        children_counted=len(children),
+        statuses={status: statuses[status] for status in AsyncTaskStatus if statuses[status]},
+    )

@@ -58,7 +58,7 @@ class EvidentTask(TaskLike, Protocol):
 
 
 class PageRow(TaskRow, EvidentTask, Protocol):
-    """As `task_detail.of_page` selects them."""
+    """As `task.of_page` selects them."""
 
 
 class AttemptRow(Protocol):

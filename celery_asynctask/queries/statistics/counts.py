@@ -1,4 +1,5 @@
-"""How many tasks of which status a filter finds, among the newest: bounded, so that it may stand above every page."""
+"""How many tasks there are of which status: of those that a filter finds, and of those that have not ended. Bounded, so
+that it may stand above every page."""
 
 from __future__ import annotations
 
@@ -6,10 +7,10 @@ import datetime as dt
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from sqlalchemy import case, func, select
+from sqlalchemy import case, func, literal, select, union_all
 from sqlalchemy.orm import Session
 
-from celery_asynctask.core.status import AsyncTaskStatus
+from celery_asynctask.core.status import TERMINAL, AsyncTaskStatus
 from celery_asynctask.queries.reader import Reader
 from celery_asynctask.queries.search.condition import conditions
 from celery_asynctask.queries.search.filter import Filter
@@ -19,6 +20,9 @@ from celery_asynctask.store.models import AsyncTask
 
 MOST_COUNTED: Final = 4_000
 """Tasks that are looked at."""
+MOST_STANDING: Final = 10_000
+"""Tasks of one status that are counted; where there are so many, there may be more."""
+COUNTED: Final = (*(status for status in AsyncTaskStatus if status not in TERMINAL), AsyncTaskStatus.LOST)
 
 
 class Counts(NamedTuple):
@@ -46,3 +50,18 @@ def counts(reader: Reader, session: Session, search: Filter, *, most: int = MOST
     found = {row.status: int(row.tasks) for row in rows}
     by_status = {status: found.get(status, 0) for status in AsyncTaskStatus}
     return Counts(by_status, looked_back_to(session, newest, rows, most))
+
+
+def standing(reader: Reader, session: Session, *, most: int = MOST_STANDING) -> Mapping[AsyncTaskStatus, int]:
+    """How many tasks of each status in `COUNTED` there are, ``most`` at most: an index alone tells."""
+    each = []
+    for status in COUNTED:
+        one = reader.seen(select(AsyncTask.status)).where(AsyncTask.status == status).limit(most).subquery()
+        each.append(select(literal(status.value).label("status"), func.count().label("tasks")).select_from(one))
+    found = {row.status: row.tasks for row in session.execute(union_all(*each))}
+    return {status: int(found[status.value]) for status in COUNTED}
+
+
+def is_empty(reader: Reader, session: Session) -> bool:
+    """Whether there is no task at all."""
+    return session.execute(reader.seen(select(AsyncTask.id)).limit(1)).first() is None

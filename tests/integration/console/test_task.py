@@ -12,7 +12,7 @@ from sqlalchemy import insert, select, text, update
 
 from celery_asynctask.console import task
 from celery_asynctask.core.event import Event
-from celery_asynctask.queries import task_detail
+from celery_asynctask.queries import task as task_query
 from celery_asynctask.store import Store
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt, AsyncTaskSource
 from tests.histories import SOURCE, Delivery, about, lines, published
@@ -334,8 +334,8 @@ def test_hostile_content_is_text(store: Store, api: Api) -> None:
 
 
 def test_the_workflow_is_counted_up_to_a_bound(store: Store, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(task_detail, "MOST_COUNTED", 4)
-    monkeypatch.setattr(task_detail, "MOST_CHILDREN", 2)
+    monkeypatch.setattr(task_query, "MOST_COUNTED", 4)
+    monkeypatch.setattr(task_query, "MOST_CHILDREN", 2)
     monkeypatch.setattr(task, "MOST_COUNTED", 4)
     add(store, [row("top", root_task_id="top")])
     add(store, [row(f"child-{number}", root_task_id="top", parent_task_id="top") for number in range(9)])

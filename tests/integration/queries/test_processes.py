@@ -13,8 +13,8 @@ from celery_asynctask import AsyncTaskAttempt, AsyncTaskSource
 from celery_asynctask.queries import Reader
 from celery_asynctask.queries import processes as module
 from celery_asynctask.queries.completeness import completeness
+from celery_asynctask.queries.database_health import size
 from celery_asynctask.queries.processes import State, sources
-from celery_asynctask.queries.size import size
 from celery_asynctask.queries.statistics.overview import overview
 from celery_asynctask.store import Store
 from celery_asynctask.store.models import Base

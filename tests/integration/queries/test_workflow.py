@@ -12,7 +12,7 @@ from celery_asynctask.core.event import Event, Kind
 from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.errors import NotFoundError
 from celery_asynctask.queries import Reader
-from celery_asynctask.queries.diagnosis.collect import evidence
+from celery_asynctask.queries.diagnosis import evidence
 from celery_asynctask.queries.task import find
 from celery_asynctask.queries.workflow import members as queries
 from celery_asynctask.queries.workflow import tree

@@ -16,7 +16,7 @@ from celery_asynctask.core.fold import fold
 from celery_asynctask.core.status import TERMINAL, AsyncTaskStatus
 from celery_asynctask.present.diagnosis import explain
 from celery_asynctask.present.words import Words
-from celery_asynctask.queries.diagnosis.evidence import Evidence
+from celery_asynctask.queries.diagnosis import Evidence
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt, AsyncTaskSource
 from tests.histories import HISTORIES, ID, SOURCE, START
 from tests.unit.queries.test_tree import member

@@ -1,1 +1,0 @@
-"""Why a task is where it is."""
