@@ -144,7 +144,7 @@ def test_a_query_that_takes_too_long(store: Store, monkeypatch: pytest.MonkeyPat
         "sqlite": "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n",
     }[store.engine.dialect.name]
 
-    def page(_reader: Any, *_: Any, session: Any, **__: Any) -> Any:
+    def page(_reader: Any, session: Any, *_: Any, **__: Any) -> Any:
         session.execute(text(slow))
         raise AssertionError("it was not stopped")
 
