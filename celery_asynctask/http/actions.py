@@ -13,7 +13,7 @@ from celery_asynctask.http.openapi import problems
 from celery_asynctask.http.tasks import TaskId, found_task
 from celery_asynctask.operations import retention
 from celery_asynctask.operations.purge import Purge, Purged
-from celery_asynctask.operations.rerun import Candidate, Options
+from celery_asynctask.operations.rerun import Options
 from celery_asynctask.operations.session import Writer
 from celery_asynctask.present.reasons import reasons
 from celery_asynctask.queries.task import exact
@@ -53,13 +53,15 @@ def rerun(
     how = Options(unfinished=asked.unfinished, again=asked.again)
     with caller.reader.session() as session:
         task = _meant(caller, session, task_id)
+    new = None
     if asked.dry_run:
         one = preview(caller, task, how)
         if one.refusals:
             raise refused(one.refusals, REMEDIES)
-        return _sent(one, None, 200)
-    one, new = send_again(caller, task, how, caller.access.name or "HTTP API", REMEDIES)
-    return _sent(one, new, 201)
+    else:
+        one, new = send_again(caller, task, how, caller.access.name or "HTTP API", REMEDIES)
+    about = {"celery_task_id": new, "rerun_of": one.task.celery_task_id, "remarks": reasons(one.remarks)}
+    return json_response(schema.Rerun.of(one, **about), 200 if new is None else 201)
 
 
 def _meant(caller: Caller, session: Session, task_id: str) -> AsyncTask:
@@ -73,11 +75,6 @@ def _meant(caller: Caller, session: Session, task_id: str) -> AsyncTask:
         f"{other.id}. Ask by the other id of the one that is meant."
     )
     raise ProblemError("refused", 409, detail)
-
-
-def _sent(one: Candidate, new: str | None, status: int) -> Response:
-    about = {"celery_task_id": new, "rerun_of": one.task.celery_task_id, "remarks": reasons(one.remarks)}
-    return json_response(schema.Rerun.of(one, **about), status)
 
 
 @router.post(
@@ -109,8 +106,7 @@ def purge(caller: Annotated[Caller, Depends(needing(Right.PURGE))], asked: schem
                 work.run(_unheard, most=MOST_PURGED)
             finally:  # where it was broken off, what it had deleted is
                 _note(caller, work.purged, rules[0])
-    tasks, attempts, *_ = work.purged
-    return json_response({"due": due, "tasks": tasks, "attempts": attempts, "complete": work.complete})
+    return json_response(schema.Purge.of(work.purged, due=due, complete=work.complete))
 
 
 def _note(caller: Caller, purged: Purged, rule: retention.Rule) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -52,33 +53,27 @@ class Kept(Generic[T]):
 
     def __init__(self) -> None:
         self._made: Future[T] | None = None
-        self._is_being_made = False
         self._until = 0.0
         self._lock = Lock()
 
     def get(self, make: Callable[[], T], seconds: float) -> T:
         """What ``make`` has returned not longer than so many seconds ago; somewhat longer while it is made anew. What
         it raises is raised by its caller and all that wait for it, and by no later call."""
+        mine: Future[T] = Future()
         with self._lock:
-            made = self._made
-            is_mine = not self._is_being_made and (made is None or time.monotonic() >= self._until)
+            made = self._made or mine
+            is_mine = made is mine or time.monotonic() >= self._until
             if is_mine:
-                self._is_being_made = True
-                mine: Future[T] = Future()
-                if made is None:
-                    self._made = mine
+                self._made, self._until = made, math.inf  # nobody else makes it meanwhile
         if not is_mine:
-            assert made is not None
             return made.result()
         try:
             value = make()
         except BaseException as exc:
-            with self._lock:
-                self._made, self._is_being_made = None, False
+            self._made = None
             mine.set_exception(exc)
             raise
         mine.set_result(value)
         with self._lock:
-            self._made, self._is_being_made = mine, False
-            self._until = time.monotonic() + seconds
+            self._made, self._until = mine, time.monotonic() + seconds
         return value

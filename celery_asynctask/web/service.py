@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable, Mapping, Set
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, Final, TypeVar
-from urllib.parse import urlsplit
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import Request
@@ -297,15 +296,8 @@ def same_site(request: Request) -> None:
     site = request.headers.get("sec-fetch-site")
     if site is None:  # no browser, or an old one; a proxy may have changed Host, which is not looked at otherwise
         origin = request.headers.get("origin")
-        refused = origin is not None and _host(origin) != request.headers.get("host", "")
+        refused = origin is not None and origin.partition("://")[2] != request.headers.get("host", "")
     else:
         refused = site not in ("same-origin", "none")
     if refused:
         raise ProblemError("cross-site", 403, "Actions are taken from pages of this server, or without a browser.")
-
-
-def _host(origin: str) -> str | None:
-    try:
-        return urlsplit(origin).netloc
-    except ValueError:
-        return None
