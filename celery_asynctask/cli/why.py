@@ -5,9 +5,8 @@ from __future__ import annotations
 import click
 
 from celery_asynctask.cli.command import Look, command
-from celery_asynctask.present.diagnosis import explain
+from celery_asynctask.present.diagnosis import Words, explain
 from celery_asynctask.present.symbols import SIGNS
-from celery_asynctask.present.words import Words
 from celery_asynctask.queries.diagnosis import evidence
 from celery_asynctask.queries.task import find
 
@@ -23,7 +22,7 @@ def why(look: Look, task_id: str) -> None:
     with reader.session() as session:
         task = find(reader, session, task_id)
         found = evidence(reader, session, task)
-    sentences = explain(found, Words(output.now, output.show))
+    sentences = explain(found, Words(output.now, output.show, output.show))
     if output.as_json:
         cause = found.cause
         while cause is not None and cause.cause is not None:

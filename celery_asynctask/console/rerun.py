@@ -11,7 +11,7 @@ from celery_asynctask.console import entry, markup, value
 from celery_asynctask.console.page import Page
 from celery_asynctask.console.task import address, located, routes, values
 from celery_asynctask.core.rights import Right
-from celery_asynctask.operations.rerun import Candidate, Options
+from celery_asynctask.operations.rerun import Options
 from celery_asynctask.present.reasons import reasons
 from celery_asynctask.queries.reruns import RERUN_OF
 from celery_asynctask.queries.task import exact, is_id, of_page
@@ -22,7 +22,6 @@ from celery_asynctask.web.problem import invalid, not_found
 REMEDIES: Final = {"again": "also if it was sent again before", "unfinished": "also if it is not over"}
 """By field of `Options`: what is to be ticked by who wants it all the same."""
 _WORDS: Final = {field: f"unless you tick “{title}”" for field, title in REMEDIES.items()}
-_ARGUMENTS: Final = ("args", "kwargs")
 
 
 def _by(page: Page) -> str:
@@ -42,7 +41,22 @@ async def preview(page: Page) -> Response:
         if found is None:  # it was deleted meanwhile
             raise not_found("There is no such task any more.")
         one = rerun.preview(page, found, _options(asked))
-        return _page(page, row, one, asked)
+        shown = page.render(
+            "rerun.html",
+            state="asked",
+            name=row.name,
+            base=address(row),
+            task=row,
+            one=one,
+            by=_by(page),
+            asked=asked,
+            values=values(page, row, ("args", "kwargs")),
+            refusals=reasons(one.refusals, _WORDS),
+            remarks=reasons(one.remarks),
+            remedies={refusal.remedy for refusal in one.refusals} & REMEDIES.keys(),
+            all_remedies=REMEDIES,
+        )
+        return HTMLResponse(shown, headers=markup.SECURITY)
 
     return await page.service.run(work)
 
@@ -87,26 +101,6 @@ async def sent(page: Page) -> Response:
 
 def _options(asked: Mapping[str, str]) -> Options:
     return Options(again=bool(asked.get("again")), unfinished=bool(asked.get("unfinished")))
-
-
-def _page(page: Page, row: PageRow, one: Candidate, asked: Mapping[str, str]) -> Response:
-    base = address(row)
-    found = page.render(
-        "rerun.html",
-        state="asked",
-        name=row.name,
-        base=base,
-        task=row,
-        one=one,
-        by=_by(page),
-        asked=asked,
-        values=[shown for shown in values(page, row, base) if shown.name in _ARGUMENTS] if page.payloads else [],
-        refusals=reasons(one.refusals, _WORDS),
-        remarks=reasons(one.remarks),
-        remedies={refusal.remedy for refusal in one.refusals} & REMEDIES.keys(),
-        all_remedies=REMEDIES,
-    )
-    return HTMLResponse(found, headers=markup.SECURITY)
 
 
 ROUTES: Final = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple, overload
 
 from starlette.responses import RedirectResponse, Response
@@ -13,13 +13,13 @@ from starlette.routing import Route
 from celery_asynctask.console import frames, markup, value
 from celery_asynctask.console.page import Make, Page, floored, route
 from celery_asynctask.core import links
+from celery_asynctask.core.fold import STATUS
 from celery_asynctask.core.limits import MAX_MESSAGE, MAX_TRACEBACK
 from celery_asynctask.core.rights import Right
 from celery_asynctask.core.status import TERMINAL, AsyncTaskStatus
 from celery_asynctask.core.text import span
 from celery_asynctask.errors import NotFoundError
-from celery_asynctask.present.diagnosis import explain
-from celery_asynctask.present.words import Words
+from celery_asynctask.present.diagnosis import Words, explain
 from celery_asynctask.queries.diagnosis import Evidence, evidence
 from celery_asynctask.queries.task import MOST_COUNTED, around, attempts, exact, find, is_id, number_of, of_page
 from celery_asynctask.queries.types import PageRow, Session, TaskColumns, TaskLike, TaskRow
@@ -36,14 +36,9 @@ MOST_TRACEBACK: Final = MAX_TRACEBACK + 1000
 TICK: Final = 10
 """Seconds for which the page of a task that nothing happens to stays the same."""
 OUTCOMES: Final = {
-    "succeeded": AsyncTaskStatus.SUCCESS,
+    **{kind.value: status for kind, status in STATUS.items()},
     "replaced": AsyncTaskStatus.SUCCESS,
-    "failed": AsyncTaskStatus.FAILURE,
-    "retried": AsyncTaskStatus.RETRY,
     "requeued": AsyncTaskStatus.RETRY,
-    "ignored": AsyncTaskStatus.IGNORED,
-    "rejected": AsyncTaskStatus.REJECTED,
-    "revoked": AsyncTaskStatus.REVOKED,
     "terminated": AsyncTaskStatus.REVOKED,
     "running": AsyncTaskStatus.STARTED,
 }
@@ -63,29 +58,8 @@ class Attempt(NamedTuple):
     """The same, folded to the user's own frames."""
 
 
-class Shown(NamedTuple):
-    """One of the values."""
-
-    name: str
-    url: str
-    value: value.Shown | None
-    """None: it was not recorded."""
-
-
 class _ElsewhereError(Exception):
     """The task has another address."""
-
-
-class _Words(Words):
-    """Words of a page that is the same for some seconds."""
-
-    __slots__ = ()
-
-    def since(self, moment: dt.datetime) -> str:
-        """A moment in the past and about how long ago it is."""
-        seconds = max(0.0, (self.now - moment).total_seconds())
-        age = f"{span(seconds - seconds % (60 if seconds >= 60 else TICK))}" if seconds >= TICK else "moments"
-        return f"{self.show(moment)} ({age} ago)"
 
 
 @overload
@@ -159,14 +133,14 @@ def _found(page: Page, session: Session, row: PageRow, base: str, first: str, no
         "base": base,
         "last": last,
         "over": row.status in TERMINAL,
-        "sentences": explain(told, _Words(now, _shown)),
+        "sentences": explain(told, Words(now, _shown, _age)),
         "causes": list(_causes(told)),
         "attempts": _attempts(session, row, told.runs, first, now),
         "runs": told.runs,
         "per_page": ATTEMPTS,
         "around": around(reader, session, row),
         "most_counted": MOST_COUNTED,
-        "values": list(values(page, row, base)) if page.payloads else [],
+        "values": values(page, row),
         "progress": value.progress(row.content) if page.payloads else None,
         "rerun_of": _rerun_of(row) if page.payloads else None,
         "rerun_by": value.member(row.content, "rerun_by") if page.payloads else None,
@@ -196,6 +170,12 @@ def _shown(what: object) -> str:
     return f"{what:,}" if isinstance(what, int) else str(what)
 
 
+def _age(age: dt.timedelta) -> str:
+    """About how long ago something is, on a page that is the same for some seconds."""
+    seconds = age.total_seconds()
+    return span(seconds - seconds % (60 if seconds >= 60 else TICK)) if seconds >= TICK else "moments"
+
+
 def _causes(told: Evidence) -> Iterator[TaskLike]:
     while told.cause is not None:
         told = told.cause
@@ -221,12 +201,14 @@ def _attempts(session: Session, row: TaskLike, total: int, first: str, now: dt.d
     return found
 
 
-def values(page: Page, row: TaskRow, base: str) -> Iterator[Shown]:
-    """What a task was given, and gave."""
-    for name, column in VALUES.items():
-        text = getattr(row, column)
-        where = page.url(f"{base}/values/{name}.json")
-        yield Shown(name, where, None if text is None else value.shown(text, where))
+def values(page: Page, row: TaskRow, names: Iterable[str] = VALUES) -> dict[str, value.Shown | None]:
+    """What a task was given, and gave, by name, as far as who looks may see it; None: it was not recorded."""
+    found: dict[str, value.Shown | None] = {}
+    for name in names if page.payloads else ():
+        text = getattr(row, VALUES[name])
+        where = page.url(f"{address(row)}/values/{name}.json")
+        found[name] = None if text is None else value.shown(text, where)
+    return found
 
 
 def _links(page: Page, row: TaskLike, last: AsyncTaskAttempt | None, now: dt.datetime) -> list[links.Link]:

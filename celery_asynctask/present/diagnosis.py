@@ -5,15 +5,36 @@ Pure. `queries.diagnosis` collects the evidence.
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 from celery_asynctask.core.accounting import SILENT
 from celery_asynctask.core.keys import happened_at, is_planned, is_unsent
 from celery_asynctask.core.status import AsyncTaskStatus
-from celery_asynctask.present.words import Words, error, in_a_line
 from celery_asynctask.queries.diagnosis import Evidence
+
+MOST_TEXT: Final = 400
+"""Characters of an error's text that are told."""
+
+
+class Words(NamedTuple):
+    """How things are said, and when."""
+
+    now: dt.datetime
+    show: Callable[[Any], str]
+    """A time, length of time or number as text."""
+    age: Callable[[dt.timedelta], str]
+    """How long ago something is."""
+
+    def at(self, moment: dt.datetime | None) -> str:
+        """A moment; empty where it is not known."""
+        return "" if moment is None else self.show(moment)
+
+    def since(self, moment: dt.datetime) -> str:
+        """A moment in the past and how long ago it is."""
+        return f"{self.show(moment)} ({self.age(max(self.now - moment, dt.timedelta()))} ago)"
 
 
 def explain(evidence: Evidence, words: Words) -> list[str]:
@@ -43,7 +64,7 @@ def _failure(told: Evidence, words: Words) -> list[str]:
     task = told.task
     if is_unsent(task.order_key):
         return _unsent(told)
-    text = error(task.error_type, task.error_message)
+    text = _error(task.error_type, task.error_message)
     if task.started_at is None and told.last is None:
         if task.error_type == "NotRegistered":
             return [
@@ -72,7 +93,7 @@ def _unsent(told: Evidence) -> list[str]:
     answer = "It was never sent, because a task before it in its workflow did not succeed."
     if told.cause is not None:
         return [answer]
-    return [answer, f"{in_a_line(told.task.error_message)}. Of that task there is no row that may be seen."]
+    return [answer, f"{_in_a_line(told.task.error_message)}. Of that task there is no row that may be seen."]
 
 
 def _revoked(told: Evidence, words: Words) -> list[str]:
@@ -96,8 +117,8 @@ def _revoked(told: Evidence, words: Words) -> list[str]:
 def _rejected(told: Evidence, words: Words) -> list[str]:
     task = told.task
     if told.last is None:
-        return [f"A worker could make no task of its message: {error(task.error_type, task.error_message)}."]
-    why = f": {in_a_line(task.error_message)}" if task.error_message else ""
+        return [f"A worker could make no task of its message: {_error(task.error_type, task.error_message)}."]
+    why = f": {_in_a_line(task.error_message)}" if task.error_message else ""
     return [f"Its body raised Reject{why}.", *_run(told, words)]
 
 
@@ -109,14 +130,12 @@ def _ignored(told: Evidence, words: Words) -> list[str]:
 
 
 def _lost(told: Evidence, words: Words) -> list[str]:
-    task = told.task
-    found = [
-        f"Nobody knows how it ended. {in_a_line(task.error_message)}.",
+    return [
+        f"Nobody knows how it ended. {_in_a_line(told.task.error_message)}.",
         *_run(told, words),
         *_process(told, words),
         "If word comes after all, or the broker delivers it again, the row is put right.",
     ]
-    return found
 
 
 def _started(told: Evidence, words: Words) -> list[str]:
@@ -135,11 +154,12 @@ def _retry(told: Evidence, words: Words) -> list[str]:
     if run is None or run.ended_at is None:
         since = _since(told, words)
         return [f"It waits for its next run, retry {task.retries}{f',{since}' if since else ''}."]
-    because = f", because of {error(run.error_type, run.error_message)}" if run.error_type else ""
+    runs = "One run has" if told.runs == 1 else f"{words.show(told.runs)} runs have"
+    because = f", because of {_error(run.error_type, run.error_message)}" if run.error_type else ""
     return [
         f"It waits to be tried again, since {words.since(run.ended_at)}{because}.",
         *_place(told),
-        f"{words.runs(told.runs)} ended so far; when the next one is due, only its message knows.",
+        f"{runs} ended so far; when the next one is due, only its message knows.",
     ]
 
 
@@ -246,3 +266,14 @@ def _earlier(told: Evidence, words: Words) -> list[str]:
         f"{name or 'an end that nobody saw'} ({words.show(count)})" for name, count in told.earlier.items()
     )
     return [f"That was run {words.show(told.runs)}; before it: {ends}."]
+
+
+def _error(kind: str | None, message: str | None) -> str:
+    """An error's class and text, without a full stop."""
+    return f"{kind or 'an error'}: {_in_a_line(message)}" if message else kind or "an error"
+
+
+def _in_a_line(message: str | None) -> str:
+    """An error's text in one line, bounded, without a full stop."""
+    line = " ".join((message or "").split())
+    return (line if len(line) <= MOST_TEXT else f"{line[:MOST_TEXT]}…").rstrip(".")

@@ -14,8 +14,7 @@ from celery_asynctask.cli.output import Output
 from celery_asynctask.core.accounting import SILENT
 from celery_asynctask.core.fold import fold
 from celery_asynctask.core.status import TERMINAL, AsyncTaskStatus
-from celery_asynctask.present.diagnosis import explain
-from celery_asynctask.present.words import Words
+from celery_asynctask.present.diagnosis import Words, explain
 from celery_asynctask.queries.diagnosis import Evidence
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt, AsyncTaskSource
 from tests.histories import HISTORIES, ID, SOURCE, START
@@ -25,7 +24,8 @@ from tests.workflows import TRACEBACK
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
 TIMES = {"created_at", "started_at", "completed_at", "published_at", "received_at", "eta", "ended_at"}
 NOW = EPOCH + dt.timedelta(microseconds=START, hours=2)
-WORDS = Words(NOW, Output(utc=True).show)
+SHOW = Output(utc=True).show
+WORDS = Words(NOW, SHOW, SHOW)
 
 
 MINIMAL = {"celery_task_id": ID, "name": "shop.charge", "created_at": START, "retries": 1}
