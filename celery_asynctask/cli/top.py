@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import select
 import signal
@@ -205,29 +204,17 @@ class _Screen:
                 return
 
     def _drawn(self, console: Any) -> Any:
-        """The screen as Rich's text: what `draw` prints on a console as large as the screen."""
-        from rich.console import Console
+        """The screen as Rich's text: what `draw` would print on it."""
         from rich.text import Text
 
-        paper = io.StringIO()
-        drawn = Output(utc=self.output.utc, color=self.output.color)
-        drawn.rich = Console(
-            file=paper,
-            force_terminal=True,
-            color_system=console.color_system,
-            no_color=console.no_color,
-            width=console.width,
-            markup=False,
-            emoji=False,
-            highlight=False,
-        )
         often = f"every {span(self.interval)}; q ends"
         above = [("looks", often)] if self._problem is None else [("problem", self._problem), ("tries", often)]
-        if self._found is not None:
-            draw(drawn, self._found, self.reader.shown_url, above)
-        else:
-            drawn.fields([*above, ("database", self.reader.shown_url)])
-        return Text.from_ansi(paper.getvalue(), no_wrap=True, overflow="crop")
+        with console.capture() as captured:
+            if self._found is not None:
+                draw(self.output, self._found, self.reader.shown_url, above)
+            else:
+                self.output.fields([*above, ("database", self.reader.shown_url)])
+        return Text.from_ansi(captured.get(), no_wrap=True, overflow="crop")
 
 
 def _no_key() -> str:
