@@ -22,7 +22,7 @@ from celery_asynctask.core.columns import TASK, VALUES, Type
 from celery_asynctask.errors import AsyncTaskError
 from celery_asynctask.operations import bundle
 from celery_asynctask.present import csv
-from celery_asynctask.queries.export import Exported, found_by, workflow_of
+from celery_asynctask.queries.export import Columns, Exported, found_by, workflow_of
 from celery_asynctask.store.tables import SCHEMA_VERSION
 
 STANDARD: Final = "-"
@@ -105,8 +105,7 @@ def _write_bundle(file: IO[bytes], pages: Pages, about: str) -> None:
 def _write_csv(file: IO[bytes], pages: Pages) -> None:
     text = io.TextIOWrapper(file, encoding="utf-8", newline="")
     try:
-        rows = ([_flat(name, task[name]) for name in _NAMES] for page in pages for task, _ in page)
-        csv.write(text, _NAMES, rows)
+        csv.write(text, _NAMES, ([*_flat(task).values()] for page in pages for task, _ in page))
     finally:
         text.detach()
 
@@ -119,17 +118,13 @@ def _write_parquet(file: IO[bytes], pages: Pages) -> None:
     schema = pyarrow.schema([(column.name, kinds.get(column.type, pyarrow.string())) for column in _COLUMNS])
     with parquet.ParquetWriter(file, schema) as rows:
         for page in pages:
-            told = [{name: _flat(name, task[name]) for name in _NAMES} for task, _ in page]
-            rows.write_table(pyarrow.Table.from_pylist(told, schema=schema))
+            rows.write_table(pyarrow.Table.from_pylist([_flat(task) for task, _ in page], schema=schema))
 
 
-def _flat(name: str, value: Any) -> Any:
-    """A value as a table has it."""
-    if value is None:
-        return None
-    if name in VALUES:
-        return json.dumps(value, ensure_ascii=False)
-    return str(value) if name == "status" else value
+def _flat(task: Columns) -> Columns:
+    """A task as a table has it."""
+    texts = {name: json.dumps(task[name], ensure_ascii=False) for name in VALUES if task[name] is not None}
+    return {**{name: task[name] for name in _NAMES}, **texts, "status": str(task["status"])}
 
 
 @contextmanager

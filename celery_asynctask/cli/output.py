@@ -123,12 +123,14 @@ class Output:
 
     # -- printing
 
-    def line(self, text: str = "") -> None:
+    def line(self, text: str = "", style: str = "") -> None:
         """A line of text, or some; the terminal breaks it, so that it can be copied."""
-        if self.rich is not None:
-            self._print(text)
-        else:
+        if self.rich is None:
             print(clean(text))  # noqa: T201 - it is what a command does
+            return
+        from rich.text import Text
+
+        self.rich.print(Text(clean(text), style=style), soft_wrap=True)
 
     def hint(self, text: str) -> None:
         """A line for a person, beside what was asked for: not on standard output."""
@@ -172,15 +174,7 @@ class Output:
 
     def title(self, text: str) -> None:
         """A heading above a part."""
-        if self.rich is not None:
-            self._print(f"\n{text}", "bold")
-        else:
-            self.line(f"\n{text}")
-
-    def _print(self, text: str, style: str = "") -> None:
-        from rich.text import Text
-
-        self.rich.print(Text(clean(text), style=style), soft_wrap=True)
+        self.line(f"\n{text}", "bold")
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, spare: Sequence[str] = ()) -> None:
         """A table; a column whose name ends in ``>`` is right-aligned.
@@ -288,14 +282,11 @@ class Output:
     def _rich_cell(self, value: Any, *, brief: bool = False) -> Any:
         from rich.text import Text
 
-        if isinstance(value, AsyncTaskStatus):
-            mark, style = SIGNS[value], _STYLES.get(value, "")
-            return Text(f"{mark} {value.value}", style=style)
         if brief and isinstance(value, Id):
             return Text(one_line(value.brief))
         if brief and isinstance(value, dt.datetime):
             return Text(f"{value.astimezone(self.zone):%m-%d %H:%M:%S}")
-        return Text(self.show(value))
+        return Text(self._signed(value), style=_STYLES.get(value, "") if isinstance(value, AsyncTaskStatus) else "")
 
 
 def is_text(value: Any) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 import click
 from celery.bin.base import LOG_LEVEL
 
-from celery_asynctask.errors import JournalError, SettingsError
+from celery_asynctask.errors import SettingsError
 from celery_asynctask.journal import Directory
 from celery_asynctask.recorder import Recorder
 from celery_asynctask.settings import Settings
@@ -39,13 +39,17 @@ def recorder(context: click.Context, once: bool, loglevel: Any) -> None:
         directory = Directory(settings.directory, settings.store_id)
     except SettingsError as exc:
         raise click.UsageError(str(exc)) from exc
-    except JournalError as exc:
-        raise click.ClickException(str(exc)) from exc
     if not settings.enabled:
         raise click.UsageError("Nothing is recorded: asynctask_enabled is False.")
     told = threading.Event()
+
+    def stop(received: int, _frame: object) -> None:
+        if told.is_set():
+            os._exit(128 + received)
+        told.set()
+
     for number in SIGNALS:
-        signal.signal(number, lambda received, _frame: _told(received, told))
+        signal.signal(number, stop)
     worker = Recorder(settings, dedicated=True)
     worker.start(once=once)
     deadline = time.monotonic() + STOP_SECONDS
@@ -59,9 +63,3 @@ def recorder(context: click.Context, once: bool, loglevel: Any) -> None:
     if once and (left := directory.waiting()):
         raise click.ClickException(f"{left} bytes are left in {directory.path}; the log says why.")
     sys.exit(1 if failed else 0)
-
-
-def _told(received: int, told: threading.Event) -> None:
-    if told.is_set():
-        os._exit(128 + received)
-    told.set()

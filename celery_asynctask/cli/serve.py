@@ -28,7 +28,7 @@ def serve(look: Look, host: str, port: int, access_log: bool) -> None:
     Whoever is on this host may read it, values included, unless asynctask_tokens or asynctask_access is set; at an
     address that others reach, one of them must be.
     """
-    loopback = _is_loopback(host)
+    loopback = all(ipaddress.ip_address(one[4][0]).is_loopback for one in _addresses(host, 0))
     api = _created(look, loopback=loopback)
     if not loopback and not api.state.asynctask.gate.has_credentials:
         raise SettingsError(
@@ -96,11 +96,6 @@ def _created(look: Look, *, loopback: bool) -> Any:
 
 def _without_extra(exc: ImportError) -> AsyncTaskError:
     return AsyncTaskError(f"The HTTP API needs {exc.name}: pip install 'celery-asynctask[http]'.")
-
-
-def _is_loopback(host: str) -> bool:
-    """Whether only this host can be behind the address. Raises `AsyncTaskError`."""
-    return all(ipaddress.ip_address(one[4][0]).is_loopback for one in _addresses(host, 0))
 
 
 def _addresses(host: str, port: int) -> Any:

@@ -11,6 +11,7 @@ import click
 
 from celery_asynctask.cli.command import Look, command, record
 from celery_asynctask.cli.output import Output, span
+from celery_asynctask.core.columns import VALUES
 from celery_asynctask.core.links import trace_link
 from celery_asynctask.core.marks import missing
 from celery_asynctask.core.status import TERMINAL, AsyncTaskStatus
@@ -45,13 +46,9 @@ def show(look: Look, task_id: str, full: bool) -> None:
     output.fields(_about(task, runs, link, output.now))
     if runs:
         _show_attempts(output, task, runs)
-    for name, value in (
-        ("args", task.task_args),
-        ("kwargs", task.task_kwargs),
-        ("result", task.result),
-        ("content", task.content),
-    ):
-        if value is not None:
+    for column in VALUES:
+        if (value := getattr(task, column)) is not None:
+            name = column.removeprefix("task_")
             parts = ", ".join(missing(value))
             output.title(f"{name} ({parts})" if parts else name)
             for line in folded(json.dumps(value, indent=2, ensure_ascii=False), full):

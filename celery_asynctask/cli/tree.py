@@ -13,6 +13,7 @@ import click
 from celery_asynctask.cli import waterfall as bars
 from celery_asynctask.cli.command import Look, command
 from celery_asynctask.cli.output import Node, Output
+from celery_asynctask.core.accounting import plural
 from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.present.symbols import SIGNS
 from celery_asynctask.queries.task import find
@@ -46,10 +47,10 @@ def tree(look: Look, task_id: str, waterfall: bool, failed: bool) -> None:
     asked = task.celery_task_id
     if output.as_json:
         for one in shown:
-            output.json(_told(one, asked) | _told_runs(one, attempts, waterfall))
+            told = attempts.get(one.member.celery_task_id, ())
+            output.json(_told(one, asked) | ({"attempts": [run._asdict() for run in told]} if waterfall else {}))
     else:
-        for line in _summary(output, everything):
-            output.line(line)
+        output.line(_summary(output, everything))
         ids = shortened(one.member.celery_task_id for one in everything)
         if waterfall:
             _draw(output, shown, attempts, asked)
@@ -75,7 +76,7 @@ def shortened(ids: Iterable[str]) -> dict[str, str]:
     return {one: one[:length] for one in ordered}
 
 
-def _summary(output: Output, placed: Sequence[Placed]) -> list[str]:
+def _summary(output: Output, placed: Sequence[Placed]) -> str:
     members = [one.member for one in placed]
     counts = Counter(member.status for member in members)
     statuses = ", ".join(f"{SIGNS[status]} {counts[status]:,} {status}" for status in AsyncTaskStatus if counts[status])
@@ -84,7 +85,7 @@ def _summary(output: Output, placed: Sequence[Placed]) -> list[str]:
     over = not any(member.open for member in members) and bool(ended)
     took = output.show((max(ended) if over else output.now) - begun)
     when = f"Since {output.moment(begun)}, {took}" + ("" if over else " so far")
-    return [f"{len(members):,} {'task' if len(members) == 1 else 'tasks'}: {statuses}", when, ""]
+    return f"{len(members):,} {plural(len(members), 'task')}: {statuses}\n{when}\n"
 
 
 def _nodes(output: Output, placed: Sequence[Placed], ids: Mapping[str, str], asked: str) -> list[Node]:
@@ -156,8 +157,3 @@ def _told(one: Placed, asked: str) -> dict[str, Any]:
         "never_sent": member.unsent,
         **{name: value for name, value in member._asdict().items() if name not in ("order_key", "id")},
     }
-
-
-def _told_runs(one: Placed, attempts: Mapping[str, Sequence[Run]], wanted: bool) -> dict[str, Any]:
-    told = attempts.get(one.member.celery_task_id, ())
-    return {"attempts": [run._asdict() for run in told]} if wanted else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 from celery_asynctask.core.text import reason
@@ -26,8 +27,7 @@ def examine(app: Any, configured: Callable[[], Settings]) -> Iterator[Finding]:
     if settings is None:
         yield Check("database").note("Not looked at, nor is the journal: the settings say where they are.")
     else:
-        reader = Reader(settings.url, settings.engine_options)
-        try:
+        with closing(Reader(settings.url, settings.engine_options)) as reader:
             for check in (
                 lambda: application.configuration(settings),
                 lambda: application.names_of_celery(app),
@@ -38,8 +38,6 @@ def examine(app: Any, configured: Callable[[], Settings]) -> Iterator[Finding]:
                 lambda: journal.backlog(settings, reader),
             ):
                 yield from _guarded(check)
-        finally:
-            reader.close()
     yield from _guarded(lambda: telemetry.telemetry(settings))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Final
 
 from celery_asynctask.core.accounting import plural
@@ -97,18 +98,13 @@ def _rights(settings: Settings) -> Finding:
     def undo() -> None:
         raise Undone
 
-    store = Store(settings)
-    try:
-        store.write([encode(event)], [update], before_commit=undo)
-    except Undone:
-        return _RIGHTS.ok("All tables can be read and written (tried in a transaction that was rolled back).")
-    except Exception as exc:  # noqa: BLE001 - whatever the database and its driver raise
-        return _RIGHTS.problem(
-            f"The tables can be read, but not written: {reason(exc)}.",
-            _GRANT,
-        )
-    finally:
-        store.close()
+    with closing(Store(settings)) as store:
+        try:
+            store.write([encode(event)], [update], before_commit=undo)
+        except Undone:
+            return _RIGHTS.ok("All tables can be read and written (tried in a transaction that was rolled back).")
+        except Exception as exc:  # noqa: BLE001 - whatever the database and its driver raise
+            return _RIGHTS.problem(f"The tables can be read, but not written: {reason(exc)}.", _GRANT)
     raise AssertionError("the store wrote without asking")
 
 

@@ -14,9 +14,6 @@ class Level(str, enum.Enum):
     """Worth knowing; nothing needs to be done."""
     PROBLEM = "problem"
 
-    def __str__(self) -> str:
-        return self.value
-
 
 class Finding(NamedTuple):
     """One check's result."""
