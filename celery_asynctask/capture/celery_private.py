@@ -142,7 +142,7 @@ _SUCCESS_WAS_STORED: Final = "_success_was_stored"
 
 def context_of(request: Any) -> Any:
     """The Context that a worker's Request makes of its message, the same one each time (worker/request.py); None where
-    it makes none."""
+    it makes none, or there is no Request."""
     return getattr(request, "_context", None)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import signals
 
-from celery_asynctask.capture import beat, publish, run, start, worker
+from celery_asynctask.capture import publish, run, worker
 from celery_asynctask.capture.celery_private import is_configured
 from celery_asynctask.capture.instrumentation import Recording, attach, detach, recording_of
 from celery_asynctask.settings import Settings
@@ -44,7 +44,7 @@ def install(app: Celery, *, whole_app: bool = True) -> None:
         recording = Recording(app, whole_app)
         attach(app, recording)
         publish.wrap(app, recording)
-        start.wrap(app)
+        run.wrap(app)
         if not _installed:
             for signal_, receiver in _RECEIVERS.items():
                 signal_.connect(receiver, weak=False, dispatch_uid=f"celery_asynctask.{receiver.__name__}")
@@ -58,7 +58,7 @@ def uninstall(app: Celery) -> None:
         return
     recording.close()
     publish.unwrap(app)
-    start.unwrap(app)
+    run.unwrap(app)
     detach(app)
     _installed.discard(app)
     if not _installed:
@@ -92,5 +92,5 @@ _RECEIVERS: dict[Any, Callable[..., None]] = {
     signals.worker_ready: worker.on_worker_ready,
     signals.worker_process_shutdown: on_worker_process_shutdown,
     signals.import_modules: on_import_modules,
-    signals.beat_init: beat.on_beat_init,
+    signals.beat_init: publish.on_beat_init,
 }

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kombu.utils.imports import symbol_by_name
 
-from celery_asynctask.capture import context, payload, process
-from celery_asynctask.capture.celery_private import registered_tasks
+from celery_asynctask.capture import context, payload
+from celery_asynctask.capture.celery_private import is_pool_child, registered_tasks
 from celery_asynctask.capture.payload.redaction import SENSITIVE_NAMES, Redaction
 from celery_asynctask.core.event import Event, encode, json_text, quote
 from celery_asynctask.core.forking import reset_in_children
@@ -125,7 +125,7 @@ class Recording:
     def journal(self) -> Journal:
         """This process's place in the journal."""
         settings = self.settings
-        return Journal(settings.directory, settings.store_id, settings.journal_max_bytes, role=process.role)
+        return Journal(settings.directory, settings.store_id, settings.journal_max_bytes, role=_role)
 
     @cached_property
     def recorder(self) -> Recorder:
@@ -209,7 +209,7 @@ class Recording:
 
     def write(self, data: bytes) -> None:
         """`record` for an event that is encoded already."""
-        if not self.journal.append(data) and process.is_pool_child():
+        if not self.journal.append(data) and is_pool_child():
             self.recorder.start()  # where there is no directory, it stores from memory
         if not self._started:
             self.start()
@@ -220,7 +220,7 @@ class Recording:
         if self._started or not self.settings.enabled:
             return
         self._started = True
-        if not process.is_pool_child():
+        if not is_pool_child():
             self.recorder.start()
             atexit.register(self.close)
 
@@ -235,6 +235,22 @@ class Recording:
             with contextlib.suppress(RuntimeError):  # the interpreter is ending
                 self.recorder.stop(EXIT_SECONDS)
         self.journal.abandon()
+
+
+_worker_pid = 0
+
+
+def become_worker() -> None:
+    """Note that this process is a worker's main process."""
+    global _worker_pid  # noqa: PLW0603 - a process is one thing
+    _worker_pid = os.getpid()
+
+
+def _role() -> str:
+    """child (of a prefork pool), worker (main process) or producer (anything else)."""
+    if is_pool_child():
+        return "child"
+    return "worker" if _worker_pid == os.getpid() else "producer"
 
 
 def _positional(function: Any) -> tuple[str, ...]:

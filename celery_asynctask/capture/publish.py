@@ -6,22 +6,25 @@ The wrapper knows both, and costs one call. It is put in place without making th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
+import functools
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from time import time_ns
 from typing import TYPE_CHECKING, Any
 
 from celery.app.task import Context
 from kombu.utils.imports import symbol_by_name
 
-from celery_asynctask.capture import beat, context, extract, tracing
+from celery_asynctask.capture import context, extract, tracing
 from celery_asynctask.capture.celery_private import (
     SEND_TASK_MESSAGE,
     amqp_class,
     amqp_of,
     get_current_task,
+    hear_of_entries,
     own_send_task_message,
     sends_messages,
+    tell_missing,
 )
 from celery_asynctask.capture.headers import HEADER, header_of, is_again, stamp
 from celery_asynctask.core import canvas
@@ -32,6 +35,11 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from celery_asynctask.capture.instrumentation import Recording
+
+
+_entry: ContextVar[str | None] = ContextVar("celery_asynctask_periodic_entry", default=None)
+"""Name of the schedule entry that this thread of beat is sending: Celery 5.7 puts no word of it into the message
+(celery/beat.py)."""
 
 
 def wrap(app: Celery, recording: Recording) -> None:
@@ -152,7 +160,7 @@ def _before(recording: Recording, name: str, message: Any, options: dict[str, An
 
 def fields(recording: Recording, task_id: Any, request: Any, inherited: Any, again: bool) -> dict[str, Any]:
     """For whom and by whom a message is sent, the nearest word on each field; ``again``: as it was before."""
-    own = context.sound(inherited, partial(report, "the header asynctask", task_id)) if inherited else {}
+    own = context.sound(inherited, functools.partial(report, "the header asynctask", task_id)) if inherited else {}
     if own and again:
         return own
     if context.stands_alone():
@@ -162,7 +170,7 @@ def fields(recording: Recording, task_id: Any, request: Any, inherited: Any, aga
         known |= context.sound(header)
     known |= own
     known |= context.given()
-    if (entry := beat.entry_name()) is not None:
+    if (entry := _entry.get()) is not None:
         known["content"] = {"periodic_task_name": entry, **context.content_of(known)}
     return known
 
@@ -198,3 +206,22 @@ def _is_step_of(request: Any, task_id: str) -> bool:
     if known is None:
         known = request.__dict__["asynctask_steps"] = frozenset(step.id for step in extract.steps_of(request))
     return task_id in known
+
+
+@guard
+def on_beat_init(sender: Any, **_: Any) -> None:
+    """Wrap the scheduler of a beat service that starts, so that it is known which entry it sends."""
+    hear_of_entries(sender, _named)
+    tell_missing(sender.app)
+
+
+def _named(send: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(send)
+    def apply_async(entry: Any, *args: Any, **kwargs: Any) -> Any:
+        token = _entry.set(str(entry.name))
+        try:
+            return send(entry, *args, **kwargs)
+        finally:
+            _entry.reset(token)
+
+    return apply_async

@@ -1,16 +1,29 @@
-"""What happens to a run: told by the process that runs the body, or by its worker's main process in its place."""
+"""What happens to a run: told by the process that runs the body, or by its worker's main process in its place.
+
+Its start is told by the app's loader: Celery calls its ``on_task_init`` after all receivers of task_prerun, in every
+pool, for tasks of any class (celery/app/trace.py), so what is current then is what the body sees.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from time import time_ns
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery.app.task import Context
 from celery.exceptions import Reject, Retry, WorkerShutdown
 
 from celery_asynctask.capture import context, extract, payload, publish, tracing
-from celery_asynctask.capture.celery_private import calling_task, context_of, get_current_task, is_acknowledged
+from celery_asynctask.capture.celery_private import (
+    ON_TASK_INIT,
+    build_tracers_again,
+    calling_task,
+    context_of,
+    get_current_task,
+    is_acknowledged,
+    on_task_init_of,
+)
 from celery_asynctask.capture.current import CONTENT, content_of
 from celery_asynctask.capture.headers import HEADER, header_of, with_token
 from celery_asynctask.capture.inflight import in_hand
@@ -19,6 +32,9 @@ from celery_asynctask.core.event import Event, Kind, decode, encode_end
 from celery_asynctask.core.keys import run_key
 from celery_asynctask.core.time import now
 from celery_asynctask.errors import guard, report
+
+if TYPE_CHECKING:
+    from celery import Celery
 
 _eager: dict[tuple[str, int], Any] = {}
 """Our headers of the latest eager runs by task id and retries: `on_internal_error` gets the request as it came, without
@@ -30,6 +46,33 @@ _START: Final = "asynctask_start"
 """On the request of a run: its start as it was encoded, for the end to carry."""
 _ATTACHED: Final = "asynctask_attached"
 """On the request of a run: what `tracing.detach` wants back."""
+
+
+class _TaskInit:
+    """Stands in for a loader's ``on_task_init``."""
+
+    def __init__(self, original: Any) -> None:
+        self.original = original
+
+    def __call__(self, task_id: str, task: Any) -> Any:
+        result = self.original(task_id, task)
+        on_task_init(task_id, task)
+        return result
+
+
+def wrap(app: Celery) -> None:
+    """Hear of every run of the app's tasks that starts from now on."""
+    original = on_task_init_of(app)
+    if original is not None:
+        app.loader.__dict__[ON_TASK_INIT] = _TaskInit(original)
+        build_tracers_again(app)
+
+
+def unwrap(app: Celery) -> None:
+    """Undo `wrap`."""
+    if isinstance(app.loader.__dict__.get(ON_TASK_INIT), _TaskInit):
+        del app.loader.__dict__[ON_TASK_INIT]
+        build_tracers_again(app)
 
 
 def on_task_init(task_id: str, task: Any) -> None:
@@ -46,9 +89,8 @@ def on_task_init(task_id: str, task: Any) -> None:
             return
         name, request = task.name, task.request
         known = request.__dict__
-        if _START in known or not _is_of_a_message(
-            known
-        ):  # the loader has called before, or a tracer without a request
+        # Else the loader has called before, or a tracer without a request.
+        if _START in known or not _is_of_a_message(known):
             return
         ids, attached = tracing.enter(request)
         if attached is not None:
@@ -115,7 +157,7 @@ def on_failure(sender: Any, task_id: str, exception: Any, einfo: Any = None, **_
     if inferred and isinstance(exception, Reject):
         return
     request = sender.request
-    if request.id != task_id and (request := _context_in_hand(task_id)) is None:
+    if request.id != task_id and (request := context_of(in_hand(task_id))) is None:
         return
     end = cast("Event", {})
     extract.add_error(end, recording, exception, getattr(einfo, "traceback", None))
@@ -196,7 +238,7 @@ def on_internal_error(
     if isinstance(exception, Retry):  # with task_eager_propagates the tracer passes it on instead of handling it
         _record_retry(recording, sender, context, exception, einfo)
         return
-    end = cast("Event", {"ran": payload.is_mapping(kwargs), "internal": True})
+    end = cast("Event", {"ran": isinstance(kwargs, Mapping), "internal": True})
     extract.add_error(end, recording, exception, getattr(einfo, "traceback", None))
     record_end(recording, Kind.FAILED, sender, context, end)
 
@@ -249,8 +291,3 @@ def record_end(
         extract.add_context(cause, recording, header)
         for one in extract.unsent(recording, cause, steps):
             recording.record(one)
-
-
-def _context_in_hand(task_id: str) -> Any:
-    live = in_hand(task_id)
-    return context_of(live) if live is not None else None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from celery.app.task import Context
 from celery.exceptions import NotRegistered, TaskRevokedError
 
-from celery_asynctask.capture import extract, process
+from celery_asynctask.capture import extract
 from celery_asynctask.capture.celery_private import (
     context_of,
     hear_of_decode_errors,
@@ -21,7 +21,7 @@ from celery_asynctask.capture.celery_private import (
 )
 from celery_asynctask.capture.headers import mark_delivery
 from celery_asynctask.capture.inflight import take
-from celery_asynctask.capture.instrumentation import Recording, recording_of, recording_of_task
+from celery_asynctask.capture.instrumentation import Recording, become_worker, recording_of, recording_of_task
 from celery_asynctask.capture.run import record_end
 from celery_asynctask.core.event import Event, Kind
 from celery_asynctask.core.time import now, read_microseconds
@@ -136,7 +136,7 @@ def _readable(message: Any) -> Any:
 @guard
 def on_worker_init(sender: Any, **_: Any) -> None:
     if recording_of(sender.app) is not None:
-        process.become_worker()
+        become_worker()
         hear_of_stored_results(_on_success_stored)
 
 

@@ -26,7 +26,7 @@ What they say in words is in `marks`. A user's own key ``$asynctask…`` gets on
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -197,8 +197,3 @@ def traceback_text(traceback: Any, encoder: Encoder = PLAIN) -> str | None:
     if not inherits(type(traceback), str) or not traceback:
         return None
     return encoder.traceback(traceback)
-
-
-def is_mapping(value: Any) -> bool:
-    """Whether ``value`` is a mapping, by its type alone."""
-    return isinstance(value, Mapping)

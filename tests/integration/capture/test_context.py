@@ -17,7 +17,7 @@ from sqlalchemy import create_engine, select
 from sqlalchemy.orm import Session
 
 from celery_asynctask import AsyncTask, ContextError, context, current, errors, install, is_whole, uninstall
-from celery_asynctask.capture import beat
+from celery_asynctask.capture import publish
 from celery_asynctask.capture.context import sound
 from celery_asynctask.capture.payload import OVERRUN
 from celery_asynctask.capture.task import RecordedTask
@@ -324,12 +324,12 @@ def test_content_that_grows_on_its_way_arrives(make: Make) -> None:
     @app.task(shared=False, name="hides")
     def hides() -> None: ...
 
-    token = beat._entry.set("tick")
+    token = publish._entry.set("tick")
     try:
         with context(content={f"password {number}": "x" for number in range(1000, 1600)}):
             hides.delay()
     finally:
-        beat._entry.reset(token)
+        publish._entry.reset(token)
     content = stored(app)["hides"][3]
     assert content.pop("periodic_task_name") == "tick"
     assert content.pop("$asynctask") == {"$asynctask": "cut", "type": "dict", "size": 601}
