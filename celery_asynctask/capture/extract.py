@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
+from celery.app.task import Context
+
 from celery_asynctask.capture import context, payload, tracing
 from celery_asynctask.capture.headers import HEADER, TIMES_END, header_of, is_again, is_time, is_token, with_token
 from celery_asynctask.capture.payload.plain import plain_text
 from celery_asynctask.core import canvas
 from celery_asynctask.core.event import Event, Kind, json_text, quote
-from celery_asynctask.core.keys import new_run
 from celery_asynctask.core.limits import MAX_MESSAGE, MAX_NAME
 from celery_asynctask.core.reasons import NotSent
 from celery_asynctask.core.time import read_microseconds
@@ -50,7 +51,8 @@ def add_asked(event: Event, recording: Recording, name: str, request: Any) -> No
     event["asked"] = True
     event["root"], event["parent"] = lineage(header, request.root_id, request.parent_id)
     add_context(event, recording, header)
-    _add_payload(event, recording, name, request.args, request.kwargs)
+    if request.args is not None or request.kwargs is not None:  # else nobody can read the body
+        _add_payload(event, recording, name, request.args, request.kwargs)
 
 
 def lineage(header: Mapping[str, Any], root: Any, parent: Any) -> tuple[str | None, str | None]:
@@ -245,37 +247,30 @@ def open_message(headers: Any, body: Any) -> Opened:
     raise ValueError("no task message")
 
 
-def from_message(kind: Kind, recording: Recording, message: Any, at: int) -> Event | None:
-    """An event about a message that no request was made of (a kombu Message); None when it tells no id."""
+def request_of(message: Any) -> Context | None:
+    """What a message (of kombu) tells that no request was made of, as far as it can be read and is sound; None: no
+    id."""
     try:
         body = message.payload
     except Exception:  # noqa: BLE001 - whatever the decoder raises: it cannot be read
         body = None
     try:
-        about, args, kwargs, _ = open_message(message.headers, body)
+        about, args, kwargs, embed = open_message(message.headers, body)
     except ValueError:
         return None
-    name = about.get("task")
-    header = (message.headers or {}).get(HEADER)
-    event: Event = {
-        "id": about["id"],
-        "run": new_run(at),
-        "kind": kind.value,
-        "at": at,
-        "name": name[:MAX_NAME] if isinstance(name, str) else "unknown",
-        "asked": True,
-        "root": _text(about.get("root_id")),
-        "parent": _text(about.get("parent_id")),
-        "retries": about["retries"] if isinstance(about.get("retries"), int) else 0,
-        "redelivered": bool((message.delivery_info or {}).get("redelivered")),
-    }
-    if isinstance(header, dict):
-        if is_time(created := header.get("created")):
-            event["created"] = created
-        add_context(event, recording, header)
-    if args is not None or kwargs is not None:
-        _add_payload(event, recording, event["name"], args, kwargs)
-    return event
+    name, retries = about.get("task"), about.get("retries")
+    return Context(
+        {key: embed.get(key) for key in ("chain", "chord", "callbacks")},
+        id=about["id"],
+        task=name if isinstance(name, str) else "unknown",
+        args=args,
+        kwargs=kwargs,
+        root_id=about.get("root_id"),
+        parent_id=about.get("parent_id"),
+        retries=retries if isinstance(retries, int) else 0,
+        headers=message.headers,
+        delivery_info=message.delivery_info,
+    )
 
 
 def _add_payload(event: Event, recording: Recording, name: str, args: Any, kwargs: Any) -> None:

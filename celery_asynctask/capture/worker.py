@@ -113,24 +113,17 @@ def on_rejected(sender: Any, message: Any, exc: Any, **_: Any) -> None:
 
 def _record_message(kind: Kind, app: Celery, message: Any, exc: Exception) -> None:
     """A message that the worker could make no task of."""
-    recording = recording_of(app)
-    event = extract.from_message(kind, recording, message, now()) if recording is not None else None
-    if recording is None or event is None or not recording.chooses(event["name"]):
+    if (recording := recording_of(app)) is None or (request := extract.request_of(message)) is None:
         return
+    if not recording.chooses(request.task):
+        return
+    event = extract.from_request(kind, request.task, request, now())
     event["inferred"] = True
+    extract.add_asked(event, recording, request.task, request)
     extract.add_error(event, recording, exc)
     recording.record(event)
-    _, _, _, embed = extract.open_message(message.headers, _readable(message))
-    request = Context({**embed, "id": event["id"]})
     for one in extract.unsent(recording, event, extract.steps_of(request)):
         recording.record(one)
-
-
-def _readable(message: Any) -> Any:
-    try:
-        return message.payload
-    except Exception:  # noqa: BLE001 - whatever the decoder raises: it cannot be read
-        return None
 
 
 @guard

@@ -1,0 +1,129 @@
+"""Messages that a worker can make no task of: what of them is read, whatever they are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from celery_asynctask.capture import worker
+from celery_asynctask.capture.install import install, uninstall
+from celery_asynctask.capture.instrumentation import recording_of
+from celery_asynctask.core.keys import RunKey, run_key
+from tests.histories import ms
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Iterator[Celery]:
+    app = Celery("worker", set_as_current=False)
+    app.conf.update(asynctask_url="sqlite://", asynctask_journal_dir=tmp_path / "journal")
+    install(app)
+    yield app
+    uninstall(app)
+
+
+@pytest.fixture
+def told(app: Celery, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The events that are recorded."""
+    events: list[dict[str, Any]] = []
+    monkeypatch.setattr(recording_of(app), "record", lambda event: events.append(dict(event)))
+    return events
+
+
+class Message:
+    """As of kombu; one whose body raises cannot be decoded."""
+
+    def __init__(self, headers: Any, body: Any, **delivery_info: Any) -> None:
+        self.headers = headers
+        self.delivery_info = delivery_info or None
+        self._body = body
+
+    @property
+    def payload(self) -> Any:
+        if isinstance(self._body, Exception):
+            raise self._body
+        return self._body
+
+
+def unknown(app: Celery, message: Message) -> None:
+    worker.on_unknown(SimpleNamespace(app=app), message=message, name="no.such")
+
+
+def rejected(app: Celery, message: Message, exc: Exception | None = None) -> None:
+    worker.on_rejected(SimpleNamespace(app=app), message=message, exc=exc)
+
+
+OURS = {"created": ms(0), "sent": ms(1), "customer": 7, "created_by_name": "Ann", "content": '{"order": 1}'}
+HEADERS = {"id": "x", "task": "no.such", "root_id": "r", "parent_id": "p", "retries": 2, "asynctask": OURS}
+STEP = {"task": "next.one", "args": [3], "kwargs": {}, "options": {"task_id": "y"}}
+
+
+def test_an_unknown_task_fails_and_what_follows_it_is_not_sent(app: Celery, told: list[dict[str, Any]]) -> None:
+    unknown(app, Message(HEADERS, [[1], {"k": 2}, {"chain": [STEP]}], redelivered=True))
+    event, step = told
+    assert RunKey.parse(run_key(event)) == (0, 2, True, event["run"])  # type: ignore[arg-type]
+    del event["run"], event["at"]
+    assert event == {
+        "kind": "failed",
+        "id": "x",
+        "name": "no.such",
+        "asked": True,
+        "root": "r",
+        "parent": "p",
+        "retries": 2,
+        "redelivered": True,
+        "created": ms(0),
+        "customer": 7,
+        "created_by_name": "Ann",
+        "content": {"order": 1},
+        "args": [1],
+        "kwargs": {"k": 2},
+        "inferred": True,
+        "error_type": "NotRegistered",
+        "error_message": "'no.such'",
+    }
+    assert (step["kind"], step["id"], step["name"], step["parent"]) == ("unsent", "y", "next.one", "x")
+    assert (step["root"], step["customer"], step["args"]) == ("r", 7, [3])
+
+
+def test_of_a_body_that_cannot_be_read_the_headers_are(app: Celery, told: list[dict[str, Any]]) -> None:
+    rejected(app, Message(HEADERS, ValueError("not JSON")), ValueError("not JSON"))
+    [event] = told
+    assert (event["kind"], event["id"], event["name"], event["customer"]) == ("rejected", "x", "no.such", 7)
+    assert (event["error_type"], event["error_message"]) == ("ValueError", "not JSON")
+    assert event.keys().isdisjoint({"args", "kwargs"})
+
+
+def test_a_message_of_protocol_1(app: Celery, told: list[dict[str, Any]]) -> None:
+    body = {"id": "x", "task": "no.such", "args": [1], "kwargs": {}, "retries": 1, "callbacks": [STEP]}
+    unknown(app, Message(None, body))
+    event, step = told
+    assert (event["id"], event["root"], event["parent"], event["retries"]) == ("x", None, None, 1)
+    assert (event["args"], event["kwargs"], step["id"]) == ([1], {}, "y")
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [({}, [[], {}, {}]), (None, "text"), ({"id": 4, "task": "t"}, [[], {}, {}]), (["id"], None)],
+)
+def test_a_message_that_tells_no_id(app: Celery, told: list[dict[str, Any]], headers: Any, body: Any) -> None:
+    rejected(app, Message(headers, body))
+    assert told == []
+
+
+def test_a_message_of_odd_things(app: Celery, told: list[dict[str, Any]]) -> None:
+    odd = {"id": "x", "task": 5, "root_id": 1, "parent_id": [], "retries": "many", "asynctask": "ours", "nesting": 3}
+    rejected(app, Message(odd, [[1], {}, {"id": "z", "chain": 9, "replaced_task_nesting": "deep", "asynctask": 1}]))
+    [event] = told
+    assert (event["id"], event["name"], event["root"], event["parent"]) == ("x", "unknown", None, None)
+    assert RunKey.parse(run_key(event)) == (0, 0, False, event["run"])  # type: ignore[arg-type]
+    assert (event["error_type"], event["args"]) == ("ValueError", [1])
+
+
+def test_a_task_that_is_left_out(app: Celery, told: list[dict[str, Any]]) -> None:
+    unknown(app, Message({"id": "x", "task": "celery.chord_unlock"}, [[], {}, {}]))
+    assert told == []
