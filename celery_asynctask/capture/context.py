@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from celery_asynctask.capture import payload
 from celery_asynctask.capture.payload.inspection import inherits
+from celery_asynctask.capture.payload.mappings import mapping_of
 from celery_asynctask.capture.payload.merged import fit
 from celery_asynctask.core.limits import MAX_INTEGER, MAX_NAME
 from celery_asynctask.errors import ContextError
@@ -87,10 +88,10 @@ def check(fields: Mapping[str, Any]) -> dict[str, Any]:
             raise ContextError(f"Field {name!r} is {_shown(value)}; it must be {allowed}.")
         checked[name] = value
     if "created_by_name" in checked:
-        checked["created_by_name"] = payload.text(checked["created_by_name"])
+        checked["created_by_name"] = payload.PLAIN.text(checked["created_by_name"], MAX_NAME)
     if "content" in checked:
-        checked["content"] = payload.mapping_of(checked["content"])
-        _check_size(len(json.dumps(payload.to_json(checked["content"]))), MAX_CONTENT)
+        checked["content"] = mapping_of(checked["content"])
+        _check_size(len(json.dumps(payload.PLAIN.value(checked["content"]))), MAX_CONTENT)
     return checked
 
 
@@ -144,7 +145,7 @@ def _ignore(_: Exception) -> None:
 def sound(header: Any, tell: Callable[[Exception], None] = _ignore) -> dict[str, Any]:
     """The fields in a message's header, which may come from anywhere: those that pass `check`; never raises, but calls
     ``tell`` with what is wrong. Content that `to_header` made stays the text it is; see `content_of`."""
-    header = payload.mapping_of(given := header)
+    header = mapping_of(given := header)
     if header is None:
         tell(ContextError(f"The header 'asynctask' is {_shown(given)}; it must be a mapping."))
     if not header or not carries(header):
@@ -178,7 +179,7 @@ def _is_id(value: object) -> bool:
 
 
 def _is_content(value: object) -> bool:
-    mapping = payload.mapping_of(value)
+    mapping = mapping_of(value)
     return mapping is not None and all(inherits(type(key), str) for key in mapping)
 
 

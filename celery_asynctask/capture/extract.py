@@ -128,7 +128,7 @@ def add_error(event: Event, recording: Recording, exc: BaseException | None, tra
         event["error_type"] = error_type
     if (message := payload.error_message(exc, recording.encoder)) is not None:
         event["error_message"] = message
-    if (text := payload.traceback_text(traceback, recording.encoder)) is not None:
+    if (text := recording.encoder.traceback(traceback)) is not None:
         event["traceback"] = text
 
 
@@ -194,7 +194,7 @@ def unsent(recording: Recording, event: Event, steps: list[canvas.Step]) -> list
         if step.after_chord and step.parent is None:
             one["root"], one["parent"] = event.get("root"), event["id"]
         one["error_type"] = event.get("error_type", "Exception")
-        reason = payload.text(event.get("error_message", ""), MAX_MESSAGE // 2)
+        reason = payload.PLAIN.text(event.get("error_message", ""), MAX_MESSAGE // 2)
         one["error_message"] = str(NotSent(event["name"], event["id"], reason))
         found.append(one)
     return found

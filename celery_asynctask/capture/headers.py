@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final, TypeGuard
 
-from celery_asynctask.capture import payload
+from celery_asynctask.capture.payload.mappings import mapping_of
 from celery_asynctask.core.keys import new_run
 
 HEADER: Final = "asynctask"
@@ -31,7 +31,7 @@ def header_of(request: Any) -> dict[str, Any]:
         header = headers.get(HEADER)
     if isinstance(header, dict):
         return header
-    return {} if header is None else payload.mapping_of(header) or {}
+    return {} if header is None else mapping_of(header) or {}
 
 
 def stamp(about: Mapping[str, Any], inherited: Any, sender: Any, at: int) -> dict[str, Any]:

@@ -33,19 +33,15 @@ from typing import Any, Final
 from billiard.exceptions import SoftTimeLimitExceeded
 
 from celery_asynctask.capture.payload.inspection import class_name, inherits, instance_dict, type_name
-from celery_asynctask.capture.payload.mappings import mapping_of, pairs
+from celery_asynctask.capture.payload.mappings import pairs
 from celery_asynctask.capture.payload.readers import MARGIN, MAX_BITS, MAX_ITEMS
 from celery_asynctask.capture.payload.redaction import Redaction
-from celery_asynctask.capture.payload.walk import MAX_DEPTH, Full, Walk, clean
+from celery_asynctask.capture.payload.walk import Full, Walk, clean
 from celery_asynctask.core.limits import MAX_MESSAGE, MAX_TRACEBACK, MAX_VALUE
 from celery_asynctask.core.marks import MARK
 
-__all__ = ["MARK", "MAX_BITS", "MAX_DEPTH", "MAX_ITEMS", "Encoder", "mapping_of"]
-
 OVERRUN: Final = 4_096
 """Bytes by which the markers of a value that was cut may exceed its bound."""
-MAX_TEXT: Final = 20_000
-"""Characters of a text that are kept."""
 MAX_REPR: Final = 500
 """Characters kept of what stands for a value in an error message."""
 
@@ -103,8 +99,11 @@ class Encoder:
             head = f"{head[:limit]}…[+{size - limit} characters]"
         return clean(head)
 
-    def traceback(self, value: str) -> str:
-        """The end of a traceback, redacted; one that was cut starts with ``[N characters cut]…``."""
+    def traceback(self, value: Any) -> str | None:
+        """The end of a traceback given as text, redacted; one that was cut starts with ``[N characters cut]…``. None
+        for anything else."""
+        if not inherits(type(value), str) or not value:
+            return None
         size = str.__len__(value)
         tail = str.__getitem__(value, slice(max(0, size - MAX_TRACEBACK - MARGIN), size))
         if self.redaction is not None:
@@ -131,16 +130,6 @@ class Encoder:
 
 PLAIN: Final = Encoder()
 """The default bound, nothing redacted."""
-
-
-def to_json(value: Any) -> Any:
-    """`Encoder.value` within the default bound, nothing redacted."""
-    return PLAIN.value(value)
-
-
-def text(value: str, limit: int = MAX_TEXT) -> str:
-    """`Encoder.text`, nothing redacted."""
-    return PLAIN.text(value, limit)
 
 
 def safe_repr(value: Any, encoder: Encoder = PLAIN) -> str:
@@ -190,10 +179,3 @@ def reason_text(reason: Any, encoder: Encoder = PLAIN) -> str:
     if inherits(kind, BaseException):
         return error_message(reason, encoder) or ""
     return encoder.text(reason, MAX_MESSAGE) if inherits(kind, str) else safe_repr(reason, encoder)
-
-
-def traceback_text(traceback: Any, encoder: Encoder = PLAIN) -> str | None:
-    """A traceback given as text, cut at the front where it is too long; None for anything else."""
-    if not inherits(type(traceback), str) or not traceback:
-        return None
-    return encoder.traceback(traceback)

@@ -9,11 +9,9 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from celery_asynctask.capture.payload.walk import Walk
+from celery_asynctask.capture.payload.walk import MARKER, Walk
 from celery_asynctask.core.marks import MARK, note_of
 
-_MARKER: Final = 80
-"""Bytes of a marker, about."""
 _CUT: Final = {MARK: "cut", "type": "dict"}
 """What is said of a mapping that was cut, of which nobody has counted what was to be in it."""
 
@@ -94,14 +92,14 @@ def _marked(value: dict[str, Any], room: int) -> dict[str, Any]:
         return _text(head, value.get("size", len(head)), value.get("type", "str"), room)
     if isinstance(text := value.get("text"), str):
         return _text(text, len(text), "str", room)
-    return {**value, "value": fit(value["value"], room - _MARKER)} if "value" in value else value
+    return {**value, "value": fit(value["value"], room - MARKER)} if "value" in value else value
 
 
 def _elements(value: list[Any], room: int) -> list[Any]:
     note = note_of(value)
     whole = value if note is None else value[:-1]
     kept: list[Any] = []
-    room -= _MARKER
+    room -= MARKER
     for number, one in enumerate(whole, 1):
         if room < 0:
             break
@@ -116,7 +114,7 @@ def _members(value: dict[str, Any], room: int) -> dict[str, Any]:
     whole = {key: one for key, one in value.items() if key != MARK}
     note = value.get(MARK)
     kept: dict[str, Any] = {}
-    room -= _MARKER
+    room -= MARKER
     for number, (key, one) in enumerate(whole.items(), 1):
         room -= _written(key) + 4
         if room < 0:

@@ -70,19 +70,6 @@ def _words(name: str) -> tuple[str, ...]:
 class Redaction:
     """What is redacted: by name, by a rule, and inside texts. Immutable but for its cache of verdicts."""
 
-    __slots__ = (
-        "_endings",
-        "_longest",
-        "_on_error",
-        "_openings",
-        "_phrases",
-        "_starts",
-        "_verdicts",
-        "_whole",
-        "names",
-        "rule",
-    )
-
     def __init__(
         self,
         names: Iterable[str] = SENSITIVE_NAMES,

@@ -25,7 +25,7 @@ MAX_DEPTH: Final = 20
 """Levels of nesting that are kept."""
 _MAX_KEY: Final = 512
 """Characters of a key that are kept."""
-_MARKER: Final = 80
+MARKER: Final = 80
 """Bytes of a marker, about."""
 
 
@@ -107,7 +107,7 @@ class Walk:
     def cut(self, value: str, size: int, type: str = "str") -> dict[str, Any]:
         """The beginning of a string, or of the text that stands for bytes, as far as there is room."""
         self.check()
-        if (room := self.room - _MARKER) <= len(_escape("")):
+        if (room := self.room - MARKER) <= len(_escape("")):
             return self.marker("cut", type=type, size=size)
         head = str.__getitem__(value, slice(0, room + MARGIN))
         if self.redaction is not None:
@@ -124,7 +124,7 @@ class Walk:
             raise Full
 
     def marker(self, what: str, **more: Any) -> dict[str, Any]:
-        self.room -= _MARKER + len(more.get("type", ""))
+        self.room -= MARKER + len(more.get("type", ""))
         return {MARK: what, **more}
 
     def typed(self, kind: type, converted: Any) -> Any:
@@ -135,7 +135,7 @@ class Walk:
         """What Celery's JSON serializer sends in an envelope, as it does in arguments."""
         if not self.wire:
             return self.string(plain)
-        self.room -= _MARKER + len(plain)
+        self.room -= MARKER + len(plain)
         return {"__type__": kind, "__value__": value}
 
     def container(self, value: Any, base: Any, depth: int, name: str = "") -> Any:
@@ -210,7 +210,7 @@ class Walk:
         if len(items) < size:
             note = self.marker("cut", type=type_name(type(whole)), size=size)
         if note is not None:
-            self.room -= _MARKER
+            self.room -= MARKER
             items[MARK] = note
         self.room -= 2
         return items

@@ -72,13 +72,14 @@ def test_json_comes_back_as_it_was(store: Store) -> None:
 
 
 def test_the_deepest_json_that_is_made(store: Store) -> None:
-    from celery_asynctask.capture.payload import MAX_DEPTH, to_json
+    from celery_asynctask.capture.payload import PLAIN
+    from celery_asynctask.capture.payload.walk import MAX_DEPTH
 
     nested: Any = 1
     for _ in range(2 * MAX_DEPTH):
         nested = {"a": [nested]}
-    store.write(lines([Delivery(2).ended(Kind.SUCCEEDED, 4, result=to_json(nested))]))
-    assert stored(store)[ID].task["result"] == to_json(nested)
+    store.write(lines([Delivery(2).ended(Kind.SUCCEEDED, 4, result=PLAIN.value(nested))]))
+    assert stored(store)[ID].task["result"] == PLAIN.value(nested)
 
 
 def test_null_is_null(store: Store) -> None:

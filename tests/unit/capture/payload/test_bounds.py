@@ -13,12 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_asynctask.capture.payload import MAX_BITS, MAX_DEPTH, MAX_ITEMS, OVERRUN, Encoder, text, to_json
+from celery_asynctask.capture import payload
+from celery_asynctask.capture.payload import OVERRUN, Encoder
 from celery_asynctask.capture.payload.merged import Merged, fit
+from celery_asynctask.capture.payload.readers import MAX_BITS, MAX_ITEMS
 from celery_asynctask.capture.payload.redaction import Redaction
+from celery_asynctask.capture.payload.walk import MAX_DEPTH
 from celery_asynctask.core.marks import is_whole
 from tests import quick
-from tests.unit.capture.payload.values import ENCODERS, MARK, PLAIN, armed, depth_of, encodable, hostile
+from tests.unit.capture.payload.values import ENCODERS, MARK, PLAIN, armed, depth_of, encodable, hostile, to_json
 
 
 def test_what_is_nested_deeply_is_cut_and_named() -> None:
@@ -102,7 +105,7 @@ def test_the_work_is_bounded_whatever_the_size(make: Any) -> None:
 
 @given(st.text(), st.integers(0, 10))
 def test_text_is_kept_or_cut(value: str, limit: int) -> None:
-    kept = text(value, limit)
+    kept = payload.PLAIN.text(value, limit)
     assert encodable(kept)
     if len(value) <= limit and encodable(value):
         assert kept == value

@@ -11,11 +11,11 @@ from celery.utils.serialization import UnpickleableExceptionWrapper
 
 from celery_asynctask.capture.payload import (
     MAX_REPR,
+    PLAIN,
     Encoder,
     error_message,
     error_type,
     reason_text,
-    traceback_text,
 )
 from celery_asynctask.capture.payload.redaction import Redaction
 from celery_asynctask.core.limits import MAX_MESSAGE, MAX_TRACEBACK
@@ -64,9 +64,9 @@ def test_reason_of_a_reject() -> None:
 
 
 def test_a_traceback_keeps_its_end() -> None:
-    assert traceback_text("Traceback") == "Traceback"
-    assert traceback_text(None) is traceback_text("") is traceback_text(object()) is None
-    cut = traceback_text("x" * MAX_TRACEBACK + "\nValueError: the end")
+    assert PLAIN.traceback("Traceback") == "Traceback"
+    assert PLAIN.traceback(None) is PLAIN.traceback("") is PLAIN.traceback(object()) is None
+    cut = PLAIN.traceback("x" * MAX_TRACEBACK + "\nValueError: the end")
     assert cut is not None
     assert cut.startswith("[20 characters cut]…\n")
     assert cut.endswith("ValueError: the end")
@@ -76,7 +76,7 @@ def test_a_traceback_keeps_its_end() -> None:
 def test_a_secret_at_the_cut_of_a_traceback_is_not_seen() -> None:
     encoder = Encoder(redaction=Redaction())
     for length in range(MAX_TRACEBACK - 40, MAX_TRACEBACK):
-        shown = traceback_text("a" * 99 + " connect(password='SEKRIT')" + "x" * length, encoder)
+        shown = encoder.traceback("a" * 99 + " connect(password='SEKRIT')" + "x" * length)
         assert shown is not None
         assert "RIT" not in shown
 

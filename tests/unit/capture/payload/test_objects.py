@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 
-from celery_asynctask.capture.payload import MAX_ITEMS, Encoder, safe_repr, to_json
+from celery_asynctask.capture.payload import Encoder, safe_repr
+from celery_asynctask.capture.payload.readers import MAX_ITEMS
 from celery_asynctask.capture.payload.redaction import Redaction
 from celery_asynctask.core.marks import is_whole
-from tests.unit.capture.payload.values import MARK, Colour, Meta, Order, argument, armed, hostile, touch
+from tests.unit.capture.payload.values import MARK, Colour, Meta, Order, argument, armed, hostile, to_json, touch
 
 # -- objects of other libraries ------------------------------------------------------------
 

@@ -18,7 +18,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from kombu.utils import json as wire
 
-from celery_asynctask.capture.payload import MAX_BITS, MAX_DEPTH, OVERRUN, to_json
+from celery_asynctask.capture.payload import OVERRUN
+from celery_asynctask.capture.payload.readers import MAX_BITS
+from celery_asynctask.capture.payload.walk import MAX_DEPTH
 from celery_asynctask.core.marks import is_whole
 from tests.unit.capture.payload.values import (
     ANYTHING,
@@ -39,6 +41,7 @@ from tests.unit.capture.payload.values import (
     depth_of,
     hostile,
     refused,
+    to_json,
 )
 
 

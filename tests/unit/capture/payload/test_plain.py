@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from celery_asynctask.capture.payload import MAX_BITS, Encoder
+from celery_asynctask.capture.payload import Encoder
 from celery_asynctask.capture.payload.plain import plain_text
+from celery_asynctask.capture.payload.readers import MAX_BITS
 from celery_asynctask.capture.payload.redaction import Redaction
 
 

@@ -11,7 +11,7 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_asynctask.capture.payload import Encoder, error_message, traceback_text
+from celery_asynctask.capture.payload import Encoder, error_message
 from celery_asynctask.capture.payload.redaction import SENSITIVE_NAMES, Path, Redaction
 from celery_asynctask.core.marks import is_whole
 from tests import quick
@@ -237,7 +237,7 @@ def test_a_secret_is_not_seen_through_a_cut() -> None:
 )
 def test_messages_and_tracebacks(quoted: str, shown: str) -> None:
     assert error_message(ValueError(quoted), ENCODER) == shown
-    assert traceback_text(f"Traceback\nValueError: {quoted}\n", ENCODER) == f"Traceback\nValueError: {shown}\n"
+    assert ENCODER.traceback(f"Traceback\nValueError: {quoted}\n") == f"Traceback\nValueError: {shown}\n"
     assert error_message(ValueError(quoted)) == quoted
 
 

@@ -18,12 +18,14 @@ from typing import Any
 from hypothesis import strategies as st
 
 from celery_asynctask.capture import payload
-from celery_asynctask.capture.payload import MAX_BITS, Encoder
+from celery_asynctask.capture.payload import Encoder
+from celery_asynctask.capture.payload.readers import MAX_BITS
 from celery_asynctask.capture.payload.redaction import Redaction
 from celery_asynctask.core import marks
 from celery_asynctask.core.event import encode
 
 MARK = marks.MARK
+to_json = payload.PLAIN.value
 STORABLE = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
 PLAIN = st.recursive(
     st.none()
