@@ -235,50 +235,39 @@ def route(app: Any, options: dict[str, Any], name: str, args: object, kwargs: ob
 # -- is all there?
 
 
-class Missing(NamedTuple):
-    """A name that is not there."""
+class Name(NamedTuple):
+    """A private name; as text, that it is not there."""
 
-    library: str
-    """``Celery 5.8.0``."""
     name: str
     lost: str
-    """What the record lacks for it."""
+    """What the record lacks without it."""
+    owner: str | Callable[[Any], object]
+    """Which has it: ``module:Class``, or a module; or what says with the app whether it is there."""
+    since: tuple[int, int] = (5, 5)
+    """The first Celery that has it."""
+
+    @property
+    def library(self) -> str:
+        """``Celery 5.8.0``."""
+        is_billiard = self.name.startswith("billiard")
+        return f"billiard {billiard.__version__}" if is_billiard else f"Celery {celery.__version__}"
 
     def __str__(self) -> str:
         return f"{self.library} has no {self.name}: {self.lost}"
 
-
-class _Name(NamedTuple):
-    name: str
-    lost: str
-    is_there: Callable[[Any], object]
-    """Asked with the app."""
-    since: tuple[int, int] = (5, 5)
-    """The first Celery that has it."""
-
-
-_NOTHING: Final = object()
-
-
-def _has(owner: str, name: str) -> Callable[[Any], bool]:
-    """Whether a class (``module:Name``) has an attribute."""
-    module, _, kind = owner.partition(":")
-
-    def look(_app: Any) -> bool:
-        return inspect.getattr_static(getattr(import_module(module), kind), name, _NOTHING) is not _NOTHING
-
-    return look
-
-
-def _beat_has(owner: str, name: str) -> Callable[[Any], bool]:
-    look = _has(f"celery.beat:{owner}", name)
-    return lambda app: "celery.beat" not in sys.modules or look(app)
-
-
-def _context_has_dict(_app: Any) -> bool:
-    from celery.app.task import Context
-
-    return hasattr(Context(), "__dict__")
+    def is_there(self, app: Any) -> bool:
+        """Whether the installed Celery has it; what is beat's, only where ``celery.beat`` is loaded."""
+        try:
+            if not isinstance(self.owner, str):
+                return bool(self.owner(app))
+            module, _, kind = self.owner.partition(":")
+            if module == "celery.beat" and module not in sys.modules:
+                return True
+            owner = getattr(import_module(module), kind) if kind else import_module(module)
+            inspect.getattr_static(owner, self.name.rpartition(".")[2])
+        except Exception:  # noqa: BLE001 - it, or the module or class around it, is not there
+            return False
+        return True
 
 
 def _tasks_have_headers(app: Any) -> bool:
@@ -292,69 +281,52 @@ _NO_ENTRY: Final = "tasks that beat sends lack the name of their entry in the sc
 _UNREADABLE: Final = "the settings cannot be read, and nothing is recorded"
 # fmt: off
 _NAMES: Final = (
-    _Name("app.amqp_cls", _NOT_SENT, lambda app: hasattr(app, "amqp_cls")),
-    _Name("amqp.send_task_message", _NOT_SENT, _has("celery.app.amqp:AMQP", SEND_TASK_MESSAGE)),
-    _Name("Context.__dict__", "no start or end of a task is recorded", _context_has_dict),
-    _Name("loader.on_task_init", "no task is recorded as STARTED", lambda app: hasattr(app.loader, ON_TASK_INIT)),
-    _Name("celery.app.trace.build_tracer", "a worker that runs when recording is installed records no task as STARTED",
-          lambda _: hasattr(import_module("celery.app.trace"), "build_tracer")),
-    _Name("celery._state._task_stack.stack", "a task that runs eagerly has no context of the task that calls it",
-          lambda _: hasattr(_task_stack, "stack")),
-    _Name("Task.bind", "a RecordedTask does not switch recording on, only celery_asynctask.install(app) does",
-          _has("celery.app.task:Task", "bind")),
-    _Name("app.configured", "install() does not refuse wrong settings, only a worker does when it starts",
-          lambda app: hasattr(app, "configured")),
-    _Name("Request.request_dict",
-          "no task is recorded as RECEIVED, and what a worker says of a killed child counts as another attempt",
-          _has(_REQUEST, "request_dict")),
-    _Name("Request._context", "what a worker says of a killed child is not recorded", _has(_REQUEST, "_context")),
-    _Name("Request.time_start", "tasks that run count as waiting in their worker", _has(_REQUEST, "time_start")),
-    _Name("Request.acknowledged", "a task that a shutdown cancels is recorded as RETRY, also where it is lost",
-          _has(_REQUEST, "acknowledged")),
-    _Name("Request._already_revoked", "tasks that are revoked count as waiting in their worker",
-          _has(_REQUEST, "_already_revoked")),
-    _Name("Request._success_was_stored",
-          "a task whose child is killed right after it stored its result is not recorded as SUCCESS",
-          _has(_REQUEST, _SUCCESS_WAS_STORED), since=(5, 7)),
-    _Name("Consumer.on_decode_error", "messages that cannot be decoded are not recorded",
-          _has("celery.worker.consumer:Consumer", "on_decode_error")),
-    _Name("billiard.process.current_process()._parent_pid",
-          "each child of a worker's pool counts as a producer, and runs a recorder",
-          lambda _: hasattr(current_process(), "_parent_pid")),
-    _Name("Service.scheduler", _NO_ENTRY, _beat_has("Service", "scheduler")),
-    _Name("Scheduler.apply_async", _NO_ENTRY, _beat_has("Scheduler", "apply_async")),
-    _Name("Task._get_exec_options", "`rerun` does not see the queue that a task has as its attribute",
-          _has("celery.app.task:Task", "_get_exec_options")),
-    _Name("Task.__header__", "`rerun` does not check arguments", _tasks_have_headers),
-    _Name("amqp.router", "no task can be sent again", _has("celery.app.amqp:AMQP", "router")),
-    _Name("Router.route", "no task can be sent again", _has("celery.app.routes:Router", "route")),
-    _Name("conf.maps", _UNREADABLE, _has("celery.utils.collections:ConfigurationView", "maps")),
-    _Name("conf.prefix", _UNREADABLE, lambda app: "prefix" in app.conf.finalize().__dict__),
-    _Name("conf.finalize", _UNREADABLE, _has("celery.app.utils:Settings", "finalize")),
+    Name("app.amqp_cls", _NOT_SENT, lambda app: hasattr(app, "amqp_cls")),
+    Name("amqp.send_task_message", _NOT_SENT, "celery.app.amqp:AMQP"),
+    Name("Context.__dict__", "no start or end of a task is recorded",
+         lambda _: hasattr(import_module("celery.app.task").Context(), "__dict__")),
+    Name("loader.on_task_init", "no task is recorded as STARTED", lambda app: hasattr(app.loader, ON_TASK_INIT)),
+    Name("celery.app.trace.build_tracer", "a worker that runs when recording is installed records no task as STARTED",
+         "celery.app.trace"),
+    Name("celery._state._task_stack.stack", "a task that runs eagerly has no context of the task that calls it",
+         lambda _: hasattr(_task_stack, "stack")),
+    Name("Task.bind", "a RecordedTask does not switch recording on, only celery_asynctask.install(app) does",
+         "celery.app.task:Task"),
+    Name("app.configured", "install() does not refuse wrong settings, only a worker does when it starts",
+         lambda app: hasattr(app, "configured")),
+    Name("Request.request_dict",
+         "no task is recorded as RECEIVED, and what a worker says of a killed child counts as another attempt",
+         _REQUEST),
+    Name("Request._context", "what a worker says of a killed child is not recorded", _REQUEST),
+    Name("Request.time_start", "tasks that run count as waiting in their worker", _REQUEST),
+    Name("Request.acknowledged", "a task that a shutdown cancels is recorded as RETRY, also where it is lost",
+         _REQUEST),
+    Name("Request._already_revoked", "tasks that are revoked count as waiting in their worker", _REQUEST),
+    Name("Request._success_was_stored",
+         "a task whose child is killed right after it stored its result is not recorded as SUCCESS", _REQUEST, (5, 7)),
+    Name("Consumer.on_decode_error", "messages that cannot be decoded are not recorded",
+         "celery.worker.consumer:Consumer"),
+    Name("billiard.process.current_process()._parent_pid",
+         "each child of a worker's pool counts as a producer, and runs a recorder",
+         lambda _: hasattr(current_process(), "_parent_pid")),
+    Name("Service.scheduler", _NO_ENTRY, "celery.beat:Service"),
+    Name("Scheduler.apply_async", _NO_ENTRY, "celery.beat:Scheduler"),
+    Name("Task._get_exec_options", "`rerun` does not see the queue that a task has as its attribute",
+         "celery.app.task:Task"),
+    Name("Task.__header__", "`rerun` does not check arguments", _tasks_have_headers),
+    Name("amqp.router", "no task can be sent again", "celery.app.amqp:AMQP"),
+    Name("Router.route", "no task can be sent again", "celery.app.routes:Router"),
+    Name("conf.maps", _UNREADABLE, "celery.utils.collections:ConfigurationView"),
+    Name("conf.prefix", _UNREADABLE, lambda app: "prefix" in app.conf.finalize().__dict__),
+    Name("conf.finalize", _UNREADABLE, "celery.app.utils:Settings"),
 )
 # fmt: on
 """Without those that something public stands in for: `get_current_task`, `registered_tasks`."""
 
 
-def missing(app: Any) -> list[Missing]:
-    """The names that the installed Celery does not have, by looking at it and the app; beat's only in a process that
-    has loaded ``celery.beat``. Raises nothing."""
-    return [
-        Missing(_library(one.name), one.name, one.lost)
-        for one in _NAMES
-        if celery.VERSION[:2] >= one.since and not _is_there(one, app)
-    ]
-
-
-def _is_there(name: _Name, app: Any) -> bool:
-    try:
-        return bool(name.is_there(app))
-    except Exception:  # noqa: BLE001 - the module or class around it is not there, either
-        return False
-
-
-def _library(name: str) -> str:
-    return f"billiard {billiard.__version__}" if name.startswith("billiard") else f"Celery {celery.__version__}"
+def missing(app: Any) -> list[Name]:
+    """The names that the installed Celery does not have, by looking at it and the app. Raises nothing."""
+    return [one for one in _NAMES if celery.VERSION[:2] >= one.since and not one.is_there(app)]
 
 
 _told: set[str] = set()

@@ -16,7 +16,7 @@ from celery import signals
 
 from celery_asynctask.capture import publish, run, worker
 from celery_asynctask.capture.celery_private import is_configured
-from celery_asynctask.capture.instrumentation import Recording, attach, detach, recording_of
+from celery_asynctask.capture.instrumentation import ATTRIBUTE, Recording, recording_of
 from celery_asynctask.settings import Settings
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def install(app: Celery, *, whole_app: bool = True) -> None:
         if is_configured(app):
             Settings.from_app(app)
         recording = Recording(app, whole_app)
-        attach(app, recording)
+        setattr(app, ATTRIBUTE, recording)
         publish.wrap(app, recording)
         run.wrap(app)
         if not _installed:
@@ -59,7 +59,7 @@ def uninstall(app: Celery) -> None:
     recording.close()
     publish.unwrap(app)
     run.unwrap(app)
-    detach(app)
+    delattr(app, ATTRIBUTE)
     _installed.discard(app)
     if not _installed:
         for signal_, receiver in _RECEIVERS.items():

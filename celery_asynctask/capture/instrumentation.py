@@ -8,10 +8,9 @@ import inspect
 import os
 import weakref
 from collections import deque
-from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from kombu.utils.imports import symbol_by_name
 
@@ -55,7 +54,7 @@ class _Choices(dict[str, Choice]):
         self._recording = recording
 
     def __missing__(self, name: str) -> Choice:
-        task = self._recording.task(name)
+        task = registered_tasks(self._recording.app).get(name)
         choice = self._recording.choose(name, task)
         if task is not None:  # one that is registered later may say otherwise
             self[name] = choice
@@ -169,14 +168,6 @@ class Recording:
             return False
         return bool(getattr(task, "asynctask_record", True))
 
-    def task(self, name: str) -> Any:
-        """The registered task of this name, None where this process does not know it."""
-        return self._tasks.get(name)
-
-    @cached_property
-    def _tasks(self) -> Mapping[str, Any]:
-        return registered_tasks(self.app)
-
     def context(self, task_id: Any) -> dict[str, Any]:
         """What the function named in ``asynctask_context`` says now, where a task is sent; without what is wrong, and
         a log line, where it fails."""
@@ -262,22 +253,13 @@ def _positional(function: Any) -> tuple[str, ...]:
     return tuple(one.name for one in parameters if one.kind in kinds)
 
 
-_ATTRIBUTE = "asynctask_recording"
-
-
-def attach(app: Celery, recording: Recording) -> None:
-    """Make ``recording`` the app's."""
-    setattr(app, _ATTRIBUTE, recording)
-
-
-def detach(app: Celery) -> None:
-    """Leave the app without a recording."""
-    delattr(app, _ATTRIBUTE)
+ATTRIBUTE: Final = "asynctask_recording"
+"""Of an app: its recording."""
 
 
 def recording_of(app: Celery) -> Recording | None:
     """What is installed on ``app``."""
-    recording: Recording | None = app.__dict__.get(_ATTRIBUTE)
+    recording: Recording | None = app.__dict__.get(ATTRIBUTE)
     return recording
 
 

@@ -7,7 +7,8 @@ written there, and everything may be anything.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from typing import Any, Final, NamedTuple
 
 MARK: Final = "$asynctask"
@@ -69,16 +70,19 @@ def is_whole(value: Any) -> bool:
     described, or turned into something else (tuples are lists to JSON, and keys text). It is about arguments; of a
     result it tells whether something is missing, not whether a string was a datetime. A value in which the user has
     a key ``$asynctask…`` counts as not whole."""
+    return not any(isinstance(one, dict) and any(map(is_reserved, one)) for one in _parts(value))
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    """A value, and all that is in it."""
     waiting = [value]
     while waiting:
         one = waiting.pop()
+        yield one
         if isinstance(one, dict):
-            if any(map(is_reserved, one)):
-                return False
             waiting.extend(one.values())
         elif isinstance(one, list):
             waiting.extend(one)
-    return True
 
 
 def is_reserved(key: str) -> bool:
@@ -105,16 +109,5 @@ def note_of(value: Any) -> dict[str, Any] | None:
 
 def missing(value: Any, most: int | None = None) -> dict[str, int]:
     """How often something in a stored value is not there as it was, by `Mark.word`; looks at so many parts of it."""
-    found: Counter[str] = Counter()
-    waiting = [value]
-    looked = 0
-    while waiting and (most is None or looked < most):
-        looked += 1
-        one = waiting.pop()
-        if isinstance(one, dict):
-            if (mark := mark_of(one)) is not None:
-                found[mark.word] += 1
-            waiting.extend(one.values())
-        elif isinstance(one, list):
-            waiting.extend(one)
-    return dict(sorted(found.items()))
+    marks = filter(None, map(mark_of, islice(_parts(value), most)))
+    return dict(sorted(Counter(mark.word for mark in marks).items()))

@@ -13,6 +13,7 @@ import types
 import uuid
 from collections import ChainMap, UserDict, UserList, UserString, deque
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from celery_asynctask.capture.payload.inspection import (
@@ -70,7 +71,7 @@ def _array(walk: Walk, value: Any, kind: type, array: Any, depth: int) -> Any:
     return walk.typed(kind, walk.convert(array.tolist(value), depth))
 
 
-def _bytes(walk: Walk, value: Any, kind: type, base: Any) -> Any:
+def _bytes(base: Any, walk: Walk, value: Any, kind: type, *_: Any) -> Any:
     size = memoryview.nbytes.__get__(value) if base is memoryview else base.__len__(value)
     if size > walk.room:
         walk.check()
@@ -93,8 +94,7 @@ def _bytes(walk: Walk, value: Any, kind: type, base: Any) -> Any:
     return walk.typed(kind, converted)
 
 
-def _moment(walk: Walk, value: Any, base: Any) -> Any:
-    kind = type(value)
+def _moment(base: Any, walk: Walk, value: Any, kind: type, *_: Any) -> Any:
     if base is not dt.date:
         zone = type(base.tzinfo.__get__(value))
         known_zone = zone is dt.timezone or zone is type(None)
@@ -110,16 +110,16 @@ _ZONE_LIBRARIES = {"backports", "celery", "dateutil", "django", "pendulum", "psy
 """Whose time zones may be asked for their offset: they compute it. A user's own may do anything."""
 
 
-def _decimal(walk: Walk, value: Any) -> Any:
+def _decimal(walk: Walk, value: Any, kind: type, *_: Any) -> Any:
     if decimal.Decimal.__sizeof__(value) > _MAX_DECIMAL:  # known without writing it out
-        return walk.marker("cut", type=type_name(type(value)))
+        return walk.marker("cut", type=type_name(kind))
     text = decimal.Decimal.__str__(value)
     if len(text) > walk.room:
-        return walk.cut(text, len(text), type_name(type(value)))
+        return walk.cut(text, len(text), type_name(kind))
     return walk.envelope("decimal", text, text)
 
 
-def _uuid(walk: Walk, value: Any) -> Any:
+def _uuid(walk: Walk, value: Any, *_: Any) -> Any:
     number = uuid.UUID.__dict__["int"].__get__(value)
     digits = f"{int.__int__(number):032x}"
     dashed = "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
@@ -140,37 +140,34 @@ def _list(walk: Walk, value: Any, kind: type, depth: int, name: str) -> Any:
     return walk.typed(kind, walk.container(data, list, depth, name))
 
 
-def _string(walk: Walk, value: Any, kind: type) -> Any:
+def _string(walk: Walk, value: Any, kind: type, *_: Any) -> Any:
     data = dict.get(instance_dict(value), "data")
     if not inherits(type(data), str):
         return walk.marker("object", type=type_name(kind))
     return walk.typed(kind, _text(walk, data))
 
 
-def _text(walk: Walk, value: Any) -> Any:
+def _text(walk: Walk, value: Any, *_: Any) -> Any:
     size = str.__len__(value)
     return walk.cut(value, size) if size > walk.room else walk.string(str.__str__(value))
 
 
-def _integer(walk: Walk, value: Any) -> Any:
+def _integer(walk: Walk, value: Any, kind: type, *_: Any) -> Any:
     bits = int.bit_length(value)
     if bits > MAX_BITS:
-        return walk.marker("cut", type=type_name(type(value)), size=bits)
+        return walk.marker("cut", type=type_name(kind), size=bits)
     return walk.convert(int.__int__(value), 0)
 
 
 _Reader = Callable[..., Any]
 READERS: dict[int, _Reader] = {
-    id(str): lambda walk, value, *_: _text(walk, value),
-    id(int): lambda walk, value, *_: _integer(walk, value),
+    id(str): _text,
+    id(int): _integer,
     id(float): lambda walk, value, *_: walk.convert(float.__float__(value), 0),
     id(complex): lambda walk, value, kind, *_: walk.typed(kind, walk.string(complex.__repr__(value))),
-    id(dt.datetime): lambda walk, value, *_: _moment(walk, value, dt.datetime),
-    id(dt.date): lambda walk, value, *_: _moment(walk, value, dt.date),
-    id(dt.time): lambda walk, value, *_: _moment(walk, value, dt.time),
     id(dt.timedelta): lambda walk, value, kind, *_: walk.typed(kind, walk.string(dt.timedelta.__str__(value))),
-    id(decimal.Decimal): lambda walk, value, *_: _decimal(walk, value),
-    id(uuid.UUID): lambda walk, value, *_: _uuid(walk, value),
+    id(decimal.Decimal): _decimal,
+    id(uuid.UUID): _uuid,
     id(enum.Enum): lambda walk, value, kind, depth, _: walk.typed(
         kind, walk.convert(instance_dict(value)["_value_"], depth + 1)
     ),
@@ -178,7 +175,7 @@ READERS: dict[int, _Reader] = {
     id(ChainMap): _mapping,
     id(UserDict): _mapping,
     id(UserList): _list,
-    id(UserString): lambda walk, value, kind, *_: _string(walk, value, kind),
+    id(UserString): _string,
     id(type): lambda walk, value, *_: walk.marker("object", type="type", repr=f"<class '{type_name(value)}'>"),
     id(types.FunctionType): lambda walk, value, *_: walk.marker(
         "object", type="function", repr=f"<function {function_name(value)}>"
@@ -187,16 +184,16 @@ READERS: dict[int, _Reader] = {
 """How a type and its subclasses are read, by the type's identity: looking up a class would ask its metaclass."""
 
 
-def _container(base: type) -> _Reader:
-    return lambda walk, value, _, depth, name: walk.container(value, base, depth, name)
+def _container(base: type, walk: Walk, value: Any, _: type, depth: int, name: str) -> Any:
+    return walk.container(value, base, depth, name)
 
 
-def _binary(base: type) -> _Reader:
-    return lambda walk, value, kind, *_: _bytes(walk, value, kind, base)
-
-
-READERS.update((id(base), _container(base)) for base in (dict, list, tuple, set, frozenset, deque))
-READERS.update((id(base), _binary(base)) for base in (bytes, bytearray, memoryview))
+for _reader, _bases in (
+    (_container, (dict, list, tuple, set, frozenset, deque)),
+    (_bytes, (bytes, bytearray, memoryview)),
+    (_moment, (dt.datetime, dt.date, dt.time)),
+):
+    READERS.update((id(base), partial(_reader, base)) for base in _bases)
 
 _TEXTUAL = {
     f"{module}.{name}": (module, name)

@@ -561,7 +561,7 @@ def test_each_name_is_looked_for(app: Celery, monkeypatch: pytest.MonkeyPatch) -
         assert one.is_there(app) or celery.VERSION[:2] < one.since, one.name
         assert one.lost[0].islower() or one.lost.startswith("`"), one.name
         assert not one.lost.endswith("."), one.name
-    monkeypatch.setattr(celery_private, "_NAMES", [celery_private._Name("x.y", "z is lost", lambda _: 1 / 0)])
+    monkeypatch.setattr(celery_private, "_NAMES", [celery_private.Name("x.y", "z is lost", lambda _: 1 / 0)])
     [found] = celery_private.missing(app)
     assert str(found) == f"Celery {celery.__version__} has no x.y: z is lost"
 
