@@ -101,15 +101,13 @@ def guard(hook: Callable[P, R]) -> Callable[P, R | None]:
 def _task_id(args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
     """The id of the task that a hook was called for, as far as its arguments tell; never raises."""
     try:
-        found = kwargs.get("task_id") or kwargs.get("id")
-        if found is None and (request := kwargs.get("request")) is not None:
-            found = getattr(request, "id", None)
-        if found is None and (sender := kwargs.get("sender")) is not None:
-            found = getattr(getattr(sender, "request", None), "id", None)
-        if found is None and len(args) == 1:
-            found = getattr(getattr(args[0], "request", None), "id", None)
-        if found is None and len(args) > 2:
-            found = getattr(args[2], "headers", {}).get("id")
+        return (
+            kwargs.get("task_id")
+            or kwargs.get("id")
+            or getattr(kwargs.get("request"), "id", None)
+            or getattr(getattr(kwargs.get("sender"), "request", None), "id", None)
+            or (getattr(getattr(args[0], "request", None), "id", None) if len(args) == 1 else None)
+            or (getattr(args[2], "headers", {}).get("id") if len(args) > 2 else None)
+        )
     except Exception:  # noqa: BLE001 - called while handling an error
         return None
-    return found

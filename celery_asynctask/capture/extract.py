@@ -31,17 +31,24 @@ def from_request(kind: Kind, name: str, request: Any, at: int) -> Event:
         "kind": kind.value,
         "at": at,
         "name": name[:MAX_NAME],
+        **delivery(request),
     }
+    if "delivered" in header:
+        event["delivered"] = True
+    if is_time(created := header.get("created")):
+        event["created"] = created
+    return event
+
+
+def delivery(request: Any) -> Event:
+    """What only few messages have to say of their delivery: that it is not the first of the task."""
+    event = cast("Event", {})
     if request.retries:
         event["retries"] = request.retries
     if nesting := getattr(request, "replaced_task_nesting", 0):
         event["nesting"] = nesting
     if request.delivery_info and request.delivery_info.get("redelivered"):
         event["redelivered"] = True
-    if "delivered" in header:
-        event["delivered"] = True
-    if is_time(created := header.get("created")):
-        event["created"] = created
     return event
 
 
@@ -109,14 +116,8 @@ def _times_text(header: Mapping[str, Any]) -> str:
 
 
 def _again_text(request: Any) -> str:
-    """What only few runs have to say: that they are not the first, or were not to start before. As `_times_text`."""
-    event = cast("Event", {})
-    if request.retries:
-        event["retries"] = request.retries
-    if request.replaced_task_nesting:
-        event["nesting"] = request.replaced_task_nesting
-    if (request.delivery_info or {}).get("redelivered"):
-        event["redelivered"] = True
+    """`delivery`, and that the run was not to start before. As `_times_text`."""
+    event = delivery(request)
     if (eta := read_microseconds(request.eta)) is not None:
         event["eta"] = eta
     return f"{json_text(event)[1:-1]}," if event else ""

@@ -104,7 +104,7 @@ def on_task_init(task_id: str, task: Any) -> None:
         start = known[_START] = extract.start(recording, choice, name, request, at, ids)
         recording.write(start)
         if ids is not None:
-            key = run_key(extract.from_request(Kind.STARTED, name, request, at))
+            key = run_key(cast("Event", {**extract.delivery(request), "run": header_of(request)["run"]}))
             tracing.describe(request.id, request.root_id, request.parent_id, key)
         if request.chain or request.chord or request.callbacks:
             _plan(recording, request, start)
@@ -279,12 +279,7 @@ def record_end(
         recording.write(encode_end(start, kind, at, end))
     else:
         recording.record({**extract.from_request(kind, task.name, request, at), "ran": True, **end})
-    if (
-        (request.chain or request.chord or request.callbacks)
-        and kind in _WITH_STEPS
-        and not end.get("again")
-        and (steps := extract.steps_of(request))
-    ):
+    if kind in _WITH_STEPS and not end.get("again") and (steps := extract.steps_of(request)):
         header = header_of(request)
         cause: Event = {**extract.from_request(kind, task.name, request, at), **end}
         cause["root"] = extract.lineage(header, request.root_id, None)[0]

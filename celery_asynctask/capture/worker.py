@@ -90,14 +90,11 @@ def on_revoked(sender: Any, request: Any, terminated: bool, signum: Any, expired
         return
     end = cast("Event", {"ran": bool(terminated)})
     extract.add_asked(end, recording, sender.name, request)
-    if expired:
-        end["outcome"] = "expired"
-        extract.add_error(end, recording, TaskRevokedError("expired"))
-    elif terminated:
-        end["outcome"] = "terminated"
-        extract.add_error(end, recording, TaskRevokedError(f"terminated by {_signal_name(signum)}"))
-    else:
-        extract.add_error(end, recording, TaskRevokedError("revoked"))
+    how = "expired" if expired else "terminated" if terminated else "revoked"
+    if how != "revoked":
+        end["outcome"] = how
+    reason = f"terminated by {_signal_name(signum)}" if how == "terminated" else how
+    extract.add_error(end, recording, TaskRevokedError(reason))
     record_end(recording, Kind.REVOKED, sender, request, end, inferred=True)
 
 

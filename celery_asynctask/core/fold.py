@@ -38,7 +38,6 @@ STATUS = {
 
 # Members of an enum are looked up and hashed in Python, so what is asked for every event goes by plain strings.
 _STATUS = {kind.value: status.value for kind, status in STATUS.items()}
-_TERMINAL = frozenset(status.value for status in TERMINAL)
 _SENT = frozenset({Kind.PUBLISHED.value, Kind.RECEIVED.value})
 _STARTED = Kind.STARTED.value
 _NO_END = frozenset({Kind.STARTED.value, Kind.FOUND.value})
@@ -122,7 +121,7 @@ def project(event: Event) -> Partial:
     task["order_key"] = order
     task["status"] = status
     task["retries"] = event.get("retries", 0)
-    task["completed_at"] = at if status in _TERMINAL else None
+    task["completed_at"] = at if status in TERMINAL else None
     if started is None and not event.get("ran"):
         return Partial(task, {})
     return Partial(task, {key: _project_attempt(event, key, started)})
