@@ -8,7 +8,6 @@ from typing import Final, NamedTuple
 
 from starlette.responses import Response
 
-from celery_asynctask.console.overview import this_minute
 from celery_asynctask.console.page import Page, route
 from celery_asynctask.console.spark import sparks, sparks_note
 from celery_asynctask.errors import FilterError
@@ -54,7 +53,7 @@ async def names(page: Page) -> Response:
     """How the tasks of each name do, of those that a search finds: of the last day where it names no time."""
     page.asked("search", "order")
     order = page.choice("order", ORDERS, "tasks")
-    end = this_minute(page)
+    end = page.this_minute
     search = page.search(end)  # from a whole minute, so that it is the same within one
     shared = {"search": search, "order": order, "columns": COLUMNS, "shortcuts": SHORTCUTS}
     if search.refusal:
@@ -93,7 +92,7 @@ async def name(page: Page) -> Response:
         parse_value("name", term("", of)[1:], page.now)
     except FilterError as exc:
         raise invalid("name", str(exc)) from None
-    end = this_minute(page)
+    end = page.this_minute
     search = by_name(of)
 
     def make(session: Session) -> Mapping[str, object]:

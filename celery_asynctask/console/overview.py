@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Mapping
 from typing import Final
 
 from starlette.responses import Response
 
-from celery_asynctask.console.page import Page, floored, route
+from celery_asynctask.console.page import Page, route
 from celery_asynctask.console.spark import sparks, sparks_note
 from celery_asynctask.core.accounting import Ledger
 from celery_asynctask.core.status import FAILED, AsyncTaskStatus
@@ -19,21 +18,15 @@ from celery_asynctask.queries.statistics.overview import overview as overview_of
 from celery_asynctask.queries.statistics.series import FEWER, MOST_LOOKED_AT, series
 from celery_asynctask.queries.types import Session
 
-MINUTE: Final = dt.timedelta(minutes=1)
 ROWS: Final = 10
 """Of each list."""
 WAITING: Final = (AsyncTaskStatus.PENDING, AsyncTaskStatus.RECEIVED, AsyncTaskStatus.RETRY)
 
 
-def this_minute(page: Page) -> dt.datetime:
-    """Its end: the same for who looks every second."""
-    return floored(page.now, 60) + MINUTE
-
-
 async def overview(page: Page) -> Response:
     """What happens now."""
     page.asked()
-    end = this_minute(page)
+    end = page.this_minute
     whole = page.access.customers is None  # events are of processes, not of customers
     ledger = (await page.service.run(page.health)).ledger if whole else None
     record = {"ledger": ledger, "equation": [] if ledger is None else _equation(ledger)}

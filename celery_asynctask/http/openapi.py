@@ -29,35 +29,26 @@ _PROBLEMS: Final = {
     422: "A parameter, or what is in the body, is not allowed",
     503: "The database, or the broker, does not answer",
 }
-_ALWAYS: Final = (401, 403, 422, 503)
-_NO_SCHEMAS: Final = ("HTTPValidationError", "ValidationError")
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """``responses`` of a route, or of a router: the problems that it may answer with besides those of all routes."""
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {one: {"description": _PROBLEMS[one], "content": content} for one in sorted({*_ALWAYS, *statuses})}
+    return {one: {"description": _PROBLEMS[one], "content": content} for one in sorted({401, 403, 422, 503, *statuses})}
 
 
 def describe(api: FastAPI) -> None:
     """Make the document, once, of all routes that ``api`` has by now."""
     made = api.openapi()
     schemas = made["components"]["schemas"]
-    for name in _NO_SCHEMAS:  # FastAPI's own, of errors that `problem` answers
+    for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's own, of errors that `problem` answers
         schemas.pop(name, None)
     schemas["Problem"] = Problem.model_json_schema()
     schemas["AsyncTaskOrdering"]["x-enum-varnames"] = [one.name for one in AsyncTaskOrdering]
     made["paths"] = dict(sorted(made["paths"].items()))
-    for operations in made["paths"].values():
-        for operation in operations.values():
-            for parameter in operation.get("parameters", ()):
-                _plain(parameter["schema"])
+    operations = [one for path in made["paths"].values() for one in path.values()]
+    titled = [parameter["schema"] for one in operations for parameter in one.get("parameters", ())]
     for schema in schemas.values():
-        _plain(schema)
-        for one in schema.get("properties", {}).values():
-            _plain(one)
-
-
-def _plain(schema: dict[str, object]) -> None:
-    """Without the title that Pydantic makes of a name, such as Createdbyname."""
-    schema.pop("title", None)
+        titled += [schema, *schema.get("properties", {}).values()]
+    for one in titled:  # such as Createdbyname, which Pydantic makes of a name
+        one.pop("title", None)

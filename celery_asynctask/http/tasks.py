@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Callable, Coroutine, Hashable
 from contextlib import AbstractContextManager
 from functools import partial
@@ -77,7 +76,6 @@ class ReadingRoute(APIRoute):
         return answer
 
 
-_MINUTE: Final = dt.timedelta(minutes=1)
 _ETAG: Final = {"ETag": {"description": "Of this answer, for If-None-Match", "schema": {"type": "string"}}}
 router: Final = APIRouter(
     tags=["async-tasks"],
@@ -130,7 +128,7 @@ async def list_tasks(request: Request, caller: Reading, asked: Annotated[PageSea
 async def stats(request: Request, caller: Reading, asked: Annotated[Search, Query()]) -> Response:
     """How the tasks of each name do, of those that a search finds: of the last day where it names no time."""
     search = _searched(caller, asked)
-    end = caller.now.replace(second=0, microsecond=0) + _MINUTE  # the same for who asks every second
+    end = caller.this_minute
     wanted = with_time(search.filter, end)
 
     def make(session: Session) -> str:

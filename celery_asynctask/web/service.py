@@ -239,6 +239,11 @@ class Caller:
         return self.service.reader.scoped(self.access.customers)
 
     @property
+    def this_minute(self) -> dt.datetime:
+        """Its end: the same for who looks every second."""
+        return self.now.replace(second=0, microsecond=0) + dt.timedelta(minutes=1)
+
+    @property
     def payloads(self) -> bool:
         """Whether the caller may see the tasks' values."""
         return self.access.may(Right.PAYLOADS)

@@ -82,8 +82,7 @@ class Html(HTMLParser):
 
 @pytest.fixture
 def api(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
-    for module in (overview, names):
-        monkeypatch.setattr(module, "this_minute", lambda _page: NOW)
+    monkeypatch.setattr(Caller, "this_minute", NOW)
     with api_over(store, asynctask_journal_dir=str(tmp_path / "journal")) as made:
         yield made
 
