@@ -16,11 +16,7 @@ from celery_asynctask.journal.survey import Survey
 from celery_asynctask.queries.reader import Reader
 from celery_asynctask.store.models import AsyncTaskSource
 
-_COLUMNS: Final = [
-    getattr(AsyncTaskSource, name)
-    for name in Account._fields
-    if name not in ("in_journal", "damaged", "oldest", "abandoned")
-]
+_COLUMNS: Final = [getattr(AsyncTaskSource, name) for name in Account._fields[:-4]]
 _AT_A_TIME: Final = 1000
 
 

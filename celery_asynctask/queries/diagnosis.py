@@ -13,6 +13,7 @@ from celery_asynctask.core.reasons import NotSent
 from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.queries.failures.fingerprint import place
 from celery_asynctask.queries.reader import Reader
+from celery_asynctask.queries.task import exact
 from celery_asynctask.queries.types import EvidentTask
 from celery_asynctask.queries.workflow.members import workflow
 from celery_asynctask.queries.workflow.tree import Member
@@ -72,7 +73,7 @@ def evidence(reader: Reader, session: Session, task: EvidentTask) -> Evidence:
 def _cause(reader: Reader, session: Session, task: EvidentTask) -> tuple[AsyncTask | None, list[Member]]:
     """The task that a step was not sent for, or waits for; where nobody knows: what is under way in its workflow."""
     told = NotSent.parse(task.error_message or "") if is_unsent(task.order_key) else None
-    if told is not None and (cause := _task(reader, session, told.task_id)) is not None:
+    if told is not None and (cause := exact(reader, session, told.task_id)) is not None:
         return cause, []
     members = {one.celery_task_id: one for one in workflow(reader, session, task).members}
     met = {task.celery_task_id}
@@ -80,14 +81,9 @@ def _cause(reader: Reader, session: Session, task: EvidentTask) -> tuple[AsyncTa
     while at in members and at not in met:
         met.add(at)
         if not members[at].planned and not members[at].unsent:
-            return _task(reader, session, at), []
+            return exact(reader, session, at), []
         at = members[at].parent_task_id
     return None, [one for one in members.values() if one.open]
-
-
-def _task(reader: Reader, session: Session, task_id: str) -> AsyncTask | None:
-    found: AsyncTask | None = session.scalars(reader.tasks().where(AsyncTask.celery_task_id == task_id)).first()
-    return found
 
 
 def _about(reader: Reader, session: Session, task: EvidentTask) -> Evidence:

@@ -115,9 +115,7 @@ def counted(now: dt.datetime, gone: ColumnElement[bool]) -> tuple[ColumnElement[
 
 def _rows(session: Session, gone: int) -> Iterator[Any]:
     source = AsyncTaskSource
-    columns: Any = select(
-        source.source, source.host, source.pid, source.role, source.started_at, source.last_seen_at, source.ended_at
-    )
+    columns = select(*(getattr(source, name) for name in Source._fields[:-3]))
     living = columns.where(source.ended_at.is_(None)).order_by(source.last_seen_at.desc(), source.source.desc())
     yield from session.execute(living.limit(MOST_LIVING))
     ended = columns.where(source.ended_at.is_not(None)).order_by(source.ended_at.desc(), source.source.desc())

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from operator import eq, ge, gt, le, lt
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import BigInteger, ColumnElement, and_, exists, false, func, literal, not_, or_, true
+import sqlalchemy as sa
+from sqlalchemy import ColumnElement, SQLColumnExpression
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import GenericFunction
 
@@ -18,6 +20,7 @@ from celery_asynctask.queries.search.json_path import at_path
 from celery_asynctask.queries.search.keys import JSON_KEYS, KEYS
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
 
+Column = SQLColumnExpression[Any]
 Condition = ColumnElement[bool]
 
 
@@ -32,13 +35,13 @@ class Conditions(NamedTuple):
     @property
     def matches(self) -> Condition:
         """Whether a row is found to which an index led."""
-        return and_(true(), *self.scanned)
+        return sa.and_(sa.true(), *self.scanned)
 
 
 class microseconds_between(GenericFunction[int]):
     """Microseconds from the first time to the second; null where one is null."""
 
-    type = BigInteger()
+    type = sa.BigInteger()
     inherit_cache = True
 
 
@@ -91,9 +94,9 @@ def conditions(search: Filter, dialect: str) -> Conditions:
     found = Conditions([], [])
     for asked in search.terms:
         term = _positive(asked)
-        condition = or_(*(_value(term, value, dialect) for value in term.values))
+        condition = sa.or_(*(_value(term, value, dialect) for value in term.values))
         if term.negated:
-            condition = not_(func.coalesce(condition, false()))
+            condition = sa.not_(sa.func.coalesce(condition, sa.false()))
         (found.indexed if _is_indexed(term) else found.scanned).append(condition)
     return found
 
@@ -139,25 +142,25 @@ def _value(term: Term, value: Value, dialect: str) -> Condition:
     return _text(column, value, dialect, bytewise=KEYS[term.key].is_id)
 
 
-def _of_attempts(column: Any, value: Value, dialect: str) -> Condition:
+def _of_attempts(column: Column, value: Value, dialect: str) -> Condition:
     """Whether any attempt is like that; none is what no attempt has."""
     any_of = value._replace(operator="any") if value.operator == "none" else value
-    found = exists().where(AsyncTaskAttempt.celery_task_id == AsyncTask.celery_task_id, _text(column, any_of, dialect))
-    return not_(found) if value.operator == "none" else found
+    of_task = AsyncTaskAttempt.celery_task_id == AsyncTask.celery_task_id
+    found = sa.exists().where(of_task, _text(column, any_of, dialect))
+    return sa.not_(found) if value.operator == "none" else found
 
 
-def begins_with(column: Any, prefix: str) -> Condition:
+def begins_with(column: Column, prefix: str) -> Condition:
     """Whether a text that is compared byte by byte begins with ``prefix``: as a range, which an index serves."""
     after = _after(prefix)
-    found = and_(column >= prefix, column < after if after else true())
+    found = sa.and_(column >= prefix, column < after if after else sa.true())
     # To MySQL, blanks at the end are nothing.
-    return and_(found, _like(column, f"{glob.like_literal(prefix)}%")) if prefix.endswith(" ") else found
+    return sa.and_(found, _like(column, f"{glob.like_literal(prefix)}%")) if prefix.endswith(" ") else found
 
 
-def _like(column: Any, pattern: str) -> Condition:
+def _like(column: Column, pattern: str) -> Condition:
     """LIKE without an index: MariaDB 10.11 misses texts with characters above U+FFFF by way of one."""
-    found: Condition = (column + "").like(pattern, escape=glob.ESCAPE)
-    return found
+    return (column + "").like(pattern, escape=glob.ESCAPE)
 
 
 def _after(prefix: str) -> str:
@@ -169,50 +172,40 @@ def _after(prefix: str) -> str:
     return ""
 
 
-_COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
-    "=": lambda column, value: column == value,
-    ">": lambda column, value: column > value,
-    ">=": lambda column, value: column >= value,
-    "<": lambda column, value: column < value,
-    "<=": lambda column, value: column <= value,
-}
+_COMPARISONS: Final[Mapping[str, Callable[[Any, Any], Condition]]] = {"=": eq, ">": gt, ">=": ge, "<": lt, "<=": le}
 
 
-def _presence(column: Any, value: Value) -> Condition:
-    found: Condition = column.is_(None) if value.operator == "none" else column.is_not(None)
-    return found
+def _presence(column: Column, value: Value) -> Condition:
+    return column.is_(None) if value.operator == "none" else column.is_not(None)
 
 
-def _compare(column: Any, value: Value) -> Condition:
+def _compare(column: Column, value: Value) -> Condition:
     if value.operator in ("none", "any"):
         return _presence(column, value)
     if value.operator == "..":
-        return and_(column >= _plain(value.value), column <= _plain(value.high))
-    found: Condition = _COMPARISONS[value.operator](column, _plain(value.value))
-    return found
+        return sa.and_(column >= _plain(value.value), column <= _plain(value.high))
+    return _COMPARISONS[value.operator](column, _plain(value.value))
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, dt.timedelta):
         value //= dt.timedelta(microseconds=1)
     # PostgreSQL would not compare a small column with what is no small number.
-    return literal(value, BigInteger()) if isinstance(value, int) else value
+    return sa.literal(value, sa.BigInteger()) if isinstance(value, int) else value
 
 
-def _text(column: Any, value: Value, dialect: str, *, bytewise: bool = False) -> Condition:
+def _text(column: Column, value: Value, dialect: str, *, bytewise: bool = False) -> Condition:
     if value.operator in ("none", "any"):
         return _presence(column, value)
     is_mysql = dialect in ("mysql", "mariadb")
     if not glob.is_glob(value.value):
         text = glob.literal(value.value)
-        equal: Condition = column == text
+        equal = column == text
         # To MySQL, blanks at the end are nothing.
-        return and_(equal, _like(column, glob.like_literal(text))) if is_mysql else equal
+        return sa.and_(equal, _like(column, glob.like_literal(text))) if is_mysql else equal
     if bytewise and (prefix := glob.beginning(value.value)):
         return begins_with(column, prefix)
     if dialect == "sqlite":  # its LIKE does not tell upper from lower case
-        found: Condition = column.bool_op("GLOB")(value.value)
-        return found
+        return column.bool_op("GLOB")(value.value)
     pattern = glob.like(value.value)
-    like: Condition = _like(column, pattern) if is_mysql else column.like(pattern, escape=glob.ESCAPE)
-    return like
+    return _like(column, pattern) if is_mysql else column.like(pattern, escape=glob.ESCAPE)

@@ -20,7 +20,7 @@ from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
 from celery_asynctask.errors import FilterError
-from celery_asynctask.queries.search.keys import JSON_KEYS, KEYS, Comparison, is_hex
+from celery_asynctask.queries.search.keys import JSON_KEYS, KEYS, is_hex
 
 MAX_LENGTH: Final = 2048
 """Characters of a search."""
@@ -220,7 +220,7 @@ def _values(key: str, name: str, word: _Word, now: dt.datetime) -> list[Value]:
     if known.can_be_none and bare == ANY:
         return [Value("any")]
     operator, rest = _operator(word)
-    if operator and known.comparison is Comparison.NEVER:
+    if operator and not known.is_compared:
         raise FilterError(f"{name!r} takes no {operator}; a text that begins with it stands in double quotes.")
     if known.read is None:
         return _cases(key, _glob(word))
@@ -228,7 +228,7 @@ def _values(key: str, name: str, word: _Word, now: dt.datetime) -> list[Value]:
         if operator:
             low, high = known.read(_plain(rest), now)
             return [Value(operator, high if operator in (">", "<=") else low)]
-        if known.comparison is not Comparison.NEVER and (ends := _ends(word)):
+        if known.is_compared and (ends := _ends(word)):
             first, second = (known.read(_plain(end), now) for end in ends)
             return [Value("..", min(first[0], second[0]), max(first[1], second[1]))]
         low, high = known.read(text, now)
@@ -236,7 +236,7 @@ def _values(key: str, name: str, word: _Word, now: dt.datetime) -> list[Value]:
         raise FilterError(f"{name!r} cannot be {text!r}; it must be {exc}.") from None
     if known.operator != "=":
         return [Value(known.operator, low)]
-    if known.comparison is Comparison.ALWAYS or (known.is_time and _is_instant(text)):
+    if known.is_span or (known.is_time and _is_instant(text)):
         raise FilterError(f"{name!r} cannot be exactly {text!r}: put > or < before it, or give low..high.")
     return [Value("=", low) if low == high else Value("..", low, high)]
 

@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
-import enum
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 from celery_asynctask.core.columns import ATTEMPT, TASK, Type
 from celery_asynctask.core.limits import MAX_INTEGER
 from celery_asynctask.core.status import AsyncTaskStatus
-
-
-class Comparison(enum.Enum):
-    """Whether a key takes ``>`` and the like."""
-
-    NEVER = enum.auto()
-    ALLOWED = enum.auto()
-    ALWAYS = enum.auto()
-    """Nothing is exactly so long."""
-
 
 Read = Callable[[str, dt.datetime], tuple[Any, Any]]
 """Reads a value, at a time, as the first and last of what it stands for: 2026-01-31 is the times of a day. Raises
@@ -33,7 +22,6 @@ class Key(NamedTuple):
     meaning: str
     read: Read | None = None
     """None: a text."""
-    comparison: Comparison = Comparison.NEVER
     operator: str = "="
     """What a value without an operator means."""
     is_id: bool = False
@@ -49,6 +37,16 @@ class Key(NamedTuple):
     @property
     def is_time(self) -> bool:
         return self.read is time
+
+    @property
+    def is_span(self) -> bool:
+        """Nothing is exactly so long."""
+        return self.read is span
+
+    @property
+    def is_compared(self) -> bool:
+        """Whether it takes ``>`` and the like."""
+        return self.read in (number, time, span) and self.operator == "="
 
 
 def status(value: str, _now: dt.datetime) -> tuple[str, str]:
@@ -141,17 +139,7 @@ def _written(match: re.Match[str], now: dt.datetime) -> tuple[dt.datetime, dt.da
     length = _DAY if minute is None else dt.timedelta(minutes=1) if second is None else dt.timedelta(seconds=1)
     if fraction is not None:
         length = _TICK * 10 ** (6 - len(fraction))
-    return _period(at.replace(tzinfo=_zone(zone) if zone else now.tzinfo), length)
-
-
-def _zone(text: str) -> dt.tzinfo:
-    if text in ("Z", "z"):
-        return dt.timezone.utc
-    hours, minutes = int(text[1:3]), int(text[-2:])
-    if minutes >= 60:
-        raise ValueError
-    offset = dt.timedelta(hours=hours, minutes=minutes)
-    return dt.timezone(-offset if text[0] == "-" else offset)
+    return _period(at.replace(tzinfo=dt.datetime.strptime(zone.upper(), "%z").tzinfo if zone else now.tzinfo), length)
 
 
 def _period(begin: dt.datetime, length: dt.timedelta) -> tuple[dt.datetime, dt.datetime]:
@@ -160,18 +148,16 @@ def _period(begin: dt.datetime, length: dt.timedelta) -> tuple[dt.datetime, dt.d
     return begin.astimezone(dt.timezone.utc), end.astimezone(dt.timezone.utc) - _TICK
 
 
-_ALLOWED, _ALWAYS = Comparison.ALLOWED, Comparison.ALWAYS
-
 KEYS: Final[dict[str, Key]] = {
     "id": Key("beginning of the task id, or a glob for all of it", is_id=True),
     "name": Key("name of the task"),
     "status": Key("status", status),
-    "customer": Key("for which customer", number, _ALLOWED),
-    "created_by": Key("who asked for it", number, _ALLOWED),
+    "customer": Key("for which customer", number),
+    "created_by": Key("who asked for it", number),
     "created_by_name": Key("name of who asked for it"),
     "error": Key("class of the exception"),
     "message": Key("part of the exception's text"),
-    "retries": Key("number of retries", number, _ALLOWED),
+    "retries": Key("number of retries", number),
     "root": Key("id of the root of its workflow", is_id=True),
     "parent": Key("id of the task that sent it", is_id=True),
     "trace": Key("trace id", is_hex=True),
@@ -179,27 +165,23 @@ KEYS: Final[dict[str, Key]] = {
     "worker": Key("node name of a worker that ran it"),
     "queue": Key("queue that a run of it came by"),
     "periodic": Key("name of the schedule's entry that sent it"),
-    "created": Key("when it was asked for", time, _ALLOWED),
-    "started": Key("when it first started", time, _ALLOWED),
-    "completed": Key("when it ended", time, _ALLOWED),
+    "created": Key("when it was asked for", time),
+    "started": Key("when it first started", time),
+    "completed": Key("when it ended", time),
     "since": Key("asked for at that time or later", time, operator=">="),
     "until": Key("asked for before that time", time, operator="<"),
-    "wait": Key("from when it was asked for to its first start", span, _ALWAYS),
-    "run": Key("from its first start to its end", span, _ALWAYS),
+    "wait": Key("from when it was asked for to its first start", span),
+    "run": Key("from its first start to its end", span),
     "args": Key("a positional argument: args.0"),
     "kwargs": Key("a keyword argument, and what is in it: kwargs.order.id"),
     "result": Key("the result, or what is in it: result.total"),
     "content": Key("what is in the content: content.order"),
 }
 """Those of columns that are not named here, and the registry says are searched, follow."""
-_READERS: Final[dict[Type, tuple[Read, Comparison]]] = {
-    Type.INTEGER: (number, _ALLOWED),
-    Type.LONG: (number, _ALLOWED),
-    Type.TIME: (time, _ALLOWED),
-}
+_READERS: Final[Mapping[Type, Read]] = {Type.INTEGER: number, Type.LONG: number, Type.TIME: time}
 for _one in (*TASK, *ATTEMPT):
     if _one.search is not None:
-        KEYS.setdefault(_one.search, Key(_one.doc.rstrip("."), *_READERS.get(_one.type, ())))
+        KEYS.setdefault(_one.search, Key(_one.doc.rstrip("."), _READERS.get(_one.type)))
 JSON_KEYS: Final = frozenset(one.search for one in TASK if one.type is Type.JSON)
 
 
