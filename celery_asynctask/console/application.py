@@ -44,7 +44,7 @@ def console(service: Service) -> Starlette:
         },
     )
     app.state.asynctask = service
-    app.state.paces = workflow.Paces()
+    app.state.paces = workflow.Paces(1000)
     app.router.redirect_slashes = False
     return app
 

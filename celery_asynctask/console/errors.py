@@ -35,15 +35,6 @@ SHORTCUTS: Final = (("Last hour", "since:1h"), ("Last day", "since:1d"), ("Last 
 _TICK: Final = dt.timedelta(microseconds=1)
 
 
-class Asked(NamedTuple):
-    """What the page's query says."""
-
-    search: Search
-    sort: str
-    most: int
-    causes: int
-
-
 class Cause(NamedTuple):
     """One group, as it is shown."""
 
@@ -61,43 +52,43 @@ class Cause(NamedTuple):
 async def errors(page: Page) -> Response:
     """What fails of what a search finds."""
     page.asked("search", "sort", "most", "causes")
-    asked = Asked(
-        sort=page.choice("sort", SORTS, "count"),
-        most=int(page.choice("most", MOST, MOST[0])),
-        causes=int(page.choice("causes", CAUSES, CAUSES[0])),
-        search=page.search(page.now),
-    )
+    sort = page.choice("sort", SORTS, "count")
+    most, limit = int(page.choice("most", MOST, MOST[0])), int(page.choice("causes", CAUSES, CAUSES[0]))
+    search = page.search(page.now)
     shared = {
-        "asked": asked,
+        "search": search,
+        "sort": sort,
+        "most": most,
+        "limit": limit,
         "sorts": {name: title for name, (title, _) in SORTS.items()},
         "shortcuts": SHORTCUTS,
         "most_causes": CAUSES[-1],
         "most_failures": MOST[-1],
     }
-    if asked.search.refusal:
+    if search.refusal:
         return page.error("errors.html", 422, found=None, **shared)
 
     def make(session: Session) -> Mapping[str, object]:
-        found = failures(page.reader, session, asked.search.filter, most=asked.most)
-        groups = sorted(found.groups, key=SORTS[asked.sort][1], reverse=True)
-        shown = groups[: asked.causes]
+        found = failures(page.reader, session, search.filter, most=most)
+        groups = sorted(found.groups, key=SORTS[sort][1], reverse=True)
+        shown = groups[:limit]
         return {
             **shared,
             "found": found,
-            "causes": list(_causes(page, asked, found, shown)),
+            "causes": list(_causes(page, search, found, shown)),
             "left": len(groups) - len(shown),
             "left_tasks": sum(group.tasks for group in groups[len(shown) :]),
             "names_shown": NAMES_SHOWN,
         }
 
-    return await page.answer("errors.html", make, lasting=not asked.search.relative)
+    return await page.answer("errors.html", make, lasting=not search.relative)
 
 
-def _causes(page: Page, asked: Asked, found: Failures, groups: Sequence[Group]) -> Iterator[Cause]:
+def _causes(page: Page, search: Search, found: Failures, groups: Sequence[Group]) -> Iterator[Cause]:
     bounds = found.bounds
     shown = "%m-%d %H:%M" if bounds and bounds[-1] - bounds[0] > BUCKETS * dt.timedelta(minutes=1) else "%m-%d %H:%M:%S"
     periods = [f"{begin:{shown}} to {end:{shown}} UTC" for begin, end in pairwise(bounds)]
-    names_status = any(one.key == "status" for one in asked.search.filter.terms)
+    names_status = any(one.key == "status" for one in search.filter.terms)
     for group in groups:
         key = repr((group.error_type, group.message, group.place)).encode(errors="surrogatepass")
         most = max(group.counts)
@@ -110,7 +101,7 @@ def _causes(page: Page, asked: Asked, found: Failures, groups: Sequence[Group]) 
             group=group,
             tasks=page.url(
                 "/tasks",
-                search=search_of(group, asked.search.text, page.now),
+                search=search_of(group, search.text, page.now),
                 status=[] if names_status or group.error_type in FAILED else [status.value for status in FAILED],
             ),
             peak=f"Failures over time; most, {most:,}, from {periods[group.counts.index(most)]}",

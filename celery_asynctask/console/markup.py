@@ -51,11 +51,6 @@ def seconds(value: dt.timedelta | float | None) -> str:
     return span(value.total_seconds() if isinstance(value, dt.timedelta) else value)
 
 
-def number(value: int) -> str:
-    """A count, in groups of three digits."""
-    return f"{value:,}"
-
-
 def percent(value: float) -> str:
     """A part of 1; what is not quite nothing or all is never shown as that."""
     shown = f"{value * 100:.1f}".rstrip("0").rstrip(".")
@@ -71,7 +66,7 @@ _ENVIRONMENT: Final = Environment(
     finalize=_finalized,
     auto_reload=False,
 )
-_ENVIRONMENT.filters.update(rfc3339=rfc3339, seconds=seconds, number=number, percent=percent)
+_ENVIRONMENT.filters.update(rfc3339=rfc3339, seconds=seconds, number="{:,}".format, percent=percent)
 _ENVIRONMENT.globals.update(
     signs={status.value: sign for status, sign in SIGNS.items()},
     failed=[status.value for status in FAILED],

@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from celery_asynctask.console.markup import number, percent
+from celery_asynctask.console.markup import percent
 from celery_asynctask.core.text import span
 from celery_asynctask.queries.statistics.series import Part
 
@@ -40,10 +40,10 @@ def sparks_note(parts: Sequence[Part]) -> str:
     said = "Each bar is an hour of the last 24; the last one ends now."
     looked_at = max((one.tasks for one in parts if one.looked_back_to is not None), default=None)
     if looked_at is not None:
-        said += f" Rates and times of an hour with many tasks are those of its newest {number(looked_at)}."
+        said += f" Rates and times of an hour with many tasks are those of its newest {looked_at:,}."
     most = max((one.there for one in parts if one.has_more), default=None)
     if most is not None:
-        said += f" Tasks of an hour are counted up to {number(most)}."
+        said += f" Tasks of an hour are counted up to {most:,}."
     return said
 
 
@@ -73,13 +73,13 @@ def _hour(part: Part) -> str:
 
 
 def _count(part: Part, value: float | None) -> str:
-    return f"{number(int(value or 0))}{' or more' if part.has_more else ''}"
+    return f"{int(value or 0):,}{' or more' if part.has_more else ''}"
 
 
 def _rate(part: Part, value: float | None) -> str:
     if value is None:
         return "no tasks"
-    of = f" of the newest {number(part.tasks)}" if part.looked_back_to is not None else f" of {number(part.tasks)}"
+    of = f" of the newest {part.tasks:,}" if part.looked_back_to is not None else f" of {part.tasks:,}"
     return f"{percent(value)}{of}"
 
 

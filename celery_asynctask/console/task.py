@@ -128,6 +128,8 @@ def _found(page: Page, session: Session, row: PageRow, base: str, first: str, no
     if reader.customers is not None:
         told = _scoped(told)
     last = told.last
+    content = row.content if page.payloads else None
+    rerun_of = value.member(content, "rerun_of")
     return {
         "row": row,
         "base": base,
@@ -141,9 +143,11 @@ def _found(page: Page, session: Session, row: PageRow, base: str, first: str, no
         "around": around(reader, session, row),
         "most_counted": MOST_COUNTED,
         "values": values(page, row),
-        "progress": value.progress(row.content) if page.payloads else None,
-        "rerun_of": _rerun_of(row) if page.payloads else None,
-        "rerun_by": value.member(row.content, "rerun_by") if page.payloads else None,
+        "progress": value.progress(content),
+        "rerun_of": rerun_of
+        if rerun_of is not None and is_id(rerun_of)
+        else None,  # the content is the user's own, too
+        "rerun_by": value.member(content, "rerun_by"),
         "links": _links(page, row, last, now),
         "may_rerun": page.access.may(Right.RERUN),
         "most_message": MAX_MESSAGE,
@@ -154,12 +158,6 @@ def _scoped(told: Evidence) -> Evidence:
     """Without what is known of processes, and of the tasks of others on a queue."""
     cause = None if told.cause is None else _scoped(told.cause)
     return told._replace(source=None, sources_are_seen=False, ahead=told.ahead or None, cause=cause)
-
-
-def _rerun_of(row: TaskRow) -> str | None:
-    """The content is the user's own, too."""
-    found = value.member(row.content, "rerun_of")
-    return found if found is not None and is_id(found) else None
 
 
 def _shown(what: object) -> str:

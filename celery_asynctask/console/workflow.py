@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Collection, Hashable, Mapping, Sequence
-from threading import Lock
 from typing import Final, NamedTuple
 
 from starlette.responses import Response
@@ -23,6 +22,7 @@ from celery_asynctask.queries.workflow.timeline import Course, courses
 from celery_asynctask.queries.workflow.timeline import parts as parts_of
 from celery_asynctask.queries.workflow.tree import Member, Placed, failed_branches, lineage
 from celery_asynctask.store.models import AsyncTask
+from celery_asynctask.web.memory import Latest
 from celery_asynctask.web.problem import invalid
 
 ROWS: Final = 500
@@ -36,7 +36,11 @@ MOST_LEVELS: Final = 12
 """Levels of a tree that are indented."""
 FASTEST: Final = 2
 """Seconds that a picture lasts at least while something is under way."""
-_MOST_PACES: Final = 1000
+
+
+Paces = Latest[Hashable, int]
+"""How many seconds the pictures of workflows last, as they were seen last; 0: till the record changes. So looking again
+at one that is over costs next to nothing, and while something is under way its bars grow."""
 
 
 class Asked(NamedTuple):
@@ -72,11 +76,6 @@ class Row(NamedTuple):
         """1 at the top."""
         return self.placed.depth + 1
 
-    @property
-    def indented(self) -> int:
-        """Levels, as far as they are indented."""
-        return min(self.placed.depth, MOST_LEVELS)
-
 
 class Window(NamedTuple):
     """The rows that are shown of all."""
@@ -92,11 +91,6 @@ class Window(NamedTuple):
     above: Sequence[Member]
     """What the first row hangs on: in another window."""
 
-    @property
-    def starts(self) -> range:
-        """Where windows begin."""
-        return range(0, self.total, ROWS)
-
 
 class Summary(NamedTuple):
     """All of a workflow in numbers."""
@@ -111,28 +105,6 @@ class Summary(NamedTuple):
     """When the last one ended, of those that have; None: none has."""
     took: dt.timedelta
     """Till then, or so far."""
-
-
-class Paces:
-    """How many seconds the pictures of workflows last, as they were seen last; 0: till the record changes. So looking
-    again at one that is over costs next to nothing, and while something is under way its bars grow."""
-
-    def __init__(self) -> None:
-        self._known: OrderedDict[Hashable, int] = OrderedDict()
-        self._lock = Lock()
-
-    def of(self, key: Hashable) -> int:
-        """What was noted, else the least there is."""
-        with self._lock:
-            return self._known.get(key, FASTEST)
-
-    def note(self, key: Hashable, pace: int) -> None:
-        """Remember it."""
-        with self._lock:
-            self._known[key] = pace
-            self._known.move_to_end(key)
-            if len(self._known) > _MOST_PACES:
-                self._known.popitem(last=False)
 
 
 def understood(page: Page) -> Asked:
@@ -153,7 +125,7 @@ async def workflow(page: Page) -> Response:
     asked = understood(page)
     paces: Paces = page.request.app.state.paces
     key = (page.access.customers, page.path)
-    pace = paces.of(key)
+    pace = paces.get(key, FASTEST)
     now = floored(page.now, pace or FASTEST)
 
     def make(session: Session) -> Mapping[str, object]:
@@ -163,7 +135,7 @@ async def workflow(page: Page) -> Response:
         shown = failed_branches(everything) if asked.failed else everything
         window = windowed(shown, task.celery_task_id, asked.start)
         summary = summed(whole.members, now)
-        paces.note(key, pace_of(summary))
+        paces[key] = pace_of(summary)
         ids = [row.member.celery_task_id for row in window.rows]
         attempts = runs(session, ids) if asked.view != "tree" else {}
         return {

@@ -31,16 +31,12 @@ _SENTENCES: Final = {
 }
 
 
-def _times(count: int) -> str:
-    return "once" if count == 1 else f"{count:,} times"
-
-
 def reason(one: Reason, remedies: Mapping[str, str] = {}) -> str:
     """A part of a sentence, without a full stop. ``remedies`` says, by field of `operations.rerun.Options`, what a
     person does who wants it nevertheless."""
     fields: dict[str, Any] = {**one.fields}
-    if "times" in fields:
-        fields["times"] = _times(fields["times"])
+    if times := fields.get("times"):
+        fields["times"] = "once" if times == 1 else f"{times:,} times"
     if detail := fields.get("detail"):
         fields["detail"] = f": {detail}"
     told = _SENTENCES[one.code].format_map(fields)

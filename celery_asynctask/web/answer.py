@@ -13,7 +13,6 @@ import datetime as dt
 import hashlib
 import json
 import re
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from threading import Lock
@@ -27,6 +26,7 @@ from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.core.text import rfc3339
 from celery_asynctask.queries.reader import ATTEMPT_COLUMNS, TASK_COLUMNS, Reader, revision
 from celery_asynctask.queries.types import AttemptRow, TaskRow
+from celery_asynctask.web.memory import Latest
 
 S = TypeVar("S")
 
@@ -39,7 +39,7 @@ class Answers:
     """Answers of one server process; used by many threads."""
 
     def __init__(self) -> None:
-        self._tags: OrderedDict[Hashable, tuple[int, str]] = OrderedDict()
+        self._tags: Latest[Hashable, tuple[int, str]] = Latest(MOST_KEPT)
         self._newest = 0
         self._lock = Lock()
 
@@ -91,12 +91,8 @@ class Answers:
 
     def _keep(self, key: Hashable, at: int, tag: str) -> None:
         with self._lock:
-            if at != self._newest:  # nobody asks for an older one, and one that is newer is of before a setting back
-                return
-            self._tags[key] = (at, tag)
-            self._tags.move_to_end(key)
-            if len(self._tags) > MOST_KEPT:
-                self._tags.popitem(last=False)
+            if at == self._newest:  # nobody asks for an older one, and one that is newer is of before a setting back
+                self._tags[key] = (at, tag)
 
 
 def _matches(asked: str, tag: str) -> bool:

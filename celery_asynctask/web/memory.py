@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from threading import Lock
 from typing import Final, Generic, TypeVar
 
+K = TypeVar("K")
 T = TypeVar("T")
 
 SENT_SECONDS: Final = 120.0
@@ -19,11 +20,27 @@ MOST_SENT: Final = 10_000
 """Tasks that are remembered: the latest."""
 
 
+class Latest(OrderedDict[K, T]):
+    """What was set last, of so many keys at most."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+        self._lock = Lock()
+
+    def __setitem__(self, key: K, value: T) -> None:
+        with self._lock:
+            super().__setitem__(key, value)
+            self.move_to_end(key)
+            if len(self) > self.most:
+                self.popitem(last=False)
+
+
 class Sent:
     """Tasks that were just sent again, by their Celery ids: what the record does not say yet."""
 
     def __init__(self) -> None:
-        self._at: OrderedDict[str, float] = OrderedDict()
+        self._at: Latest[str, float] = Latest(MOST_SENT)
         self._lock = Lock()
 
     def __contains__(self, task_id: str) -> bool:
@@ -36,9 +53,6 @@ class Sent:
             if task_id in self:
                 return False
             self._at[task_id] = time.monotonic()
-            self._at.move_to_end(task_id)
-            if len(self._at) > MOST_SENT:
-                self._at.popitem(last=False)
             return True
 
     def discard(self, task_id: str) -> None:

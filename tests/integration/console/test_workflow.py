@@ -327,10 +327,6 @@ def test_how_long_a_picture_lasts() -> None:
     assert page.pace_of(known._replace(tasks=10_000)) == 16
     assert page.pace_of(known._replace(took=dt.timedelta(days=1))) == 256
     assert page.pace_of(known._replace(under_way=False)) == 0
-    paces = page.Paces()
-    for number in range(1500):
-        paces.note(number, 0)
-    assert (paces.of(1499), paces.of(0)) == (0, page.FASTEST)
 
 
 def test_others_tasks_are_not_there(store: Store, api: Api) -> None:

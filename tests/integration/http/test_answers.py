@@ -302,7 +302,7 @@ def test_a_search_that_counts_from_now_is_made_again(api: Api) -> None:
 
 
 def test_not_more_are_kept_than_are_to_be(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answering, "MOST_KEPT", 3)
+    monkeypatch.setattr(api.app.state.asynctask.answers._tags, "most", 3)
     for limit in range(1, 9):
         again(api, LIST, '"other"', limit=limit)
     assert len(api.app.state.asynctask.answers._tags) == 3

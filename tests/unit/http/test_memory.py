@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from celery_asynctask.web import memory
-from celery_asynctask.web.memory import SENT_SECONDS, Kept, Sent
+from celery_asynctask.web.memory import SENT_SECONDS, Kept, Latest, Sent
 from tests.pace import patience
 
 
@@ -19,6 +19,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     made.monotonic = lambda: made.now
     monkeypatch.setattr(memory, "time", made)
     return made
+
+
+def test_what_was_set_last_is_there() -> None:
+    latest: Latest[int, int] = Latest(1000)
+    for number in range(1500):
+        latest[number] = number
+        latest[1] = number
+    assert (len(latest), latest[1499], latest[1], latest.get(500)) == (1000, 1499, 1499, None)
 
 
 def test_it_is_known_for_a_while(clock: SimpleNamespace) -> None:
