@@ -12,7 +12,7 @@ import datetime as dt
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property, partial
+from functools import partial
 from itertools import islice
 from typing import Final, NoReturn
 
@@ -185,6 +185,10 @@ class Import:
         self._writer = writer
         self._keep_ids = writer.dialect == "sqlite"
         """Elsewhere a number that we give is not taken from the sequence, which gives it once more later."""
+        self._tables = (
+            (async_task, fold.task_upsert(writer.dialect, async_task)),
+            (async_task_attempt, fold.attempt_upsert(writer.dialect, async_task_attempt)),
+        )
 
     def prepare(self) -> None:
         """Create the tables where they are missing."""
@@ -202,17 +206,11 @@ class Import:
             self._writer.batch(partial(self._store, some))
             yield len(some)
 
-    @cached_property
-    def _statements(self) -> tuple[sa.Insert, sa.Insert]:
-        dialect = self._writer.dialect
-        return fold.task_upsert(dialect, async_task), fold.attempt_upsert(dialect, async_task_attempt)
-
     def _store(self, tasks: Sequence[Exported], connection: Connection) -> None:
         rows = sorted((task.task for task in tasks), key=lambda row: row["celery_task_id"])
         attempts = [one for task in tasks for one in task.attempts]
         attempts.sort(key=lambda row: (row["celery_task_id"], row["run_key"]))
-        tables = (async_task, async_task_attempt)
-        for table, statement, known in zip(tables, self._statements, (rows, attempts), strict=True):
+        for (table, statement), known in zip(self._tables, (rows, attempts), strict=True):
             free = self._free(connection, table, known) if self._keep_ids else set()
             numbered = [row for row in known if row["id"] in free]
             counted = [{name: row[name] for name in row if name != "id"} for row in known if row["id"] not in free]

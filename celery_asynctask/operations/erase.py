@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, case, exists, func, literal, null, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, case, exists, func, literal, null, or_, select, update
 
 from celery_asynctask.core.columns import ATTEMPT, TASK, VALUES, Content
 from celery_asynctask.core.marks import MARK
@@ -30,6 +30,8 @@ _attempt: Final = async_task_attempt.c
 _TEXTS, _ATTEMPT_TEXTS = (
     tuple(one.name for one in columns if one.holds is Content.TEXT) for columns in (TASK, ATTEMPT)
 )
+_HAS_TEXT: Final = or_(*(_task[name].is_not(None) for name in _TEXTS))
+_ATTEMPT_HAS_TEXT: Final = or_(*(_attempt[name].is_not(None) for name in _ATTEMPT_TEXTS))
 
 
 class Erased(NamedTuple):
@@ -52,9 +54,10 @@ class Erasure:
         """How many rows have something to erase."""
         tasks, attempts = 0, 0
         for ids in self._batches():
-            asked = select(func.count()).where(self._attempts_of(ids), _some(_ATTEMPT_TEXTS, async_task_attempt))
-            tasks += self._writer.read(select(func.count()).where(_task.id.in_(ids), self._own()))[0][0]
-            attempts += self._writer.read(asked)[0][0]
+            own = select(func.count()).where(_task.id.in_(ids), self._own())
+            theirs = _attempt.celery_task_id.in_(select(_task.celery_task_id).where(_task.id.in_(ids)))
+            tasks += self._writer.read(own)[0][0]
+            attempts += self._writer.read(select(func.count()).where(theirs, _ATTEMPT_HAS_TEXT))[0][0]
         return Erased(tasks, attempts)
 
     def run(self) -> Iterator[Erased]:
@@ -65,9 +68,7 @@ class Erasure:
     def _batches(self) -> Iterator[list[int]]:
         """Ids of this customer's tasks that have something to erase, or whose attempts do, in the order of the index
         that finds the customer's."""
-        of_attempts = exists().where(
-            _attempt.celery_task_id == _task.celery_task_id, _some(_ATTEMPT_TEXTS, async_task_attempt)
-        )
+        of_attempts = exists().where(_attempt.celery_task_id == _task.celery_task_id, _ATTEMPT_HAS_TEXT)
         asked = select(_task.id, _task.created_at).where(_task.customer == self._customer)
         after: Place | None = None
         while True:
@@ -84,12 +85,7 @@ class Erasure:
         dialect = self._writer.dialect
         marked = Value("=", ERASED[MARK])
         there = (and_(_task[name].is_not(None), ~at_path(_task[name], (MARK,), marked, dialect)) for name in VALUES)
-        return or_(*there, _some(_TEXTS, async_task))
-
-    def _attempts_of(self, ids: Sequence[int]) -> ColumnElement[bool]:
-        theirs = select(_task.celery_task_id).where(_task.id.in_(ids))
-        found: ColumnElement[bool] = _attempt.celery_task_id.in_(theirs)
-        return found
+        return or_(*there, _HAS_TEXT)
 
     def _erase(self, ids: Sequence[int], connection: Connection) -> Erased:
         # A task may be another customer's by now: an earlier event of it has been stored.
@@ -106,16 +102,9 @@ class Erasure:
             }
             values.update(dict.fromkeys(_TEXTS))
             connection.execute(update(AsyncTask).where(_task.id.in_(changed)).values(values))
-        texts = _some(_ATTEMPT_TEXTS, async_task_attempt)
-        runs = connection.scalars(
-            select(_attempt.id).where(_attempt.celery_task_id.in_([row.celery_task_id for row in rows]), texts)
-        ).all()
+        theirs = _attempt.celery_task_id.in_([row.celery_task_id for row in rows])
+        runs = connection.scalars(select(_attempt.id).where(theirs, _ATTEMPT_HAS_TEXT)).all()
         if runs:
             erased = update(AsyncTaskAttempt).where(_attempt.id.in_(runs))
             connection.execute(erased.values(dict.fromkeys(_ATTEMPT_TEXTS)))
         return Erased(len(changed), len(runs))
-
-
-def _some(names: Sequence[str], table: Table) -> ColumnElement[bool]:
-    """Whether one of these columns is there."""
-    return or_(*(table.c[name].is_not(None) for name in names))

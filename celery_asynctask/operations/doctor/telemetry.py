@@ -14,6 +14,8 @@ from celery_asynctask.settings import Settings
 
 _TELEMETRY = Check("telemetry")
 _INSTRUMENTATION = "opentelemetry-instrumentation-celery"
+_NONE = frozenset({"ProxyTracerProvider", "NoOpTracerProvider", "_ProxyMeterProvider", "NoOpMeterProvider"})
+"""Classes of what stands for a provider until there is one."""
 
 
 def telemetry(settings: Settings | None) -> Iterator[Finding]:
@@ -69,9 +71,4 @@ def _version(package: str) -> str | None:
 
 def _has_provider(provider: object) -> bool:
     """Whether somebody has set it: what the API has until then does nothing."""
-    return type(provider).__name__ not in (
-        "ProxyTracerProvider",
-        "NoOpTracerProvider",
-        "_ProxyMeterProvider",
-        "NoOpMeterProvider",
-    )
+    return type(provider).__name__ not in _NONE
