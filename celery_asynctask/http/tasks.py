@@ -47,8 +47,8 @@ def _if_none_match(
 
 
 class ReadingRoute(APIRoute):
-    """Takes from the request here what is asked, and lets FastAPI document it: FastAPI looks for each parameter of a
-    search, and asks each dependency, for a quarter of the time of an answer.
+    """Reads the query itself; FastAPI only documents it. FastAPI takes a quarter of the time of an answer to look for
+    each parameter of a search and to call each dependency.
 
     Its function takes the request, the caller, who may read, and one thing more: ``asked``, a model of the query, or
     ``task_id``, the ``id`` in the path."""

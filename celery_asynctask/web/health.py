@@ -21,7 +21,7 @@ MOST_ACCOUNTS: Final = 5000
 
 
 class Health(NamedTuple):
-    """What they say."""
+    """What the ledger and the journal say."""
 
     ledger: Ledger
     accounts: Mapping[str, Account]

@@ -23,9 +23,9 @@ from celery_asynctask.web.problem import invalid
 from celery_asynctask.web.schema import Asked, AsyncTaskStatusEnum
 
 _KEYS: Final = {one.name: one.search for one in (*TASK, *ATTEMPT) if one.search is not None}
-"""By column, for which a parameter is named, the key of the grammar."""
+"""The grammar's keys by column; parameters have the names of columns."""
 _SIDES: Final = {"after": ">=", "before": "<"}
-"""By the second word of a time's parameter, the first of which is a key: the operator."""
+"""Operators by the second word of a time's parameter; the first word is the grammar's key."""
 _FIRST: Final = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
 _LAST: Final = dt.datetime(2999, 12, 31, tzinfo=dt.timezone.utc)
 """Before and after these there is nothing, nor does every database know such times."""

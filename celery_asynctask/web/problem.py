@@ -117,7 +117,8 @@ Handlers = dict[type[Exception], Callable[[Request, Exception], Response]]
 
 
 def handlers(answer: Callable[[Request, ProblemError], Response], unreadable: str) -> Handlers:
-    """Of what the API and the console ``answer`` each in its own way; ``unreadable`` is told where the database is."""
+    """The exception handlers that the API and the console share. ``answer`` makes the response to a problem;
+    ``unreadable`` is the problem's detail where the database cannot be read."""
 
     def of_ours(request: Request, exc: Exception) -> Response:
         assert isinstance(exc, ProblemError)
@@ -143,4 +144,4 @@ HANDLERS: Final[Handlers] = {
     RequestValidationError: _of_validation,
     HTTPException: _of_http,
 }
-"""Of the API: every error is a problem."""
+"""The API's: they answer every error with a problem."""

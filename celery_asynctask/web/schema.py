@@ -33,8 +33,8 @@ class Shape(BaseModel):
 
     @classmethod
     def of(cls, source: object, **others: object) -> dict[str, object]:
-        """The properties of this shape: attributes of ``source`` that have their names, and ``others`` in place of
-        those that are not there as they are answered."""
+        """The properties of this shape by their names in JSON: attributes of ``source``, or ``others`` where they are
+        given."""
         return {
             str(field.alias): others[name] if name in others else getattr(source, name)
             for name, field in cls.model_fields.items()

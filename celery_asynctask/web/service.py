@@ -37,7 +37,7 @@ THREADS: Final = 6
 MOST_WAITING: Final = 200
 """Requests that wait for one of them."""
 KEPT_SECONDS: Final = 5.0
-"""How long a `Health` is answered with."""
+"""How long a `Health` is answered with before it is made anew."""
 _POOL: Final = {"pool_size": THREADS, "max_overflow": THREADS, "pool_timeout": 5}
 """Connections are kept, for making one takes longer than most queries."""
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -184,7 +184,7 @@ class Service:
     """Of one ASGI application."""
 
     def __init__(self, celery: Any, settings: Settings, *, loopback: bool = False) -> None:
-        """``loopback`` as of `Gate`. Raises `SettingsError`."""
+        """``loopback`` as in `Gate`. Raises `SettingsError`."""
         self.celery = celery
         self.settings = settings
         self.gate = Gate(settings, loopback=loopback)
@@ -249,7 +249,8 @@ class Caller:
         return self.access.may(Right.PAYLOADS)
 
     def health(self) -> Health:
-        """Made anew every `KEPT_SECONDS` at most; for who sees all customers. Raises `StoreError`."""
+        """The ledger and the journal of this host, read anew every `KEPT_SECONDS` at most; only for callers who see all
+        customers. Raises `StoreError`."""
         make = partial(health, self.reader, self.service.settings.directory)
         return self.service.health.get(make, KEPT_SECONDS)
 
@@ -261,7 +262,7 @@ class Caller:
 
 
 async def caller_of(request: Request, *rights: Right, kept: str | None = None) -> Caller:
-    """Who makes a request, and has all these rights; ``kept`` as of `Gate.access`. Raises `ProblemError`."""
+    """The caller of a request, who has all these rights; ``kept`` as in `Gate.access`. Raises `ProblemError`."""
     service: Service = request.app.state.asynctask
     found = Caller(await service.gate.access(request, kept), service)
     for right in rights:
@@ -283,8 +284,8 @@ def needing(right: Right) -> Callable[[Request], Awaitable[Caller]]:
 
 
 def query_of(request: Request, known: Mapping[str, bool]) -> dict[str, str | list[str]]:
-    """The parameters of a request's query; ``known`` says of each that it may have whether that may be given often.
-    Raises `ProblemError` for any other, and for one that is given more than once and may not be."""
+    """The parameters of a request's query. ``known`` has those of the operation, and whether each is a list. Raises
+    `ProblemError` for any other, and for one that is given more than once and is no list."""
     given = request.query_params
     for name in given:
         if name not in known:
