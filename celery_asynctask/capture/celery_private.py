@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import logging
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -33,10 +32,10 @@ import celery
 from billiard.process import current_process
 from kombu.utils import json
 
+from celery_asynctask.errors import logger
+
 if TYPE_CHECKING:
     from celery import Celery
-
-logger = logging.getLogger("celery_asynctask")
 
 __all__ = ["get_current_task"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import time
 from collections.abc import Mapping
 from typing import Any, Final
@@ -15,9 +14,7 @@ from celery_asynctask.capture.instrumentation import recording_of_task
 from celery_asynctask.capture.payload.merged import Merged
 from celery_asynctask.core.event import Kind
 from celery_asynctask.core.time import now
-from celery_asynctask.errors import guard
-
-logger = logging.getLogger("celery_asynctask")
+from celery_asynctask.errors import guard, logger
 
 THROTTLE_SECONDS: Final = 0.1
 """Content is written at most once in this time while a task runs; what came in between is in the next write, or in

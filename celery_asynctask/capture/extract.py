@@ -125,10 +125,9 @@ def _again_text(request: Any) -> str:
 
 def add_error(event: Event, recording: Recording, exc: BaseException | None, traceback: Any = None) -> None:
     """Add class name, text and traceback (text, else ignored) of an exception."""
-    if (error_type := payload.error_type(exc)) is not None:
-        event["error_type"] = error_type
-    if (message := payload.error_message(exc, recording.encoder)) is not None:
-        event["error_message"] = message
+    if exc is not None:
+        event["error_type"] = payload.error_type(exc)
+        event["error_message"] = payload.error_message(exc, recording.encoder)
     if (text := recording.encoder.traceback(traceback)) is not None:
         event["traceback"] = text
 

@@ -155,7 +155,7 @@ def _before(recording: Recording, name: str, message: Any, options: dict[str, An
         options["headers"] = headers
     # A retry that a worker's main process sends for a killed child comes from no span: what is made of it now
     # (by the instrumentation) shall still belong to the trace of the first run.
-    return header, about, sender, tracing.attach(Context(headers)) if again else None
+    return header, about, sender, tracing.attach(Context(headers))[1] if again else None
 
 
 def fields(recording: Recording, task_id: Any, request: Any, inherited: Any, again: bool) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def on_task_init(task_id: str, task: Any) -> None:
         # Else the loader has called before, or a tracer without a request.
         if _START in known or not _is_of_a_message(known):
             return
-        ids, attached = tracing.enter(request)
+        ids, attached = tracing.attach(request)
         if attached is not None:
             known[_ATTACHED] = attached
         choice = recording.choices[name]

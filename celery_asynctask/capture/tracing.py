@@ -79,30 +79,21 @@ class _RequestGetter(Getter[Any]):
 _getter = _RequestGetter()
 
 
-def attach(request: Any) -> Any:
+def attach(request: Any) -> tuple[Ids | None, Any]:
     """Make the context that a request carries the current one, unless a span is current already.
 
-    Returns what `detach` wants back, None where nothing was attached.
+    Returns which span is current then, and what `detach` wants back, None where nothing was attached.
     """
-    return None if trace.get_current_span().get_span_context().is_valid else _attach(request)
-
-
-def enter(request: Any) -> tuple[Ids | None, Any]:
-    """`attach`, and which span is current then."""
     if context.get_current() and (ids := current()) is not None:
         return ids, None
-    token = _attach(request)
-    return (None, None) if token is None else (current(), token)
-
-
-def _attach(request: Any) -> Any:
     headers, fields = request.headers, _fields()
     if request.__dict__.keys().isdisjoint(fields) and (
         not headers or not isinstance(headers, Mapping) or headers.keys().isdisjoint(fields)
     ):
-        return None
+        return None, None
     carried = propagate.extract(request, getter=_getter)
-    return context.attach(carried) if _ids(trace.get_current_span(carried).get_span_context()) else None
+    ids = _ids(trace.get_current_span(carried).get_span_context())
+    return ids, None if ids is None else context.attach(carried)
 
 
 def detach(token: Any) -> None:

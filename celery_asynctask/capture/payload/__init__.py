@@ -144,18 +144,14 @@ def safe_repr(value: Any, encoder: Encoder = PLAIN) -> str:
     return encoder.text(converted if type(converted) is str else json.dumps(converted, ensure_ascii=False), MAX_REPR)
 
 
-def error_type(exc: BaseException | None) -> str | None:
+def error_type(exc: BaseException) -> str:
     """Class name of ``exc``, also where Celery replaced an exception that cannot be pickled by a wrapper."""
-    if exc is None:
-        return None
     return clean((_wrapped(exc) or class_name(type(exc)))[:255])
 
 
-def error_message(exc: BaseException | None, encoder: Encoder = PLAIN) -> str | None:
+def error_message(exc: BaseException, encoder: Encoder = PLAIN) -> str:
     """Text of ``exc``, bounded and redacted, never raising. The one place where code of the user's runs, the
     exception's ``__str__``: Celery has run it by then, for its own log and traceback."""
-    if exc is None:
-        return None
     try:
         arguments = instance_dict(exc).get("exc_args") if _wrapped(exc) else None
         if isinstance(arguments, (list, tuple)):
@@ -177,5 +173,5 @@ def reason_text(reason: Any, encoder: Encoder = PLAIN) -> str:
     """Text of what a ``Reject`` was given: an exception's or a string's own, else `safe_repr`."""
     kind = type(reason)
     if inherits(kind, BaseException):
-        return error_message(reason, encoder) or ""
+        return error_message(reason, encoder)
     return encoder.text(reason, MAX_MESSAGE) if inherits(kind, str) else safe_repr(reason, encoder)

@@ -145,3 +145,11 @@ def test_times_from_anywhere_are_left_out_of_a_start(recording: Recording, time:
     event = decode(start_of(recording, request, None))
     assert event.keys().isdisjoint({"created", "sent", "customer"})
     assert "created" not in extract.from_request(Kind.SUCCEEDED, "a.task", request, ms(9))
+
+
+def test_an_error_that_nobody_knows_is_not_said(recording: Recording) -> None:
+    event: Any = {}
+    extract.add_error(event, recording, None, object())
+    assert event == {}
+    extract.add_error(event, recording, KeyError("a"), "Traceback")
+    assert event == {"error_type": "KeyError", "error_message": "'a'", "traceback": "Traceback"}

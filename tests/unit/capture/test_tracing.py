@@ -46,21 +46,21 @@ def test_the_current_span() -> None:
 @pytest.mark.parametrize("headers", [{}, {"traceparent": "nonsense"}, {"traceparent": 7}, {"tracestate": "a=b"}])
 def test_headers_without_a_trace(headers: dict[str, object]) -> None:
     assert tracing.trace_of(headers) is None
-    assert tracing.attach(Context(headers)) is None
+    assert tracing.attach(Context(headers)) == (None, None)
 
 
 @pytest.mark.parametrize("carried", [{"traceparent": PARENT}, {"headers": {"traceparent": PARENT}}])
 def test_attach_and_detach(carried: dict[str, Any]) -> None:
     """From an attribute, as protocol 2 has it, or from the headers."""
-    token = tracing.attach(Context(carried))
-    assert tracing.current() == (TRACE, SPAN)
+    ids, token = tracing.attach(Context(carried))
+    assert tracing.current() == ids == (TRACE, SPAN)
     tracing.detach(token)
     assert tracing.current() is None
 
 
 def test_a_span_that_is_there_is_left_alone() -> None:
     with TRACER.start_as_current_span("theirs"):
-        assert tracing.attach(Context({"traceparent": PARENT})) is None
+        assert tracing.attach(Context({"traceparent": PARENT})) == (tracing.current(), None)
 
 
 def test_describe() -> None:
@@ -96,7 +96,7 @@ def test_another_propagator() -> None:
     propagate.set_global_textmap(Single())
     try:
         assert tracing.trace_of({"x-trace": f"{TRACE}/{SPAN}"}) == TRACE
-        token = tracing.attach(Context({"x-trace": f"{TRACE}/{SPAN}"}))
+        _, token = tracing.attach(Context({"x-trace": f"{TRACE}/{SPAN}"}))
         headers: dict[str, str] = {}
         tracing.inject(headers)
         tracing.detach(token)
