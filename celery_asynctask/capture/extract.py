@@ -45,9 +45,9 @@ def delivery(request: Any) -> Event:
     event = cast("Event", {})
     if request.retries:
         event["retries"] = request.retries
-    if nesting := getattr(request, "replaced_task_nesting", 0):
+    if nesting := request.replaced_task_nesting:
         event["nesting"] = nesting
-    if request.delivery_info and request.delivery_info.get("redelivered"):
+    if (request.delivery_info or {}).get("redelivered"):
         event["redelivered"] = True
     return event
 
@@ -118,7 +118,7 @@ def _times_text(header: Mapping[str, Any]) -> str:
 def _again_text(request: Any) -> str:
     """`delivery`, and that the run was not to start before. As `_times_text`."""
     event = delivery(request)
-    if (eta := read_microseconds(request.eta)) is not None:
+    if request.eta and (eta := read_microseconds(request.eta)) is not None:
         event["eta"] = eta
     return f"{json_text(event)[1:-1]}," if event else ""
 
