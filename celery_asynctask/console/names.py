@@ -12,10 +12,16 @@ from celery_asynctask.console.page import Page, route
 from celery_asynctask.console.spark import sparks, sparks_note
 from celery_asynctask.errors import FilterError
 from celery_asynctask.queries.search.filter import parse_value, term
-from celery_asynctask.queries.statistics.by_name import MOST_LOOKED_AT as MOST_OF_A_NAME
-from celery_asynctask.queries.statistics.by_name import by_name, named
 from celery_asynctask.queries.statistics.measures import Percentiles
-from celery_asynctask.queries.statistics.names import Name, Statistics, statistics, with_time
+from celery_asynctask.queries.statistics.names import (
+    MOST_OF_A_NAME,
+    Name,
+    Statistics,
+    by_name,
+    named,
+    statistics,
+    with_time,
+)
 from celery_asynctask.queries.statistics.series import FEWER, series
 from celery_asynctask.queries.types import Session
 from celery_asynctask.web.problem import invalid, not_found

@@ -1,4 +1,5 @@
-"""What the tasks of each name have in common: how many, how many failed, how long they waited and ran.
+"""What the tasks of each name have in common: how many, how many failed, how long they waited and ran; and of one name
+the newest tasks, those that failed last, and those that took the longest.
 
 Made in the database, of the newest tasks that a filter finds. It looks at `MOST_LOOKED_AT` of them at most, and says so
 and how far back that was, as `page` does.
@@ -8,12 +9,14 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from celery_asynctask.queries.reader import Reader
-from celery_asynctask.queries.search.condition import conditions
+from celery_asynctask.core.status import FAILED
+from celery_asynctask.queries.reader import Reader, task_columns
+from celery_asynctask.queries.search.condition import conditions, run_microseconds
 from celery_asynctask.queries.search.filter import Filter, Term, Value
 from celery_asynctask.queries.search.order import NEWEST
 from celery_asynctask.queries.statistics.measures import Percentiles, grouped, looked_back_to, measures
@@ -21,6 +24,8 @@ from celery_asynctask.store.models import AsyncTask
 
 MOST_LOOKED_AT: Final = 100_000
 """Rows that statistics are made of."""
+MOST_OF_A_NAME: Final = 1_000
+"""Tasks of a name among which failures and slow ones are looked for."""
 DEFAULT_AGE: Final = dt.timedelta(days=1)
 """How old tasks are looked at when a search names no time."""
 
@@ -110,3 +115,36 @@ def asked_between(search: Filter) -> tuple[dt.datetime | None, dt.datetime | Non
         if value.operator == "..":
             highs.append(value.high)
     return max(lows, default=None), min(highs, default=None)
+
+
+class Named(NamedTuple):
+    """Rows of `reader.task_columns` without the tasks' values."""
+
+    newest: Sequence[Any]
+    failures: Sequence[Any]
+    """The newest first."""
+    slowest: Sequence[Any]
+    """Of those that ended, the ones that took longest from their first start to their end."""
+    looked_back_to: dt.datetime | None
+    """It was bounded: it looked at tasks asked for down to that time, and at none before. None: at all."""
+
+
+def by_name(name: str) -> Filter:
+    """The search for the tasks of exactly this name."""
+    glob = "".join(f"[{char}]" if char in "*?[" else char for char in name)
+    return Filter((Term("name", (), (Value("=", glob),), False),))
+
+
+def named(reader: Reader, session: Session, name: str, *, rows: int = 10, most: int = MOST_OF_A_NAME) -> Named:
+    """So many ``rows`` of each, of the newest ``most`` tasks of that name."""
+    asked = reader.seen(select(AsyncTask.id, AsyncTask.created_at, AsyncTask.status, run_microseconds().label("run")))
+    asked = asked.where(*conditions(by_name(name), reader.dialect).indexed).order_by(*NEWEST.terms).limit(most)
+    looked_at = session.execute(asked).all()
+    failed = [row for row in looked_at if row.status in FAILED]
+    ended = sorted((row for row in looked_at if row.run is not None), key=lambda row: row.run, reverse=True)
+    chosen = [[row.id for row in some[:rows]] for some in (looked_at, failed, ended)]
+    shown = reader.seen(task_columns(reader.dialect, values=False))
+    found = session.execute(shown.where(AsyncTask.id.in_({number for ids in chosen for number in ids})))
+    by_id = {row.id: row for row in found}
+    newest, failures, slowest = ([by_id[number] for number in ids] for ids in chosen)
+    return Named(newest, failures, slowest, looked_at[-1].created_at if len(looked_at) == most else None)

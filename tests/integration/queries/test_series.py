@@ -14,9 +14,9 @@ import pytest
 from celery_asynctask.core.status import FAILED, TERMINAL, AsyncTaskStatus
 from celery_asynctask.queries import Filter, Reader, parse
 from celery_asynctask.queries.search.filter import term
-from celery_asynctask.queries.statistics.by_name import by_name, named
 from celery_asynctask.queries.statistics.counts import COUNTED, counts, is_empty, standing
 from celery_asynctask.queries.statistics.measures import PERCENTILES, Percentiles
+from celery_asynctask.queries.statistics.names import by_name, named
 from celery_asynctask.queries.statistics.series import Part, series
 from celery_asynctask.store import Store
 from tests.integration.http.client import OURS, THEIRS
