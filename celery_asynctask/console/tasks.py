@@ -42,7 +42,6 @@ ORDERS: Final = {
     "completedAt": "first ended first",
 }
 
-
 COLUMNS: Final = {
     "status": "Status",
     "name": "Name",
