@@ -95,7 +95,12 @@ class Gate:
             )
             for name, grant in (settings.tokens or {}).items()
         }
-        self._function = _resolved(settings.access)
+        try:
+            self._function: Function | None = symbol_by_name(settings.access)
+        except (ImportError, AttributeError, ValueError) as exc:
+            raise SettingsError(
+                f"Setting 'asynctask_access' names {settings.access!r}, which cannot be imported: {exc}."
+            ) from exc
         self._open_here = loopback and not self.has_credentials
 
     @property
@@ -168,16 +173,6 @@ def _here(request: Request) -> Access:
             "asynctask_tokens (`celery asynctask token` makes one).",
         )
     return Access(customers=None, rights=frozenset({Right.READ, Right.PAYLOADS}))
-
-
-def _resolved(function: Function | str | None) -> Function | None:
-    if function is None:
-        return None
-    try:
-        found: Function = symbol_by_name(function)
-    except (ImportError, AttributeError, ValueError) as exc:
-        raise SettingsError(f"Setting 'asynctask_access' names {function!r}, which cannot be imported: {exc}.") from exc
-    return found
 
 
 class Service:
