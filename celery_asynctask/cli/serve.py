@@ -42,7 +42,7 @@ def serve(look: Look, host: str, port: int, access_log: bool) -> None:
 
     # What a proxy says about who asks is not believed: any client may say it, too.
     config = uvicorn.Config(api, server_header=False, proxy_headers=False, lifespan="off", access_log=access_log)
-    _settle(api)
+    _settle()
     with _listening(host, port) as listening:
         click.echo(f"The record is at {_url(listening)}, until Ctrl-C", err=True)
         uvicorn.Server(config).run(sockets=[listening])
@@ -56,10 +56,9 @@ def openapi(look: Look) -> None:
     click.echo(json.dumps(_created(look, loopback=False).openapi(), indent=2, ensure_ascii=False))
 
 
-def _settle(api: Any) -> None:
-    """Make what the first request would make, and let the garbage collector leave alone what stays as long as the
-    process: now and then one answer waited 80 ms until it had looked at all of that."""
-    api.openapi()
+def _settle() -> None:
+    """Let the garbage collector leave alone what stays as long as the process: now and then one answer waited 80 ms
+    until it had looked at all of that."""
     gc.collect()
     gc.freeze()
 
