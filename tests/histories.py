@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 from celery_asynctask.core.event import Event, Kind, encode
+from celery_asynctask.core.fold import Partial, fold_all
 
 ID = "11111111-aaaa"
 ROOT = "22222222-bbbb"
@@ -45,6 +46,12 @@ def variant(one: Event, **more: Any) -> Event:
 def lines(told: Iterable[Event]) -> list[bytes]:
     """Events as the journal has them."""
     return [encode(one) for one in told]
+
+
+def fold(told: Iterable[Event]) -> Partial:
+    """The rows of one task."""
+    [partial] = fold_all(told).values()
+    return partial
 
 
 def asked(**more: Any) -> dict[str, Any]:

@@ -89,8 +89,8 @@ def on_task_init(task_id: str, task: Any) -> None:
             return
         name, request = task.name, task.request
         known = request.__dict__
-        # Else the loader has called before, or a tracer without a request.
-        if _START in known or not _is_of_a_message(known):
+        # The loader has called before, or a tracer was called by hand, for a run without an id.
+        if _START in known or not isinstance(known.get("id"), str):
             return
         ids, attached = tracing.attach(request)
         if attached is not None:
@@ -112,11 +112,6 @@ def on_task_init(task_id: str, task: Any) -> None:
         raise
     except Exception as exc:  # noqa: BLE001 - as `guard` does, whose own call would cost every task
         report("on_task_init", task_id, exc)
-
-
-def _is_of_a_message(request: dict[str, Any]) -> bool:
-    """Whether a run has a task id to be recorded by: one whose tracer is called by hand may have none."""
-    return isinstance(request.get("id"), str)
 
 
 def _plan(recording: Recording, request: Any, start: bytes) -> None:
@@ -196,7 +191,7 @@ def on_postrun(sender: Any, task_id: str, retval: Any, state: Any, **_: Any) -> 
         recording = recording_of(sender.app)
         if recording is None or not (choice := recording.choices[sender.name]).recorded:
             return
-        if not _is_of_a_message(known):
+        if not isinstance(known.get("id"), str):
             return
         if state == "SUCCESS":
             end: Event = {}  # type: ignore[typeddict-item]

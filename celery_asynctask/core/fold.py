@@ -11,7 +11,6 @@ into batches give the same row.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import reduce
 from typing import Any, NamedTuple
 
 from celery_asynctask.core.columns import ATTEMPT, TASK, Group, Type, names
@@ -185,13 +184,8 @@ def merge(a: Partial, b: Partial) -> Partial:
     return Partial(merge_task(a.task, b.task), attempts)
 
 
-def fold(events: Iterable[Event]) -> Partial:
-    """Events of one task, in any order and number, to its row and attempts. Raises `TypeError` without events."""
-    return reduce(merge, map(project, events))
-
-
 def fold_all(events: Iterable[Event]) -> Mapping[str, Partial]:
-    """Events of any tasks to their rows, by Celery task id."""
+    """Events of any tasks, in any order and number, to their rows, by Celery task id."""
     partials: dict[str, Partial] = {}
     for event in events:
         task_id = event["id"]

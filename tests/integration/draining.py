@@ -9,12 +9,11 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from celery_asynctask.core.event import Event, encode
-from celery_asynctask.core.fold import fold
 from celery_asynctask.journal import Journal
 from celery_asynctask.recorder.drain import Drain
 from celery_asynctask.store import Store
 from celery_asynctask.store.models import AsyncTaskSource
-from tests.histories import HISTORIES, about
+from tests.histories import HISTORIES, about, fold
 
 MakeDrain = Callable[..., Drain]
 

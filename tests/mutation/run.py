@@ -42,7 +42,7 @@ class Target(NamedTuple):
 TARGETS = (
     Target(
         "celery_asynctask/core/fold.py",
-        (f"{UNIT}core/test_fold.py", f"{UNIT}store/test_coalesce.py", f"{UNIT}core/test_histories.py"),
+        (f"{UNIT}core/test_fold.py", f"{UNIT}store/test_rounds.py", f"{UNIT}core/test_histories.py"),
     ),
     Target("celery_asynctask/core/keys.py", (f"{UNIT}core/test_keys.py",)),
     Target("celery_asynctask/core/accounting.py", (f"{UNIT}core/test_accounting.py",)),

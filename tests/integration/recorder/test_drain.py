@@ -13,10 +13,9 @@ from typing import cast
 import pytest
 
 from celery_asynctask.core.event import Event, encode
-from celery_asynctask.core.fold import fold
 from celery_asynctask.journal import Journal, frame, writer
 from celery_asynctask.store import Store
-from tests.histories import HISTORIES, ID, ms, published
+from tests.histories import HISTORIES, ID, fold, ms, published
 from tests.integration.draining import MakeDrain, append, quarantined, rows, segment_files, source_of, sources, tasks
 from tests.integration.rows import stored
 from tests.processes import at_once

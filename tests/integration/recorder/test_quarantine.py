@@ -10,13 +10,12 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from celery_asynctask.core.event import Event, encode
-from celery_asynctask.core.fold import fold
 from celery_asynctask.journal import Directory, Journal, frame
 from celery_asynctask.recorder.drain import Drain
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
 from tests import services
-from tests.histories import ID, published
+from tests.histories import ID, fold, published
 from tests.integration.draining import MakeDrain, append, quarantined, rows, source_of, sources, tasks
 from tests.integration.rows import stored
 

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 
 from celery_asynctask.core.event import Event, Kind
-from celery_asynctask.core.fold import Partial, fold, merge
+from celery_asynctask.core.fold import Partial, merge
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
 from tests import services
-from tests.histories import HISTORIES, ID, ROOT, START, about, lines
+from tests.histories import HISTORIES, ID, ROOT, START, about, fold, lines
 from tests.integration.rows import stored
 
 pytestmark = pytest.mark.every_database

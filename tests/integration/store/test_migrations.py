@@ -17,13 +17,12 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import create_engine, inspect, make_url, select, text
 
-from celery_asynctask.core.fold import fold
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
 from celery_asynctask.store.models import Base
 from celery_asynctask.store.tables import SCHEMA_VERSION, VERSION_TABLE, async_task_version
 from tests import services
-from tests.histories import HISTORIES, lines
+from tests.histories import HISTORIES, fold, lines
 from tests.integration.rows import stored
 from tests.integration.schema import schema_of
 

@@ -14,7 +14,6 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from celery_asynctask.core.event import Event
-from celery_asynctask.core.fold import fold
 from celery_asynctask.errors import StoreError
 from celery_asynctask.operations.migrate import upgrade
 from celery_asynctask.operations.session import Writer
@@ -23,7 +22,7 @@ from celery_asynctask.settings import Settings
 from celery_asynctask.store import Position, SourceUpdate, Store, is_outage
 from celery_asynctask.store.models import AsyncTask, AsyncTaskSource
 from celery_asynctask.web.service import Service
-from tests.histories import HISTORIES, ID, about, lines, ms, published
+from tests.histories import HISTORIES, ID, about, fold, lines, ms, published
 from tests.integration.rows import stored
 from tests.processes import at_once
 

@@ -10,12 +10,11 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from celery_asynctask.core.event import Event, Kind
-from celery_asynctask.core.fold import fold
 from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.store import Store
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
 from tests import services
-from tests.histories import HISTORIES, ID, Delivery, about, failure, lines, ms, published
+from tests.histories import HISTORIES, ID, Delivery, about, failure, fold, lines, ms, published
 from tests.integration.rows import stored
 
 pytestmark = pytest.mark.every_database

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from celery_asynctask.core.event import Event
-from celery_asynctask.core.fold import TASK_GROUPS, fold, merge
+from celery_asynctask.core.fold import TASK_GROUPS, merge
 from celery_asynctask.core.status import TERMINAL
-from tests.histories import HISTORIES, ID, NAME, PARENT, ROOT, ms
+from tests.histories import HISTORIES, ID, NAME, PARENT, ROOT, fold, ms
 
 ASKED = {
     "celery_task_id": ID,

@@ -21,7 +21,7 @@ from celery_asynctask.capture.instrumentation import recording_of
 from celery_asynctask.capture.payload import Encoder
 from celery_asynctask.capture.payload.redaction import SENSITIVE_NAMES, Redaction
 from celery_asynctask.core import keys
-from celery_asynctask.core.fold import fold, project
+from celery_asynctask.core.fold import project
 from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.errors import AsyncTaskError
 from celery_asynctask.operations.erase import ERASED
@@ -39,7 +39,7 @@ from celery_asynctask.operations.rerun import (
 from celery_asynctask.present.reasons import reasons
 from celery_asynctask.queries.reruns import Rerun
 from celery_asynctask.store.models import AsyncTask
-from tests.histories import HISTORIES, ID, NAME, published
+from tests.histories import HISTORIES, ID, NAME, fold, published
 
 VALUES = [
     dt.datetime(2026, 1, 31, 14, 5, 6, 789, tzinfo=dt.timezone.utc),

@@ -12,12 +12,11 @@ from hypothesis import strategies as st
 
 from celery_asynctask.cli.output import Output
 from celery_asynctask.core.accounting import SILENT
-from celery_asynctask.core.fold import fold
 from celery_asynctask.core.status import TERMINAL, AsyncTaskStatus
 from celery_asynctask.present.diagnosis import Words, explain
 from celery_asynctask.queries.diagnosis import Evidence
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt, AsyncTaskSource
-from tests.histories import HISTORIES, ID, SOURCE, START
+from tests.histories import HISTORIES, ID, SOURCE, START, fold
 from tests.unit.queries.test_tree import member
 from tests.workflows import TRACEBACK
 

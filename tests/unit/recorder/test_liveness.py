@@ -11,12 +11,11 @@ from typing import Any
 import pytest
 
 from celery_asynctask.core.event import Event, Kind
-from celery_asynctask.core.fold import fold
 from celery_asynctask.core.keys import run_key
 from celery_asynctask.journal import Directory
 from celery_asynctask.recorder import liveness
 from celery_asynctask.store import OpenAttempt
-from tests.histories import ID, NAME, Delivery, ms
+from tests.histories import ID, NAME, Delivery, fold, ms
 
 SEEN = dt.datetime(2026, 1, 31, 9, 5, 7, tzinfo=dt.timezone.utc)
 

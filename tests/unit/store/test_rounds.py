@@ -10,9 +10,8 @@ from typing import cast
 import pytest
 
 from celery_asynctask.core.event import Event, Kind, decode, encode, encode_end
-from celery_asynctask.core.fold import fold
 from celery_asynctask.store.store import rounds
-from tests.histories import HISTORIES, Delivery, about, event, failure, lines, ms, published
+from tests.histories import HISTORIES, Delivery, about, event, failure, fold, lines, ms, published
 
 
 def ids(found: Sequence[Sequence[bytes]]) -> list[list[str]]:
