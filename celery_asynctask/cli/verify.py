@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
 
@@ -20,6 +20,8 @@ from celery_asynctask.queries.completeness import completeness
 
 MOST_LISTED: Final = 1000
 """Processes that are listed for a person."""
+_ABOUT: Final = ("source", "host", "pid", "role", "last_seen_at", "ended_at")
+"""Of an account, beside its counts."""
 _NUMBERS: Final = ("accepted>", "stored>", "journal>", "quarantined>", "dropped>", "missing>")
 _COLUMNS: Final = ("source", "role", "last seen", *_NUMBERS, "because")
 
@@ -44,9 +46,11 @@ def verify(look: Look, since: str | None, everything: bool) -> None:
             "user of the workers."
         ) from exc
     if output.as_json:
-        output.json(_sum(found.ledger))
+        ledger = found.ledger
+        told = {"complete": ledger.complete, "processes": ledger.processes}
+        output.json({**told, **counts(ledger), "unknown": dict(ledger.unknown)})
         for account in found.accounts:
-            output.json(_row(account))
+            output.json({**{name: getattr(account, name) for name in _ABOUT}, **counts(account)})
     else:
         output.line(found.ledger.sentence())
         _list(output, found.accounts)
@@ -122,17 +126,3 @@ def _advice(ledger: Ledger, directory: Path, survey: Survey | None) -> Iterator[
         )
     if survey is None:
         yield f"This host has no journal directory {directory}."
-
-
-def _sum(ledger: Ledger) -> dict[str, Any]:
-    return {
-        "complete": ledger.complete,
-        "processes": ledger.processes,
-        **counts(ledger),
-        "unknown": dict(ledger.unknown),
-    }
-
-
-def _row(account: Account) -> dict[str, Any]:
-    names = ("source", "host", "pid", "role", "last_seen_at", "ended_at")
-    return {**{name: getattr(account, name) for name in names}, **counts(account)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Iterator, Sequence
+from textwrap import wrap
 from typing import Any, Final, NamedTuple
 
 from celery_asynctask.present.waterfall import MEANINGS, Scale, scale
@@ -21,6 +22,8 @@ SIGNS: Final = {
 }
 """How each is drawn; of two that fall into one column, the later of these."""
 LEGEND: Final = "  ".join(f"{SIGNS[time]} {meaning}" for time, meaning in MEANINGS.items())
+_FIXED: Final = "\N{NO-BREAK SPACE}"
+"""At which a line is not broken: inside of what a sign means."""
 _STRENGTH: Final = {sign: number for number, sign in enumerate((" ", *SIGNS.values()))}
 _MOST_LABEL: Final = 40
 _LEAST_BAR: Final = 20
@@ -52,7 +55,9 @@ def draw(rows: Sequence[Row], width: int, now: dt.datetime, show: Callable[[Any]
         name = row.label if len(row.label) <= label else f"{row.label[: label - 1]}…"
         yield f"{name:{label}}  {bar(found, seen, columns)}  {row.took:>{took}}".rstrip()
     yield ""
-    yield from _wrapped(LEGEND, width)
+    legend = "  ".join(one.replace(" ", _FIXED) for one in LEGEND.split("  "))
+    for line in wrap(legend, width, break_long_words=False, break_on_hyphens=False):
+        yield line.replace(_FIXED, " ")
 
 
 def bar(found: Sequence[Part], seen: Scale, columns: int) -> str:
@@ -79,15 +84,3 @@ def _axis(seen: Scale, columns: int, show: Callable[[Any], str]) -> str:
     last = f"{show(seen.length)}|"
     room = columns - len(line)
     return line + last.rjust(room) if room > len(last) else line[:columns]
-
-
-def _wrapped(text: str, width: int) -> Iterator[str]:
-    """The legend in lines, not broken inside of what a sign means."""
-    line = ""
-    for one in text.split("  "):
-        if line and len(line) + 2 + len(one) > width:
-            yield line
-            line = ""
-        line = f"{line}  {one}" if line else one
-    if line:
-        yield line

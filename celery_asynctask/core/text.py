@@ -49,13 +49,14 @@ def placed(text: str, columns: int, *, right: bool = False) -> str:
 
 def json_line(value: Any, *, ascii_only: bool = False) -> str:
     """A value as a line of JSON; what a terminal would obey is written as an escape, which says the same."""
-    line = json.dumps(value, default=_jsonable, ensure_ascii=ascii_only)
+    line = json.dumps(value, default=jsonable, ensure_ascii=ascii_only)
     if line.isprintable():
         return line
     return "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in line)
 
 
-def _jsonable(value: Any) -> Any:
+def jsonable(value: Any) -> Any:
+    """What JSON has no form for, as it is written in JSON. Raises `TypeError`."""
     if isinstance(value, dt.datetime):
         return rfc3339(value)
     if isinstance(value, dt.timedelta):

@@ -22,7 +22,7 @@ from sqlalchemy import Connection
 from celery_asynctask.core.columns import ATTEMPT, TASK, Column, Type
 from celery_asynctask.core.limits import MAX_INTEGER
 from celery_asynctask.core.status import TERMINAL, AsyncTaskStatus
-from celery_asynctask.core.text import rfc3339
+from celery_asynctask.core.text import jsonable
 from celery_asynctask.errors import BundleError, StoreError
 from celery_asynctask.operations.session import Writer
 from celery_asynctask.queries.export import Columns, Exported
@@ -169,13 +169,7 @@ def _row(found: object, columns: Mapping[str, Column], number: int) -> Columns:
 
 
 def _line(value: Mapping[str, object]) -> str:
-    return json.dumps(value, default=_jsonable, allow_nan=False)
-
-
-def _jsonable(value: object) -> str:
-    if isinstance(value, dt.datetime):
-        return rfc3339(value)
-    raise TypeError(f"not JSON: {type(value).__name__}")
+    return json.dumps(value, default=jsonable, allow_nan=False)
 
 
 class Import:

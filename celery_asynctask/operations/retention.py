@@ -54,10 +54,9 @@ def configured(retention: Mapping[str, str | None] | None, now: dt.datetime) -> 
 
 def older_than(age: str, search: str, now: dt.datetime) -> tuple[Rule, ...]:
     """The one rule that a command line states. Raises `FilterError`."""
+    found = search_of(search, now)
     try:
-        return (Rule(search_of(search, now), duration(age)),)
-    except FilterError:
-        raise
+        return (Rule(found, duration(age)),)
     except (ValueError, OverflowError):
         raise FilterError(f"An age cannot be {age!r}; it must be {_AGE}.") from None
 
