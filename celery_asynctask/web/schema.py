@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import enum
 from collections.abc import Mapping
+from functools import cache
 from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, create_model
@@ -35,10 +36,13 @@ class Shape(BaseModel):
     def of(cls, source: object, **others: object) -> dict[str, object]:
         """The properties of this shape by their names in JSON: attributes of ``source``, or ``others`` where they are
         given."""
-        return {
-            str(field.alias): others[name] if name in others else getattr(source, name)
-            for name, field in cls.model_fields.items()
-        }
+        return {alias: others[name] if name in others else getattr(source, name) for name, alias in _names(cls)}
+
+
+@cache
+def _names(shape: type[Shape]) -> list[tuple[str, str]]:
+    """Of a shape's properties, here and in JSON; kept, for a workflow has thousands of members."""
+    return [(name, str(field.alias)) for name, field in shape.model_fields.items()]
 
 
 class Asked(Shape):
