@@ -170,9 +170,7 @@ class Recording:
 
     def context(self, task_id: Any) -> dict[str, Any]:
         """What the function named in ``asynctask_context`` says now, where a task is sent; without what is wrong, and
-        a log line, where it fails."""
-        if self.settings.context is None:
-            return {}
+        a log line, where it fails. To be asked where there is one."""
         tell = partial(report, "the context (asynctask_context)", task_id)
         try:
             told = self._context_function()

@@ -44,28 +44,24 @@ def _walk_all(task_id: str, chain: Any, chord: Any, callbacks: Any) -> Iterator[
         previous = _last_id(signature)
     for signature in _list(callbacks):
         yield from _walk(signature, task_id, after_chord=False)
-    if chord:
-        yield from _walk(chord, None, after_chord=True)
+    yield from _walk(chord, None, after_chord=True)
 
 
 def _walk(signature: Any, parent: str | None, after_chord: bool) -> Iterator[Step]:
+    """Of anything that is no signature, none."""
     if not isinstance(signature, Mapping):
         return
     kwargs = _mapping(signature.get("kwargs"))
     options = _mapping(signature.get("options"))
     match signature.get("subtask_type"):
-        case "chain":
+        case "chain" | "group" as kind:
             for member in _list(kwargs.get("tasks")):
                 yield from _walk(member, parent, after_chord)
-                parent = _last_id(member)
-        case "group":
-            for member in _list(kwargs.get("tasks")):
-                yield from _walk(member, parent, after_chord)
+                parent = _last_id(member) if kind == "chain" else parent
         case "chord":
             for member in _members(kwargs.get("header")):
                 yield from _walk(member, parent, after_chord)
-            if body := kwargs.get("body"):
-                yield from _walk(body, None, after_chord)
+            yield from _walk(kwargs.get("body"), None, after_chord)
         case _:
             task_id, name = options.get("task_id"), signature.get("task")
             if isinstance(task_id, str) and isinstance(name, str):
@@ -73,8 +69,7 @@ def _walk(signature: Any, parent: str | None, after_chord: bool) -> Iterator[Ste
                 parent = task_id
     for callback in _list(options.get("link")):
         yield from _walk(callback, parent, after_chord)
-    if isinstance(options.get("chord"), Mapping):
-        yield from _walk(options["chord"], None, after_chord)
+    yield from _walk(options.get("chord"), None, after_chord)
 
 
 def _last_id(signature: Any) -> str | None:

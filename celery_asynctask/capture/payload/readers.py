@@ -45,12 +45,13 @@ def read_object(walk: Walk, value: Any, kind: type, depth: int, name: str) -> An
     if value is HIDDEN:
         return walk.marker("redacted")
     if (found := fields(value, hide=walk.redaction is not None)) is not None:
-        return walk.fields(value, found, len(found), depth, name)
+        return walk.container(value, None, depth, name, (found, len(found)))
     if (generic := known("numpy", "generic")) is not None and inherits(kind, generic):
         return _scalar(walk, value, kind, generic, depth)
     if (array := known("numpy", "ndarray")) is not None and inherits(kind, array):
         return _array(walk, value, kind, array, depth)
-    if known(*_TEXTUAL.get(type_name(kind), ("", ""))) is kind:
+    module, _, own_name = type_name(kind).rpartition(".")
+    if own_name in _TEXTUAL.get(module, ()) and known(module, own_name) is kind:
         return walk.typed(kind, walk.string(str(value)))
     return walk.marker("object", type=type_name(kind))
 
@@ -130,7 +131,7 @@ def _mapping(walk: Walk, value: Any, kind: type, depth: int, name: str) -> Any:
     found = pairs(value, MAX_ITEMS)
     if found is None:
         return walk.marker("object", type=type_name(kind))
-    return walk.fields(value, *found, depth, name)
+    return walk.container(value, None, depth, name, found)
 
 
 def _list(walk: Walk, value: Any, kind: type, depth: int, name: str) -> Any:
@@ -195,15 +196,12 @@ for _reader, _bases in (
 ):
     READERS.update((id(base), partial(_reader, base)) for base in _bases)
 
+_PATHS = ("PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath")
 _TEXTUAL = {
-    f"{module}.{name}": (module, name)
-    for modules, names in (
-        (("pathlib", "pathlib._local"), ("PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath")),
-        (("ipaddress",), ("IPv4Address", "IPv6Address", "IPv4Network", "IPv6Network")),
-        (("fractions",), ("Fraction",)),
-        (("zoneinfo",), ("ZoneInfo",)),
-    )
-    for module in modules
-    for name in names
+    "pathlib": _PATHS,
+    "pathlib._local": _PATHS,
+    "ipaddress": ("IPv4Address", "IPv6Address", "IPv4Network", "IPv6Network"),
+    "fractions": ("Fraction",),
+    "zoneinfo": ("ZoneInfo",),
 }
 """Types of the standard library, not their subclasses, whose ``str`` is their value."""

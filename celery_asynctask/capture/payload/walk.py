@@ -16,6 +16,7 @@ from typing import Any, Final
 from billiard.exceptions import SoftTimeLimitExceeded
 
 from celery_asynctask.capture.payload.inspection import inherits, mro, type_name
+from celery_asynctask.capture.payload.mappings import Pairs
 from celery_asynctask.capture.payload.plain import PLAIN_KEY, SHORTEST
 from celery_asynctask.capture.payload.readers import MARGIN, MAX_BITS, MAX_ITEMS, READERS, read_object
 from celery_asynctask.capture.payload.redaction import Path, Redaction
@@ -138,17 +139,21 @@ class Walk:
         self.room -= MARKER + len(plain)
         return {"__type__": kind, "__value__": value}
 
-    def container(self, value: Any, base: Any, depth: int, name: str = "") -> Any:
-        """A dict, list, tuple, set, frozenset or deque, read by the methods of ``base``."""
-        size = base.__len__(value)
-        if id(value) in self.above:
-            return self.marker("cycle", type=type_name(type(value)), up=len(self.above) - self.above.index(id(value)))
+    def container(self, value: Any, base: Any, depth: int, name: str = "", found: Pairs | None = None) -> Any:
+        """A dict, list, tuple, set, frozenset or deque, read by the methods of ``base``; anything else is read by the
+        pairs that were ``found`` in it."""
+        here = id(value)
+        size = base.__len__(value) if found is None else found[1]
+        if here in self.above:
+            return self.marker("cycle", type=type_name(type(value)), up=len(self.above) - self.above.index(here))
         if depth >= MAX_DEPTH:
             return self.marker("cut", type=type_name(type(value)), size=size)
-        self.above.append(id(value))
+        self.above.append(here)
         if base is dict:
             pairs = list(islice(dict.items(value), MAX_ITEMS))  # at one go: another thread may add to it
             converted: Any = self.mapping(pairs, size, value, depth, name)
+        elif found is not None:
+            converted = self.typed(type(value), self.mapping(found[0][:MAX_ITEMS], size, value, depth, name))
         elif base is list or base is tuple:
             first = base.__getitem__(value, 0) if name == _ITEM and size == 2 and self.redaction is not None else None
             if first is not None and self.redaction is not None and self.redaction.sensitive(_short_text(first)):
@@ -260,18 +265,6 @@ class Walk:
         except Exception:  # noqa: BLE001 - a type may be broken in any way
             del self.above[level:]
         return self.marker("object", type=type_name(kind))
-
-    def fields(self, value: Any, found: list[tuple[Any, Any]], size: int, depth: int, name: str) -> Any:
-        """An object or a mapping by the pairs that were found in it, of so many."""
-        kind = type(value)
-        if id(value) in self.above:
-            return self.marker("cycle", type=type_name(kind), up=len(self.above) - self.above.index(id(value)))
-        if depth >= MAX_DEPTH:
-            return self.marker("cut", type=type_name(kind), size=size)
-        self.above.append(id(value))
-        converted = self.mapping(found[:MAX_ITEMS], size, value, depth, name)
-        self.above.pop()
-        return self.typed(kind, converted)
 
 
 def clean(value: str) -> str:
