@@ -11,7 +11,6 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from celery_asynctask.console import markup
-from celery_asynctask.console.markup import COOKIE
 from celery_asynctask.web.problem import ProblemError, invalid
 from celery_asynctask.web.service import Service, same_site
 
@@ -46,7 +45,7 @@ async def _sign_in(request: Request) -> Response:
         return asked(request, told="That token is not known here.", back=back)
     answer = RedirectResponse(back or markup.url(request), 303, headers=markup.SECURITY)
     answer.set_cookie(
-        COOKIE,
+        markup.COOKIE,
         token,
         max_age=_MOST_KEPT,
         path=request.scope.get("root_path", "") or "/",
@@ -60,7 +59,7 @@ async def _sign_in(request: Request) -> Response:
 async def _sign_out(request: Request) -> Response:
     same_site(request)
     answer = RedirectResponse(markup.url(request, "/sign-in"), 303, headers=markup.SECURITY)
-    answer.delete_cookie(COOKIE, path=request.scope.get("root_path", "") or "/", httponly=True, samesite="lax")
+    answer.delete_cookie(markup.COOKIE, path=request.scope.get("root_path", "") or "/", httponly=True, samesite="lax")
     return answer
 
 

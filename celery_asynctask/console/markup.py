@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Final
 from urllib.parse import quote, urlencode
 
@@ -30,13 +31,6 @@ SECURITY: Final = {
     "X-Frame-Options": "DENY",
 }
 """Of every page."""
-NAV: Final = (
-    ("", "Overview"),
-    ("/tasks", "Tasks"),
-    ("/errors", "Errors"),
-    ("/names", "Names"),
-    ("/workers", "Workers"),
-)
 
 
 def _finalized(value: object) -> object:
@@ -90,21 +84,16 @@ def task_url(request: Request, task_id: str) -> str:
     return url(request, f"/tasks/{task_id}") if is_plain else url(request, "/task", id=task_id)
 
 
-def common(request: Request) -> dict[str, object]:
-    """What every template has."""
-    return {
-        "url": lambda path="", **query: url(request, path, **query),
-        "task_url": lambda task_id: task_url(request, task_id),
-        "asset": lambda name: url(request, f"/static/{name}", v=static.version(name)),
-        "nav": NAV,
-        "at": request.scope["path"].removeprefix(request.scope.get("root_path", "")),
-        "signed_in": COOKIE in request.cookies,
-    }
-
-
 def render(request: Request, template: str, **found: object) -> str:
-    """The HTML that a template makes."""
-    return _ENVIRONMENT.get_template(template).render(**common(request), **found)
+    """The HTML that a template makes of what was found, and of what every template has."""
+    return _ENVIRONMENT.get_template(template).render(
+        url=partial(url, request),
+        task_url=partial(task_url, request),
+        asset=lambda name: url(request, f"/static/{name}", v=static.version(name)),
+        at=request.scope["path"].removeprefix(request.scope.get("root_path", "")),
+        signed_in=COOKIE in request.cookies,
+        **found,
+    )
 
 
 def failed(request: Request, status: int, detail: str, headers: Mapping[str, str] = {}) -> Response:

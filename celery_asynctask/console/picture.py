@@ -141,11 +141,8 @@ def _said(runs: Sequence[Run], found: Sequence[Part]) -> Iterable[str]:
             number, run = next(drawn)
             error = f" by {run.error_type}" if run.error_type else ""
             where = f", {run.worker}" if run.worker else ""
-            yield f"attempt {number} {run.outcome or _open(part)}{error}: {when}{where}"
-
-
-def _open(part: Part) -> str:
-    return "runs" if part.time is Time.RAN else "ran, its end was not seen"
+            outcome = run.outcome or ("runs" if part.time is Time.RAN else "ran, its end was not seen")
+            yield f"attempt {number} {outcome}{error}: {when}{where}"
 
 
 def _summed(part: Part) -> str:

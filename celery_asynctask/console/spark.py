@@ -79,8 +79,7 @@ def _count(part: Part, value: float | None) -> str:
 def _rate(part: Part, value: float | None) -> str:
     if value is None:
         return "no tasks"
-    of = f" of the newest {part.tasks:,}" if part.looked_back_to is not None else f" of {part.tasks:,}"
-    return f"{percent(value)}{of}"
+    return f"{percent(value)} of {'the newest ' if part.looked_back_to is not None else ''}{part.tasks:,}"
 
 
 def _time(_part: Part, value: float | None) -> str:
