@@ -9,6 +9,7 @@ import click
 
 from celery_asynctask.cli.command import Look, command
 from celery_asynctask.cli.output import Node, Output
+from celery_asynctask.core.accounting import listed, plural
 from celery_asynctask.queries.failures.groups import MOST_LOOKED_AT, Group, failures
 
 NAMES_SHOWN: Final = 5
@@ -58,16 +59,14 @@ def errors(look: Look, search: tuple[str, ...], sort: str, limit: int) -> None:
 
 
 def _node(output: Output, group: Group) -> Node:
-    names = ", ".join(group.names[:NAMES_SHOWN])
-    more = len(group.names) - NAMES_SHOWN
     when = output.moment(group.first)
     if group.last != group.first:
         when = f"{when} to {output.moment(group.last)}"
     about = [
         ("at", group.place),
-        ("of", f"{names} and {more} more" if more > 0 else names),
+        ("of", listed(group.names, NAMES_SHOWN)),
         ("when", when),
-        ("for", None if not group.customers else f"{group.customers:,} customer{'s' * (group.customers > 1)}"),
+        ("for", None if not group.customers else f"{group.customers:,} {plural(group.customers, 'customer')}"),
         ("unsent", None if not group.unsent else f"{group.unsent:,} of them never sent, for a task before them failed"),
         ("example", group.example),
     ]

@@ -78,8 +78,8 @@ def draw(output: Output, found: Overview, what: str, above: Sequence[tuple[str, 
         "Running for the longest time",
         ("for>", "name", "started", "retries>", "id"),
         [
-            (task.started_at and now - task.started_at, task.name, task.started_at, task.retries or None, _id(task))
-            for task in found.slowest
+            (one.started_at and now - one.started_at, one.name, one.started_at, one.retries or None, one.celery_task_id)
+            for one in found.slowest
         ],
     )
     for title, tasks in (("Newest failures", found.failures), ("Lost", found.lost)):
@@ -87,7 +87,7 @@ def draw(output: Output, found: Overview, what: str, above: Sequence[tuple[str, 
             output,
             title,
             ("ended", "status", "name", "error", "id"),
-            [(task.completed_at, task.status, task.name, _error(task), _id(task)) for task in tasks],
+            [(one.completed_at, one.status, one.name, _error(one), one.celery_task_id) for one in tasks],
         )
 
 
@@ -97,10 +97,6 @@ def _list(output: Output, title: str, columns: Sequence[str], rows: Sequence[Seq
         output.table(columns, rows)
     else:
         output.line("none")
-
-
-def _id(task: AsyncTask) -> str:
-    return task.celery_task_id
 
 
 def _error(task: AsyncTask) -> str:
