@@ -14,6 +14,16 @@ What lies where, each part importing only what stands above it (`tests/unit/test
 * `present`: words, signs and drawings. `web`: what the API and the console share.
 * `cli`, `console` and `http` (the API): what people and programs see.
 
+What happens, file by file:
+
+* A task is sent: `capture.publish`, `capture.extract` makes the event, `capture.instrumentation` hands it to
+  `journal.writer`. When it starts and when it ends, `capture.run` takes the place of `capture.publish`.
+* Its events become a row: `recorder.recorder`, `recorder.drain`, `store.store`, `store.fold`; `core.fold` where the
+  database cannot read events itself. Which of two events decides a column: its group in `core.columns`, whose key
+  `core.keys` makes.
+* Somebody asks for the list: `http.application`, `http.tasks`, `web.service`, `web.parameters`, `queries.search.page`,
+  `queries.reader`, `queries.search.condition`, `web.answer`.
+
 To add a column: a line in `core.columns`, a migration, and the place in `capture` that writes its event key.
 """
 
