@@ -138,7 +138,7 @@ def _runs(
     attempt = AsyncTaskAttempt
     of_it = and_(attempt.celery_task_id == task.c.celery_task_id, attempt.source.is_not(None), which)
     asked = (
-        select(task.c.id, task.c.celery_task_id, task.c.name, task.c.created_at, attempt.source, attempt.started_at)
+        select(task, attempt.source, attempt.started_at)
         .outerjoin_from(task, attempt, of_it)
         .order_by(task.c.created_at.desc(), task.c.id.desc(), attempt.run_key.desc())
     )

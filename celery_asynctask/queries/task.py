@@ -97,15 +97,11 @@ def exact(
 ) -> Any:
     """The task whose own ``number`` it is, else the one whose Celery id is ``text``; with ``columns``, a row of what
     that selects. None: there is none."""
-    by_id, by_text = _exact(columns)
-    for statement, value in (
-        *([(by_id, number)] if number is not None else []),
-        *([(by_text, text)] if is_id(text) else []),
-    ):
-        rows = session.execute(reader.seen(statement), {"value": value})
-        found = (rows if columns is not None else rows.scalars()).first()
-        if found is not None:
-            return found
+    for statement, value in zip(_exact(columns), (number, text if is_id(text) else None), strict=True):
+        if value is not None:
+            rows = session.execute(reader.seen(statement), {"value": value})
+            if (found := (rows if columns is not None else rows.scalars()).first()) is not None:
+                return found
     return None
 
 

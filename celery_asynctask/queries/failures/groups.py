@@ -31,7 +31,6 @@ MESSAGE_START: Final = 1000
 """Characters of a message that are fetched."""
 BUCKETS: Final = 24
 """Parts of the time looked at in which failures are counted."""
-STREAMED: Final = {"yield_per": 1000}
 
 
 class Failure(NamedTuple):
@@ -106,13 +105,13 @@ def failures(reader: Reader, session: Session, search: Filter, *, most: int = MO
     else:
         wanted.indexed.append(AsyncTask.status.in_(FAILED))
     newest = reader.seen(_failures(wanted.matches, reader.dialect)).where(*wanted.indexed)
-    newest = newest.order_by(*NEWEST.terms).limit(most + 1)
+    newest = newest.order_by(*NEWEST.terms).limit(most + 1).execution_options(yield_per=1000)
     looked_back_to: dt.datetime | None = None
 
     def matching() -> Iterator[Failure]:
         nonlocal looked_back_to
         last = None
-        for number, (matches, *about) in enumerate(session.execute(newest, execution_options=STREAMED)):
+        for number, (matches, *about) in enumerate(session.execute(newest)):
             one = Failure(*about)
             if number == most:
                 looked_back_to = last

@@ -6,6 +6,7 @@ import base64
 import binascii
 import datetime as dt
 import struct
+from operator import ge, gt, le, lt
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import ColumnElement, and_, or_
@@ -53,12 +54,9 @@ class Place(NamedTuple):
 
     def upto(self, order: Order = NEWEST) -> ColumnElement[bool]:
         """That row, or one before it in the order; the first part is what an index on the time understands."""
-        same = AsyncTask.created_at == self.created_at
-        if order.descending:
-            later = or_(AsyncTask.created_at > self.created_at, and_(same, AsyncTask.id >= self.id))
-            return and_(AsyncTask.created_at >= self.created_at, later)
-        earlier = or_(AsyncTask.created_at < self.created_at, and_(same, AsyncTask.id <= self.id))
-        return and_(AsyncTask.created_at <= self.created_at, earlier)
+        before, upto = (gt, ge) if order.descending else (lt, le)
+        column, at = AsyncTask.created_at, self.created_at
+        return and_(upto(column, at), or_(before(column, at), and_(column == at, upto(AsyncTask.id, self.id))))
 
 
 class Cursor(NamedTuple):
@@ -97,12 +95,9 @@ class Cursor(NamedTuple):
     def condition(self) -> ColumnElement[bool]:
         """Behind this row; where the order is that of an index, the first part is what the index understands."""
         column: Any = getattr(AsyncTask, self.order.column)
-        descending = self.order.descending
-        behind = AsyncTask.id < self.id if descending else AsyncTask.id > self.id
+        after, since = (lt, le) if self.order.descending else (gt, ge)
+        behind = after(AsyncTask.id, self.id)
         if self.at is None:
             return and_(column.is_(None), behind)
-        after = column < self.at if descending else column > self.at
-        follows = or_(after, and_(column == self.at, behind))
-        if self.order.by_creation:
-            return and_(column <= self.at if descending else column >= self.at, follows)
-        return or_(follows, column.is_(None))
+        follows = or_(after(column, self.at), and_(column == self.at, behind))
+        return and_(since(column, self.at), follows) if self.order.by_creation else or_(follows, column.is_(None))

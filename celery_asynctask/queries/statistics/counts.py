@@ -15,7 +15,7 @@ from celery_asynctask.queries.reader import Reader
 from celery_asynctask.queries.search.condition import conditions
 from celery_asynctask.queries.search.filter import Filter
 from celery_asynctask.queries.search.order import NEWEST
-from celery_asynctask.queries.statistics.measures import looked_back_to
+from celery_asynctask.queries.statistics.measures import looked_back_to, total
 from celery_asynctask.store.models import AsyncTask
 
 MOST_COUNTED: Final = 4_000
@@ -42,12 +42,12 @@ def counts(reader: Reader, session: Session, search: Filter, *, most: int = MOST
     one = newest.limit(most).subquery()
     counted = select(
         one.c.status,
-        func.sum(one.c.matches).label("tasks"),
+        total(one.c.matches).label("tasks"),
         func.count().label("looked_at"),
         func.min(one.c.created_at).label("first"),
     )
     rows = session.execute(counted.group_by(one.c.status)).all()
-    found = {row.status: int(row.tasks) for row in rows}
+    found = {row.status: row.tasks for row in rows}
     by_status = {status: found.get(status, 0) for status in AsyncTaskStatus}
     return Counts(by_status, looked_back_to(session, newest, rows, most))
 
@@ -59,7 +59,7 @@ def standing(reader: Reader, session: Session, *, most: int = MOST_STANDING) -> 
         one = reader.seen(select(AsyncTask.status)).where(AsyncTask.status == status).limit(most).subquery()
         each.append(select(literal(status.value).label("status"), func.count().label("tasks")).select_from(one))
     found = {row.status: row.tasks for row in session.execute(union_all(*each))}
-    return {status: int(found[status.value]) for status in COUNTED}
+    return {status: found[status.value] for status in COUNTED}
 
 
 def is_empty(reader: Reader, session: Session) -> bool:

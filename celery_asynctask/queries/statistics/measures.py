@@ -9,7 +9,7 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import ColumnElement, FromClause, Select, SelectBase, case, func, select
+from sqlalchemy import BigInteger, ColumnElement, FromClause, Select, SelectBase, case, cast, func, select
 from sqlalchemy.orm import Session
 
 from celery_asynctask.core.status import FAILED
@@ -32,7 +32,7 @@ class Percentiles(NamedTuple):
     def of(cls, row: Any, length: str) -> Percentiles:
         """Those of ``wait`` or ``run`` in a row of `grouped`."""
         found = (getattr(row, f"{length}{percent}") for percent in PERCENTILES)
-        return cls(*(None if one is None else int(one) / 1_000_000 for one in found))
+        return cls(*(None if one is None else one / 1_000_000 for one in found))
 
 
 def measures(matches: Condition) -> Select[Any]:
@@ -59,12 +59,17 @@ def grouped(measured: SelectBase, key: str, dialect: str) -> Select[Any]:
     return select(
         every.c[key],
         func.count().label("looked_at"),
-        func.sum(every.c.matches).label("tasks"),
-        func.sum(every.c.failed).label("failed"),
-        func.sum(every.c.retries).label("retries"),
+        total(every.c.matches).label("tasks"),
+        total(every.c.failed).label("failed"),
+        total(every.c.retries).label("retries"),
         func.min(every.c.created_at).label("first"),
         *(nearest(every, what, percent).label(f"{what}{percent}") for what in _LENGTHS for percent in PERCENTILES),
     ).group_by(every.c[key])
+
+
+def total(column: ColumnElement[int]) -> ColumnElement[int]:
+    """Their sum, which some databases make a decimal; 0 where there is nothing."""
+    return cast(func.coalesce(func.sum(column), 0), BigInteger)
 
 
 def looked_back_to(session: Session, newest: Select[Any], rows: Sequence[Any], most: int) -> dt.datetime | None:

@@ -86,14 +86,7 @@ def statistics(
     low, high = asked_between(search)
     since = bound or low or min((row.first for row in rows), default=now)
     names = [
-        Name(
-            row.name,
-            int(row.tasks),
-            int(row.failed),
-            int(row.retries),
-            Percentiles.of(row, "wait"),
-            Percentiles.of(row, "run"),
-        )
+        Name(row.name, row.tasks, row.failed, row.retries, Percentiles.of(row, "wait"), Percentiles.of(row, "run"))
         for row in rows
         if row.tasks
     ]
@@ -110,10 +103,8 @@ def asked_between(search: Filter) -> tuple[dt.datetime | None, dt.datetime | Non
         value = term.values[0]
         if value.operator in (">", ">=", ".."):
             lows.append(value.value)
-        if value.operator in ("<", "<="):
-            highs.append(value.value)
-        if value.operator == "..":
-            highs.append(value.high)
+        if value.operator in ("<", "<=", ".."):
+            highs.append(value.high or value.value)
     return max(lows, default=None), min(highs, default=None)
 
 

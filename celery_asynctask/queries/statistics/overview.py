@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import BigInteger, ColumnElement, case, cast, func, select, union_all
+from sqlalchemy import ColumnElement, case, func, select, union_all
 from sqlalchemy.orm import Session
 
 from celery_asynctask.core.accounting import left_over
@@ -21,6 +21,7 @@ from celery_asynctask.queries.reader import WITHOUT_VALUES, Reader
 from celery_asynctask.queries.search.filter import Filter, Term, Value
 from celery_asynctask.queries.search.order import NEWEST, OLDEST
 from celery_asynctask.queries.statistics.counts import counts
+from celery_asynctask.queries.statistics.measures import total
 from celery_asynctask.store.models import AsyncTask, AsyncTaskSource
 
 HOUR: Final = dt.timedelta(hours=1)
@@ -128,16 +129,12 @@ def _recording(session: Session, now: dt.datetime) -> Recording:
     left: ColumnElement[int] = left_over(of.last_number, of.stored, of.quarantined)
     asked = select(
         *counted(now, of.ended_at >= now - GONE),
-        _total(of.stored).label("stored"),
-        _total(of.quarantined).label("quarantined"),
-        _total(case((left > 0, left))).label("missing"),
+        total(of.stored).label("stored"),
+        total(of.quarantined).label("quarantined"),
+        total(case((left > 0, left))).label("missing"),
     )
     row = session.execute(asked).one()
     dropped: Counter[str] = Counter()
     for by_reason in session.scalars(select(of.dropped).where(of.dropped.is_not(None))):
         dropped.update(by_reason)
     return Recording(**row._mapping, dropped=dropped)
-
-
-def _total(column: ColumnElement[int]) -> ColumnElement[int]:
-    return cast(func.coalesce(func.sum(column), 0), BigInteger)

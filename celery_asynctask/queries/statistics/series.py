@@ -114,5 +114,4 @@ def _told(row: Any, start: dt.datetime, end: dt.datetime) -> Part:
     if row is None:
         return Part(start, end, 0, 0, Percentiles(), Percentiles(), None, 0, False)
     wait, run = Percentiles.of(row, "wait"), Percentiles.of(row, "run")
-    tasks = int(row.tasks)
-    return Part(start, end, tasks, int(row.failed), wait, run, None, tasks, False)
+    return Part(start, end, row.tasks, row.failed, wait, run, None, row.tasks, False)

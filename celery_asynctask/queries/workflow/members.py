@@ -15,7 +15,7 @@ from sqlalchemy import and_, or_, select
 from sqlalchemy.orm import Session
 
 from celery_asynctask.queries.reader import Reader
-from celery_asynctask.queries.types import TaskLike
+from celery_asynctask.queries.types import EvidentTask
 from celery_asynctask.queries.workflow.tree import Member
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
 
@@ -52,7 +52,7 @@ class Run(NamedTuple):
     worker: str | None
 
 
-def workflow(reader: Reader, session: Session, task: TaskLike) -> Workflow:
+def workflow(reader: Reader, session: Session, task: EvidentTask) -> Workflow:
     """All members of the workflow that a task is in, of those that may be seen, in no particular order."""
     member = Member(*(getattr(task, name) for name in Member._fields))
     search = _Search(reader, session, member)
