@@ -67,16 +67,12 @@ def _microseconds_sqlite(element: Any, compiler: Any, **options: Any) -> str:
     return f"({whole} * 1000000 + substr({late}, 21) - substr({early}, 21))"
 
 
-def wait_microseconds(task: Any = AsyncTask) -> ColumnElement[Any]:
-    """From when a task was asked for to its first start."""
-    return microseconds_between(task.created_at, task.started_at)
-
-
-def run_microseconds(task: Any = AsyncTask) -> ColumnElement[Any]:
-    """From a task's first start to its end, its retries and their waits included."""
-    return microseconds_between(task.started_at, task.completed_at)
-
-
+LENGTHS: Final[Mapping[str, Column]] = {
+    "wait": microseconds_between(AsyncTask.created_at, AsyncTask.started_at),
+    "run": microseconds_between(AsyncTask.started_at, AsyncTask.completed_at),
+}
+"""Microseconds from when a task was asked for to its first start, and from there to its end, with its retries and their
+waits."""
 _COLUMNS: Final = {
     **{one.search: one.name for one in columns.TASK if one.search is not None},
     "since": "created_at",
@@ -128,8 +124,8 @@ def _value(term: Term, value: Value, dialect: str) -> Condition:
         return _of_attempts(getattr(AsyncTaskAttempt, _OF_ATTEMPTS[term.key]), value, dialect)
     if term.key == "periodic":
         return at_path(AsyncTask.content, ("periodic_task_name",), value, dialect)
-    if term.key in ("wait", "run"):
-        return _compare(wait_microseconds() if term.key == "wait" else run_microseconds(), value)
+    if term.key in LENGTHS:
+        return _compare(LENGTHS[term.key], value)
     column = getattr(AsyncTask, _COLUMNS[term.key])
     if term.key in JSON_KEYS:
         return at_path(column, term.path, value, dialect)

@@ -22,8 +22,7 @@ from celery_asynctask.queries.search.filter import Value, is_index
 
 Condition = ColumnElement[bool]
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,399})(?:\.[0-9]{1,400})?(?:[eE][+-]?[0-9]{1,3})?")
-_MYSQL_INTEGERS: Final = ("INTEGER", "UNSIGNED INTEGER")
-_MYSQL_NUMBERS: Final = (*_MYSQL_INTEGERS, "DOUBLE", "DECIMAL")
+_MYSQL_NUMBERS: Final = ("INTEGER", "UNSIGNED INTEGER", "DOUBLE", "DECIMAL")
 
 
 def at_path(column: Any, path: Sequence[str], value: Value, dialect: str) -> Condition:

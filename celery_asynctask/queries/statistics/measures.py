@@ -13,11 +13,10 @@ from sqlalchemy import BigInteger, ColumnElement, FromClause, Select, SelectBase
 from sqlalchemy.orm import Session
 
 from celery_asynctask.core.status import FAILED
-from celery_asynctask.queries.search.condition import Condition, run_microseconds, wait_microseconds
+from celery_asynctask.queries.search.condition import LENGTHS, Condition
 from celery_asynctask.store.models import AsyncTask
 
 PERCENTILES: Final = (50, 95, 99)
-_LENGTHS: Final = ("wait", "run")
 
 
 class Percentiles(NamedTuple):
@@ -46,8 +45,7 @@ def measures(matches: Condition) -> Select[Any]:
         known(1, 0).label("matches"),
         known(AsyncTask.retries, 0).label("retries"),
         known(case((AsyncTask.status.in_(FAILED), 1), else_=0), 0).label("failed"),
-        known(wait_microseconds()).label("wait"),
-        known(run_microseconds()).label("run"),
+        *(known(length).label(name) for name, length in LENGTHS.items()),
     )
 
 
@@ -63,7 +61,7 @@ def grouped(measured: SelectBase, key: str, dialect: str) -> Select[Any]:
         total(every.c.failed).label("failed"),
         total(every.c.retries).label("retries"),
         func.min(every.c.created_at).label("first"),
-        *(nearest(every, what, percent).label(f"{what}{percent}") for what in _LENGTHS for percent in PERCENTILES),
+        *(nearest(every, what, percent).label(f"{what}{percent}") for what in LENGTHS for percent in PERCENTILES),
     ).group_by(every.c[key])
 
 
@@ -98,7 +96,7 @@ def _of_rank(every: FromClause, what: str, percent: int) -> ColumnElement[Any]:
 def _ranked(one: FromClause, key: str) -> FromClause:
     """With the rank of each wait and run in its group, and how many there are; those that are null last."""
     ranked: Select[Any] = select(one)
-    for what in _LENGTHS:
+    for what in LENGTHS:
         column = one.c[what]
         rank = func.row_number().over(partition_by=one.c[key], order_by=(column.is_(None), column))
         there = func.count(column).over(partition_by=one.c[key])

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from celery_asynctask.core.status import FAILED
 from celery_asynctask.queries.reader import Reader, task_columns
-from celery_asynctask.queries.search.condition import conditions, run_microseconds
+from celery_asynctask.queries.search.condition import LENGTHS, conditions
 from celery_asynctask.queries.search.filter import Filter, Term, Value
 from celery_asynctask.queries.search.order import NEWEST
 from celery_asynctask.queries.statistics.measures import Percentiles, grouped, looked_back_to, measures
@@ -128,7 +128,7 @@ def by_name(name: str) -> Filter:
 
 def named(reader: Reader, session: Session, name: str, *, rows: int = 10, most: int = MOST_OF_A_NAME) -> Named:
     """So many ``rows`` of each, of the newest ``most`` tasks of that name."""
-    asked = reader.seen(select(AsyncTask.id, AsyncTask.created_at, AsyncTask.status, run_microseconds().label("run")))
+    asked = reader.seen(select(AsyncTask.id, AsyncTask.created_at, AsyncTask.status, LENGTHS["run"].label("run")))
     asked = asked.where(*conditions(by_name(name), reader.dialect).indexed).order_by(*NEWEST.terms).limit(most)
     looked_at = session.execute(asked).all()
     failed = [row for row in looked_at if row.status in FAILED]

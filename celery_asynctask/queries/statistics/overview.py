@@ -92,27 +92,18 @@ def overview(reader: Reader, session: Session, now: dt.datetime, *, rows: int = 
 
 
 def _tasks(
-    reader: Reader,
-    session: Session,
-    statuses: Sequence[AsyncTaskStatus],
-    rows: int,
-    *,
-    newest: bool = True,
+    reader: Reader, session: Session, statuses: Sequence[AsyncTaskStatus], rows: int, *, newest: bool = True
 ) -> Sequence[AsyncTask]:
     """The newest tasks of these statuses, or those that started first of the oldest `MOST_RUNNING`. Each status is
     asked for alone: an index has its tasks in order."""
-    asked_for = NEWEST.terms if newest else OLDEST.terms
-    each = [
-        reader.seen(select(AsyncTask.id))
-        .where(AsyncTask.status == status)
-        .order_by(*asked_for)
-        .limit(rows if newest else MOST_RUNNING)
-        .subquery()
-        for status in statuses
-    ]
-    ids = union_all(*(select(one.c.id) for one in each)).subquery()
+    order, most = (NEWEST, rows) if newest else (OLDEST, MOST_RUNNING)
+    each = []
+    for status in statuses:
+        of_status = reader.seen(select(AsyncTask.id)).where(AsyncTask.status == status)
+        each.append(select(of_status.order_by(*order.terms).limit(most).subquery()))
+    ids = union_all(*each).subquery()
     found = reader.tasks().join(ids, AsyncTask.id == ids.c.id).options(*WITHOUT_VALUES)
-    in_order = asked_for if newest else (AsyncTask.started_at, AsyncTask.id)
+    in_order = NEWEST.terms if newest else (AsyncTask.started_at, AsyncTask.id)
     return session.scalars(found.order_by(*in_order).limit(rows)).all()
 
 

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from celery_asynctask.errors import NotFoundError
 from celery_asynctask.queries import Filter, Reader, page, parse
-from celery_asynctask.queries.search.condition import conditions, run_microseconds, wait_microseconds
+from celery_asynctask.queries.search.condition import LENGTHS, conditions
 from celery_asynctask.queries.search.keys import JSON_KEYS, KEYS
 from celery_asynctask.queries.task import attempts, find
 from celery_asynctask.store import Store
@@ -180,7 +180,7 @@ def test_any_text(varied: Rows, key: str, word: str, is_quoted: bool) -> None:
 
 def test_lengths_of_time(varied: Rows) -> None:
     with varied.reader.session() as session:
-        got = session.execute(select(AsyncTask.celery_task_id, wait_microseconds(), run_microseconds())).all()
+        got = session.execute(select(AsyncTask.celery_task_id, LENGTHS["wait"], LENGTHS["run"])).all()
     tasks = {task.celery_task_id: task for task in varied.tasks}
     assert len(got) == len(tasks)
     for task_id, wait, run in got:
