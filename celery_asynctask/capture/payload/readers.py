@@ -134,18 +134,12 @@ def _mapping(walk: Walk, value: Any, kind: type, depth: int, name: str) -> Any:
     return walk.container(value, None, depth, name, found)
 
 
-def _list(walk: Walk, value: Any, kind: type, depth: int, name: str) -> Any:
+def _held(base: type, walk: Walk, value: Any, kind: type, depth: int, name: str) -> Any:
+    """What a `UserList` or a `UserString` has as its ``data``, which should be of the built-in type."""
     data = dict.get(instance_dict(value), "data")
-    if not inherits(type(data), list):
+    if not inherits(type(data), base):
         return walk.marker("object", type=type_name(kind))
-    return walk.typed(kind, walk.container(data, list, depth, name))
-
-
-def _string(walk: Walk, value: Any, kind: type, *_: Any) -> Any:
-    data = dict.get(instance_dict(value), "data")
-    if not inherits(type(data), str):
-        return walk.marker("object", type=type_name(kind))
-    return walk.typed(kind, _text(walk, data))
+    return walk.typed(kind, READERS[id(base)](walk, data, type(data), depth, name))
 
 
 def _text(walk: Walk, value: Any, *_: Any) -> Any:
@@ -175,8 +169,8 @@ READERS: dict[int, _Reader] = {
     id(types.MappingProxyType): _mapping,
     id(ChainMap): _mapping,
     id(UserDict): _mapping,
-    id(UserList): _list,
-    id(UserString): _string,
+    id(UserList): partial(_held, list),
+    id(UserString): partial(_held, str),
     id(type): lambda walk, value, *_: walk.marker("object", type="type", repr=f"<class '{type_name(value)}'>"),
     id(types.FunctionType): lambda walk, value, *_: walk.marker(
         "object", type="function", repr=f"<function {function_name(value)}>"
