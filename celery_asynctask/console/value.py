@@ -132,12 +132,19 @@ class _Writer:
         return _more(self.whole, f"… {more:,} more characters") if more > 0 else ""
 
     def _container(self, value: Mapping[str, object] | list[object], key: str, note: str, depth: int) -> None:
-        items, notes, what, ends = _elements(value) if isinstance(value, list) else _members(value)
+        of_all = note_of(value)
+        items: Sequence[tuple[str | int, object]]
+        if isinstance(value, list):
+            items, what, ends = list(enumerate(value if of_all is None else value[:-1])), "item", "[]"
+        else:
+            items = [(_own(name), one) for name, one in value.items() if one is not of_all]
+            what, ends = "key", "{}"
+        if of_all is not None and (mark := mark_of(of_all)) is not None:
+            note = f"{note} {_mark(mark.said(of_all))}".strip()
         size = len(items)
         opened = " open" if depth == 0 or (depth < 3 and size <= _OPEN) else ""
-        said = "".join(f" {one}" for one in (note, *notes) if one)
-        head = f"{key}{ends[0]} {size:,} {what}{'s' if size != 1 else ''} {ends[1]}{said}"
-        self.parts.append(f"<details{opened}><summary>{head}</summary>")
+        said = f"{ends[0]} {size:,} {what}{'s' if size != 1 else ''} {ends[1]} {note}".rstrip()
+        self.parts.append(f"<details{opened}><summary>{key}{said}</summary>")
         written = 0
         for name, one in islice(items, MOST_ITEMS):
             if self._nodes <= 0:
@@ -151,30 +158,12 @@ class _Writer:
 
 
 _NOTHING: Final = object()
-
-
 _LITERALS: Final = {None: "null", True: "true", False: "false"}
-_Items = tuple[Sequence[tuple[str | int, object]], list[str], str, str]
-"""Those of the original with their names, what is said of the whole, what they are called, and what stands around."""
 
 
-def _elements(value: Sequence[object]) -> _Items:
-    note = note_of(value)
-    items = list(enumerate(value if note is None else value[:-1]))
-    return items, _said(note), "item", "[]"
-
-
-def _members(value: Mapping[str, object]) -> _Items:
-    note, items = note_of(value), []
-    for name, one in value.items():
-        if one is not note:  # the user's own key of this kind has one more $
-            items.append((name[1:] if name.startswith("$$") and is_reserved(name) else name, one))
-    return items, _said(note), "key", "{}"
-
-
-def _said(note: Mapping[str, object] | None) -> list[str]:
-    mark = mark_of(note)
-    return [_mark(mark.said(note))] if note is not None and mark is not None else []
+def _own(name: str) -> str:
+    """A key as the user has it: one that looks like ours is stored with one more $."""
+    return name[1:] if name.startswith("$$") and is_reserved(name) else name
 
 
 def _told(text: str | None, key: str) -> object:
