@@ -129,7 +129,7 @@ def _found(page: Page, session: Session, row: PageRow, base: str, first: str, no
         told = _scoped(told)
     last = told.last
     content = row.content if page.payloads else None
-    rerun_of = value.member(content, "rerun_of")
+    rerun_of = value.member(content, "rerun_of")  # the content is the user's own, too: it may be no id
     return {
         "row": row,
         "base": base,
@@ -144,9 +144,7 @@ def _found(page: Page, session: Session, row: PageRow, base: str, first: str, no
         "most_counted": MOST_COUNTED,
         "values": values(page, row),
         "progress": value.progress(content),
-        "rerun_of": rerun_of
-        if rerun_of is not None and is_id(rerun_of)
-        else None,  # the content is the user's own, too
+        "rerun_of": rerun_of if rerun_of and is_id(rerun_of) else None,
         "rerun_by": value.member(content, "rerun_by"),
         "links": _links(page, row, last, now),
         "may_rerun": page.access.may(Right.RERUN),
