@@ -138,23 +138,18 @@ class Reader:
         return self.engine.dialect.name
 
     @contextmanager
-    def session(self, *, consistent: bool = True) -> Iterator[Session]:
-        """A session that reads one consistent state. If not ``consistent``, each statement may read a later one, and on
-        PostgreSQL nothing stops it: for what a unique index finds, which is asked for once in place of three times.
-
-        Raises `StoreError` for whatever the database refuses.
-        """
-        with self._guarded(), Session(self._engine(consistent), expire_on_commit=False) as session:
+    def session(self) -> Iterator[Session]:
+        """A session that reads one consistent state. Raises `StoreError` for whatever the database refuses."""
+        with self._guarded(), Session(self.engine, expire_on_commit=False) as session:
             yield session
 
     @contextmanager
     def connection(self, *, consistent: bool = True) -> Iterator[Connection]:
-        """As `session`, for those who select columns alone: it costs less."""
-        with self._guarded(), self._engine(consistent).connect() as connection:
+        """As `session`, for those who select columns alone: it costs less. If not ``consistent``, each statement may
+        read a later state, and on PostgreSQL nothing stops it: for what a unique index finds, which is asked for once
+        in place of three times."""
+        with self._guarded(), (self.engine if consistent else self._alone).connect() as connection:
             yield connection
-
-    def _engine(self, consistent: bool) -> Engine:
-        return self.engine if consistent else self._alone
 
     @cached_property
     def _alone(self) -> Engine:

@@ -20,7 +20,7 @@ from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
 from celery_asynctask.errors import FilterError
-from celery_asynctask.queries.search.keys import JSON_KEYS, KEYS, is_hex
+from celery_asynctask.queries.search.keys import JSON_KEYS, KEYS, is_hex, span, time
 
 MAX_LENGTH: Final = 2048
 """Characters of a search."""
@@ -236,7 +236,7 @@ def _values(key: str, name: str, word: _Word, now: dt.datetime) -> list[Value]:
         raise FilterError(f"{name!r} cannot be {text!r}; it must be {exc}.") from None
     if known.operator != "=":
         return [Value(known.operator, low)]
-    if known.is_span or (known.is_time and _is_instant(text)):
+    if known.read is span or (known.read is time and _is_instant(text)):  # nobody means it to the microsecond
         raise FilterError(f"{name!r} cannot be exactly {text!r}: put > or < before it, or give low..high.")
     return [Value("=", low) if low == high else Value("..", low, high)]
 

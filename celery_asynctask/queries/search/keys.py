@@ -35,15 +35,6 @@ class Key(NamedTuple):
         return self.operator == "="
 
     @property
-    def is_time(self) -> bool:
-        return self.read is time
-
-    @property
-    def is_span(self) -> bool:
-        """Nothing is exactly so long."""
-        return self.read is span
-
-    @property
     def is_compared(self) -> bool:
         """Whether it takes ``>`` and the like."""
         return self.read in (number, time, span) and self.operator == "="

@@ -161,9 +161,9 @@ def test_nothing_is_set_for_a_session(store: Store) -> None:
         assert session.scalar(text("SHOW transaction_read_only")) == "on"
         assert session.scalar(text("SHOW statement_timeout")) == "7s"
         backend = session.scalar(text("SELECT pg_backend_pid()"))
-    with reader.session(consistent=False) as session:
-        assert session.scalar(text("SELECT pg_backend_pid()")) == backend
-        assert session.scalar(text("SHOW statement_timeout")) == "0"
+    with reader.connection(consistent=False) as alone:
+        assert alone.scalar(text("SELECT pg_backend_pid()")) == backend
+        assert alone.scalar(text("SHOW statement_timeout")) == "0"
     with store.engine.connect() as connection:
         expected = [connection.scalar(text(f"SHOW {name}")) for name in names]
     raw = reader.engine.raw_connection()
