@@ -47,9 +47,8 @@ class Evidence(NamedTuple):
     open: Sequence[Member] = ()
     """Of a task that was not sent, where nobody knows which task will: what else is under way in its workflow."""
     ahead: int | None = None
-    """Of a task that waits on its queue: how many that were asked for before it wait, too; None: not counted."""
-    most_ahead: int = 0
-    """Where counting them ended."""
+    """Of a task that waits on its queue: how many that were asked for before it wait, too, up to `MOST_AHEAD`; None:
+    not counted."""
 
 
 def evidence(reader: Reader, session: Session, task: EvidentTask) -> Evidence:
@@ -92,9 +91,7 @@ def _about(reader: Reader, session: Session, task: EvidentTask) -> Evidence:
     last = session.scalars(latest.options(defer(AsyncTaskAttempt.attempt))).first()
     if last is None:
         waits = task.status is AsyncTaskStatus.PENDING and not is_planned(task.order_key)
-        if not waits:
-            return Evidence(task)
-        return Evidence(task, ahead=_ahead(reader, session, task), most_ahead=MOST_AHEAD)
+        return Evidence(task, ahead=_ahead(reader, session, task) if waits else None)
     how = func.coalesce(AsyncTaskAttempt.error_type, AsyncTaskAttempt.outcome, "")
     counted = select(how, func.count()).where(of_task, AsyncTaskAttempt.id != last.id).group_by(how)
     earlier = sorted(session.execute(counted).all(), key=lambda one: (-one[1], one[0]))

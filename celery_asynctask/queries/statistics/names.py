@@ -18,6 +18,7 @@ from celery_asynctask.core.status import FAILED
 from celery_asynctask.queries.reader import Reader, task_columns
 from celery_asynctask.queries.search.condition import LENGTHS, conditions
 from celery_asynctask.queries.search.filter import Filter, Term, Value
+from celery_asynctask.queries.search.keys import KEYS, time
 from celery_asynctask.queries.search.order import NEWEST
 from celery_asynctask.queries.statistics.measures import Percentiles, grouped, looked_back_to, measures
 from celery_asynctask.store.models import AsyncTask
@@ -28,8 +29,6 @@ MOST_OF_A_NAME: Final = 1_000
 """Tasks of a name among which failures and slow ones are looked for."""
 DEFAULT_AGE: Final = dt.timedelta(days=1)
 """How old tasks are looked at when a search names no time."""
-
-_TIMES: Final = frozenset({"since", "until", "created", "started", "completed"})
 
 
 class Name(NamedTuple):
@@ -68,7 +67,7 @@ class Statistics(NamedTuple):
 
 def with_time(search: Filter, now: dt.datetime) -> Filter:
     """The filter; where it names no time, with the last `DEFAULT_AGE` before ``now``."""
-    if any(term.key in _TIMES for term in search.terms):
+    if any(KEYS[term.key].read is time for term in search.terms):
         return search
     since = Term("since", (), (Value(">=", now - DEFAULT_AGE),), False)
     return search._replace(terms=(*search.terms, since))

@@ -189,7 +189,7 @@ KEY = f"0{'0' * 20}0{START:014x}"
     ],
 )
 def test_it_waits_on_its_queue(ahead: int, expected: str) -> None:
-    first, second = explain(queued(ahead=ahead, most_ahead=1000), WORDS)
+    first, second = explain(queued(ahead=ahead), WORDS)
     assert first.startswith("It is still queued since 2025-06-15 15:06:40.000 (2 h 00 m ago)")
     assert expected in second
 
