@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Final
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, quote
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
@@ -22,13 +22,13 @@ _MOST_KEPT: Final = 30 * 86_400
 def asked(request: Request, exc: ProblemError | None = None, told: str = "", back: str | None = None) -> Response:
     """The form; where nothing is to be typed, what else there is to do. ``back``: where it leads to; None: here."""
     service: Service = request.app.state.asynctask
-    query = request.url.query
+    here = quote(request.scope["path"]) + (f"?{request.url.query}" if request.url.query else "")
     found = markup.render(
         request,
         "sign-in.html",
         takes_tokens=service.gate.takes_tokens,
         detail=told or (exc.detail if exc and not service.gate.takes_tokens else ""),
-        back=_safe(f"{request.scope['path']}{'?' if query else ''}{query}" if back is None else back),
+        back=_safe(here if back is None else back),
     )
     headers = {**markup.SECURITY, **(exc.headers if exc else {})}
     return HTMLResponse(found, 401 if exc or told else 200, headers=headers)

@@ -137,7 +137,7 @@ class _Writer:
         if isinstance(value, list):
             items, what, ends = list(enumerate(value if of_all is None else value[:-1])), "item", "[]"
         else:
-            items = [(_own(name), one) for name, one in value.items() if one is not of_all]
+            items = [(_own(name), one) for name, one in value.items() if of_all is None or one is not of_all]
             what, ends = "key", "{}"
         if of_all is not None and (mark := mark_of(of_all)) is not None:
             note = f"{note} {_mark(mark.said(of_all))}".strip()

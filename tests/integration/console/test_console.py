@@ -112,6 +112,11 @@ def test_signing_in_and_out(api: Api) -> None:
     assert "Max-Age=0" in post(api, "/sign-out").headers["set-cookie"]
 
 
+def test_signing_in_leads_back_to_where_one_was(api: Api) -> None:
+    there = "/console/task/a%3Fb%23c%20%C3%A9"
+    assert f'value="{there}?attempts=first"' in api.ask("GET", f"{there}?attempts=first", None).text
+
+
 @pytest.mark.parametrize(
     "back",
     ["https://evil.example", "//evil.example", "/\\evil.example", "\\\\evil", "javascript:alert(1)", "/a\nb", ""],

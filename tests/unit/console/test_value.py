@@ -40,6 +40,7 @@ def words(what: Any) -> str:
         ("null", "null"),
         ("[true,false,null]", "[ 3 items ] 0: true 1: false 2: null"),
         ('{"a": [1]}', '{ 1 key } "a": [ 1 item ] 0: 1'),
+        ('{"a": null, "b": 1}', '{ 2 keys } "a": null "b": 1'),
         ('"17"', '"17"'),
         ('"a\\u202eb\\u0000\\n"', '"a\\u202eb\\u0000\\n"'),
         ('{"\\u202e": 1}', '{ 1 key } "\\u202e": 1'),
