@@ -76,6 +76,7 @@ def test_a_search_is_what_the_command_line_understands(text: str) -> None:
 @example("name", "[*] -x")
 @example("created_by_name", "Lovelace, Ada")
 @example("celery_task_id", "\0")
+@example("name", "*")
 def test_a_field_is_one_text_with_wildcards(field: str, text: str) -> None:
     """Or a problem of its own name. Nothing else of the grammar means anything in it."""
     found = outcome(lambda: meaning(**{field: text}).filter.terms)
@@ -85,6 +86,9 @@ def test_a_field_is_one_text_with_wildcards(field: str, text: str) -> None:
     [term] = found
     assert (term.key, term.path, term.negated) == (TEXT_KEYS[field], (), False), "it is nothing else"
     for value in term.values:
+        if text == "*":  # any at all, as a lone asterisk is everywhere
+            assert value == Value("any")
+            continue
         assert value.operator == "="
         meant = [(one, one in "*?") for one in text]
         assert glob._pieces(value.value) in (meant, [(one.lower(), wild) for one, wild in meant])
