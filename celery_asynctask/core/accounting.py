@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple, Protocol, TypeVar
 SILENT: Final = dt.timedelta(seconds=90)
 """How long nothing must have been noted of a process for it to be silent: nobody has looked after it, and other nodes
 take it for gone. Recorders note every ten seconds who lives (`recorder.liveness`), and wait for less than half of this
-between two tries of a database that is away (`recorder.MAX_BACKOFF`)."""
+between two tries of a database that is away (`recorder.recorder.MAX_BACKOFF`)."""
 
 
 class _Number(Protocol):

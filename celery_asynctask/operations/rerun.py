@@ -237,7 +237,7 @@ def is_unreachable(app: Any, exc: Exception) -> bool:
 
 def link(app: Any) -> None:
     """See that what is sent carries its link to the original. Raises `AsyncTaskError`."""
-    recording = getattr(app, "asynctask_recording", None)  # as `instrumentation.attach` names it
+    recording = getattr(app, "asynctask_recording", None)  # `instrumentation.ATTRIBUTE`
     if recording is None:
         from celery_asynctask.capture.install import install
 

@@ -79,7 +79,7 @@ def tasks(app: Any, settings: Settings) -> Iterator[Finding]:
                 f"What the app's workers import cannot be imported here: {type(exc).__name__}: {reason(exc)}.",
                 "Run `doctor` where the workers run; a worker that starts with this does not run, either.",
             )
-    recording = getattr(app, "asynctask_recording", None)  # as `instrumentation.attach` names it
+    recording = getattr(app, "asynctask_recording", None)  # `instrumentation.ATTRIBUTE`
     if recording is None:
         yield _TASKS.problem(
             "Nothing of this app is recorded: no task is a RecordedTask, and install() was not called.",
