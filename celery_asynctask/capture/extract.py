@@ -45,7 +45,7 @@ def delivery(request: Any) -> Event:
     event = cast("Event", {})
     if request.retries:
         event["retries"] = request.retries
-    if nesting := request.replaced_task_nesting:
+    if nesting := getattr(request, "replaced_task_nesting", 0):
         event["nesting"] = nesting
     if (request.delivery_info or {}).get("redelivered"):
         event["redelivered"] = True
@@ -88,8 +88,8 @@ def start(recording: Recording, choice: Choice, name: str, request: Any, at: int
         more = _times_text(header)
     if ids is not None:
         more += f'"trace":"{ids.trace}","span":"{ids.span}",'
-    delivery = known("delivery_info") or {}
-    if known("retries") or known("replaced_task_nesting") or known("eta") or delivery.get("redelivered"):
+    info = known("delivery_info") or {}
+    if known("retries") or known("replaced_task_nesting") or known("eta") or info.get("redelivered"):
         more += _again_text(request)
     if context.carries(header):
         more += _context_text(recording, header)
@@ -100,7 +100,7 @@ def start(recording: Recording, choice: Choice, name: str, request: Any, at: int
     quoted = quote(task_id)
     return (
         f'{{"id":{quoted},"run":"{run}","kind":"started","at":{at},'
-        f'{recording.places[name, known("hostname"), delivery.get("routing_key")]},{more}"asked":true,'
+        f'{recording.places[name, known("hostname"), info.get("routing_key")]},{more}"asked":true,'
         f'"root":{quoted if root == task_id else _quoted(root)},"parent":{_quoted(parent)}'
         f"{_payload_text(recording, choice, name, known('args'), known('kwargs'))}}}"
     ).encode("ascii")
@@ -258,7 +258,7 @@ def request_of(message: Any) -> Context | None:
         about, args, kwargs, embed = open_message(message.headers, body)
     except ValueError:
         return None
-    name, retries = about.get("task"), about.get("retries")
+    name, retries, nesting = about.get("task"), about.get("retries"), about.get("replaced_task_nesting")
     return Context(
         {key: embed.get(key) for key in ("chain", "chord", "callbacks")},
         id=about["id"],
@@ -268,6 +268,7 @@ def request_of(message: Any) -> Context | None:
         root_id=about.get("root_id"),
         parent_id=about.get("parent_id"),
         retries=retries if isinstance(retries, int) else 0,
+        replaced_task_nesting=nesting if isinstance(nesting, int) else 0,
         headers=message.headers,
         delivery_info=message.delivery_info,
     )

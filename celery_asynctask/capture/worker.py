@@ -90,10 +90,12 @@ def on_revoked(sender: Any, request: Any, terminated: bool, signum: Any, expired
         return
     end = cast("Event", {"ran": bool(terminated)})
     extract.add_asked(end, recording, sender.name, request)
-    how = "expired" if expired else "terminated" if terminated else "revoked"
-    if how != "revoked":
-        end["outcome"] = how
-    reason = f"terminated by {_signal_name(signum)}" if how == "terminated" else how
+    if expired:
+        end["outcome"] = reason = "expired"
+    elif terminated:
+        end["outcome"], reason = "terminated", f"terminated by {_signal_name(signum)}"
+    else:
+        reason = "revoked"
     extract.add_error(end, recording, TaskRevokedError(reason))
     record_end(recording, Kind.REVOKED, sender, request, end, inferred=True)
 

@@ -93,7 +93,7 @@ class Column(NamedTuple):
     limit: int | None = None
     """Characters of a `Type.STRING`."""
     event: str | None = None
-    """Key of the event that is copied to it as it is; None: `fold.project` makes it."""
+    """Key of the event that is copied to it as it is; None: `core.fold.project` makes it."""
     search: str | None = None
     """Key of a search that asks for it."""
     holds: Content = Content.FACT

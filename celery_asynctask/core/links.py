@@ -11,8 +11,16 @@ from urllib.parse import quote
 from celery_asynctask.core.time import microseconds
 
 PLACEHOLDERS: Final = (
-    *("task_id", "root_id", "parent_id", "name", "trace_id", "span_id"),
-    *("customer", "worker", "start", "end"),
+    "task_id",
+    "root_id",
+    "parent_id",
+    "name",
+    "trace_id",
+    "span_id",
+    "customer",
+    "worker",
+    "start",
+    "end",
 )
 """What a link may be made of."""
 _PLACEHOLDER: Final = re.compile(r"\{(\w+)\}")

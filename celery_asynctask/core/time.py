@@ -28,6 +28,6 @@ def read_microseconds(told: Any) -> int | None:
     return microseconds(at) if isinstance(at, dt.datetime) else None
 
 
-def time_of(microseconds: int) -> dt.datetime:
-    """A time as rows have it."""
-    return EPOCH + dt.timedelta(microseconds=microseconds)
+def time_of(at: int) -> dt.datetime:
+    """A time of an event as rows have it."""
+    return EPOCH + dt.timedelta(microseconds=at)

@@ -88,7 +88,7 @@ class Chunk(NamedTuple):
     tail: int
     """How many of the damaged lines come behind the last event."""
     hidden: int
-    """How many events may be in the other damaged lines; see `frame.Scan`."""
+    """How many events may be in the other damaged lines; see `Scan`."""
     end: int
     """Position behind what was read."""
     whole: bool

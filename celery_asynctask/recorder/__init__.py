@@ -1,8 +1,8 @@
 """From the journal into the store.
 
-Every process that records, but the children of a prefork pool, runs a recorder's thread. All of a node that share a
-journal directory elect one by a lock on a file in it: that one drains the directory, and tells which processes are
-gone. When it ends, the kernel gives the lock to another.
+Every process that records runs a recorder's thread; a child of a prefork pool only where there is no usable journal
+directory, to store what it keeps in memory. All of a node that share a directory elect one by a lock on a file in it:
+that one drains the directory, and tells which processes are gone. When it ends, another gets the lock.
 """
 
 from __future__ import annotations

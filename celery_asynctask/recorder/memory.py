@@ -30,7 +30,8 @@ class MemoryDrain:
         self.look()
 
     def look(self) -> None:
-        """Note that this process lives, if it is time to. Raises `sqlalchemy.exc.SQLAlchemyError`."""
+        """Note that this process lives, if it is time to; also while it is looked for what cannot be stored. Raises
+        `sqlalchemy.exc.SQLAlchemyError`."""
         if time.monotonic() < self.look_at:
             return
         if self._stored:

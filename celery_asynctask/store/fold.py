@@ -207,7 +207,7 @@ def _time(microseconds: Any) -> sa.ColumnElement[Any]:
 
 
 def _phase(event: Any) -> sa.ColumnElement[Any]:
-    """`keys._phase`."""
+    """`core.keys._phase`."""
     said: dict[int, list[str]] = {}
     for kind, phase in keys.PHASE.items():
         said.setdefault(phase, []).append(kind)
@@ -220,7 +220,7 @@ def _phase(event: Any) -> sa.ColumnElement[Any]:
 
 
 def _order(event: Any) -> sa.ColumnElement[Any]:
-    """`keys.order_keys`."""
+    """`core.keys.order_keys`."""
     stages = [
         (event.kind == kind, event.prefix + f"{stage}{keys.BEFORE_RUN}" + event.at_hex)
         for kind, stage in keys.STAGE.items()
@@ -230,13 +230,13 @@ def _order(event: Any) -> sa.ColumnElement[Any]:
 
 
 def _start_order(event: Any) -> sa.ColumnElement[Any]:
-    """`keys.order_keys`: of the start that an end carries; of any other event its own."""
+    """`core.keys.order_keys`: of the start that an end carries; of any other event its own."""
     start = event.prefix + str(keys.STAGE_RUN) + event.delivery + str(keys.PHASE_STARTED)
     return sa.case((event.started.is_(None), _order(event)), else_=start + _hex(event.started, keys.TIME_DIGITS))
 
 
 def _status(event: Any) -> sa.ColumnElement[Any]:
-    """`fold.status_of`."""
+    """`core.fold.status_of`."""
     sent_again = sa.and_(event.kind.in_([Kind.PUBLISHED, Kind.RECEIVED]), event.retries > 0)
     return sa.case(
         (event.again, AsyncTaskStatus.PENDING.value),
@@ -246,7 +246,7 @@ def _status(event: Any) -> sa.ColumnElement[Any]:
 
 
 def _keys(event: Any) -> dict[str, Any]:
-    """The keys of the groups in `fold` but ``order_key``, and of the run."""
+    """The keys of the groups in `core.fold` but ``order_key``, and of the run."""
     has_trace = event.trace.is_not(None)
     origin = sa.case(
         (sa.func.coalesce(event.asked, False).is_(False), str(keys.SOURCE_NAME_ONLY)),
@@ -280,7 +280,7 @@ def _copied(event: Any, columns: Iterable[Column]) -> dict[str, Any]:
 
 
 def _tasks(event: Any) -> dict[str, Any]:
-    """`fold.project`, by column."""
+    """`core.fold.project`, by column."""
     status = _status(event)
     return {
         **_copied(event, TASK),
@@ -301,7 +301,7 @@ def _tasks(event: Any) -> dict[str, Any]:
 
 
 def _attempts(event: Any) -> dict[str, Any]:
-    """`fold._project_attempt`, by column."""
+    """`core.fold._project_attempt`, by column."""
     is_start = event.kind == Kind.STARTED
     has_start = sa.or_(is_start, event.started.is_not(None))
     token = sa.func.lpad(sa.func.left(event.run, keys.TIME_DIGITS), 16, "0", type_=sa.Text)

@@ -31,8 +31,13 @@ class OpenAttempt(NamedTuple):
 def _attempts(*conditions: Any) -> Select[Any]:
     return (
         select(
-            *(_attempt.celery_task_id, _attempt.run_key, _attempt.name),
-            *(_source.host, _source.pid, _source.role, _source.last_seen_at),
+            _attempt.celery_task_id,
+            _attempt.run_key,
+            _attempt.name,
+            _source.host,
+            _source.pid,
+            _source.role,
+            _source.last_seen_at,
         )
         .join_from(async_task_attempt, async_task_source, _attempt.source == _source.source)
         .where(*conditions)

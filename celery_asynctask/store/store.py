@@ -34,13 +34,6 @@ _ABOUT_VALUES = (ValueError, TypeError, LookupError, ArithmeticError, AttributeE
 """What Python, or a driver before it asks the database, raises for a value that no column takes."""
 _MYSQL_ABOUT_VALUES = frozenset({3140, 3141, 3157, 3819, 4025})
 """Errors of MySQL and MariaDB about JSON and check constraints, which their drivers call operational."""
-
-_ID: Final = b'{"id":"'
-_ID_END: Final = b'","'
-"""Inside of a string a quote comes behind a backslash."""
-_KIND: Final = b'"kind":"'
-_START: Final = b'"kind":"started","at":'
-_CARRIED: Final = b',"started":'
 _ADVANCE = sa.update(async_task_revision).values(revision=async_task_revision.c.revision + 1)
 
 
@@ -185,6 +178,15 @@ class Store:
         """Give the connections back; the store may be used again."""
         if "engine" in self.__dict__:
             self.engine.dispose()
+
+
+# How `core.event` begins an event.
+_ID: Final = b'{"id":"'
+_ID_END: Final = b'","'
+"""Inside of a string a quote comes behind a backslash."""
+_KIND: Final = b'"kind":"'
+_START: Final = b'"kind":"started","at":'
+_CARRIED: Final = b',"started":'
 
 
 def rounds(lines: Iterable[bytes]) -> list[list[bytes]]:

@@ -39,7 +39,7 @@ CALLS: tuple[tuple[Any, str], ...] = (
 """Python's pathlib calls `os` for what it does to files."""
 _PAGE = os.sysconf("SC_PAGESIZE")
 _HERE = str(Path(celery_asynctask.__file__).parent)
-_TRACED = tuple(f"{_HERE}/{name}" for name in ("journal/", "drain.py", "batch.py", "store/store.py"))
+_TRACED = tuple(f"{_HERE}/{name}" for name in ("journal/", "recorder/drain.py", "store/store.py"))
 
 
 def _at_call(before: bool) -> Way:

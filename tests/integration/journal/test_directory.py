@@ -216,6 +216,12 @@ def test_who_looks_is_not_seen(path: Path, look: Callable[[Path], object], monke
     assert found == [False]
 
 
+@pytest.mark.parametrize("look", [is_being_written, holder], ids=lambda look: look.__name__)
+def test_nobody_writes_what_is_not_there(path: Path, look: Callable[[Path], object]) -> None:
+    """A segment that was stored and removed, or a directory that nobody has claimed."""
+    assert not look(path / "gone.000001.segment")
+
+
 def test_who_looks_keeps_nobody_from_writing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A segment has its name only when it is locked."""
     flock = fcntl.flock

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import select, text, update
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, StatementError
 
 from celery_asynctask.errors import StoreError
 from celery_asynctask.operations import session as writing
@@ -205,6 +205,12 @@ def test_a_batch_that_meets_a_lock_is_tried_again(
     with pytest.raises(StoreError, match="cannot be written"):
         work(writer, {"*": "1d"}).run(nothing)
     assert left(store) == {"a"}
+
+
+def test_an_error_tells_no_parameters(writer: Writer) -> None:
+    """SQLAlchemy writes them into that of a statement which could not even be sent."""
+    with pytest.raises(StoreError, match=r"cannot be written: Python int too large\.$"), writer.guarded():
+        raise StatementError("too large", "INSERT", {"name": "hunter2"}, OverflowError("Python int too large"))
 
 
 def test_beside_a_recorder(store: Store, writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:

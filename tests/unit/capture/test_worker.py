@@ -90,6 +90,14 @@ def test_an_unknown_task_fails_and_what_follows_it_is_not_sent(app: Celery, told
     assert (step["root"], step["customer"], step["args"]) == ("r", 7, [3])
 
 
+def test_an_unknown_task_that_replaces_another(app: Celery, told: list[dict[str, Any]]) -> None:
+    """Or was sent by a task that has no row, whose own would lead nowhere."""
+    unknown(app, Message({**HEADERS, "replaced_task_nesting": 3, "asynctask": {**OURS, "root": "s"}}, [[], {}, {}]))
+    [event] = told
+    assert RunKey.parse(run_key(event)) == (3, 2, False, event["run"])  # type: ignore[arg-type]
+    assert (event["root"], event["parent"]) == ("s", None)
+
+
 def test_of_a_body_that_cannot_be_read_the_headers_are(app: Celery, told: list[dict[str, Any]]) -> None:
     rejected(app, Message(HEADERS, ValueError("not JSON")), ValueError("not JSON"))
     [event] = told
@@ -116,7 +124,15 @@ def test_a_message_that_tells_no_id(app: Celery, told: list[dict[str, Any]], hea
 
 
 def test_a_message_of_odd_things(app: Celery, told: list[dict[str, Any]]) -> None:
-    odd = {"id": "x", "task": 5, "root_id": 1, "parent_id": [], "retries": "many", "asynctask": "ours", "nesting": 3}
+    odd = {
+        "id": "x",
+        "task": 5,
+        "root_id": 1,
+        "parent_id": [],
+        "retries": "many",
+        "replaced_task_nesting": "deep",
+        "asynctask": "ours",
+    }
     rejected(app, Message(odd, [[1], {}, {"id": "z", "chain": 9, "replaced_task_nesting": "deep", "asynctask": 1}]))
     [event] = told
     assert (event["id"], event["name"], event["root"], event["parent"]) == ("x", "unknown", None, None)

@@ -18,7 +18,12 @@ from celery_asynctask.core.fold import TASK_GROUPS, project
 from celery_asynctask.core.keys import (
     NO_RUN,
     PHASE,
+    PHASE_INFERRED,
+    PHASE_INTERNAL,
     PHASE_SEEN,
+    SOURCE,
+    SOURCE_MESSAGE,
+    SOURCE_NAME_ONLY,
     STAGE,
     STAGE_RUN,
     RunKey,
@@ -45,6 +50,9 @@ EVENTS = st.fixed_dictionaries(
         "redelivered": st.booleans(),
         "run": st.text("0123456789abcdef", min_size=20, max_size=20),
         "at": st.integers(0, 16**14 - 1),
+        "inferred": st.booleans(),
+        "internal": st.booleans(),
+        "asked": st.booleans(),
     }
 )
 
@@ -207,10 +215,25 @@ def order_parts(told: Any) -> tuple[Any, ...]:
     nesting, retries, *delivery = run_parts(told)
     if told["kind"] in STAGE:
         return nesting, retries, STAGE[told["kind"]], False, NO_RUN, 0, told["at"]
-    return nesting, retries, STAGE_RUN, *delivery, PHASE.get(told["kind"], PHASE_SEEN), told["at"]
+    whose = PHASE_INTERNAL if told["internal"] else PHASE_INFERRED if told["inferred"] else PHASE_SEEN
+    return nesting, retries, STAGE_RUN, *delivery, PHASE.get(told["kind"], whose), told["at"]
 
 
-@pytest.mark.parametrize(("made", "parts"), [(run_key, run_parts), (order_key, order_parts)], ids=["run", "order"])
+def origin_key(told: Event) -> str:
+    key: str = project(told).task["origin_key"]
+    return key
+
+
+def origin_parts(told: Any) -> tuple[Any, ...]:
+    source = SOURCE.get(told["kind"], SOURCE_MESSAGE) if told["asked"] else SOURCE_NAME_ONLY
+    return source, told["nesting"], told["retries"], told["at"]
+
+
+@pytest.mark.parametrize(
+    ("made", "parts"),
+    [(run_key, run_parts), (order_key, order_parts), (origin_key, origin_parts)],
+    ids=["run", "order", "origin"],
+)
 @given(one=EVENTS, other=EVENTS)
 def test_keys_compare_as_their_parts_do(made: Any, parts: Any, one: Any, other: Any) -> None:
     assert (made(one) < made(other)) == (parts(one) < parts(other))
@@ -294,6 +317,7 @@ STEP = cast("Event", {"id": "a", "name": "n", "kind": "planned", "at": ms(3), "a
         (RunKey.parse, run_key(Delivery(2).started(3))),
         (happened_at, ORDER),
         (is_planned, order_key(STEP)),
+        (is_unsent, order_key(cast("Event", {**STEP, "kind": "unsent"}))),
         (is_changed, f"1{ORDER}"),
         (is_of_a_step, project(STEP).task["origin_key"]),
     ],
