@@ -63,8 +63,8 @@ _ENVIRONMENT: Final = Environment(
 _ENVIRONMENT.filters.update(rfc3339=rfc3339, seconds=seconds, number="{:,}".format, percent=percent)
 _ENVIRONMENT.globals.update(
     signs={status.value: sign for status, sign in SIGNS.items()},
-    failed=[status.value for status in FAILED],
-    keys={name: key.meaning for name, key in KEYS.items()},
+    failed_statuses=[status.value for status in FAILED],
+    search_keys={name: key.meaning for name, key in KEYS.items()},
     term=term,
     version=__version__,
 )

@@ -130,7 +130,7 @@ Make = Callable[[Page], Awaitable[Response]]
 def _one_of(name: str, given: str, options: Iterable[object]) -> str:
     known = [str(one) for one in options]
     if given not in known:
-        raise invalid(name, f"{name}: {given[:40]!r} is none of {', '.join(known)}.")
+        raise invalid(name, f"{name} can be {', '.join(known)} or left out, not {given[:40]!r}.")
     return given
 
 

@@ -4,7 +4,6 @@ customers."""
 from __future__ import annotations
 
 import datetime as dt
-import heapq
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -42,9 +41,8 @@ def health(reader: Reader, directory: Path) -> Health:
     try:
         survey = survey_of(directory)
         journal, recorder = ("none", None) if survey is None else ("there", survey.recorder())
-        ledger, accounts = completeness(reader, survey, everything=True)
+        ledger, accounts = completeness(reader, survey, everything=True, most=MOST_ACCOUNTS)
     except (JournalError, OSError):  # of another user: nothing is known of it
         journal, recorder = "unreadable", None
-        ledger, accounts = completeness(reader, None, everything=True)
-    latest = heapq.nlargest(MOST_ACCOUNTS, accounts, key=lambda one: (one.ended_at is None, one.last_seen_at))
-    return Health(ledger, {one.source: one for one in latest}, journal, recorder)
+        ledger, accounts = completeness(reader, None, everything=True, most=MOST_ACCOUNTS)
+    return Health(ledger, {one.source: one for one in accounts}, journal, recorder)

@@ -145,7 +145,7 @@ def understood(asked: Search, now: dt.datetime) -> Understood:
         match getattr(asked, name):
             case str(text) if name in _KEYS:
                 terms.append(_term(field.alias or name, _KEYS[name], text, now))
-            case int(number):
+            case int(number) if name in _KEYS:
                 terms.append(Term(_KEYS[name], (), (Value("=", number),), False))
             case dt.datetime() as at:
                 key, side = name.split("_")

@@ -246,6 +246,8 @@ class Caller:
     def health(self) -> Health:
         """The ledger and the journal of this host, read anew every `KEPT_SECONDS` at most; only for callers who see all
         customers. Raises `StoreError`."""
+        if self.access.customers is not None:
+            raise ProblemError("forbidden", 403, "Events are of processes, not of customers.")
         make = partial(health, self.reader, self.service.settings.directory)
         return self.service.health.get(make, KEPT_SECONDS)
 
@@ -268,7 +270,8 @@ async def caller_of(request: Request, *rights: Right, kept: str | None = None) -
 
 
 def needing(right: Right) -> Callable[[Request], Awaitable[Caller]]:
-    """A dependency: the caller of an operation that has no query, who has the right. Raises `ProblemError`."""
+    """A dependency: the caller, who has the right, of an operation that has no query, or whose query a route of its
+    own has looked at (`http.tasks.ReadingRoute`). Raises `ProblemError`."""
 
     async def caller(request: Request) -> Caller:
         found = await caller_of(request, right)

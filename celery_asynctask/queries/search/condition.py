@@ -48,7 +48,7 @@ class microseconds_between(GenericFunction[int]):
 @compiles(microseconds_between)
 def _microseconds(element: Any, compiler: Any, **options: Any) -> str:
     early, late = (compiler.process(clause, **options) for clause in element.clauses)
-    # A third quicker than EXTRACT, which makes decimals, and as exact for some hundred years.
+    # A third quicker than EXTRACT, which makes decimals, and as exact for a hundred years.
     return f"CAST(date_part('epoch', {late} - {early}) * 1000000 AS BIGINT)"
 
 

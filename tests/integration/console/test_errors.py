@@ -177,6 +177,7 @@ def test_empty_refused_and_forbidden(store: Store, api: Api) -> None:
     assert "payloads" in page(api, "reader", 403, search="kwargs.a:1")
     for wrong in ({"sort": "x"}, {"most": "17"}, {"causes": "-1"}, {"no": "1"}):
         page(api, status=422, **wrong)
+    assert "sort can be count, last, first or left out, not &#39;x&#39;." in page(api, status=422, sort="x")
 
 
 def test_it_is_asked_for_once(store: Store, api: Api) -> None:

@@ -23,7 +23,7 @@ from celery_asynctask.queries import Reader
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
 from celery_asynctask.web import answer as answering
-from celery_asynctask.web.answer import Answers
+from celery_asynctask.web.answer import MOST_KEPT, Answers
 from celery_asynctask.web.problem import TITLES
 from tests.histories import HISTORIES, Delivery, about, lines, published
 from tests.integration.http.client import OURS, THEIRS, Api, api_over, is_problem, statements, tell
@@ -302,10 +302,12 @@ def test_a_search_that_counts_from_now_is_made_again(api: Api) -> None:
 
 
 def test_not_more_are_kept_than_are_to_be(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api.app.state.asynctask.answers._tags, "most", 3)
+    tags = api.app.state.asynctask.answers._tags
+    assert tags.most == MOST_KEPT
+    monkeypatch.setattr(tags, "most", 3)
     for limit in range(1, 9):
         again(api, LIST, '"other"', limit=limit)
-    assert len(api.app.state.asynctask.answers._tags) == 3
+    assert len(tags) == 3
 
 
 class Asked:

@@ -33,8 +33,8 @@ def reader() -> Iterator[Reader]:
         made.close()
 
 
-def plans_of(reader: Reader, ask: Callable[[], object]) -> list[str]:
-    """How PostgreSQL does each statement that ``ask`` sends."""
+def plans_of(reader: Reader, work: Callable[[], object]) -> list[str]:
+    """How PostgreSQL does each statement that ``work`` sends."""
     asked: list[tuple[str, Any]] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
@@ -43,7 +43,7 @@ def plans_of(reader: Reader, ask: Callable[[], object]) -> list[str]:
 
     event.listen(reader.engine, "before_cursor_execute", note)
     try:
-        ask()
+        work()
     finally:
         event.remove(reader.engine, "before_cursor_execute", note)
     assert asked
@@ -84,12 +84,12 @@ def test_a_search_of_rows_one_by_one_goes_from_the_newest(reader: Reader, search
 
 
 def test_a_task_and_its_workflow(reader: Reader) -> None:
-    def ask() -> None:
+    def look() -> None:
         with reader.session() as session:
             task = find(reader, session, WORKFLOW[:12])
             attempts(session, task)
             found = workflow(reader, session, task)
             runs(session, [member.celery_task_id for member in found.members])
 
-    for plan in plans_of(reader, ask):
+    for plan in plans_of(reader, look):
         assert "Seq Scan on async_task" not in plan, plan

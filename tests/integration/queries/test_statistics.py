@@ -303,6 +303,9 @@ def test_overview_counts_so_many(full: Shop, monkeypatch: pytest.MonkeyPatch) ->
     found = ask(overview.overview, full.reader, NOW)
     assert sum(found.counts.values()) == 50
     assert (found.since, found.is_whole) == (full.tasks[49].created_at, False)
+    there = sum(one.created_at >= NOW - HOUR for one in full.tasks)
+    monkeypatch.setattr(overview, "MOST_COUNTED", there)
+    assert ask(overview.overview, full.reader, NOW).is_whole, "just so many are all"
 
 
 def test_overview_of_nothing(database: str) -> None:
