@@ -22,7 +22,8 @@ _MOST_KEPT: Final = 30 * 86_400
 def asked(request: Request, exc: ProblemError | None = None, told: str = "", back: str | None = None) -> Response:
     """The form; where nothing is to be typed, what else there is to do. ``back``: where it leads to; None: here."""
     service: Service = request.app.state.asynctask
-    here = quote(request.scope["path"]) + (f"?{request.url.query}" if request.url.query else "")
+    query = request.scope["query_string"].decode("latin-1")  # in `request.url` a path may be cut
+    here = quote(request.scope["path"]) + (f"?{query}" if query else "")
     found = markup.render(
         request,
         "sign-in.html",

@@ -17,7 +17,9 @@ from celery_asynctask.journal.survey import Survey
 from celery_asynctask.queries.reader import Reader
 from celery_asynctask.store.models import AsyncTaskSource
 
-_COLUMNS: Final = [getattr(AsyncTaskSource, name) for name in Account._fields[:-4]]
+_OF_A_JOURNAL: Final = ("in_journal", "damaged", "oldest", "abandoned")
+"""What is known of an account by looking into the journal alone."""
+_COLUMNS: Final = [getattr(AsyncTaskSource, name) for name in Account._fields if name not in _OF_A_JOURNAL]
 _AT_A_TIME: Final = 1000
 
 

@@ -30,7 +30,7 @@ revision, down_revision = "0002", "0001"
 def upgrade():
     op.add_column("async_task", sa.Column("priority", sa.Integer()))
 """
-READ = """    if (priority := delivery.get("priority")) is not None:
+READ = """    if (priority := info.get("priority")) is not None:
         more += f'"priority":{priority},'
 """
 PROJECT = """
