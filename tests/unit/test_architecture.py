@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -111,6 +112,12 @@ def test_this_test_sees_the_imports() -> None:
     assert {"journal", "journal.directory", "store", "journal.metrics"} <= ours("recorder.drain")
     assert "recorder.drain" in ours("recorder.recorder")
     assert "recorder.drain" not in ours("recorder.recorder", at_import=True)
+
+
+def test_the_map_of_the_package_names_what_is_there() -> None:
+    told = re.findall(r"`([a-z][a-z_.]*)`", celery_asynctask.__doc__ or "")
+    assert {"capture.publish", "store.fold", "web.answer"} <= set(told)
+    assert set(told) - modules().keys() <= {"migrations", "doctor"}
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:

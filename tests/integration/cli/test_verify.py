@@ -221,6 +221,18 @@ def test_since(store: Store, journal: Journal, make_drain: MakeDrain) -> None:
     assert len(check(store, journal.path, everything=True).accounts) == 4
 
 
+def test_so_many_accounts_of_those_that_live_and_were_seen_last(store: Store) -> None:
+    """Of a fleet whose children are recycled there may be a hundred thousand; the ledger has all of them."""
+    now = dt.datetime.now(dt.timezone.utc)
+    for number in range(9):
+        add_source(store, ALL_THERE, source=f"s-{number}")
+        gone = None if number == 0 else now
+        change(store, f"s-{number}", last_seen_at=now - dt.timedelta(days=9 - number), ended_at=gone)
+    found = check(store, everything=True, most=3)
+    assert {one.source for one in found.accounts} == {"s-0", "s-7", "s-8"}
+    assert found.ledger.processes == 9
+
+
 @pytest.mark.every_database
 def test_silent_sources(store: Store) -> None:
     now = dt.datetime.now(dt.timezone.utc)
