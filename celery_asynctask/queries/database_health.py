@@ -38,7 +38,8 @@ class Vitals(NamedTuple):
     connect: float
     """How long a connection took."""
     answer: float
-    """How long the shortest question takes."""
+    """How long the shortest question takes: the least of three times, since one alone tells of what else the two hosts
+    were doing."""
     skew: float | None
     """By how much the database's clock is ahead of ours; None: it is ours."""
     version: str | None
@@ -53,11 +54,16 @@ def vitals(reader: Reader) -> Vitals:
     with reader.session() as session:
         connection = session.connection()
         connected = time.perf_counter()
-        session.execute(select(1)).all()
-        answered = time.perf_counter()
+        answer = min(_answer(session) for _ in range(3))
         skew = _skew(session, reader.dialect)
         version, problem = schema_version(connection), schema_problem(connection)
-    return Vitals(reader.dialect, connected - began, answered - connected, skew, version, problem)
+    return Vitals(reader.dialect, connected - began, answer, skew, version, problem)
+
+
+def _answer(session: Session) -> float:
+    began = time.perf_counter()
+    session.execute(select(1)).all()
+    return time.perf_counter() - began
 
 
 def read_all(reader: Reader) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import celery_asynctask
+from tests.pace import patience
 
 pytestmark = pytest.mark.every_database
 
@@ -76,7 +77,7 @@ def python(directory: Path, *arguments: str, package: Path = PACKAGE.parent) -> 
         capture_output=True,
         encoding="utf-8",
         check=False,
-        timeout=120,
+        timeout=patience(60),
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

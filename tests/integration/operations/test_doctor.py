@@ -90,10 +90,13 @@ def count_rows(store: Store) -> int:
 
 
 @pytest.mark.every_database
-def test_all_is_well(store: Store, journal: Journal, make_app: MakeApp) -> None:
-    """And stays as it was: what was written to try it is gone."""
+def test_all_is_well(store: Store, journal: Journal, make_app: MakeApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And stays as it was: what was written to try it is gone. However busy and full the host of the tests is."""
+    monkeypatch.setattr(doctor.database, "SLOW_SECONDS", float("inf"))
+    monkeypatch.setattr(doctor.journal, "LITTLE_BYTES", 0)
+    monkeypatch.setattr(doctor.journal, "file_system", lambda _path: "ext4")
     app = make_app()
-    settings = replace(store.settings, journal_dir=journal.path)
+    settings = replace(store.settings, journal_dir=journal.path, journal_max_bytes=1_000_000)
     directory = Directory(settings.directory, settings.store_id)
     append(journal, {**published(), "at": now()})
     before = sorted(path.name for path in journal.path.iterdir())
@@ -167,6 +170,16 @@ def test_clocks_that_differ(store: Store, tmp_path: Path, monkeypatch: pytest.Mo
         seconds = re.search(r"[\d.]+(?= s behind)", about(found, "clock")[0])
         assert seconds
         assert float(seconds[0]) == pytest.approx(3600, abs=patience(5))
+
+
+@pytest.mark.parametrize(("answers", "level"), [((0.4, 0.001, 0.3), Level.OK), ((0.4, 0.3, 0.5), Level.NOTE)])
+def test_a_database_is_slow_where_no_answer_is_fast(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: tuple[float, ...], level: Level
+) -> None:
+    seconds = iter(answers)
+    monkeypatch.setattr(database_health, "_answer", lambda _session: next(seconds))
+    found = look(replace(store.settings, journal_dir=tmp_path / "journal"))
+    assert f"answers in {min(answers) * 1000:.1f} ms" in about(found, "database", level)[0]
 
 
 @pytest.mark.every_database
