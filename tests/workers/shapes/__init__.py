@@ -1,0 +1,10 @@
+"""Every shape an execution can take: send it, do to it what the shape is about, and say what its rows must be.
+
+A shape is a function of the `World`; it returns when its rows are right. All of them run at the same time against
+one worker, as they would in life.
+"""
+
+from tests.workers.shapes import endings, messages, revoked, single, unrecorded, workflows
+from tests.workers.shapes.registry import ENDS_SOLO, PREFORK_ONLY, SHAPES
+
+__all__ = ["ENDS_SOLO", "PREFORK_ONLY", "SHAPES", "endings", "messages", "revoked", "single", "unrecorded", "workflows"]
