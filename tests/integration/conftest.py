@@ -29,7 +29,7 @@ from celery_asynctask.web.service import Caller
 from tests import services
 from tests.integration import commands
 from tests.integration.draining import MakeDrain
-from tests.integration.http.client import Api, api_over, tell
+from tests.integration.http.client import OURS, THEIRS, Api, api_over, tell
 from tests.integration.oracle import START as AT
 from tests.integration.oracle import add, row
 from tests.integration.samples import EVERYTHING, SECOND, UUID
@@ -168,6 +168,13 @@ def api(store: Store, shop: Celery) -> Iterator[Api]:
     """The HTTP API over the store, with that app."""
     with api_over(store, shop) as made:
         yield made
+
+
+@pytest.fixture
+def two_tenants(store: Store) -> None:
+    """A task of each of two customers."""
+    tell(store, "ours", OURS)
+    tell(store, "theirs", THEIRS)
 
 
 @pytest.fixture

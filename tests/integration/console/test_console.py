@@ -7,7 +7,6 @@ import io
 import json
 import re
 import sys
-from collections.abc import Iterator
 from importlib.resources import files
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -18,7 +17,7 @@ from markupsafe import escape
 
 from celery_asynctask.console.markup import SECURITY
 from celery_asynctask.store import Store
-from tests.integration.http.client import OURS, THEIRS, Api, api_over, statements, tell, token_of
+from tests.integration.http.client import OURS, Api, api_over, statements, tell, token_of
 
 PAGES = (
     "/",
@@ -31,15 +30,9 @@ PAGES = (
     "/tasks/ours/workflow",
 )
 MOST_BYTES = 100_000
+pytestmark = pytest.mark.usefixtures("two_tenants")
+
 ROWS = re.compile(r'<tr id="t-\d+">')
-
-
-@pytest.fixture
-def api(store: Store) -> Iterator[Api]:
-    tell(store, "ours", OURS)
-    tell(store, "theirs", THEIRS)
-    with api_over(store) as made:
-        yield made
 
 
 def get(api: Api, path: str, who: str | None = "admin", headers: Any = ()) -> Response:

@@ -1,13 +1,9 @@
-"""How the HTTP API answers: problems of every kind, headers, ETags that are true, numbers as exact as they are."""
+"""ETags of the HTTP API: a poll costs next to nothing, and none says unchanged of what has changed."""
 
 from __future__ import annotations
 
-import datetime as dt
-import json
 import re
 from collections.abc import Callable, Iterator
-from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,30 +12,22 @@ from httpx import Response
 from sqlalchemy import text
 
 from celery_asynctask.core.event import Kind
-from celery_asynctask.http import tasks
 from celery_asynctask.operations.erase import Erasure
 from celery_asynctask.operations.session import Writer
 from celery_asynctask.queries import Reader
-from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
 from celery_asynctask.web import answer as answering
 from celery_asynctask.web.answer import MOST_KEPT, Answers
-from celery_asynctask.web.problem import TITLES
-from tests.histories import HISTORIES, Delivery, about, lines, published
-from tests.integration.http.client import OURS, THEIRS, Api, api_over, is_problem, statements, tell
-from tests.integration.operations.test_bundle import bundle_of, import_into
+from tests.histories import Delivery, about, lines
+from tests.integration.bundles import bundle_of, import_into
+from tests.integration.http.client import OURS, THEIRS, Api, is_problem, statements, tell
 from tests.integration.purge import work
-from tests.pace import patience
 
 LIST = "/async-tasks"
 
+pytestmark = pytest.mark.usefixtures("two_tenants")
 
-@pytest.fixture
-def api(store: Store) -> Iterator[Api]:
-    tell(store, "ours", OURS)
-    tell(store, "theirs", THEIRS)
-    with api_over(store) as made:
-        yield made
+READ = [LIST, f"{LIST}/ours", f"{LIST}/ours/attempts", f"{LIST}/ours/workflow", f"{LIST}/stats"]
 
 
 def again(api: Api, path: str, tag: str, who: str = "admin", **parameters: Any) -> Response:
@@ -51,129 +39,6 @@ def tag_of(api: Api, path: str, who: str = "admin", **parameters: Any) -> str:
     answer = api.get(path, who, **parameters)
     assert answer.status_code == 200, answer.text
     return answer.headers["etag"]
-
-
-# -- problems
-
-
-def test_paths_and_methods_that_there_are_not(api: Api) -> None:
-    for path in ("/nothing", "/async-tasks/", "/async-tasks/ours/", "/async-tasks/ours/nothing", "/docs"):
-        for who in ("admin", None):
-            is_problem(api.get(path, who), "not-found", 404)
-    for method in ("POST", "PUT", "DELETE", "PATCH", "TRACE"):
-        answer = api.ask(method, LIST)
-        assert "GET" in is_problem(answer, "method-not-allowed", 405)
-        assert answer.headers["allow"] == "GET"
-    assert api.ask("OPTIONS", LIST).status_code == 405
-
-
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"1", b'"x"', b"null", b"\xff\xfe", b"{}" * 2, b'{"a":1,}'])
-def test_bodies_that_are_none(api: Api, body: bytes) -> None:
-    for path in (f"{LIST}/ours/rerun", f"{LIST}/purge"):
-        is_problem(
-            api.ask("POST", path, headers={"Content-Type": "application/json"}, content=body),
-            "invalid-parameter",
-            422,
-            "body",
-        )
-
-
-@pytest.mark.every_database
-def test_a_database_that_is_away(store: Store, caplog: pytest.LogCaptureFixture) -> None:
-    """Never an empty list; where it is, and why it does not answer, is for the log."""
-    url = {
-        "sqlite": "sqlite:////nowhere/secret.db",
-        "postgresql": "postgresql+psycopg://user:hunter2@127.0.0.1:9/secret",
-        "mysql": "mysql+pymysql://user:hunter2@127.0.0.1:9/secret",
-    }[store.engine.dialect.name]
-    with api_over(store, asynctask_url=url) as api:
-        for path in (
-            LIST,
-            f"{LIST}/stats",
-            f"{LIST}/ours",
-            f"{LIST}/ours/attempts",
-            f"{LIST}/ours/workflow",
-            "/health",
-        ):
-            answer = api.get(path)
-            said = is_problem(answer, "database-unavailable", 503)
-            assert "secret" not in said
-            assert answer.headers["retry-after"] == "5"
-        for path, body in ((f"{LIST}/ours/rerun", {}), (f"{LIST}/purge", {"olderThan": "1d"})):
-            is_problem(api.post(path, **body), "database-unavailable", 503)
-        assert api.get("/openapi.json").status_code == 200, "it needs none"
-    assert "secret" in caplog.text
-    assert "hunter2" not in caplog.text
-
-
-def test_a_database_without_tables_and_when_it_has_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """It need not be started again."""
-    made = Store(Settings(url=f"sqlite:///{tmp_path / 'rows.db'}"))
-    with api_over(made) as api:
-        is_problem(api.get(LIST), "database-unavailable", 503)
-        assert "There is no database file" in caplog.text
-        made.engine.connect().close()
-        is_problem(api.get(LIST), "database-unavailable", 503)
-        assert "has no tables" in caplog.text
-        made.prepare()
-        assert api.ids() == []
-    made.close()
-
-
-@pytest.mark.every_database
-def test_a_database_that_comes_back(store: Store, api: Api) -> None:
-    """Tables that are gone in the middle, and there again."""
-    assert len(api.ids()) == 2
-    with store.engine.begin() as connection:
-        connection.execute(text("ALTER TABLE async_task RENAME TO elsewhere"))
-    try:
-        is_problem(api.get(LIST), "database-unavailable", 503)
-        is_problem(api.get("/async-tasks/stats"), "database-unavailable", 503)
-    finally:
-        with store.engine.begin() as connection:
-            connection.execute(text("ALTER TABLE elsewhere RENAME TO async_task"))
-    assert len(api.ids()) == 2
-
-
-@pytest.mark.every_database
-def test_a_query_that_takes_too_long(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("celery_asynctask.web.service.QUERY_SECONDS", 0.2)
-    slow = {
-        "postgresql": "SELECT pg_sleep(3600)",
-        "mysql": "SELECT SLEEP(3600)",
-        "sqlite": "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n",
-    }[store.engine.dialect.name]
-
-    def page(_reader: Any, session: Any, *_: Any, **__: Any) -> Any:
-        session.execute(text(slow))
-        raise AssertionError("it was not stopped")
-
-    monkeypatch.setattr(tasks, "page", page)
-    with api_over(store) as api:
-        begun = dt.datetime.now(dt.timezone.utc)
-        is_problem(api.get(LIST), "database-unavailable", 503)
-        assert dt.datetime.now(dt.timezone.utc) - begun < dt.timedelta(seconds=patience(5))
-        assert api.ok("/health")["schemaVersion"], "the next one is answered"
-
-
-def test_an_error_of_ours(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    def page(*_: Any, **__: Any) -> Any:
-        raise RuntimeError("secret")
-
-    monkeypatch.setattr(tasks, "page", page)
-    assert "secret" not in is_problem(api.get(LIST), "internal-error", 500)
-
-
-def test_types_of_problems_never_change() -> None:
-    assert TITLES.keys() == {
-        "invalid-parameter", "unauthenticated", "forbidden", "cross-site", "not-found", "method-not-allowed", "refused",
-        "database-unavailable", "broker-unavailable", "internal-error", "busy", "too-large",
-    }  # fmt: skip
-
-
-# -- ETags
-
-READ = [LIST, f"{LIST}/ours", f"{LIST}/ours/attempts", f"{LIST}/ours/workflow", f"{LIST}/stats"]
 
 
 @pytest.mark.usefixtures("one_minute")
@@ -394,73 +259,3 @@ def test_where_nobody_counts_it_is_made_each_time(store: Store, api: Api) -> Non
 def test_what_is_not_read_has_no_tag(api: Api) -> None:
     for answer in (api.get("/health"), api.get("/openapi.json"), api.post(f"{LIST}/purge", olderThan="1d")):
         assert (answer.status_code, "etag" in answer.headers) == (200, False)
-
-
-# -- values
-
-EXACT = [
-    2**53 + 1, -(2**53) - 1, 2**63, 2**64 + 1, 10**30 + 1, 10**308 + 1, -(10**400) - 1, 0.1, 0.30000000000000004,
-    1.7976931348623157e308, 5e-324, 1e-7, 123456.789,
-]  # fmt: skip
-
-
-@pytest.mark.every_database
-def test_numbers_are_as_exact_as_they_were(store: Store, api: Api) -> None:
-    run = Delivery(2)
-    store.write(
-        lines(
-            about([run.started(3, args=EXACT, kwargs={"n": EXACT}), run.ended(Kind.SUCCEEDED, 4, result=EXACT)], "big")
-        )
-    )
-    for answer in (api.get(f"{LIST}/big"), api.get(LIST, celeryTaskId="big")):
-        shown = json.loads(answer.content, parse_float=Decimal, parse_int=Decimal)
-        [task] = shown.get("results", [shown])
-        expected = [Decimal(json.dumps(one)) for one in EXACT]
-        assert task["taskArgs"] == task["result"] == task["taskKwargs"]["n"] == expected
-
-
-NUMBERS = "[1e400, -1.5e-400, 0.1234567890123456789012345678901234567890, 1.10, 12345678901234567890.5]"
-
-
-@pytest.mark.every_database
-def test_numbers_that_no_float_has(store: Store, api: Api) -> None:
-    """As another program may have written them."""
-    with store.engine.begin() as connection:
-        change = text("UPDATE async_task SET task_args = :value WHERE celery_task_id = 'ours'")
-        if store.engine.dialect.name == "postgresql":
-            change = text("UPDATE async_task SET task_args = CAST(:value AS JSONB) WHERE celery_task_id = 'ours'")
-        connection.execute(change, {"value": NUMBERS})
-    raw = api.get(f"{LIST}/ours").content
-    shown = json.loads(raw, parse_float=Decimal, parse_int=Decimal)["taskArgs"]
-    assert shown == json.loads(NUMBERS, parse_float=Decimal, parse_int=Decimal)
-    if store.engine.dialect.name != "postgresql":
-        assert NUMBERS.encode() in raw, "to the letter"
-
-
-ODD: list[Any] = [
-    "é 😀 \u2028 \x7f", "\\ \" </script> \r\n\t\x01", None, True, False, "", {}, [], {"": {"é": [None]}}, "null", 0,
-    -0.0,
-]  # fmt: skip
-
-
-@pytest.mark.every_database
-def test_values_of_every_kind(store: Store, api: Api) -> None:
-    run = Delivery(2)
-    store.write(lines(about([run.started(3, args=ODD, kwargs={}), run.ended(Kind.SUCCEEDED, 4, result="x")], "odd")))
-    shown = api.ok(f"{LIST}/odd")
-    assert shown["taskArgs"] == ODD
-    assert (shown["taskKwargs"], shown["result"], shown["content"]) == ({}, "x", None)
-
-
-@pytest.mark.every_database
-def test_a_history_of_each_kind_is_shown(store: Store, api: Api) -> None:
-    """Whatever happens to a task: its row, its attempts and its workflow are answered."""
-    for name, history in HISTORIES.items():
-        store.write(lines(about(history(), f"history-{name}")))
-    listed = api.ok(LIST, limit=1000, celeryTaskId="history-")["results"]
-    assert len(listed) == len(HISTORIES)
-    for task in listed:
-        assert api.ok(f"{LIST}/{task['celeryTaskId']}") == task
-        for below in ("attempts", "workflow"):
-            assert api.ok(f"{LIST}/{task['id']}/{below}")["complete"] is True
-    assert published()["name"] in {task["name"] for task in listed}
