@@ -89,7 +89,8 @@ def command(
 
 def record(row: AsyncTask | AsyncTaskAttempt, *left_out: str) -> dict[str, Any]:
     """A row as ``--json`` prints it: its columns by their names, without the keys of the fold."""
-    names = [column.name for column in row.__table__.columns if column.name not in FOLD_KEYS.union(left_out)]
+    hidden = FOLD_KEYS.union(left_out)
+    names = [column.name for column in row.__table__.columns if column.name not in hidden]
     return {name: getattr(row, name) for name in names}
 
 

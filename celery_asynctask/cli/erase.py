@@ -33,7 +33,7 @@ def erase(look: Look, customers: tuple[int, ...], dry_run: bool, yes: bool) -> N
     """
     look.reader.close()  # it has found the tables
     writer = look.writer(look.settings)
-    work = {customer: Erasure(writer, customer) for customer in dict.fromkeys(customers)}
+    work = {customer: Erasure(writer, customer) for customer in customers}
     counts = {customer: one.count() for customer, one in work.items()}
     if dry_run or not yes:
         _show(look, counts, "has to erase")

@@ -124,7 +124,7 @@ def _write_parquet(file: IO[bytes], pages: Pages) -> None:
 def _flat(task: Columns) -> Columns:
     """A task as a table has it."""
     texts = {name: json.dumps(task[name], ensure_ascii=False) for name in VALUES if task[name] is not None}
-    return {**{name: task[name] for name in _NAMES}, **texts, "status": str(task["status"])}
+    return {**{name: task[name] for name in _NAMES}, **texts}
 
 
 @contextmanager

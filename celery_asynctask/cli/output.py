@@ -251,10 +251,10 @@ class Output:
         else:
             self.line(f"{name}{INDENT}{self.show(value)}".rstrip())
 
-    def tree(self, node: Node, prefix: str = "", branch: str = "") -> None:
+    def tree(self, node: Node) -> None:
         """A tree with lines, each node's cells beside each other; as deep as it may be, it stays narrow: from
         `MOST_INDENTED` on, a node's depth is written in place of more indentation."""
-        waiting = [(node, prefix, branch, 0)]
+        waiting = [(node, "", "", 0)]
         while waiting:
             node, prefix, branch, depth = waiting.pop()
             self._branch(branch, node.cells)

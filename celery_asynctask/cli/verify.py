@@ -17,6 +17,7 @@ from celery_asynctask.core.accounting import Account, Ledger, counts, listed, pl
 from celery_asynctask.errors import FilterError, JournalError
 from celery_asynctask.journal.survey import Survey, survey_of
 from celery_asynctask.queries.completeness import completeness
+from celery_asynctask.queries.search.filter import term
 
 MOST_LISTED: Final = 1000
 """Processes that are listed for a person."""
@@ -62,8 +63,7 @@ def verify(look: Look, since: str | None, everything: bool) -> None:
 
 def _moment(look: Look, since: str) -> dt.datetime:
     """The time that ``since:`` means in a search."""
-    quoted = since.replace("\\", "").replace('"', "")
-    moment = look.search((f'since:"{quoted}"',)).terms[0].values[0].value
+    moment = look.search((term("since", since),)).terms[0].values[0].value
     if not isinstance(moment, dt.datetime):
         raise FilterError("'since' must be a time or a duration before now.")
     return moment

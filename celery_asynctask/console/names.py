@@ -11,7 +11,7 @@ from starlette.responses import Response
 from celery_asynctask.console.page import Page, route
 from celery_asynctask.console.spark import sparks, sparks_note
 from celery_asynctask.errors import FilterError
-from celery_asynctask.queries.search.filter import parse_value, term
+from celery_asynctask.queries.search.filter import parse_value, quoted
 from celery_asynctask.queries.statistics.measures import Percentiles
 from celery_asynctask.queries.statistics.names import (
     MOST_OF_A_NAME,
@@ -95,7 +95,7 @@ async def name(page: Page) -> Response:
     """The tasks of one name. It stands in the query, for in a path browsers would make another of some names."""
     of = page.asked("name")["name"]
     try:
-        parse_value("name", term("", of)[1:], page.now)
+        parse_value("name", quoted(of), page.now)
     except FilterError as exc:
         raise invalid("name", str(exc)) from None
     end = page.this_minute

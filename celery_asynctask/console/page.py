@@ -25,11 +25,18 @@ class Search(NamedTuple):
     """A search as it was typed, and what it means."""
 
     text: str
-    filter: Filter = Filter()
+    meaning: Filter | None = None
     relative: bool = False
     """Whether it means something else tomorrow."""
     refusal: str = ""
     """Why it was not understood; empty: it was."""
+
+    @property
+    def filter(self) -> Filter:
+        """What it means. Raises `ProblemError` where it was not understood: nothing must be found for it by chance."""
+        if self.meaning is None:
+            raise invalid("search", self.refusal)
+        return self.meaning
 
 
 class Page(Caller):

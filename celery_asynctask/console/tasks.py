@@ -140,8 +140,6 @@ def _found(page: Page, asked: Asked, session: Session, *, values: bool) -> Found
 def _file(write: Callable[[Sequence[TaskRow], bool], str], media_type: str, suffix: str) -> Make:
     async def file(page: Page) -> Response:
         asked = understood(page)
-        if asked.search.refusal:
-            raise invalid("search", asked.search.refusal)
 
         def work() -> Response:
             headers = {"Content-Disposition": f'attachment; filename="tasks.{suffix}"'}

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from celery_asynctask import __version__
 from celery_asynctask.console import console
+from celery_asynctask.core.accounting import counts
 from celery_asynctask.core.rights import Right
 from celery_asynctask.http import actions, openapi, tasks
 from celery_asynctask.settings import Settings
@@ -77,7 +78,7 @@ def health(caller: Annotated[Caller, Depends(needing(Right.READ))]) -> Response:
     ledger = None
     if caller.access.customers is None:  # events are of processes, not of customers
         found = caller.health().ledger
-        ledger = schema.Ledger.of(found, sentence=found.sentence(), abandoned=found.waiting)
+        ledger = schema.Ledger.of(found, sentence=found.sentence(), **counts(found))
     return json_response({"schema_version": SCHEMA_VERSION, "ledger": ledger})
 
 

@@ -23,7 +23,7 @@ from pydantic.alias_generators import to_camel
 
 from celery_asynctask.core.columns import VALUES
 from celery_asynctask.core.status import AsyncTaskStatus
-from celery_asynctask.core.text import rfc3339
+from celery_asynctask.core.text import jsonable
 from celery_asynctask.queries.reader import ATTEMPT_COLUMNS, TASK_COLUMNS, Reader, revision
 from celery_asynctask.queries.types import AttemptRow, TaskRow
 from celery_asynctask.web.memory import Latest
@@ -103,13 +103,7 @@ def _unchanged(tag: str, headers: Mapping[str, str]) -> Response:
     return Response(status_code=304, headers={**headers, "ETag": tag})
 
 
-def _plain(value: object) -> str:
-    if isinstance(value, dt.datetime):
-        return rfc3339(value)
-    raise TypeError(f"{type(value).__name__} is no JSON")
-
-
-_encode: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain).encode
+_encode: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=jsonable).encode
 
 
 def document(fields: Mapping[str, object], **raw: str) -> str:

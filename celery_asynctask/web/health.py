@@ -16,7 +16,7 @@ from celery_asynctask.queries.completeness import completeness
 from celery_asynctask.queries.reader import Reader
 
 MOST_ACCOUNTS: Final = 5000
-"""Accounts that are kept: of the processes that were seen last."""
+"""Accounts that are kept: of the processes that live, then of those that were seen last."""
 
 
 class Health(NamedTuple):

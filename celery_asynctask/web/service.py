@@ -270,8 +270,8 @@ async def caller_of(request: Request, *rights: Right, kept: str | None = None) -
 
 
 def needing(right: Right) -> Callable[[Request], Awaitable[Caller]]:
-    """A dependency: the caller, who has the right, of an operation that has no query, or whose query a route of its
-    own has looked at (`http.tasks.ReadingRoute`). Raises `ProblemError`."""
+    """A dependency: the caller, who has the right, of an operation that has no query. On a route that finds the caller
+    itself (`http.tasks.ReadingRoute`) it is for the document alone. Raises `ProblemError`."""
 
     async def caller(request: Request) -> Caller:
         found = await caller_of(request, right)
