@@ -106,7 +106,7 @@ def _task_id(args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
             or kwargs.get("id")
             or getattr(kwargs.get("request"), "id", None)
             or getattr(getattr(kwargs.get("sender"), "request", None), "id", None)
-            or (getattr(getattr(args[0], "request", None), "id", None) if len(args) == 1 else None)
+            or next((one.id for one in args[:2] if isinstance(getattr(one, "id", None), str)), None)
             or (getattr(args[2], "headers", {}).get("id") if len(args) > 2 else None)
         )
     except Exception:  # noqa: BLE001 - called while handling an error

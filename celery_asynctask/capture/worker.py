@@ -24,6 +24,7 @@ from celery_asynctask.capture.inflight import take
 from celery_asynctask.capture.instrumentation import Recording, become_worker, recording_of, recording_of_task
 from celery_asynctask.capture.run import record_end
 from celery_asynctask.core.event import Event, Kind
+from celery_asynctask.core.keys import new_run
 from celery_asynctask.core.time import now, read_microseconds
 from celery_asynctask.errors import guard, report
 
@@ -91,7 +92,7 @@ def on_revoked(sender: Any, request: Any, terminated: bool, signum: Any, expired
     end = cast("Event", {"ran": bool(terminated)})
     extract.add_asked(end, recording, sender.name, request)
     if expired:
-        end["outcome"] = reason = "expired"
+        reason = "expired"
     elif terminated:
         end["outcome"], reason = "terminated", f"terminated by {_signal_name(signum)}"
     else:
@@ -117,6 +118,7 @@ def _record_message(kind: Kind, app: Celery, message: Any, exc: Exception) -> No
     if not recording.chooses(request.task):
         return
     event = extract.from_request(kind, request.task, request, now())
+    event["run"] = new_run(event["at"])  # in the header of a message that nobody ran may stand another task's
     event["inferred"] = True
     extract.add_asked(event, recording, request.task, request)
     extract.add_error(event, recording, exc)

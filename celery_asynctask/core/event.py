@@ -113,7 +113,7 @@ class Event(_Required, total=False):
     traceback: str
     """Its traceback, bounded."""
     outcome: str
-    """How the attempt ended, where it says more than the kind: requeued, replaced, expired, terminated."""
+    """How the attempt ended, where it says more than the kind: requeued, replaced, terminated."""
     again: bool
     """The task is not over although this run is: its message went back to the queue, or it was replaced."""
     ran: bool

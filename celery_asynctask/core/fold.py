@@ -35,7 +35,7 @@ STATUS = {
     Kind.SUCCEEDED: AsyncTaskStatus.SUCCESS,
 }
 
-# Members of an enum are looked up and hashed in Python, so what is asked for every event goes by plain strings.
+# Members of an enum are looked up in Python, so what is asked for every event goes by plain strings.
 _STATUS = {kind.value: status.value for kind, status in STATUS.items()}
 _SENT = frozenset({Kind.PUBLISHED.value, Kind.RECEIVED.value})
 _STARTED = Kind.STARTED.value

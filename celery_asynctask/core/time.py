@@ -10,7 +10,7 @@ EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
 
 
 def now() -> int:
-    """The wall clock, microseconds since the epoch."""
+    """The wall clock, microseconds since the epoch. Where every task passes it is written out, which is a call less."""
     return time.time_ns() // 1000
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sqlalchemy import Connection, Engine, insert, inspect, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
+from celery_asynctask.core.time import now
 from celery_asynctask.errors import StoreError
 from celery_asynctask.store.tables import SCHEMA_VERSION, async_task_revision, async_task_version, metadata
 
@@ -32,7 +32,7 @@ def create_tables(engine: Engine) -> bool:
         if connection.execute(select(async_task_version)).first() is None:
             if connection.execute(select(async_task_revision)).first() is None:
                 # Not from 0: tables that are made once more under a running server shall not come to a number it knows.
-                connection.execute(insert(async_task_revision), [{"id": 1, "revision": time.time_ns() // 1000}])
+                connection.execute(insert(async_task_revision), [{"id": 1, "revision": now()}])
             connection.execute(insert(async_task_version), [{"version_num": SCHEMA_VERSION}])
         connection.commit()
         return True

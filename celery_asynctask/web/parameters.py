@@ -14,6 +14,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from celery_asynctask.core.columns import ATTEMPT, TASK
 from celery_asynctask.core.limits import MAX_INTEGER
+from celery_asynctask.core.time import EPOCH
 from celery_asynctask.errors import FilterError
 from celery_asynctask.queries.search.filter import MAX_LENGTH, MAX_TERMS, Filter, Term, Value, parse, parse_value
 from celery_asynctask.queries.search.keys import JSON_KEYS
@@ -26,9 +27,8 @@ _KEYS: Final = {one.name: one.search for one in (*TASK, *ATTEMPT) if one.search 
 """The grammar's keys by column; parameters have the names of columns."""
 _SIDES: Final = {"after": ">=", "before": "<"}
 """Operators by the second word of a time's parameter; the first word is the grammar's key."""
-_FIRST: Final = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
 _LAST: Final = dt.datetime(2999, 12, 31, tzinfo=dt.timezone.utc)
-"""Before and after these there is nothing, nor does every database know such times."""
+"""Before 1970 and after this there is nothing, nor does every database know such times."""
 _GLOB: Final = "; * stands for any characters, ? for one"
 _HOURS: Final = dt.timedelta(hours=25)
 
@@ -149,7 +149,7 @@ def understood(asked: Search, now: dt.datetime) -> Understood:
                 terms.append(Term(_KEYS[name], (), (Value("=", number),), False))
             case dt.datetime() as at:
                 key, side = name.split("_")
-                bounded = min(max(at, _FIRST), _LAST).astimezone(dt.timezone.utc)
+                bounded = min(max(at, EPOCH), _LAST).astimezone(dt.timezone.utc)
                 terms.append(Term(key, (), (Value(_SIDES[side], bounded),), False))
     if len(terms) > MAX_TERMS:
         raise invalid(

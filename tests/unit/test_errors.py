@@ -73,6 +73,8 @@ def test_logged_once_a_kind_and_counted_each_time(caplog: pytest.LogCaptureFixtu
         ((), {"id": "abc"}),
         ((), {"request": SimpleNamespace(id="abc")}),
         ((), {"sender": SimpleNamespace(request=SimpleNamespace(id="abc"))}),
+        ((None, SimpleNamespace(id="abc"), 5), {}),
+        ((SimpleNamespace(id="abc"), {}), {}),
         ((None, "name", SimpleNamespace(headers={"id": "abc"})), {}),
     ],
 )

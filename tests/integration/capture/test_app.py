@@ -69,6 +69,12 @@ def test_what_stood_in_for_the_sender_is_put_back(app: Celery) -> None:
     assert app.amqp.__dict__["send_task_message"] is theirs
 
 
+def test_the_loader_is_left_as_it_was(app: Celery) -> None:
+    assert "on_task_init" in app.loader.__dict__
+    uninstall(app)
+    assert "on_task_init" not in app.loader.__dict__
+
+
 def test_a_mock_that_recording_stands_in_for_has_its_assertions(app: Celery) -> None:
     uninstall(app)
     app.amqp.__dict__["send_task_message"] = Mock()

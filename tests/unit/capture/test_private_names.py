@@ -6,7 +6,9 @@ import ast
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
+import billiard
 import celery
 import pytest
 from celery import Celery, Task
@@ -17,7 +19,7 @@ from celery.worker.consumer import Consumer
 from celery.worker.request import Request
 
 import celery_asynctask
-from celery_asynctask.capture import celery_private
+from celery_asynctask.capture import celery_private, publish
 
 PACKAGE = Path(celery_asynctask.__file__).parent
 PRIVATE = frozenset(
@@ -142,6 +144,23 @@ def test_one_that_is_gone_is_found(
     [record] = caplog.records
     assert (record.name, record.levelname) == ("celery_asynctask", "WARNING")
     assert f"Celery {celery.__version__} has no {told}: {found.lost}. All else is recorded." in record.getMessage()
+
+
+def test_a_name_of_billiard_s_is_not_celery_s(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(celery_private, "current_process", object)
+    [found] = celery_private.missing(app)
+    assert str(found).startswith(
+        f"billiard {billiard.__version__} has no billiard.process.current_process()._parent_pid:"
+    )
+
+
+def test_beat_says_what_is_missing_too(
+    app: Celery, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delattr(Scheduler, "apply_async")
+    monkeypatch.setattr(celery_private, "_told", set())
+    publish.on_beat_init(SimpleNamespace(app=app, scheduler=None))
+    assert "has no Scheduler.apply_async" in caplog.text
 
 
 def test_what_came_later_is_not_missed_before(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,10 +11,10 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from celery_asynctask.capture import worker
+from celery_asynctask.capture import instrumentation, worker
 from celery_asynctask.capture.install import install, uninstall
 from celery_asynctask.capture.instrumentation import recording_of
-from celery_asynctask.core.keys import RunKey, run_key
+from celery_asynctask.core.keys import RunKey, new_run, run_key
 from tests.histories import ms
 
 
@@ -104,6 +105,27 @@ def test_of_a_body_that_cannot_be_read_the_headers_are(app: Celery, told: list[d
     assert (event["kind"], event["id"], event["name"], event["customer"]) == ("rejected", "x", "no.such", 7)
     assert (event["error_type"], event["error_message"]) == ("ValueError", "not JSON")
     assert event.keys().isdisjoint({"args", "kwargs"})
+
+
+def test_a_token_in_the_header_is_of_another_task(app: Celery, told: list[dict[str, Any]]) -> None:
+    """A task has passed its own header on."""
+    token = new_run(ms(2))
+    unknown(app, Message({**HEADERS, "asynctask": {**OURS, "run": token}}, [[], {}, {}]))
+    [event] = told
+    assert event["run"] != token
+
+
+def test_what_a_process_is(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(instrumentation, "_worker_pid", 0)
+    role = instrumentation._role
+    assert role() == "producer"
+    worker.on_worker_init(SimpleNamespace(app=app))
+    assert role() == "worker"
+    monkeypatch.setattr(instrumentation, "is_pool_child", lambda: True)
+    assert role() == "child"
+    monkeypatch.undo()
+    monkeypatch.setattr(instrumentation, "_worker_pid", os.getppid())  # a process that a worker has forked itself
+    assert role() == "producer"
 
 
 def test_a_message_of_protocol_1(app: Celery, told: list[dict[str, Any]]) -> None:

@@ -239,6 +239,13 @@ def test_what_is_never_sent_was_announced(line: Line) -> None:
     assert (told if BODY_AFTER_HEADER else sorted(told)) == expected
 
 
+def test_a_chain_in_a_header_is_followed_by_the_body(line: Line) -> None:
+    """It may fail: then its tasks alone tell what is not sent."""
+    line.run(chord([chain(line.fail.s(), line.add.s(2))], line.total.s()))
+    [first] = line.sent
+    assert sorted(step.name for step in first.steps) == ["add", "total"]
+
+
 def test_each_step_is_told_once_and_never_the_task_itself() -> None:
     same: dict[str, Any] = {"task": "add", "args": [], "kwargs": {}, "options": {"task_id": "a"}, "subtask_type": None}
     other = {**same, "options": {"task_id": "b"}}

@@ -1,8 +1,11 @@
-"""Sizes as texts."""
+"""Sizes and errors as texts."""
 
 from __future__ import annotations
 
-from celery_asynctask.core.text import amount
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from celery_asynctask.core.text import amount, reason
 
 
 def test_amounts() -> None:
@@ -13,3 +16,17 @@ def test_amounts() -> None:
         "250 kB",
         "2.5 GB",
     ]
+
+
+@pytest.mark.parametrize(
+    ("exc", "text"),
+    [
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (OperationalError("SELECT 'secret'", {}, Exception("it is\n away.")), "it is away"),
+        (ValueError(), "ValueError"),
+        (ValueError("x" * 400), "x" * 300),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_reasons(exc: Exception, text: str) -> None:
+    assert reason(exc) == text

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import datetime as dt
+import time
+from collections.abc import Iterator
 
 import pytest
 
 from celery_asynctask.core.time import microseconds, now, read_microseconds, time_of
 
 AT = dt.datetime(2026, 1, 31, 14, 5, 0, 123457, dt.timezone.utc)
+
+
+@pytest.fixture
+def far(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A zone which is never UTC."""
+    monkeypatch.setenv("TZ", "Asia/Kolkata")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
 
 
 def test_now_is_in_microseconds() -> None:
@@ -26,7 +38,7 @@ def test_now_is_in_microseconds() -> None:
     ],
     ids=["utc", "naive", "zone", "text", "naive text"],
 )
-def test_times_are_read(told: object) -> None:
+def test_times_are_read(told: object, far: None) -> None:
     at = read_microseconds(told)
     assert at is not None
     assert time_of(at) == AT

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import fractions
+import ipaddress
 import pathlib
 import sys
 import types
 import uuid
+import zoneinfo
 from collections import ChainMap, UserDict, UserList, UserString
 from collections.abc import Mapping
 from importlib import import_module
@@ -81,7 +84,27 @@ def test_generators_are_not_consumed() -> None:
     assert list(generator) == [0, 1, 2]
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        fractions.Fraction(1, 3),
+        zoneinfo.ZoneInfo("Europe/Berlin"),
+        *(ipaddress.ip_address(one) for one in ("10.0.0.1", "::1")),
+        *(ipaddress.ip_network(one) for one in ("10.0.0.0/8", "fe80::/10")),
+        *(kind("a") for kind in (pathlib.PurePosixPath, pathlib.PureWindowsPath, pathlib.Path)),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_is_its_text(value: Any) -> None:
+    assert to_json(value) == str(value)
+
+
 # -- values that resist ----------------------------------------------------------------------
+
+
+def impostor() -> Any:
+    """Of a class that says it is one of those."""
+    return type("Fraction", (), {"__module__": "fractions", "__str__": touch("__str__")})()
 
 
 @pytest.mark.parametrize(
@@ -93,6 +116,7 @@ def test_generators_are_not_consumed() -> None:
         lambda: hostile(pathlib.PurePosixPath, "/x"),
         lambda: hostile(dt.tzinfo),
         lambda: Meta("AClass", (), {}),
+        impostor,
     ],
 )
 def test_unknown_objects_are_described_and_not_touched(make: Any) -> None:
