@@ -197,3 +197,11 @@ def test_what_was_never_sent_counts_to_its_cause() -> None:
     ]
     assert found[0].example == "id-1"
     assert found[0].names == ["shop.charge", "shop.index", "shop.mail"]
+
+
+def test_what_was_never_sent_counts_to_the_place_with_most() -> None:
+    """Its message does not say where that was."""
+    at = {"traceback": frames("/srv/tasks.py")}
+    not_sent = "Not sent: upstream task shop.charge [id-1] ended with order 7"
+    found = grouped([failed(1, **at), failed(2), failed(3), failed(4, not_sent)]).groups
+    assert [(one.place, one.tasks, one.unsent) for one in found] == [(None, 3, 1), ("/srv/tasks.py:1 step1", 1, 0)]
