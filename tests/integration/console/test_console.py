@@ -72,6 +72,18 @@ def test_an_idle_page_is_one_read(api: Api, path: str) -> None:
     assert "async_task_revision" in sent[-1]
 
 
+@pytest.mark.parametrize("path", ["/tasks", "/errors"])
+@pytest.mark.parametrize(("search", "made"), [("since:2d", True), ("since:2020-01-01Z", False)])
+def test_a_search_that_counts_from_now_is_made_again(api: Api, path: str, search: str, made: bool) -> None:
+    """As time goes by it finds something else, though nothing has changed."""
+    there = f"{path}?search={search}"
+    tag = {"If-None-Match": get(api, there).headers["etag"]}
+    get(api, there, headers=tag)
+    with statements(api) as sent:
+        assert get(api, there, headers=tag).status_code == 304
+    assert any("async_task.created_at" in one for one in sent) is made
+
+
 def test_a_tag_is_of_who_got_it(api: Api) -> None:
     tag = {"If-None-Match": get(api, "/tasks").headers["etag"]}
     get(api, "/tasks", headers=tag)
@@ -230,6 +242,23 @@ def test_tenants_see_and_count_their_own(api: Api) -> None:
     assert "SUCCESS 1" in re.sub(r"<[^>]+>", "", page)
     assert "theirs" not in page
     assert len(ROWS.findall(get(api, "/tasks").text)) == 2
+
+
+def test_counts_are_of_the_search_whatever_status_is_chosen(api: Api) -> None:
+    """They lead to the other statuses."""
+    for search, count in (("", 2), (f"customer:{OURS}", 1)):
+        page = get(api, f"/tasks?status=FAILURE&search={search}").text
+        assert not ROWS.findall(page)
+        text = re.sub(r"<[^>]+>", "", page)
+        assert f"SUCCESS {count}" in text
+        assert "FAILURE 0" in text
+
+
+@pytest.mark.parametrize("suffix", ["csv", "ndjson"])
+def test_there_is_no_file_of_a_search_that_is_refused(api: Api, suffix: str) -> None:
+    answer = get(api, f"/tasks.{suffix}?search=customer:x")
+    assert answer.status_code == 422
+    assert "a whole number" in answer.text
 
 
 def test_what_was_typed_stays_where_it_is_refused(api: Api) -> None:

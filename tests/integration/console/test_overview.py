@@ -14,13 +14,15 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from celery_asynctask.console import names, overview
+from celery_asynctask.journal import Journal
 from celery_asynctask.queries.search.filter import term
 from celery_asynctask.queries.statistics import overview as overview_query
 from celery_asynctask.queries.statistics.series import series
 from celery_asynctask.store import Position, SourceUpdate, Store
 from celery_asynctask.web import service
 from celery_asynctask.web.service import Caller
-from tests.histories import START
+from tests.histories import START, published
+from tests.integration.draining import append
 from tests.integration.http.client import OURS, THEIRS, Api, api_over, statements
 from tests.integration.oracle import add, row
 
@@ -209,6 +211,18 @@ def test_who_has_a_page_is_told_so(api: Api, some: None) -> None:
             assert api.ask("GET", f"/console{path}", headers=again).status_code == 304
         assert sum("async_task_revision" in one for one in sent) == 1
         assert not any("created_at" in one for one in sent)
+
+
+def test_another_verdict_is_another_page(
+    api: Api, some: None, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though nothing in the database has changed."""
+    monkeypatch.setattr(service, "KEPT_SECONDS", 0)
+    again = {"If-None-Match": api.ask("GET", "/console/").headers["etag"]}
+    assert api.ask("GET", "/console/", headers=again).status_code == 304
+    append(journal, published())
+    answer = api.ask("GET", "/console/", headers=again)
+    assert (answer.status_code, "The record is not complete" in answer.text) == (200, True)
 
 
 def test_names(api: Api, some: None) -> None:

@@ -26,6 +26,15 @@ def test_only_who_may_is_offered_to_send_it_again(store: Store, api: Api, who: s
         look(api, "/tasks/mine/rerun/sent", who, 403, id="x")
 
 
+def test_who_may_not_read_sees_none_of_its_pages(store: Store, api: Api) -> None:
+    """But may send it again over the API."""
+    tell(store, "mine", OURS)
+    look(api, "/tasks/mine/rerun", "ours-rerun", 403)
+    look(api, "/tasks/mine/rerun/sent", "ours-rerun", 403, id="x")
+    assert sent_form(api, "/tasks/mine/rerun", "ours-rerun").status_code == 403
+    assert api.post("/async-tasks/mine/rerun", "ours-rerun", dryRun=True).status_code == 200
+
+
 @pytest.mark.every_database
 def test_a_task_is_sent_again_and_says_by_whom(store: Store, shop: Celery, api: Api) -> None:
     tell(store, "old", OURS, content={"order": 17})

@@ -108,6 +108,19 @@ def test_what_lies_in_the_journal(store: Store, api: Api, journal: Journal, make
     assert "Complete: 3 events of 1 process." in text
 
 
+def test_a_process_is_there_once(
+    store: Store, api: Api, journal: Journal, make_drain: MakeDrain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ledger is of some seconds ago, when nothing of it was stored."""
+    monkeypatch.setattr(service, "KEPT_SECONDS", 60)
+    append(journal, published())
+    [new] = rows(page(api))
+    make_drain().work()
+    text = page(api)
+    assert rows(text) == [new]
+    assert "nothing stored yet" not in text
+
+
 def test_journals_that_are_not_seen(store: Store, api: Api) -> None:
     process(store, "far", last_seen_at=now())
     text = page(api)
@@ -165,9 +178,10 @@ def test_those_that_are_gone_are_bounded(store: Store, api: Api, monkeypatch: py
         at = START + dt.timedelta(minutes=number)
         process(store, f"gone-{number}", last_seen_at=at, ended_at=at)
     process(store, "alive", last_seen_at=now())
+    process(store, "idle", ended_at=START, segment=0, position=0, last_number=0, stored=0, last_seen_at=START)
     text = page(api)
     assert rows(text) == ["alive", "gone-4", "gone-3"]
-    assert "Shown are 3 of 6 processes." in text
+    assert "Shown are 3 of 7 processes." in text
     assert 'href="/console/workers?all=1"' in text
     text = page(api, all="1")
     assert rows(text) == ["alive", "gone-4", "gone-3", "gone-2"]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from httpx import Response
 from sqlalchemy import insert, update
+from starlette.routing import Mount
 
 from celery_asynctask.console import workflow as page
 from celery_asynctask.console.page import floored
@@ -316,6 +317,19 @@ def test_bars_grow_while_something_is_under_way(store: Store, api: Api, monkeypa
     answer = asked(api, "w-00001", view="waterfall")
     assert "Took 9.0 s" in plain(answer.text)
     assert set(paces) == {2}
+
+
+def test_of_so_many_workflows_it_is_known_how_long_they_last(
+    store: Store, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mounted: list[Any] = [one.app for one in api.app.routes if isinstance(one, Mount)]
+    [paces] = (one.state.paces for one in mounted)
+    assert paces.most == 1000
+    monkeypatch.setattr(paces, "most", 2)
+    wide(store, 4)
+    for number in (1, 2, 3):
+        asked(api, f"w-0000{number}")
+    assert [path for _, path in paces] == [f"/tasks/w-0000{number}/workflow" for number in (2, 3)]
 
 
 def test_how_long_a_picture_lasts() -> None:
