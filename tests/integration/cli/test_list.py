@@ -179,6 +179,8 @@ def test_show_as_json(small: Project) -> None:
     assert value["task_args"] == [BIG, {"$asynctask": "redacted"}]
     assert value["trace_url"] == f"https://traces.example/{TRACE}?span={SPAN}"
     assert [(one["attempt"], one["outcome"]) for one in value["attempts"]] == [(1, "retried"), (2, "failed")]
+    columns = {column.name for column in AsyncTaskAttempt.__table__.columns if not column.name.endswith("_key")}
+    assert {name for one in value["attempts"] for name in one} == columns - {"id"} | {"attempt"}
 
 
 def test_show_of_a_task_that_is_not_over(small: Project) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
@@ -117,6 +118,17 @@ def test_without_credentials_it_listens_to_this_host_alone(url: str, tmp_path: P
     ended = Project(tmp_path, asynctask_url=url).run("serve", "--port", "0", "--host", host)
     assert (ended.code, ended.out) == (2, "")
     assert "can be reached by others: set asynctask_tokens" in ended.err
+
+
+def test_a_name_that_has_another_address_too_is_not_of_this_host_alone(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in ("127.0.0.1", "192.0.2.1")]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: both)
+    monkeypatch.setattr(uvicorn.Server, "run", lambda *_, **__: None)
+    ended = Project(tmp_path, asynctask_url=url).run("serve", "--port", "0", "--host", "shop.example")
+    assert ended.code == 2
+    assert "shop.example can be reached by others: set asynctask_tokens" in ended.err
 
 
 def test_a_port_that_is_in_use(url: str, tmp_path: Path) -> None:

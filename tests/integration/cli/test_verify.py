@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import os
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from celery_asynctask.core.accounting import Account
 from celery_asynctask.journal import Directory, Journal, frame
 from celery_asynctask.journal.survey import Survey, holder
 from celery_asynctask.queries import Reader
-from celery_asynctask.queries.completeness import Completeness, completeness, silent
+from celery_asynctask.queries.completeness import Completeness, _latest, completeness, silent
 from celery_asynctask.store import Position, SourceUpdate, Store
 from celery_asynctask.store.models import AsyncTaskSource
 from tests.histories import published
@@ -221,16 +222,25 @@ def test_since(store: Store, journal: Journal, make_drain: MakeDrain) -> None:
     assert len(check(store, journal.path, everything=True).accounts) == 4
 
 
-def test_so_many_accounts_of_those_that_live_and_were_seen_last(store: Store) -> None:
-    """Of a fleet whose children are recycled there may be a hundred thousand; the ledger has all of them."""
+def test_so_many_accounts_of_those_that_live_and_were_seen_last(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a fleet whose children are recycled there may be a hundred thousand; the ledger has all of them, and never
+    are many held at a time."""
+    held: list[int] = []
+
+    def latest(accounts: list[Account], most: int) -> list[Account]:
+        held.append(len(accounts))
+        return _latest(accounts, most)
+
+    monkeypatch.setattr(sys.modules[completeness.__module__], "_latest", latest)
     now = dt.datetime.now(dt.timezone.utc)
-    for number in range(9):
+    for number in range(10):
         add_source(store, ALL_THERE, source=f"s-{number}")
         gone = None if number == 0 else now
-        change(store, f"s-{number}", last_seen_at=now - dt.timedelta(days=9 - number), ended_at=gone)
+        change(store, f"s-{number}", last_seen_at=now - dt.timedelta(days=10 - number), ended_at=gone)
     found = check(store, everything=True, most=3)
-    assert {one.source for one in found.accounts} == {"s-0", "s-7", "s-8"}
-    assert found.ledger.processes == 9
+    assert {one.source for one in found.accounts} == {"s-0", "s-8", "s-9"}
+    assert found.ledger.processes == 10
+    assert max(held) == 6
 
 
 @pytest.mark.every_database
@@ -283,7 +293,11 @@ def test_the_command(store: Store, journal: Journal, make_drain: MakeDrain, tmp_
     assert "4 for ENOSPC" in ended.out
     [total, *sources] = project.run("verify", "--json", "--all").values
     assert (total["complete"], total["missing"], total["dropped"], total["abandoned"]) == (False, 3, {"ENOSPC": 4}, 2)
-    assert {one["source"]: one["missing"] for one in sources} == {journal.source: 0, "other-1": 0, "other-2": 3}
+    assert {one["source"]: (one["role"], one["missing"]) for one in sources} == {
+        journal.source: ("producer", 0),
+        "other-1": ("worker", 0),
+        "other-2": ("worker", 3),
+    }
 
 
 def test_how_the_command_fails(tmp_path: Path) -> None:

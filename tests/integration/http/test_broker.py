@@ -9,6 +9,7 @@ import pytest
 from celery import Celery
 
 from celery_asynctask import uninstall
+from celery_asynctask.errors import AsyncTaskError
 from celery_asynctask.operations import rerun
 from celery_asynctask.store import Store
 from tests import services
@@ -66,6 +67,22 @@ def test_a_broker_that_refuses_it(
     monkeypatch.setattr(shop.tasks["shop.charge"], "apply_async", fail)
     is_problem(api.post("/async-tasks/old/rerun"), "broker-unavailable", 503)
     assert "old could not be sent again: ConnectionResetError: gone" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("step", "kind", "status"), [("reach_broker", "broker-unavailable", 503), ("send", "refused", 409)]
+)
+def test_an_error_that_says_nothing_of_a_connection(
+    store: Store, api: Api, monkeypatch: pytest.MonkeyPatch, step: str, kind: str, status: int
+) -> None:
+    """Until the broker was reached, it is the broker's all the same."""
+    tell(store, "old", OURS)
+
+    def fail(*_: Any) -> Any:
+        raise AsyncTaskError("No such transport.")
+
+    monkeypatch.setattr(rerun, step, fail)
+    is_problem(api.post("/async-tasks/old/rerun"), kind, status)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,6 +19,7 @@ from celery_asynctask.queries import Reader
 from celery_asynctask.store import Store
 from celery_asynctask.web import answer as answering
 from celery_asynctask.web.answer import MOST_KEPT, Answers
+from celery_asynctask.web.service import Caller
 from tests.histories import Delivery, about, lines
 from tests.integration.bundles import bundle_of, import_into
 from tests.integration.http.client import OURS, THEIRS, Api, is_problem, statements, tell
@@ -164,6 +166,15 @@ def test_a_search_that_counts_from_now_is_made_again(api: Api) -> None:
         with statements(api) as sent:
             assert again(api, LIST, tag, search=search).status_code == 304
         assert any("async_task.created_at" in one for one in sent) is made, search
+
+
+def test_statistics_of_another_minute_are_others(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, now = f"{LIST}/stats", dt.datetime.now(dt.timezone.utc)
+    monkeypatch.setattr(Caller, "this_minute", now)
+    tag = tag_of(api, path)
+    assert again(api, path, tag).status_code == 304
+    monkeypatch.setattr(Caller, "this_minute", now + dt.timedelta(minutes=1))
+    assert again(api, path, tag).status_code == 200
 
 
 def test_not_more_are_kept_than_are_to_be(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ import pytest
 from sqlalchemy import text
 
 from celery_asynctask.errors import JournalError, StoreError
-from celery_asynctask.journal import Journal
+from celery_asynctask.journal import Directory, Journal
 from celery_asynctask.journal.survey import Survey, survey_of
 from celery_asynctask.store import Position, SourceUpdate, Store
 from celery_asynctask.store.tables import SCHEMA_VERSION
@@ -50,6 +51,21 @@ def test_health_of_a_record_that_is_whole(
     assert journal.append(lines([published()])[0])
     ledger = api.ok("/health")["ledger"]
     assert (ledger["accepted"], ledger["inJournal"], ledger["processes"]) == (5, 1, 2)
+
+
+def test_health_of_a_journal_that_nobody_drains(
+    store: Store, api: Api, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "KEPT_SECONDS", 0)
+    assert journal.append(lines([published()])[0])
+    names = ("inJournal", "abandoned", "missing", "complete")
+    ledger = api.ok("/health")["ledger"]
+    assert [ledger[name] for name in names] == [1, 1, 0, False]
+    elected = Directory(journal.path, store.settings.store_id).elect()
+    assert elected is not None
+    ledger = api.ok("/health")["ledger"]
+    os.close(elected)
+    assert [ledger[name] for name in names] == [1, 0, 0, True]
 
 
 @pytest.mark.every_database
