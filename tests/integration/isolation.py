@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 import threading
-import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -23,6 +22,7 @@ from kombu.transport import memory, virtual
 from kombu.utils import encoding
 
 from celery_asynctask import uninstall
+from tests.environment import variables
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -33,7 +33,7 @@ def isolated(directory: Path, environment: Mapping[str, str]) -> Iterator[None]:
     assert not [name for name in environment if name.startswith("PYTHON")], "Python looks at it when it begins"
     with ExitStack() as stack:
         stack.enter_context(_threads())
-        stack.enter_context(_environment(environment))
+        stack.enter_context(variables(environment))
         stack.enter_context(_modules(directory))
         for one in (_signals, _logging, _collector, _broker, _apps):
             stack.enter_context(one())
@@ -69,17 +69,6 @@ def _broker() -> Iterator[None]:
         mock.patch.object(memory.Transport, "global_state", virtual.BrokerState()),
     ):
         yield
-
-
-@contextmanager
-def _environment(more: Mapping[str, str]) -> Iterator[None]:
-    """The variables, and what the C library makes of TZ."""
-    try:
-        with mock.patch.dict(os.environ, more):
-            time.tzset()
-            yield
-    finally:
-        time.tzset()
 
 
 @contextmanager

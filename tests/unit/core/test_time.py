@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import datetime as dt
-import time
 from collections.abc import Iterator
 
 import pytest
 
 from celery_asynctask.core.time import microseconds, now, read_microseconds, time_of
+from tests.environment import variables
 
 AT = dt.datetime(2026, 1, 31, 14, 5, 0, 123457, dt.timezone.utc)
 
 
 @pytest.fixture
-def far(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def far() -> Iterator[None]:
     """A zone which is never UTC."""
-    monkeypatch.setenv("TZ", "Asia/Kolkata")
-    time.tzset()
-    yield
-    monkeypatch.undo()
-    time.tzset()
+    with variables({"TZ": "Asia/Kolkata"}):
+        yield
 
 
 def test_now_is_in_microseconds() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import time
 from collections.abc import Iterator
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -20,6 +19,7 @@ from celery_asynctask.queries.search.filter import MAX_LENGTH, MAX_TERMS, MAX_VA
 from celery_asynctask.queries.search.json_path import integer, real
 from celery_asynctask.queries.search.keys import JSON_KEYS, KEYS, duration
 from tests import quick
+from tests.environment import variables
 
 NOW = dt.datetime(2026, 7, 1, 12, 30, 45, 123456, tzinfo=dt.timezone(dt.timedelta(hours=2)))
 SLOW = 0.05
@@ -222,12 +222,9 @@ def test_days_on_which_the_clock_changes() -> None:
 
 
 @pytest.fixture
-def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("TZ", "Europe/Berlin")
-    time.tzset()
-    yield
-    monkeypatch.undo()
-    time.tzset()
+def berlin() -> Iterator[None]:
+    with variables({"TZ": "Europe/Berlin"}):
+        yield
 
 
 def test_the_local_zone_knows_its_changes(berlin: None) -> None:
