@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, TypedDict
 
 FILES_PER_PORTION = 30
-MOST_PACKAGES = 200
+MAX_PACKAGES = 200
 TOP_LEVEL = "(top level)"
 UNPARSABLE = (SyntaxError, ValueError, RecursionError, MemoryError, OSError)
 """What `source` and `measure` raise for files that cannot be read or parsed."""
@@ -57,7 +57,7 @@ def scan(directory: Path) -> list[Portion]:
         paths += [at / name for name in sorted(names) if name.endswith(".py")]
     depth = max((len(path.parts) for path in paths), default=0)
     packages = _by_package(paths, depth)
-    while len(packages) > MOST_PACKAGES and depth > 1:
+    while len(packages) > MAX_PACKAGES and depth > 1:
         depth -= 1
         packages = _by_package(paths, depth)
     return [

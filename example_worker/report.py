@@ -19,7 +19,7 @@ from example_worker.tasks import Census, add_up, quote
 
 SLOWEST = 5
 """Runs that are shown with their spans."""
-MOST_LINES = 12
+MAX_LINES = 12
 """Rows of a table after which the rest is only counted."""
 _STYLES = {AsyncTaskStatus.SUCCESS: "green", AsyncTaskStatus.FAILURE: "red"}
 
@@ -112,7 +112,7 @@ def show_failures(console: Console, tasks: Sequence[AsyncTask]) -> None:
         return
     lines = {task.parent_task_id: task.result for task in tasks if task.name == quote.name}
     table = _table(f"The failures ({len(failed):,})", "task", "about", "error")
-    for task in failed[:MOST_LINES]:
+    for task in failed[:MAX_LINES]:
         error = Text.assemble((task.error_type or "", "red"), f": {task.error_message}")
         if line := lines.get(task.celery_task_id):
             error.append(f"\n{_shorten(line)}", "dim")
@@ -130,7 +130,7 @@ def show_retries(console: Console, tasks: Iterable[AsyncTask], attempts: Iterabl
     table = _table(
         "The retries, by the rows in async_task_attempt", "task", "about", "run", "why it was run again", "in the end"
     )
-    for attempt in retried[:MOST_LINES]:
+    for attempt in retried[:MAX_LINES]:
         task = by_id[attempt.celery_task_id]
         why = Text(f"{attempt.error_type}: {attempt.error_message}")
         table.add_row(
@@ -195,9 +195,9 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _add_rest(table: Table, count: int) -> None:
-    if count > MOST_LINES:
-        table.add_row(f"and {count - MOST_LINES:,} more", style="dim")
+    if count > MAX_LINES:
+        table.add_row(f"and {count - MAX_LINES:,} more", style="dim")
 
 
-def _shorten(line: str, most: int = 60) -> str:
-    return line if len(line) <= most else f"{line[:most]}…"
+def _shorten(line: str, limit: int = 60) -> str:
+    return line if len(line) <= limit else f"{line[:limit]}…"

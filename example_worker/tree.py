@@ -11,7 +11,7 @@ from rich.tree import Tree
 from celery_asynctask import AsyncTask, AsyncTaskStatus
 from example_worker.report import duration_text, seconds, short_name, style_of, subject
 
-MOST_EVENTFUL, MOST_CALM = 6, 2
+MAX_EVENTFUL, MAX_CALM = 6, 2
 """How many of a task's children of one name are drawn: of those in which something went wrong, and of the others."""
 
 Children = dict[str | None, list[AsyncTask]]
@@ -54,7 +54,7 @@ def _choose(group: Sequence[AsyncTask], children: Children) -> list[AsyncTask]:
     """The tasks of the group to draw, in their order."""
     eventful = [task for task in group if _is_eventful(task, children)]
     calm = [task for task in group if task not in eventful]
-    chosen = {task.celery_task_id for task in (*eventful[:MOST_EVENTFUL], *calm[:MOST_CALM])}
+    chosen = {task.celery_task_id for task in (*eventful[:MAX_EVENTFUL], *calm[:MAX_CALM])}
     return [task for task in group if task.celery_task_id in chosen]
 
 

@@ -109,11 +109,11 @@ def right_of(fields: Any, tell: Callable[[Exception], None]) -> dict[str, Any]:
     return found
 
 
-def _check_size(size: int, most: int) -> None:
-    if size > most:
+def _check_size(size: int, limit: int) -> None:
+    if size > limit:
         raise ContextError(
             f"Field 'content' is {size} bytes of JSON; it travels in the headers of messages and must be at most "
-            f"{most}. Give what is longer to the task as an argument."
+            f"{limit}. Give what is longer to the task as an argument."
         )
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 from celery_asynctask.capture import context, extract
 from celery_asynctask.capture.celery_private import get_current_task
 from celery_asynctask.capture.headers import header_of
-from celery_asynctask.capture.instrumentation import recording_of_task
+from celery_asynctask.capture.instrumentation import instrumentation_of_task
 from celery_asynctask.capture.payload.merged import Merged
 from celery_asynctask.core.event import Kind
 from celery_asynctask.core.time import now
@@ -96,10 +96,10 @@ class Note:
 
     @guard
     def _note(self, content: Mapping[str, Any]) -> None:
-        recording = recording_of_task(self._task)
-        if recording is None:
+        instrumentation = instrumentation_of_task(self._task)
+        if instrumentation is None:
             return
-        encoder = recording.encoder
+        encoder = instrumentation.encoder
         told = self._request.__dict__.get(CONTENT)
         if told is None:
             begun = Merged(context.content_of(self._fields()), encoder.max_bytes, _ALWAYS)
@@ -111,7 +111,7 @@ class Note:
         times = told.times
         event = extract.from_request(Kind.NOTED, self._task.name, self._request, now())
         event["noted"] = told.merged.content
-        recording.record(event)
+        instrumentation.record(event)
         told.at, told.written = time.monotonic(), times
 
 

@@ -17,7 +17,7 @@ from celery_asynctask.core.reasons import NotSent
 from celery_asynctask.core.time import read_microseconds
 
 if TYPE_CHECKING:
-    from celery_asynctask.capture.instrumentation import Choice, Recording
+    from celery_asynctask.capture.instrumentation import Instrumentation, RecordingPolicy
 
 _OVER_ITEMS = frozenset({"celery.map", "celery.starmap"})
 
@@ -52,14 +52,14 @@ def delivery(request: Any) -> Event:
     return event
 
 
-def add_asked(event: Event, recording: Recording, name: str, request: Any) -> None:
+def add_asked(event: Event, instrumentation: Instrumentation, name: str, request: Any) -> None:
     """Add what was asked for."""
     header = header_of(request)
     event["asked"] = True
     event["root"], event["parent"] = lineage(header, request.root_id, request.parent_id)
-    add_context(event, recording, header)
+    add_context(event, instrumentation, header)
     if request.args is not None or request.kwargs is not None:  # else nobody can read the body
-        _add_payload(event, recording, name, request.args, request.kwargs)
+        _add_payload(event, instrumentation, name, request.args, request.kwargs)
 
 
 def lineage(header: Mapping[str, Any], root: Any, parent: Any) -> tuple[str | None, str | None]:
@@ -67,7 +67,9 @@ def lineage(header: Mapping[str, Any], root: Any, parent: Any) -> tuple[str | No
     return (_text(header["root"]), None) if "root" in header else (_text(root), _text(parent))
 
 
-def start(recording: Recording, choice: Choice, name: str, request: Any, at: int, ids: tracing.Ids | None) -> bytes:
+def start(
+    instrumentation: Instrumentation, policy: RecordingPolicy, name: str, request: Any, at: int, ids: tracing.Ids | None
+) -> bytes:
     """A started event, encoded, in the process that runs the body: everything that is known by then.
 
     Written as text and from the request's own dict, for every task pays for it;
@@ -92,7 +94,7 @@ def start(recording: Recording, choice: Choice, name: str, request: Any, at: int
     if known("retries") or known("replaced_task_nesting") or known("eta") or info.get("redelivered"):
         more += _again_text(request)
     if context.carries(header):
-        more += _context_text(recording, header)
+        more += _context_text(instrumentation, header)
     root, parent = known("root_id"), known("parent_id")
     if "root" in header:
         root, parent = lineage(header, root, parent)
@@ -100,9 +102,9 @@ def start(recording: Recording, choice: Choice, name: str, request: Any, at: int
     quoted = quote(task_id)
     return (
         f'{{"id":{quoted},"run":"{run}","kind":"started","at":{at},'
-        f'{recording.places[name, known("hostname"), info.get("routing_key")]},{more}"asked":true,'
+        f'{instrumentation.places[name, known("hostname"), info.get("routing_key")]},{more}"asked":true,'
         f'"root":{quoted if root == task_id else _quoted(root)},"parent":{_quoted(parent)}'
-        f"{_payload_text(recording, choice, name, known('args'), known('kwargs'))}}}"
+        f"{_payload_text(instrumentation, policy, name, known('args'), known('kwargs'))}}}"
     ).encode("ascii")
 
 
@@ -123,17 +125,22 @@ def _again_text(request: Any) -> str:
     return f"{json_text(event)[1:-1]}," if event else ""
 
 
-def add_error(event: Event, recording: Recording, exc: BaseException | None, traceback: Any = None) -> None:
+def add_error(event: Event, instrumentation: Instrumentation, exc: BaseException | None, traceback: Any = None) -> None:
     """Add class name, text and traceback (text, else ignored) of an exception."""
     if exc is not None:
         event["error_type"] = payload.error_type(exc)
-        event["error_message"] = payload.error_message(exc, recording.encoder)
-    if (text := recording.encoder.traceback(traceback)) is not None:
+        event["error_message"] = payload.error_message(exc, instrumentation.encoder)
+    if (text := instrumentation.encoder.traceback(traceback)) is not None:
         event["traceback"] = text
 
 
 def published(
-    recording: Recording, choice: Choice, name: str, message: Any, opened: Opened, header: dict[str, Any]
+    instrumentation: Instrumentation,
+    policy: RecordingPolicy,
+    name: str,
+    message: Any,
+    opened: Opened,
+    header: dict[str, Any],
 ) -> bytes:
     """The message that was sent (a `celery.app.amqp.task_message`, and `open_message` of it), an event encoded: as
     text, as in `start`."""
@@ -151,23 +158,23 @@ def published(
     if "root" in header:
         root, parent = lineage(header, root, parent)
     if context.carries(header):
-        more += _context_text(recording, header)
+        more += _context_text(instrumentation, header)
     return (
-        f'{{"id":{quoted},"kind":"published","at":{header["sent"]},{recording.names[name]},'
+        f'{{"id":{quoted},"kind":"published","at":{header["sent"]},{instrumentation.names[name]},'
         f'"created":{header["created"]},{more}"asked":true,'
         f'"root":{quoted if root == task_id else _quoted(root)},"parent":{_quoted(parent)}'
-        f"{_payload_text(recording, choice, name, args, kwargs)}}}"
+        f"{_payload_text(instrumentation, policy, name, args, kwargs)}}}"
     ).encode("ascii")
 
 
-def _context_text(recording: Recording, header: Mapping[str, Any]) -> str:
+def _context_text(instrumentation: Instrumentation, header: Mapping[str, Any]) -> str:
     """`add_context` as keys of an encoded event, with a comma after each."""
     event = cast("Event", {})
-    add_context(event, recording, header)
+    add_context(event, instrumentation, header)
     return f"{json_text(event)[1:-1]}," if event else ""
 
 
-def add_context(event: Event, recording: Recording, header: Mapping[str, Any]) -> None:
+def add_context(event: Event, instrumentation: Instrumentation, header: Mapping[str, Any]) -> None:
     """Add for whom and by whom, as the header has it."""
     known = context.sound(header)
     if not known:
@@ -175,22 +182,22 @@ def add_context(event: Event, recording: Recording, header: Mapping[str, Any]) -
     if isinstance(known.get("content"), str):
         known["content"] = context.content_of(known)
     elif "content" in known:
-        known["content"] = recording.encoder.value(known["content"], "content")
+        known["content"] = instrumentation.encoder.value(known["content"], "content")
     event.update(known)  # type: ignore[typeddict-item]
 
 
-def planned(recording: Recording, event: Event, steps: list[canvas.Step]) -> list[Event]:
+def planned(instrumentation: Instrumentation, event: Event, steps: list[canvas.Step]) -> list[Event]:
     """Events for the steps that the message behind ``event`` carries."""
-    return [_step(Kind.PLANNED, recording, event, step) for step in steps if recording.chooses(step.name)]
+    return [_step(Kind.PLANNED, instrumentation, event, step) for step in steps if instrumentation.chooses(step.name)]
 
 
-def unsent(recording: Recording, event: Event, steps: list[canvas.Step]) -> list[Event]:
+def unsent(instrumentation: Instrumentation, event: Event, steps: list[canvas.Step]) -> list[Event]:
     """Events for the steps that will not be sent because of how the task of ``event`` ended."""
     found = []
     for step in steps:
-        if not recording.chooses(step.name):
+        if not instrumentation.chooses(step.name):
             continue
-        one = _step(Kind.UNSENT, recording, event, step)
+        one = _step(Kind.UNSENT, instrumentation, event, step)
         if step.after_chord and step.parent is None:
             one["root"], one["parent"] = event.get("root"), event["id"]
         one["error_type"] = event.get("error_type", "Exception")
@@ -200,7 +207,7 @@ def unsent(recording: Recording, event: Event, steps: list[canvas.Step]) -> list
     return found
 
 
-def _step(kind: Kind, recording: Recording, event: Event, step: canvas.Step) -> Event:
+def _step(kind: Kind, instrumentation: Instrumentation, event: Event, step: canvas.Step) -> Event:
     root = event.get("root")
     if step.after_chord and root == event["id"]:
         root = None
@@ -217,7 +224,7 @@ def _step(kind: Kind, recording: Recording, event: Event, step: canvas.Step) -> 
     for field in (*context.FIELDS, "trace"):
         if field in event:
             one[field] = event[field]
-    _add_payload(one, recording, step.name, step.args, step.kwargs)
+    _add_payload(one, instrumentation, step.name, step.args, step.kwargs)
     return one
 
 
@@ -274,35 +281,35 @@ def request_of(message: Any) -> Context | None:
     )
 
 
-def _add_payload(event: Event, recording: Recording, name: str, args: Any, kwargs: Any) -> None:
+def _add_payload(event: Event, instrumentation: Instrumentation, name: str, args: Any, kwargs: Any) -> None:
     if name in _OVER_ITEMS and isinstance(kwargs, Mapping):
-        kwargs = _over_items(recording, kwargs)
-    choice = recording.choices[name]
-    args_json, kwargs_json = recording.encoder.arguments(args, kwargs, choice.parameters)
-    if choice.args:
+        kwargs = _over_items(instrumentation, kwargs)
+    policy = instrumentation.policies[name]
+    args_json, kwargs_json = instrumentation.encoder.arguments(args, kwargs, policy.parameters)
+    if policy.args:
         event["args"] = args_json
-    if choice.kwargs:
+    if policy.kwargs:
         event["kwargs"] = kwargs_json
 
 
-def _payload_text(recording: Recording, choice: Choice, name: str, args: Any, kwargs: Any) -> str:
+def _payload_text(instrumentation: Instrumentation, policy: RecordingPolicy, name: str, args: Any, kwargs: Any) -> str:
     """`_add_payload` as keys of an encoded event, with a comma before each."""
-    if choice.args and choice.kwargs and name not in _OVER_ITEMS:
-        encoder = recording.encoder
-        text = plain_text(args, kwargs, choice.parameters, encoder.redaction, encoder.max_bytes)
+    if policy.args and policy.kwargs and name not in _OVER_ITEMS:
+        encoder = instrumentation.encoder
+        text = plain_text(args, kwargs, policy.parameters, encoder.redaction, encoder.max_bytes)
         if text is not None:
             return f",{text}"
     event = cast("Event", {})
-    _add_payload(event, recording, name, args, kwargs)
+    _add_payload(event, instrumentation, name, args, kwargs)
     return f",{json_text(event)[1:-1]}" if event else ""
 
 
-def _over_items(recording: Recording, kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+def _over_items(instrumentation: Instrumentation, kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
     """The keyword arguments of celery.map and celery.starmap, without the items when the task they are passed to
     leaves out its args."""
     inner = kwargs.get("task")
     name = inner.get("task") if isinstance(inner, Mapping) else None
-    if isinstance(name, str) and not recording.choices[name].args:
+    if isinstance(name, str) and not instrumentation.policies[name].args:
         return {key: value for key, value in kwargs.items() if key != "it"}
     return kwargs
 

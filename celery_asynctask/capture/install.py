@@ -16,7 +16,7 @@ from celery import signals
 
 from celery_asynctask.capture import publish, run, worker
 from celery_asynctask.capture.celery_private import is_configured
-from celery_asynctask.capture.instrumentation import ATTRIBUTE, Recording, recording_of
+from celery_asynctask.capture.instrumentation import ATTRIBUTE, Instrumentation, instrumentation_of
 from celery_asynctask.settings import Settings
 
 if TYPE_CHECKING:
@@ -35,15 +35,15 @@ def install(app: Celery, *, whole_app: bool = True) -> None:
     and a setting is wrong; else a worker refuses to start with it.
     """
     with _installing:
-        recording = recording_of(app)
-        if recording is not None:
-            recording.widen(whole_app)
+        instrumentation = instrumentation_of(app)
+        if instrumentation is not None:
+            instrumentation.widen(whole_app)
             return
         if is_configured(app):
             Settings.from_app(app)
-        recording = Recording(app, whole_app)
-        setattr(app, ATTRIBUTE, recording)
-        publish.wrap(app, recording)
+        instrumentation = Instrumentation(app, whole_app)
+        setattr(app, ATTRIBUTE, instrumentation)
+        publish.wrap(app, instrumentation)
         run.wrap(app)
         if not _installed:
             for signal_, receiver in _RECEIVERS.items():
@@ -53,10 +53,10 @@ def install(app: Celery, *, whole_app: bool = True) -> None:
 
 def uninstall(app: Celery) -> None:
     """Undo `install`: store what was recorded, and leave the app as it was."""
-    recording = recording_of(app)
-    if recording is None:
+    instrumentation = instrumentation_of(app)
+    if instrumentation is None:
         return
-    recording.close()
+    instrumentation.close()
     publish.unwrap(app)
     run.unwrap(app)
     delattr(app, ATTRIBUTE)
@@ -68,15 +68,15 @@ def uninstall(app: Celery) -> None:
 
 def on_import_modules(sender: Any, **_: Any) -> None:
     """Refuse to start a worker with a wrong setting: what this raises, Celery's loader raises."""
-    if recording_of(sender) is not None:
+    if instrumentation_of(sender) is not None:
         Settings.from_app(sender)
 
 
 def on_worker_process_shutdown(**_: Any) -> None:
     """A child of a prefork pool ends; it runs no exit functions."""
     for app in list(_installed):
-        if (recording := recording_of(app)) is not None:
-            recording.close()
+        if (instrumentation := instrumentation_of(app)) is not None:
+            instrumentation.close()
 
 
 _RECEIVERS: dict[Any, Callable[..., None]] = {

@@ -34,7 +34,7 @@ _PLACES = 4096
 """Places and names that are kept encoded."""
 
 
-class Choice(NamedTuple):
+class RecordingPolicy(NamedTuple):
     """What is recorded of the tasks of one name."""
 
     recorded: bool
@@ -46,32 +46,32 @@ class Choice(NamedTuple):
     """Names of the positional parameters, empty where this process does not know the task."""
 
 
-class _Choices(dict[str, Choice]):
+class _Policies(dict[str, RecordingPolicy]):
     """What is recorded of the tasks of each name, made when it is asked for: hooks ask several times a task."""
 
-    def __init__(self, recording: Recording) -> None:
+    def __init__(self, instrumentation: Instrumentation) -> None:
         super().__init__()
-        self._recording = recording
+        self._instrumentation = instrumentation
 
-    def __missing__(self, name: str) -> Choice:
-        task = registered_tasks(self._recording.app).get(name)
-        choice = self._recording.choose(name, task)
+    def __missing__(self, name: str) -> RecordingPolicy:
+        task = registered_tasks(self._instrumentation.app).get(name)
+        policy = self._instrumentation.policy_of(name, task)
         if task is not None:  # one that is registered later may say otherwise
-            self[name] = choice
-        return choice
+            self[name] = policy
+        return policy
 
 
 class _Places(dict[tuple[str, str | None, Any], str]):
     """What every start of a task in this process says alike: its name, and where it runs (the worker, the queue). Keys
     of an encoded event, without the braces."""
 
-    def __init__(self, recording: Recording) -> None:
+    def __init__(self, instrumentation: Instrumentation) -> None:
         super().__init__()
-        self._recording = recording
+        self._instrumentation = instrumentation
 
     def __missing__(self, key: tuple[str, str | None, Any]) -> str:
         name, worker, queue = key
-        about = {"name": name[:MAX_NAME], "pid": os.getpid(), "source": self._recording.journal.source}
+        about = {"name": name[:MAX_NAME], "pid": os.getpid(), "source": self._instrumentation.journal.source}
         if worker:
             about["worker"] = worker
         if queue:
@@ -92,14 +92,14 @@ class _Names(dict[str, str]):
         return text
 
 
-class Recording:
+class Instrumentation:
     """What is installed on an app. Nothing is read, opened or started before the first event."""
 
     def __init__(self, app: Celery, whole_app: bool) -> None:
         self.app = app
         self.whole_app = whole_app
         self._reset()
-        self.choices = _Choices(self)
+        self.policies = _Policies(self)
         self.names = _Names()
         self._chord: str | None = None
         reset_in_children(self)
@@ -135,7 +135,7 @@ class Recording:
         """Record the whole app if asked to; never less than before."""
         if whole_app and not self.whole_app:
             self.whole_app = True
-            self.choices = _Choices(self)  # a thread that is choosing puts what it has chosen into the old one
+            self.policies = _Policies(self)  # a thread that is choosing puts what it has chosen into the old one
 
     def planned_chord(self, body: Any) -> bool:
         """Whether the chord with this body (a signature) was planned just before: each of its header tasks carries
@@ -146,11 +146,11 @@ class Recording:
 
     def chooses(self, name: str) -> bool:
         """Whether tasks of this name are recorded."""
-        return self.choices[name].recorded
+        return self.policies[name].recorded
 
-    def choose(self, name: str, task: Any) -> Choice:
+    def policy_of(self, name: str, task: Any) -> RecordingPolicy:
         """What is recorded of a task; None: this process does not know it."""
-        return Choice(
+        return RecordingPolicy(
             self._chooses(name, task),
             bool(getattr(task, "asynctask_record_args", True)),
             bool(getattr(task, "asynctask_record_kwargs", True)),
@@ -255,13 +255,13 @@ ATTRIBUTE: Final = "asynctask_recording"
 """Of an app: its recording."""
 
 
-def recording_of(app: Celery) -> Recording | None:
+def instrumentation_of(app: Celery) -> Instrumentation | None:
     """What is installed on ``app``."""
-    recording: Recording | None = app.__dict__.get(ATTRIBUTE)
-    return recording
+    instrumentation: Instrumentation | None = app.__dict__.get(ATTRIBUTE)
+    return instrumentation
 
 
-def recording_of_task(task: Any) -> Recording | None:
+def instrumentation_of_task(task: Any) -> Instrumentation | None:
     """The recording of a task, None when it is not recorded."""
-    recording = recording_of(task.app)
-    return recording if recording is not None and recording.chooses(task.name) else None
+    instrumentation = instrumentation_of(task.app)
+    return instrumentation if instrumentation is not None and instrumentation.chooses(task.name) else None

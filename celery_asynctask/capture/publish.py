@@ -34,7 +34,7 @@ from celery_asynctask.errors import guard, report
 if TYPE_CHECKING:
     from celery import Celery
 
-    from celery_asynctask.capture.instrumentation import Recording
+    from celery_asynctask.capture.instrumentation import Instrumentation
 
 
 _entry: ContextVar[str | None] = ContextVar("celery_asynctask_periodic_entry", default=None)
@@ -42,12 +42,12 @@ _entry: ContextVar[str | None] = ContextVar("celery_asynctask_periodic_entry", d
 (celery/beat.py)."""
 
 
-def wrap(app: Celery, recording: Recording) -> None:
+def wrap(app: Celery, instrumentation: Instrumentation) -> None:
     """Record what ``app`` publishes from now on."""
     if (amqp := amqp_of(app)) is not None:
-        _wrap_amqp(amqp, recording)
+        _wrap_amqp(amqp, instrumentation)
     elif (made_of := amqp_class(app)) is not None:
-        app.amqp_cls = _AMQPMaker(made_of, recording)
+        app.amqp_cls = _AMQPMaker(made_of, instrumentation)
 
 
 def unwrap(app: Celery) -> None:
@@ -65,13 +65,13 @@ def unwrap(app: Celery) -> None:
 class _AMQPMaker:
     """Stands in for ``app.amqp_cls``: makes what that names, wrapped. Pickles as it: Celery pickles its apps."""
 
-    def __init__(self, made_of: Any, recording: Recording) -> None:
+    def __init__(self, made_of: Any, instrumentation: Instrumentation) -> None:
         self.made_of = made_of
-        self._recording = recording
+        self._instrumentation = instrumentation
 
     def __call__(self, app: Celery) -> Any:
         amqp = symbol_by_name(self.made_of)(app=app)
-        _wrap_amqp(amqp, self._recording)
+        _wrap_amqp(amqp, self._instrumentation)
         return amqp
 
     def __reduce__(self) -> Any:
@@ -82,17 +82,17 @@ def _same(value: Any) -> Any:
     return value
 
 
-def _wrap_amqp(amqp: Any, recording: Recording) -> None:
+def _wrap_amqp(amqp: Any, instrumentation: Instrumentation) -> None:
     if sends_messages(amqp):
-        amqp.__dict__[SEND_TASK_MESSAGE] = _Publisher(amqp, recording, amqp.__dict__.get(SEND_TASK_MESSAGE))
+        amqp.__dict__[SEND_TASK_MESSAGE] = _Publisher(amqp, instrumentation, amqp.__dict__.get(SEND_TASK_MESSAGE))
 
 
 class _Publisher:
     """Stands in for ``amqp.send_task_message``; makes Celery's own on first use, when the queues are configured."""
 
-    def __init__(self, amqp: Any, recording: Recording, send: Any) -> None:
+    def __init__(self, amqp: Any, instrumentation: Instrumentation, send: Any) -> None:
         self._amqp = amqp
-        self._recording = recording
+        self._instrumentation = instrumentation
         self._send = send
         self.given = send
         """What stood here before us, None for nothing."""
@@ -101,7 +101,7 @@ class _Publisher:
         send = self._send
         if send is None:
             send = self._send = own_send_task_message(self._amqp)
-        told = _before(self._recording, name, message, options)
+        told = _before(self._instrumentation, name, message, options)
         if told is None:
             return send(producer, name, message, **options)
         header, about, sender, attached = told
@@ -111,7 +111,7 @@ class _Publisher:
             if attached is not None:
                 tracing.detach(attached)
         if header is not None:
-            _after(self._recording, name, message, header, about, sender)
+            _after(self._instrumentation, name, message, header, about, sender)
         return result
 
     def __getattr__(self, name: str) -> Any:
@@ -127,9 +127,9 @@ fields, the request of the task that sends it (None outside of one), what `traci
 
 
 @guard
-def _before(recording: Recording, name: str, message: Any, options: dict[str, Any]) -> _Told | None:
+def _before(instrumentation: Instrumentation, name: str, message: Any, options: dict[str, Any]) -> _Told | None:
     """Put our header and the trace's on a message that is about to be sent; None when nothing is recorded."""
-    if not recording.settings.enabled:
+    if not instrumentation.settings.enabled:
         return None
     given = options.get("headers")
     headers = dict(given) if given else message.headers  # those that are given are laid over the message's own
@@ -137,14 +137,14 @@ def _before(recording: Recording, name: str, message: Any, options: dict[str, An
     again = is_again(about)
     current = get_current_task()
     sender = current.request if current is not None else None
-    request = sender if current is not None and current.app is recording.app else None
+    request = sender if current is not None and current.app is instrumentation.app else None
     inherited = headers.get(HEADER)
-    known = fields(recording, about["id"], request, inherited, again)
+    known = fields(instrumentation, about["id"], request, inherited, again)
     if known:
-        known = context.to_header(known, recording.encoder)
+        known = context.to_header(known, instrumentation.encoder)
     header = None
-    if recording.choices[name].recorded:
-        unrecorded = request is not None and not recording.choices[current.name].recorded
+    if instrumentation.policies[name].recorded:
+        unrecorded = request is not None and not instrumentation.policies[current.name].recorded
         header = stamp(about, inherited if again else None, request if unrecorded else None, time_ns() // 1000)
         header.update(known)
         headers[HEADER] = header
@@ -158,14 +158,14 @@ def _before(recording: Recording, name: str, message: Any, options: dict[str, An
     return header, about, sender, tracing.attach(Context(headers))[1] if again else None
 
 
-def fields(recording: Recording, task_id: Any, request: Any, inherited: Any, again: bool) -> dict[str, Any]:
+def fields(instrumentation: Instrumentation, task_id: Any, request: Any, inherited: Any, again: bool) -> dict[str, Any]:
     """For whom and by whom a message is sent, the nearest word on each field; ``again``: as it was before."""
     own = context.sound(inherited, functools.partial(report, "the header asynctask", task_id)) if inherited else {}
     if own and again:
         return own
     if context.stands_alone():
         return dict(context.given())
-    known = recording.context(task_id) if recording.settings.context is not None else {}
+    known = instrumentation.context(task_id) if instrumentation.settings.context is not None else {}
     if request is not None and context.carries(header := header_of(request)):
         known |= context.sound(header)
     known |= own
@@ -177,23 +177,28 @@ def fields(recording: Recording, task_id: Any, request: Any, inherited: Any, aga
 
 @guard
 def _after(
-    recording: Recording, name: str, message: Any, header: dict[str, Any], about: Mapping[str, Any], request: Any
+    instrumentation: Instrumentation,
+    name: str,
+    message: Any,
+    header: dict[str, Any],
+    about: Mapping[str, Any],
+    request: Any,
 ) -> None:
     """The message was sent: say so, and what it carries with it."""
     opened = extract.open_message(message.headers, message.body)
-    event = extract.published(recording, recording.choices[name], name, message, opened, header)
-    recording.write(event)
+    event = extract.published(instrumentation, instrumentation.policies[name], name, message, opened, header)
+    instrumentation.write(event)
     embed = opened[3]
     if request is not None and request.id == about["id"]:
         request.__dict__["asynctask_replaced"] = True  # or retried: read only when the run ends as ignored
     chain, chord, callbacks = embed.get("chain"), embed.get("chord"), embed.get("callbacks")
     if not (chain or chord or callbacks) or about.get("retries") or _is_step_of(request, about["id"]):
         return
-    if chord and not chain and not callbacks and recording.planned_chord(chord):
+    if chord and not chain and not callbacks and instrumentation.planned_chord(chord):
         return
     steps = canvas.steps(about["id"], chain, chord, callbacks)
-    for one in extract.planned(recording, decode(event), steps):
-        recording.record(one)
+    for one in extract.planned(instrumentation, decode(event), steps):
+        instrumentation.record(one)
     if request is not None and any(step.id == request.id for step in steps):
         request.__dict__["asynctask_replaced"] = True
 

@@ -27,7 +27,7 @@ from celery_asynctask.capture.celery_private import (
 from celery_asynctask.capture.current import CONTENT, content_of
 from celery_asynctask.capture.headers import HEADER, header_of, with_token
 from celery_asynctask.capture.inflight import in_hand
-from celery_asynctask.capture.instrumentation import Recording, recording_of, recording_of_task
+from celery_asynctask.capture.instrumentation import Instrumentation, instrumentation_of, instrumentation_of_task
 from celery_asynctask.core.event import Event, Kind, decode, encode_end
 from celery_asynctask.core.keys import run_key
 from celery_asynctask.core.time import now
@@ -84,8 +84,8 @@ def on_task_init(task_id: str, task: Any) -> None:
     share a loader, it calls for each of them.
     """
     try:
-        recording = recording_of(task.app)
-        if recording is None or not recording.settings.enabled:
+        instrumentation = instrumentation_of(task.app)
+        if instrumentation is None or not instrumentation.settings.enabled:
             return
         name, request = task.name, task.request
         known = request.__dict__
@@ -95,38 +95,38 @@ def on_task_init(task_id: str, task: Any) -> None:
         ids, attached = tracing.attach(request)
         if attached is not None:
             known[_ATTACHED] = attached
-        choice = recording.choices[name]
-        if not choice.recorded:
+        policy = instrumentation.policies[name]
+        if not policy.recorded:
             return
         if request.is_eager:
-            _inherit(recording, request)
+            _inherit(instrumentation, request)
         at = time_ns() // 1000
-        start = known[_START] = extract.start(recording, choice, name, request, at, ids)
-        recording.write(start)
+        start = known[_START] = extract.start(instrumentation, policy, name, request, at, ids)
+        instrumentation.write(start)
         if ids is not None:
             key = run_key(cast("Event", {**extract.delivery(request), "run": header_of(request)["run"]}))
             tracing.describe(request.id, request.root_id, request.parent_id, key)
         if request.chain or request.chord or request.callbacks:
-            _plan(recording, request, start)
+            _plan(instrumentation, request, start)
     except SoftTimeLimitExceeded:
         raise
     except Exception as exc:  # noqa: BLE001 - as `guard` does, whose own call would cost every task
         report("on_task_init", task_id, exc)
 
 
-def _plan(recording: Recording, request: Any, start: bytes) -> None:
+def _plan(instrumentation: Instrumentation, request: Any, start: bytes) -> None:
     """Say what follows the run, where its producer is not recorded and has not said so."""
     if not request.retries and "created" not in header_of(request):
-        for one in extract.planned(recording, decode(start), extract.steps_of(request)):
-            recording.record(one)
+        for one in extract.planned(instrumentation, decode(start), extract.steps_of(request)):
+            instrumentation.record(one)
 
 
-def _inherit(recording: Recording, request: Any) -> None:
+def _inherit(instrumentation: Instrumentation, request: Any) -> None:
     """Give an eager run, which comes without a message, the context that its message would have had."""
     caller = calling_task()
     outer = caller.request if caller is not None else None
-    fields = publish.fields(recording, request.id, outer, header_of(request), bool(request.retries))
-    header = {**header_of(request), **context.to_header(fields, recording.encoder)}
+    fields = publish.fields(instrumentation, request.id, outer, header_of(request), bool(request.retries))
+    header = {**header_of(request), **context.to_header(fields, instrumentation.encoder)}
     setattr(request, HEADER, header)
     header = with_token(request, header, now())
     _keep(request, header)
@@ -146,7 +146,7 @@ def _keep(request: Any, header: dict[str, Any]) -> None:
 def on_failure(sender: Any, task_id: str, exception: Any, einfo: Any = None, **_: Any) -> None:
     """Sent by the process that ran the body, or by the worker's main process for a child that cannot (killed, over
     its hard time limit). For a Reject the main process says it once more: the run has said it itself."""
-    if (recording := recording_of_task(sender)) is None:
+    if (instrumentation := instrumentation_of_task(sender)) is None:
         return
     inferred = get_current_task() is None
     if inferred and isinstance(exception, Reject):
@@ -155,8 +155,8 @@ def on_failure(sender: Any, task_id: str, exception: Any, einfo: Any = None, **_
     if request.id != task_id and (request := context_of(in_hand(task_id))) is None:
         return
     end = cast("Event", {})
-    extract.add_error(end, recording, exception, getattr(einfo, "traceback", None))
-    record_end(recording, Kind.FAILED, sender, request, end, inferred=inferred)
+    extract.add_error(end, instrumentation, exception, getattr(einfo, "traceback", None))
+    record_end(instrumentation, Kind.FAILED, sender, request, end, inferred=inferred)
 
 
 @guard
@@ -164,20 +164,20 @@ def on_retry(sender: Any, request: Any, reason: Any = None, einfo: Any = None, *
     """With a reason: the run asked for another. Without: the worker cancelled it while shutting down or after losing
     its connection; there is no retry, and with its message acknowledged nobody will run it again (Celery 5.7 calls
     this RETRY all the same: celery/worker/request.py _announce_cancelled)."""
-    if (recording := recording_of_task(sender)) is None:
+    if (instrumentation := instrumentation_of_task(sender)) is None:
         return
     if isinstance(reason, Retry):
-        _record_retry(recording, sender, request, reason, einfo)
+        _record_retry(instrumentation, sender, request, reason, einfo)
         return
     live = in_hand(request.id)
     if live is not None and not is_acknowledged(live):
         end = cast("Event", {"again": True, "outcome": "requeued"})
-        record_end(recording, Kind.RETRIED, sender, request, end, inferred=True)
+        record_end(instrumentation, Kind.RETRIED, sender, request, end, inferred=True)
         return
     end = cast("Event", {})
     cause = "The worker was shut down before the task finished; its message was acknowledged, so it will not run again."
-    extract.add_error(end, recording, WorkerShutdown(cause))
-    record_end(recording, Kind.LOST, sender, request, end, inferred=True)
+    extract.add_error(end, instrumentation, WorkerShutdown(cause))
+    record_end(instrumentation, Kind.LOST, sender, request, end, inferred=True)
 
 
 def on_postrun(sender: Any, task_id: str, retval: Any, state: Any, **_: Any) -> None:
@@ -188,36 +188,36 @@ def on_postrun(sender: Any, task_id: str, retval: Any, state: Any, **_: Any) -> 
         known = request.__dict__
         if _ATTACHED in known:
             tracing.detach(known.pop(_ATTACHED))
-        recording = recording_of(sender.app)
-        if recording is None or not (choice := recording.choices[sender.name]).recorded:
+        instrumentation = instrumentation_of(sender.app)
+        if instrumentation is None or not (policy := instrumentation.policies[sender.name]).recorded:
             return
         if not isinstance(known.get("id"), str):
             return
         if state == "SUCCESS":
             end: Event = {}  # type: ignore[typeddict-item]
-            if retval is not None and choice.result:
-                end["result"] = recording.encoder.value(retval)
-            record_end(recording, Kind.SUCCEEDED, sender, request, end)
+            if retval is not None and policy.result:
+                end["result"] = instrumentation.encoder.value(retval)
+            record_end(instrumentation, Kind.SUCCEEDED, sender, request, end)
         elif state in ("IGNORED", "REJECTED"):
-            _end_without_result(recording, sender, request, retval, state)
+            _end_without_result(instrumentation, sender, request, retval, state)
     except SoftTimeLimitExceeded:
         raise
     except Exception as exc:  # noqa: BLE001 - as `guard` does, whose own call would cost every task
         report("on_postrun", task_id, exc)
 
 
-def _end_without_result(recording: Recording, task: Any, request: Any, retval: Any, state: str) -> None:
+def _end_without_result(instrumentation: Instrumentation, task: Any, request: Any, retval: Any, state: str) -> None:
     end = cast("Event", {})
     if state == "IGNORED":
         if request.__dict__.get("asynctask_replaced"):
             end["again"], end["outcome"] = True, "replaced"
-        record_end(recording, Kind.IGNORED, task, request, end)
+        record_end(instrumentation, Kind.IGNORED, task, request, end)
     else:
         if getattr(retval, "requeue", False) and task.acks_late:  # what is acknowledged early cannot be rejected
             end["again"], end["outcome"] = True, "requeued"
-        extract.add_error(end, recording, retval)
-        end["error_message"] = payload.reason_text(getattr(retval, "reason", None), recording.encoder)
-        record_end(recording, Kind.REJECTED, task, request, end)
+        extract.add_error(end, instrumentation, retval)
+        end["error_message"] = payload.reason_text(getattr(retval, "reason", None), instrumentation.encoder)
+        record_end(instrumentation, Kind.REJECTED, task, request, end)
 
 
 @guard
@@ -225,23 +225,23 @@ def on_internal_error(
     sender: Any, task_id: str, request: Any, exception: Any, kwargs: Any, einfo: Any, **_: Any
 ) -> None:
     """Celery's tracer failed around the body: arguments or a result that it could not deliver fail the task."""
-    if (recording := recording_of_task(sender)) is None:
+    if (instrumentation := instrumentation_of_task(sender)) is None:
         return
     context = Context({"id": task_id, **(request or {})})
     if context.is_eager:
         setattr(context, HEADER, _eager.get((task_id, context.retries), {}))
     if isinstance(exception, Retry):  # with task_eager_propagates the tracer passes it on instead of handling it
-        _record_retry(recording, sender, context, exception, einfo)
+        _record_retry(instrumentation, sender, context, exception, einfo)
         return
     end = cast("Event", {"ran": isinstance(kwargs, Mapping), "internal": True})
-    extract.add_error(end, recording, exception, getattr(einfo, "traceback", None))
-    record_end(recording, Kind.FAILED, sender, context, end)
+    extract.add_error(end, instrumentation, exception, getattr(einfo, "traceback", None))
+    record_end(instrumentation, Kind.FAILED, sender, context, end)
 
 
-def _record_retry(recording: Recording, task: Any, request: Any, reason: Retry, einfo: Any) -> None:
+def _record_retry(instrumentation: Instrumentation, task: Any, request: Any, reason: Retry, einfo: Any) -> None:
     end = cast("Event", {})
-    extract.add_error(end, recording, reason.exc, getattr(einfo, "traceback", None))
-    record_end(recording, Kind.RETRIED, task, request, end, inferred=get_current_task() is None)
+    extract.add_error(end, instrumentation, reason.exc, getattr(einfo, "traceback", None))
+    record_end(instrumentation, Kind.RETRIED, task, request, end, inferred=get_current_task() is None)
 
 
 _WITH_STEPS = frozenset({Kind.FAILED, Kind.REVOKED, Kind.REJECTED, Kind.LOST})
@@ -249,7 +249,7 @@ _WITH_STEPS = frozenset({Kind.FAILED, Kind.REVOKED, Kind.REJECTED, Kind.LOST})
 
 
 def record_end(
-    recording: Recording,
+    instrumentation: Instrumentation,
     kind: Kind,
     task: Any,
     request: Any,
@@ -271,13 +271,13 @@ def record_end(
         end["noted"] = content
     start = None if inferred else known.get(_START)
     if start is not None:
-        recording.write(encode_end(start, kind, at, end))
+        instrumentation.write(encode_end(start, kind, at, end))
     else:
-        recording.record({**extract.from_request(kind, task.name, request, at), "ran": True, **end})
+        instrumentation.record({**extract.from_request(kind, task.name, request, at), "ran": True, **end})
     if kind in _WITH_STEPS and not end.get("again") and (steps := extract.steps_of(request)):
         header = header_of(request)
         cause: Event = {**extract.from_request(kind, task.name, request, at), **end}
         cause["root"] = extract.lineage(header, request.root_id, None)[0]
-        extract.add_context(cause, recording, header)
-        for one in extract.unsent(recording, cause, steps):
-            recording.record(one)
+        extract.add_context(cause, instrumentation, header)
+        for one in extract.unsent(instrumentation, cause, steps):
+            instrumentation.record(one)

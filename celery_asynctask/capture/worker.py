@@ -21,7 +21,12 @@ from celery_asynctask.capture.celery_private import (
 )
 from celery_asynctask.capture.headers import mark_delivery
 from celery_asynctask.capture.inflight import take
-from celery_asynctask.capture.instrumentation import Recording, become_worker, recording_of, recording_of_task
+from celery_asynctask.capture.instrumentation import (
+    Instrumentation,
+    become_worker,
+    instrumentation_of,
+    instrumentation_of_task,
+)
 from celery_asynctask.capture.run import record_end
 from celery_asynctask.core.event import Event, Kind
 from celery_asynctask.core.keys import new_run
@@ -38,8 +43,8 @@ WAITING: Final = 200_000
 def on_received(request: Any, **_: Any) -> None:
     try:
         task = request.task
-        recording = recording_of(task.app)
-        if recording is None or not recording.choices[task.name].recorded:
+        instrumentation = instrumentation_of(task.app)
+        if instrumentation is None or not instrumentation.policies[task.name].recorded:
             return
         at = time_ns() // 1000
         taken = take(request)
@@ -48,22 +53,22 @@ def on_received(request: Any, **_: Any) -> None:
         except AttributeError:  # no `Request.request_dict`
             return
         if "created" not in header:  # its producer is not recorded: nobody has told of it
-            _tell_received(recording, request, at)
+            _tell_received(instrumentation, request, at)
             return
-        recording.waiting.append((at, taken))
-        if at >= recording.tell_at:  # the recorder's thread does it, too, unless it waits for the database
-            tell_waiting(recording)
+        instrumentation.waiting.append((at, taken))
+        if at >= instrumentation.tell_at:  # the recorder's thread does it, too, unless it waits for the database
+            tell_waiting(instrumentation)
     except Exception as exc:  # noqa: BLE001 - as `guard` does, whose own call would cost every task
         report("on_received", getattr(request, "id", None), exc)
 
 
-def tell_waiting(recording: Recording) -> None:
+def tell_waiting(instrumentation: Instrumentation) -> None:
     """Record that deliveries were received which have waited since, for a free child or for their time. A body that
     starts says when its message was received, so most need no event of their own."""
     at = now()
-    recording.tell_at = at + WAITING
+    instrumentation.tell_at = at + WAITING
     before = at - WAITING
-    waiting = recording.waiting
+    waiting = instrumentation.waiting
     while waiting and waiting[0][0] < before:
         try:
             received, taken = waiting.popleft()
@@ -73,32 +78,32 @@ def tell_waiting(recording: Recording) -> None:
         if request is None:  # the worker is done with it
             continue
         if still_waits(request):
-            _tell_received(recording, request, received)
+            _tell_received(instrumentation, request, received)
 
 
 @guard
-def _tell_received(recording: Recording, request: Any, at: int) -> None:
+def _tell_received(instrumentation: Instrumentation, request: Any, at: int) -> None:
     context = Context(request.request_dict, args=request.args, kwargs=request.kwargs)
     event = extract.from_request(Kind.RECEIVED, request.task.name, context, at)
     if "created" not in event:  # its producer is not recorded
-        extract.add_asked(event, recording, request.task.name, context)
-    recording.record(event)
+        extract.add_asked(event, instrumentation, request.task.name, context)
+    instrumentation.record(event)
 
 
 @guard
 def on_revoked(sender: Any, request: Any, terminated: bool, signum: Any, expired: bool, **_: Any) -> None:
-    if (recording := recording_of_task(sender)) is None:
+    if (instrumentation := instrumentation_of_task(sender)) is None:
         return
     end = cast("Event", {"ran": bool(terminated)})
-    extract.add_asked(end, recording, sender.name, request)
+    extract.add_asked(end, instrumentation, sender.name, request)
     if expired:
         reason = "expired"
     elif terminated:
         end["outcome"], reason = "terminated", f"terminated by {_signal_name(signum)}"
     else:
         reason = "revoked"
-    extract.add_error(end, recording, TaskRevokedError(reason))
-    record_end(recording, Kind.REVOKED, sender, request, end, inferred=True)
+    extract.add_error(end, instrumentation, TaskRevokedError(reason))
+    record_end(instrumentation, Kind.REVOKED, sender, request, end, inferred=True)
 
 
 @guard
@@ -113,23 +118,23 @@ def on_rejected(sender: Any, message: Any, exc: Any, **_: Any) -> None:
 
 def _record_message(kind: Kind, app: Celery, message: Any, exc: Exception) -> None:
     """A message that the worker could make no task of."""
-    if (recording := recording_of(app)) is None or (request := extract.request_of(message)) is None:
+    if (instrumentation := instrumentation_of(app)) is None or (request := extract.request_of(message)) is None:
         return
-    if not recording.chooses(request.task):
+    if not instrumentation.chooses(request.task):
         return
     event = extract.from_request(kind, request.task, request, now())
     event["run"] = new_run(event["at"])  # in the header of a message that nobody ran may stand another task's
     event["inferred"] = True
-    extract.add_asked(event, recording, request.task, request)
-    extract.add_error(event, recording, exc)
-    recording.record(event)
-    for one in extract.unsent(recording, event, extract.steps_of(request)):
-        recording.record(one)
+    extract.add_asked(event, instrumentation, request.task, request)
+    extract.add_error(event, instrumentation, exc)
+    instrumentation.record(event)
+    for one in extract.unsent(instrumentation, event, extract.steps_of(request)):
+        instrumentation.record(one)
 
 
 @guard
 def on_worker_init(sender: Any, **_: Any) -> None:
-    if recording_of(sender.app) is not None:
+    if instrumentation_of(sender.app) is not None:
         become_worker()
         hear_of_stored_results(_on_success_stored)
 
@@ -137,23 +142,23 @@ def on_worker_init(sender: Any, **_: Any) -> None:
 @guard
 def _on_success_stored(request: Any, stored: Mapping[str, Any]) -> None:
     task = request.task
-    if (recording := recording_of_task(task)) is None or (context := context_of(request)) is None:
+    if (instrumentation := instrumentation_of_task(task)) is None or (context := context_of(request)) is None:
         return
     end = cast("Event", {})
-    if (result := stored.get("result")) is not None and recording.choices[task.name].result:
-        end["result"] = recording.encoder.value(result)
+    if (result := stored.get("result")) is not None and instrumentation.policies[task.name].result:
+        end["result"] = instrumentation.encoder.value(result)
     # By this machine's clock; without a zone it is UTC (celery/backends/database).
     at = read_microseconds(stored.get("date_done"))
-    record_end(recording, Kind.SUCCEEDED, task, context, end, inferred=True, at=at)
+    record_end(instrumentation, Kind.SUCCEEDED, task, context, end, inferred=True, at=at)
 
 
 @guard
 def on_worker_ready(sender: Any, **_: Any) -> None:
-    recording = recording_of(sender.app)
-    if recording is None:
+    instrumentation = instrumentation_of(sender.app)
+    if instrumentation is None:
         return
-    recording.recorder.before_work = partial(tell_waiting, recording)
-    recording.start()
+    instrumentation.recorder.before_work = partial(tell_waiting, instrumentation)
+    instrumentation.start()
     hear_of_decode_errors(sender, partial(guard(_record_message), Kind.REJECTED, sender.app))
     tell_missing(sender.app)  # now that the worker's log is set up
 

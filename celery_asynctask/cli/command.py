@@ -22,37 +22,37 @@ JSON: Final = click.Option(["--json", "as_json"], is_flag=True, help="One JSON v
 UTC: Final = click.Option(["--utc"], is_flag=True, help="Times in UTC; else in the local zone.")
 
 
-class Look:
+class CommandContext:
     """What a command looks at, and where it writes to. Raises `SettingsError`, `StoreError` when first used."""
 
     def __init__(self, context: click.Context, output: Output) -> None:
-        self.context = context
+        self.click = context
         self.output = output
 
     @property
     def app(self) -> Any:
         """The Celery app that ``celery -A`` names."""
-        return self.context.obj.app
+        return self.click.obj.app
 
     @functools.cached_property
     def settings(self) -> Settings:
         """The app's settings, with the database that ``--url`` names in place of its own."""
         found = Settings.from_app(self.app)
-        url = self.context.meta.get(URL)
+        url = self.click.meta.get(URL)
         return found.at(url) if url else found
 
     @functools.cached_property
     def reader(self) -> Reader:
         """The store, checked; closed when the command ends."""
         reader = Reader(self.settings.url, self.settings.engine_options)
-        self.context.call_on_close(reader.close)
+        self.click.call_on_close(reader.close)
         reader.check_schema()
         return reader
 
     def writer(self, settings: Settings) -> Writer:
         """A store to be changed; closed when the command ends."""
         writer = Writer(settings)
-        self.context.call_on_close(writer.close)
+        self.click.call_on_close(writer.close)
         return writer
 
     @property
@@ -70,15 +70,15 @@ class Look:
 def command(
     *lines: str, name: str | None = None, about: str = "", options: Sequence[click.Option] = (JSON, UTC)
 ) -> Callable[[Callable[..., Any]], click.Command]:
-    """Make a command of a function, whose first argument is a `Look`. Its help ends with ``lines`` as examples, and
-    ``about``; ``options`` come after its own."""
+    """Make a command of a function, whose first argument is a `CommandContext`. Its help ends with ``lines`` as
+    examples, and ``about``; ``options`` come after its own."""
 
     def decorate(function: Callable[..., Any]) -> click.Command:
         @functools.wraps(function)
         @click.pass_context
         def invoked(context: click.Context, /, *, as_json: bool = False, utc: bool = False, **given: Any) -> Any:
             output = Output(as_json=as_json, utc=utc, color=not getattr(context.obj, "no_color", False))
-            return function(Look(context, output), **given)
+            return function(CommandContext(context, output), **given)
 
         made = click.command(name, epilog=examples(*lines) + about)(invoked)
         made.params += options

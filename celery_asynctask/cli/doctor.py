@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from celery_asynctask.cli.command import Look, command
+from celery_asynctask.cli.command import CommandContext, command
 from celery_asynctask.cli.group import PROBLEM
 from celery_asynctask.core.accounting import plural
 from celery_asynctask.operations.doctor import Level, examine
@@ -14,15 +14,15 @@ _INDENT: Final = " " * 12
 
 
 @command("doctor", "doctor --json | jq 'select(.level == \"problem\")'")
-def doctor(look: Look) -> None:
+def doctor(context: CommandContext) -> None:
     """Look at configuration, database, journal, recorder and telemetry, and say what to do.
 
     Run it where the workers run, as their user. Exits with 1 if there is a problem. It changes nothing: what it writes
     to the database to see whether that is allowed is rolled back.
     """
-    output = look.output
+    output = context.output
     count = dict.fromkeys(Level, 0)
-    for found in examine(look.app, lambda: look.settings):
+    for found in examine(context.app, lambda: context.settings):
         count[found.level] += 1
         remedy = f"\n{_INDENT}{found.remedy}" if found.remedy else ""
         text = f"{_SIGNS[found.level]} {found.level.value:8}  {found.check}: {found.text}{remedy}"
@@ -32,4 +32,4 @@ def doctor(look: Look) -> None:
         told = f"{problems:,} {plural(problems, 'problem')}, {notes:,} {plural(notes, 'note')}"
         output.line(f"\n{told[0].upper()}{told[1:]}." if problems or notes else "\nAll is well.")
     if problems:
-        look.context.exit(PROBLEM)
+        context.click.exit(PROBLEM)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from celery_asynctask.cli.command import Look, ask, command
+from celery_asynctask.cli.command import CommandContext, ask, command
 from celery_asynctask.core.limits import MAX_INTEGER
 from celery_asynctask.operations.erase import Erased, Erasure
 
@@ -21,7 +21,7 @@ from celery_asynctask.operations.erase import Erased, Erasure
 )
 @click.option("--dry-run", is_flag=True, help="Count only.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def erase(look: Look, customers: tuple[int, ...], dry_run: bool, yes: bool) -> None:
+def erase(context: CommandContext, customers: tuple[int, ...], dry_run: bool, yes: bool) -> None:
     """Erase what was recorded of the values of customers' tasks, for good.
 
     Arguments, results and content become {"$asynctask": "erased"}; error messages, tracebacks and the name of who asked
@@ -31,12 +31,12 @@ def erase(look: Look, customers: tuple[int, ...], dry_run: bool, yes: bool) -> N
     delivered again, of a node whose journal has not reached the database. Run it once more then; what is erased already
     is not touched. Journals, their quarantine, the broker, the result backend, exports and backups are not looked into.
     """
-    look.reader.close()  # it has found the tables
-    writer = look.writer(look.settings)
+    context.reader.close()  # it has found the tables
+    writer = context.writer(context.settings)
     work = {customer: Erasure(writer, customer) for customer in customers}
     counts = {customer: one.count() for customer, one in work.items()}
     if dry_run or not yes:
-        _show(look, counts, "has to erase")
+        _show(context, counts, "has to erase")
     if dry_run:
         return
     tasks = sum(count.tasks for count in counts.values())
@@ -44,18 +44,18 @@ def erase(look: Look, customers: tuple[int, ...], dry_run: bool, yes: bool) -> N
     if tasks or attempts:
         ask(f"Erase the values of {tasks:,} tasks and {attempts:,} attempts for good?", yes)
     done: dict[int, Erased] = {}
-    with look.output.progress("Erasing", tasks) as told:
+    with context.output.progress("Erasing", tasks) as told:
         for customer, one in work.items():
             done[customer] = Erased(0, 0)
             for batch in one.run():
                 done[customer] = Erased(*map(sum, zip(done[customer], batch, strict=True)))
                 told(batch.tasks)
-    _show(look, done, "erased")
+    _show(context, done, "erased")
 
 
-def _show(look: Look, counts: dict[int, Erased], what: str) -> None:
+def _show(context: CommandContext, counts: dict[int, Erased], what: str) -> None:
     for customer, count in counts.items():
-        look.output.tell(
+        context.output.tell(
             {"customer": customer, "state": what, **count._asdict()},
             f"Customer {customer}: {what} the values of {count.tasks:,} tasks, {count.attempts:,} attempts.",
         )

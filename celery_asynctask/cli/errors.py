@@ -7,10 +7,10 @@ from typing import Any, Final
 
 import click
 
-from celery_asynctask.cli.command import Look, command
+from celery_asynctask.cli.command import CommandContext, command
 from celery_asynctask.cli.output import Node, Output
 from celery_asynctask.core.accounting import listed, plural
-from celery_asynctask.queries.failures.groups import MOST_LOOKED_AT, Group, failures
+from celery_asynctask.queries.failures.groups import MAX_SCANNED, Group, failures
 
 NAMES_SHOWN: Final = 5
 """Names of tasks that are shown of a group."""
@@ -33,16 +33,16 @@ _ORDERS: Final[dict[str, Callable[[Group], Any]]] = {
     help="The most frequent first, those seen last, or those that are newest.",
 )
 @click.option("-n", "--limit", type=click.IntRange(1), default=20, show_default=True, help="Causes shown.")
-def errors(look: Look, search: tuple[str, ...], sort: str, limit: int) -> None:
+def errors(context: CommandContext, search: tuple[str, ...], sort: str, limit: int) -> None:
     """What failed of the tasks that SEARCH finds, cause by cause: how often, where, when, and for how many customers.
 
     A cause is an exception's class, its message without what varies in it (numbers, ids, quoted texts, addresses), and
     the place in your own code where it came from. Tasks that were never sent because one before them failed count to
     its cause. Failed are FAILURE, LOST and REJECTED; SEARCH, as for list, may name other statuses.
     """
-    output = look.output
-    with look.reader.session() as session:
-        found = failures(look.reader, session, look.search(search))
+    output = context.output
+    with context.reader.session() as session:
+        found = failures(context.reader, session, context.search(search))
     groups = sorted(found.groups, key=_ORDERS[sort], reverse=True)
     for group in groups[:limit]:
         if output.as_json:
@@ -55,7 +55,7 @@ def errors(look: Look, search: tuple[str, ...], sort: str, limit: int) -> None:
     if len(groups) > limit:
         left = sum(group.tasks for group in groups[limit:])
         output.hint(f"There are {len(groups) - limit:,} more causes, of {left:,} failures: --limit {len(groups)}")
-    output.bounded(MOST_LOOKED_AT, "failures", found.looked_back_to)
+    output.bounded(MAX_SCANNED, "failures", found.looked_back_to)
 
 
 def _node(output: Output, group: Group) -> Node:

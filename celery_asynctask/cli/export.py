@@ -17,7 +17,7 @@ from typing import IO, Any, Final
 
 import click
 
-from celery_asynctask.cli.command import UTC, Look, command
+from celery_asynctask.cli.command import UTC, CommandContext, command
 from celery_asynctask.core.columns import TASK, VALUES, Type
 from celery_asynctask.errors import AsyncTaskError
 from celery_asynctask.operations import bundle
@@ -49,7 +49,7 @@ Pages = Iterable[Sequence[Exported]]
     help="A bundle for `import`, or a table of the tasks.",
 )
 @click.option("-o", "--output", "target", metavar="FILE", default=STANDARD, help="Where to; standard output without.")
-def export(look: Look, search: tuple[str, ...], workflow: str | None, kind: str, target: str) -> None:
+def export(context: CommandContext, search: tuple[str, ...], workflow: str | None, kind: str, target: str) -> None:
     """Write all tasks that SEARCH finds, or a whole workflow; everything, without.
 
     ndjson is a bundle: a line of JSON for each task with its attempts, which `import` reads. csv and parquet are tables
@@ -67,15 +67,15 @@ def export(look: Look, search: tuple[str, ...], workflow: str | None, kind: str,
         raise click.UsageError("Parquet is not for terminals: -o FILE.")
     whole = kind == "ndjson"
     if workflow is not None:
-        about, pages = f"the workflow of {workflow}", workflow_of(look.reader, workflow, attempts=whole)
+        about, pages = f"the workflow of {workflow}", workflow_of(context.reader, workflow, attempts=whole)
     else:
-        wanted = look.search(search)
-        about, pages = wanted.text or "everything", found_by(look.reader, wanted, attempts=whole)
+        wanted = context.search(search)
+        about, pages = wanted.text or "everything", found_by(context.reader, wanted, attempts=whole)
     count = 0
 
     def counted() -> Iterator[Sequence[Exported]]:
         nonlocal count
-        with look.output.progress("Exporting") as told:
+        with context.output.progress("Exporting") as told:
             for page in pages:
                 yield page
                 count += len(page)
@@ -89,7 +89,7 @@ def export(look: Look, search: tuple[str, ...], workflow: str | None, kind: str,
         else:
             _write_parquet(file, counted())
     if target != STANDARD:
-        look.output.hint(f"{count:,} tasks in {target}.")
+        context.output.hint(f"{count:,} tasks in {target}.")
 
 
 def _write_bundle(file: IO[bytes], pages: Pages, about: str) -> None:

@@ -12,7 +12,7 @@ from typing import IO
 
 import click
 
-from celery_asynctask.cli.command import Look, command
+from celery_asynctask.cli.command import CommandContext, command
 from celery_asynctask.errors import AsyncTaskError
 from celery_asynctask.operations.bundle import Import, read
 
@@ -21,32 +21,32 @@ from celery_asynctask.operations.bundle import Import, read
 @click.argument("file", metavar="FILE")
 @click.option("--into", metavar="URL", required=True, help="Database that gets the tasks; an SQLite file is made.")
 @click.option("--any-database", is_flag=True, help="Also into a database that is not SQLite, hence perhaps a real one.")
-def import_(look: Look, file: str, into: str, any_database: bool) -> None:
+def import_(context: CommandContext, file: str, into: str, any_database: bool) -> None:
     """Store the tasks of a bundle that `export` made, with their attempts, as they were.
 
     FILE is - for standard input. A file that is no whole bundle is refused before anything is stored. A task that is
     there already is joined with the one in the bundle, as the recorder would: what is later wins, and doing it twice
     changes nothing.
     """
-    settings = look.settings.at(into)
+    settings = context.settings.at(into)
     if not any_database and not settings.url.startswith("sqlite"):
         raise click.UsageError("--into is not an SQLite file. If that is what you want, say --any-database.")
     with _opened(file) as lines:
-        with look.output.progress("Reading") as told:
+        with context.output.progress("Reading") as told:
             count = 0
             for _ in read(lines):
                 count += 1
                 told(1)
         lines.seek(0)
-        work = Import(look.writer(settings))
+        work = Import(context.writer(settings))
         work.prepare()
-        with look.output.progress("Importing", count) as told:
+        with context.output.progress("Importing", count) as told:
             for stored in work.store(read(lines)):
                 told(stored)
     database = settings.shown_url
-    look.output.tell({"tasks": count, "database": database}, f"{count:,} tasks are in {database}.")
-    if not look.output.as_json:
-        look.output.hint(f"Look at them: celery asynctask --url {database} list")
+    context.output.tell({"tasks": count, "database": database}, f"{count:,} tasks are in {database}.")
+    if not context.output.as_json:
+        context.output.hint(f"Look at them: celery asynctask --url {database} list")
 
 
 @contextmanager

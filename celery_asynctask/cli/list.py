@@ -6,11 +6,11 @@ from typing import Any, Final
 
 import click
 
-from celery_asynctask.cli.command import Look, command, record
+from celery_asynctask.cli.command import CommandContext, command, record
 from celery_asynctask.cli.output import Id
 from celery_asynctask.queries import page
 from celery_asynctask.queries.search.keys import KEYS
-from celery_asynctask.queries.search.page import MOST_LOOKED_AT, MOST_ROWS
+from celery_asynctask.queries.search.page import MAX_ROWS, MAX_SCANNED
 from celery_asynctask.store.models import AsyncTask
 
 _COLUMNS: Final = ("id", "status", "name", "created", "wait>", "run>", "retries>", "customer>", "by", "error")
@@ -27,9 +27,9 @@ _SPARE: Final = ("by", "wait", "customer", "retries", "run")
     about="\b\nKeys of a search:\n" + "".join(f"  {name:16} {key.meaning}\n" for name, key in KEYS.items()),
 )
 @click.argument("search", nargs=-1)
-@click.option("-n", "--limit", type=click.IntRange(1, MOST_ROWS), default=30, show_default=True, help="Tasks shown.")
+@click.option("-n", "--limit", type=click.IntRange(1, MAX_ROWS), default=30, show_default=True, help="Tasks shown.")
 @click.option("--after", metavar="CURSOR", help="Go on where a page ended.")
-def list_tasks(look: Look, search: tuple[str, ...], limit: int, after: str | None) -> None:
+def list_tasks(context: CommandContext, search: tuple[str, ...], limit: int, after: str | None) -> None:
     """Tasks that SEARCH finds, newest first.
 
     SEARCH is terms such as status:FAILURE; all must hold, one with a minus in front must not. Alternatives are
@@ -40,9 +40,9 @@ def list_tasks(look: Look, search: tuple[str, ...], limit: int, after: str | Non
     On a narrow terminal ids are cut to their beginning, which the other commands take as well, and columns are left
     out; in a pipe everything is there.
     """
-    output = look.output
-    with look.reader.session() as session:
-        found = page(look.reader, session, look.search(search), limit=limit, after=after, payloads=output.as_json)
+    output = context.output
+    with context.reader.session() as session:
+        found = page(context.reader, session, context.search(search), limit=limit, after=after, payloads=output.as_json)
     if output.as_json:
         for task in found.tasks:
             output.json(record(task))
@@ -52,7 +52,7 @@ def list_tasks(look: Look, search: tuple[str, ...], limit: int, after: str | Non
         output.hint("No task is like that.")
     if found.looked_back_to is not None:
         output.hint(
-            f"Looked at the newest {MOST_LOOKED_AT:,} tasks one by one, back to {output.moment(found.looked_back_to)}; "
+            f"Looked at the newest {MAX_SCANNED:,} tasks one by one, back to {output.moment(found.looked_back_to)}; "
             f"older ones may match, too. Add a key such as name, customer or until, or go on: --after {found.next}"
         )
     elif found.next is not None:

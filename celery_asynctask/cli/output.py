@@ -32,7 +32,7 @@ _STYLES: Final = {
     AsyncTaskStatus.LOST: "magenta",
 }
 INDENT: Final = "  "
-MOST_INDENTED: Final = 10
+MAX_INDENT: Final = 10
 """Levels of a tree that are indented."""
 
 
@@ -149,11 +149,11 @@ class Output:
         else:
             self.line(text)
 
-    def bounded(self, most: int, what: str, back_to: dt.datetime | None) -> None:
+    def bounded(self, limit: int, what: str, back_to: dt.datetime | None) -> None:
         """Say that only the newest ``most`` were counted, those back to a time; None: it was all of them."""
         if back_to is not None:
             self.hint(
-                f"Looked at the newest {most:,} {what}, back to {self.moment(back_to)}; older ones are not counted. "
+                f"Looked at the newest {limit:,} {what}, back to {self.moment(back_to)}; older ones are not counted. "
                 "Look at less at once with a key such as name, customer, since or until."
             )
 
@@ -253,12 +253,12 @@ class Output:
 
     def tree(self, node: Node) -> None:
         """A tree with lines, each node's cells beside each other; as deep as it may be, it stays narrow: from
-        `MOST_INDENTED` on, a node's depth is written in place of more indentation."""
+        `MAX_INDENT` on, a node's depth is written in place of more indentation."""
         waiting = [(node, "", "", 0)]
         while waiting:
             node, prefix, branch, depth = waiting.pop()
             self._branch(branch, node.cells)
-            indented = depth < MOST_INDENTED
+            indented = depth < MAX_INDENT
             label = "── " if indented else f"─({depth + 1})─ "
             for number, child in enumerate(reversed(node.children)):
                 last = not number

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import click
 
-from celery_asynctask.cli.command import Look, ask, command
+from celery_asynctask.cli.command import CommandContext, ask, command
 from celery_asynctask.operations import retention
 from celery_asynctask.operations.purge import BATCH, SOURCES_KEPT, Count, Purge
 from celery_asynctask.operations.retention import Rule, in_words
@@ -22,7 +22,13 @@ from celery_asynctask.operations.retention import Rule, in_words
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--batch", type=click.IntRange(1, 5000), default=BATCH, show_default=True, help="Tasks a transaction.")
 def purge(
-    look: Look, search: tuple[str, ...], older_than: str | None, unfinished: bool, dry_run: bool, yes: bool, batch: int
+    context: CommandContext,
+    search: tuple[str, ...],
+    older_than: str | None,
+    unfinished: bool,
+    dry_run: bool,
+    yes: bool,
+    batch: int,
 ) -> None:
     """Delete old tasks with their attempts: by the rules of asynctask_retention, or by --older-than.
 
@@ -38,17 +44,17 @@ def purge(
     """
     if search and older_than is None:
         raise click.UsageError("With a search, say how old tasks must be: --older-than 90d.")
-    output = look.output
+    output = context.output
     if older_than is None:
-        rules = retention.configured(look.settings.retention, look.now)
+        rules = retention.configured(context.settings.retention, context.now)
     else:
-        rules = retention.older_than(older_than, " ".join(search), look.now)
-    look.reader.close()  # it has found the tables
-    work = Purge(look.writer(look.settings), rules, output.now, unfinished=unfinished, batch=batch)
+        rules = retention.older_than(older_than, " ".join(search), context.now)
+    context.reader.close()  # it has found the tables
+    work = Purge(context.writer(context.settings), rules, output.now, unfinished=unfinished, batch=batch)
     with output.progress("Counting") as told:
         counts = work.count(told)
     due = sum(count.due for count in counts)
-    _show_counts(look, rules, counts)
+    _show_counts(context, rules, counts)
     if dry_run:
         return
     if retention.longest(rules) is None:
@@ -65,14 +71,14 @@ def purge(
     )
 
 
-def _show_counts(look: Look, rules: Sequence[Rule], counts: Sequence[Count]) -> None:
+def _show_counts(context: CommandContext, rules: Sequence[Rule], counts: Sequence[Count]) -> None:
     kept = [(rule.text, in_words(rule.age)) for rule in rules] + [("(no rule)", in_words(None))]
     rows = [
         (text, age, count.tasks, count.due, count.tasks - count.due)
         for (text, age), count in zip(kept, counts, strict=True)
     ]
-    if look.output.as_json:
+    if context.output.as_json:
         for text, age, tasks, due, keeps in rows:
-            look.output.json({"rule": text, "kept": age, "tasks": tasks, "due": due, "keeps": keeps})
+            context.output.json({"rule": text, "kept": age, "tasks": tasks, "due": due, "keeps": keeps})
         return
-    look.output.table(("rule", "kept", "tasks>", "due>", "keeps>"), rows)
+    context.output.table(("rule", "kept", "tasks>", "due>", "keeps>"), rows)

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import click
 
-from celery_asynctask.cli.command import Look, command
+from celery_asynctask.cli.command import CommandContext, command
 from celery_asynctask.cli.group import PROBLEM
 from celery_asynctask.cli.output import Output
 from celery_asynctask.core.accounting import plural
@@ -19,7 +19,7 @@ from celery_asynctask.operations.rerun import Candidate, Options, assess, link, 
 from celery_asynctask.present.reasons import reasons
 from celery_asynctask.queries import page
 from celery_asynctask.queries.reruns import reruns, routing_keys
-from celery_asynctask.queries.search.page import MOST_LOOKED_AT, MOST_ROWS
+from celery_asynctask.queries.search.page import MAX_ROWS, MAX_SCANNED
 from celery_asynctask.queries.task import find
 from celery_asynctask.store.models import AsyncTask
 
@@ -42,7 +42,7 @@ _SHORT: Final = 60
 @click.option(
     "-n",
     "--limit",
-    type=click.IntRange(1, MOST_ROWS),
+    type=click.IntRange(1, MAX_ROWS),
     default=100,
     show_default=True,
     help="Tasks that a search may find.",
@@ -54,7 +54,7 @@ _SHORT: Final = 60
 @click.option("--unfinished", is_flag=True, help="Also tasks that are not over.")
 @click.option("--force-name", is_flag=True, help="Also tasks that this app does not know.")
 def rerun(
-    look: Look,
+    context: CommandContext,
     task_ids: tuple[str, ...],
     search: str | None,
     limit: int,
@@ -72,10 +72,10 @@ def rerun(
     """
     if bool(task_ids) == (search is not None):
         raise click.UsageError("Give either ids of tasks or --search.")
-    output, app = look.output, look.app
-    tasks = _by_search(look, search, limit) if search is not None else _by_id(look, task_ids)
+    output, app = context.output, context.app
+    tasks = _by_search(context, search, limit) if search is not None else _by_id(context, task_ids)
     prepare(app)
-    candidates = _assessed(look, tasks, Options(queue, unfinished, again, force_name))
+    candidates = _assessed(context, tasks, Options(queue, unfinished, again, force_name))
     sendable = [one for one in candidates if not one.refusals]
     asks = not yes and sys.stdin.isatty() and not output.as_json
     if output.as_json:
@@ -87,49 +87,49 @@ def rerun(
     if not candidates:
         output.hint("No task is like that.")
     if not sendable:
-        look.context.exit(PROBLEM if candidates else 0)
+        context.click.exit(PROBLEM if candidates else 0)
     count = f"{len(sendable):,} {plural(len(sendable), 'task')}"
     if not yes and not asks:
         raise click.UsageError(f"Nothing was sent: nobody can be asked here. Give --yes to send {count}.")
     if asks and not click.confirm(f"Send {count} again?", err=True):
         output.hint("Nothing was sent.")
-        look.context.exit(PROBLEM)
+        context.click.exit(PROBLEM)
     link(app)
     reach_broker(app)
     failed = [one for one in sendable if not _sent(output, app, one, by or _user(), queue)]
     if failed or len(sendable) < len(candidates):
-        look.context.exit(PROBLEM)
+        context.click.exit(PROBLEM)
 
 
-def _by_id(look: Look, task_ids: Sequence[str]) -> list[AsyncTask]:
-    with look.reader.session() as session:
-        found = [find(look.reader, session, task_id) for task_id in task_ids]
+def _by_id(context: CommandContext, task_ids: Sequence[str]) -> list[AsyncTask]:
+    with context.reader.session() as session:
+        found = [find(context.reader, session, task_id) for task_id in task_ids]
     return list({task.celery_task_id: task for task in found}.values())
 
 
-def _by_search(look: Look, search: str, limit: int) -> list[AsyncTask]:
+def _by_search(context: CommandContext, search: str, limit: int) -> list[AsyncTask]:
     """Oldest first, the order in which they were asked for."""
-    with look.reader.session() as session:
-        found = page(look.reader, session, look.search((search,)), limit=limit)
+    with context.reader.session() as session:
+        found = page(context.reader, session, context.search((search,)), limit=limit)
     if found.looked_back_to is not None:
-        back_to = look.output.moment(found.looked_back_to)
-        look.output.hint(f"Looked at the newest {MOST_LOOKED_AT:,} tasks one by one, back to {back_to}.")
+        back_to = context.output.moment(found.looked_back_to)
+        context.output.hint(f"Looked at the newest {MAX_SCANNED:,} tasks one by one, back to {back_to}.")
     elif found.next is not None:
-        look.output.hint(f"There are more: these are the newest {limit:,}; --limit takes up to {MOST_ROWS:,}.")
+        context.output.hint(f"There are more: these are the newest {limit:,}; --limit takes up to {MAX_ROWS:,}.")
     return list(reversed(found.tasks))
 
 
-def _assessed(look: Look, tasks: Sequence[AsyncTask], how: Options) -> list[Candidate]:
-    with look.reader.session() as session:
-        before = reruns(look.reader, session, tasks)
+def _assessed(context: CommandContext, tasks: Sequence[AsyncTask], how: Options) -> list[Candidate]:
+    with context.reader.session() as session:
+        before = reruns(context.reader, session, tasks)
         keys = routing_keys(session, tasks)
     if before.looked_back_to is not None:
-        look.output.hint(
-            f"Looked for earlier reruns among the newest {MOST_LOOKED_AT:,} tasks, back to "
-            f"{look.output.moment(before.looked_back_to)}."
+        context.output.hint(
+            f"Looked for earlier reruns among the newest {MAX_SCANNED:,} tasks, back to "
+            f"{context.output.moment(before.looked_back_to)}."
         )
     return [
-        assess(look.app, one, how, before.by_task.get(one.celery_task_id, ()), keys.get(one.celery_task_id))
+        assess(context.app, one, how, before.by_task.get(one.celery_task_id, ()), keys.get(one.celery_task_id))
         for one in tasks
     ]
 

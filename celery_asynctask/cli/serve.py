@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from celery_asynctask.cli.command import Look, command
+from celery_asynctask.cli.command import CommandContext, command
 from celery_asynctask.errors import AsyncTaskError, SettingsError
 
 PORT = 5556
@@ -22,15 +22,15 @@ PORT = 5556
     "-p", "--port", type=click.IntRange(0, 65535), default=PORT, show_default=True, help="0: any that is free."
 )
 @click.option("--access-log", is_flag=True, help="Log every request, with what it searches for.")
-def serve(look: Look, host: str, port: int, access_log: bool) -> None:
+def serve(context: CommandContext, host: str, port: int, access_log: bool) -> None:
     """Serve the record over HTTP, until SIGTERM or Ctrl-C: the console for people, the API for programs.
 
     Whoever is on this host may read it, values included, unless asynctask_tokens or asynctask_access is set; at an
     address that others reach, one of them must be.
     """
     loopback = all(ipaddress.ip_address(one[4][0]).is_loopback for one in _addresses(host, 0))
-    api = _created(look, loopback=loopback)
-    if not loopback and not api.state.asynctask.gate.has_credentials:
+    api = _created(context, loopback=loopback)
+    if not loopback and not api.state.asynctask.authenticator.has_credentials:
         raise SettingsError(
             f"{host} can be reached by others: set asynctask_tokens (`celery asynctask token` makes one) or "
             "asynctask_access, or listen at 127.0.0.1."
@@ -50,10 +50,10 @@ def serve(look: Look, host: str, port: int, access_log: bool) -> None:
 
 
 @command("openapi > openapi.json", options=[])
-def openapi(look: Look) -> None:
+def openapi(context: CommandContext) -> None:
     """Print the OpenAPI document of the HTTP API: what client generators read. Neither starts a server nor looks at
     the database."""
-    click.echo(json.dumps(_created(look, loopback=False).openapi(), indent=2, ensure_ascii=False))
+    click.echo(json.dumps(_created(context, loopback=False).openapi(), indent=2, ensure_ascii=False))
 
 
 def _settle() -> None:
@@ -83,14 +83,14 @@ def _url(listening: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def _created(look: Look, *, loopback: bool) -> Any:
+def _created(context: CommandContext, *, loopback: bool) -> Any:
     """The ASGI application of the app that ``celery -A`` names. Raises `AsyncTaskError`, also where the extra is not
     installed."""
     try:
         from celery_asynctask.http import create_app
     except ImportError as exc:
         raise _without_extra(exc) from exc
-    return create_app(look.app, settings=look.settings, loopback=loopback)
+    return create_app(context.app, settings=context.settings, loopback=loopback)
 
 
 def _without_extra(exc: ImportError) -> AsyncTaskError:

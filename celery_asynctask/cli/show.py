@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import click
 
-from celery_asynctask.cli.command import Look, command, record
+from celery_asynctask.cli.command import CommandContext, command, record
 from celery_asynctask.cli.output import Output, span
 from celery_asynctask.core.columns import VALUES
 from celery_asynctask.core.links import trace_link
@@ -28,17 +28,17 @@ FOLDED_COLUMNS: Final = 240
 @command("show 5f0c2a", "show 5f0c2a --full --utc")
 @click.argument("task_id", metavar="ID")
 @click.option("--full", is_flag=True, help="Values and the tracebacks of all attempts, from beginning to end.")
-def show(look: Look, task_id: str, full: bool) -> None:
+def show(context: CommandContext, task_id: str, full: bool) -> None:
     """Everything about the task ID, or the one task whose id begins with it: how it went, every attempt, its values.
 
     Of an attempt: delayed is until its ETA or countdown, queued from then to its start. A value that is not there as it
     was says so: it was cut, redacted, erased, or only described.
     """
-    output, reader = look.output, look.reader
+    output, reader = context.output, context.reader
     with reader.session() as session:
         task = find(reader, session, task_id)
         runs = attempts(session, task)
-    link = trace_link(look.settings.trace_url, task.trace_id, task.span_id)
+    link = trace_link(context.settings.trace_url, task.trace_id, task.span_id)
     if output.as_json:
         told = [{"attempt": number, **record(run, "id")} for number, run in enumerate(runs, 1)]
         output.json({**record(task), "trace_url": link, "attempts": told})

@@ -6,9 +6,9 @@ import datetime as dt
 
 import click
 
-from celery_asynctask.cli.command import Look, command
+from celery_asynctask.cli.command import CommandContext, command
 from celery_asynctask.queries.statistics.measures import Percentiles
-from celery_asynctask.queries.statistics.names import MOST_LOOKED_AT, Name, Statistics, statistics, with_time
+from celery_asynctask.queries.statistics.names import MAX_SCANNED, Name, Statistics, statistics, with_time
 
 _COLUMNS = (
     *("name", "tasks>", "failed>", "rate>", "retries>"),
@@ -20,7 +20,7 @@ _COLUMNS = (
 
 @command("stats", "stats 'name:billing.*' since:7d", "stats customer:42 since:2026-01-01 until:2026-02-01 --json")
 @click.argument("search", nargs=-1)
-def stats(look: Look, search: tuple[str, ...]) -> None:
+def stats(context: CommandContext, search: tuple[str, ...]) -> None:
     """How the tasks that SEARCH finds do, by name: how many, how many failed, waits and run times, throughput.
 
     Failed are FAILURE, LOST and REJECTED. A wait is from when a task was asked for to its first start, a run from there
@@ -28,10 +28,10 @@ def stats(look: Look, search: tuple[str, ...]) -> None:
     for. SEARCH is as for list; where it names no time, the last day is looked at, and never more than the newest
     100,000 tasks.
     """
-    output = look.output
+    output = context.output
     now = output.now
-    with look.reader.session() as session:
-        found = statistics(look.reader, session, with_time(look.search(search), now), now)
+    with context.reader.session() as session:
+        found = statistics(context.reader, session, with_time(context.search(search), now), now)
     if output.as_json:
         for name in found.names:
             output.json(_value(found, name))
@@ -55,7 +55,7 @@ def stats(look: Look, search: tuple[str, ...]) -> None:
     else:
         output.hint("No task is like that.")
     output.hint(f"Tasks asked for from {output.moment(found.since)} to {output.moment(found.until)}.")
-    output.bounded(MOST_LOOKED_AT, "tasks", found.looked_back_to)
+    output.bounded(MAX_SCANNED, "tasks", found.looked_back_to)
 
 
 def _lengths(found: Percentiles) -> list[dt.timedelta | None]:

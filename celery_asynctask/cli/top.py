@@ -16,11 +16,11 @@ from typing import Any, Final
 
 import click
 
-from celery_asynctask.cli.command import Look, command
+from celery_asynctask.cli.command import CommandContext, command
 from celery_asynctask.cli.output import Output, span
 from celery_asynctask.errors import StoreError
 from celery_asynctask.present.symbols import SIGNS
-from celery_asynctask.queries.statistics.overview import MOST_RUNNING, Overview, overview
+from celery_asynctask.queries.statistics.overview import MAX_RUNNING, Overview, overview
 from celery_asynctask.store.models import AsyncTask
 
 NAMES_SHOWN: Final = 6
@@ -42,15 +42,15 @@ _OTHER_LINES: Final = 22
     metavar="SECONDS",
     help="How often to look.",
 )
-def top(look: Look, interval: float) -> None:
+def top(context: CommandContext, interval: float) -> None:
     """What runs, fails and is lost now, and how the recorder does; the key q, or Ctrl-C, ends it.
 
     Without a terminal, and with --json, it looks once.
     """
-    output, reader = look.output, look.reader
+    output, reader = context.output, context.reader
     if output.rich is not None:
         with _signals():
-            _Screen(look, interval).run()
+            _Screen(context, interval).run()
         return
     with reader.session() as session:
         found = overview(reader, session, output.now, rows=ROWS)
@@ -116,7 +116,7 @@ def _running(found: Overview) -> str:
     names = [f"{name} {tasks:,}" for name, tasks in list(found.running.items())[:NAMES_SHOWN]]
     if (more := len(found.running) - NAMES_SHOWN) > 0:
         names.append(f"and {more} more names")
-    return f"{count:,}{' or more' if count == MOST_RUNNING else ''}: {', '.join(names)}"
+    return f"{count:,}{' or more' if count == MAX_RUNNING else ''}: {', '.join(names)}"
 
 
 def _recording(found: Overview) -> list[tuple[str, str]]:
@@ -157,9 +157,9 @@ def _value(found: Overview) -> dict[str, Any]:
 class _Screen:
     """The live view. A thread of its own asks the database: one that is away holds up neither screen nor keys."""
 
-    def __init__(self, look: Look, interval: float) -> None:
-        self.output = look.output
-        self.reader = look.reader
+    def __init__(self, context: CommandContext, interval: float) -> None:
+        self.output = context.output
+        self.reader = context.reader
         self.interval = interval
         self._ended = threading.Event()
         self._found: Overview | None = None

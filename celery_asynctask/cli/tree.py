@@ -11,13 +11,13 @@ from typing import Any, Final
 import click
 
 from celery_asynctask.cli import waterfall as bars
-from celery_asynctask.cli.command import Look, command
+from celery_asynctask.cli.command import CommandContext, command
 from celery_asynctask.cli.output import Node, Output
 from celery_asynctask.core.accounting import plural
 from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.present.symbols import SIGNS
 from celery_asynctask.queries.task import find
-from celery_asynctask.queries.workflow.members import MOST_MEMBERS, MOST_RUNS, Run, runs, workflow
+from celery_asynctask.queries.workflow.members import MAX_MEMBERS, MAX_RUNS, Run, runs, workflow
 from celery_asynctask.queries.workflow.tree import Member, Placed, failed_branches, lineage
 
 SHORTEST_ID: Final = 8
@@ -30,14 +30,14 @@ ASKED: Final = "◀"
 @click.argument("task_id", metavar="ID")
 @click.option("--waterfall", is_flag=True, help="Draw it in time, every run of every task.")
 @click.option("--failed", is_flag=True, help="Only the branches with failures.")
-def tree(look: Look, task_id: str, waterfall: bool, failed: bool) -> None:
+def tree(context: CommandContext, task_id: str, waterfall: bool, failed: bool) -> None:
     """The whole workflow that the task ID is in, or the one task whose id begins with it: what was started by what,
     steps that were never sent included.
 
     The critical path is marked: the tasks that decided when the workflow ended, from its first to its last. While it is
     not over, they lead to the task that it waits for.
     """
-    output, reader = look.output, look.reader
+    output, reader = context.output, context.reader
     with reader.session() as session:
         task = find(reader, session, task_id)
         found = workflow(reader, session, task)
@@ -61,9 +61,9 @@ def tree(look: Look, task_id: str, waterfall: bool, failed: bool) -> None:
     if failed and not shown:
         output.hint("Nothing in this workflow has failed.")
     if found.bounded:
-        output.hint(f"The workflow has more than {MOST_MEMBERS:,} tasks; these are the first that were asked for.")
-    if sum(map(len, attempts.values())) >= MOST_RUNS:
-        output.hint(f"It has more than {MOST_RUNS:,} runs; those of some tasks are missing here.")
+        output.hint(f"The workflow has more than {MAX_MEMBERS:,} tasks; these are the first that were asked for.")
+    if sum(map(len, attempts.values())) >= MAX_RUNS:
+        output.hint(f"It has more than {MAX_RUNS:,} runs; those of some tasks are missing here.")
 
 
 def shortened(ids: Iterable[str]) -> dict[str, str]:

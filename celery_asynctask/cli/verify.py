@@ -10,7 +10,7 @@ from typing import Final
 
 import click
 
-from celery_asynctask.cli.command import Look, command
+from celery_asynctask.cli.command import CommandContext, command
 from celery_asynctask.cli.group import PROBLEM
 from celery_asynctask.cli.output import Output
 from celery_asynctask.core.accounting import Account, Ledger, counts, listed, plural
@@ -19,7 +19,7 @@ from celery_asynctask.journal.survey import Survey, survey_of
 from celery_asynctask.queries.completeness import completeness
 from celery_asynctask.queries.search.filter import term
 
-MOST_LISTED: Final = 1000
+MAX_LISTED: Final = 1000
 """Processes that are listed for a person."""
 _ABOUT: Final = ("source", "host", "pid", "role", "last_seen_at", "ended_at")
 """Of an account, beside its counts."""
@@ -30,21 +30,21 @@ _COLUMNS: Final = ("source", "role", "last seen", *_NUMBERS, "because")
 @command("verify", "verify --since 2d --all", "verify --json | head -1")
 @click.option("--since", metavar="TIME", help="Only processes that were seen since then: 2d, or 2026-01-31.")
 @click.option("--all", "everything", is_flag=True, help="List all processes, not those alone that lack something.")
-def verify(look: Look, since: str | None, everything: bool) -> None:
+def verify(context: CommandContext, since: str | None, everything: bool) -> None:
     """Is the record complete? Accounts for every event that a process wrote.
 
     Exits with 0 only when nothing is missing, dropped or in quarantine, and nothing lies in the journal of this host
     that nobody drains. With --json, the first line is the sum, each other one a process.
     """
-    output = look.output
-    moment = _moment(look, since) if since is not None else None
-    survey = survey_of(look.settings.directory)
+    output = context.output
+    moment = _moment(context, since) if since is not None else None
+    survey = survey_of(context.settings.directory)
     try:
-        found = completeness(look.reader, survey, since=moment, everything=everything)
+        found = completeness(context.reader, survey, since=moment, everything=everything)
     except OSError as exc:
         raise JournalError(
-            f"The journal directory {look.settings.directory} cannot be read: {exc.strerror or exc}. Run this as the "
-            "user of the workers."
+            f"The journal directory {context.settings.directory} cannot be read: {exc.strerror or exc}. Run this as "
+            "the user of the workers."
         ) from exc
     if output.as_json:
         ledger = found.ledger
@@ -55,22 +55,22 @@ def verify(look: Look, since: str | None, everything: bool) -> None:
     else:
         output.line(found.ledger.sentence())
         _list(output, found.accounts)
-        for line in _advice(found.ledger, look.settings.directory, survey):
+        for line in _advice(found.ledger, context.settings.directory, survey):
             output.line(line)
     if not found.ledger.complete:
-        look.context.exit(PROBLEM)
+        context.click.exit(PROBLEM)
 
 
-def _moment(look: Look, since: str) -> dt.datetime:
+def _moment(context: CommandContext, since: str) -> dt.datetime:
     """The time that ``since:`` means in a search."""
-    moment = look.search((term("since", since),)).terms[0].values[0].value
+    moment = context.search((term("since", since),)).terms[0].values[0].value
     if not isinstance(moment, dt.datetime):
         raise FilterError("'since' must be a time or a duration before now.")
     return moment
 
 
 def _list(output: Output, accounts: list[Account]) -> None:
-    for host, group in groupby(accounts[:MOST_LISTED], key=lambda one: one.host):
+    for host, group in groupby(accounts[:MAX_LISTED], key=lambda one: one.host):
         output.title(f"Host {output.show(host)}")
         output.table(
             _COLUMNS,
@@ -90,7 +90,7 @@ def _list(output: Output, accounts: list[Account]) -> None:
                 for one in group
             ),
         )
-    if (more := len(accounts) - MOST_LISTED) > 0:
+    if (more := len(accounts) - MAX_LISTED) > 0:
         output.hint(f"{more:,} more processes: --json lists them all.")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from celery_asynctask.cli.command import Look, command
+from celery_asynctask.cli.command import CommandContext, command
 from celery_asynctask.present.diagnosis import Words, explain
 from celery_asynctask.present.symbols import SIGNS
 from celery_asynctask.queries.diagnosis import evidence
@@ -13,12 +13,12 @@ from celery_asynctask.queries.task import find
 
 @command("why 5f0c2a", "why 5f0c2a --json")
 @click.argument("task_id", metavar="ID")
-def why(look: Look, task_id: str) -> None:
+def why(context: CommandContext, task_id: str) -> None:
     """Why the task ID, or the one task whose id begins with it, failed, waits, or is what it is: the short answer.
 
     Of a step that was never sent, the task that it was not sent for, and why that one failed.
     """
-    output, reader = look.output, look.reader
+    output, reader = context.output, context.reader
     with reader.session() as session:
         task = find(reader, session, task_id)
         found = evidence(reader, session, task)

@@ -14,8 +14,8 @@ from celery_asynctask.console import markup
 from celery_asynctask.web.problem import ProblemError, invalid
 from celery_asynctask.web.service import Service, same_site
 
-MOST_FIELDS: Final = 20
-_MOST_KEPT: Final = 30 * 86_400
+MAX_FIELDS: Final = 20
+_MAX_AGE: Final = 30 * 86_400
 """Seconds that a browser keeps the cookie."""
 
 
@@ -27,8 +27,8 @@ def asked(request: Request, exc: ProblemError | None = None, told: str = "", bac
     found = markup.render(
         request,
         "sign-in.html",
-        takes_tokens=service.gate.takes_tokens,
-        detail=told or (exc.detail if exc and not service.gate.takes_tokens else ""),
+        takes_tokens=service.authenticator.takes_tokens,
+        detail=told or (exc.detail if exc and not service.authenticator.takes_tokens else ""),
         back=_safe(here if back is None else back),
     )
     headers = {**markup.SECURITY, **(exc.headers if exc else {})}
@@ -42,13 +42,13 @@ async def _sign_in(request: Request) -> Response:
     form = await fields(request)
     token, back = form.get("token", "").strip(), _safe(form.get("back", ""))
     service: Service = request.app.state.asynctask
-    if service.gate.holder(token) is None:
+    if service.authenticator.holder(token) is None:
         return asked(request, told="That token is not known here.", back=back)
     answer = RedirectResponse(back or markup.url(request), 303, headers=markup.SECURITY)
     answer.set_cookie(
         markup.COOKIE,
         token,
-        max_age=_MOST_KEPT,
+        max_age=_MAX_AGE,
         path=request.scope.get("root_path", "") or "/",
         secure=request.url.scheme == "https",
         httponly=True,
@@ -68,9 +68,9 @@ async def fields(request: Request) -> dict[str, str]:
     """Of a form that was sent: the first of each name. Raises `ProblemError`."""
     body = (await request.body()).decode("utf-8", "replace")
     try:
-        return {name: values[0] for name, values in parse_qs(body, max_num_fields=MOST_FIELDS).items()}
+        return {name: values[0] for name, values in parse_qs(body, max_num_fields=MAX_FIELDS).items()}
     except ValueError as exc:
-        raise invalid("body", f"A form here has at most {MOST_FIELDS} fields.") from exc
+        raise invalid("body", f"A form here has at most {MAX_FIELDS} fields.") from exc
 
 
 def _safe(back: str) -> str:

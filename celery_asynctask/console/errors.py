@@ -19,7 +19,7 @@ from celery_asynctask.queries.failures.groups import BUCKETS, Failures, Group, f
 from celery_asynctask.queries.search.filter import MAX_VALUES, parse, quoted, term
 from celery_asynctask.queries.types import Session
 
-MOST: Final = (1000, 10_000)
+SCANNED: Final = (1000, 10_000)
 """Newest failures that are looked at: as many as within a tenth of a second, or all that are ever grouped."""
 CAUSES: Final = (50, 1000)
 """Groups that are shown."""
@@ -51,37 +51,37 @@ class Cause(NamedTuple):
 
 async def errors(page: Page) -> Response:
     """What fails of what a search finds."""
-    page.asked("search", "sort", "most", "causes")
+    page.query("search", "sort", "most", "causes")
     sort = page.choice("sort", SORTS, "count")
-    most, limit = int(page.choice("most", MOST, MOST[0])), int(page.choice("causes", CAUSES, CAUSES[0]))
+    scanned, shown = int(page.choice("most", SCANNED, SCANNED[0])), int(page.choice("causes", CAUSES, CAUSES[0]))
     search = page.search(page.now)
     shared = {
         "search": search,
         "sort": sort,
-        "most": most,
-        "limit": limit,
+        "most": scanned,
+        "limit": shown,
         "sorts": {name: title for name, (title, _) in SORTS.items()},
         "shortcuts": SHORTCUTS,
-        "most_causes": CAUSES[-1],
-        "most_failures": MOST[-1],
+        "max_causes": CAUSES[-1],
+        "max_failures": SCANNED[-1],
     }
     if search.refusal:
         return page.error("errors.html", 422, found=None, **shared)
 
     def make(session: Session) -> Mapping[str, object]:
-        found = failures(page.reader, session, search.filter, most=most)
+        found = failures(page.reader, session, search.filter, limit=scanned)
         groups = sorted(found.groups, key=SORTS[sort][1], reverse=True)
-        shown = groups[:limit]
+        head = groups[:shown]
         return {
             **shared,
             "found": found,
-            "causes": list(_causes(page, search, found, shown)),
-            "left": len(groups) - len(shown),
-            "left_tasks": sum(group.tasks for group in groups[len(shown) :]),
+            "causes": list(_causes(page, search, found, head)),
+            "left": len(groups) - len(head),
+            "left_tasks": sum(group.tasks for group in groups[len(head) :]),
             "names_shown": NAMES_SHOWN,
         }
 
-    return await page.answer("errors.html", make, lasting=not search.relative)
+    return await page.answer("errors.html", make, cacheable=not search.relative)
 
 
 def _causes(page: Page, search: Search, found: Failures, groups: Sequence[Group]) -> Iterator[Cause]:
@@ -91,9 +91,9 @@ def _causes(page: Page, search: Search, found: Failures, groups: Sequence[Group]
     names_status = any(one.key == "status" for one in search.filter.terms)
     for group in groups:
         key = repr((group.error_type, group.message, group.place)).encode(errors="surrogatepass")
-        most = max(group.counts)
+        peak = max(group.counts)
         bars = [
-            (max(count / most, 0.08) if count else 0.0, "bad", f"{period}: {count:,}")
+            (max(count / peak, 0.08) if count else 0.0, "bad", f"{period}: {count:,}")
             for period, count in zip(periods, group.counts, strict=True)
         ]
         yield Cause(
@@ -104,7 +104,7 @@ def _causes(page: Page, search: Search, found: Failures, groups: Sequence[Group]
                 search=search_of(group, search.text, page.now),
                 status=[] if names_status or group.error_type in FAILED else [status.value for status in FAILED],
             ),
-            peak=f"Failures over time; most, {most:,}, from {periods[group.counts.index(most)]}",
+            peak=f"Failures over time; most, {peak:,}, from {periods[group.counts.index(peak)]}",
             bars=bars,
         )
 

@@ -14,11 +14,11 @@ from celery_asynctask.errors import FilterError
 from celery_asynctask.queries.search.filter import parse_value, quoted
 from celery_asynctask.queries.statistics.measures import Percentiles
 from celery_asynctask.queries.statistics.names import (
-    MOST_OF_A_NAME,
+    MAX_PER_NAME,
     Name,
     Statistics,
     by_name,
-    named,
+    name_detail,
     statistics,
     with_time,
 )
@@ -26,9 +26,9 @@ from celery_asynctask.queries.statistics.series import FEWER, series
 from celery_asynctask.queries.types import Session
 from celery_asynctask.web.problem import invalid, not_found
 
-MOST_LOOKED_AT: Final = 20_000
+MAX_SCANNED: Final = 20_000
 """Tasks of all names: a page is not to take as long as a report does."""
-MOST_SHOWN: Final = 500
+MAX_SHOWN: Final = 500
 """Names of a page."""
 SHORTCUTS: Final = (("Last hour", "since:1h"), ("Last day", "since:1d"), ("Last week", "since:7d"))
 
@@ -57,7 +57,7 @@ ORDERS: Final = ("name", *COLUMNS)
 
 async def names(page: Page) -> Response:
     """How the tasks of each name do, of those that a search finds: of the last day where it names no time."""
-    page.asked("search", "order")
+    page.query("search", "order")
     order = page.choice("order", ORDERS, "tasks")
     end = page.this_minute
     search = page.search(end)  # from a whole minute, so that it is the same within one
@@ -68,15 +68,15 @@ async def names(page: Page) -> Response:
     is_of_day = within != search.filter
 
     def make(session: Session) -> Mapping[str, object]:
-        found = statistics(page.reader, session, within, end, most=MOST_LOOKED_AT)
+        found = statistics(page.reader, session, within, end, limit=MAX_SCANNED)
         shown = ordered(found, order)
         return {
             **shared,
             "narrow": f"{search.text} since:1d".strip() if is_of_day else search.text,
             "is_of_day": is_of_day,
             "found": found,
-            "shown": shown[:MOST_SHOWN],
-            "most_looked_at": MOST_LOOKED_AT,
+            "shown": shown[:MAX_SHOWN],
+            "max_scanned": MAX_SCANNED,
         }
 
     return await page.answer("names.html", make, end)
@@ -93,7 +93,7 @@ def ordered(found: Statistics, order: str) -> Sequence[Name]:
 
 async def name(page: Page) -> Response:
     """The tasks of one name. It stands in the query, for in a path browsers would make another of some names."""
-    of = page.asked("name")["name"]
+    of = page.query("name")["name"]
     try:
         parse_value("name", quoted(of), page.now)
     except FilterError as exc:
@@ -103,17 +103,17 @@ async def name(page: Page) -> Response:
 
     def make(session: Session) -> Mapping[str, object]:
         reader = page.reader
-        parts = series(reader, session, search, end, most=FEWER)
-        latest = named(reader, session, of)
+        parts = series(reader, session, search, end, limit=FEWER)
+        latest = name_detail(reader, session, of)
         if not latest.newest:
             raise not_found(f"There is no task of the name {of[:80]!r}.")
-        day = statistics(reader, session, with_time(search, end), end, most=MOST_OF_A_NAME)
+        day = statistics(reader, session, with_time(search, end), end, limit=MAX_PER_NAME)
         return {
             "of": of,
             "latest": latest,
             "day": day,
             "told": next(iter(day.names), None),
-            "most_looked_at": MOST_OF_A_NAME,
+            "max_scanned": MAX_PER_NAME,
             "sparks": sparks(parts),
             "sparks_note": sparks_note(parts),
         }

@@ -12,10 +12,10 @@ from celery_asynctask.console.spark import sparks, sparks_note
 from celery_asynctask.core.accounting import Ledger
 from celery_asynctask.core.status import FAILED, AsyncTaskStatus
 from celery_asynctask.queries.search.filter import Filter
-from celery_asynctask.queries.statistics.counts import MOST_STANDING, is_empty, standing
-from celery_asynctask.queries.statistics.overview import MOST_RUNNING
+from celery_asynctask.queries.statistics.counts import MAX_BACKLOG, backlog, is_empty
+from celery_asynctask.queries.statistics.overview import MAX_RUNNING
 from celery_asynctask.queries.statistics.overview import overview as overview_of
-from celery_asynctask.queries.statistics.series import FEWER, MOST_LOOKED_AT, series
+from celery_asynctask.queries.statistics.series import FEWER, MAX_SCANNED, series
 from celery_asynctask.queries.types import Session
 
 ROWS: Final = 10
@@ -25,7 +25,7 @@ WAITING: Final = (AsyncTaskStatus.PENDING, AsyncTaskStatus.RECEIVED, AsyncTaskSt
 
 async def overview(page: Page) -> Response:
     """What happens now."""
-    page.asked()
+    page.query()
     end = page.this_minute
     whole = page.access.customers is None  # events are of processes, not of customers
     ledger = (await page.service.run(page.health)).ledger if whole else None
@@ -35,15 +35,15 @@ async def overview(page: Page) -> Response:
         reader = page.reader  # which connects: not before we are in a thread
         if is_empty(reader, session):
             return {"found": None, **record}
-        parts = series(reader, session, Filter(), end, most=MOST_LOOKED_AT if whole else FEWER)
+        parts = series(reader, session, Filter(), end, limit=MAX_SCANNED if whole else FEWER)
         found = overview_of(reader, session, end, rows=ROWS)
         return {
             "found": found,
             **record,
-            "now": standing(reader, session),
-            "most_counted": MOST_STANDING,
-            "most_running": MOST_RUNNING,
-            "names_are_of_some": sum(found.running.values()) >= MOST_RUNNING,
+            "now": backlog(reader, session),
+            "max_counted": MAX_BACKLOG,
+            "max_running": MAX_RUNNING,
+            "names_are_of_some": sum(found.running.values()) >= MAX_RUNNING,
             "waiting": WAITING,
             "failures_of_hour": sum(found.counts.get(one, 0) for one in FAILED),
             "sparks": sparks(parts),

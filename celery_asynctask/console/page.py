@@ -62,7 +62,7 @@ class Page(Caller):
         whole: str = self.request.scope["path"]
         return whole.removeprefix(self.request.scope.get("root_path", ""))
 
-    def asked(self, *names: str, often: Collection[str] = ()) -> dict[str, str]:
+    def query(self, *names: str, often: Collection[str] = ()) -> dict[str, str]:
         """The query's parameters, empty where they are not given; those ``often`` are had by `choices`. Raises
         `ProblemError` for any other: a slip in a link must not look like an answer."""
         given = self.request.query_params
@@ -94,7 +94,7 @@ class Page(Caller):
         return Search(text, Filter(tuple(terms)), relative)
 
     async def answer(
-        self, template: str, make: Callable[[Session], Mapping[str, object]], *more: Hashable, lasting: bool = True
+        self, template: str, make: Callable[[Session], Mapping[str, object]], *more: Hashable, cacheable: bool = True
     ) -> Response:
         """The page that ``template`` makes of what ``make`` finds in a session, or 304 where the browser has it.
         ``more``, besides the path and its query, is what it depends on; not ``lasting`` as in `Answers.answer`."""
@@ -108,7 +108,7 @@ class Page(Caller):
                 key,
                 lambda session: self.render(template, **make(session)),
                 Reader.session,
-                lasting=lasting,
+                cacheable=cacheable,
                 media_type="text/html",
                 headers=markup.SECURITY,
             )

@@ -82,12 +82,12 @@ def ticks(scale: Scale) -> list[Tick]:
     return found
 
 
-def drawing(member: Member, runs: Sequence[Run], found: Sequence[Part], scale: Scale, most: int) -> Drawing:
+def drawing(member: Member, runs: Sequence[Run], found: Sequence[Part], scale: Scale, limit: int) -> Drawing:
     """A task's row: what its time went into, at most so many runs, the last ones."""
     if member.unsent or not found:
         return Drawing((), "never sent" if member.unsent else "not sent yet", 0)
     said = list(_said(runs, found))
-    first = max(len(found) - most * 3, 0)  # a run waits, is queued, and runs
+    first = max(len(found) - limit * 3, 0)  # a run waits, is queued, and runs
     bars = [_bar(part, says, scale) for part, says in zip(found[first:], said[first:], strict=True)]
     shown = sorted((one for one in bars if one is not None), key=lambda one: _ORDER[Time(one.kind)])
     left_out = sum(part.time in (Time.RAN, Time.FAILED, Time.UNKNOWN) for part in found[:first])

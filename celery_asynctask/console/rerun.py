@@ -31,7 +31,7 @@ def _by(page: Page) -> str:
 
 async def preview(page: Page) -> Response:
     """What would be sent, and what speaks against it."""
-    asked = page.asked(*REMEDIES)
+    asked = page.query(*REMEDIES)
 
     def work() -> Response:
         reader = page.reader
@@ -63,7 +63,7 @@ async def preview(page: Page) -> Response:
 
 async def confirmed(page: Page) -> Response:
     """Send it."""
-    page.asked()
+    page.query()
     asked = await entry.fields(page.request)
 
     def work() -> Response:
@@ -77,7 +77,7 @@ async def confirmed(page: Page) -> Response:
 
 async def sent(page: Page) -> Response:
     """It was sent; what came of it is perhaps not stored yet."""
-    new = page.asked("id")["id"]
+    new = page.query("id")["id"]
     if not is_id(new):
         raise invalid("id", "This page has the id of the task that was sent.")
 
@@ -96,7 +96,7 @@ async def sent(page: Page) -> Response:
             "just_sent": row.celery_task_id in page.service.sent,
         }
 
-    return await page.answer("rerun.html", make, lasting=False)
+    return await page.answer("rerun.html", make, cacheable=False)
 
 
 def _options(asked: Mapping[str, str]) -> Options:

@@ -21,7 +21,7 @@ class Spark(NamedTuple):
     values: Sequence[Bar]
     last: str
     """What the last hour has."""
-    most: str
+    peak: str
     """What the hour with the most has; empty: there is nothing at all."""
 
 
@@ -41,9 +41,9 @@ def sparks_note(parts: Sequence[Part]) -> str:
     looked_at = max((one.tasks for one in parts if one.looked_back_to is not None), default=None)
     if looked_at is not None:
         said += f" Rates and times of an hour with many tasks are those of its newest {looked_at:,}."
-    most = max((one.there for one in parts if one.has_more), default=None)
-    if most is not None:
-        said += f" Tasks of an hour are counted up to {most:,}."
+    peak = max((one.there for one in parts if one.has_more), default=None)
+    if peak is not None:
+        said += f" Tasks of an hour are counted up to {peak:,}."
     return said
 
 
@@ -60,11 +60,11 @@ def _spark(
         ((one or 0) / top if top else 0.0, class_, f"{_hour(part)}: {words(part, one)}")
         for part, one in zip(parts, values, strict=True)
     ]
-    most = ""
+    peak = ""
     if top:
         part = parts[values.index(top)]
-        most = f"{words(part, top)} at {_hour(part)}"
-    return Spark(title, bars, words(parts[-1], values[-1]), most)
+        peak = f"{words(part, top)} at {_hour(part)}"
+    return Spark(title, bars, words(parts[-1], values[-1]), peak)
 
 
 def _hour(part: Part) -> str:

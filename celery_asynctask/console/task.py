@@ -21,7 +21,7 @@ from celery_asynctask.core.text import span
 from celery_asynctask.errors import NotFoundError
 from celery_asynctask.present.diagnosis import Words, explain
 from celery_asynctask.queries.diagnosis import Evidence, evidence
-from celery_asynctask.queries.task import MOST_COUNTED, around, attempts, exact, find, is_id, number_of, of_page
+from celery_asynctask.queries.task import MAX_COUNTED, attempts, exact, find, is_id, number_of, of_page, task_detail
 from celery_asynctask.queries.types import PageRow, Session, TaskColumns, TaskLike, TaskRow
 from celery_asynctask.queries.workflow.timeline import Course, courses
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
@@ -31,7 +31,7 @@ VALUES: Final = {"args": "task_args", "kwargs": "task_kwargs", "result": "result
 """By how a page calls them, the columns."""
 ATTEMPTS: Final = 20
 """Of a task that are shown at a time."""
-MOST_TRACEBACK: Final = MAX_TRACEBACK + 1000
+MAX_SHOWN_TRACEBACK: Final = MAX_TRACEBACK + 1000
 """Characters of the end of a traceback that are shown, with what says that it was cut."""
 TICK: Final = 10
 """Seconds for which the page of a task that nothing happens to stays the same."""
@@ -107,7 +107,7 @@ def routes(below: str, make: Make, right: Right = Right.READ, method: str = "GET
 
 async def task(page: Page) -> Response:
     """All about one task."""
-    asked = page.asked("attempts")
+    asked = page.query("attempts")
     now = floored(page.now, TICK)
 
     def make(session: Session) -> Mapping[str, object]:
@@ -140,15 +140,15 @@ def _found(page: Page, session: Session, row: PageRow, base: str, first: str, no
         "attempts": _attempts(session, row, told.runs, first, now),
         "runs": told.runs,
         "per_page": ATTEMPTS,
-        "around": around(reader, session, row),
-        "most_counted": MOST_COUNTED,
+        "detail": task_detail(reader, session, row),
+        "max_counted": MAX_COUNTED,
         "values": values(page, row),
         "progress": value.progress(content),
         "rerun_of": rerun_of if rerun_of and is_id(rerun_of) else None,
         "rerun_by": value.member(content, "rerun_by"),
         "links": _links(page, row, last, now),
         "may_rerun": page.access.may(Right.RERUN),
-        "most_message": MAX_MESSAGE,
+        "max_message": MAX_MESSAGE,
     }
 
 
@@ -190,7 +190,7 @@ def _attempts(session: Session, row: TaskLike, total: int, first: str, now: dt.d
     found = []
     for number, (run, course) in enumerate(zip(runs, courses(row, runs, now), strict=True), begin):
         if start <= number < start + ATTEMPTS:
-            text = (run.traceback or "")[-MOST_TRACEBACK:]
+            text = (run.traceback or "")[-MAX_SHOWN_TRACEBACK:]
             own = frames.folded(text, run.name.partition(".")[0]) if text else ""
             looks = OUTCOMES.get(course.outcome, AsyncTaskStatus.LOST)
             found.append(Attempt(number, run, course, looks, text, own))
@@ -227,7 +227,7 @@ def _links(page: Page, row: TaskLike, last: AsyncTaskAttempt | None, now: dt.dat
 
 async def file(page: Page) -> Response:
     """A value as it is stored."""
-    page.asked()
+    page.query()
     page.need(Right.PAYLOADS)
     column = VALUES.get(page.request.path_params["name"])
     if column is None:
@@ -248,7 +248,7 @@ async def file(page: Page) -> Response:
 
 async def elsewhere(page: Page) -> Response:
     """Leads to the page of a task whose id cannot be in a path."""
-    task_id = page.asked("id")["id"]
+    task_id = page.query("id")["id"]
 
     def work() -> Response:
         with page.reader.session() as session:

@@ -17,7 +17,7 @@ from celery_asynctask.queries.reader import TASK_COLUMNS, task_columns
 from celery_asynctask.queries.search.filter import Filter, Term, Value
 from celery_asynctask.queries.search.page import Page as Found
 from celery_asynctask.queries.search.page import page as page_of
-from celery_asynctask.queries.statistics.counts import MOST_COUNTED, counts
+from celery_asynctask.queries.statistics.counts import MAX_COUNTED, counts
 from celery_asynctask.queries.types import Session, TaskRow
 from celery_asynctask.web.answer import task_document
 from celery_asynctask.web.parameters import ORDER_BY
@@ -64,7 +64,7 @@ SHOWN: Final = ("status", "name", "customer", "creator", "created", "wait", "run
 """Columns, unless others are chosen."""
 
 
-class Asked(NamedTuple):
+class Query(NamedTuple):
     """What the page's query says."""
 
     search: Search
@@ -83,11 +83,11 @@ class Asked(NamedTuple):
         return Filter((*self.search.filter.terms, status))
 
 
-def understood(page: Page) -> Asked:
+def parse_query(page: Page) -> Query:
     """Raises `ProblemError`, but for a search that was not understood."""
-    given = page.asked("search", "ordering", "cursor", "limit", often=("status", "columns"))
+    given = page.query("search", "ordering", "cursor", "limit", often=("status", "columns"))
     named = page.choices("columns", COLUMNS)
-    return Asked(
+    return Query(
         statuses=page.choices("status", AsyncTaskStatus.__members__),
         ordering=page.choice("ordering", ORDER_BY, "-createdAt"),
         cursor=given["cursor"],
@@ -99,38 +99,38 @@ def understood(page: Page) -> Asked:
 
 async def tasks(page: Page) -> Response:
     """What a search finds."""
-    asked = understood(page)
+    query = parse_query(page)
     shared = {
-        "asked": asked,
+        "query": query,
         "columns": COLUMNS,
         "shortcuts": SHORTCUTS,
         "orders": ORDERS,
         "limits": LIMITS,
     }
-    if asked.search.refusal:
+    if query.search.refusal:
         return page.error("tasks.html", 422, found=None, **shared)
 
     def make(session: Session) -> Mapping[str, object]:
         return {
             **shared,
-            "found": _found(page, asked, session, values=False),
-            "counts": counts(page.reader, session, asked.search.filter),
+            "found": _found(page, query, session, values=False),
+            "counts": counts(page.reader, session, query.search.filter),
             "statuses": AsyncTaskStatus,
-            "most_counted": MOST_COUNTED,
+            "max_counted": MAX_COUNTED,
         }
 
-    return await page.answer("tasks.html", make, lasting=not asked.search.relative)
+    return await page.answer("tasks.html", make, cacheable=not query.search.relative)
 
 
-def _found(page: Page, asked: Asked, session: Session, *, values: bool) -> Found:
+def _found(page: Page, query: Query, session: Session, *, values: bool) -> Found:
     try:
         return page_of(
             page.reader,
             session,
-            asked.filter,
-            limit=asked.limit,
-            after=asked.cursor or None,
-            order=ORDER_BY[asked.ordering],
+            query.filter,
+            limit=query.limit,
+            after=query.cursor or None,
+            order=ORDER_BY[query.ordering],
             columns=task_columns(page.reader.dialect, values=values),
         )
     except FilterError as exc:
@@ -139,27 +139,27 @@ def _found(page: Page, asked: Asked, session: Session, *, values: bool) -> Found
 
 def _file(write: Callable[[Sequence[TaskRow], bool], str], media_type: str, suffix: str) -> Make:
     async def file(page: Page) -> Response:
-        asked = understood(page)
+        query = parse_query(page)
 
         def work() -> Response:
             headers = {"Content-Disposition": f'attachment; filename="tasks.{suffix}"'}
-            return Response(write(_rows(page, asked), page.payloads), media_type=media_type, headers=headers)
+            return Response(write(_rows(page, query), page.payloads), media_type=media_type, headers=headers)
 
         return await page.service.run(work)
 
     return file
 
 
-def _rows(page: Page, asked: Asked) -> list[TaskRow]:
+def _rows(page: Page, query: Query) -> list[TaskRow]:
     """What the page shows, with the values, of which a page takes only so many: then there are several."""
     rows: list[TaskRow] = []
     with page.reader.session() as session:
         while True:
-            found = _found(page, asked._replace(limit=asked.limit - len(rows)), session, values=page.payloads)
+            found = _found(page, query._replace(limit=query.limit - len(rows)), session, values=page.payloads)
             rows += found.tasks
-            if found.next is None or not found.tasks or len(rows) >= asked.limit:
+            if found.next is None or not found.tasks or len(rows) >= query.limit:
                 return rows
-            asked = asked._replace(cursor=found.next, limit=asked.limit)
+            query = query._replace(cursor=found.next, limit=query.limit)
 
 
 def _csv(rows: Sequence[TaskRow], values: bool) -> str:

@@ -17,21 +17,21 @@ from markupsafe import Markup
 from celery_asynctask.core.marks import MARK, is_reserved, mark_of, missing, note_of
 from celery_asynctask.core.text import clean, json_line
 
-MOST_NODES: Final = 2_000
+MAX_NODES: Final = 2_000
 """Of one value that are written."""
-MOST_ITEMS: Final = 500
+MAX_ITEMS: Final = 500
 """Of one list or mapping that are written."""
-MOST_TEXT: Final = 2_000
+MAX_TEXT: Final = 2_000
 """Characters of a string."""
-MOST_KEY: Final = 200
+MAX_KEY: Final = 200
 """Characters of a key."""
-MOST_CHARACTERS: Final = 200_000
+MAX_CHARACTERS: Final = 200_000
 """Of all strings of a value."""
-MOST_DEPTH: Final = 60
+MAX_DEPTH: Final = 60
 """Levels that are written."""
-MOST_PARSED: Final = 4_000_000
+MAX_PARSED: Final = 4_000_000
 """Characters of a value that is looked into."""
-MOST_COUNTED: Final = 50_000
+MAX_COUNTED: Final = 50_000
 """Nodes that are looked at for what is missing."""
 _OPEN: Final = 20
 """Items of a list or mapping that is unfolded."""
@@ -53,7 +53,7 @@ class Shown(NamedTuple):
 
 def parsed(text: str) -> object:
     """JSON, its numbers as `Number`. Raises `ValueError` for what is none, or too long or too deep to look into."""
-    if len(text) > MOST_PARSED:
+    if len(text) > MAX_PARSED:
         raise ValueError(f"it has {len(text):,} characters")
     try:
         found: object = json.loads(text, parse_int=Number, parse_float=Number, parse_constant=Number)
@@ -70,7 +70,7 @@ def shown(text: str, whole: str) -> Shown:
         return Shown(Markup(_mark("It is not shown here:", str(exc)) + _more(whole, "all of it")), {})  # noqa: S704
     writer = _Writer(whole)
     writer.node(value, "", 0)
-    return Shown(Markup("".join(writer.parts)), missing(value, MOST_COUNTED) if f'"{MARK}"' in text else {})  # noqa: S704
+    return Shown(Markup("".join(writer.parts)), missing(value, MAX_COUNTED) if f'"{MARK}"' in text else {})  # noqa: S704
 
 
 def _text(text: str) -> str:
@@ -92,8 +92,8 @@ class _Writer:
     def __init__(self, whole: str) -> None:
         self.whole = whole
         self.parts: list[str] = []
-        self._nodes = MOST_NODES
-        self._characters = MOST_CHARACTERS
+        self._nodes = MAX_NODES
+        self._characters = MAX_CHARACTERS
 
     def node(self, value: object, key: str, depth: int) -> None:
         """One line, or what folds; ``key`` is HTML."""
@@ -103,8 +103,8 @@ class _Writer:
             note, value = _mark(mark.said(value)), value.get(mark.kept, _NOTHING)
         elif isinstance(value, dict) and value.keys() == {"__type__", "__value__"}:  # kombu's
             kind = value["__type__"]
-            note, value = _mark(f"a {kind[:MOST_KEY] if isinstance(kind, str) else ''}"), value["__value__"]
-        if isinstance(value, (dict, list)) and value and depth < MOST_DEPTH:
+            note, value = _mark(f"a {kind[:MAX_KEY] if isinstance(kind, str) else ''}"), value["__value__"]
+        if isinstance(value, (dict, list)) and value and depth < MAX_DEPTH:
             self._container(value, key, note, depth)
             return
         line = self._scalar(value)
@@ -113,9 +113,9 @@ class _Writer:
     def _scalar(self, value: object) -> str:
         match value:
             case Number():
-                return f'<span class="num">{_text(value[:MOST_TEXT])}</span>{self._rest(value)}'
+                return f'<span class="num">{_text(value[:MAX_TEXT])}</span>{self._rest(value)}'
             case str():
-                size = max(0, min(MOST_TEXT, self._characters))
+                size = max(0, min(MAX_TEXT, self._characters))
                 self._characters -= min(len(value), size)
                 return f'<span class="str">{_text(json_line(value[:size]))}</span>{self._rest(value, size)}'
             case None | True | False:
@@ -127,7 +127,7 @@ class _Writer:
             case _:
                 return ""
 
-    def _rest(self, value: str, size: int = MOST_TEXT) -> str:
+    def _rest(self, value: str, size: int = MAX_TEXT) -> str:
         more = len(value) - size
         return _more(self.whole, f"… {more:,} more characters") if more > 0 else ""
 
@@ -146,10 +146,10 @@ class _Writer:
         said = f"{ends[0]} {size:,} {what}{'s' if size != 1 else ''} {ends[1]} {note}".rstrip()
         self.parts.append(f"<details{opened}><summary>{key}{said}</summary>")
         written = 0
-        for name, one in islice(items, MOST_ITEMS):
+        for name, one in islice(items, MAX_ITEMS):
             if self._nodes <= 0:
                 break
-            label = json_line(name[:MOST_KEY]) if isinstance(name, str) else str(name)
+            label = json_line(name[:MAX_KEY]) if isinstance(name, str) else str(name)
             self.node(one, f'<span class="key">{_text(label)}</span>: ', depth + 1)
             written += 1
         if written < size:
@@ -191,7 +191,7 @@ def progress(text: str | None) -> Mapping[str, object] | None:
     return {
         "done": done[:40],
         "total": None if total is None else total[:40],
-        "message": message[:MOST_TEXT] if isinstance(message, str) else "",
+        "message": message[:MAX_TEXT] if isinstance(message, str) else "",
         "part": part,
     }
 
@@ -199,4 +199,4 @@ def progress(text: str | None) -> Mapping[str, object] | None:
 def member(text: str | None, key: str) -> str | None:
     """A string in a mapping, given as JSON text; None: there is none."""
     found = _told(text, key)
-    return found[:MOST_TEXT] if isinstance(found, str) else None
+    return found[:MAX_TEXT] if isinstance(found, str) else None

@@ -14,7 +14,7 @@ from celery_asynctask.errors import SettingsError
 from celery_asynctask.journal.survey import UNKNOWN_PID
 from celery_asynctask.operations import retention
 from celery_asynctask.queries.database_health import size
-from celery_asynctask.queries.processes import MOST_GONE, MOST_LOST, MOST_RUNNING, Sources, sources
+from celery_asynctask.queries.processes import MAX_GONE, MAX_LOST, MAX_RUNNING, Sources, sources
 from celery_asynctask.queries.types import Session
 from celery_asynctask.store.tables import SCHEMA_VERSION
 from celery_asynctask.web.health import Health
@@ -30,7 +30,7 @@ DATABASES: Final = {"postgresql": "PostgreSQL", "mysql": "MySQL", "mariadb": "Ma
 
 async def workers(page: Page) -> Response:
     """Processes and health."""
-    page.asked("all")
+    page.query("all")
     wants_all = bool(page.choice("all", ("1",)))
     if page.access.customers is not None:
         return await page.answer("workers.html", lambda _session: {"found": None})
@@ -38,7 +38,7 @@ async def workers(page: Page) -> Response:
     health = await page.service.run(page.health)
 
     def make(session: Session) -> Mapping[str, object]:
-        found = sources(page.reader, session, page.now, gone=ALL_GONE if wants_all else MOST_GONE)
+        found = sources(page.reader, session, page.now, gone=ALL_GONE if wants_all else MAX_GONE)
         return {
             "found": found,
             "rows": [(one, health.accounts.get(one.source)) for one in found.sources],
@@ -51,12 +51,12 @@ async def workers(page: Page) -> Response:
             "all": wants_all,
             "all_gone": ALL_GONE,
             "runs_shown": RUNS_SHOWN,
-            "most_running": MOST_RUNNING,
-            "most_lost": MOST_LOST,
+            "max_running": MAX_RUNNING,
+            "max_lost": MAX_LOST,
             **_store(page, session),
         }
 
-    return await page.answer("workers.html", make, lasting=False)
+    return await page.answer("workers.html", make, cacheable=False)
 
 
 def _unstored(health: Health, found: Sources) -> list[Account]:

@@ -16,7 +16,7 @@ from celery_asynctask.console.task import located
 from celery_asynctask.core.status import FAILED, AsyncTaskStatus
 from celery_asynctask.present import waterfall
 from celery_asynctask.queries.types import Session
-from celery_asynctask.queries.workflow.members import MOST_MEMBERS, MOST_RUNS, Run, runs
+from celery_asynctask.queries.workflow.members import MAX_MEMBERS, MAX_RUNS, Run, runs
 from celery_asynctask.queries.workflow.members import workflow as members_of
 from celery_asynctask.queries.workflow.timeline import Course, courses
 from celery_asynctask.queries.workflow.timeline import parts as parts_of
@@ -28,11 +28,11 @@ from celery_asynctask.web.problem import invalid
 ROWS: Final = 500
 """Tasks that are shown at a time."""
 VIEWS: Final = {"tree": "Tree", "waterfall": "Waterfall", "table": "Table"}
-MOST_SHOWN_RUNS: Final = 3000
+MAX_SHOWN_RUNS: Final = 3000
 """Attempts on one page, about: of a task with many, the last ones are shown."""
 LEAST_SHOWN_RUNS: Final = 6
 """Attempts of a task that are shown however many there are in all."""
-MOST_LEVELS: Final = 12
+MAX_LEVELS: Final = 12
 """Levels of a tree that are indented."""
 FASTEST: Final = 2
 """Seconds that a picture lasts at least while something is under way."""
@@ -43,7 +43,7 @@ Paces = Latest[Hashable, int]
 at one that is over costs next to nothing, and while something is under way its bars grow."""
 
 
-class Asked(NamedTuple):
+class Query(NamedTuple):
     """What the page's query says."""
 
     view: str
@@ -83,7 +83,7 @@ class Window(NamedTuple):
     rows: Sequence[Row]
     start: int
     total: int
-    asked: int | None
+    requested: int | None
     """Where a window with the task begins that was asked for; None: it is not among them."""
     first_failure: int | None
     failure: Member | None
@@ -107,9 +107,9 @@ class Summary(NamedTuple):
     """Till then, or so far."""
 
 
-def understood(page: Page) -> Asked:
+def parse_query(page: Page) -> Query:
     """Raises `ProblemError`."""
-    given = page.asked("view", "failed", "from", "zoom", "at")
+    given = page.query("view", "failed", "from", "zoom", "at")
     view, failed = page.choice("view", VIEWS, "tree"), bool(page.choice("failed", ("1",)))
     if not re.fullmatch(r"[0-9]{0,6}", given["from"], re.ASCII):
         raise invalid("from", "from is the number of a row, from 0 on.")
@@ -117,12 +117,12 @@ def understood(page: Page) -> Asked:
     if not re.fullmatch(r"(|[01]|0\.[0-9]{1,12})", given["at"], re.ASCII):
         raise invalid("at", "at is a number from 0 to 1, such as 0.25.")
     at = min(float(given["at"] or 0), 1 - 1 / zoom)
-    return Asked(view, failed, int(given["from"]) if given["from"] else None, zoom, at)
+    return Query(view, failed, int(given["from"]) if given["from"] else None, zoom, at)
 
 
 async def workflow(page: Page) -> Response:
     """The workflow that a task is in."""
-    asked = understood(page)
+    query = parse_query(page)
     paces: Paces = page.request.app.state.paces
     key = (page.access.customers, page.path)
     pace = paces.get(key, FASTEST)
@@ -132,25 +132,25 @@ async def workflow(page: Page) -> Response:
         task: AsyncTask = located(page, session)
         whole = members_of(page.reader, session, task)
         everything = lineage(whole.members)
-        shown = failed_branches(everything) if asked.failed else everything
-        window = windowed(shown, task.celery_task_id, asked.start)
+        shown = failed_branches(everything) if query.failed else everything
+        window = windowed(shown, task.celery_task_id, query.start)
         summary = summed(whole.members, now)
         paces[key] = pace_of(summary)
         ids = [row.member.celery_task_id for row in window.rows]
-        attempts = runs(session, ids) if asked.view != "tree" else {}
+        attempts = runs(session, ids) if query.view != "tree" else {}
         return {
             "task": task,
-            "asked": asked,
+            "query": query,
             "views": VIEWS,
             "statuses": list(AsyncTaskStatus),
             "summary": summary,
             "offset": lambda at: "" if at is None else picture.offset((at - summary.begun).total_seconds(), 0.001),
             "window": window,
             "rows_at_once": ROWS,
-            "most_levels": MOST_LEVELS,
-            "bounded": MOST_MEMBERS if whole.bounded else None,
-            "most_runs": MOST_RUNS if sum(map(len, attempts.values())) >= MOST_RUNS else None,
-            **_drawn(asked, whole.members, window, attempts, task.celery_task_id, now),
+            "max_levels": MAX_LEVELS,
+            "bounded": MAX_MEMBERS if whole.bounded else None,
+            "max_runs": MAX_RUNS if sum(map(len, attempts.values())) >= MAX_RUNS else None,
+            **_drawn(query, whole.members, window, attempts, task.celery_task_id, now),
         }
 
     return await page.answer("workflow.html", make, *((now,) if pace else ()))
@@ -222,7 +222,7 @@ def _above(shown: Sequence[Placed], here: int) -> list[Member]:
 
 
 def _drawn(
-    asked: Asked,
+    query: Query,
     members: Collection[Member],
     window: Window,
     attempts: Mapping[str, Sequence[Run]],
@@ -230,24 +230,24 @@ def _drawn(
     now: dt.datetime,
 ) -> dict[str, object]:
     """What the views with attempts show."""
-    most = MOST_SHOWN_RUNS
-    if sum(map(len, attempts.values())) > MOST_SHOWN_RUNS:
-        most = max(MOST_SHOWN_RUNS // max(len(window.rows), 1), LEAST_SHOWN_RUNS)
-    if asked.view == "table":
+    limit = MAX_SHOWN_RUNS
+    if sum(map(len, attempts.values())) > MAX_SHOWN_RUNS:
+        limit = max(MAX_SHOWN_RUNS // max(len(window.rows), 1), LEAST_SHOWN_RUNS)
+    if query.view == "table":
         went: dict[int, tuple[Sequence[tuple[int, Run, Course]], int]] = {}
         for row in window.rows:
             known = attempts.get(row.member.celery_task_id, ())
             numbered = list(zip(range(1, len(known) + 1), known, courses(row.member, known, now), strict=True))
-            went[row.number] = (numbered[-most:], max(len(numbered) - most, 0))
+            went[row.number] = (numbered[-limit:], max(len(numbered) - limit, 0))
         return {"courses": went}
-    if asked.view == "waterfall":
+    if query.view == "waterfall":
         drawn = [(row, row.member.celery_task_id, attempts.get(row.member.celery_task_id, ())) for row in window.rows]
         parts = {task: list(parts_of(row.member, known, now)) for row, task, known in drawn}
-        scale = waterfall.scale(members, parts.values(), now)._replace(zoom=asked.zoom, at=asked.at)
+        scale = waterfall.scale(members, parts.values(), now)._replace(zoom=query.zoom, at=query.at)
         own = parts.get(task_id)
         return {
             "drawings": {
-                row.number: picture.drawing(row.member, known, parts[task], scale, most) for row, task, known in drawn
+                row.number: picture.drawing(row.member, known, parts[task], scale, limit) for row, task, known in drawn
             },
             "scale": scale,
             "near": scale.over(own[0].start, own[-1].end) if own else None,

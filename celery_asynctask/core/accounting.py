@@ -180,7 +180,7 @@ def plural(count: int, word: str) -> str:
     return f"{word}es" if word.endswith("s") else f"{word}s"
 
 
-def listed(names: Sequence[str], most: int = 3) -> str:
+def listed(names: Sequence[str], limit: int = 3) -> str:
     """Some names, and how many more there are."""
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+    more = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")

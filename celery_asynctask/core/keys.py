@@ -169,7 +169,7 @@ _CHANGED_CONTENT_KEY: Final = re.compile(CHANGED + _ORDER_PARTS)
 _ORIGIN_KEY_OF_A_STEP: Final = re.compile(f"[{SOURCE_UNSENT}{SOURCE_PLANNED}]{_MESSAGE_PARTS}{_hex(TIME_DIGITS)}")
 
 
-class RunKey(NamedTuple):
+class AttemptKey(NamedTuple):
     """A run of a task."""
 
     nesting: int
@@ -178,7 +178,7 @@ class RunKey(NamedTuple):
     token: str
 
     @classmethod
-    def parse(cls, text: str) -> RunKey | None:
+    def parse(cls, text: str) -> AttemptKey | None:
         """None: something else."""
         found = _RUN_KEY.fullmatch(text)
         if found is None:

@@ -107,7 +107,7 @@ def note_of(value: Any) -> dict[str, Any] | None:
     return last if last.get("type") not in (*_UNITS, "dict") else None  # else an element that was cut itself
 
 
-def missing(value: Any, most: int | None = None) -> dict[str, int]:
+def missing(value: Any, limit: int | None = None) -> dict[str, int]:
     """How often something in a stored value is not there as it was, by `Mark.word`; looks at so many parts of it."""
-    marks = filter(None, map(mark_of, islice(_parts(value), most)))
+    marks = filter(None, map(mark_of, islice(_parts(value), limit)))
     return dict(sorted(Counter(mark.word for mark in marks).items()))

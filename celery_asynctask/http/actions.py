@@ -26,9 +26,9 @@ from celery_asynctask.web.problem import ProblemError, invalid
 from celery_asynctask.web.rerun import preview, refused, send_again
 from celery_asynctask.web.service import Caller, needing
 
-MOST_PURGED: Final = 20_000
+MAX_PURGED: Final = 20_000
 """Tasks that one request deletes: a few seconds of work."""
-MOST_COUNTED: Final = 1_000_000
+MAX_COUNTED: Final = 1_000_000
 """Tasks that a dry run looks at."""
 REMEDIES: Final = {"again": "`again` sends it once more", "unfinished": "`unfinished` sends it all the same"}
 """By field of `Options`, what who asks the API does who wants it all the same."""
@@ -100,10 +100,10 @@ def purge(caller: Annotated[Caller, Depends(needing(Right.PURGE))], asked: schem
     with closing(Writer(caller.service.settings)) as writer:
         work = Purge(writer, rules, caller.now, unfinished=asked.unfinished, customers=caller.access.customers)
         if asked.dry_run:
-            due = sum(count.due for count in work.count(_unheard, most=MOST_COUNTED))
+            due = sum(count.due for count in work.count(_unheard, limit=MAX_COUNTED))
         else:
             try:
-                work.run(_unheard, most=MOST_PURGED)
+                work.run(_unheard, limit=MAX_PURGED)
             finally:  # where it was broken off, what it had deleted is
                 _note(caller, work.purged, rules[0])
     return json_response(schema.Purge.of(work.purged, due=due, complete=work.complete))

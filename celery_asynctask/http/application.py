@@ -22,7 +22,7 @@ from celery_asynctask.web.answer import json_response
 from celery_asynctask.web.problem import HANDLERS, HEADERS, ProblemError
 from celery_asynctask.web.service import Caller, Service, needing
 
-MOST_BODY: Final = 65_536
+MAX_BODY: Final = 65_536
 """Bytes of a request."""
 _health: Final = APIRouter(tags=["health"])
 
@@ -117,7 +117,7 @@ class _Frame:
             return
         body = await _body(scope, receive)
         if body is None:
-            detail = f"A body here has at most {MOST_BODY:,} bytes."
+            detail = f"A body here has at most {MAX_BODY:,} bytes."
             await ProblemError("too-large", 413, detail).response()(scope, receive, sent)
             return
         parts = iter([body])
@@ -131,7 +131,7 @@ class _Frame:
 async def _body(scope: Scope, receive: Receive) -> Message | None:
     """All of a request's body, or what came in its place; None: it is too large."""
     length = Headers(scope=scope).get("content-length", "")
-    if length.isdecimal() and int(length) > MOST_BODY:
+    if length.isdecimal() and int(length) > MAX_BODY:
         return None
     read = b""
     while True:
@@ -139,7 +139,7 @@ async def _body(scope: Scope, receive: Receive) -> Message | None:
         if message["type"] != "http.request":
             return message
         read += message.get("body", b"")
-        if len(read) > MOST_BODY:
+        if len(read) > MAX_BODY:
             return None
         if not message.get("more_body"):
             return {"type": "http.request", "body": read, "more_body": False}

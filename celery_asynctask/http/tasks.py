@@ -19,14 +19,14 @@ from celery_asynctask.http.openapi import problems
 from celery_asynctask.queries.reader import Reader, task_columns
 from celery_asynctask.queries.search.page import page
 from celery_asynctask.queries.statistics.names import statistics, with_time
-from celery_asynctask.queries.task import MOST_ATTEMPTS, attempt_rows, exact, number_of
+from celery_asynctask.queries.task import MAX_ATTEMPTS, attempt_rows, exact, number_of
 from celery_asynctask.queries.types import Connection, Session, TaskColumns, TaskRow
 from celery_asynctask.queries.workflow.members import workflow
 from celery_asynctask.queries.workflow.tree import lineage
 from celery_asynctask.store.models import AsyncTask
 from celery_asynctask.web import schema
 from celery_asynctask.web.answer import array, attempt_document, document, task_document
-from celery_asynctask.web.parameters import PageSearch, Search, Understood, in_values, understood
+from celery_asynctask.web.parameters import PageSearch, ParsedSearch, Search, in_values, parse_search
 from celery_asynctask.web.problem import invalid, not_found
 from celery_asynctask.web.service import Caller, caller_of, needing, query_of
 
@@ -115,7 +115,7 @@ async def list_tasks(request: Request, caller: Reading, asked: Annotated[PageSea
             results=array(task_document(row, values=values) for row in found.tasks),
         )
 
-    return await _answer(request, caller, make, Reader.connection, lasting=not search.relative)
+    return await _answer(request, caller, make, Reader.connection, cacheable=not search.relative)
 
 
 @router.get(
@@ -141,7 +141,7 @@ async def stats(request: Request, caller: Reading, asked: Annotated[Search, Quer
         complete = found.looked_back_to is None
         return document(schema.AsyncTaskStatistics.of(found, results=results, complete=complete))
 
-    return await _answer(request, caller, make, Reader.session, end, lasting=not search.relative)
+    return await _answer(request, caller, make, Reader.session, end, cacheable=not search.relative)
 
 
 @router.get(
@@ -176,8 +176,8 @@ async def attempts(request: Request, caller: Reading, task_id: TaskId) -> Respon
 
     def make(session: Session) -> str:
         rows = attempt_rows(caller.reader, session, found_task(caller, session, task_id))
-        shown = array(map(attempt_document, rows[:MOST_ATTEMPTS]))
-        return document({"complete": len(rows) <= MOST_ATTEMPTS}, results=shown)
+        shown = array(map(attempt_document, rows[:MAX_ATTEMPTS]))
+        return document({"complete": len(rows) <= MAX_ATTEMPTS}, results=shown)
 
     return await _answer(request, caller, make, Reader.session)
 
@@ -204,8 +204,8 @@ async def whole_workflow(request: Request, caller: Reading, task_id: TaskId) -> 
     return await _answer(request, caller, make, Reader.session)
 
 
-def _searched(caller: Caller, asked: Search) -> Understood:
-    search = understood(asked, caller.now)
+def _searched(caller: Caller, asked: Search) -> ParsedSearch:
+    search = parse_search(asked, caller.now)
     if in_values(search.filter.terms):
         caller.need(Right.PAYLOADS, "search")
     return search
@@ -217,13 +217,15 @@ async def _answer(
     make: Callable[[S], str],
     read: Callable[[Reader], AbstractContextManager[S]],
     *more: Hashable,
-    lasting: bool = True,
+    cacheable: bool = True,
 ) -> Response:
     """In one of the threads for this; a path stands for its tasks, with what the query says of them."""
     who = (caller.access.customers, caller.payloads)  # two callers who have these in common see the same
     key = (who, request.scope["path"], request.scope["query_string"], *more)
     answers = caller.service.answers
-    return await caller.service.run(lambda: answers.answer(request, caller.reader, key, make, read, lasting=lasting))
+    return await caller.service.run(
+        lambda: answers.answer(request, caller.reader, key, make, read, cacheable=cacheable)
+    )
 
 
 @overload

@@ -52,16 +52,16 @@ def unpack(line: bytes) -> tuple[int, bytes]:
     return int(number), data
 
 
-def scan(data: bytes, most: int) -> Scan:
+def scan(data: bytes, limit: int) -> Scan:
     """The whole lines of ``data``, at most ``most`` of them; a last line without its break is left for later."""
     numbers: list[int] = []
     found: list[bytes] = []
     damaged: list[bytes] = []
     tail = hidden = last = at = 0
-    while most > 0 and (end := data.find(b"\n", at)) >= 0:
+    while limit > 0 and (end := data.find(b"\n", at)) >= 0:
         line = data[at:end]  # one by one: all of them at once would take as much memory as the data
         at = end + 1
-        most -= 1
+        limit -= 1
         try:
             number, one = unpack(line)
         except ValueError:
@@ -101,7 +101,7 @@ class Chunk(NamedTuple):
 NOTHING = Chunk([], [], [], 0, 0, 0, whole=True)
 
 
-def read(segment: Segment, position: int, most: int, ended: bool) -> Chunk:
+def read(segment: Segment, position: int, limit: int, ended: bool) -> Chunk:
     """At most ``most`` frames from ``position`` on.
 
     ``ended`` says that nobody writes to the segment any more: a last line that is cut is damage then, not
@@ -113,7 +113,7 @@ def read(segment: Segment, position: int, most: int, ended: bool) -> Chunk:
         while data and b"\n" not in data and (more := file.read(READ_BYTES)):
             data += more
         at_end = not file.read(1)
-    found = scan(data, most if position else most + 1)  # the first frame is no event
+    found = scan(data, limit if position else limit + 1)  # the first frame is no event
     numbers, events, damaged, tail, hidden, consumed = found
     if 0 in numbers:  # first in the segment, unless somebody has put something before it
         at = numbers.index(0)

@@ -94,7 +94,7 @@ class Purge:
         over = AsyncTask.completed_at
         self._over = sa.func.coalesce(over, AsyncTask.created_at) if unfinished else over
 
-    def count(self, told: Told, *, most: int | None = None) -> list[Count]:
+    def count(self, told: Told, *, limit: int | None = None) -> list[Count]:
         """What each rule finds, in their order, and at last what none of them finds. Stops after it looked at ``most``
         tasks."""
         looked = 0
@@ -103,7 +103,7 @@ class Purge:
         numbers: list[ColumnElement[int]] = [sa.literal_column(str(number)) for number in range(len(counts))]
         number = self._decided(numbers[:-1], numbers[-1])
         for window in self._windows():
-            if most is not None and looked >= most:
+            if limit is not None and looked >= limit:
                 self.complete = False
                 break
             found = sa.select(number.label("rule"), self._due().label("due")).where(window, self._seen).subquery()
@@ -119,7 +119,7 @@ class Purge:
             told(seen)
         return counts
 
-    def run(self, told: Told, *, most: int | None = None) -> Purged:
+    def run(self, told: Told, *, limit: int | None = None) -> Purged:
         """Delete what is due, then what is left without use: attempts without tasks, sources without attempts. Stops
         after ``most`` tasks."""
         age = longest(self._rules)
@@ -129,7 +129,7 @@ class Purge:
         for window in self._windows():
             due = sa.select(AsyncTask.id).where(window, self._due())
             for ids in self._batches(due.order_by(AsyncTask.id)):
-                if most is not None and self.purged.tasks >= most:
+                if limit is not None and self.purged.tasks >= limit:
                     self.complete = False
                     return self.purged
                 self.purged += self._writer.batch(partial(self._delete, ids))

@@ -237,13 +237,13 @@ def is_unreachable(app: Any, exc: Exception) -> bool:
 
 def link(app: Any) -> None:
     """See that what is sent carries its link to the original. Raises `AsyncTaskError`."""
-    recording = getattr(app, "asynctask_recording", None)  # `instrumentation.ATTRIBUTE`
-    if recording is None:
+    instrumentation = getattr(app, "asynctask_recording", None)  # `instrumentation.ATTRIBUTE`
+    if instrumentation is None:
         from celery_asynctask.capture.install import install
 
         install(app)
-        recording = app.asynctask_recording
-    if not recording.settings.enabled:
+        instrumentation = app.asynctask_recording
+    if not instrumentation.settings.enabled:
         raise AsyncTaskError("asynctask_enabled is False here: nothing would link the new execution to the old one.")
 
 

@@ -13,9 +13,9 @@ from typing import Any, Final, NamedTuple
 from celery_asynctask.core.accounting import SILENT
 from celery_asynctask.core.keys import happened_at, is_planned, is_unsent
 from celery_asynctask.core.status import AsyncTaskStatus
-from celery_asynctask.queries.diagnosis import MOST_AHEAD, Evidence
+from celery_asynctask.queries.diagnosis import MAX_AHEAD, Evidence
 
-MOST_TEXT: Final = 400
+MAX_TEXT: Final = 400
 """Characters of an error's text that are told."""
 
 
@@ -179,7 +179,7 @@ def _pending(told: Evidence, words: Words) -> list[str]:
         return [f"Its last run was {run.outcome or 'put back'}, and it is back on its queue{since}."]
     found = [f"It is still queued{since}: no worker has said that it has its message."]
     if told.ahead:
-        count = f"{words.show(told.ahead)}{' or more' if told.ahead >= MOST_AHEAD else ''}"
+        count = f"{words.show(told.ahead)}{' or more' if told.ahead >= MAX_AHEAD else ''}"
         found.append(f"Waiting, too, and asked for before it: {count}.")
     elif told.ahead == 0:
         found.append("Nothing that was asked for before it waits on any queue: does a worker read its queue?")
@@ -276,4 +276,4 @@ def _error(kind: str | None, message: str | None) -> str:
 def _in_a_line(message: str | None) -> str:
     """An error's text in one line, bounded, without a full stop."""
     line = " ".join((message or "").split())
-    return (line if len(line) <= MOST_TEXT else f"{line[:MOST_TEXT]}…").rstrip(".")
+    return (line if len(line) <= MAX_TEXT else f"{line[:MAX_TEXT]}…").rstrip(".")

@@ -37,7 +37,7 @@ def completeness(
     *,
     since: dt.datetime | None = None,
     everything: bool = False,
-    most: int | None = None,
+    limit: int | None = None,
 ) -> Completeness:
     """The ledger of all sources, or those seen ``since``, and the accounts of those with which something is wrong, or
     of ``everything``; of at most so many, those that live and then those seen last. ``survey`` is the journal directory
@@ -54,8 +54,8 @@ def completeness(
         found.ledger.add(account)
         if everything or not account.is_whole:
             found.accounts.append(account)
-            if most is not None and len(found.accounts) >= 2 * most:
-                found.accounts[:] = _latest(found.accounts, most)
+            if limit is not None and len(found.accounts) >= 2 * limit:
+                found.accounts[:] = _latest(found.accounts, limit)
 
     with reader.session() as session:
         for account in _accounts(session, since, survey):
@@ -67,14 +67,14 @@ def completeness(
     if survey is not None:
         for account in (*later, *_unheard_of(here, {one.source for one in later}, survey)):
             take(_with_journal(account, here[account.source], survey, abandoned))
-    if most is not None:
-        found.accounts[:] = _latest(found.accounts, most)
+    if limit is not None:
+        found.accounts[:] = _latest(found.accounts, limit)
     found.accounts.sort(key=lambda one: (one.host, one.source))
     return found
 
 
-def _latest(accounts: list[Account], most: int) -> list[Account]:
-    return heapq.nlargest(most, accounts, key=lambda one: (one.ended_at is None, one.last_seen_at))
+def _latest(accounts: list[Account], limit: int) -> list[Account]:
+    return heapq.nlargest(limit, accounts, key=lambda one: (one.ended_at is None, one.last_seen_at))
 
 
 def silent(session: Session, now: dt.datetime) -> list[tuple[str, int, dt.datetime]]:

@@ -31,7 +31,7 @@ _MYSQL: Final = text(
 ).bindparams(bindparam("tables", _TABLES, expanding=True))
 
 
-class Vitals(NamedTuple):
+class DatabaseHealth(NamedTuple):
     """What was found. Times are in seconds."""
 
     dialect: str
@@ -48,7 +48,7 @@ class Vitals(NamedTuple):
     """Why this code cannot work with those tables, as `reader.schema_problem`; empty: it can."""
 
 
-def vitals(reader: Reader) -> Vitals:
+def database_health(reader: Reader) -> DatabaseHealth:
     """Raises `StoreError` where the database cannot be reached."""
     began = time.perf_counter()
     with reader.session() as session:
@@ -57,7 +57,7 @@ def vitals(reader: Reader) -> Vitals:
         answer = min(_answer(session) for _ in range(3))
         skew = _skew(session, reader.dialect)
         version, problem = schema_version(connection), schema_problem(connection)
-    return Vitals(reader.dialect, connected - began, answer, skew, version, problem)
+    return DatabaseHealth(reader.dialect, connected - began, answer, skew, version, problem)
 
 
 def _answer(session: Session) -> float:

@@ -19,7 +19,7 @@ from celery_asynctask.queries.workflow.members import workflow
 from celery_asynctask.queries.workflow.tree import Member
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt, AsyncTaskSource
 
-MOST_AHEAD: Final = 1000
+MAX_AHEAD: Final = 1000
 """Waiting tasks that are counted."""
 _MOST_CAUSES: Final = 5
 """How many tasks are looked at, one the cause of the other."""
@@ -47,7 +47,7 @@ class Evidence(NamedTuple):
     open: Sequence[Member] = ()
     """Of a task that was not sent, where nobody knows which task will: what else is under way in its workflow."""
     ahead: int | None = None
-    """Of a task that waits on its queue: how many that were asked for before it wait, too, up to `MOST_AHEAD`; None:
+    """Of a task that waits on its queue: how many that were asked for before it wait, too, up to `MAX_AHEAD`; None:
     not counted."""
 
 
@@ -109,5 +109,5 @@ def _about(reader: Reader, session: Session, task: EvidentTask) -> Evidence:
 def _ahead(reader: Reader, session: Session, task: EvidentTask) -> int:
     waiting = reader.seen(select(AsyncTask.order_key))
     waiting = waiting.where(AsyncTask.status == AsyncTaskStatus.PENDING, AsyncTask.created_at < task.created_at)
-    waiting = waiting.order_by(AsyncTask.status.desc(), AsyncTask.created_at.desc()).limit(MOST_AHEAD)
+    waiting = waiting.order_by(AsyncTask.status.desc(), AsyncTask.created_at.desc()).limit(MAX_AHEAD)
     return sum(not is_planned(key) for key in session.scalars(waiting))

@@ -13,7 +13,7 @@ from celery_asynctask.errors import NotFoundError
 from celery_asynctask.queries.reader import Reader
 from celery_asynctask.queries.search.filter import Filter
 from celery_asynctask.queries.search.order import NEWEST
-from celery_asynctask.queries.search.page import MOST_ROWS, page
+from celery_asynctask.queries.search.page import MAX_ROWS, page
 from celery_asynctask.queries.task import find
 from celery_asynctask.queries.workflow.members import workflow
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
@@ -34,7 +34,7 @@ def found_by(reader: Reader, search: Filter, *, attempts: bool = True) -> Iterat
     after = None
     while True:
         with reader.session() as session:
-            found = page(reader, session, search, limit=MOST_ROWS, after=after)
+            found = page(reader, session, search, limit=MAX_ROWS, after=after)
             exported = _exported(session, found.tasks, attempts)
         if exported:
             yield exported
@@ -54,7 +54,7 @@ def workflow_of(reader: Reader, task_id: str, *, attempts: bool = True) -> Itera
             f"one root in place of it: export root:{task.root_task_id or task.celery_task_id}"
         )
     newest = iter(sorted(members.members, key=lambda one: (one.created_at, one.id), reverse=True))
-    while some := list(islice(newest, MOST_ROWS)):
+    while some := list(islice(newest, MAX_ROWS)):
         with reader.session() as session:
             asked = reader.tasks().where(AsyncTask.id.in_([one.id for one in some]))
             asked = asked.order_by(*NEWEST.terms)

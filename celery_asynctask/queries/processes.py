@@ -20,12 +20,12 @@ from celery_asynctask.queries.reader import Reader
 from celery_asynctask.queries.search.order import NEWEST
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt, AsyncTaskSource
 
-MOST_LIVING: Final = 1000
+MAX_LIVING: Final = 1000
 """Processes not known to be gone that are read."""
-MOST_GONE: Final = 100
-MOST_RUNNING: Final = 2000
+MAX_GONE: Final = 100
+MAX_RUNNING: Final = 2000
 """Tasks that run of which the process is looked for."""
-MOST_LOST: Final = 500
+MAX_LOST: Final = 500
 """Lost tasks of which the process is looked for."""
 
 
@@ -82,13 +82,13 @@ class Sources(NamedTuple):
     """As ``runs_since``, of lost tasks."""
 
 
-def sources(reader: Reader, session: Session, now: dt.datetime, *, gone: int = MOST_GONE) -> Sources:
+def sources(reader: Reader, session: Session, now: dt.datetime, *, gone: int = MAX_GONE) -> Sources:
     """The processes that live at ``now`` and the ``gone`` ones that went last."""
     alive, silent, all_gone, seen = session.execute(select(*counted(now, AsyncTaskSource.ended_at.is_not(None)))).one()
     running, runs_since = _runs(
-        reader, session, AsyncTaskStatus.STARTED, AsyncTaskAttempt.ended_at.is_(None), MOST_RUNNING
+        reader, session, AsyncTaskStatus.STARTED, AsyncTaskAttempt.ended_at.is_(None), MAX_RUNNING
     )
-    lost, lost_since = _runs(reader, session, AsyncTaskStatus.LOST, AsyncTaskAttempt.outcome == "lost", MOST_LOST)
+    lost, lost_since = _runs(reader, session, AsyncTaskStatus.LOST, AsyncTaskAttempt.outcome == "lost", MAX_LOST)
     for runs in running.values():
         runs.sort(key=lambda run: (run.started_at is None, run.started_at, run.celery_task_id))
     found = [
@@ -117,7 +117,7 @@ def _rows(session: Session, gone: int) -> Iterator[Any]:
     source = AsyncTaskSource
     columns = select(*(getattr(source, name) for name in Source._fields[:-3]))
     living = columns.where(source.ended_at.is_(None)).order_by(source.last_seen_at.desc(), source.source.desc())
-    yield from session.execute(living.limit(MOST_LIVING))
+    yield from session.execute(living.limit(MAX_LIVING))
     ended = columns.where(source.ended_at.is_not(None)).order_by(source.ended_at.desc(), source.source.desc())
     yield from session.execute(ended.limit(gone))
 
@@ -129,12 +129,12 @@ def _state(row: Any, now: dt.datetime) -> State:
 
 
 def _runs(
-    reader: Reader, session: Session, status: AsyncTaskStatus, which: ColumnElement[bool], most: int
+    reader: Reader, session: Session, status: AsyncTaskStatus, which: ColumnElement[bool], limit: int
 ) -> tuple[dict[str, list[Run]], dt.datetime | None]:
     """The runs of the newest tasks of a status, by process, and how far back that was if there are others."""
     newest = reader.seen(select(AsyncTask.id, AsyncTask.celery_task_id, AsyncTask.name, AsyncTask.created_at))
     newest = newest.where(AsyncTask.status == status).order_by(*NEWEST.terms)
-    task = newest.limit(most + 1).subquery()
+    task = newest.limit(limit + 1).subquery()
     attempt = AsyncTaskAttempt
     of_it = and_(attempt.celery_task_id == task.c.celery_task_id, attempt.source.is_not(None), which)
     asked = (
@@ -148,7 +148,7 @@ def _runs(
     for row in session.execute(asked):
         if row.id in looked_at:
             continue  # an earlier run, of which nobody has said how it ended: the newest one is what runs, or was lost
-        if len(looked_at) == most:
+        if len(looked_at) == limit:
             return found, since
         looked_at.add(row.id)
         since = row.created_at

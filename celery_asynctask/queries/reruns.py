@@ -13,7 +13,7 @@ from celery_asynctask.queries.reader import Reader
 from celery_asynctask.queries.search.filter import Value
 from celery_asynctask.queries.search.json_path import at_path
 from celery_asynctask.queries.search.order import NEWEST
-from celery_asynctask.queries.search.page import MOST_LOOKED_AT, last_of_first
+from celery_asynctask.queries.search.page import MAX_SCANNED, last_of_first
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
 
 RERUN_OF: Final = "rerun_of"
@@ -40,7 +40,7 @@ class Reruns(NamedTuple):
 
 
 def reruns(reader: Reader, session: Session, tasks: Sequence[AsyncTask]) -> Reruns:
-    """The reruns of some tasks among the `MOST_LOOKED_AT` newest that may be ones."""
+    """The reruns of some tasks among the `MAX_SCANNED` newest that may be ones."""
     found: dict[str, list[Rerun]] = {}
     if not tasks:
         return Reruns(found, None)
@@ -49,7 +49,7 @@ def reruns(reader: Reader, session: Session, tasks: Sequence[AsyncTask]) -> Reru
     newest = reader.tasks().where(AsyncTask.created_at >= min(task.created_at for task in tasks))
     if len(names) <= _MOST_NAMES:
         newest = newest.where(AsyncTask.name.in_(sorted(names)))
-    bound = last_of_first(session, newest, MOST_LOOKED_AT)
+    bound = last_of_first(session, newest, MAX_SCANNED)
     if bound is not None:
         newest = newest.where(bound.upto())
     # What a rerun starts inherits its content, and is none itself.

@@ -21,11 +21,11 @@ from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
 
 _NAMED: Final = 5
 """Tasks that an error names."""
-MOST_ATTEMPTS: Final = 1000
+MAX_ATTEMPTS: Final = 1000
 """Attempts of a task that `attempt_rows` has, and one that shows that there are more."""
-MOST_COUNTED: Final = 1000
+MAX_COUNTED: Final = 1000
 """Members of a workflow, or children, that are counted."""
-MOST_CHILDREN: Final = 20
+MAX_CHILDREN: Final = 20
 """Children that are named."""
 
 
@@ -37,7 +37,7 @@ class Relative(NamedTuple):
     status: AsyncTaskStatus
 
 
-class Around(NamedTuple):
+class TaskDetail(NamedTuple):
     """The workflow around a task, of what may be seen."""
 
     parent: Relative | None
@@ -47,13 +47,13 @@ class Around(NamedTuple):
     children: Sequence[Relative]
     """Some of the tasks that it sent, those that were asked for first before the others."""
     children_counted: int
-    """How many there are; more than `MOST_COUNTED`: there may be still more."""
+    """How many there are; more than `MAX_COUNTED`: there may be still more."""
     statuses: Mapping[AsyncTaskStatus, int]
     """How many tasks have the same root, by their status, itself included."""
 
     @property
     def members(self) -> int:
-        """How many have the same root; more than `MOST_COUNTED`: there may be still more."""
+        """How many have the same root; more than `MAX_COUNTED`: there may be still more."""
         return sum(self.statuses.values())
 
 
@@ -126,7 +126,7 @@ def is_id(text: str) -> bool:
 def attempt_rows(reader: Reader, session: Session, task: AsyncTask) -> Sequence[AttemptRow]:
     """`reader.attempt_columns` of the first attempts of a task."""
     asked = attempt_columns(reader.dialect).where(AsyncTaskAttempt.celery_task_id == task.celery_task_id)
-    rows: Sequence[Any] = session.execute(asked.order_by(AsyncTaskAttempt.run_key).limit(MOST_ATTEMPTS + 1)).all()
+    rows: Sequence[Any] = session.execute(asked.order_by(AsyncTaskAttempt.run_key).limit(MAX_ATTEMPTS + 1)).all()
     return rows
 
 
@@ -144,7 +144,7 @@ def of_page(dialect: str, *, values: bool) -> Select[Any]:
     return task_columns(dialect, values=values).add_columns(AsyncTask.order_key)
 
 
-def around(reader: Reader, session: Session, task: TaskLike) -> Around:
+def task_detail(reader: Reader, session: Session, task: TaskLike) -> TaskDetail:
     """Three statements, each by an index and bounded."""
     relative = [AsyncTask.celery_task_id, AsyncTask.name, AsyncTask.status]
     named = {one for one in (task.parent_task_id, task.root_task_id) if one and one != task.celery_task_id}
@@ -153,15 +153,15 @@ def around(reader: Reader, session: Session, task: TaskLike) -> Around:
         asked = reader.seen(select(*relative).where(AsyncTask.celery_task_id.in_(sorted(named))))
         above = {row.celery_task_id: Relative(*row) for row in session.execute(asked)}
     sent = reader.seen(select(*relative, AsyncTask.created_at, AsyncTask.id))
-    sent = sent.where(AsyncTask.parent_task_id == task.celery_task_id).limit(MOST_COUNTED + 1)
+    sent = sent.where(AsyncTask.parent_task_id == task.celery_task_id).limit(MAX_COUNTED + 1)
     children = sorted(session.execute(sent), key=lambda row: (row.created_at, row.id))
     root = task.root_task_id or task.celery_task_id
-    members = reader.seen(select(AsyncTask.status)).where(AsyncTask.root_task_id == root).limit(MOST_COUNTED + 1)
+    members = reader.seen(select(AsyncTask.status)).where(AsyncTask.root_task_id == root).limit(MAX_COUNTED + 1)
     statuses = Counter(session.scalars(members))
-    return Around(
+    return TaskDetail(
         parent=above.get(task.parent_task_id),
         root=above.get(task.root_task_id),
-        children=[Relative(*row[:3]) for row in children[:MOST_CHILDREN]],
+        children=[Relative(*row[:3]) for row in children[:MAX_CHILDREN]],
         children_counted=len(children),
         statuses={status: statuses[status] for status in AsyncTaskStatus if statuses[status]},
     )

@@ -20,7 +20,7 @@ from typing import Final
 
 from celery_asynctask.core.accounting import SILENT
 from celery_asynctask.core.event import Event, Kind, encode
-from celery_asynctask.core.keys import RunKey
+from celery_asynctask.core.keys import AttemptKey
 from celery_asynctask.core.time import now
 from celery_asynctask.journal import Directory
 from celery_asynctask.journal.directory import is_being_written
@@ -94,7 +94,7 @@ class Watch:
 def _event(kind: Kind, attempt: OpenAttempt, evidence: str) -> Event | None:
     """What is told of an attempt; its run key tells the rest. None: an imported attempt may have a key that no event
     has, so nothing can be told of it."""
-    key = RunKey.parse(attempt.run_key)
+    key = AttemptKey.parse(attempt.run_key)
     if key is None:
         return None
     event: Event = {

@@ -30,7 +30,7 @@ from celery_asynctask.web.memory import Latest
 
 S = TypeVar("S")
 
-MOST_KEPT: Final = 1000
+MAX_CACHED: Final = 1000
 """Answers whose ETags are kept."""
 _TAG: Final = re.compile(r'(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")')
 
@@ -39,7 +39,7 @@ class Answers:
     """Answers of one server process; used by many threads."""
 
     def __init__(self) -> None:
-        self._tags: Latest[Hashable, tuple[int, str]] = Latest(MOST_KEPT)
+        self._tags: Latest[Hashable, tuple[int, str]] = Latest(MAX_CACHED)
         self._newest = 0
         self._lock = Lock()
 
@@ -51,7 +51,7 @@ class Answers:
         make: Callable[[S], str],
         read: Callable[[Reader], AbstractContextManager[S]],
         *,
-        lasting: bool = True,
+        cacheable: bool = True,
         media_type: str = "application/json",
         headers: Mapping[str, str] = {},
     ) -> Response:
@@ -61,7 +61,7 @@ class Answers:
         made again."""
         asked = request.headers.get("if-none-match", "")
         at = None
-        if lasting and asked:
+        if cacheable and asked:
             known = self._newest
             with reader.connection(consistent=False) as connection:
                 at = revision(connection)

@@ -15,7 +15,7 @@ from celery_asynctask.journal.survey import survey_of
 from celery_asynctask.queries.completeness import completeness
 from celery_asynctask.queries.reader import Reader
 
-MOST_ACCOUNTS: Final = 5000
+MAX_ACCOUNTS: Final = 5000
 """Accounts that are kept: of the processes that live, then of those that were seen last."""
 
 
@@ -41,8 +41,8 @@ def health(reader: Reader, directory: Path) -> Health:
     try:
         survey = survey_of(directory)
         journal, recorder = ("none", None) if survey is None else ("there", survey.recorder())
-        ledger, accounts = completeness(reader, survey, everything=True, most=MOST_ACCOUNTS)
+        ledger, accounts = completeness(reader, survey, everything=True, limit=MAX_ACCOUNTS)
     except (JournalError, OSError):  # of another user: nothing is known of it
         journal, recorder = "unreadable", None
-        ledger, accounts = completeness(reader, None, everything=True, most=MOST_ACCOUNTS)
+        ledger, accounts = completeness(reader, None, everything=True, limit=MAX_ACCOUNTS)
     return Health(ledger, {one.source: one for one in accounts}, journal, recorder)

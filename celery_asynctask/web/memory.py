@@ -16,31 +16,31 @@ T = TypeVar("T")
 SENT_SECONDS: Final = 120.0
 """How long a task counts as just sent again. A recorder looks for what it is to store every minute at least; after that
 the record itself says so."""
-MOST_SENT: Final = 10_000
+MAX_RECENT: Final = 10_000
 """Tasks that are remembered: the latest."""
 
 
 class Latest(OrderedDict[K, T]):
     """What was set last, of so many keys at most."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, limit: int) -> None:
         super().__init__()
-        self.most = most
+        self.limit = limit
         self._lock = Lock()
 
     def __setitem__(self, key: K, value: T) -> None:
         with self._lock:
             super().__setitem__(key, value)
             self.move_to_end(key)
-            if len(self) > self.most:
+            if len(self) > self.limit:
                 self.popitem(last=False)
 
 
-class Sent:
+class RecentReruns:
     """Tasks that were just sent again, by their Celery ids: what the record does not say yet."""
 
     def __init__(self) -> None:
-        self._at: Latest[str, float] = Latest(MOST_SENT)
+        self._at: Latest[str, float] = Latest(MAX_RECENT)
         self._lock = Lock()
 
     def __contains__(self, task_id: str) -> bool:
@@ -61,7 +61,7 @@ class Sent:
             self._at.pop(task_id, None)
 
 
-class Kept(Generic[T]):
+class SingleFlightCache(Generic[T]):
     """A value that takes long to make: one thread makes it, and others that ask meanwhile get the one before, or where
     there is none, what comes of that."""
 

@@ -19,9 +19,9 @@ from celery_asynctask.errors import FilterError
 from celery_asynctask.queries.search.filter import MAX_LENGTH, MAX_TERMS, Filter, Term, Value, parse, parse_value
 from celery_asynctask.queries.search.keys import JSON_KEYS
 from celery_asynctask.queries.search.order import ORDERS, Order
-from celery_asynctask.queries.search.page import MOST_ROWS
+from celery_asynctask.queries.search.page import MAX_ROWS
 from celery_asynctask.web.problem import invalid
-from celery_asynctask.web.schema import Asked, AsyncTaskStatusEnum
+from celery_asynctask.web.schema import AsyncTaskStatusEnum, StrictShape
 
 _KEYS: Final = {one.name: one.search for one in (*TASK, *ATTEMPT) if one.search is not None}
 """The grammar's keys by column; parameters have the names of columns."""
@@ -69,7 +69,7 @@ def _number(meaning: str) -> Any:
     return Field(None, description=meaning, json_schema_extra={"format": "int64"})
 
 
-class Search(Asked):
+class Search(StrictShape):
     """What is looked for; everything must hold."""
 
     search: str = Field(
@@ -114,7 +114,7 @@ class PageSearch(Search):
         max_length=100,
         json_schema_extra={"format": "asynctask-cursor"},
     )
-    limit: int = Field(50, description="Tasks of a page", ge=1, le=MOST_ROWS)
+    limit: int = Field(50, description="Tasks of a page", ge=1, le=MAX_ROWS)
 
     @property
     def order(self) -> Order:
@@ -122,7 +122,7 @@ class PageSearch(Search):
         return ORDER_BY[self.ordering.value]
 
 
-class Understood(NamedTuple):
+class ParsedSearch(NamedTuple):
     """A search that was understood."""
 
     filter: Filter
@@ -135,7 +135,7 @@ def in_values(terms: Iterable[Term]) -> bool:
     return any(term.key in JSON_KEYS for term in terms)
 
 
-def understood(asked: Search, now: dt.datetime) -> Understood:
+def parse_search(asked: Search, now: dt.datetime) -> ParsedSearch:
     """Raises `ProblemError`, which names the parameter."""
     terms, relative = searched(asked.search, now)
     if asked.status:
@@ -155,7 +155,7 @@ def understood(asked: Search, now: dt.datetime) -> Understood:
         raise invalid(
             "search", f"It has {len(terms)} terms with those of the other parameters; it may have {MAX_TERMS}."
         )
-    return Understood(Filter(tuple(terms)), relative)
+    return ParsedSearch(Filter(tuple(terms)), relative)
 
 
 def searched(text: str, now: dt.datetime) -> tuple[list[Term], bool]:

@@ -13,7 +13,7 @@ from celery_asynctask.operations import rerun
 from celery_asynctask.operations.rerun import Candidate, Options
 from celery_asynctask.present.reasons import reasons
 from celery_asynctask.queries.reruns import reruns, routing_keys
-from celery_asynctask.queries.search.page import MOST_LOOKED_AT
+from celery_asynctask.queries.search.page import MAX_SCANNED
 from celery_asynctask.store.models import AsyncTask
 from celery_asynctask.web.problem import ProblemError
 from celery_asynctask.web.service import Caller
@@ -93,5 +93,5 @@ def _candidate(caller: Caller, task: AsyncTask, how: Options) -> Candidate:
     one = rerun.assess(app, task, how, earlier, came_by, values=caller.payloads)
     if before.looked_back_to is None:
         return one
-    bounded = Reason(Code.BOUNDED, {"tasks": MOST_LOOKED_AT, "since": rfc3339(before.looked_back_to)})
+    bounded = Reason(Code.BOUNDED, {"tasks": MAX_SCANNED, "since": rfc3339(before.looked_back_to)})
     return one._replace(remarks=[*one.remarks, bounded])

@@ -45,13 +45,13 @@ def _names(shape: type[Shape]) -> list[tuple[str, str]]:
     return [(name, str(field.alias)) for name, field in shape.model_fields.items()]
 
 
-class Asked(Shape):
+class StrictShape(Shape):
     """Base of what is sent to us: nothing that is not known."""
 
     model_config = ConfigDict(extra="forbid")
 
 
-class Body(Asked):
+class Body(StrictShape):
     """Base of what is sent as JSON, which has types of its own: no "yes" is true. Its names are those of the document
     alone."""
 

@@ -25,7 +25,7 @@ from celery_asynctask.queries.reader import Reader
 from celery_asynctask.settings import Settings, engine_options
 from celery_asynctask.web.answer import Answers
 from celery_asynctask.web.health import Health, health
-from celery_asynctask.web.memory import Kept, Sent
+from celery_asynctask.web.memory import RecentReruns, SingleFlightCache
 from celery_asynctask.web.problem import ProblemError, invalid
 
 T = TypeVar("T")
@@ -34,7 +34,7 @@ QUERY_SECONDS: Final = 10
 """How long a query may take before the database stops it."""
 THREADS: Final = 6
 """Queries at a time: one Python process makes no more answers by asking for more at once."""
-MOST_WAITING: Final = 200
+MAX_WAITING: Final = 200
 """Requests that wait for one of them."""
 KEPT_SECONDS: Final = 5.0
 """How long a `Health` is answered with before it is made anew."""
@@ -82,7 +82,7 @@ class Access:
         return right in self.rights
 
 
-class Gate:
+class Authenticator:
     """Lets requests in."""
 
     def __init__(self, settings: Settings, *, loopback: bool = False) -> None:
@@ -179,13 +179,13 @@ class Service:
     """Of one ASGI application."""
 
     def __init__(self, celery: Any, settings: Settings, *, loopback: bool = False) -> None:
-        """``loopback`` as in `Gate`. Raises `SettingsError`."""
+        """``loopback`` as in `Authenticator`. Raises `SettingsError`."""
         self.celery = celery
         self.settings = settings
-        self.gate = Gate(settings, loopback=loopback)
+        self.authenticator = Authenticator(settings, loopback=loopback)
         self.answers = Answers()
-        self.sent = Sent()
-        self.health: Kept[Health] = Kept()
+        self.sent = RecentReruns()
+        self.health: SingleFlightCache[Health] = SingleFlightCache()
         options = engine_options(settings.engine_options, **_POOL)
         self._reader = Reader(settings.url, options, seconds=QUERY_SECONDS)
         self._checked = False
@@ -194,8 +194,8 @@ class Service:
     async def run(self, work: Callable[[], T]) -> T:
         """Do what asks the database in a thread; of ours, for a host application needs its own. Raises `ProblemError`
         where too many wait, and what ``work`` raises."""
-        if self._asked >= THREADS + MOST_WAITING:
-            detail = f"{MOST_WAITING} requests wait for the database already: ask less often."
+        if self._asked >= THREADS + MAX_WAITING:
+            detail = f"{MAX_WAITING} requests wait for the database already: ask less often."
             raise ProblemError("busy", 503, detail, headers={"Retry-After": "1"})
         self._asked += 1
         try:
@@ -259,9 +259,10 @@ class Caller:
 
 
 async def caller_of(request: Request, *rights: Right, kept: str | None = None) -> Caller:
-    """The caller of a request, who has all these rights; ``kept`` as in `Gate.access`. Raises `ProblemError`."""
+    """The caller of a request, who has all these rights; ``kept`` as in `Authenticator.access`. Raises
+    `ProblemError`."""
     service: Service = request.app.state.asynctask
-    found = Caller(await service.gate.access(request, kept), service)
+    found = Caller(await service.authenticator.access(request, kept), service)
     for right in rights:
         found.need(right)
     if request.method not in _SAFE:

@@ -41,16 +41,16 @@ def _figures(restarts: int) -> Iterator[Figure]:
 
 def _most(recorded: Worker) -> float:
     """The most that the main process has while it drains a backlog."""
-    most = 0.0
+    limit = 0.0
     with tempfile.TemporaryDirectory(dir=recorded.journal.parent) as directory:
         journals.write(Path(directory), 5 * TASKS)
         left = journals.hand_over(Path(directory), recorded.journal)
     recorded.fed += 5 * TASKS
 
     def drained() -> bool:
-        nonlocal most
-        most = max(most, clock.megabytes(recorded.main.pid))
+        nonlocal limit
+        limit = max(limit, clock.megabytes(recorded.main.pid))
         return not any(segment.exists() for segment in left)
 
     wait_for(drained, SECONDS, "the backlog to be drained")
-    return most
+    return limit

@@ -24,7 +24,7 @@ import pytest
 import celery_asynctask
 from celery_asynctask import errors
 from celery_asynctask.capture import instrumentation
-from celery_asynctask.capture.instrumentation import Recording
+from celery_asynctask.capture.instrumentation import Instrumentation
 
 TASK_CLS = "celery_asynctask:RecordedTask"
 
@@ -45,7 +45,7 @@ class Summary(TypedDict):
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("celery-asynctask")
-    group.addoption("--asynctask", choices=("off", "install", "task_cls"), default="off")
+    group.addoption("--asynctask", policies=("off", "install", "task_cls"), default="off")
     group.addoption("--asynctask-dir", type=Path, required=True)
 
 
@@ -116,16 +116,16 @@ class _Switch:
         celery.app.base.Celery.__init__ = made
 
     def _count_events(self) -> None:
-        original = Recording.write
+        original = Instrumentation.write
         events = Counter[str]()
         self.summary["events"] = events
 
         @functools.wraps(original)
-        def write(of_app: Recording, data: bytes) -> None:
+        def write(of_app: Instrumentation, data: bytes) -> None:
             original(of_app, data)
             events[json.loads(data)["kind"]] += 1
 
-        Recording.write = write  # type: ignore[method-assign, assignment]
+        Instrumentation.write = write  # type: ignore[method-assign, assignment]
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:

@@ -24,37 +24,37 @@ _PLAIN: Final = frozenset(map(id, (str, int, float, bool, type(None), bytes)))
 """Types, by their identity, that compare without code of the user's."""
 
 
-def pairs(value: Any, most: int | None = None, depth: int = 0) -> Pairs | None:
+def pairs(value: Any, limit: int | None = None, depth: int = 0) -> Pairs | None:
     """What a mapping holds, at most so much of it; None: it is none that can be read."""
     kind = type(value)
     if inherits(kind, dict):  # at one go: another thread may add to it
-        return list(islice(dict.items(value), most)), dict.__len__(value)
+        return list(islice(dict.items(value), limit)), dict.__len__(value)
     if depth == _DEEPEST:
         return None
     if kind is types.MappingProxyType:  # its own methods call those of what it stands for
         [value] = gc.get_referents(value)
-        return pairs(value, most, depth + 1)
+        return pairs(value, limit, depth + 1)
     if inherits(kind, UserDict):
-        return pairs(dict.get(instance_dict(value), "data"), most, depth + 1)
+        return pairs(dict.get(instance_dict(value), "data"), limit, depth + 1)
     if inherits(kind, ChainMap):
-        return _chained(dict.get(instance_dict(value), "maps"), most, depth + 1)
+        return _chained(dict.get(instance_dict(value), "maps"), limit, depth + 1)
     return None
 
 
-def _chained(maps: Any, most: int | None, depth: int) -> Pairs | None:
+def _chained(maps: Any, limit: int | None, depth: int) -> Pairs | None:
     if not inherits(type(maps), list) or list.__len__(maps) > _MOST_MAPS:
         return None
     found: dict[Any, tuple[Any, Any]] = {}
     unread = 0
     for one in reversed(list(list.__iter__(maps))):
-        read = pairs(one, most, depth)
+        read = pairs(one, limit, depth)
         if read is None:
             return None
         unread += read[1] - len(read[0])
         for key, value in read[0]:
             name = _name(key)
             found[name] = (found[name][0] if name in found else key, value)
-    return list(found.values())[:most], len(found) + unread
+    return list(found.values())[:limit], len(found) + unread
 
 
 def _name(key: Any) -> Any:

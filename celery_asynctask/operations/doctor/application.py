@@ -79,8 +79,8 @@ def tasks(app: Any, settings: Settings) -> Iterator[Finding]:
                 f"What the app's workers import cannot be imported here: {type(exc).__name__}: {reason(exc)}.",
                 "Run `doctor` where the workers run; a worker that starts with this does not run, either.",
             )
-    recording = getattr(app, "asynctask_recording", None)  # `instrumentation.ATTRIBUTE`
-    if recording is None:
+    instrumentation = getattr(app, "asynctask_recording", None)  # `instrumentation.ATTRIBUTE`
+    if instrumentation is None:
         yield _TASKS.problem(
             "Nothing of this app is recorded: no task is a RecordedTask, and install() was not called.",
             'Give the app the task class, Celery(..., task_cls="celery_asynctask:RecordedTask"), or call '
@@ -88,7 +88,7 @@ def tasks(app: Any, settings: Settings) -> Iterator[Finding]:
         )
         return
     own = sorted(name for name in app.tasks if not name.startswith("celery."))
-    left_out = [name for name in own if not recording.chooses(name)]
+    left_out = [name for name in own if not instrumentation.chooses(name)]
     if not own:
         yield _TASKS.note("The app defines no tasks here; it records what it sends with send_task.")
     elif len(left_out) == len(own):

@@ -17,7 +17,7 @@ from celery_asynctask.errors import StoreError
 from celery_asynctask.operations.doctor.finding import Check, Finding
 from celery_asynctask.queries import Reader
 from celery_asynctask.queries.completeness import silent
-from celery_asynctask.queries.database_health import Vitals, read_all, vitals
+from celery_asynctask.queries.database_health import DatabaseHealth, database_health, read_all
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Position, SourceUpdate, Store
 
@@ -46,7 +46,7 @@ _SOURCES: Final = Check("sources")
 def database(settings: Settings, reader: Reader) -> Iterator[Finding]:
     """All that concerns the database."""
     try:
-        found = vitals(reader)
+        found = database_health(reader)
     except StoreError as exc:
         yield _DATABASE.problem(str(exc), "Start it, or correct asynctask_url; until then events wait in the journal.")
         return
@@ -70,7 +70,7 @@ def database(settings: Settings, reader: Reader) -> Iterator[Finding]:
     yield _silence(reader)
 
 
-def _clock(found: Vitals) -> Finding:
+def _clock(found: DatabaseHealth) -> Finding:
     if found.skew is None:
         return _CLOCK.ok("The database runs in this process, so it has this host's time.")
     where = f"{abs(found.skew):.3f} s {'ahead of' if found.skew > 0 else 'behind'} this host's"

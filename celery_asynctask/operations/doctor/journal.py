@@ -97,17 +97,17 @@ def _absent(path: Path) -> Iterator[Finding]:
 
 
 def _space(settings: Settings, size: int) -> Finding:
-    path, most = settings.directory, settings.journal_max_bytes
+    path, limit = settings.directory, settings.journal_max_bytes
     there = os.statvfs(path)
     free = there.f_bavail * there.f_frsize
-    text = f"{path} has {amount(size)} of the {amount(most)} that it may take; {amount(free)} are free there."
-    if size >= most:
+    text = f"{path} has {amount(size)} of the {amount(limit)} that it may take; {amount(free)} are free there."
+    if size >= limit:
         return _JOURNAL.problem(f"{text} Events are dropped.", "See that the recorder can store, or raise the bound.")
     if free < LITTLE_BYTES:
         return _JOURNAL.problem(text, "Make room on that disk, or set asynctask_journal_dir to another one.")
-    if size > FULL * most:
+    if size > FULL * limit:
         return _JOURNAL.note(text, "See that the recorder can store, or raise asynctask_journal_max_bytes.")
-    if free < most - size:
+    if free < limit - size:
         return _JOURNAL.note(
             f"{text} The disk is full before that bound is reached.",
             "Make room, or lower asynctask_journal_max_bytes.",

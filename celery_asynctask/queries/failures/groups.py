@@ -1,6 +1,6 @@
 """Failures with the same cause, together: of one type, one message but for what varies in it, and one place.
 
-The newest failures that a filter finds are fetched, `MOST_LOOKED_AT` of them at most, with the end of their tracebacks,
+The newest failures that a filter finds are fetched, `MAX_SCANNED` of them at most, with the end of their tracebacks,
 and grouped here: what is the same message, and whose code it was, is nothing that a database can tell.
 """
 
@@ -23,7 +23,7 @@ from celery_asynctask.queries.search.filter import Filter
 from celery_asynctask.queries.search.order import NEWEST
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
 
-MOST_LOOKED_AT: Final = 10_000
+MAX_SCANNED: Final = 10_000
 """Failures that are grouped."""
 TRACEBACK_END: Final = 4000
 """Characters of a traceback that are fetched: its end, where the error is."""
@@ -96,7 +96,7 @@ class Failures(NamedTuple):
         return [self.first + (self.last - self.first) / BUCKETS * number for number in range(BUCKETS + 1)]
 
 
-def failures(reader: Reader, session: Session, search: Filter, *, most: int = MOST_LOOKED_AT) -> Failures:
+def failures(reader: Reader, session: Session, search: Filter, *, limit: int = MAX_SCANNED) -> Failures:
     """The newest ``most`` failures that the filter finds, in groups. A filter that names statuses decides itself what
     has failed; there, what has an error is grouped."""
     wanted = conditions(search, reader.dialect)
@@ -105,7 +105,7 @@ def failures(reader: Reader, session: Session, search: Filter, *, most: int = MO
     else:
         wanted.indexed.append(AsyncTask.status.in_(FAILED))
     newest = reader.seen(_failures(wanted.matches, reader.dialect)).where(*wanted.indexed)
-    newest = newest.order_by(*NEWEST.terms).limit(most + 1).execution_options(yield_per=1000)
+    newest = newest.order_by(*NEWEST.terms).limit(limit + 1).execution_options(yield_per=1000)
     looked_back_to: dt.datetime | None = None
 
     def matching() -> Iterator[Failure]:
@@ -113,7 +113,7 @@ def failures(reader: Reader, session: Session, search: Filter, *, most: int = MO
         last = None
         for number, (matches, *about) in enumerate(session.execute(newest)):
             one = Failure(*about)
-            if number == most:
+            if number == limit:
                 looked_back_to = last
             elif matches:
                 yield one

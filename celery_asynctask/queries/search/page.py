@@ -1,6 +1,6 @@
 """Pages of tasks, newest first or in another order: what a filter finds, from where the last page ended.
 
-Some searches (what is in an argument, part of an error's text) look at rows one by one. They look at `MOST_LOOKED_AT`
+Some searches (what is in an argument, part of an error's text) look at rows one by one. They look at `MAX_SCANNED`
 of the newest, and the page says so and how far back that was: a search that takes minutes helps nobody, and one that
 stops silently lies. So it is with an order that no index has: it sorts that many of the newest.
 """
@@ -22,11 +22,11 @@ from celery_asynctask.queries.search.filter import Filter
 from celery_asynctask.queries.search.order import NEWEST, Cursor, Order, Place
 from celery_asynctask.store.models import AsyncTask
 
-MOST_LOOKED_AT: Final = 100_000
+MAX_SCANNED: Final = 100_000
 """Rows that one page of a search looks at where no index leads to what it finds."""
-MOST_ROWS: Final = 1000
+MAX_ROWS: Final = 1000
 """Rows of one page."""
-MOST_CHARACTERS: Final = 16_000_000
+MAX_CHARACTERS: Final = 16_000_000
 """Of the texts and JSON of a page's rows where it has more than `_AT_A_TIME`; one row more than that is shown."""
 _AT_A_TIME: Final = 100
 """Rows that are fetched at once."""
@@ -63,18 +63,18 @@ def page(
     With ``columns``, rows of what that selects, which must include ``id`` and the time that the order is by; without
     ``payloads`` the JSON columns are left unread. Raises `FilterError` for a bad cursor.
     """
-    limit = max(1, min(limit, MOST_ROWS))
+    limit = max(1, min(limit, MAX_ROWS))
     cursor = None if after is None else Cursor.read(after, order)
     indexed, behind, is_scan, asked = _statements(
         reader.dialect, reader.customers, search, columns, cursor, order, limit
     )
     if order.by_creation:
-        bound = last_of_first(session, behind, MOST_LOOKED_AT, order) if is_scan else None
+        bound = last_of_first(session, behind, MAX_SCANNED, order) if is_scan else None
     elif cursor is None:
-        bound = last_of_first(session, indexed, MOST_LOOKED_AT)
+        bound = last_of_first(session, indexed, MAX_SCANNED)
     else:
         bound = cursor.bound
-        oldest = last_of_first(session, indexed, 2 * MOST_LOOKED_AT)
+        oldest = last_of_first(session, indexed, 2 * MAX_SCANNED)
         if oldest is not None and (bound is None or bound < oldest):
             raise FilterError("The cursor is of a time when there were fewer tasks: begin with the first page again.")
     if bound is not None:
@@ -119,12 +119,12 @@ def _statements(
     return indexed, behind, bool(wanted.scanned), whole
 
 
-def _some(session: Session | Connection, asked: Select[Any], most: int) -> tuple[list[Any], bool]:
+def _some(session: Session | Connection, asked: Select[Any], limit: int) -> tuple[list[Any], bool]:
     """Rows, some at a time where they may be many, and whether they were too long for one page, which ends there."""
-    if most <= _AT_A_TIME + 1:
+    if limit <= _AT_A_TIME + 1:
         return list(session.execute(asked)), False
     found: list[Any] = []
-    room = MOST_CHARACTERS
+    room = MAX_CHARACTERS
     with session.execute(asked, execution_options={"yield_per": _AT_A_TIME}) as rows:
         for row in rows:
             if room < 0:
@@ -134,8 +134,8 @@ def _some(session: Session | Connection, asked: Select[Any], most: int) -> tuple
     return found, False
 
 
-def last_of_first(session: Session | Connection, tasks: Select[Any], most: int, order: Order = NEWEST) -> Place | None:
+def last_of_first(session: Session | Connection, tasks: Select[Any], limit: int, order: Order = NEWEST) -> Place | None:
     """The row numbered ``most`` of these tasks in an order of creation; None where there is none behind it."""
     sorted_ = tasks.with_only_columns(AsyncTask.created_at, AsyncTask.id).order_by(None).order_by(*order.terms)
-    found = session.execute(sorted_.offset(most - 1).limit(2)).all()
+    found = session.execute(sorted_.offset(limit - 1).limit(2)).all()
     return Place(found[0].created_at, found[0].id) if len(found) > 1 else None

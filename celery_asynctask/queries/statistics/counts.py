@@ -18,9 +18,9 @@ from celery_asynctask.queries.search.order import NEWEST
 from celery_asynctask.queries.statistics.measures import looked_back_to, total
 from celery_asynctask.store.models import AsyncTask
 
-MOST_COUNTED: Final = 4_000
+MAX_COUNTED: Final = 4_000
 """Tasks that are looked at."""
-MOST_STANDING: Final = 10_000
+MAX_BACKLOG: Final = 10_000
 """Tasks of one status that are counted; where there are so many, there may be more."""
 COUNTED: Final = (*(status for status in AsyncTaskStatus if status not in TERMINAL), AsyncTaskStatus.LOST)
 
@@ -34,12 +34,12 @@ class Counts(NamedTuple):
     """It was bounded: it looked at tasks asked for down to that time, and at none before. None: at all."""
 
 
-def counts(reader: Reader, session: Session, search: Filter, *, most: int = MOST_COUNTED) -> Counts:
+def counts(reader: Reader, session: Session, search: Filter, *, limit: int = MAX_COUNTED) -> Counts:
     """How many tasks the filter finds among the newest ``most`` that its indexed terms lead to."""
     wanted = conditions(search, reader.dialect)
     columns = AsyncTask.status, AsyncTask.created_at, case((wanted.matches, 1), else_=0).label("matches")
     newest = reader.seen(select(*columns)).where(*wanted.indexed).order_by(*NEWEST.terms)
-    one = newest.limit(most).subquery()
+    one = newest.limit(limit).subquery()
     counted = select(
         one.c.status,
         total(one.c.matches).label("tasks"),
@@ -49,14 +49,14 @@ def counts(reader: Reader, session: Session, search: Filter, *, most: int = MOST
     rows = session.execute(counted.group_by(one.c.status)).all()
     found = {row.status: row.tasks for row in rows}
     by_status = {status: found.get(status, 0) for status in AsyncTaskStatus}
-    return Counts(by_status, looked_back_to(session, newest, rows, most))
+    return Counts(by_status, looked_back_to(session, newest, rows, limit))
 
 
-def standing(reader: Reader, session: Session, *, most: int = MOST_STANDING) -> Mapping[AsyncTaskStatus, int]:
+def backlog(reader: Reader, session: Session, *, limit: int = MAX_BACKLOG) -> Mapping[AsyncTaskStatus, int]:
     """How many tasks of each status in `COUNTED` there are, ``most`` at most: an index alone tells."""
     each = []
     for status in COUNTED:
-        one = reader.seen(select(AsyncTask.status)).where(AsyncTask.status == status).limit(most).subquery()
+        one = reader.seen(select(AsyncTask.status)).where(AsyncTask.status == status).limit(limit).subquery()
         each.append(select(literal(status.value).label("status"), func.count().label("tasks")).select_from(one))
     found = {row.status: row.tasks for row in session.execute(union_all(*each))}
     return {status: found[status.value] for status in COUNTED}

@@ -70,15 +70,15 @@ def total(column: ColumnElement[int]) -> ColumnElement[int]:
     return cast(func.coalesce(func.sum(column), 0), BigInteger)
 
 
-def looked_back_to(session: Session, newest: Select[Any], rows: Sequence[Any], most: int) -> dt.datetime | None:
+def looked_back_to(session: Session, newest: Select[Any], rows: Sequence[Any], limit: int) -> dt.datetime | None:
     """Down to when the first ``most`` of the ``newest`` tasks, which are grouped in ``rows`` with their ``looked_at``
     and ``first``, were asked for; None where there are no others behind them."""
-    if sum(row.looked_at for row in rows) < most:
+    if sum(row.looked_at for row in rows) < limit:
         return None
     first: dt.datetime = min(row.first for row in rows)
     others = newest.with_only_columns(AsyncTask.id)
     # The first is quick, and the second finds what was asked for at that very moment.
-    behind = others.order_by(None).where(AsyncTask.created_at < first).limit(1), others.offset(most).limit(1)
+    behind = others.order_by(None).where(AsyncTask.created_at < first).limit(1), others.offset(limit).limit(1)
     return first if any(session.execute(one).first() is not None for one in behind) else None
 
 

@@ -1,7 +1,7 @@
 """What the tasks of each name have in common: how many, how many failed, how long they waited and ran; and of one name
 the newest tasks, those that failed last, and those that took the longest.
 
-Made in the database, of the newest tasks that a filter finds. It looks at `MOST_LOOKED_AT` of them at most, and says so
+Made in the database, of the newest tasks that a filter finds. It looks at `MAX_SCANNED` of them at most, and says so
 and how far back that was, as `page` does.
 """
 
@@ -23,9 +23,9 @@ from celery_asynctask.queries.search.order import NEWEST
 from celery_asynctask.queries.statistics.measures import Percentiles, grouped, looked_back_to, measures
 from celery_asynctask.store.models import AsyncTask
 
-MOST_LOOKED_AT: Final = 100_000
+MAX_SCANNED: Final = 100_000
 """Rows that statistics are made of."""
-MOST_OF_A_NAME: Final = 1_000
+MAX_PER_NAME: Final = 1_000
 """Tasks of a name among which failures and slow ones are looked for."""
 DEFAULT_AGE: Final = dt.timedelta(days=1)
 """How old tasks are looked at when a search names no time."""
@@ -74,14 +74,14 @@ def with_time(search: Filter, now: dt.datetime) -> Filter:
 
 
 def statistics(
-    reader: Reader, session: Session, search: Filter, now: dt.datetime, *, most: int = MOST_LOOKED_AT
+    reader: Reader, session: Session, search: Filter, now: dt.datetime, *, limit: int = MAX_SCANNED
 ) -> Statistics:
     """Statistics of the newest ``most`` tasks that the filter finds."""
     wanted = conditions(search, reader.dialect)
     newest = reader.seen(measures(wanted.matches).add_columns(AsyncTask.name)).where(*wanted.indexed)
     newest = newest.order_by(*NEWEST.terms)
-    rows = session.execute(grouped(newest.limit(most), "name", reader.dialect)).all()
-    bound = looked_back_to(session, newest, rows, most)
+    rows = session.execute(grouped(newest.limit(limit), "name", reader.dialect)).all()
+    bound = looked_back_to(session, newest, rows, limit)
     low, high = asked_between(search)
     since = bound or low or min((row.first for row in rows), default=now)
     names = [
@@ -107,7 +107,7 @@ def asked_between(search: Filter) -> tuple[dt.datetime | None, dt.datetime | Non
     return max(lows, default=None), min(highs, default=None)
 
 
-class Named(NamedTuple):
+class NameDetail(NamedTuple):
     """Rows of `reader.task_columns` without the tasks' values."""
 
     newest: Sequence[Any]
@@ -125,10 +125,12 @@ def by_name(name: str) -> Filter:
     return Filter((Term("name", (), (Value("=", glob),), False),))
 
 
-def named(reader: Reader, session: Session, name: str, *, rows: int = 10, most: int = MOST_OF_A_NAME) -> Named:
+def name_detail(
+    reader: Reader, session: Session, name: str, *, rows: int = 10, limit: int = MAX_PER_NAME
+) -> NameDetail:
     """So many ``rows`` of each, of the newest ``most`` tasks of that name."""
     asked = reader.seen(select(AsyncTask.id, AsyncTask.created_at, AsyncTask.status, LENGTHS["run"].label("run")))
-    asked = asked.where(*conditions(by_name(name), reader.dialect).indexed).order_by(*NEWEST.terms).limit(most)
+    asked = asked.where(*conditions(by_name(name), reader.dialect).indexed).order_by(*NEWEST.terms).limit(limit)
     looked_at = session.execute(asked).all()
     failed = [row for row in looked_at if row.status in FAILED]
     ended = sorted((row for row in looked_at if row.run is not None), key=lambda row: row.run, reverse=True)
@@ -137,4 +139,4 @@ def named(reader: Reader, session: Session, name: str, *, rows: int = 10, most: 
     found = session.execute(shown.where(AsyncTask.id.in_({number for ids in chosen for number in ids})))
     by_id = {row.id: row for row in found}
     newest, failures, slowest = ([by_id[number] for number in ids] for ids in chosen)
-    return Named(newest, failures, slowest, looked_at[-1].created_at if len(looked_at) == most else None)
+    return NameDetail(newest, failures, slowest, looked_at[-1].created_at if len(looked_at) == limit else None)

@@ -25,15 +25,15 @@ from celery_asynctask.queries.statistics.measures import total
 from celery_asynctask.store.models import AsyncTask, AsyncTaskSource
 
 HOUR: Final = dt.timedelta(hours=1)
-MOST_COUNTED: Final = 20_000
+MAX_COUNTED: Final = 20_000
 """Tasks of the last hour that are counted by status."""
-MOST_RUNNING: Final = 2_000
+MAX_RUNNING: Final = 2_000
 """Running tasks that are counted by name."""
 GONE: Final = dt.timedelta(hours=1)
 """For how long a source that is gone is counted."""
 
 
-class Recording(NamedTuple):
+class RecordingHealth(NamedTuple):
     """How recording does: the ledger of all sources together, and who lives."""
 
     alive: int
@@ -66,8 +66,8 @@ class Overview(NamedTuple):
     counts: Mapping[AsyncTaskStatus, int]
     """Of the tasks that were asked for since ``since``."""
     since: dt.datetime
-    """An hour ago; later where there were more than `MOST_COUNTED`."""
-    recording: Recording
+    """An hour ago; later where there were more than `MAX_COUNTED`."""
+    recording: RecordingHealth
 
     @property
     def is_whole(self) -> bool:
@@ -78,7 +78,7 @@ class Overview(NamedTuple):
 def overview(reader: Reader, session: Session, now: dt.datetime, *, rows: int = 10) -> Overview:
     """What happens at ``now``, with at most so many ``rows`` of each list."""
     last_hour = Filter((Term("since", (), (Value(">=", now - HOUR),), False),))
-    lately = counts(reader, session, last_hour, most=MOST_COUNTED)
+    lately = counts(reader, session, last_hour, limit=MAX_COUNTED)
     return Overview(
         at=now,
         running=_running(reader, session),
@@ -94,13 +94,13 @@ def overview(reader: Reader, session: Session, now: dt.datetime, *, rows: int = 
 def _tasks(
     reader: Reader, session: Session, statuses: Sequence[AsyncTaskStatus], rows: int, *, newest: bool = True
 ) -> Sequence[AsyncTask]:
-    """The newest tasks of these statuses, or those that started first of the oldest `MOST_RUNNING`. Each status is
+    """The newest tasks of these statuses, or those that started first of the oldest `MAX_RUNNING`. Each status is
     asked for alone: an index has its tasks in order."""
-    order, most = (NEWEST, rows) if newest else (OLDEST, MOST_RUNNING)
+    order, limit = (NEWEST, rows) if newest else (OLDEST, MAX_RUNNING)
     each = []
     for status in statuses:
         of_status = reader.seen(select(AsyncTask.id)).where(AsyncTask.status == status)
-        each.append(select(of_status.order_by(*order.terms).limit(most).subquery()))
+        each.append(select(of_status.order_by(*order.terms).limit(limit).subquery()))
     ids = union_all(*each).subquery()
     found = reader.tasks().join(ids, AsyncTask.id == ids.c.id).options(*WITHOUT_VALUES)
     in_order = NEWEST.terms if newest else (AsyncTask.started_at, AsyncTask.id)
@@ -109,13 +109,13 @@ def _tasks(
 
 def _running(reader: Reader, session: Session) -> dict[str, int]:
     names = reader.seen(select(AsyncTask.name)).where(AsyncTask.status == AsyncTaskStatus.STARTED)
-    one = names.limit(MOST_RUNNING).subquery()
+    one = names.limit(MAX_RUNNING).subquery()
     by_name = select(one.c.name, func.count().label("tasks")).group_by(one.c.name)
     rows = session.execute(by_name.order_by(func.count().desc(), one.c.name))
     return {row.name: row.tasks for row in rows}
 
 
-def _recording(session: Session, now: dt.datetime) -> Recording:
+def _recording(session: Session, now: dt.datetime) -> RecordingHealth:
     of: Any = AsyncTaskSource.__table__.c
     left: ColumnElement[int] = left_over(of.last_number, of.stored, of.quarantined)
     asked = select(
@@ -128,4 +128,4 @@ def _recording(session: Session, now: dt.datetime) -> Recording:
     dropped: Counter[str] = Counter()
     for by_reason in session.scalars(select(of.dropped).where(of.dropped.is_not(None))):
         dropped.update(by_reason)
-    return Recording(**row._mapping, dropped=dropped)
+    return RecordingHealth(**row._mapping, dropped=dropped)

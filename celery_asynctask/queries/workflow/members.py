@@ -19,9 +19,9 @@ from celery_asynctask.queries.types import EvidentTask
 from celery_asynctask.queries.workflow.tree import Member
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
 
-MOST_MEMBERS: Final = 10_000
+MAX_MEMBERS: Final = 10_000
 """Members that are looked at."""
-MOST_RUNS: Final = 50_000
+MAX_RUNS: Final = 50_000
 """Runs of them that are looked at."""
 _AT_ONCE: Final = 1000
 """Ids in one query."""
@@ -62,13 +62,13 @@ def workflow(reader: Reader, session: Session, task: EvidentTask) -> Workflow:
     else:
         search.bounded = True
     first = sorted(search.known.values(), key=lambda one: (one is not member, one.created_at, one.id))
-    return Workflow(first[:MOST_MEMBERS], search.bounded or len(first) > MOST_MEMBERS)
+    return Workflow(first[:MAX_MEMBERS], search.bounded or len(first) > MAX_MEMBERS)
 
 
 def runs(session: Session, members: Collection[str]) -> dict[str, list[Run]]:
-    """The runs of tasks, by their ids, in the order in which they were meant to happen; at most `MOST_RUNS`."""
+    """The runs of tasks, by their ids, in the order in which they were meant to happen; at most `MAX_RUNS`."""
     found: dict[str, list[Run]] = {}
-    room = MOST_RUNS
+    room = MAX_RUNS
     columns = [getattr(AsyncTaskAttempt, name) for name in Run._fields]
     for ids in _parts(members):
         asked = select(*columns).where(AsyncTaskAttempt.celery_task_id.in_(ids)).limit(room)
@@ -110,10 +110,10 @@ class _Search:
         return bool(roots or missing or parents)
 
     def _find(self, condition: Any) -> None:
-        if len(self.known) > MOST_MEMBERS:
+        if len(self.known) > MAX_MEMBERS:
             return
         columns = [getattr(AsyncTask, name) for name in Member._fields]
-        asked = self._reader.seen(select(*columns).where(condition)).order_by(AsyncTask.id).limit(MOST_MEMBERS + 1)
+        asked = self._reader.seen(select(*columns).where(condition)).order_by(AsyncTask.id).limit(MAX_MEMBERS + 1)
         for row in self._session.execute(asked):
             self.known.setdefault(row.celery_task_id, Member(*row))
 

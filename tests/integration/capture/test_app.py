@@ -17,7 +17,7 @@ from kombu.utils.objects import cached_property
 from sqlalchemy import create_engine, func, select
 
 from celery_asynctask import install, uninstall
-from celery_asynctask.capture.instrumentation import recording_of
+from celery_asynctask.capture.instrumentation import instrumentation_of
 from celery_asynctask.store.models import AsyncTask, AsyncTaskSource
 from tests.pace import patience
 
@@ -56,7 +56,7 @@ def test_its_own_amqp_class_sends(app: Celery) -> None:
 def test_it_pickles_also_after_it_has_recorded(app: Celery) -> None:
     app.send_task("anything")
     copy = pickle.loads(pickle.dumps(app))
-    assert (copy.main, copy.amqp_cls, recording_of(copy)) == ("mine", OwnAMQP, None)
+    assert (copy.main, copy.amqp_cls, instrumentation_of(copy)) == ("mine", OwnAMQP, None)
     copy.close()
 
 
@@ -144,19 +144,19 @@ def test_what_is_chosen_while_the_whole_app_is_installed_is_not_kept(
 
     plain.apply()  # to be known
     install(app, whole_app=False)
-    recording = recording_of(app)
-    assert recording is not None
-    choose = recording._chooses
+    instrumentation = instrumentation_of(app)
+    assert instrumentation is not None
+    policy_of = instrumentation._chooses
 
     def meanwhile(name: str, task: Any) -> bool:
-        chosen = choose(name, task)
+        chosen = policy_of(name, task)
         install(app)
         return chosen
 
     try:
         with monkeypatch.context() as patched:
-            patched.setattr(recording, "_chooses", meanwhile)
-            assert not recording.chooses("plain")
-        assert recording.chooses("plain")
+            patched.setattr(instrumentation, "_chooses", meanwhile)
+            assert not instrumentation.chooses("plain")
+        assert instrumentation.chooses("plain")
     finally:
         uninstall(app)

@@ -227,9 +227,9 @@ def test_so_many_accounts_of_those_that_live_and_were_seen_last(store: Store, mo
     are many held at a time."""
     held: list[int] = []
 
-    def latest(accounts: list[Account], most: int) -> list[Account]:
+    def latest(accounts: list[Account], limit: int) -> list[Account]:
         held.append(len(accounts))
-        return _latest(accounts, most)
+        return _latest(accounts, limit)
 
     monkeypatch.setattr(sys.modules[completeness.__module__], "_latest", latest)
     now = dt.datetime.now(dt.timezone.utc)
@@ -237,7 +237,7 @@ def test_so_many_accounts_of_those_that_live_and_were_seen_last(store: Store, mo
         add_source(store, ALL_THERE, source=f"s-{number}")
         gone = None if number == 0 else now
         change(store, f"s-{number}", last_seen_at=now - dt.timedelta(days=10 - number), ended_at=gone)
-    found = check(store, everything=True, most=3)
+    found = check(store, everything=True, limit=3)
     assert {one.source for one in found.accounts} == {"s-0", "s-8", "s-9"}
     assert found.ledger.processes == 10
     assert max(held) == 6

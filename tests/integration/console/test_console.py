@@ -29,7 +29,7 @@ PAGES = (
     "/tasks/ours",
     "/tasks/ours/workflow",
 )
-MOST_BYTES = 100_000
+MAX_BYTES = 100_000
 pytestmark = pytest.mark.usefixtures("two_tenants")
 
 ROWS = re.compile(r'<tr id="t-\d+">')
@@ -147,7 +147,7 @@ def test_the_api_knows_no_cookie(api: Api) -> None:
 def test_files_are_small_and_kept(api: Api) -> None:
     directory = files("celery_asynctask.console") / "static"
     sizes = {one.name: len(one.read_bytes()) for one in directory.iterdir()}
-    assert sum(size for name, size in sizes.items() if name.endswith((".js", ".css"))) <= MOST_BYTES
+    assert sum(size for name, size in sizes.items() if name.endswith((".js", ".css"))) <= MAX_BYTES
     for link in set(re.findall(r'(?:href|src)="(/console/static/[^"]+)"', get(api, "/").text)):
         answer = api.app, asked(api, link)
         assert answer[1].status_code == 200
@@ -231,7 +231,7 @@ def test_a_file_has_all_rows_however_large_their_values(
 ) -> None:
     for number in range(150):
         tell(store, f"more-{number}", OURS)
-    monkeypatch.setattr(sys.modules["celery_asynctask.queries.search.page"], "MOST_CHARACTERS", 1000)
+    monkeypatch.setattr(sys.modules["celery_asynctask.queries.search.page"], "MAX_CHARACTERS", 1000)
     assert len(get(api, "/tasks.ndjson?limit=200").text.splitlines()) == 152
     assert len(get(api, "/tasks.ndjson?limit=100").text.splitlines()) == 100
 

@@ -143,7 +143,7 @@ def test_orders(store: Store, api: Api) -> None:
 
 def test_what_was_not_looked_at_is_said(store: Store, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     add(store, [failed(f"id-{number}", number) for number in range(5)])
-    monkeypatch.setattr(errors, "MOST", (3, 10_000))
+    monkeypatch.setattr(errors, "SCANNED", (3, 10_000))
     text = page(api)
     assert "Grouped are the newest 3 failures" in text
     assert 'datetime="2026-01-31T12:02:00.000000Z"' in text

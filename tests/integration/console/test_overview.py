@@ -263,21 +263,21 @@ def test_a_search_of_names(api: Api, some: None) -> None:
 
 
 def test_what_was_not_looked_at_is_said(api: Api, some: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(names, "MOST_LOOKED_AT", 2)
+    monkeypatch.setattr(names, "MAX_SCANNED", 2)
     found = page(api, "/names")
     assert "These are the newest 2 tasks, back to" in found.text
-    monkeypatch.setattr(overview, "MOST_LOOKED_AT", 48)
+    monkeypatch.setattr(overview, "MAX_SCANNED", 48)
     found = page(api, "/")
     assert "those of its newest 2." in found.text
     assert "counted up to" not in found.text
     assert "Last hour: 5" in found.text
-    monkeypatch.setattr(overview, "series", partial(series, most_counted=4))
+    monkeypatch.setattr(overview, "series", partial(series, max_counted=4))
     found = page(api, "/")
     assert "Tasks of an hour are counted up to 4." in found.text
     assert "Last hour: 4 or more" in found.text
     assert "of them are counted" not in found.text
     for module in (overview, overview_query):
-        monkeypatch.setattr(module, "MOST_RUNNING", 1)
+        monkeypatch.setattr(module, "MAX_RUNNING", 1)
     found = page(api, "/")
     assert "By name, 1 of them are counted." in found.text
     assert "Of the 1 that run and were asked for first." in found.text

@@ -334,9 +334,9 @@ def test_hostile_content_is_text(store: Store, api: Api) -> None:
 
 
 def test_the_workflow_is_counted_up_to_a_bound(store: Store, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(task_query, "MOST_COUNTED", 4)
-    monkeypatch.setattr(task_query, "MOST_CHILDREN", 2)
-    monkeypatch.setattr(task, "MOST_COUNTED", 4)
+    monkeypatch.setattr(task_query, "MAX_COUNTED", 4)
+    monkeypatch.setattr(task_query, "MAX_CHILDREN", 2)
+    monkeypatch.setattr(task, "MAX_COUNTED", 4)
     add(store, [row("top", root_task_id="top")])
     add(store, [row(f"child-{number}", root_task_id="top", parent_task_id="top") for number in range(9)])
     page = look(api, "/tasks/top")

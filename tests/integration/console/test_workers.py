@@ -172,7 +172,7 @@ def test_the_ledger_is_kept(store: Store, api: Api, monkeypatch: pytest.MonkeyPa
 
 
 def test_those_that_are_gone_are_bounded(store: Store, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "MOST_GONE", 2)
+    monkeypatch.setattr(workers, "MAX_GONE", 2)
     monkeypatch.setattr(workers, "ALL_GONE", 3)
     for number in range(5):
         at = START + dt.timedelta(minutes=number)
@@ -230,8 +230,8 @@ def test_where_there_is_nothing(store: Store, api: Api) -> None:
 
 
 def test_bounded_runs_are_said(store: Store, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("celery_asynctask.queries.processes.MOST_RUNNING", 1)
-    monkeypatch.setattr("celery_asynctask.queries.processes.MOST_LOST", 1)
+    monkeypatch.setattr("celery_asynctask.queries.processes.MAX_RUNNING", 1)
+    monkeypatch.setattr("celery_asynctask.queries.processes.MAX_LOST", 1)
     process(store, "a", last_seen_at=now())
     for number in range(2):
         run(store, f"running-{number}", "STARTED", {"source": "a"})

@@ -245,8 +245,8 @@ def test_a_workflow_that_is_only_planned(store: Store, api: Api) -> None:
 
 
 def test_a_part_of_a_workflow_that_is_too_large(store: Store, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queries, "MOST_MEMBERS", 5)
-    monkeypatch.setattr(page, "MOST_MEMBERS", 5)
+    monkeypatch.setattr(queries, "MAX_MEMBERS", 5)
+    monkeypatch.setattr(page, "MAX_MEMBERS", 5)
     wide(store, 9)
     text = shown(api, "w-00008")
     assert "This workflow has more tasks than are looked at: here are the first 5 or fewer" in plain(text)
@@ -271,7 +271,7 @@ def test_of_a_task_with_many_attempts_the_last_ones(store: Store, api: Api, monk
         ]
         connection.execute(insert(AsyncTaskAttempt), told)
     assert len(rows(shown(api, "w-00001", view="table"))) == 41
-    monkeypatch.setattr(page, "MOST_SHOWN_RUNS", 20)
+    monkeypatch.setattr(page, "MAX_SHOWN_RUNS", 20)
     text = shown(api, "w-00001", view="table")
     assert "The first 30 attempts are left out" in text
     assert [re.findall(r'id="a-\d+(-\d+)?"', one)[0] for one in rows(text)][1:] == [
@@ -324,8 +324,8 @@ def test_of_so_many_workflows_it_is_known_how_long_they_last(
 ) -> None:
     mounted: list[Any] = [one.app for one in api.app.routes if isinstance(one, Mount)]
     [paces] = (one.state.paces for one in mounted)
-    assert paces.most == 1000
-    monkeypatch.setattr(paces, "most", 2)
+    assert paces.limit == 1000
+    monkeypatch.setattr(paces, "limit", 2)
     wide(store, 4)
     for number in (1, 2, 3):
         asked(api, f"w-0000{number}")

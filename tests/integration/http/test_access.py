@@ -123,8 +123,8 @@ def test_lists_and_counts_have_only_ones_own(api: Api) -> None:
 
 def test_a_cursor_of_another_caller_leads_nowhere(api: Api) -> None:
     cursor = api.ok("/async-tasks", limit=1)["next"]
-    for who, most in (("ours", {MINE}), ("theirs", {FOREIGN}), ("nobody", set())):
-        assert set(api.ids(who, cursor=cursor)) <= most
+    for who, limit in (("ours", {MINE}), ("theirs", {FOREIGN}), ("nobody", set())):
+        assert set(api.ids(who, cursor=cursor)) <= limit
 
 
 def test_members_of_another_customer_are_not_in_a_workflow(store: Store) -> None:

@@ -18,7 +18,7 @@ from celery_asynctask.operations.session import Writer
 from celery_asynctask.queries import Reader
 from celery_asynctask.store import Store
 from celery_asynctask.web import answer as answering
-from celery_asynctask.web.answer import MOST_KEPT, Answers
+from celery_asynctask.web.answer import MAX_CACHED, Answers
 from celery_asynctask.web.service import Caller
 from tests.histories import Delivery, about, lines
 from tests.integration.bundles import bundle_of, import_into
@@ -179,8 +179,8 @@ def test_statistics_of_another_minute_are_others(api: Api, monkeypatch: pytest.M
 
 def test_not_more_are_kept_than_are_to_be(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     tags = api.app.state.asynctask.answers._tags
-    assert tags.most == MOST_KEPT
-    monkeypatch.setattr(tags, "most", 3)
+    assert tags.limit == MAX_CACHED
+    monkeypatch.setattr(tags, "limit", 3)
     for limit in range(1, 9):
         again(api, LIST, '"other"', limit=limit)
     assert len(tags) == 3

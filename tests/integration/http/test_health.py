@@ -21,7 +21,7 @@ from celery_asynctask.journal.survey import Survey, survey_of
 from celery_asynctask.store import Position, SourceUpdate, Store
 from celery_asynctask.store.tables import SCHEMA_VERSION
 from celery_asynctask.web import health, memory, service
-from celery_asynctask.web.memory import Kept
+from celery_asynctask.web.memory import SingleFlightCache
 from tests.histories import HISTORIES, START, lines, published
 from tests.integration.http.client import Api, api_over, is_problem
 from tests.pace import patience
@@ -173,7 +173,7 @@ class Slow:
         return self.calls
 
 
-def asked_by_many(kept: Kept[int], slow: Slow) -> list[Any]:
+def asked_by_many(kept: SingleFlightCache[int], slow: Slow) -> list[Any]:
     """What becomes of eight calls that are all under way before the value is there."""
     entered = threading.Barrier(8)
 
@@ -201,11 +201,11 @@ def waiters(made: Any) -> list[Any]:
 
 def test_one_makes_it_for_all_who_ask_meanwhile() -> None:
     slow = Slow()
-    assert asked_by_many(Kept(), slow) == [1] * 8
+    assert asked_by_many(SingleFlightCache(), slow) == [1] * 8
 
 
 def test_a_failure_is_told_to_those_who_waited_and_not_kept() -> None:
-    slow, kept = Slow(), Kept[int]()
+    slow, kept = Slow(), SingleFlightCache[int]()
     slow.error = StoreError("away")
     assert asked_by_many(kept, slow) == [slow.error] * 8
     slow.error = None

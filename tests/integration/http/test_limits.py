@@ -14,7 +14,7 @@ from sqlalchemy import text, update
 from starlette.exceptions import HTTPException
 
 from celery_asynctask.http import tasks
-from celery_asynctask.http.application import MOST_BODY
+from celery_asynctask.http.application import MAX_BODY
 from celery_asynctask.queries import Reader
 from celery_asynctask.queries import reader as reader_module
 from celery_asynctask.queries.search.order import Cursor, Order, Place
@@ -40,21 +40,21 @@ def api(store: Store) -> Iterator[Api]:
 
 
 async def _chunks() -> AsyncIterator[bytes]:
-    for _ in range(MOST_BODY // 1000 + 2):
+    for _ in range(MAX_BODY // 1000 + 2):
         yield b" " * 1000
 
 
 @pytest.mark.parametrize("who", [ADMIN, None])
 def test_a_body_that_is_too_large_is_not_read(api: Api, who: str | None) -> None:
-    for content in (b" " * (MOST_BODY + 1), _chunks()):
+    for content in (b" " * (MAX_BODY + 1), _chunks()):
         answer = api.ask("POST", RERUN, who, content=content, headers={"Content-Type": "application/json"})
         is_problem(answer, "too-large", 413)
-    assert api.ask("POST", RERUN, None, content=b" " * MOST_BODY).status_code in (401, 422)
+    assert api.ask("POST", RERUN, None, content=b" " * MAX_BODY).status_code in (401, 422)
 
 
 def test_more_wait_than_there_is_room_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "THREADS", 1)
-    monkeypatch.setattr(service, "MOST_WAITING", 2)
+    monkeypatch.setattr(service, "MAX_WAITING", 2)
     free = threading.Event()
 
     def page(*_: Any, **__: Any) -> Any:
@@ -98,7 +98,7 @@ def test_what_the_access_function_raises_is_the_answer(store: Store, status: int
 
 def test_a_cursor_does_not_lift_the_bound(store: Store, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """One made up, or of a time when there were few tasks."""
-    monkeypatch.setattr(PAGE, "MOST_LOOKED_AT", 5)
+    monkeypatch.setattr(PAGE, "MAX_SCANNED", 5)
     add(store, [row(f"task-{number:02}", started_at=START) for number in range(10)])
     bounds = (None, Place(START.replace(year=1970), 0))
     cursors = [str(Cursor(Order("started_at"), START, 2**40, bound)) for bound in bounds]
@@ -113,7 +113,7 @@ def test_a_cursor_does_not_lift_the_bound(store: Store, api: Api, monkeypatch: p
 @pytest.mark.every_database
 @pytest.mark.parametrize("limit", [101, 1000])
 def test_a_page_of_large_values_ends_early(store: Store, api: Api, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(PAGE, "MOST_CHARACTERS", 3500)
+    monkeypatch.setattr(PAGE, "MAX_CHARACTERS", 3500)
     add(store, [row(f"task-{number:02}", result="x" * 1000) for number in range(20)])
     found: list[str] = []
     cursor: dict[str, str] = {}

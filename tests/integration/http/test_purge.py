@@ -85,7 +85,7 @@ def test_what_is_not_over_stays_unless_it_is_meant(store: Store, api: Api) -> No
 def test_a_request_deletes_so_many_at_most(
     store: Store, api: Api, old: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(actions, "MOST_PURGED", 4)
+    monkeypatch.setattr(actions, "MAX_PURGED", 4)
     monkeypatch.setattr(
         purging.Purge.__init__, "__kwdefaults__", {**(purging.Purge.__init__.__kwdefaults__ or {}), "batch": 2}
     )
@@ -107,8 +107,8 @@ def test_a_dry_run_looks_at_so_many_at_most(
         connection.execute(delete(AsyncTask).where(AsyncTask.customer.is_(None)))
     for module in (writing, purging):
         monkeypatch.setattr(module, "WINDOW", 2)
-    for most, due, complete in ((3, 3, False), (4, 3, False), (10, 9, True), (11, 9, True)):
-        monkeypatch.setattr(actions, "MOST_COUNTED", most)
+    for limit, due, complete in ((3, 3, False), (4, 3, False), (10, 9, True), (11, 9, True)):
+        monkeypatch.setattr(actions, "MAX_COUNTED", limit)
         assert api.post(PATH, who, olderThan="1d").json() == {
             "due": due, "tasks": 0, "attempts": 0, "complete": complete
         }  # fmt: skip

@@ -211,7 +211,7 @@ def test_where_earlier_reruns_were_not_looked_for(store: Store, api: Api, monkey
         tell(store, f"new-{number}", OURS)
     said = api.post("/async-tasks/old/rerun", dryRun=True).json()["remarks"]
     assert not any("earlier reruns" in one for one in said)
-    monkeypatch.setattr(lookup, "MOST_LOOKED_AT", 2)
+    monkeypatch.setattr(lookup, "MAX_SCANNED", 2)
     said = api.post("/async-tasks/old/rerun", dryRun=True).json()["remarks"]
     since = rfc3339(rows(store)["old"].created_at)
     told = f"earlier reruns were looked for in the newest 100,000 tasks of its name alone, since {since}"

@@ -130,12 +130,12 @@ def test_attempts(store: Store, api: Api) -> None:
 def test_attempts_that_are_too_many(store: Store, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     store.write(lines(HISTORIES["retries_exhausted"]()))
     task = api.ok("/async-tasks")["results"][0]["id"]
-    for most, shown in ((2, 2), (3, 3)):
+    for limit, shown in ((2, 2), (3, 3)):
         for module in (task_query, tasks):
-            monkeypatch.setattr(module, "MOST_ATTEMPTS", most)
+            monkeypatch.setattr(module, "MAX_ATTEMPTS", limit)
         found = api.ok(f"/async-tasks/{task}/attempts")
         assert [one["attempt"] for one in found["results"]] == list(range(1, shown + 1))
-        assert found["complete"] is (most == 3)
+        assert found["complete"] is (limit == 3)
 
 
 # -- workflow
@@ -161,7 +161,7 @@ def test_a_workflow_from_any_member(store: Store, api: Api) -> None:
 
 def test_a_workflow_that_is_too_large(store: Store, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     store.write(lines(order()))
-    monkeypatch.setattr(sys.modules["celery_asynctask.queries.workflow.members"], "MOST_MEMBERS", 3)
+    monkeypatch.setattr(sys.modules["celery_asynctask.queries.workflow.members"], "MAX_MEMBERS", 3)
     shown = api.ok(f"/async-tasks/{NOTIFY}/workflow")
     assert shown["complete"] is False
     assert len(shown["results"]) == 3

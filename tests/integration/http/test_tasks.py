@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from celery_asynctask.core.event import Kind
-from celery_asynctask.queries.search.page import MOST_ROWS
+from celery_asynctask.queries.search.page import MAX_ROWS
 from celery_asynctask.store import Store
 from celery_asynctask.web.parameters import ORDER_BY
 from tests.histories import Delivery, lines, published
@@ -104,7 +104,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"cursor": ""}, "cursor"),
     ({"cursor": "A" * 101}, "cursor"),
     ({"limit": 0}, "limit"),
-    ({"limit": MOST_ROWS + 1}, "limit"),
+    ({"limit": MAX_ROWS + 1}, "limit"),
     ({"limit": [1, 2]}, "limit"),
     ({"offset": 5}, "offset"),
     ({"created_by": 7}, "created_by"),
@@ -180,10 +180,10 @@ def test_a_cursor_is_of_one_order(api: Api, many: list[dict[str, Any]]) -> None:
 
 
 def test_a_page_has_fifty_tasks_and_at_most_a_thousand(store: Store, api: Api) -> None:
-    add(store, [row(f"task-{number}") for number in range(MOST_ROWS + 1)])
+    add(store, [row(f"task-{number}") for number in range(MAX_ROWS + 1)])
     assert len(api.ids()) == 50
-    first = api.ok("/async-tasks", limit=MOST_ROWS)
-    assert len(first["results"]) == MOST_ROWS
+    first = api.ok("/async-tasks", limit=MAX_ROWS)
+    assert len(first["results"]) == MAX_ROWS
     assert len(api.ids(cursor=first["next"])) == 1
 
 
@@ -197,7 +197,7 @@ def test_a_caller_of_one_customer_walks_over_its_own(api: Api, many: list[dict[s
 def test_a_search_that_is_bounded_says_so_and_goes_on(
     api: Api, many: list[dict[str, Any]], ordering: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(LISTS, "MOST_LOOKED_AT", 10)
+    monkeypatch.setattr(LISTS, "MAX_SCANNED", 10)
     by_time = sorted(many, key=lambda one: (one["created_at"], one["id"]), reverse=ordering.startswith("-"))
     page = api.ok("/async-tasks", search="kwargs.none:1", ordering=ordering)
     assert (page["results"], page["complete"]) == ([], False)
@@ -211,7 +211,7 @@ def test_a_search_that_is_bounded_says_so_and_goes_on(
 def test_another_order_sorts_the_newest_and_says_so(
     api: Api, many: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(LISTS, "MOST_LOOKED_AT", 10)
+    monkeypatch.setattr(LISTS, "MAX_SCANNED", 10)
     newest = sorted(many, key=lambda one: (one["created_at"], one["id"]), reverse=True)[:10]
     pages = walk(api, ordering="completedAt", limit=3)
     assert sorted(ids_of(pages)) == sorted(one["celery_task_id"] for one in newest)

@@ -24,13 +24,13 @@ def segment(tmp_path: Path) -> Segment:
     return Segment("20260102T030405-4711-abcdef01", 3, path)
 
 
-@pytest.mark.parametrize("most", range(1, 8))
-def test_read_on_from_where_it_stopped(segment: Segment, most: int) -> None:
+@pytest.mark.parametrize("limit", range(1, 8))
+def test_read_on_from_where_it_stopped(segment: Segment, limit: int) -> None:
     found: list[int] = []
     position = 0
     while True:
-        chunk = read(segment, position, most, ended=True)
-        assert len(chunk.events) == min(most, 5 - len(found)), "the description is not counted as an event"
+        chunk = read(segment, position, limit, ended=True)
+        assert len(chunk.events) == min(limit, 5 - len(found)), "the description is not counted as an event"
         found += chunk.numbers
         position = chunk.end
         if chunk.whole:

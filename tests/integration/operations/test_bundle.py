@@ -91,8 +91,8 @@ def test_a_task_that_is_there_is_joined(store: Store, reader: Reader, tmp_path: 
 @pytest.mark.every_database
 def test_all_of_it_is_exported(store: Store, reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
     """Page after page, on over searches that a page bounds, and not one more."""
-    monkeypatch.setattr(exporting, "MOST_ROWS", 7)
-    monkeypatch.setattr(import_module("celery_asynctask.queries.search.page"), "MOST_LOOKED_AT", 10)
+    monkeypatch.setattr(exporting, "MAX_ROWS", 7)
+    monkeypatch.setattr(import_module("celery_asynctask.queries.search.page"), "MAX_SCANNED", 10)
     record(store, "success", *(f"a-{number:03}" for number in range(50)))
     record(store, "retries_exhausted", *(f"b-{number:03}" for number in range(45)))
     everything = exported(found_by(reader, parse("", NOW)))
@@ -109,7 +109,7 @@ def test_all_of_it_is_exported(store: Store, reader: Reader, monkeypatch: pytest
 
 @pytest.mark.every_database
 def test_a_workflow(store: Store, reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exporting, "MOST_ROWS", 2)
+    monkeypatch.setattr(exporting, "MAX_ROWS", 2)
     tree = {"root": None, "child": "root", "grandchild": "child"}
     store.write(lines(e for one, parent in tree.items() for e in about([published(root="root", parent=parent)], one)))
     record(store, "success", "other")

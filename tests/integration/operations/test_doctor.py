@@ -252,8 +252,8 @@ def test_a_journal_directory_of_others(settings: Settings) -> None:
 
 def test_the_room_for_the_journal(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     (settings.directory / "x.000001.segment").write_bytes(b"x" * 900_000)
-    for most, level in ((1_000_000, Level.NOTE), (2_000_000, Level.OK), (10**12, Level.NOTE)):
-        assert about(look(replace(settings, journal_max_bytes=most)), "journal", level), most
+    for limit, level in ((1_000_000, Level.NOTE), (2_000_000, Level.OK), (10**12, Level.NOTE)):
+        assert about(look(replace(settings, journal_max_bytes=limit)), "journal", level), limit
     (settings.directory / "x.000001.segment").write_bytes(b"x" * 1_000_000)
     full = look(replace(settings, journal_max_bytes=1_000_000))
     assert "Events are dropped." in about(full, "journal", Level.PROBLEM)[0]

@@ -67,15 +67,15 @@ def test_by_default_everything_is_kept(store: Store, writer: Writer, rules: dict
     assert left(store) == {"a", "b"}
 
 
-@pytest.mark.parametrize(("most", "deleted"), [(0, 0), (1, 3), (3, 3), (4, 6), (10, 10), (11, 10)])
-def test_not_more_than_so_many(store: Store, writer: Writer, most: int, deleted: int) -> None:
+@pytest.mark.parametrize(("limit", "deleted"), [(0, 0), (1, 3), (3, 3), (4, 6), (10, 10), (11, 10)])
+def test_not_more_than_so_many(store: Store, writer: Writer, limit: int, deleted: int) -> None:
     """To the end of a batch; and then nothing is tidied up, unless that was all."""
     record(store, "success", *(f"task-{number}" for number in range(10)))
     record(store, "success", "gone")
     with store.engine.begin() as connection:
         connection.execute(text("DELETE FROM async_task WHERE celery_task_id = 'gone'"))
     purge = work(writer, {"*": "1d"}, batch=3)
-    purged = purge.run(nothing, most=most)
+    purged = purge.run(nothing, limit=limit)
     assert (purge.purged, purge.complete) == (purged, deleted == 10)
     assert purged == Purged(tasks=deleted, attempts=deleted, orphans=int(deleted == 10))
     assert len(left(store)) == 10 - deleted

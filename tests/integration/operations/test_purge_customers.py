@@ -34,13 +34,13 @@ def test_of_some_customers_alone(store: Store, writer: Writer) -> None:
     assert work(writer, {"*": "1d"}).run(nothing) == Purged(tasks=1, attempts=1, orphans=3)
 
 
-@pytest.mark.parametrize(("most", "looked"), [(0, 0), (1, 3), (3, 3), (4, 6), (9, 9), (10, 10), (None, 10)])
+@pytest.mark.parametrize(("limit", "looked"), [(0, 0), (1, 3), (3, 3), (4, 6), (9, 9), (10, 10), (None, 10)])
 @pytest.mark.parametrize("customers", [None, [1, 2]])
 def test_not_more_than_so_many_are_counted(
     store: Store,
     writer: Writer,
     monkeypatch: pytest.MonkeyPatch,
-    most: int | None,
+    limit: int | None,
     looked: int,
     customers: list[int] | None,
 ) -> None:
@@ -49,7 +49,7 @@ def test_not_more_than_so_many_are_counted(
     record(store, "success", *(f"task-{number}" for number in range(9)), customer=1)
     record(store, "success", "more", customer=2)
     purge = work(writer, {"*": "1d"}, customers=customers)
-    assert purge.count(nothing, most=most)[0] == Count(looked, looked)
+    assert purge.count(nothing, limit=limit)[0] == Count(looked, looked)
     assert purge.complete is (looked == 10)
     assert purge.run(nothing).tasks == 10
     assert purge.complete is True

@@ -348,7 +348,7 @@ def test_earlier_reruns(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     }
     assert found.looked_back_to is None
     assert look(store) == Reruns({}, None)
-    monkeypatch.setattr(module, "MOST_LOOKED_AT", 2)
+    monkeypatch.setattr(module, "MAX_SCANNED", 2)
     bounded = look(store, "a1")
     assert [one.celery_task_id for one in bounded.by_task["a1"]] == ["n2"]
     assert bounded.looked_back_to == bounded.by_task["a1"][0].created_at

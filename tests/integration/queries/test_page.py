@@ -13,7 +13,7 @@ from sqlalchemy import Select, event, select
 from celery_asynctask.errors import FilterError
 from celery_asynctask.queries import Page, Reader, page, parse
 from celery_asynctask.queries.search.order import NEWEST, ORDERS, Cursor, Order, Place
-from celery_asynctask.queries.search.page import MOST_ROWS
+from celery_asynctask.queries.search.page import MAX_ROWS
 from celery_asynctask.store import Store
 from celery_asynctask.store.models import AsyncTask
 from tests.asking import ask
@@ -128,7 +128,7 @@ def test_an_order_without_an_index_sorts_the_newest(
     store: Store, reader: Reader, tied: list[str], search: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same ones on every page, and it says so on each; what comes meanwhile does not shift them."""
-    monkeypatch.setattr(MODULE, "MOST_LOOKED_AT", 13)
+    monkeypatch.setattr(MODULE, "MAX_SCANNED", 13)
     count = 0
 
     def arrive() -> None:
@@ -147,7 +147,7 @@ def test_an_order_without_an_index_sorts_the_newest(
 def test_oldest_first_it_looks_at_the_oldest(
     reader: Reader, tied: list[str], search: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(MODULE, "MOST_LOOKED_AT", 7)
+    monkeypatch.setattr(MODULE, "MAX_SCANNED", 7)
     pages = list(walk(reader, search, 5, order=Order(descending=False)))
     assert ids_of(iter(pages)) == wanted(search, tied)[::-1]
     assert [one.looked_back_to for one in pages if one.looked_back_to][:1] == ([START] if search else [])
@@ -165,7 +165,7 @@ def test_tasks_that_come_meanwhile_disturb_nobody(
     store: Store, reader: Reader, tied: list[str], search: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Newer ones are not on later pages; one with the same time as others may be, and then once. Bounded or not."""
-    monkeypatch.setattr(MODULE, "MOST_LOOKED_AT", 11)
+    monkeypatch.setattr(MODULE, "MAX_SCANNED", 11)
     count = 0
 
     def arrive() -> None:
@@ -185,7 +185,7 @@ def test_tasks_that_come_meanwhile_disturb_nobody(
 def test_a_search_that_looks_at_rows_one_by_one_is_bounded(
     reader: Reader, tied: list[str], bound: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(MODULE, "MOST_LOOKED_AT", bound)
+    monkeypatch.setattr(MODULE, "MAX_SCANNED", bound)
     first = ask(page, reader, parse("kwargs.even:no", START), limit=5)
     assert first.tasks == []
     if bound >= 60:
@@ -205,13 +205,13 @@ def test_a_search_that_looks_at_rows_one_by_one_is_bounded(
 def test_with_an_index_the_bound_is_on_what_that_leads_to(
     reader: Reader, tied: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(MODULE, "MOST_LOOKED_AT", 30)
+    monkeypatch.setattr(MODULE, "MAX_SCANNED", 30)
     assert ask(page, reader, parse(f"{INDEXED} kwargs.even:no", START)).looked_back_to is None, "30 are of the customer"
     assert ask(page, reader, parse("customer:*,none kwargs.even:no", START)).looked_back_to is not None
 
 
 def test_customers(store: Store, tied: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MODULE, "MOST_LOOKED_AT", 7)
+    monkeypatch.setattr(MODULE, "MAX_SCANNED", 7)
     scoped = Reader(store.settings.url, customers={42})
     for search in WANTED:
         expected = [one for one in wanted(search, tied) if WANTED[INDEXED](int(one[-2:]))]
@@ -233,7 +233,7 @@ def test_payloads_are_left_unread(reader: Reader, tied: list[str]) -> None:
 
 def test_limits(reader: Reader, tied: list[str]) -> None:
     assert len(ask(page, reader, parse(ALL, START), limit=0).tasks) == 1
-    assert len(ask(page, reader, parse(ALL, START), limit=10**9).tasks) == 60 <= MOST_ROWS
+    assert len(ask(page, reader, parse(ALL, START), limit=10**9).tasks) == 60 <= MAX_ROWS
 
 
 @pytest.mark.parametrize("after", ["", "x", "A" * 22 + "!", "A" * 24, "\0", "\udc80", "é" * 23, "A" * 10_000])

@@ -104,15 +104,15 @@ def test_it_is_bounded(store: Store, reader: Reader, monkeypatch: pytest.MonkeyP
         at = START + number * MINUTE
         run(store, f"lost-{number}", "LOST", {"source": "one", **LOST}, created_at=at)
         run(store, f"run-{number}", "STARTED", {"source": "one"}, {"source": "two"}, created_at=at)
-    monkeypatch.setattr(module, "MOST_LOST", 2)
-    monkeypatch.setattr(module, "MOST_RUNNING", 4)
+    monkeypatch.setattr(module, "MAX_LOST", 2)
+    monkeypatch.setattr(module, "MAX_RUNNING", 4)
     found = ask(sources, reader, NOW)
     one, two = sorted(found.sources, key=lambda one: one.source)
     assert [run.celery_task_id for run in one.lost] == ["lost-3", "lost-2"]
     assert [run.celery_task_id for run in two.running] == [f"run-{number}" for number in range(4)]
     assert (found.lost_since, found.runs_since) == (START + 2 * MINUTE, None)
-    monkeypatch.setattr(module, "MOST_RUNNING", 3)
-    monkeypatch.setattr(module, "MOST_LIVING", 1)
+    monkeypatch.setattr(module, "MAX_RUNNING", 3)
+    monkeypatch.setattr(module, "MAX_LIVING", 1)
     found = ask(sources, reader, NOW)
     assert (found.runs_since, len(found.sources), found.counts[State.ALIVE]) == (START + MINUTE, 1, 2)
 

@@ -14,9 +14,9 @@ import pytest
 from celery_asynctask.core.status import FAILED, TERMINAL, AsyncTaskStatus
 from celery_asynctask.queries import Filter, Reader, parse
 from celery_asynctask.queries.search.filter import term
-from celery_asynctask.queries.statistics.counts import COUNTED, counts, is_empty, standing
+from celery_asynctask.queries.statistics.counts import COUNTED, backlog, counts, is_empty
 from celery_asynctask.queries.statistics.measures import PERCENTILES, Percentiles
-from celery_asynctask.queries.statistics.names import by_name, named
+from celery_asynctask.queries.statistics.names import by_name, name_detail
 from celery_asynctask.queries.statistics.series import Part, series
 from celery_asynctask.store import Store
 from tests.integration.http.client import OURS, THEIRS
@@ -75,21 +75,21 @@ def nearest(lengths: list[dt.timedelta]) -> Percentiles:
 
 
 def expected(
-    rows: Sequence[Row], matches: Any, *, count: int, length: dt.timedelta, most: int, counted: int | None
+    rows: Sequence[Row], matches: Any, *, count: int, length: dt.timedelta, limit: int, counted: int | None
 ) -> list[Part]:
     """Of rows in the order of their ids; looked at are so many of a part, whatever matches, and counted so many of the
     parts in which there are others. None: they are not counted."""
     newest = sorted(enumerate(rows), key=lambda one: (one[1]["created_at"], one[0]), reverse=True)
     starts = [NOW - length * (count - number) for number in range(count)]
     by_part = [[one for _, one in newest if start <= one["created_at"] < start + length] for start in starts]
-    known = max((counted or 0) // max(sum(len(one) >= most for one in by_part), 1), most)
+    known = max((counted or 0) // max(sum(len(one) >= limit for one in by_part), 1), limit)
     parts = []
     for start, all_here in zip(starts, by_part, strict=True):
-        here = all_here[:most]
+        here = all_here[:limit]
         found = [one for one in here if matches(one)]
         waits = [one["started_at"] - one["created_at"] for one in found if one["started_at"]]
         runs = [one["completed_at"] - one["started_at"] for one in found if one["started_at"] and one["completed_at"]]
-        bounded = len(all_here) > most
+        bounded = len(all_here) > limit
         parts.append(
             Part(
                 start,
@@ -131,13 +131,13 @@ def test_series(store: Store, seed: int) -> None:
             search = parse(text, NOW)
             led_to = [one for one in rows if matches(one)] if text in SEARCHES else rows
             for count, length, each in ((6, HOUR, 1000), (6, HOUR, 7), (3, HOUR / 4, 1), (1, 24 * HOUR, 1000)):
-                for most in (2, 200, 10_000):
+                for limit in (2, 200, 10_000):
                     found = series(
-                        reader, session, search, NOW, count=count, length=length, most=each * count, most_counted=most
+                        reader, session, search, NOW, count=count, length=length, limit=each * count, max_counted=limit
                     )
-                    counted = None if text in SCANNED else most
-                    wanted = expected(led_to, matches, count=count, length=length, most=each, counted=counted)
-                    assert found == wanted, (text, count, each, most)
+                    counted = None if text in SCANNED else limit
+                    wanted = expected(led_to, matches, count=count, length=length, limit=each, counted=counted)
+                    assert found == wanted, (text, count, each, limit)
 
 
 def test_series_of_what_a_tenant_may_see(store: Store) -> None:
@@ -145,8 +145,8 @@ def test_series_of_what_a_tenant_may_see(store: Store) -> None:
     add(store, rows)
     with reading(store, [OURS]) as (reader, session):
         ours = [one for one in rows if one["customer"] == OURS]
-        found = series(reader, session, Filter(), NOW, count=6, most=60)
-        assert found == expected(ours, lambda one: True, count=6, length=HOUR, most=10, counted=1000)
+        found = series(reader, session, Filter(), NOW, count=6, limit=60)
+        assert found == expected(ours, lambda one: True, count=6, length=HOUR, limit=10, counted=1000)
 
 
 def test_series_of_nothing(store: Store) -> None:
@@ -162,13 +162,13 @@ def test_a_burst_is_counted(store: Store) -> None:
     end = NOW - HOUR
     add(store, [row(f"task-{number}", created_at=end - (1 + number) * HOUR / 3_600_000) for number in range(300)])
     with reading(store) as (reader, session):
-        [before, burst, last] = series(reader, session, Filter(), NOW, count=3, most=300)
+        [before, burst, last] = series(reader, session, Filter(), NOW, count=3, limit=300)
         assert (before.there, burst.there, last.there) == (0, 300, 0)
         assert (burst.tasks, burst.has_more, burst.looked_back_to) == (100, False, end - 100 * HOUR / 3_600_000)
-        for most, told in ((300, (300, False)), (299, (299, True)), (99, (100, True))):
-            found = series(reader, session, Filter(), NOW, count=3, most=300, most_counted=most)[1]
+        for limit, told in ((300, (300, False)), (299, (299, True)), (99, (100, True))):
+            found = series(reader, session, Filter(), NOW, count=3, limit=300, max_counted=limit)[1]
             assert (found.there, found.has_more) == told
-        found = series(reader, session, parse("name:*", NOW), NOW, count=3, most=300)[1]
+        found = series(reader, session, parse("name:*", NOW), NOW, count=3, limit=300)[1]
         assert (found.there, found.has_more) == (100, True), "each row is looked at"
 
 
@@ -179,7 +179,7 @@ def test_it_is_bounded_where_there_is_more(store: Store, customers: list[int] | 
         [row(f"task-{number}", created_at=NOW - (1 + number // 2) * HOUR / 60, customer=OURS) for number in range(8)],
     )
     with reading(store, customers) as (reader, session):
-        for most, back in (
+        for limit, back in (
             (9, None),
             (8, None),
             (7, NOW - 4 * HOUR / 60),
@@ -187,30 +187,30 @@ def test_it_is_bounded_where_there_is_more(store: Store, customers: list[int] | 
             (5, NOW - HOUR / 20),
         ):
             for search in (Filter(), parse("name:*", NOW)):
-                assert series(reader, session, search, NOW, count=1, most=most)[0].looked_back_to == back, most
-                found = counts(reader, session, search, most=most)
-                assert (found.looked_back_to, sum(found.by_status.values())) == (back, min(most, 8))
+                assert series(reader, session, search, NOW, count=1, limit=limit)[0].looked_back_to == back, limit
+                found = counts(reader, session, search, limit=limit)
+                assert (found.looked_back_to, sum(found.by_status.values())) == (back, min(limit, 8))
 
 
-@pytest.mark.parametrize("most", [1000, 5])
+@pytest.mark.parametrize("limit", [1000, 5])
 @pytest.mark.parametrize("customers", [None, [OURS]], ids=["everything", "tenant"])
-def test_standing(store: Store, most: int, customers: list[int] | None) -> None:
+def test_standing(store: Store, limit: int, customers: list[int] | None) -> None:
     rows = made(4, 300)
     with reading(store, customers) as (reader, session):
         assert is_empty(reader, session)
-        assert set(standing(reader, session).values()) == {0}
+        assert set(backlog(reader, session).values()) == {0}
     add(store, rows)
     seen = [one for one in rows if customers is None or one["customer"] in customers]
     with reading(store, customers) as (reader, session):
         assert not is_empty(reader, session)
-        found = standing(reader, session, most=most)
-    assert found == {status: min(sum(one["status"] == status for one in seen), most) for status in COUNTED}
+        found = backlog(reader, session, limit=limit)
+    assert found == {status: min(sum(one["status"] == status for one in seen), limit) for status in COUNTED}
     assert set(found) == set(AsyncTaskStatus) - (TERMINAL - {AsyncTaskStatus.LOST})
 
 
-@pytest.mark.parametrize("most", [1000, 30])
+@pytest.mark.parametrize("limit", [1000, 30])
 @pytest.mark.parametrize("customers", [None, [OURS]], ids=["everything", "tenant"])
-def test_named(store: Store, most: int, customers: list[int] | None) -> None:
+def test_named(store: Store, limit: int, customers: list[int] | None) -> None:
     rows = made(5)
     add(store, rows)
     with reading(store, customers) as (reader, session):
@@ -221,14 +221,14 @@ def test_named(store: Store, most: int, customers: list[int] | None) -> None:
                 if one["name"] == name and (customers is None or one["customer"] in customers)
             ]
             newest = sorted(mine, key=lambda one: one[:2], reverse=True)
-            looked_at = newest[:most]
+            looked_at = newest[:limit]
             ended = [one for one in looked_at if one[2]["started_at"] and one[2]["completed_at"]]
             ended.sort(key=lambda one: (one[2]["completed_at"] - one[2]["started_at"], *one[:2]), reverse=True)
-            found = named(reader, session, name, rows=6, most=most)
+            found = name_detail(reader, session, name, rows=6, limit=limit)
             assert ids(found.newest) == told(newest[:6])
             assert ids(found.failures) == told([one for one in looked_at if one[2]["status"] in FAILED][:6])
             assert ids(found.slowest) == told(ended[:6])
-            assert found.looked_back_to == (looked_at[-1][0] if len(looked_at) == most else None)
+            assert found.looked_back_to == (looked_at[-1][0] if len(looked_at) == limit else None)
 
 
 def ids(rows: Sequence[Any]) -> list[str]:
@@ -259,7 +259,7 @@ def test_how_many_parts_are_full_makes_no_other_statement(store: Store) -> None:
     asked = []
     for name, count in hours.items():
         with reading(store) as (reader, session), statements_of(reader.engine) as sent:
-            parts = series(reader, session, by_name(name), NOW, count=5, most=5, most_counted=50)
+            parts = series(reader, session, by_name(name), NOW, count=5, limit=5, max_counted=50)
         assert [part.there for part in parts] == [0] * (5 - count) + [3] * count
         asked.append([one for one in sent if "async_task" in one])
     assert asked[0] == asked[1]

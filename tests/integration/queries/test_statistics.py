@@ -24,7 +24,7 @@ from celery_asynctask.queries.failures import groups
 from celery_asynctask.queries.failures.groups import Failure, grouped
 from celery_asynctask.queries.statistics import overview
 from celery_asynctask.queries.statistics.measures import PERCENTILES
-from celery_asynctask.queries.statistics.names import DEFAULT_AGE, MOST_LOOKED_AT, Statistics, statistics, with_time
+from celery_asynctask.queries.statistics.names import DEFAULT_AGE, MAX_SCANNED, Statistics, statistics, with_time
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
 from tests import histories
@@ -124,18 +124,18 @@ def test_the_rows_are_worth_counting(full: Shop) -> None:
     assert sum("Not sent" in (task.error_message or "") for task in full.tasks) > 5
 
 
-@pytest.mark.parametrize("most", [1, 500])
+@pytest.mark.parametrize("limit", [1, 500])
 @pytest.mark.parametrize(("text", "chosen"), [SEARCHES[0], SEARCHES[4], SEARCHES[7]], ids=["all", "glob", "value"])
-def test_statistics_of_the_newest(full: Shop, text: str, chosen: Choice, most: int) -> None:
+def test_statistics_of_the_newest(full: Shop, text: str, chosen: Choice, limit: int) -> None:
     """Where rows are looked at one by one, those that do not match count, too."""
-    found = ask(statistics, full.reader, search(text), NOW, most=most)
-    assert of(found) == told([task for task in full.tasks[:most] if chosen(task)])
-    assert found.looked_back_to == full.tasks[most - 1].created_at == found.since
+    found = ask(statistics, full.reader, search(text), NOW, limit=limit)
+    assert of(found) == told([task for task in full.tasks[:limit] if chosen(task)])
+    assert found.looked_back_to == full.tasks[limit - 1].created_at == found.since
 
 
 def test_statistics_of_as_many_as_there_are_are_not_bounded(full: Shop) -> None:
-    assert ask(statistics, full.reader, search(""), NOW, most=TASKS).looked_back_to is None
-    assert ask(statistics, full.reader, search(""), NOW, most=TASKS - 1).looked_back_to == full.tasks[-2].created_at
+    assert ask(statistics, full.reader, search(""), NOW, limit=TASKS).looked_back_to is None
+    assert ask(statistics, full.reader, search(""), NOW, limit=TASKS - 1).looked_back_to == full.tasks[-2].created_at
 
 
 def test_statistics_of_what_a_tenant_may_see(full: Shop) -> None:
@@ -216,10 +216,10 @@ def test_a_search_may_say_what_has_failed(full: Shop) -> None:
 @pytest.mark.parametrize(("text", "chosen"), [SEARCHES[0], SEARCHES[4]], ids=["all", "glob"])
 def test_failures_of_the_newest(full: Shop, text: str, chosen: Choice) -> None:
     newest = failed(full)[:40]
-    found = ask(groups.failures, full.reader, search(text), most=40)
+    found = ask(groups.failures, full.reader, search(text), limit=40)
     assert found.groups == expected(full, [task for task in newest if chosen(task)])
     assert found.looked_back_to == newest[-1].created_at
-    everything = ask(groups.failures, full.reader, search(text), most=len(failed(full)))
+    everything = ask(groups.failures, full.reader, search(text), limit=len(failed(full)))
     assert everything.looked_back_to is None
 
 
@@ -308,12 +308,12 @@ def test_overview_of_recording(full: Shop) -> None:
 
 
 def test_overview_counts_so_many(full: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(overview, "MOST_COUNTED", 50)
+    monkeypatch.setattr(overview, "MAX_COUNTED", 50)
     found = ask(overview.overview, full.reader, NOW)
     assert sum(found.counts.values()) == 50
     assert (found.since, found.is_whole) == (full.tasks[49].created_at, False)
     there = sum(one.created_at >= NOW - HOUR for one in full.tasks)
-    monkeypatch.setattr(overview, "MOST_COUNTED", there)
+    monkeypatch.setattr(overview, "MAX_COUNTED", there)
     assert ask(overview.overview, full.reader, NOW).is_whole, "just so many are all"
 
 
@@ -325,14 +325,14 @@ def test_overview_of_nothing(database: str) -> None:
     found = ask(overview.overview, reader, NOW)
     reader.close()
     assert (found.running, found.slowest, found.failures, found.lost, found.counts) == ({}, [], [], [], {})
-    assert found.recording == overview.Recording(0, 0, 0, None, 0, 0, 0, {})
+    assert found.recording == overview.RecordingHealth(0, 0, 0, None, 0, 0, 0, {})
 
 
 def test_a_share_of_so_many_is_as_exact_as_a_count() -> None:
     """What PostgreSQL's percentile_disc multiplies: the rank, rounded up."""
     for percent in PERCENTILES:
         share = percent / 100
-        assert all(math.ceil(share * count) == -(-percent * count // 100) for count in range(1, MOST_LOOKED_AT + 1))
+        assert all(math.ceil(share * count) == -(-percent * count // 100) for count in range(1, MAX_SCANNED + 1))
 
 
 def test_the_same_seed_makes_the_same_tasks() -> None:

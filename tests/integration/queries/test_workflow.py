@@ -148,9 +148,9 @@ def test_more_members_than_are_looked_at(store: Store, reader: Reader, monkeypat
     """The first that were asked for, and the one that was asked about; the bound itself is no bound yet."""
     told = [one for number in range(12) for one in of(f"m-{number:02}", later_step("shop.part", number), "m-00")]
     store.write(lines(told))
-    monkeypatch.setattr(queries, "MOST_MEMBERS", 12)
+    monkeypatch.setattr(queries, "MAX_MEMBERS", 12)
     assert not found(reader, "m-11").bounded
-    monkeypatch.setattr(queries, "MOST_MEMBERS", 5)
+    monkeypatch.setattr(queries, "MAX_MEMBERS", 5)
     whole = found(reader, "m-11")
     assert whole.bounded
     assert {one.celery_task_id for one in whole.members} == {"m-00", "m-01", "m-02", "m-03", "m-11"}
@@ -175,7 +175,7 @@ def test_runs_are_bounded_and_in_order(store: Store, reader: Reader, monkeypatch
         told = runs(session, [CHARGE, SHIP, "nobody"])
         assert [(one.retries, one.outcome) for one in told[CHARGE]] == [(0, "retried"), (1, "succeeded")]
         assert set(told) == {CHARGE, SHIP}
-        monkeypatch.setattr(queries, "MOST_RUNS", 2)
+        monkeypatch.setattr(queries, "MAX_RUNS", 2)
         assert sum(map(len, runs(session, [CHARGE, SHIP]).values())) == 2
 
 

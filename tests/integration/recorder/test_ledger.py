@@ -44,7 +44,7 @@ POISON: list[dict[str, Any]] = [
 NO_EVENTS = [b"[]", b"no json", b'{"kind":"exploded","id":"a","name":"n","at":1}']
 TABLES: list[Any] = [model.__table__ for model in (AsyncTask, AsyncTaskAttempt, AsyncTaskSource)]
 ENOUGH = 10**9
-MOST_BATCHES = 1000
+MAX_BATCHES = 1000
 
 Step = tuple[str, int]
 
@@ -315,7 +315,7 @@ class World:
             source.alive = False
         size = rng.choice([1, 3, 1000])
         self.drain.behind = True
-        for _ in range(MOST_BATCHES):
+        for _ in range(MAX_BATCHES):
             self._batch(size, rng)
             if not self.drain.behind:
                 break

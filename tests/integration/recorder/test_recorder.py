@@ -125,13 +125,13 @@ class Slow:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.go = threading.Event()
-        self.running = self.most = self.begun = 0
+        self.running = self.limit = self.begun = 0
         batch = Drain.batch
 
         def slow(drain: Drain) -> int:
             self.begun += 1
             self.running += 1
-            self.most = max(self.most, self.running)
+            self.limit = max(self.limit, self.running)
             try:
                 assert self.go.wait(patience(SECONDS))
                 return batch(drain)
@@ -169,7 +169,7 @@ def test_one_that_does_not_stop_in_time_and_is_started_again(host: Host, slow: S
     assert recorder.is_running
     host.record("second")
     host.wait_for("first", "second")
-    assert slow.most == 1
+    assert slow.limit == 1
     recorder.stop(SECONDS)
     assert (recorder.is_running, recorder.is_elected, threads()) == (False, False, 0)
 
@@ -186,7 +186,7 @@ def test_one_that_is_told_to_stop_again_is_waited_for(host: Host, slow: Slow) ->
     recorder.stop(SECONDS)
     assert not recorder.is_running
     assert sorted(stored(host.store)) == ["first"]
-    assert slow.most == 1
+    assert slow.limit == 1
 
 
 def test_one_that_has_ended_by_itself_starts_again(host: Host) -> None:

@@ -11,7 +11,7 @@ from celery.app.task import Context
 
 from celery_asynctask import install, uninstall
 from celery_asynctask.capture import extract
-from celery_asynctask.capture.instrumentation import Recording, recording_of
+from celery_asynctask.capture.instrumentation import Instrumentation, instrumentation_of
 from celery_asynctask.capture.tracing import Ids
 from celery_asynctask.core.event import Event, Kind, decode, encode, encode_end
 from tests.histories import ms
@@ -36,21 +36,21 @@ REQUESTS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture
-def recording(tmp_path: Path) -> Any:
+def instrumentation(tmp_path: Path) -> Any:
     app = Celery("facts", set_as_current=False)
     app.conf.update(asynctask_url="sqlite://", asynctask_journal_dir=tmp_path / "journal")
     install(app)
-    yield recording_of(app)
+    yield instrumentation_of(app)
     uninstall(app)
 
 
-def start_of(recording: Recording, request: Context, ids: Ids | None) -> bytes:
-    return extract.start(recording, recording.choices["a.task"], "a.task", request, ms(3), ids)
+def start_of(instrumentation: Instrumentation, request: Context, ids: Ids | None) -> bytes:
+    return extract.start(instrumentation, instrumentation.policies["a.task"], "a.task", request, ms(3), ids)
 
 
 @pytest.mark.parametrize("ids", [None, Ids("t" * 32, "s" * 16)], ids=["no span", "span"])
 @pytest.mark.parametrize("name", REQUESTS)
-def test_a_start_is_the_event_of_its_request(recording: Recording, name: str, ids: Ids | None) -> None:
+def test_a_start_is_the_event_of_its_request(instrumentation: Instrumentation, name: str, ids: Ids | None) -> None:
     about = {
         "id": "x",
         "hostname": "celery@one",
@@ -59,22 +59,22 @@ def test_a_start_is_the_event_of_its_request(recording: Recording, name: str, id
         "kwargs": {"k": 2},
     }
     request = Context({**about, **REQUESTS[name]})
-    told: dict[str, Any] = dict(decode(start_of(recording, request, ids)))
+    told: dict[str, Any] = dict(decode(start_of(instrumentation, request, ids)))
     expected = extract.from_request(Kind.STARTED, "a.task", request, ms(3))
-    extract.add_asked(expected, recording, "a.task", request)
+    extract.add_asked(expected, instrumentation, "a.task", request)
     told_where = {
         key: told.pop(key, None) for key in ("pid", "source", "worker", "queue", "sent", "trace", "span", "eta")
     }
     assert told == expected
-    assert told_where["source"] == recording.journal.source
+    assert told_where["source"] == instrumentation.journal.source
     assert told_where["worker"] == (request.hostname or None)
     assert told_where["queue"] == ("q" if request.delivery_info else None)
     assert (told_where["trace"], told_where["span"]) == (ids or (None, None))
     assert (told_where["eta"] is not None) == (name == "waiting")
 
 
-def test_an_end_is_its_start_and_more(recording: Recording) -> None:
-    start = start_of(recording, Context({"id": "x", "asynctask": OURS, "args": (), "kwargs": {}}), None)
+def test_an_end_is_its_start_and_more(instrumentation: Instrumentation) -> None:
+    start = start_of(instrumentation, Context({"id": "x", "asynctask": OURS, "args": (), "kwargs": {}}), None)
     assert decode(encode_end(start, Kind.SUCCEEDED, ms(9), {"result": [1]})) == {  # type: ignore[typeddict-item]
         **decode(start),
         "kind": "succeeded",
@@ -84,15 +84,17 @@ def test_an_end_is_its_start_and_more(recording: Recording) -> None:
     }
 
 
-def test_a_request_without_a_token_keeps_the_one_it_gets(recording: Recording) -> None:
+def test_a_request_without_a_token_keeps_the_one_it_gets(instrumentation: Instrumentation) -> None:
     request = Context({"id": "x", "args": (), "kwargs": {}})
-    first, second = (decode(start_of(recording, request, None)) for _ in range(2))
+    first, second = (decode(start_of(instrumentation, request, None)) for _ in range(2))
     assert first["run"] == second["run"]
 
 
-def test_a_start_begins_as_its_end_expects(recording: Recording) -> None:
+def test_a_start_begins_as_its_end_expects(instrumentation: Instrumentation) -> None:
     """What an end carries is found by the order of these keys."""
-    event: Event = decode(start_of(recording, Context({"id": "x", "asynctask": OURS, "args": (), "kwargs": {}}), None))
+    event: Event = decode(
+        start_of(instrumentation, Context({"id": "x", "asynctask": OURS, "args": (), "kwargs": {}}), None)
+    )
     assert list(event)[:4] == ["id", "run", "kind", "at"]
     assert encode(event)
 
@@ -104,12 +106,12 @@ NO_TIMES = ['1,"customer":7', None, True, 1.5, -1, 2**56, 10**30, [1]]
 
 @pytest.mark.parametrize("created", NO_TIMES, ids=repr)
 def test_a_header_from_anywhere_puts_nothing_into_the_event_of_a_message(
-    recording: Recording, created: Any, monkeypatch: pytest.MonkeyPatch
+    instrumentation: Instrumentation, created: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where it says of a task that is asked for again when that was first asked for."""
     told: list[bytes] = []
-    monkeypatch.setattr(recording, "write", told.append)
-    recording.app.send_task("a.task", retries=1, headers={"asynctask": {"created": created, "root": 7}})
+    monkeypatch.setattr(instrumentation, "write", told.append)
+    instrumentation.app.send_task("a.task", retries=1, headers={"asynctask": {"created": created, "root": 7}})
     [line] = told
     event = decode(line)
     assert type(event["created"]) is int
@@ -119,19 +121,19 @@ def test_a_header_from_anywhere_puts_nothing_into_the_event_of_a_message(
 
 
 def test_a_message_keeps_when_its_task_was_first_asked_for(
-    recording: Recording, monkeypatch: pytest.MonkeyPatch
+    instrumentation: Instrumentation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[bytes] = []
-    monkeypatch.setattr(recording, "write", told.append)
-    recording.app.send_task("a.task", retries=1, headers={"asynctask": {"created": ms(0), "root": "elsewhere"}})
+    monkeypatch.setattr(instrumentation, "write", told.append)
+    instrumentation.app.send_task("a.task", retries=1, headers={"asynctask": {"created": ms(0), "root": "elsewhere"}})
     event = decode(told[0])
     assert (event["created"], event["root"]) == (ms(0), "elsewhere")
 
 
 @pytest.mark.parametrize("run", ['x","customer":"7', "", "short", RUN.upper(), f"{RUN}\n", 7, None, [RUN]], ids=repr)
-def test_a_token_from_anywhere_is_replaced(recording: Recording, run: Any) -> None:
+def test_a_token_from_anywhere_is_replaced(instrumentation: Instrumentation, run: Any) -> None:
     request = Context({"id": "x", "asynctask": {**OURS, "run": run}, "args": (), "kwargs": {}})
-    event = decode(start_of(recording, request, None))
+    event = decode(start_of(instrumentation, request, None))
     assert (event["run"][:14], len(event["run"])) == (f"{ms(3):014x}", 20)
     assert "customer" not in event
     assert extract.from_request(Kind.SUCCEEDED, "a.task", request, ms(9))["run"] == event["run"], (
@@ -140,16 +142,16 @@ def test_a_token_from_anywhere_is_replaced(recording: Recording, run: Any) -> No
 
 
 @pytest.mark.parametrize("time", NO_TIMES, ids=repr)
-def test_times_from_anywhere_are_left_out_of_a_start(recording: Recording, time: Any) -> None:
+def test_times_from_anywhere_are_left_out_of_a_start(instrumentation: Instrumentation, time: Any) -> None:
     request = Context({"id": "x", "asynctask": {**OURS, "created": time, "sent": time}, "args": (), "kwargs": {}})
-    event = decode(start_of(recording, request, None))
+    event = decode(start_of(instrumentation, request, None))
     assert event.keys().isdisjoint({"created", "sent", "customer"})
     assert "created" not in extract.from_request(Kind.SUCCEEDED, "a.task", request, ms(9))
 
 
-def test_an_error_that_nobody_knows_is_not_said(recording: Recording) -> None:
+def test_an_error_that_nobody_knows_is_not_said(instrumentation: Instrumentation) -> None:
     event: Any = {}
-    extract.add_error(event, recording, None, object())
+    extract.add_error(event, instrumentation, None, object())
     assert event == {}
-    extract.add_error(event, recording, KeyError("a"), "Traceback")
+    extract.add_error(event, instrumentation, KeyError("a"), "Traceback")
     assert event == {"error_type": "KeyError", "error_message": "'a'", "traceback": "Traceback"}

@@ -13,8 +13,8 @@ from celery import Celery
 
 from celery_asynctask.capture import instrumentation, worker
 from celery_asynctask.capture.install import install, uninstall
-from celery_asynctask.capture.instrumentation import recording_of
-from celery_asynctask.core.keys import RunKey, new_run, run_key
+from celery_asynctask.capture.instrumentation import instrumentation_of
+from celery_asynctask.core.keys import AttemptKey, new_run, run_key
 from tests.histories import ms
 
 
@@ -31,7 +31,7 @@ def app(tmp_path: Path) -> Iterator[Celery]:
 def told(app: Celery, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """The events that are recorded."""
     events: list[dict[str, Any]] = []
-    monkeypatch.setattr(recording_of(app), "record", lambda event: events.append(dict(event)))
+    monkeypatch.setattr(instrumentation_of(app), "record", lambda event: events.append(dict(event)))
     return events
 
 
@@ -66,7 +66,7 @@ STEP = {"task": "next.one", "args": [3], "kwargs": {}, "options": {"task_id": "y
 def test_an_unknown_task_fails_and_what_follows_it_is_not_sent(app: Celery, told: list[dict[str, Any]]) -> None:
     unknown(app, Message(HEADERS, [[1], {"k": 2}, {"chain": [STEP]}], redelivered=True))
     event, step = told
-    assert RunKey.parse(run_key(event)) == (0, 2, True, event["run"])  # type: ignore[arg-type]
+    assert AttemptKey.parse(run_key(event)) == (0, 2, True, event["run"])  # type: ignore[arg-type]
     del event["run"], event["at"]
     assert event == {
         "kind": "failed",
@@ -95,7 +95,7 @@ def test_an_unknown_task_that_replaces_another(app: Celery, told: list[dict[str,
     """Or was sent by a task that has no row, whose own would lead nowhere."""
     unknown(app, Message({**HEADERS, "replaced_task_nesting": 3, "asynctask": {**OURS, "root": "s"}}, [[], {}, {}]))
     [event] = told
-    assert RunKey.parse(run_key(event)) == (3, 2, False, event["run"])  # type: ignore[arg-type]
+    assert AttemptKey.parse(run_key(event)) == (3, 2, False, event["run"])  # type: ignore[arg-type]
     assert (event["root"], event["parent"]) == ("s", None)
 
 
@@ -158,7 +158,7 @@ def test_a_message_of_odd_things(app: Celery, told: list[dict[str, Any]]) -> Non
     rejected(app, Message(odd, [[1], {}, {"id": "z", "chain": 9, "replaced_task_nesting": "deep", "asynctask": 1}]))
     [event] = told
     assert (event["id"], event["name"], event["root"], event["parent"]) == ("x", "unknown", None, None)
-    assert RunKey.parse(run_key(event)) == (0, 0, False, event["run"])  # type: ignore[arg-type]
+    assert AttemptKey.parse(run_key(event)) == (0, 0, False, event["run"])  # type: ignore[arg-type]
     assert (event["error_type"], event["args"]) == ("ValueError", [1])
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_asynctask.cli.output import MOST_INDENTED, Node, Output
+from celery_asynctask.cli.output import MAX_INDENT, Node, Output
 from celery_asynctask.cli.waterfall import LEGEND, Row, bar, draw
 from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.present.waterfall import Scale
@@ -143,5 +143,5 @@ def test_a_tree_is_never_deeper_than_the_terminal_is_wide(capsys: pytest.Capture
     assert lines[0] == "node 0  ✖ FAILURE"
     assert lines[1:4] == ["├── beside", "└── node 1  ✖ FAILURE", "    ├── beside"]
     assert len(lines) == 20_001
-    assert lines[-1] == " " * 4 * MOST_INDENTED + "└─(10000)─ deepest"
-    assert max(map(len, lines)) < 4 * MOST_INDENTED + 40
+    assert lines[-1] == " " * 4 * MAX_INDENT + "└─(10000)─ deepest"
+    assert max(map(len, lines)) < 4 * MAX_INDENT + 40

@@ -20,10 +20,10 @@ WHOLE = Scale(START, dt.timedelta(seconds=20))
 SECOND = dt.timedelta(seconds=1)
 
 
-def drawn(*runs: Any, where: Scale = WHOLE, most: int = 100, **about: Any) -> Drawing:
+def drawn(*runs: Any, where: Scale = WHOLE, limit: int = 100, **about: Any) -> Drawing:
     """A task on a scale of 50 units a second."""
     one = member("a", **about)
-    return drawing(one, runs, list(parts(one, runs, NOW)), where, most)
+    return drawing(one, runs, list(parts(one, runs, NOW)), where, limit)
 
 
 def bars(*runs: Any, **more: Any) -> list[tuple[str, float, float]]:
@@ -83,7 +83,7 @@ def test_a_step_that_was_not_sent_is_empty() -> None:
 
 def test_of_many_attempts_the_last_ones_are_drawn() -> None:
     runs = [run(published_at=0 if n == 0 else None, started_at=n, ended_at=n + 1, outcome="retried") for n in range(18)]
-    found = drawn(*runs, most=4)
+    found = drawn(*runs, limit=4)
     assert len([one for one in found.bars if one.kind == "failed"]) + found.left_out == 18
     assert found.left_out > 0
     assert found.bars[-1].says.startswith("attempt 18 ")

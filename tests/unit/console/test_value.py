@@ -140,7 +140,7 @@ def test_what_is_written_is_bounded() -> None:
     assert len(many.html) < 400_000
     deep = shown("[" * 900 + "]" * 900)
     assert "deeper than is shown here" in deep.html
-    assert deep.html.count("<details") == value.MOST_DEPTH
+    assert deep.html.count("<details") == value.MAX_DEPTH
     key = shown({"k" * 100_000: 1})
     assert len(key.html) < 1_000
     digits = shown("[" + "9" * 100_000 + "]")

@@ -26,7 +26,7 @@ from celery_asynctask.core.keys import (
     SOURCE_NAME_ONLY,
     STAGE,
     STAGE_RUN,
-    RunKey,
+    AttemptKey,
     end_key,
     happened_at,
     is_changed,
@@ -171,10 +171,10 @@ def test_keys_have_one_width_whatever_the_numbers() -> None:
 
 
 def test_counts_beyond_the_width_of_a_key_are_the_largest_that_has_it() -> None:
-    most = run_key(event(Kind.SUCCEEDED, 0, nesting=keys.MAX_NESTING, retries=keys.MAX_RETRIES))
+    limit = run_key(event(Kind.SUCCEEDED, 0, nesting=keys.MAX_NESTING, retries=keys.MAX_RETRIES))
     assert (keys.MAX_NESTING, keys.MAX_RETRIES) == (0xFF, 0xFFFF)
-    assert most[:6] == "ffffff"
-    assert run_key(event(Kind.SUCCEEDED, 0, nesting=0x100, retries=0x10000)) == most
+    assert limit[:6] == "ffffff"
+    assert run_key(event(Kind.SUCCEEDED, 0, nesting=0x100, retries=0x10000)) == limit
 
 
 def test_tokens_sort_by_time_and_differ() -> None:
@@ -242,7 +242,7 @@ def test_keys_compare_as_their_parts_do(made: Any, parts: Any, one: Any, other: 
 
 @given(told=EVENTS)
 def test_a_run_key_is_read_to_the_parts_that_it_was_made_of(told: Any) -> None:
-    assert RunKey.parse(run_key(told)) == run_parts(told)
+    assert AttemptKey.parse(run_key(told)) == run_parts(told)
 
 
 # -- read back -----------------------------------------------------------------------
@@ -256,7 +256,7 @@ def test_what_is_made_of_events_can_be_read() -> None:
     for told in every_event():
         task = project(told).task
         said = told.get("nesting", 0), told.get("retries", 0), told.get("redelivered", False), told.get("run", NO_RUN)
-        assert RunKey.parse(run_key(told)) == said
+        assert AttemptKey.parse(run_key(told)) == said
         assert happened_at(task["order_key"]) == time_of(told["at"])
         since = told["at"] if told["kind"] == Kind.STARTED else told.get("started", told["at"])
         assert int(task["origin_key"][-keys.TIME_DIGITS :], 16) == since
@@ -290,7 +290,7 @@ NONE_OF_OURS = [
     f"{ORDER[:7]}2{ORDER[8:]}",
     f"{ORDER[:28]}5{ORDER[29:]}",
 ]
-ASKED: list[Callable[[str], object]] = [RunKey.parse, is_planned, is_unsent, happened_at, is_of_a_step, is_changed]
+ASKED: list[Callable[[str], object]] = [AttemptKey.parse, is_planned, is_unsent, happened_at, is_of_a_step, is_changed]
 
 
 @pytest.mark.parametrize("text", NONE_OF_OURS, ids=repr)
@@ -301,7 +301,7 @@ def test_a_key_that_something_else_has_written_is_none(text: str) -> None:
 
 @given(text=st.text() | st.text("0123456789abcdef", max_size=50))
 def test_whatever_is_read_is_what_was_written(text: str) -> None:
-    run = RunKey.parse(text)
+    run = AttemptKey.parse(text)
     assert run is None or f"{run.nesting:02x}{run.retries:04x}{run.redelivered:d}{run.token}" == text
     at = happened_at(text)
     assert at is None or f"{microseconds(at):014x}" == text[-keys.TIME_DIGITS :]
@@ -314,7 +314,7 @@ STEP = cast("Event", {"id": "a", "name": "n", "kind": "planned", "at": ms(3), "a
 @pytest.mark.parametrize(
     ("ask", "text"),
     [
-        (RunKey.parse, run_key(Delivery(2).started(3))),
+        (AttemptKey.parse, run_key(Delivery(2).started(3))),
         (happened_at, ORDER),
         (is_planned, order_key(STEP)),
         (is_unsent, order_key(cast("Event", {**STEP, "kind": "unsent"}))),

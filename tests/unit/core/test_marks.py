@@ -45,7 +45,7 @@ def test_what_is_missing_of_a_value() -> None:
     assert missing({"a": 1, MARK: {MARK: "cut", "type": "dict", "size": 9}}) == {"cut": 1}
     assert missing([ERASED, ERASED]) == {"erased": 2}
     assert missing({"$$asynctask": "the user's own"}) == missing({MARK: "the user's own"}) == {}
-    assert missing([[ERASED]] * 9, most=5) == {"erased": 1}
+    assert missing([[ERASED]] * 9, limit=5) == {"erased": 1}
 
 
 def test_what_is_said_of_a_whole() -> None:

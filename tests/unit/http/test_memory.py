@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from celery_asynctask.web import memory
-from celery_asynctask.web.memory import SENT_SECONDS, Kept, Latest, Sent
+from celery_asynctask.web.memory import SENT_SECONDS, Latest, RecentReruns, SingleFlightCache
 from tests.pace import patience
 
 
@@ -30,7 +30,7 @@ def test_what_was_set_last_is_there() -> None:
 
 
 def test_it_is_known_for_a_while(clock: SimpleNamespace) -> None:
-    sent = Sent()
+    sent = RecentReruns()
     assert "a" not in sent
     assert [sent.add("a"), sent.add("a"), sent.add("b")] == [True, False, True]
     clock.now += SENT_SECONDS - 1
@@ -42,7 +42,7 @@ def test_it_is_known_for_a_while(clock: SimpleNamespace) -> None:
 
 
 def test_what_was_not_sent_is_forgotten() -> None:
-    sent = Sent()
+    sent = RecentReruns()
     sent.add("a")
     sent.discard("a")
     sent.discard("never")
@@ -51,8 +51,8 @@ def test_what_was_not_sent_is_forgotten() -> None:
 
 
 def test_the_latest_are_remembered(clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "MOST_SENT", 3)
-    sent = Sent()
+    monkeypatch.setattr(memory, "MAX_RECENT", 3)
+    sent = RecentReruns()
     sent.add("a")
     clock.now += SENT_SECONDS
     for one in ("b", "a", "c", "d"):
@@ -61,7 +61,7 @@ def test_the_latest_are_remembered(clock: SimpleNamespace, monkeypatch: pytest.M
 
 
 def test_nobody_waits_where_there_is_an_older_value() -> None:
-    kept: Kept[int] = Kept()
+    kept: SingleFlightCache[int] = SingleFlightCache()
     assert kept.get(lambda: 1, 0) == 1
     begun, go_on = threading.Event(), threading.Event()
 

@@ -16,7 +16,7 @@ from celery_asynctask.errors import FilterError
 from celery_asynctask.queries.search import glob
 from celery_asynctask.queries.search.filter import MAX_TERMS, Filter, Term, Value, parse
 from celery_asynctask.queries.search.order import NEWEST, ORDERS
-from celery_asynctask.web.parameters import ORDER_BY, PageSearch, Search, Understood, in_values, understood
+from celery_asynctask.web.parameters import ORDER_BY, PageSearch, ParsedSearch, Search, in_values, parse_search
 from celery_asynctask.web.problem import ProblemError
 
 NOW = dt.datetime(2026, 1, 31, 12, tzinfo=dt.timezone.utc)
@@ -39,9 +39,9 @@ TEXT_KEYS = {
 """Keys of the grammar, by the parameters that are texts."""
 
 
-def meaning(**asked: Any) -> Understood:
+def meaning(**asked: Any) -> ParsedSearch:
     """What is understood of these parameters."""
-    return understood(Search.model_validate(asked), NOW)
+    return parse_search(Search.model_validate(asked), NOW)
 
 
 def outcome(read: Callable[[], Any]) -> Any:

@@ -45,10 +45,10 @@ def test_what_is_no_frame(line: bytes) -> None:
 
 
 @given(st.lists(LINE, max_size=5), LINE, st.integers(0, 7))
-def test_scan_takes_whole_lines_only(lines: list[bytes], rest: bytes, most: int) -> None:
+def test_scan_takes_whole_lines_only(lines: list[bytes], rest: bytes, limit: int) -> None:
     packed = [pack(number, data) for number, data in enumerate(lines)]
-    found = scan(b"".join(packed) + rest, most)
-    taken = min(most, len(lines))
+    found = scan(b"".join(packed) + rest, limit)
+    taken = min(limit, len(lines))
     assert (found.numbers, found.data) == (list(range(taken)), lines[:taken])
     assert (found.damaged, found.tail) == ([], 0)
     assert found.consumed == sum(map(len, packed[:taken]))
@@ -63,8 +63,8 @@ def test_a_damaged_line_is_set_aside_and_the_next_is_read() -> None:
 
 
 @given(st.binary(), st.integers(0, 10))
-def test_scan_never_raises_and_accounts_for_every_line(data: bytes, most: int) -> None:
-    found = scan(data, most)
-    assert len(found.data) + len(found.damaged) == min(most, data.count(b"\n"))
+def test_scan_never_raises_and_accounts_for_every_line(data: bytes, limit: int) -> None:
+    found = scan(data, limit)
+    assert len(found.data) + len(found.damaged) == min(limit, data.count(b"\n"))
     assert found.consumed <= len(data)
-    assert scan(data[found.consumed :], most).consumed >= 0
+    assert scan(data[found.consumed :], limit).consumed >= 0

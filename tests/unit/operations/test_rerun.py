@@ -17,7 +17,7 @@ from kombu.exceptions import EncodeError, OperationalError
 
 from celery_asynctask import context, install, uninstall
 from celery_asynctask.capture.context import FIELDS
-from celery_asynctask.capture.instrumentation import recording_of
+from celery_asynctask.capture.instrumentation import instrumentation_of
 from celery_asynctask.capture.payload import Encoder
 from celery_asynctask.capture.payload.redaction import SENSITIVE_NAMES, Redaction
 from celery_asynctask.core import keys
@@ -322,11 +322,11 @@ def test_the_link_is_sent_where_only_some_tasks_are_recorded(app: Celery, tmp_pa
     """And nothing else of that app is recorded for it from then on: others record the task."""
     app.conf.update(asynctask_url=f"sqlite:///{tmp_path / 'rows.db'}", asynctask_journal_dir=tmp_path / "journal")
     install(app, whole_app=False)
-    recording = recording_of(app)
+    instrumentation = instrumentation_of(app)
     try:
         link(app)
-        assert recording is not None
-        assert not recording.chooses(NAME)
+        assert instrumentation is not None
+        assert not instrumentation.chooses(NAME)
         send(app, look(app, row(customer=3)), "Grace", "slow")
         with app.connection() as connection, connection.SimpleQueue("slow") as queue:
             message = queue.get_nowait()
