@@ -30,7 +30,7 @@ def short_name(name: str) -> str:
 
 
 def style_of(status: AsyncTaskStatus) -> str:
-    """The colour of a status."""
+    """The color of a status."""
     return _STYLES.get(status, "yellow")
 
 

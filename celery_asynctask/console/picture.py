@@ -24,7 +24,7 @@ HEIGHTS: Final = {
     Time.UNKNOWN: (3, 10),
     Time.END: (0, 16),
 }
-"""Top and height of each: they differ in more than their colour."""
+"""Top and height of each: they differ in more than their color."""
 _ORDER: Final = {time: number for number, time in enumerate(MEANINGS)}
 _LEAST: Final = 2.0
 """Units that a bar has at least."""

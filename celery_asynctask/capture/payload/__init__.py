@@ -3,7 +3,7 @@
 Pure, and it runs no code of the user's but his redaction rule: built-in types and their subclasses are read by the
 built-in type's own methods, dataclasses, attrs and pydantic objects from where they keep their fields, numpy scalars
 by numpy's own ``item``. No other object is asked for anything: its ``__repr__`` may query a database (a lazy query
-set), block or return megabytes, so it is described by its type alone. What recognises a type compares identities
+set), block or return megabytes, so it is described by its type alone. What recognizes a type compares identities
 along its method resolution order; ``isinstance`` would ask ``__class__`` and ``__instancecheck__``.
 
 The stored form: JSON says itself. Anything that is not the whole value is a mapping with the key ``$asynctask``:

@@ -1,7 +1,7 @@
 """Looking at objects without running any code of theirs: no attribute lookup, property, ``repr`` or ``isinstance``.
 
 Pure. A class is asked through the descriptors of `type`, an instance through those with which CPython gives it a
-``__dict__`` or slots; classes of other libraries are recognised by identity with what is in `sys.modules`.
+``__dict__`` or slots; classes of other libraries are recognized by identity with what is in `sys.modules`.
 """
 
 from __future__ import annotations

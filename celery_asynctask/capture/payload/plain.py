@@ -1,4 +1,4 @@
-"""Arguments that are their own JSON, as most are: few, flat and short. Recognised without the walk that others need.
+"""Arguments that are their own JSON, as most are: few, flat and short. Recognized without the walk that others need.
 
 Pure. `plain_text` may say no to what a walk would leave as it is, never yes to what it would change.
 """

@@ -35,7 +35,7 @@ MAX_ITEMS: Final = 10_000
 MAX_BITS: Final = 1_024
 """Bits of an integer that is kept as one, about as large as a float gets; MySQL refuses larger ones."""
 MARGIN: Final = 2_048
-"""Characters behind a cut that redaction sees too, so that half a secret is recognised as one."""
+"""Characters behind a cut that redaction sees too, so that half a secret is recognized as one."""
 _MAX_DECIMAL: Final = 4_096
 """Bytes of a Decimal that is written out."""
 

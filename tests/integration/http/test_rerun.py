@@ -66,7 +66,7 @@ def test_a_dry_run_sends_nothing(store: Store, shop: Celery, api: Api) -> None:
 def test_what_is_refused(store: Store, shop: Celery, api: Api) -> None:
     """Also what only a dry run asks."""
     tell(store, "redacted", OURS, kwargs={"password": {"$asynctask": "redacted"}})
-    tell(store, "misfit", OURS, kwargs={"colour": "red"})
+    tell(store, "misfit", OURS, kwargs={"color": "red"})
     tell(store, "unknown", OURS)
     store.write(lines(about(HISTORIES["success"]()[:3], "running")))
     store.write(lines(about(HISTORIES["never_sent"](), "never-sent")))

@@ -172,7 +172,7 @@ def test_a_table_on_a_narrow_terminal() -> None:
         assert rich_table(columns)
 
 
-def test_colours() -> None:
+def test_colors() -> None:
     output = on_rich(80, color=True)
     output.table(COLUMNS, ROWS)
     assert "\x1b[31m✖ FAILURE" in output.rich.file.getvalue()

@@ -173,6 +173,6 @@ def test_nothing_is_drawn_outside(seconds: float, zoom: int, at: float, start: f
     assert moved is None or 0 <= moved.at <= 1 - 1 / zoom + 1e-9  # it is rounded for a URL
 
 
-def test_kinds_differ_in_more_than_their_colour() -> None:
+def test_kinds_differ_in_more_than_their_color() -> None:
     assert MEANINGS.keys() == HEIGHTS.keys() == set(Time)
     assert len(set(HEIGHTS.values())) == len(HEIGHTS) - 1, "END is as high as FAILED, and a moment only"

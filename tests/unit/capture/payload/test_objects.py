@@ -22,7 +22,7 @@ from celery_asynctask.capture.payload import Encoder, safe_repr
 from celery_asynctask.capture.payload.readers import MAX_ITEMS
 from celery_asynctask.capture.payload.redaction import Redaction
 from celery_asynctask.core.marks import is_whole
-from tests.unit.capture.payload.values import MARK, Colour, Meta, Order, argument, armed, hostile, to_json, touch
+from tests.unit.capture.payload.values import MARK, Color, Meta, Order, argument, armed, hostile, to_json, touch
 
 # -- objects of other libraries ------------------------------------------------------------
 
@@ -74,7 +74,7 @@ def test_attrs_and_pydantic_objects_without_what_they_hide() -> None:
 
 def test_nothing_is_imported() -> None:
     before = set(sys.modules)
-    to_json([object(), Order(1, []), Colour.RED, uuid.UUID(int=1), types.SimpleNamespace(a=1)])
+    to_json([object(), Order(1, []), Color.RED, uuid.UUID(int=1), types.SimpleNamespace(a=1)])
     assert set(sys.modules) == before
 
 

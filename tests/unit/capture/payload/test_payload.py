@@ -30,7 +30,7 @@ from tests.unit.capture.payload.values import (
     PLAIN,
     STORABLE,
     TAME,
-    Colour,
+    Color,
     Number,
     Order,
     Point,
@@ -124,8 +124,8 @@ def test_arguments_that_celery_would_refuse_are_not_whole(value: Any) -> None:
         (dt.timedelta(hours=1), "1:00:00", "as"),
         (decimal.Decimal("1.10"), "1.10", "decimal"),
         (uuid.UUID(int=1), "00000000-0000-0000-0000-000000000001", "uuid"),
-        (Colour.RED, "red", "as"),
-        (Colour.ODD, [1, 2], "as"),
+        (Color.RED, "red", "as"),
+        (Color.ODD, [1, 2], "as"),
         (Number.ONE, 1, 1),
         (Word.YES, "yes", "yes"),
         (Order(1, ["a"]), {"number": 1, "lines": ["a"]}, "as"),
@@ -186,7 +186,7 @@ def test_what_json_cannot_say_is_marked(value: Any, marker: Any) -> None:
 def test_keys_are_written_as_json_writes_them() -> None:
     value = {1: "a", None: "b", False: "c", 1.5: "d", Word.YES: 0, Number.ONE: 1, 2**70: 2}
     assert to_json(value) == json.loads(json.dumps(value)) == argument(value)
-    assert to_json({uuid.UUID(int=1): 1, Colour.RED: 2}) == {str(uuid.UUID(int=1)): 1, "red": 2}
+    assert to_json({uuid.UUID(int=1): 1, Color.RED: 2}) == {str(uuid.UUID(int=1)): 1, "red": 2}
 
 
 def test_keys_that_are_not_those_of_the_original_are_noted() -> None:

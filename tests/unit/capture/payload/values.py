@@ -105,7 +105,7 @@ def hashable(value: Any) -> bool:
     return kinds[0] is not types.MappingProxyType and kinds[1] not in (list, dict, set, deque, bytearray)
 
 
-class Colour(enum.Enum):
+class Color(enum.Enum):
     RED = "red"
     ODD = (1, 2)
 
@@ -165,7 +165,7 @@ TAME = st.recursive(
     | st.timedeltas()
     | st.uuids()
     | st.complex_numbers()
-    | st.sampled_from([*Colour, *Number, *Word])
+    | st.sampled_from([*Color, *Number, *Word])
     | st.builds(object)
     | st.sampled_from(["password=x", {"password": "x"}, "postgres://a:b@c/d", {MARK: "cut"}, {f"${MARK}": 1}]),
     lambda inner: (
