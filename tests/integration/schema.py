@@ -24,6 +24,9 @@ _POSTGRESQL = {
 }
 
 
+_CONSTRAINT = re.compile("CONSTRAINT|PRIMARY KEY|UNIQUE|CHECK")
+
+
 def schema_of(url: str) -> dict[str, str]:
     """Everything about the tables in the database, by the name of the part."""
     engine = create_engine(url)
@@ -34,8 +37,24 @@ def schema_of(url: str) -> dict[str, str]:
 
 
 def _sqlite(connection: Connection) -> dict[str, str]:
+    """Its statements, the columns of a table before its constraints: one that was added later stands behind them."""
     rows = connection.execute(text("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL"))
-    return {name: re.sub(r"\s+", " ", sql) for name, sql in rows}
+    return {name: _columns_first(re.sub(r"\s+", " ", sql)) for name, sql in rows}
+
+
+def _columns_first(sql: str) -> str:
+    if not sql.startswith("CREATE TABLE"):
+        return sql
+    head, _, body = sql.removesuffix(")").partition("(")
+    parts, depth = [""], 0
+    for letter in body:
+        depth += (letter == "(") - (letter == ")")
+        if letter == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    parts = [one.strip() for one in parts]
+    return f"{head}({', '.join(sorted(parts, key=lambda one: bool(_CONSTRAINT.match(one))))})"
 
 
 def _postgresql(connection: Connection) -> dict[str, str]:

@@ -13,26 +13,28 @@ from typing import Any
 import pytest
 
 import celery_asynctask
+from celery_asynctask.store.tables import SCHEMA_VERSION
 from tests.pace import patience
 
 pytestmark = pytest.mark.every_database
 
 PACKAGE = Path(celery_asynctask.__file__).parent
 COLUMN = """
-    Column("priority", Type.INTEGER, Group.ORIGIN, event="priority", search="priority", api=Property("Of its message"),
+    Column("urgency", Type.INTEGER, Group.ORIGIN, event="urgency", search="urgency", api=Property("Of its message"),
            doc="Priority of its message; null: none."),
 """
-MIGRATION = """
+NEXT = f"{int(SCHEMA_VERSION) + 1:04}"
+MIGRATION = f"""
 import sqlalchemy as sa
 from alembic import op
 
-revision, down_revision = "0002", "0001"
+revision, down_revision = "{NEXT}", "{SCHEMA_VERSION}"
 
 def upgrade():
-    op.add_column("async_task", sa.Column("priority", sa.Integer()))
+    op.add_column("async_task", sa.Column("urgency", sa.Integer()))
 """
-READ = """    if (priority := info.get("priority")) is not None:
-        more += f'"priority":{priority},'
+READ = """    if (urgency := info.get("priority")) is not None:
+        more += f'"urgency":{urgency},'
 """
 PROJECT = """
 from celery import Celery
@@ -53,10 +55,10 @@ from celery_asynctask.http import create_app
 async def look():
     transport = httpx.ASGITransport(create_app(app, loopback=True))
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
-        found = (await client.get("/async-tasks", params={"search": "priority:>5"})).json()["results"]
+        found = (await client.get("/async-tasks", params={"search": "urgency:>5"})).json()["results"]
         document = (await client.get("/openapi.json")).json()
-    described = document["components"]["schemas"]["AsyncTask"]["properties"]["priority"]
-    print(json.dumps([[one["priority"] for one in found], described["description"]]))
+    described = document["components"]["schemas"]["AsyncTask"]["properties"]["urgency"]
+    print(json.dumps([[one["urgency"] for one in found], described["description"]]))
 
 anyio.run(look)
 """
@@ -93,25 +95,25 @@ def test_what_a_new_column_takes(database: str, tmp_path: Path) -> None:
 
     copy = changed / "celery_asynctask"
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    edit(copy / "core" / "columns.py", '    Column("origin_key",', COLUMN.lstrip("\n"))
-    (copy / "migrations" / "versions" / "0002_priority.py").write_text(MIGRATION, encoding="utf-8")
+    edit(copy / "core" / "columns.py", ')\n"""Of `AsyncTask`, in', COLUMN.lstrip("\n"))
+    (copy / "migrations" / "versions" / f"{NEXT}_urgency.py").write_text(MIGRATION, encoding="utf-8")
     edit(copy / "capture" / "extract.py", '    if known("retries") or known("replaced_task_nesting")', READ)
 
     def asynctask(*arguments: str) -> str:
         return python(project, "-m", "celery", "-A", "proj", "asynctask", *arguments, package=changed)
 
     def values(text: str) -> list[Any]:
-        return [json.loads(line)["priority"] for line in text.splitlines()]
+        return [json.loads(line)["urgency"] for line in text.splitlines()]
 
     asynctask("upgrade")
     python(project, "-c", RECORD.format(calls="work.apply(priority=7); work.apply()"), package=changed)
     python(project, *STORE, package=changed)
 
-    assert values(asynctask("list", "priority:7", "--json")) == [7], "search and command line"
+    assert values(asynctask("list", "urgency:7", "--json")) == [7], "search and command line"
     assert sorted(map(str, values(asynctask("list", "--json")))) == ["7", "None", "None"]
     assert json.loads(python(project, "-c", LOOK, package=changed)) == [[7], "Of its message"], "HTTP API"
     exported = project / "bundle.ndjson"
     asynctask("export", "--output", str(exported))
     other = f"sqlite:///{tmp_path / 'other.db'}"
     asynctask("import", str(exported), "--into", other)
-    assert values(asynctask("--url", other, "list", "priority:7", "--json")) == [7], "bundle"
+    assert values(asynctask("--url", other, "list", "urgency:7", "--json")) == [7], "bundle"

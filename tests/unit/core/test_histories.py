@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
+from celery_asynctask.core.columns import TASK
 from celery_asynctask.core.event import Event
 from celery_asynctask.core.fold import TASK_GROUPS, merge
 from celery_asynctask.core.status import TERMINAL
 from tests.histories import HISTORIES, ID, NAME, PARENT, ROOT, fold, ms
 
 ASKED = {
+    **dict.fromkeys(one.name for one in TASK if one.nullable),
     "celery_task_id": ID,
     "name": NAME,
     "root_task_id": ROOT,
@@ -20,12 +22,6 @@ ASKED = {
     "task_args": [7, "é"],
     "task_kwargs": {"currency": "EUR"},
     "created_at": ms(0),
-    "customer": None,
-    "created_by": None,
-    "created_by_name": None,
-    "content": None,
-    "trace_id": None,
-    "span_id": None,
 }
 NO_ERROR = {"error_type": None, "error_message": None}
 
