@@ -50,6 +50,10 @@ class StoreError(AsyncTaskError):
     message says which, and what to do."""
 
 
+class NoTablesError(StoreError):
+    """The database, or SQLite's file, has no tables yet: start a worker, or run ``celery asynctask upgrade``."""
+
+
 class JournalError(AsyncTaskError):
     """The journal directory cannot be used; the message says why and which setting changes it."""
 

@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session, defer
 
 from celery_asynctask.core import columns
 from celery_asynctask.core.url import parse
-from celery_asynctask.errors import StoreError
+from celery_asynctask.errors import NoTablesError, StoreError
 from celery_asynctask.settings import engine_options
 from celery_asynctask.store import tables
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
@@ -179,7 +179,8 @@ class Reader:
         except (SQLAlchemyError, OSError, RuntimeError) as exc:  # drivers raise these, too, before they are connected
             raise self._error(exc) from exc
         if problem:
-            raise StoreError(f"The database {self.shown_url} {problem}")
+            kind = NoTablesError if problem == _NO_TABLES else StoreError
+            raise kind(f"The database {self.shown_url} {problem}")
 
     def close(self) -> None:
         """Give the connections back."""
@@ -238,14 +239,17 @@ def schema_version(connection: Connection) -> str | None:
     return connection.scalar(select(tables.async_task_version.c.version_num))
 
 
+_NO_TABLES: Final = (
+    "has no tables of celery-asynctask: the recorder makes them with the first task it stores, or "
+    "`celery asynctask upgrade` does."
+)
+
+
 def schema_problem(connection: Connection) -> str:
     """Why this code cannot work with the tables in a database, and what to do, as the end of a sentence; else empty."""
     version = schema_version(connection)
     if version is None:
-        return (
-            "has no tables of celery-asynctask: the recorder makes them with the first task it stores, or "
-            "`celery asynctask upgrade` does."
-        )
+        return _NO_TABLES
     if version > SCHEMA_VERSION:
         return (
             f"has tables of version {version}, and this release of celery-asynctask knows them up to "
@@ -260,7 +264,7 @@ def _look_for_file(url: str) -> None:
     """SQLite would make an empty file of a name that is mistyped."""
     database = parse(url).database
     if database and database != ":memory:" and not database.startswith("file:") and not Path(database).exists():
-        raise StoreError(
+        raise NoTablesError(
             f"There is no database file {Path(database).absolute()}: nothing has been recorded there yet. "
             "asynctask_url says where the recorder writes; a relative path is relative to the working directory."
         )
