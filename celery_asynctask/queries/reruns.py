@@ -39,8 +39,8 @@ class Reruns(NamedTuple):
     """The search was bounded: it looked at tasks asked for down to that time, and at none before. None: at all."""
 
 
-def reruns(reader: Reader, session: Session, tasks: Sequence[AsyncTask]) -> Reruns:
-    """The reruns of some tasks among the `MAX_SCANNED` newest that may be ones."""
+def reruns(reader: Reader, session: Session, tasks: Sequence[AsyncTask], *, limit: int | None = None) -> Reruns:
+    """The reruns of some tasks among the ``limit`` newest tasks that may be ones; None: `MAX_SCANNED`."""
     found: dict[str, list[Rerun]] = {}
     if not tasks:
         return Reruns(found, None)
@@ -49,7 +49,7 @@ def reruns(reader: Reader, session: Session, tasks: Sequence[AsyncTask]) -> Reru
     newest = reader.tasks().where(AsyncTask.created_at >= min(task.created_at for task in tasks))
     if len(names) <= _MOST_NAMES:
         newest = newest.where(AsyncTask.name.in_(sorted(names)))
-    bound = last_of_first(session, newest, MAX_SCANNED)
+    bound = last_of_first(session, newest, MAX_SCANNED if limit is None else limit)
     if bound is not None:
         newest = newest.where(bound.upto())
     # What a rerun starts inherits its content, and is none itself.
