@@ -30,8 +30,11 @@ MAX_PURGED: Final = 20_000
 """Tasks that one request deletes: a few seconds of work."""
 MAX_COUNTED: Final = 1_000_000
 """Tasks that a dry run looks at."""
-REMEDIES: Final = {"again": "`again` sends it once more", "unfinished": "`unfinished` sends it all the same"}
+REMEDIES: Final = {"again": "`again` overrides this", "unfinished": "`unfinished` overrides this"}
 """By field of `Options`, what who asks the API does who wants it all the same."""
+
+_DEFAULTS: Final = schema.RerunRequest.model_validate({})
+"""What an empty body means."""
 
 router: Final = APIRouter(tags=["async-tasks"])
 
@@ -39,17 +42,19 @@ router: Final = APIRouter(tags=["async-tasks"])
 @router.post(
     "/async-tasks/{id}/rerun",
     operation_id="async_tasks_rerun",
-    summary="Send a task again",
+    summary="Rerun a task",
     response_model=schema.Rerun,
-    responses={201: {"model": schema.Rerun, "description": "It was sent"}, **problems(404, 409, 413)},
+    responses={201: {"model": schema.Rerun, "description": "The rerun was sent"}, **problems(404, 409, 413)},
     response_description="What would be sent",
 )
 def rerun(
-    caller: Annotated[Caller, Depends(needing(Right.RERUN))], task_id: TaskId, asked: schema.RerunRequest
+    caller: Annotated[Caller, Depends(needing(Right.RERUN))],
+    task_id: TaskId,
+    asked: schema.RerunRequest = _DEFAULTS,
 ) -> Response:
-    """Send a recorded task again, with the arguments that were recorded: a new execution, linked to the old one by its
-    content (rerun_of, rerun_by). It is the task alone: what followed it in a workflow is not sent. A number that is the
-    `id` of one task and the Celery id of another sends neither."""
+    """Rerun a task with its recorded arguments: a new execution, linked to the original by its content (rerun_of,
+    rerun_by). Later steps of its workflow are not sent. An empty body means `{}`. A number that is the `id` of one task
+    and the Celery id of another reruns neither."""
     how = Options(unfinished=asked.unfinished, again=asked.again)
     with caller.reader.session() as session:
         task = _meant(caller, session, task_id)
@@ -72,7 +77,7 @@ def _meant(caller: Caller, session: Session, task_id: str) -> AsyncTask:
         return task
     detail = (
         f"{task_id} is the `id` of the task {task.celery_task_id!r}, and the Celery id of the task with the `id` "
-        f"{other.id}. Ask by the other id of the one that is meant."
+        f"{other.id}. Use the other id of the task that you mean."
     )
     raise ProblemError("refused", 409, detail)
 
@@ -86,8 +91,8 @@ def _meant(caller: Caller, session: Session, task_id: str) -> AsyncTask:
     response_description="What was deleted, or would be",
 )
 def purge(caller: Annotated[Caller, Depends(needing(Right.PURGE))], asked: schema.PurgeRequest) -> Response:
-    """Delete tasks that were over so long ago, with their attempts; only counts them unless `dryRun` is false. Deletes
-    some thousands at once: ask again until it is complete. Counts among a million tasks and no more."""
+    """Delete tasks that ended before the given age, with their attempts; only counts them unless `dryRun` is false. One
+    request deletes at most 20,000 tasks: repeat it until `complete` is true. A count covers at most a million tasks."""
     terms, _ = searched(asked.search, caller.now)
     if in_values(terms):
         caller.need(Right.PAYLOADS, "search")

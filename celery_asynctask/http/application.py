@@ -71,8 +71,8 @@ def create_app(celery: Any, *, settings: Settings | None = None, loopback: bool 
     response_description="The database can be read",
 )
 def health(caller: Annotated[Caller, Depends(needing(Right.READ))]) -> Response:
-    """Whether the database can be read, and what became of every event that a process wrote; that is looked up every
-    five seconds at most."""
+    """Whether the database can be read, and what became of the events of all processes; updated every five seconds at
+    most."""
     reader = caller.reader
     reader.check_schema()
     ledger = None
@@ -117,7 +117,7 @@ class _Frame:
             return
         body = await _body(scope, receive)
         if body is None:
-            detail = f"A body here has at most {MAX_BODY:,} bytes."
+            detail = f"The body is larger than {MAX_BODY:,} bytes. Send a smaller one."
             await ProblemError("too-large", 413, detail).response()(scope, receive, sent)
             return
         parts = iter([body])

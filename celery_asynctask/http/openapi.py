@@ -11,23 +11,23 @@ from celery_asynctask.web.problem import MEDIA_TYPE, Problem
 
 DESCRIPTION: Final = """The record of what ran on Celery.
 
-A token (`Authorization: Bearer ...`) has rights, and customers whose tasks it sees; what it does not see does not exist
-for it. Values (`taskArgs`, `taskKwargs`, `result`, `content`) are left out without the right `payloads`.
+A token (`Authorization: Bearer ...`) has rights and customers. Tasks of other customers do not exist for it. Without
+the right `payloads`, values (`taskArgs`, `taskKwargs`, `result`, `content`) are left out.
 
-Errors are problem details (RFC 9457), each with a `type` that never changes. Numbers may have 64 bits, values any
-precision. An answer with an `ETag` is not sent again to who has it: poll with `If-None-Match`."""
+Errors are problem details (RFC 9457), each with a stable `type`. Numbers may have 64 bits, values any precision. To
+poll, send the `ETag` of the last answer in `If-None-Match`: an unchanged answer is a 304 without a body."""
 TAGS: Final = [
-    {"name": "async-tasks", "description": "What ran, and what was asked for."},
+    {"name": "async-tasks", "description": "Recorded tasks: created, running and ended."},
     {"name": "health", "description": "Whether the record is complete."},
 ]
 _PROBLEMS: Final = {
-    401: "No credentials, or unknown ones",
+    401: "No credentials, or invalid ones",
     403: "The right is missing, or the request comes from another site",
-    404: "There is no such task, or not for this caller",
-    409: "The task cannot be sent again; the problem says why",
+    404: "No such task, or not visible to this caller",
+    409: "The task cannot be rerun; the problem says why",
     413: "The body is too large",
-    422: "A parameter, or what is in the body, is not allowed",
-    503: "The database, or the broker, does not answer",
+    422: "Invalid parameter or body",
+    503: "The database or the broker is unavailable",
 }
 
 

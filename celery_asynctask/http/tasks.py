@@ -40,7 +40,7 @@ TaskId = Annotated[
 def _if_none_match(
     _tag: Annotated[
         str | SkipJsonSchema[None],
-        Header(alias="If-None-Match", description="`ETag` of an answer that the client has: 304 where it still holds"),
+        Header(alias="If-None-Match", description="`ETag` of the answer that the client has; 304 if it is unchanged"),
     ] = None,
 ) -> None:
     """For the document; `Answers` reads the header."""
@@ -76,12 +76,12 @@ class ReadingRoute(APIRoute):
         return answer
 
 
-_ETAG: Final = {"ETag": {"description": "Of this answer, for If-None-Match", "schema": {"type": "string"}}}
+_ETAG: Final = {"ETag": {"description": "Tag of this answer, for If-None-Match", "schema": {"type": "string"}}}
 router: Final = APIRouter(
     tags=["async-tasks"],
     route_class=ReadingRoute,
     dependencies=[Depends(_if_none_match)],
-    responses={200: {"headers": _ETAG}, 304: {"description": "The client has it", "headers": _ETAG}},
+    responses={200: {"headers": _ETAG}, 304: {"description": "Unchanged: the client has the answer", "headers": _ETAG}},
 )
 
 
@@ -93,7 +93,7 @@ router: Final = APIRouter(
     response_description="A page of tasks",
 )
 async def list_tasks(request: Request, caller: Reading, asked: Annotated[PageSearch, Query()]) -> Response:
-    """Tasks that a search finds, newest first. Without the right `payloads` their values are left out."""
+    """Tasks that match a search, newest first. Without the right `payloads` their values are left out."""
     search = _searched(caller, asked)
     values = caller.payloads
 
@@ -126,7 +126,7 @@ async def list_tasks(request: Request, caller: Reading, asked: Annotated[PageSea
     response_description="Statistics of each name",
 )
 async def stats(request: Request, caller: Reading, asked: Annotated[Search, Query()]) -> Response:
-    """How the tasks of each name do, of those that a search finds: of the last day where it names no time."""
+    """Statistics of the tasks that match a search, by name; of the last 24 hours if the search names no time."""
     search = _searched(caller, asked)
     end = caller.this_minute
     wanted = with_time(search.filter, end)
@@ -172,7 +172,7 @@ async def retrieve(request: Request, caller: Reading, task_id: TaskId) -> Respon
     responses=problems(404),
 )
 async def attempts(request: Request, caller: Reading, task_id: TaskId) -> Response:
-    """The runs of a task's body."""
+    """The attempts of a task: one for each run of its body."""
 
     def make(session: Session) -> str:
         rows = attempt_rows(caller.reader, session, found_task(caller, session, task_id))
@@ -191,7 +191,7 @@ async def attempts(request: Request, caller: Reading, task_id: TaskId) -> Respon
     responses=problems(404),
 )
 async def whole_workflow(request: Request, caller: Reading, task_id: TaskId) -> Response:
-    """The whole workflow that a task is in: chain, group, chord, children, and steps that were never sent."""
+    """The workflow of a task: chains, groups, chords, children, and steps that were never sent."""
 
     def make(session: Session) -> str:
         found = workflow(caller.reader, session, found_task(caller, session, task_id))
@@ -238,5 +238,5 @@ def found_task(
     """The task, or its columns. Raises `ProblemError`."""
     found: AsyncTask | TaskRow | None = exact(caller.reader, session, task_id, number_of(task_id), columns)
     if found is None:
-        raise not_found(f"There is no task {task_id[:80]!r}.")
+        raise not_found(f"No task has the id {task_id[:80]!r}.")
     return found

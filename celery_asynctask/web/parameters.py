@@ -29,7 +29,7 @@ _SIDES: Final = {"after": ">=", "before": "<"}
 """Operators by the second word of a time's parameter; the first word is the grammar's key."""
 _LAST: Final = dt.datetime(2999, 12, 31, tzinfo=dt.timezone.utc)
 """Before 1970 and after this there is nothing, nor does every database know such times."""
-_GLOB: Final = "; * stands for any characters, ? for one"
+_GLOB: Final = "; * matches any characters, ? one"
 _HOURS: Final = dt.timedelta(hours=25)
 
 ORDER_BY: Final[dict[str, Order]] = {f"{'-' if one.descending else ''}{to_camel(one.column)}": one for one in ORDERS}
@@ -39,13 +39,13 @@ AsyncTaskOrdering: Any = enum.Enum(  # type: ignore[misc]
     type=str,
     module=__name__,
 )
-AsyncTaskOrdering.__doc__ = "By which time tasks are sorted; with - the newest first. Those that have none come last."
+AsyncTaskOrdering.__doc__ = "Time to sort tasks by; with - newest first. Tasks without that time come last."
 
 
 def _rfc3339(value: object) -> object:
     """What the document says. Pydantic would take a bare number, too, and guess what it counts."""
     if not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9:.]{5,}([Zz]|[+-][0-9]{2}:[0-9]{2})", str(value)):
-        raise ValueError("a time with a zone is wanted, such as 2026-01-31T14:05:00Z")
+        raise ValueError("must be a time with a zone, such as 2026-01-31T14:05:00Z")
     return value
 
 
@@ -74,7 +74,7 @@ class Search(StrictShape):
 
     search: str = Field(
         "",
-        description="Terms with blanks between them, such as `status:FAILURE name:billing.* retries:>2 since:2d "
+        description="Terms separated by spaces, such as `status:FAILURE name:billing.* retries:>2 since:2d "
         "kwargs.account_id:17`: the grammar of `celery asynctask list`",
         max_length=MAX_LENGTH,
         json_schema_extra={"format": "asynctask-search"},
@@ -83,20 +83,20 @@ class Search(StrictShape):
         [], description="One of these statuses", max_length=len(AsyncTaskStatusEnum)
     )
     name: _Text = _text("Name of the task", _GLOB)
-    customer: _Number = _number("For which customer")
-    created_by: _Number = _number("Who asked for it")
-    created_by_name: _Text = _text("Name of who asked for it", _GLOB)
+    customer: _Number = _number("Customer")
+    created_by: _Number = _number("Created by: number of the creator")
+    created_by_name: _Text = _text("Created by: name of the creator", _GLOB)
     error_type: _Text = _text("Exception class name", _GLOB)
     retries: _Number = _number("Number of retry attempts")
     celery_task_id: _Text = _text("Celery task UUID, or its beginning")
-    root_task_id: _Text = _text("Root task ID of its workflow")
-    parent_task_id: _Text = _text("ID of the task that sent it")
+    root_task_id: _Text = _text("ID of the root task of its workflow")
+    parent_task_id: _Text = _text("ID of its parent task")
     trace_id: _Text = _text("Trace ID")
     span_id: _Text = _text("Span ID")
     worker: _Text = _text("Node name of a worker that ran it", _GLOB)
-    queue: _Text = _text("Routing key that a run of it came by", _GLOB)
-    created_after: _Time = Field(None, description="Asked for at that time or later")
-    created_before: _Time = Field(None, description="Asked for before that time")
+    queue: _Text = _text("Queue: routing key of one of its attempts", _GLOB)
+    created_after: _Time = Field(None, description="Created at that time or later")
+    created_before: _Time = Field(None, description="Created before that time")
     started_after: _Time = Field(None, description="First started at that time or later")
     started_before: _Time = Field(None, description="First started before that time")
     completed_after: _Time = Field(None, description="Ended at that time or later")
@@ -109,12 +109,12 @@ class PageSearch(Search):
     ordering: AsyncTaskOrdering = Field(AsyncTaskOrdering("-createdAt"), description=AsyncTaskOrdering.__doc__)
     cursor: _Text = Field(
         None,
-        description="`next` of the page before",
+        description="`next` of the previous page",
         min_length=1,
         max_length=100,
         json_schema_extra={"format": "asynctask-cursor"},
     )
-    limit: int = Field(50, description="Tasks of a page", ge=1, le=MAX_ROWS)
+    limit: int = Field(50, description="Tasks per page", ge=1, le=MAX_ROWS)
 
     @property
     def order(self) -> Order:
@@ -153,7 +153,8 @@ def parse_search(asked: Search, now: dt.datetime) -> ParsedSearch:
                 terms.append(Term(key, (), (Value(_SIDES[side], bounded),), False))
     if len(terms) > MAX_TERMS:
         raise invalid(
-            "search", f"It has {len(terms)} terms with those of the other parameters; it may have {MAX_TERMS}."
+            "search",
+            f"The search has {len(terms)} terms, those of the other parameters included. Use at most {MAX_TERMS}.",
         )
     return ParsedSearch(Filter(tuple(terms)), relative)
 

@@ -13,26 +13,32 @@ from pydantic import BaseModel, Field
 from pydantic.json_schema import SkipJsonSchema
 from starlette.exceptions import HTTPException
 
-from celery_asynctask.errors import StoreError, logger
+from celery_asynctask.errors import NoTablesError, StoreError, logger
 
 MEDIA_TYPE: Final = "application/problem+json"
 HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 """Of every answer."""
 TITLES: Final = {
-    "invalid-parameter": "A parameter is not allowed",
-    "unauthenticated": "Credentials are needed",
-    "forbidden": "The right is missing",
-    "cross-site": "An action from another site",
-    "not-found": "There is no such thing",
-    "method-not-allowed": "The method is not allowed here",
-    "refused": "It cannot be done",
-    "database-unavailable": "The database cannot be read",
-    "busy": "Too many requests at a time",
-    "too-large": "The body is too large",
-    "broker-unavailable": "The broker cannot be reached",
-    "internal-error": "An error of the server",
+    "invalid-parameter": "Invalid parameter",
+    "unauthenticated": "Credentials required",
+    "forbidden": "Not allowed",
+    "cross-site": "Cross-site request",
+    "not-found": "Not found",
+    "method-not-allowed": "Method not allowed",
+    "refused": "Refused",
+    "database-unavailable": "Database unavailable",
+    "busy": "Too many requests",
+    "too-large": "Body too large",
+    "broker-unavailable": "Broker unavailable",
+    "internal-error": "Internal error",
 }
 """Problem types, which never change their names, and their titles."""
+
+
+NO_TABLES: Final = (
+    "This database has no tables yet. Start a worker, which creates them with the first task that it stores, or run "
+    "`celery asynctask upgrade`. The server's log names the database."
+)
 
 
 class Problem(BaseModel):
@@ -87,10 +93,10 @@ def _of_http(_request: Request, exc: Exception) -> JSONResponse:
     assert isinstance(exc, HTTPException)
     if exc.status_code == 405:
         allowed = (exc.headers or {}).get("Allow", "")
-        detail = f"Allowed here: {allowed}."
+        detail = f"Allowed methods: {allowed}."
         return ProblemError("method-not-allowed", 405, detail, headers=exc.headers or {}).response()
     if exc.status_code == 404:
-        return not_found("No such path; the document at openapi.json names them all.").response()
+        return not_found("This path does not exist. openapi.json lists all paths.").response()
     if exc.status_code in (401, 403):  # raised by the function `asynctask_access`
         kind = "unauthenticated" if exc.status_code == 401 else "forbidden"
         return ProblemError(kind, exc.status_code, f"{exc.detail}.", headers=exc.headers or {}).response()
@@ -125,11 +131,12 @@ def handlers(answer: Callable[[Request, ProblemError], Response], unreadable: st
         return answer(request, exc)
 
     def of_store(request: Request, exc: Exception) -> Response:
-        logger.error("%s", exc)  # the address of a database is not for those who ask
-        return answer(request, ProblemError("database-unavailable", 503, unreadable, headers={"Retry-After": "5"}))
+        logger.error("%s", exc)  # callers must not learn the address of the database
+        detail = NO_TABLES if isinstance(exc, NoTablesError) else unreadable
+        return answer(request, ProblemError("database-unavailable", 503, detail, headers={"Retry-After": "5"}))
 
     def of_any(request: Request, _exc: Exception) -> Response:  # Starlette raises it once more: the server logs it
-        detail = "It is not your request. The server's log says what it is."
+        detail = "The fault is in this server, not in your request. The server's log has the details."
         # Starlette answers with this outside of all middleware: nothing else adds the headers.
         return answer(request, ProblemError("internal-error", 500, detail, headers=HEADERS))
 
@@ -139,7 +146,7 @@ def handlers(answer: Callable[[Request, ProblemError], Response], unreadable: st
 HANDLERS: Final[Handlers] = {
     **handlers(
         lambda _, problem: problem.response(),
-        "The database did not answer this query, which says nothing about the tasks. The server's log says why.",
+        "The database could not be queried. Your tasks may be fine. The server's log says why; try again later.",
     ),
     RequestValidationError: _of_validation,
     HTTPException: _of_http,

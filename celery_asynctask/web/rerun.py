@@ -56,14 +56,14 @@ def _set_up() -> Iterator[None]:
     try:
         yield
     except AsyncTaskError as exc:
-        logger.error("Nothing is sent again over HTTP: %s", exc)
-        detail = "This server is not set up to send tasks again. Its log says why."
+        logger.error("No task is rerun over HTTP: %s", exc)
+        detail = "This server is not set up to rerun tasks. Its log says why."
         raise ProblemError("refused", 409, detail) from exc
 
 
 def refused(why: Iterable[Reason], remedies: Mapping[str, str] = {}) -> ProblemError:
     """A task is not sent again. ``remedies`` as in `present.reasons.reason`."""
-    return ProblemError("refused", 409, f"It is not sent again: {'; '.join(reasons(why, remedies))}.")
+    return ProblemError("refused", 409, f"Not rerun: {'; '.join(reasons(why, remedies))}.")
 
 
 def _send(app: Any, one: Candidate, by: str) -> str:
@@ -74,10 +74,10 @@ def _send(app: Any, one: Candidate, by: str) -> str:
         is_reached = True
         return rerun.send(app, one, by)
     except Exception as exc:
-        logger.error("%s could not be sent again: %s: %s", one.task.celery_task_id, type(exc).__name__, exc)
+        logger.error("%s could not be rerun: %s: %s", one.task.celery_task_id, type(exc).__name__, exc)
         if is_reached and not rerun.is_unreachable(app, exc):
             raise refused([Reason(Code.UNSENDABLE)]) from exc
-        detail = "It could not be sent. The server's log says why."
+        detail = "Not rerun: the broker could not be reached. The server's log says why; try again later."
         raise ProblemError("broker-unavailable", 503, detail, headers={"Retry-After": "5"}) from exc
 
 

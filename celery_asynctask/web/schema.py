@@ -89,18 +89,18 @@ AsyncTask: Any = create_model(
 
 
 class AsyncTaskPage(Shape):
-    """Some tasks, and where to go on."""
+    """A page of tasks."""
 
-    results: list[AsyncTask] = Field(description="The tasks of this page, in the order that was asked for")
-    next: str | None = Field(description="Cursor of the page that follows; null: this is the last")
-    complete: bool = Field(description="Whether everything was looked at that the search is about")
+    results: list[AsyncTask] = Field(description="The tasks of this page, in the requested order")
+    next: str | None = Field(description="Cursor of the next page; null: this is the last page")
+    complete: bool = Field(description="Whether all tasks of the search were read")
     looked_back_to: dt.datetime | None = Field(
-        description="Where it was not: tasks asked for beyond this time were not looked at"
+        description="If not complete: tasks created beyond this time were not read; else null"
     )
 
 
 _RUN: Final[dict[str, Any]] = {
-    "attempt": (int, Field(description="Its number, from 1")),
+    "attempt": (int, Field(description="Number of the attempt, from 1")),
     **{
         one.name: (_type_of(one), Field(description=one.api.description))
         for one in columns.ATTEMPT
@@ -116,136 +116,138 @@ AsyncTaskAttempt: Any = create_model(
 
 
 class AsyncTaskAttempts(Shape):
-    """The runs of one task, in the order in which they were meant to happen."""
+    """The attempts of one task, in the order in which they were meant to run."""
 
-    results: list[AsyncTaskAttempt] = Field(description="The runs, the first one first")
-    complete: bool = Field(description="False: there are more; these are the first")
+    results: list[AsyncTaskAttempt] = Field(description="The attempts, the first one first")
+    complete: bool = Field(description="False: there are more attempts; these are the first")
 
 
 class AsyncTaskMember(Shape):
     """A task in its workflow."""
 
     celery_task_id: str = Field(description="Celery task UUID")
-    parent_task_id: str | None = Field(description="The member it hangs on; null: it is at the top")
+    parent_task_id: str | None = Field(description="The member above it; null: it is at the top")
     depth: int = Field(description="0 at the top")
     name: str = Field(description="Name of the task")
-    status: AsyncTaskStatusEnum = Field(description="Where it stands")
-    created_at: dt.datetime = Field(description="When it was asked for")
-    started_at: dt.datetime | None = Field(description="When it first started; null: it never ran")
+    status: AsyncTaskStatusEnum = Field(description="Status")
+    created_at: dt.datetime = Field(description="When it was created")
+    started_at: dt.datetime | None = Field(description="When it first started; null: it has not")
     completed_at: dt.datetime | None = Field(description="When it ended; null: it has not")
     retries: int = Field(description="Number of retry attempts")
     error_type: str | None = Field(description="Exception class name; null: no error")
-    error_message: str | None = Field(description="Text of the latest run's exception; null: no error")
-    critical: bool = Field(description="Whether it is of the critical path, which decides when the workflow ends")
-    planned: bool = Field(description="A later step that has not been sent yet")
-    unsent: bool = Field(description="A step that will never be sent, for one before it failed")
+    error_message: str | None = Field(description="Message of the latest attempt's exception; null: no error")
+    critical: bool = Field(description="Whether it is on the critical path, which decides when the workflow ends")
+    planned: bool = Field(description="Whether it is a later step that has not been sent yet")
+    unsent: bool = Field(description="Whether it is a step that is never sent, because one before it failed")
 
 
 class AsyncTaskWorkflow(Shape):
-    """A whole workflow, found from any member: each before what hangs on it."""
+    """A workflow, found from any of its tasks."""
 
-    results: list[AsyncTaskMember] = Field(description="Its tasks, each before those that hang on it")
-    complete: bool = Field(description="False: it has more members; these were asked for first")
+    results: list[AsyncTaskMember] = Field(description="Its tasks, each before those below it")
+    complete: bool = Field(description="False: it has more tasks; these were created first")
 
 
 class Percentiles(Shape):
-    """Seconds that so many of a hundred took at most; null: none has."""
+    """Percentiles in seconds; null: no task has such a time."""
 
-    p50: float | None = Field(description="Half of them")
-    p95: float | None = Field(description="95 of a hundred")
-    p99: float | None = Field(description="99 of a hundred")
+    p50: float | None = Field(description="50 of 100 tasks took this long or less")
+    p95: float | None = Field(description="95 of 100 tasks took this long or less")
+    p99: float | None = Field(description="99 of 100 tasks took this long or less")
 
 
 class AsyncTaskNameStatistics(Shape):
-    """How the tasks of one name do."""
+    """Statistics of the tasks of one name."""
 
     name: str = Field(description="Name of the tasks")
-    tasks: Long = Field(description="How many there are")
-    failed: Long = Field(description="FAILURE, LOST and REJECTED")
-    failure_rate: float = Field(description="From 0 to 1")
-    retries: Long = Field(description="Retry attempts of all of them")
-    per_minute: float = Field(description="Tasks asked for in a minute")
-    wait: Percentiles = Field(description="Seconds from when a task was asked for to its first start")
-    run: Percentiles = Field(description="Seconds from its first start to its end, with its retries")
+    tasks: Long = Field(description="Number of tasks")
+    failed: Long = Field(description="Number of tasks in FAILURE, LOST or REJECTED")
+    failure_rate: float = Field(description="Failed tasks as a share of all, from 0 to 1")
+    retries: Long = Field(description="Retry attempts of all these tasks")
+    per_minute: float = Field(description="Tasks created per minute")
+    wait: Percentiles = Field(description="Seconds from creation to the first start")
+    run: Percentiles = Field(description="Seconds from the first start to the end, retries included")
 
 
 class AsyncTaskStatistics(Shape):
-    """How the tasks of each name do, those with most tasks first."""
+    """Statistics by name."""
 
-    results: list[AsyncTaskNameStatistics] = Field(description="One for each name, those with most tasks first")
-    since: dt.datetime = Field(description="Counted are tasks asked for at that time or later")
-    until: dt.datetime = Field(description="Counted are tasks asked for before that time")
-    complete: bool = Field(description="Whether everything was looked at that the search is about")
+    results: list[AsyncTaskNameStatistics] = Field(description="One entry per name, the name with most tasks first")
+    since: dt.datetime = Field(description="Tasks created at this time or later are counted")
+    until: dt.datetime = Field(description="Tasks created before this time are counted")
+    complete: bool = Field(description="Whether all tasks of the search were read")
     looked_back_to: dt.datetime | None = Field(
-        description="Where it was not: tasks asked for before this time were not looked at"
+        description="If not complete: tasks created before this time were not read; else null"
     )
 
 
 class Ledger(Shape):
-    """What became of every event: accepted = stored + in journal + quarantined + damaged + dropped + missing."""
+    """What became of all events: accepted = stored + in journal + quarantined + damaged + dropped + missing."""
 
-    complete: bool = Field(description="Whether nothing is lost, put aside, or in a journal that nobody drains")
-    sentence: str = Field(description="The verdict in words")
+    complete: bool = Field(
+        description="Whether no event is lost, in quarantine, or in a journal that no recorder drains"
+    )
+    sentence: str = Field(description="The same as a sentence")
     processes: Long = Field(description="Processes that wrote events")
-    accepted: Long = Field(description="Events that a process meant to record")
-    stored: Long = Field(description="In the database")
-    in_journal: Long = Field(description="On their way, in the journal of the host of this server")
-    abandoned: Long = Field(description="Of these, in a journal that nobody drains")
-    quarantined: Long = Field(description="Put aside, because they cannot be stored")
-    damaged: Long = Field(description="Found unreadable in a journal")
-    dropped: dict[str, Long] = Field(description="Never written to a journal, by reason")
-    missing: Long = Field(description="Of these nobody knows what became of them")
-    unknown: dict[str, Long] = Field(description="Processes whose journal is not seen from here, by host")
+    accepted: Long = Field(description="Events that processes accepted for recording")
+    stored: Long = Field(description="Events in the database")
+    in_journal: Long = Field(description="Events in the journal of this server's host, not stored yet")
+    abandoned: Long = Field(description="Of those in the journal: events in a journal that no recorder drains")
+    quarantined: Long = Field(description="Events in quarantine: they cannot be stored")
+    damaged: Long = Field(description="Unreadable lines in a journal")
+    dropped: dict[str, Long] = Field(description="Events never written to a journal, by reason")
+    missing: Long = Field(description="Events that were numbered and never arrived")
+    unknown: dict[str, Long] = Field(description="Processes whose journal this server cannot read, by host")
 
 
 class Health(Shape):
     """Whether the record can be read, and is complete."""
 
-    schema_version: str = Field(description="Version of the tables")
-    ledger: Ledger | None = Field(description="Null for callers who see some customers only")
+    schema_version: str = Field(description="Version of the schema")
+    ledger: Ledger | None = Field(description="Null for callers who see only some customers")
 
 
 class RerunRequest(Body):
-    """How a task is to be sent again."""
+    """How to rerun a task; an empty body means all defaults."""
 
-    dry_run: bool = Field(False, description="Only say what would be done")
-    again: bool = Field(False, description="Also where it was sent again before")
-    unfinished: bool = Field(False, description="Also where it is not over")
+    dry_run: bool = Field(False, description="Say what would be sent, and send nothing")
+    again: bool = Field(False, description="Rerun also a task that was rerun before")
+    unfinished: bool = Field(False, description="Rerun also a task that has not ended")
 
 
 class Rerun(Shape):
-    """A task that was sent again, or would be."""
+    """A rerun that was sent, or would be."""
 
-    celery_task_id: str | None = Field(description="Of the new execution; null: nothing was sent")
-    rerun_of: str = Field(description="Celery id of the task that it repeats")
-    queue: str = Field(description="Queue, or routing key, that it is sent to")
-    remarks: list[str] = Field(description="What is to be known about it")
+    celery_task_id: str | None = Field(description="Celery task UUID of the new execution; null: nothing was sent")
+    rerun_of: str = Field(description="Celery task UUID of the original")
+    queue: str = Field(description="Queue, or routing key, that the rerun is sent to")
+    remarks: list[str] = Field(description="Warnings")
 
 
 class PurgeRequest(Body):
-    """What is to be deleted."""
+    """Which tasks to delete."""
 
     older_than: str = Field(
-        description="Age, counted from a task's end: 12h, 90d, 1y",
+        description="Age since the end of a task: 12h, 90d, 1y",
         min_length=1,
         json_schema_extra={"format": "asynctask-duration"},
     )
     search: str = Field(
         "",
-        description="Only what this search finds",
+        description="Delete only tasks that match this search",
         max_length=MAX_LENGTH,
         json_schema_extra={"format": "asynctask-search"},
     )
-    unfinished: bool = Field(False, description="Also tasks that are not over; their age is since they were asked for")
-    dry_run: bool = Field(True, description="Only count")
+    unfinished: bool = Field(
+        False, description="Delete also tasks that have not ended; their age counts from their creation"
+    )
+    dry_run: bool = Field(True, description="Count, and delete nothing")
 
 
 class Purge(Shape):
-    """What was deleted, or would be."""
+    """The outcome of a purge."""
 
-    due: Long | None = Field(description="Tasks found to be deleted; null where they were deleted and not counted")
+    due: Long | None = Field(description="Tasks that a purge would delete; null if it was no dry run")
     tasks: Long = Field(description="Tasks deleted")
-    attempts: Long = Field(description="Attempts deleted with them")
-    complete: bool = Field(
-        description="Whether all tasks were looked at; else there may be more that are due: to delete them, ask again"
-    )
+    attempts: Long = Field(description="Attempts deleted with these tasks")
+    complete: bool = Field(description="Whether all tasks were checked; if not, repeat the request")

@@ -113,6 +113,11 @@ class Authenticator:
         """Whether tokens are configured."""
         return bool(self._tokens)
 
+    @property
+    def has_function(self) -> bool:
+        """Whether the function `asynctask_access` is configured."""
+        return self._function is not None
+
     async def access(self, request: Request, kept: str | None = None) -> Access:
         """What a request may see and do, or who has the token ``kept``. Raises `ProblemError`, and whatever the user's
         function raises."""
@@ -137,12 +142,15 @@ class Authenticator:
 
     def _remedy(self, given: bool) -> str:
         if not self.has_credentials:
-            return "This server has no credentials yet: set asynctask_tokens (`celery asynctask token` makes one)."
+            return "This server has no credentials yet: set asynctask_tokens (`celery asynctask token` creates one)."
         if given:
-            return "The token is not known here."
+            return "Invalid token. Ask the operator of this server for another."
         if not self._tokens:
-            return "Who asks is not known: asynctask_access has not let this request in."
-        return "Send a token: Authorization: Bearer …"
+            return (
+                "asynctask_access does not know who sends this request. Log in to the application that this server "
+                "belongs to, then try again."
+            )
+        return "No token. Send one: Authorization: Bearer …"
 
 
 async def _asked(function: Function, request: Request) -> Access | None:
@@ -169,8 +177,8 @@ def _here(request: Request) -> Access:
         raise ProblemError(
             "forbidden",
             403,
-            "Without credentials this server answers requests of its own host alone, by the name localhost. Set "
-            "asynctask_tokens (`celery asynctask token` makes one).",
+            "Without credentials this server answers only requests from its own host, to the name localhost. Set "
+            "asynctask_tokens (`celery asynctask token` creates one).",
         )
     return Access(customers=None, rights=frozenset({Right.READ, Right.PAYLOADS}))
 
@@ -195,7 +203,7 @@ class Service:
         """Do what asks the database in a thread; of ours, for a host application needs its own. Raises `ProblemError`
         where too many wait, and what ``work`` raises."""
         if self._asked >= THREADS + MAX_WAITING:
-            detail = f"{MAX_WAITING} requests wait for the database already: ask less often."
+            detail = f"{MAX_WAITING} requests are waiting for the database. Send fewer requests, and try again."
             raise ProblemError("busy", 503, detail, headers={"Retry-After": "1"})
         self._asked += 1
         try:
@@ -247,7 +255,11 @@ class Caller:
         """The ledger and the journal of this host, read anew every `KEPT_SECONDS` at most; only for callers who see all
         customers. Raises `StoreError`."""
         if self.access.customers is not None:
-            raise ProblemError("forbidden", 403, "Events are of processes, not of customers.")
+            raise ProblemError(
+                "forbidden",
+                403,
+                "Events belong to processes, not to customers: only callers who see all customers see them.",
+            )
         make = partial(health, self.reader, self.service.settings.directory)
         return self.service.health.get(make, KEPT_SECONDS)
 
@@ -255,7 +267,8 @@ class Caller:
         """Raises `ProblemError` where the caller does not have the right."""
         if not self.access.may(right):
             what = f"{parameter} needs" if parameter else "This needs"
-            raise ProblemError("forbidden", 403, f"{what} the right {right.value!r}.", parameter=parameter)
+            detail = f"{what} the right {right.value!r}. The operator of this server can grant it."
+            raise ProblemError("forbidden", 403, detail, parameter=parameter)
 
 
 async def caller_of(request: Request, *rights: Right, kept: str | None = None) -> Caller:
@@ -288,10 +301,10 @@ def query_of(request: Request, known: Mapping[str, bool]) -> dict[str, str | lis
     given = request.query_params
     for name in given:
         if name not in known:
-            told = f"There are: {', '.join(known)}." if known else "There are none here."
-            raise invalid(name[:80], f"There is no parameter {name[:80]!r}. {told}")
+            options = f"Allowed: {', '.join(known)}." if known else "This operation has none."
+            raise invalid(name[:80], f"Unknown parameter {name[:80]!r}. {options}")
         if not known[name] and len(given.getlist(name)) > 1:
-            raise invalid(name, f"The parameter {name} was given more than once.")
+            raise invalid(name, f"The parameter {name} was given more than once. Give it once.")
     return {name: given.getlist(name) if known[name] else given[name] for name in given}
 
 
@@ -305,4 +318,8 @@ def same_site(request: Request) -> None:
     else:
         refused = site not in ("same-origin", "none")
     if refused:
-        raise ProblemError("cross-site", 403, "Actions are taken from pages of this server, or without a browser.")
+        raise ProblemError(
+            "cross-site",
+            403,
+            "This request comes from a page of another site. Use a page of this server, or no browser.",
+        )

@@ -35,7 +35,7 @@ def test_what_the_server_is_not_set_up_for(
     tell(store, "old", OURS)
     with api_over(store, shop, **settings) as api:
         said = is_problem(api.post("/async-tasks/old/rerun", "ours"), "refused", 409)
-    assert said == "This server is not set up to send tasks again. Its log says why."
+    assert said == "This server is not set up to rerun tasks. Its log says why."
     assert told in caplog.text
     uninstall(shop)
     assert rows(store).keys() == {"old"}
@@ -66,7 +66,7 @@ def test_a_broker_that_refuses_it(
 
     monkeypatch.setattr(shop.tasks["shop.charge"], "apply_async", fail)
     is_problem(api.post("/async-tasks/old/rerun"), "broker-unavailable", 503)
-    assert "old could not be sent again: ConnectionResetError: gone" in caplog.text
+    assert "old could not be rerun: ConnectionResetError: gone" in caplog.text
 
 
 @pytest.mark.parametrize(

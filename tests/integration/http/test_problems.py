@@ -35,6 +35,8 @@ def test_paths_and_methods_that_there_are_not(api: Api) -> None:
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"1", b'"x"', b"null", b"\xff\xfe", b"{}" * 2, b'{"a":1,}'])
 def test_bodies_that_are_none(api: Api, body: bytes) -> None:
     for path in (f"{LIST}/ours/rerun", f"{LIST}/purge"):
+        if not body and path.endswith("/rerun"):
+            continue  # it means the defaults
         is_problem(
             api.ask("POST", path, headers={"Content-Type": "application/json"}, content=body),
             "invalid-parameter",
@@ -78,7 +80,7 @@ def test_a_database_without_tables_and_when_it_has_them(tmp_path: Path, caplog: 
         is_problem(api.get(LIST), "database-unavailable", 503)
         assert "There is no database file" in caplog.text
         made.engine.connect().close()
-        is_problem(api.get(LIST), "database-unavailable", 503)
+        assert "celery asynctask upgrade" in is_problem(api.get(LIST), "database-unavailable", 503)
         assert "has no tables" in caplog.text
         made.prepare()
         assert api.ids() == []

@@ -55,6 +55,15 @@ def test_a_task_is_sent_again_and_says_by_whom(store: Store, shop: Celery, api: 
     assert f"sent again before, once, last as {new}" in said
 
 
+@pytest.mark.parametrize("headers", [{}, {"Content-Type": "application/json"}])
+def test_an_empty_body_means_the_defaults(store: Store, shop: Celery, api: Api, headers: dict[str, str]) -> None:
+    tell(store, "old", OURS)
+    answer = api.ask("POST", "/async-tasks/old/rerun", "ours", headers)
+    assert (answer.status_code, answer.json()["rerunOf"]) == (201, "old")
+    uninstall(shop)
+    assert len(rows(store)) == 2
+
+
 def test_a_dry_run_sends_nothing(store: Store, shop: Celery, api: Api) -> None:
     tell(store, "old", OURS)
     answer = api.post("/async-tasks/old/rerun", "ours", dryRun=True)
@@ -135,7 +144,7 @@ def test_without_the_right_to_values_a_refusal_tells_nothing_of_them(store: Stor
     with api_over(store, shop, task_routes=[route]) as api:
         for dry in (True, False):
             said = is_problem(api.post("/async-tasks/old/rerun", "ours-rerun", dryRun=dry), "refused", 409)
-            assert said == f"It is not sent again: {told}."
+            assert said == f"Not rerun: {told}."
         assert SECRET in is_problem(api.post("/async-tasks/old/rerun", "ours"), "refused", 409)
 
 
@@ -147,7 +156,7 @@ def test_a_second_click(store: Store, shop: Celery, api: Api) -> None:
     assert first.status_code == 201
     for body in ({}, {"dryRun": True}):
         said = is_problem(api.post("/async-tasks/old/rerun", "ours", **body), "refused", 409)
-        assert said == "It is not sent again: it was sent again a moment ago (`again` sends it once more)."
+        assert said == "Not rerun: it was sent again a moment ago (`again` overrides this)."
     assert api.post("/async-tasks/old/rerun", "ours", again=True, dryRun=True).status_code == 200
     assert api.post("/async-tasks/other/rerun", "ours").status_code == 201
     assert api.post("/async-tasks/old/rerun", "ours", again=True).status_code == 201
@@ -235,7 +244,7 @@ def test_arguments_that_cannot_be_serialized(
     finally:
         registry.unregister("strict")
     assert "its arguments cannot be serialized, or the app does not want it sent like this" in said
-    assert "old could not be sent again: EncodeError: not as YAML" in caplog.text
+    assert "old could not be rerun: EncodeError: not as YAML" in caplog.text
     uninstall(shop)
     assert rows(store).keys() == {"old"}
 
