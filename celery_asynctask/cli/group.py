@@ -93,9 +93,9 @@ def examples(*lines: str) -> str:
 def apart(args: list[str]) -> list[str]:
     """Arguments of a command, with the terms that must not hold (``-status:SUCCESS``) where they are not taken for
     options: behind ``--``."""
-    from celery_asynctask.queries.search.keys import KEYS
+    from celery_asynctask.queries.search.keys import ALIASES, KEYS
 
-    negated = re.compile(rf"-(?:{'|'.join(KEYS)})[.:]", re.IGNORECASE).match
+    negated = re.compile(rf"-(?:{'|'.join((*KEYS, *ALIASES))})[.:]", re.IGNORECASE).match
     end = args.index("--") if "--" in args else len(args)
     terms = [one for one in args[:end] if negated(one)]
     if not terms:

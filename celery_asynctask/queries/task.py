@@ -66,7 +66,9 @@ def find(reader: Reader, session: Session, text: str) -> AsyncTask:
     if not found and is_hex(text) and text != text.lower():
         found = _found(reader, session, text.lower())
     if not found:
-        raise NotFoundError(f"No task has the id {text}, and none begins with it.")
+        numbered = exact(reader, session, text, number_of(text))
+        known = f" The task whose number is {text} in the API has the id {numbered.celery_task_id}." if numbered else ""
+        raise NotFoundError(f"No task has the id {text}, and none begins with it.{known}")
     if len(found) > 1:
         named = ", ".join(f"{task.celery_task_id} ({task.name})" for task in found[:_NAMED])
         more = ", and others" if len(found) > _NAMED else ""

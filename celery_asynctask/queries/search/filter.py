@@ -16,11 +16,12 @@ from __future__ import annotations
 import datetime as dt
 import re
 from collections.abc import Iterator
+from difflib import get_close_matches
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
 from celery_asynctask.errors import FilterError
-from celery_asynctask.queries.search.keys import JSON_KEYS, KEYS, is_hex, span, time
+from celery_asynctask.queries.search.keys import ALIASES, JSON_KEYS, KEYS, is_hex, span, time
 
 MAX_LENGTH: Final = 2048
 """Characters of a search."""
@@ -165,17 +166,26 @@ def _term(word: _Word, now: dt.datetime) -> Term:
         return _without_key(word, negated)
     name = _plain(head)
     key, *path = (_plain(one) for one in _split(head, "."))
-    key = key.lower()
+    written = key.lower()
+    key = ALIASES.get(written, written)
     if key not in KEYS or (path and key not in JSON_KEYS):
         raise FilterError(
-            f"The search has no key {name!r}. The keys are {', '.join(KEYS)}; those of JSON take a path, such as "
-            "kwargs.order.id. What has a colon in it and is no key stands in double quotes."
+            f"The search has no key {name!r}.{_nearest(written)} The keys are {', '.join(KEYS)}; those of JSON take a "
+            "path, such as kwargs.order.id. What has a colon in it and is no key stands in double quotes."
         )
+    if written == "creator" and re.fullmatch(r"[0-9]+(,[0-9]+)*", text := _bare_text(word[len(head) + 1 :])):
+        raise FilterError(f"'creator' is a name; the number has the key created_by: created_by:{text}.")
     _check_path(name, key, path)
     given = _split(word[len(head) + 1 :], ",")
     if len(given) > MAX_VALUES:
         raise FilterError(f"{name!r} has {len(given)} alternatives; it may have {MAX_VALUES}.")
     return Term(key, tuple(path), tuple(value for one in given for value in _values(key, name, one, now)), negated)
+
+
+def _nearest(key: str) -> str:
+    """A question for a key that is spelled like this one; empty where none is, or it takes no path."""
+    near = get_close_matches(key, [*KEYS, *ALIASES], n=1)
+    return f" Did you mean {near[0]!r}?" if near and near[0] != key else ""
 
 
 def _check_path(name: str, key: str, path: list[str]) -> None:

@@ -118,7 +118,8 @@ def time(value: str, now: dt.datetime) -> tuple[dt.datetime, dt.datetime]:
     except (ValueError, OverflowError, OSError):  # no such day, or none that the operating system knows
         pass
     raise ValueError(
-        "a time such as 2026-01-31, 2026-01-31T14:05 or 2026-01-31T14:05Z, or a duration before now such as 2d"
+        "a time such as 2026-01-31, 2026-01-31T14:05 or 2026-01-31T14:05Z, a duration before now such as 2d, or "
+        "today, yesterday or now"
     )
 
 
@@ -173,6 +174,8 @@ _READERS: Final[Mapping[Type, Read]] = {Type.INTEGER: number, Type.LONG: number,
 for _one in (*TASK, *ATTEMPT):
     if _one.search is not None:
         KEYS.setdefault(_one.search, Key(_one.doc.rstrip("."), _READERS.get(_one.type)))
+ALIASES: Final[Mapping[str, str]] = {"creator": "created_by_name"}
+"""Other names of keys, which a person may type for what is titled "Created by"."""
 JSON_KEYS: Final = frozenset(one.search for one in TASK if one.type is Type.JSON)
 
 

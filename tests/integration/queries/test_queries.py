@@ -201,8 +201,10 @@ def test_one_task(varied: Rows) -> None:
         uuid = "00000015-0000-4000-8000-000000000003"
         assert find(varied.reader, session, uuid.upper()).celery_task_id == uuid
         for text_ in ("00000001-aA", "00000001-Aa%", "nothing", "00000001-Aa_ "):
-            with pytest.raises(NotFoundError, match="No task has the id"):
+            with pytest.raises(NotFoundError, match=r"No task has the id .*, and none begins with it\.$"):
                 find(varied.reader, session, text_)
+        with pytest.raises(NotFoundError, match=f"whose number is {task.id} in the API has the id 00000001-Aa_"):
+            find(varied.reader, session, str(task.id))
         for text_ in ("", "x" * 256, "a\x1b[1m", "\udc80", "a\0", "a\x9b"):
             with pytest.raises(NotFoundError, match="is no task id"):
                 find(varied.reader, session, text_)

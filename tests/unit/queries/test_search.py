@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Iterator
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -109,6 +110,13 @@ def test_ids_in_upper_case() -> None:
     assert values("trace:4BF92F") == (equal("4bf92f"),), "these are always in lower case"
 
 
+def test_the_creator() -> None:
+    """The column is titled "Created by"; its key is that of the name."""
+    assert terms("creator:Ada") == terms("created_by_name:Ada")
+    assert terms("-Creator:Ada,Bob") == terms("-created_by_name:Ada,Bob")
+    assert terms('creator:"7"') == terms('created_by_name:"7"'), "quoted, a number is a name"
+
+
 def test_none_and_any() -> None:
     for key in KEYS:
         path = ".a" if key in JSON_KEYS else ""
@@ -201,11 +209,17 @@ def test_ranges_of_times() -> None:
     "text",
     ["2026-02-30", "2026-1-1", "20260131", "2026-W05-6", "2026-01-31T24:00", "2026-01-31T14", "0001-01-01",
      "9999-12-31", "1969-12-31", "2026-01-31T14:05+25:00", "2026-01-31T14:05+02:75", "2026-01-31T14:05:60",
-     "tomorrow", "-2d"],
+     "tomorrow", "-2d", "14:00", '"yesterday 14:00"'],
 )  # fmt: skip
 def test_what_is_no_time(text: str) -> None:
-    with pytest.raises(FilterError, match="a time such as 2026-01-31"):
+    with pytest.raises(FilterError, match="a time such as 2026-01-31") as refused:
         terms(f"since:{text}")
+    forms = re.search(r"it must be (.*)\.$", str(refused.value))
+    assert forms
+    named = re.findall(r"2026-[\w:-]+|\b2d\b|today|yesterday|now$", forms[1])
+    assert len(named) == 7
+    for form in named:
+        assert terms(f"since:{form}"), "each form that the error names is understood"
 
 
 def test_days_on_which_the_clock_changes() -> None:
@@ -253,8 +267,13 @@ def test_json_paths() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("nmae:x", "no key 'nmae'. The keys are id, name, status"),
-        ("http://x", "What has a colon in it and is no key stands in double quotes"),
+        ("nmae:x", r"no key 'nmae'\. Did you mean 'name'\? The keys are id, name, status"),
+        ("createdby:7", "Did you mean 'created_by'"),
+        ("creater:Ada", "Did you mean 'creator'"),
+        ("name.x:1", r"no key 'name\.x'\. The keys are"),
+        ("creator:7", "'creator' is a name; the number has the key created_by: created_by:7"),
+        ("-creator:7,8", "created_by:7,8"),
+        ("http://x", r"no key 'http'\. The keys are .* What has a colon in it and is no key stands in double quotes"),
         ("status:DONE", "'status' cannot be 'DONE'; it must be one of PENDING, RECEIVED"),
         ("status:>SUCCESS", "'status' takes no >"),
         ("name:>5", "'name' takes no >; a text that begins with it stands in double quotes"),
