@@ -1,7 +1,4 @@
-"""Why a task is where it is: the evidence in rows, told in plain sentences.
-
-Pure. `queries.diagnosis` collects the evidence.
-"""
+"""Why a task is in its status: the evidence of `queries.diagnosis` in plain sentences. Pure."""
 
 from __future__ import annotations
 
@@ -10,17 +7,17 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
-from celery_asynctask.core.accounting import SILENT
+from celery_asynctask.core.accounting import SILENT, plural
 from celery_asynctask.core.keys import happened_at, is_planned, is_unsent
 from celery_asynctask.core.status import AsyncTaskStatus
-from celery_asynctask.queries.diagnosis import MAX_AHEAD, Evidence
+from celery_asynctask.queries.diagnosis import Evidence
 
 MAX_TEXT: Final = 400
-"""Characters of an error's text that are told."""
+"""Characters of an error's text in a sentence."""
 
 
 class Words(NamedTuple):
-    """How things are said, and when."""
+    """How values are written, and at what time."""
 
     now: dt.datetime
     show: Callable[[Any], str]
@@ -32,175 +29,186 @@ class Words(NamedTuple):
         """A moment; empty where it is not known."""
         return "" if moment is None else self.show(moment)
 
-    def since(self, moment: dt.datetime) -> str:
+    def ago(self, moment: dt.datetime) -> str:
         """A moment in the past and how long ago it is."""
-        return f"{self.show(moment)} ({self.age(max(self.now - moment, dt.timedelta()))} ago)"
+        return f"{self.show(moment)} ({self.lasted(moment)} ago)"
+
+    def lasted(self, since: dt.datetime) -> str:
+        """How long it is since a moment; none where clocks differ and it is still to come."""
+        return self.age(max(self.now - since, dt.timedelta()))
 
 
 def explain(evidence: Evidence, words: Words) -> list[str]:
-    """The short answer, in sentences, the first of which is the answer itself. They hold texts from anywhere."""
-    found: list[str] = []
+    """The short answer in sentences, the answer itself first, then those of its causes. Names and error texts stand in
+    them as they were recorded, in one line each."""
+    sentences: list[str] = []
     seen: set[str] = set()
     at: Evidence | None = evidence
     while at is not None and at.task.celery_task_id not in seen:
         seen.add(at.task.celery_task_id)
         if at is not evidence:
-            found.append(f"{at.task.name} [{at.task.celery_task_id}] is {at.task.status}:")
-        found += _SAID[at.task.status](at, words)
+            sentences.append(f"{at.task.name} [{at.task.celery_task_id}] is {at.task.status}:")
+        sentences += _SENTENCES[at.task.status](at, words)
         at = at.cause
-    return [" ".join(sentence.split()) for sentence in found]
+    return [" ".join(sentence.split()) for sentence in sentences]
 
 
-def _success(told: Evidence, words: Words) -> list[str]:
-    task = told.task
+def _success(evidence: Evidence, words: Words) -> list[str]:
+    task = evidence.task
     took = ""
     if task.started_at is not None and task.completed_at is not None:
         took = f", {words.show(task.completed_at - task.started_at)} after it first started"
-    where = f",{_where(told)}" if _where(told) else ""
-    return [f"It succeeded at {words.at(task.completed_at)}{took}{where}.", *_earlier(told, words)]
+    where = f",{_where(evidence)}" if _where(evidence) else ""
+    return [f"It succeeded at {words.at(task.completed_at)}{took}{where}.", *_earlier(evidence, words)]
 
 
-def _failure(told: Evidence, words: Words) -> list[str]:
-    task = told.task
+def _failure(evidence: Evidence, words: Words) -> list[str]:
+    task = evidence.task
     if is_unsent(task.order_key):
-        return _unsent(told)
+        return _unsent(evidence)
     text = _error(task.error_type, task.error_message)
-    if task.started_at is None and told.last is None:
+    if task.started_at is None and evidence.last is None:
         if task.error_type == "NotRegistered":
             return [
-                f"The worker that got its message knows no task called {task.name}: either the name is wrong, or that "
+                f"The worker that received it knows no task called {task.name}: either the name is wrong, or that "
                 "worker does not import the module that defines it."
             ]
-        return [f"Its body never ran, for the worker could not run its message: {text}."]
+        return [f"Its body never ran, because the worker could not run its message: {text}."]
     match task.error_type:
         case "TimeLimitExceeded":
             limit = re.search(r"[0-9.]+", task.error_message or "")
-            answer = (
-                f"It ran over its hard time limit{f' of {limit[0]} s' if limit else ''}, and its process was ended."
-            )
+            seconds = f" of {limit[0]} s" if limit else ""
+            answer = f"It exceeded its hard time limit{seconds}, and its process was ended."
         case "SoftTimeLimitExceeded":
-            answer = "It ran over its soft time limit, and did not catch SoftTimeLimitExceeded."
+            answer = "It exceeded its soft time limit and did not catch SoftTimeLimitExceeded."
         case "WorkerLostError":
-            answer = f"The process that ran it died in the middle of it: {text}."
+            answer = f"Its process died while running it: {text}."
             if re.search(r"SIGKILL|signal 9\b", task.error_message or ""):
-                answer += " Where nobody sent that signal, it is mostly the kernel, out of memory."
+                answer += " If nobody sent that signal, the kernel probably did, because memory ran out."
         case _:
             answer = f"It failed with {text}."
-    return [answer, *_place(told), *_run(told, words), *_earlier(told, words)]
+    return [answer, *_place(evidence), *_attempt(evidence, words), *_earlier(evidence, words)]
 
 
-def _unsent(told: Evidence) -> list[str]:
+def _unsent(evidence: Evidence) -> list[str]:
     answer = "It was never sent, because a task before it in its workflow did not succeed."
-    if told.cause is not None:
+    if evidence.cause is not None:
         return [answer]
-    return [answer, f"{_in_a_line(told.task.error_message)}. Of that task there is no row that may be seen."]
+    return [answer, f"{_in_a_line(evidence.task.error_message)}. That task has no row that you may see."]
 
 
-def _revoked(told: Evidence, words: Words) -> list[str]:
-    task = told.task
-    ended = words.at(task.completed_at)
+def _revoked(evidence: Evidence, words: Words) -> list[str]:
+    task = evidence.task
     message = task.error_message or ""
     if message == "expired":
-        waited = words.show(task.completed_at - task.created_at) if task.completed_at else ""
+        after = f" and dropped {words.show(task.completed_at - task.created_at)} later" if task.completed_at else ""
+        return [f"It expired before it could start: created at {words.show(task.created_at)}{after}."]
+    if evidence.last is not None and evidence.last.outcome == "terminated":
+        signal = message.removeprefix("terminated by ")
         return [
-            f"It expired before it could start: asked for at {words.show(task.created_at)}, given up {waited} later."
+            f"It was terminated with {signal} while it ran; by whom is not recorded.",
+            *_attempt(evidence, words),
         ]
-    if told.last is not None and told.last.outcome == "terminated":
-        how = message.removeprefix("terminated by ")
-        return [
-            f"Somebody had it terminated with {how} while it ran; who, is not recorded.",
-            *_run(told, words),
-        ]
-    return [f"Somebody revoked it before it started; who, is not recorded. A worker dropped its message at {ended}."]
+    ended = words.at(task.completed_at)
+    return [f"It was revoked before it started; by whom is not recorded. A worker dropped its message at {ended}."]
 
 
-def _rejected(told: Evidence, words: Words) -> list[str]:
-    task = told.task
-    if told.last is None:
-        return [f"A worker could make no task of its message: {_error(task.error_type, task.error_message)}."]
-    why = f": {_in_a_line(task.error_message)}" if task.error_message else ""
-    return [f"Its body raised Reject{why}.", *_run(told, words)]
+def _rejected(evidence: Evidence, words: Words) -> list[str]:
+    task = evidence.task
+    if evidence.last is None:
+        return [f"A worker could not read its message as a task: {_error(task.error_type, task.error_message)}."]
+    text = f": {_in_a_line(task.error_message)}" if task.error_message else ""
+    return [f"Its body raised Reject{text}.", *_attempt(evidence, words)]
 
 
-def _ignored(told: Evidence, words: Words) -> list[str]:
+def _ignored(evidence: Evidence, words: Words) -> list[str]:
     return [
         "Its body raised Ignore: neither a success nor a failure, and no later step of its workflow is sent.",
-        *_run(told, words),
+        *_attempt(evidence, words),
     ]
 
 
-def _lost(told: Evidence, words: Words) -> list[str]:
+def _lost(evidence: Evidence, words: Words) -> list[str]:
+    process = evidence.source
+    if process is not None and process.ended_at is not None and evidence.last is not None:
+        answer = f"Its outcome is unknown: process {process.pid} of {process.host} died before it reported one."
+    else:
+        answer = f"Its outcome is unknown. {_in_a_line(evidence.task.error_message)}."
     return [
-        f"Nobody knows how it ended. {_in_a_line(told.task.error_message)}.",
-        *_run(told, words),
-        *_process(told, words),
-        "If word comes after all, or the broker delivers it again, the row is put right.",
+        answer,
+        *_attempt(evidence, words),
+        *_process(evidence, words),
+        "If it reports back or is redelivered, this updates itself.",
     ]
 
 
-def _started(told: Evidence, words: Words) -> list[str]:
-    run = told.last
-    if run is None or run.started_at is None:
-        return [f"It runs since {words.since(told.task.started_at or told.task.created_at)}."]
+def _started(evidence: Evidence, words: Words) -> list[str]:
+    task, last = evidence.task, evidence.last
+    known = last is not None and last.started_at is not None
+    since = (last.started_at if last is not None else None) or task.started_at or task.created_at
+    answer = f"Running since {words.show(since)} (for {words.lasted(since)})"
+    if not known:
+        return [f"{answer}."]
+    return [f"{answer}{_where(evidence)}.", *_process(evidence, words), *_earlier(evidence, words)]
+
+
+def _retry(evidence: Evidence, words: Words) -> list[str]:
+    task, last = evidence.task, evidence.last
+    if last is None or last.ended_at is None:
+        since = _since(evidence, words)
+        return [f"Waiting for its next attempt, retry {task.retries}{f',{since}' if since else ''}."]
+    error = f" with {_error(last.error_type, last.error_message)}" if last.error_type else ""
+    count = f"{words.show(evidence.runs)} {plural(evidence.runs, 'attempt')}"
     return [
-        f"It runs since {words.since(run.started_at)}{_where(told)}.",
-        *_process(told, words),
-        *_earlier(told, words),
+        f"Waiting for its next attempt: the last one ended at {words.ago(last.ended_at)}{error}.",
+        *_place(evidence),
+        f"{count} so far; when the next one is due is not recorded.",
     ]
 
 
-def _retry(told: Evidence, words: Words) -> list[str]:
-    task, run = told.task, told.last
-    if run is None or run.ended_at is None:
-        since = _since(told, words)
-        return [f"It waits for its next run, retry {task.retries}{f',{since}' if since else ''}."]
-    runs = "One run has" if told.runs == 1 else f"{words.show(told.runs)} runs have"
-    because = f", because of {_error(run.error_type, run.error_message)}" if run.error_type else ""
+def _received(evidence: Evidence, words: Words) -> list[str]:
+    at = happened_at(evidence.task.order_key)
+    when = "" if at is None else f" at {words.ago(at)}"
     return [
-        f"It waits to be tried again, since {words.since(run.ended_at)}{because}.",
-        *_place(told),
-        f"{runs} ended so far; when the next one is due, only its message knows.",
+        f"Received by a worker{when}, not started: it waits for its ETA, a free process or a rate limit; which of them "
+        "is not recorded."
     ]
 
 
-def _received(told: Evidence, words: Words) -> list[str]:
-    return [
-        f"A worker has its message{_since(told, words)} and has not started it: it waits for its ETA, for a free "
-        "process of that worker, or for a rate limit."
-    ]
+def _pending(evidence: Evidence, words: Words) -> list[str]:
+    since = _since(evidence, words)
+    if is_planned(evidence.task.order_key):
+        return _planned(evidence, words)
+    if evidence.last is not None:
+        return [f"Queued again{since}: its last attempt was {evidence.last.outcome or 'put back'}."]
+    sentences = [f"Queued{since}: no worker has reported its message."]
+    if evidence.ahead:
+        more = " or more" if evidence.ahead_is_bounded else ""
+        verb = "is" if evidence.ahead == 1 else "are"
+        count = f"{words.show(evidence.ahead)}{more} {plural(evidence.ahead, 'task')}"
+        sentences.append(f"{count} created before it {verb} waiting too, in any queue.")
+    elif evidence.ahead == 0 and not evidence.ahead_is_bounded:
+        sentences.append("No task created before it is waiting in any queue: check that a worker reads its queue.")
+    return sentences
 
 
-def _pending(told: Evidence, words: Words) -> list[str]:
-    task, run = told.task, told.last
-    since = _since(told, words)
-    if is_planned(task.order_key):
-        return _planned(told, words)
-    if run is not None:
-        return [f"Its last run was {run.outcome or 'put back'}, and it is back on its queue{since}."]
-    found = [f"It is still queued{since}: no worker has said that it has its message."]
-    if told.ahead:
-        count = f"{words.show(told.ahead)}{' or more' if told.ahead >= MAX_AHEAD else ''}"
-        found.append(f"Waiting, too, and asked for before it: {count}.")
-    elif told.ahead == 0:
-        found.append("Nothing that was asked for before it waits on any queue: does a worker read its queue?")
-    return found
-
-
-def _planned(told: Evidence, words: Words) -> list[str]:
-    answer = "It is a later step of a workflow and was not sent yet."
-    if told.cause is not None:
-        more = {
-            AsyncTaskStatus.SUCCESS: " What it waits for has succeeded: its message got lost, or is not stored yet.",
-            AsyncTaskStatus.IGNORED: " It will not be: what it waits for was ignored.",
+def _planned(evidence: Evidence, words: Words) -> list[str]:
+    answer = "A later step of a workflow, not sent yet."
+    if evidence.cause is not None:
+        known = {
+            AsyncTaskStatus.SUCCESS: "The task that it waits for has succeeded: its own message was lost, or is not "
+            "stored yet.",
+            AsyncTaskStatus.IGNORED: "It will not be sent: the task that it waits for was ignored.",
         }
-        return [answer + more.get(told.cause.task.status, " It waits for another task.")]
-    if not told.open:
-        return [f"{answer} Nothing else that is known of its workflow is under way."]
-    named = ", ".join(f"{one.name} [{one.celery_task_id}] {one.status}" for one in told.open[:3])
-    return [f"{answer} Under way in its workflow: {words.show(len(told.open))}, such as {named}."]
+        return [f"{answer} {known.get(evidence.cause.task.status, 'It waits for another task.')}"]
+    if not evidence.open:
+        return [f"{answer} No other known task of its workflow is under way."]
+    count = len(evidence.open)
+    named = ", ".join(f"{one.name} [{one.celery_task_id}] {one.status}" for one in evidence.open[:3])
+    return [f"{answer} Under way in its workflow: {words.show(count)} {plural(count, 'task')}, such as {named}."]
 
 
-_SAID: Final[Mapping[AsyncTaskStatus, Callable[[Evidence, Words], list[str]]]] = {
+_SENTENCES: Final[Mapping[AsyncTaskStatus, Callable[[Evidence, Words], list[str]]]] = {
     AsyncTaskStatus.PENDING: _pending,
     AsyncTaskStatus.RECEIVED: _received,
     AsyncTaskStatus.STARTED: _started,
@@ -214,58 +222,57 @@ _SAID: Final[Mapping[AsyncTaskStatus, Callable[[Evidence, Words], list[str]]]] =
 }
 
 
-def _since(told: Evidence, words: Words) -> str:
-    """Since when its status is so; empty where nobody knows."""
-    at = happened_at(told.task.order_key)
-    return "" if at is None else f" since {words.since(at)}"
+def _since(evidence: Evidence, words: Words) -> str:
+    """Since when it has its status; empty where the key does not say."""
+    at = happened_at(evidence.task.order_key)
+    return "" if at is None else f" since {words.ago(at)}"
 
 
-def _place(told: Evidence) -> list[str]:
-    return [f"That was at {told.place}."] if told.place else []
+def _place(evidence: Evidence) -> list[str]:
+    return [f"Raised at {evidence.place}."] if evidence.place else []
 
 
-def _run(told: Evidence, words: Words) -> list[str]:
-    """When and where the latest run was."""
-    run = told.last
-    if run is None or run.ended_at is None:
+def _attempt(evidence: Evidence, words: Words) -> list[str]:
+    """When and where the latest attempt was."""
+    last = evidence.last
+    if last is None or last.ended_at is None:
         return []
-    if run.started_at is None:
-        return [f"Its run ended at {words.show(run.ended_at)}{_where(told)}."]
-    if run.outcome == "lost":
-        return [f"It ran since {words.show(run.started_at)}{_where(told)}."]
-    took = words.show(run.ended_at - run.started_at)
-    return [f"Its run ended at {words.show(run.ended_at)}, after {took}{_where(told)}."]
+    where = _where(evidence)
+    if last.started_at is None:
+        return [f"The attempt ended at {words.show(last.ended_at)}{where}."]
+    if last.outcome == "lost":
+        return [f"The attempt started at {words.show(last.started_at)}{where}."]
+    took = words.show(last.ended_at - last.started_at)
+    return [f"The attempt ended at {words.show(last.ended_at)}, after {took}{where}."]
 
 
-def _where(told: Evidence) -> str:
-    run, source = told.last, told.source
-    if run is None:
+def _where(evidence: Evidence) -> str:
+    last, source = evidence.last, evidence.source
+    if last is None:
         return ""
-    process = "" if run.pid is None else f" process {run.pid}{f' of {source.host}' if source else ''}"
-    worker = f" on {run.worker}" if run.worker else ""
+    process = "" if last.pid is None else f" process {last.pid}{f' of {source.host}' if source else ''}"
+    worker = f" on {last.worker}" if last.worker else ""
     return f"{worker},{process}" if worker and process else f" in{process}" if process else worker
 
 
-def _process(told: Evidence, words: Words) -> list[str]:
-    """When the process of the latest run was last seen alive."""
-    source = told.source
+def _process(evidence: Evidence, words: Words) -> list[str]:
+    """When the process of the latest attempt was last seen alive."""
+    source = evidence.source
     if source is None:
-        return ["Nothing is noted of the process that ran it."] if told.sources_are_seen else []
-    found = f"That process was last seen alive at {words.since(source.last_seen_at)}"
+        return ["The process that ran it is not recorded."] if evidence.sources_are_seen else []
+    seen = f"That process was last seen alive at {words.ago(source.last_seen_at)}"
     if source.ended_at is not None:
-        return [f"{found}, and found gone at {words.show(source.ended_at)}."]
+        return [f"{seen}, and found gone at {words.show(source.ended_at)}."]
     if words.now - source.last_seen_at > SILENT:
-        return [f"{found}: since then no recorder of its node has written to this database."]
-    return [f"{found}."]
+        return [f"{seen}: since then no recorder of its node has written to this database."]
+    return [f"{seen}."]
 
 
-def _earlier(told: Evidence, words: Words) -> list[str]:
-    if told.runs < 2:
+def _earlier(evidence: Evidence, words: Words) -> list[str]:
+    if evidence.runs < 2:
         return []
-    ends = ", ".join(
-        f"{name or 'an end that nobody saw'} ({words.show(count)})" for name, count in told.earlier.items()
-    )
-    return [f"That was run {words.show(told.runs)}; before it: {ends}."]
+    ends = ", ".join(f"{name or 'end not seen'} ({words.show(count)})" for name, count in evidence.earlier.items())
+    return [f"That was attempt {words.show(evidence.runs)}; those before it: {ends}."]
 
 
 def _error(kind: str | None, message: str | None) -> str:
@@ -274,6 +281,6 @@ def _error(kind: str | None, message: str | None) -> str:
 
 
 def _in_a_line(message: str | None) -> str:
-    """An error's text in one line, bounded, without a full stop."""
+    """An error's text in one line, at most `MAX_TEXT` characters, without a full stop."""
     line = " ".join((message or "").split())
     return (line if len(line) <= MAX_TEXT else f"{line[:MAX_TEXT]}…").rstrip(".")

@@ -47,8 +47,10 @@ class Evidence(NamedTuple):
     open: Sequence[Member] = ()
     """Of a task that was not sent, where nobody knows which task will: what else is under way in its workflow."""
     ahead: int | None = None
-    """Of a task that waits on its queue: how many that were asked for before it wait, too, up to `MAX_AHEAD`; None:
-    not counted."""
+    """Of a task that waits on its queue: how many that were created before it wait, too, in any queue; None: not
+    counted."""
+    ahead_is_bounded: bool = False
+    """Whether only the `MAX_AHEAD` tasks created last before it were looked at, so that there may be more."""
 
 
 def evidence(reader: Reader, session: Session, task: EvidentTask) -> Evidence:
@@ -91,7 +93,8 @@ def _about(reader: Reader, session: Session, task: EvidentTask) -> Evidence:
     last = session.scalars(latest.options(defer(AsyncTaskAttempt.attempt))).first()
     if last is None:
         waits = task.status is AsyncTaskStatus.PENDING and not is_planned(task.order_key)
-        return Evidence(task, ahead=_ahead(reader, session, task) if waits else None)
+        ahead, bounded = _ahead(reader, session, task) if waits else (None, False)
+        return Evidence(task, ahead=ahead, ahead_is_bounded=bounded)
     how = func.coalesce(AsyncTaskAttempt.error_type, AsyncTaskAttempt.outcome, "")
     counted = select(how, func.count()).where(of_task, AsyncTaskAttempt.id != last.id).group_by(how)
     earlier = sorted(session.execute(counted).all(), key=lambda one: (-one[1], one[0]))
@@ -106,8 +109,10 @@ def _about(reader: Reader, session: Session, task: EvidentTask) -> Evidence:
     )
 
 
-def _ahead(reader: Reader, session: Session, task: EvidentTask) -> int:
+def _ahead(reader: Reader, session: Session, task: EvidentTask) -> tuple[int, bool]:
+    """`Evidence.ahead` and `Evidence.ahead_is_bounded`. Steps that were not sent yet wait in no queue."""
     waiting = reader.seen(select(AsyncTask.order_key))
     waiting = waiting.where(AsyncTask.status == AsyncTaskStatus.PENDING, AsyncTask.created_at < task.created_at)
     waiting = waiting.order_by(AsyncTask.status.desc(), AsyncTask.created_at.desc()).limit(MAX_AHEAD)
-    return sum(not is_planned(key) for key in session.scalars(waiting))
+    keys = session.scalars(waiting).all()
+    return sum(not is_planned(key) for key in keys), len(keys) >= MAX_AHEAD

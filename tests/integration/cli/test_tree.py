@@ -47,8 +47,8 @@ WHY = f"""\
 It was never sent, because a task before it in its workflow did not succeed.
 shop.ship [{SHIP}] is FAILURE:
 It failed with ValueError: no stock.
-That was at app/shop/tasks.py:88 ship.
-Its run ended at 2025-06-15 15:06:41.000, after 480 ms on celery@one, process 4711.
+Raised at app/shop/tasks.py:88 ship.
+The attempt ended at 2025-06-15 15:06:41.000, after 480 ms on celery@one, process 4711.
 """
 
 

@@ -37,7 +37,7 @@ def test_a_task_that_failed(store: Store, api: Api) -> None:
     for said in (
         "✖ FAILURE",
         "It failed with ValueError: no stock.",
-        "That was at app/shop/tasks.py:88 ship.",
+        "Raised at app/shop/tasks.py:88 ship.",
         "Traceback of attempt 1: ValueError",
         "… 1 other frame",
         "celery@one",
@@ -107,7 +107,7 @@ def test_a_task_that_runs_says_since_when_and_how_far_it_is(store: Store, api: A
     page = look(api, "/tasks/runs")
     assert 'data-since="2025-06-15T15:06:40.003000Z"' in page
     assert "Progress 25 % 3 of 12 (25 %) rows" in words(page)
-    assert re.search(r"It runs since 2025-06-15 15:06:40 UTC \(\d+ d \d\d h ago\)", words(page))
+    assert re.search(r"Running since 2025-06-15 15:06:40 UTC \(for \d+ d \d\d h\)", words(page))
     assert "rows" not in words(look(api, "/tasks/runs", "reader"))
     again = api.get("/console/tasks/runs")
     same = api.get("/console/tasks/runs", headers={"If-None-Match": again.headers["etag"]})
@@ -202,7 +202,7 @@ def test_the_workflow_of_others_is_not_seen(store: Store, api: Api) -> None:
 def test_processes_are_for_who_sees_all(store: Store, api: Api) -> None:
     run = Delivery(2)
     store.write(lines(about([published(customer=OURS), run.started(3, customer=OURS)], "runs")))
-    unnoted = "Nothing is noted of the process that ran it."
+    unnoted = "The process that ran it is not recorded."
     assert unnoted in words(look(api, "/tasks/runs"))
     assert unnoted not in words(look(api, "/tasks/runs", "ours"))
     source = {"journal": "j", "role": "child", "segment": 1, "position": 1, "last_number": 1, "stored": 1}
@@ -217,8 +217,8 @@ def test_processes_are_for_who_sees_all(store: Store, api: Api) -> None:
 
 def test_what_waits_says_nothing_of_the_queues_of_others(store: Store, api: Api) -> None:
     store.write(lines(about([published(customer=OURS)], "waits")))
-    assert "does a worker read its queue?" in words(look(api, "/tasks/waits"))
-    assert "does a worker read its queue?" not in words(look(api, "/tasks/waits", "ours"))
+    assert "check that a worker reads its queue." in words(look(api, "/tasks/waits"))
+    assert "No task created before it" not in words(look(api, "/tasks/waits", "ours"))
 
 
 # -- values

@@ -11,7 +11,7 @@ import pytest
 from celery_asynctask.core.event import Event, Kind
 from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.errors import NotFoundError
-from celery_asynctask.queries import Reader
+from celery_asynctask.queries import Reader, diagnosis
 from celery_asynctask.queries.diagnosis import evidence
 from celery_asynctask.queries.task import find
 from celery_asynctask.queries.workflow import members as queries
@@ -222,7 +222,7 @@ def test_a_later_step_leads_to_the_one_it_waits_for(store: Store, reader: Reader
     assert (body.cause, [one.celery_task_id for one in body.open]) == (None, ["first"])
 
 
-def test_how_many_wait_before_it(store: Store, reader: Reader) -> None:
+def test_how_many_wait_before_it(store: Store, reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
     told = [one for number in range(3) for one in of(f"w-{number}", [published(number, number)], ROOT)]
     planned = happened(Kind.PLANNED, 0, created=ms(0), **asked())
     store.write(lines([*told, *of("planned", [planned], ROOT), *of("done", ran("x", 0, 1, 2), ROOT)]))
@@ -230,6 +230,10 @@ def test_how_many_wait_before_it(store: Store, reader: Reader) -> None:
         ahead = [evidence(reader, session, find(reader, session, f"w-{number}")).ahead for number in range(3)]
         assert ahead == [0, 1, 2]
         assert evidence(reader, session, find(reader, session, "done")).ahead is None
+        monkeypatch.setattr(diagnosis, "MAX_AHEAD", 2)
+        bounded = [evidence(reader, session, find(reader, session, f"w-{number}")) for number in range(2)]
+        # The planned step is one of the two before w-1 that are looked at, and is not counted.
+        assert [(one.ahead, one.ahead_is_bounded) for one in bounded] == [(0, False), (1, True)]
 
 
 def test_the_process_of_a_run_is_found(store: Store, reader: Reader) -> None:

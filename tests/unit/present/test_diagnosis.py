@@ -75,18 +75,18 @@ def test_its_own_error_with_the_last_frame_of_its_own_code() -> None:
     evidence = history("failed", place="app/shop/tasks.py:88 ship")
     assert told(evidence).splitlines() == [
         "It failed with ValueError: no money.",
-        "That was at app/shop/tasks.py:88 ship.",
-        "Its run ended at 2025-06-15 15:06:40.009, after 6 ms on celery@one, process 4711.",
+        "Raised at app/shop/tasks.py:88 ship.",
+        "The attempt ended at 2025-06-15 15:06:40.009, after 6 ms on celery@one, process 4711.",
     ]
 
 
 def test_earlier_runs_and_their_errors() -> None:
     text = told(history("retries_exhausted"))
     assert "It failed with ValueError: no 2." in text
-    assert "That was run 3; before it: ValueError (2)." in text
-    assert "That was run 2; before it: ValueError (1)." in told(history("retries_overlap"))
-    assert "That was run 2; before it: an end that nobody saw (1)." in told(history("redelivered"))
-    assert "That was run 2; before it: replaced (1)." in told(history("replaced"))
+    assert "That was attempt 3; those before it: ValueError (2)." in text
+    assert "That was attempt 2; those before it: ValueError (1)." in told(history("retries_overlap"))
+    assert "That was attempt 2; those before it: end not seen (1)." in told(history("redelivered"))
+    assert "That was attempt 2; those before it: replaced (1)." in told(history("replaced"))
 
 
 def test_success() -> None:
@@ -102,7 +102,7 @@ def test_causes_are_told_one_after_the_other() -> None:
     assert lines[0] == "It was never sent, because a task before it in its workflow did not succeed."
     assert lines[1] == "shop.charge [between] is FAILURE:"
     assert lines[3] == "shop.charge [first] is FAILURE:"
-    assert lines[4].startswith("The process that ran it died in the middle of it: WorkerLostError: signal 9. Where")
+    assert lines[4].startswith("Its process died while running it: WorkerLostError: signal 9. If nobody")
 
 
 def test_causes_that_name_each_other_are_told_once() -> None:
@@ -112,25 +112,25 @@ def test_causes_that_name_each_other_are_told_once() -> None:
 
 def test_a_cause_without_a_row() -> None:
     text = told(history("never_sent"))
-    assert "Not sent: upstream task shop.check [x] ended with boom. Of that task there is no row" in text
+    assert "Not sent: upstream task shop.check [x] ended with boom. That task has no row" in text
 
 
 @pytest.mark.parametrize(
     ("name", "changes", "expected"),
     [
-        ("over_hard_limit", {}, "It ran over its hard time limit of 1 s, and its process was ended."),
-        ("failed", {"error_type": "SoftTimeLimitExceeded"}, "over its soft time limit, and did not catch"),
-        ("revoked", {"error_message": "revoked"}, "Somebody revoked it before it started; who, is not recorded."),
-        ("revoked", {"error_message": "expired"}, "It expired before it could start: asked for at"),
-        ("terminated", {"error_message": "terminated by SIGTERM"}, "Somebody had it terminated with SIGTERM while it"),
+        ("over_hard_limit", {}, "It exceeded its hard time limit of 1 s, and its process was ended."),
+        ("failed", {"error_type": "SoftTimeLimitExceeded"}, "exceeded its soft time limit and did not catch"),
+        ("revoked", {"error_message": "revoked"}, "It was revoked before it started; by whom is not recorded."),
+        ("revoked", {"error_message": "expired"}, "could start: created at 2025-06-15 15:06:40.000 and dropped"),
+        ("terminated", {"error_message": "terminated by SIGTERM"}, "It was terminated with SIGTERM while it ran;"),
         ("ignored", {}, "Its body raised Ignore: neither a success nor a failure"),
         ("rejected", {}, "Its body raised Reject: not mine."),
         ("unknown_task", {"error_type": "NotRegistered"}, "knows no task called shop.charge: either the name is"),
-        ("unknown_task", {"error_type": "InvalidTaskError"}, "Its body never ran, for the worker could not run its"),
+        ("unknown_task", {"error_type": "InvalidTaskError"}, "Its body never ran, because the worker could not"),
         (
             "unknown_task",
             {"error_type": "DecodeError", "status": AsyncTaskStatus.REJECTED},
-            "A worker could make no task of its message: DecodeError: NotRegistered.",
+            "A worker could not read its message as a task: DecodeError: NotRegistered.",
         ),
     ],
 )
@@ -140,13 +140,17 @@ def test_how_it_ended(name: str, changes: dict[str, Any], expected: str) -> None
 
 def test_lost_with_the_evidence() -> None:
     evidence = history("lost", source=source(100 * SECONDS, 40 * SECONDS))
-    assert told(changed(evidence, error_message="Nobody has said how this run ended.")).splitlines() == [
-        "Nobody knows how it ended. Nobody has said how this run ended.",
-        "It ran since 2025-06-15 15:06:40.003 on celery@one, process 4711 of node-1.",
+    assert told(changed(evidence, error_message="It did not report an end.")).splitlines() == [
+        "Its outcome is unknown: process 4711 of node-1 died before it reported one.",
+        "The attempt started at 2025-06-15 15:06:40.003 on celery@one, process 4711 of node-1.",
         "That process was last seen alive at 2025-06-15 17:05:00.000 (1 m 40 s ago), "
         "and found gone at 2025-06-15 17:06:00.000.",
-        "If word comes after all, or the broker delivers it again, the row is put right.",
+        "If it reports back or is redelivered, this updates itself.",
     ]
+    silent = history("lost", source=source(100 * SECONDS))
+    for unclear in (silent, history("lost"), history("lost", sources_are_seen=False)):
+        first = explain(changed(unclear, error_message="It did not report an end."), WORDS)[0]
+        assert first == "Its outcome is unknown. It did not report an end.", "nobody has found its process gone"
 
 
 def running(**more: Any) -> Evidence:
@@ -161,13 +165,13 @@ def running(**more: Any) -> Evidence:
         (source(SILENT + SECONDS), "(1 m 31 s ago): since then no recorder of its node has written to this database."),
         (source(600 * SECONDS), "(10 m 00 s ago): since then no recorder of its node has written to this database."),
         (source(600 * SECONDS, 20 * SECONDS), "(10 m 00 s ago), and found gone at 2025-06-15 17:06:20.000."),
-        (None, "Nothing is noted of the process that ran it."),
+        (None, "The process that ran it is not recorded."),
     ],
 )
 def test_it_runs(seen: AsyncTaskSource | None, expected: str) -> None:
     first, second = explain(running(source=seen), WORDS)
     host = " of node-1" if seen else ""
-    assert first == f"It runs since 2025-06-15 15:06:40.003 (2 h 00 m ago) on celery@one, process 4711{host}."
+    assert first == f"Running since 2025-06-15 15:06:40.003 (for 2 h 00 m) on celery@one, process 4711{host}."
     assert second.endswith(expected)
 
 
@@ -181,57 +185,63 @@ KEY = f"0{'0' * 20}0{START:014x}"
 
 
 @pytest.mark.parametrize(
-    ("ahead", "expected"),
+    ("ahead", "bounded", "expected"),
     [
-        (0, "Nothing that was asked for before it waits on any queue"),
-        (7, "asked for before it: 7."),
-        (1000, "asked for before it: 1,000 or more."),
+        (0, False, ["No task created before it is waiting in any queue: check that a worker reads its queue."]),
+        (0, True, []),
+        (1, False, ["1 task created before it is waiting too, in any queue."]),
+        (7, False, ["7 tasks created before it are waiting too, in any queue."]),
+        (7, True, ["7 or more tasks created before it are waiting too, in any queue."]),
+        (1000, True, ["1,000 or more tasks created before it are waiting too, in any queue."]),
     ],
 )
-def test_it_waits_on_its_queue(ahead: int, expected: str) -> None:
-    first, second = explain(queued(ahead=ahead), WORDS)
-    assert first.startswith("It is still queued since 2025-06-15 15:06:40.000 (2 h 00 m ago)")
-    assert expected in second
+def test_it_waits_on_its_queue(ahead: int, bounded: bool, expected: list[str]) -> None:
+    first, *others = explain(queued(ahead=ahead, ahead_is_bounded=bounded), WORDS)
+    assert first == "Queued since 2025-06-15 15:06:40.000 (2 h 00 m ago): no worker has reported its message."
+    assert others == expected
 
 
 def test_it_waits_elsewhere() -> None:
     received = changed(queued(), status=AsyncTaskStatus.RECEIVED, order_key="0000003" + KEY)
-    assert told(received).startswith("A worker has its message since 2025-06-15 15:06:40.000 (2 h 00 m ago)")
+    assert told(received).startswith("Received by a worker at 2025-06-15 15:06:40.000 (2 h 00 m ago), not started")
     requeued = changed(history("requeued"), status=AsyncTaskStatus.PENDING, completed_at=None)
     assert requeued.last is not None
     requeued.last.outcome = "requeued"
-    assert told(requeued).startswith("Its last run was requeued, and it is back on its queue since")
+    text = told(requeued)
+    assert text.startswith("Queued again since")
+    assert text.endswith(": its last attempt was requeued.")
 
 
 def test_it_waits_to_be_tried_again() -> None:
     evidence = changed(history("failed"), status=AsyncTaskStatus.RETRY, retries=1)
     assert told(evidence).splitlines() == [
-        "It waits to be tried again, since 2025-06-15 15:06:40.009 (2 h 00 m ago), because of ValueError: no money.",
-        "One run has ended so far; when the next one is due, only its message knows.",
+        "Waiting for its next attempt: the last one ended at 2025-06-15 15:06:40.009 (2 h 00 m ago) with ValueError: "
+        "no money.",
+        "1 attempt so far; when the next one is due is not recorded.",
     ]
     assert evidence.last is not None
     evidence.last.ended_at = None
-    assert told(evidence).startswith("It waits for its next run, retry 1, since")
+    assert told(evidence).startswith("Waiting for its next attempt, retry 1, since")
 
 
 @pytest.mark.parametrize(
     ("more", "expected"),
     [
-        ({"cause": running()}, f"It waits for another task.\nshop.charge [{ID}] is STARTED:\nIt runs since"),
-        ({"cause": history("success")}, "What it waits for has succeeded: its message got lost"),
-        ({"cause": history("ignored")}, "It will not be: what it waits for was ignored."),
+        ({"cause": running()}, f"It waits for another task.\nshop.charge [{ID}] is STARTED:\nRunning since"),
+        ({"cause": history("success")}, "The task that it waits for has succeeded: its own message was lost"),
+        ({"cause": history("ignored")}, "It will not be sent: the task that it waits for was ignored."),
         (
             {"open": [member("h1", status="STARTED")] * 4},
-            "Under way in its workflow: 4, such as name of h1 [h1] STARTED",
+            "Under way in its workflow: 4 tasks, such as name of h1 [h1] STARTED",
         ),
-        ({}, "Nothing else that is known of its workflow is under way."),
+        ({}, "No other known task of its workflow is under way."),
     ],
 )
 def test_a_later_step(more: dict[str, Any], expected: str) -> None:
     step = history("never_sent", **more)
     step = changed(step, status=AsyncTaskStatus.PENDING, order_key="0000000" + KEY, celery_task_id="step")
     text = told(step)
-    assert text.startswith("It is a later step of a workflow and was not sent yet.")
+    assert text.startswith("A later step of a workflow, not sent yet.")
     assert expected in text
 
 
