@@ -15,11 +15,11 @@ from celery_asynctask.queries.workflow.tree import Member
 ZOOMS: Final = tuple(2**power for power in range(11))
 MEANINGS: Final = {
     Time.QUEUED: "queued",
-    Time.WAITING: "waiting for its ETA or its retry",
-    Time.RAN: "running, or ran and did not fail",
-    Time.FAILED: "a run that did not succeed",
-    Time.UNKNOWN: "a run of which nobody saw the end",
-    Time.END: "ended without a run",
+    Time.WAITING: "delayed (ETA or retry)",
+    Time.RAN: "ran",
+    Time.FAILED: "failed",
+    Time.UNKNOWN: "outcome unknown",
+    Time.END: "never started",
 }
 """For the legend, in the order in which they are drawn: what is short must not hide below what is long."""
 _SHORTEST: Final = dt.timedelta(milliseconds=1)

@@ -37,8 +37,7 @@ Since 2025-06-15 15:06:40.000, 1.0 s
    ✖       shop.notify                                                                 !  never sent
    ✔   shop.invoice              ░██                                                           20 ms
 
-░ queued  · waiting for its ETA or its retry  █ running, or ran and did not fail
-▓ a run that did not succeed  ? a run of which nobody saw the end  ! ended without a run
+░ queued  · delayed (ETA or retry)  █ ran  ▓ failed  ? outcome unknown  ! never started
 
 ◆ critical path  ◀ the task that was asked for
 """
