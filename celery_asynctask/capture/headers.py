@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any, Final, TypeGuard
 
 from celery_asynctask.capture.payload.mappings import mapping_of
-from celery_asynctask.core.keys import new_run
+from celery_asynctask.core.keys import new_token
 
 HEADER: Final = "asynctask"
 TIMES_END: Final = 2**56
@@ -64,7 +64,7 @@ def mark_delivery(request: Any, at: int) -> dict[str, Any]:
     if header is None and isinstance(headers := raw.get("headers"), Mapping):
         header = headers.get(HEADER)
     marked = raw[HEADER] = {**header} if isinstance(header, dict) else {}
-    marked["run"], marked["delivered"] = new_run(at), True
+    marked["run"], marked["delivered"] = new_token(at), True
     return marked
 
 
@@ -72,7 +72,7 @@ def with_token(request: Any, header: dict[str, Any], at: int) -> dict[str, Any]:
     """Our header of a request, given a token where it has none; what else stands there is not from us."""
     run = header.get("run")
     if type(run) is not str or is_token(run) is None:
-        header = {**header, "run": new_run(at)}
+        header = {**header, "run": new_token(at)}
         setattr(request, HEADER, header)
     return header
 

@@ -29,7 +29,7 @@ from celery_asynctask.capture.headers import HEADER, header_of, with_token
 from celery_asynctask.capture.inflight import in_hand
 from celery_asynctask.capture.instrumentation import Instrumentation, instrumentation_of, instrumentation_of_task
 from celery_asynctask.core.event import Event, Kind, decode, encode_end
-from celery_asynctask.core.keys import run_key
+from celery_asynctask.core.keys import attempt_key
 from celery_asynctask.core.time import now
 from celery_asynctask.errors import guard, report
 
@@ -104,7 +104,7 @@ def on_task_init(task_id: str, task: Any) -> None:
         start = known[_START] = extract.start(instrumentation, policy, name, request, at, ids)
         instrumentation.write(start)
         if ids is not None:
-            key = run_key(cast("Event", {**extract.delivery(request), "run": header_of(request)["run"]}))
+            key = attempt_key(cast("Event", {**extract.delivery(request), "run": header_of(request)["run"]}))
             tracing.describe(request.id, request.root_id, request.parent_id, key)
         if request.chain or request.chord or request.callbacks:
             _plan(instrumentation, request, start)

@@ -29,7 +29,7 @@ from celery_asynctask.capture.instrumentation import (
 )
 from celery_asynctask.capture.run import record_end
 from celery_asynctask.core.event import Event, Kind
-from celery_asynctask.core.keys import new_run
+from celery_asynctask.core.keys import new_token
 from celery_asynctask.core.time import now, read_microseconds
 from celery_asynctask.errors import guard, report
 
@@ -123,7 +123,7 @@ def _record_message(kind: Kind, app: Celery, message: Any, exc: Exception) -> No
     if not instrumentation.chooses(request.task):
         return
     event = extract.from_request(kind, request.task, request, now())
-    event["run"] = new_run(event["at"])  # in the header of a message that nobody ran may stand another task's
+    event["run"] = new_token(event["at"])  # in the header of a message that nobody ran may stand another task's
     event["inferred"] = True
     extract.add_asked(event, instrumentation, request.task, request)
     extract.add_error(event, instrumentation, exc)

@@ -1,6 +1,6 @@
-"""The ledger of what processes wrote: how many events each accepted, and what became of every one of them.
+"""The ledger: how many events each process accepted, and what became of them.
 
-Pure. ``accepted = stored + still in the journal + quarantined + dropped``; what is left over is missing.
+Pure. ``accepted = stored + in the journal + damaged there + quarantined + dropped + missing``.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 SILENT: Final = dt.timedelta(seconds=90)
-"""How long nothing must have been noted of a process for it to be silent: nobody has looked after it, and other nodes
-take it for gone. Recorders note every ten seconds who lives (`recorder.liveness`), and wait for less than half of this
-between two tries of a database that is away (`recorder.recorder.MAX_BACKOFF`)."""
+"""A process is silent when its ``last_seen_at`` is older than this: no recorder watches it, and other nodes take it for
+gone. Recorders write every ten seconds which processes live (`recorder.liveness`), and wait for less than half of this
+between two tries while the database is away (`recorder.recorder.MAX_BACKOFF`)."""
 
 
 class _Number(Protocol):
-    """An int, or a column of them."""
+    """An int, or an SQL column of integers."""
 
     def __sub__(self, other: Any, /) -> Any: ...
 
@@ -27,15 +27,16 @@ N = TypeVar("N", bound=_Number)
 
 
 def left_over(numbered: N, stored: N, quarantined: N) -> N:
-    """Events of one process of which nobody knows what became of them; also of columns, in SQL. Less than 0 where more
-    is known than was numbered, for a line that was damaged may have been two: of several processes, only what is more
-    than 0 of each may be added up."""
+    """The events of one process that are neither stored nor quarantined, as a number or, for columns, in SQL. It is
+    negative where more events are known than were numbered (a damaged line may have been two), so only the positive
+    numbers of several processes may be added up."""
     left: N = numbered - stored - quarantined
     return left
 
 
 class Account(NamedTuple):
-    """One source; the fields are those of `models.AsyncTaskSource`, but for the last four."""
+    """The account of one process. The fields are those of `models.AsyncTaskSource`, except the last four, which come
+    from its journal."""
 
     source: str
     host: str
@@ -51,44 +52,44 @@ class Account(NamedTuple):
     quarantined: int = 0
     dropped: Mapping[str, int] = {}
     in_journal: int | None = 0
-    """Events that lie in its journal and are not stored; None: not known here."""
+    """Events in its journal that are not stored yet; None: its journal is not on this node."""
     damaged: int = 0
-    """Damaged lines there, which will go into quarantine."""
+    """Damaged lines in its journal, which will go into quarantine."""
     oldest: int | None = None
-    """When the first of the events that lie there happened, in microseconds since the epoch; None: there is none."""
+    """When the first event in its journal happened, in microseconds since the epoch; None: there is none."""
     abandoned: bool = False
-    """Nobody drains its journal."""
+    """Whether no recorder drains its journal."""
 
     @property
     def missing(self) -> int:
-        """Events of which nobody knows what became of them."""
+        """Events that it numbered, and that are neither stored nor kept anywhere."""
         return max(0, left_over(self.last_number, self.stored, self.quarantined))
 
     @property
     def dropped_total(self) -> int:
-        """Events that it could not write to its journal."""
+        """Events that it could not write to its journal, for all reasons."""
         return sum(self.dropped.values())
 
     @property
     def waiting(self) -> int:
-        """Events that lie in a journal that nobody drains."""
+        """Events in its journal, if no recorder drains that; else 0."""
         return self.in_journal or 0 if self.abandoned else 0
 
     @property
     def accepted(self) -> int:
-        """Events that it was asked to write, as far as is known here."""
+        """Events that it was given to write, as far as is known on this node."""
         known = self.stored + self.quarantined + self.missing
         return known + self.dropped_total + (self.in_journal or 0) + self.damaged
 
     @property
     def is_whole(self) -> bool:
-        """Whether nothing is wrong with it."""
+        """Whether every event is stored, or in a journal that a recorder drains."""
         return not (self.missing or self.dropped_total or self.quarantined or self.damaged or self.waiting)
 
 
 @dataclass
 class Ledger:
-    """Accounts added up."""
+    """The sum of accounts. Numbers are of events, unless they say otherwise."""
 
     processes: int = 0
     accepted: int = 0
@@ -99,16 +100,17 @@ class Ledger:
     quarantined: int = 0
     damaged: int = 0
     waiting: int = 0
-    """Of those in the journal, what nobody drains."""
+    """The part of ``in_journal`` that no recorder drains."""
     missing: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
+    """By reason."""
     unknown: Counter[str] = field(default_factory=Counter)
-    """Processes whose journal is not seen from here, by host."""
+    """Processes whose journal is not on this node, by host."""
     hosts: dict[str, list[str]] = field(default_factory=dict)
-    """Where something is wrong: hosts by what it is (missing, dropped, quarantined, damaged, waiting)."""
+    """The hosts with events that are missing, dropped, quarantined, damaged or waiting, by that word."""
 
     def add(self, account: Account) -> None:
-        """Take one in."""
+        """Add the account of one more process."""
         self.processes += 1
         self.accepted += account.accepted
         self.stored += account.stored
@@ -122,20 +124,20 @@ class Ledger:
             self.oldest = min(account.oldest, self.oldest or account.oldest)
         if account.in_journal is None:
             self.unknown[account.host] += 1
-        for what, count in (
+        for trouble, count in (
             ("missing", account.missing),
             ("dropped", account.dropped_total),
             ("quarantined", account.quarantined),
             ("damaged", account.damaged),
             ("waiting", account.waiting),
         ):
-            known = self.hosts.setdefault(what, []) if count else None
-            if known is not None and account.host not in known:
-                known.append(account.host)
+            hosts = self.hosts.setdefault(trouble, []) if count else None
+            if hosts is not None and account.host not in hosts:
+                hosts.append(account.host)
 
     @property
     def complete(self) -> bool:
-        """Whether every event is stored, or in a journal that somebody drains."""
+        """Whether every event is stored, or in a journal that a recorder drains."""
         return not self.hosts
 
     def sentence(self) -> str:
@@ -158,29 +160,29 @@ class Ledger:
         return f"Not complete: of {of}, {', '.join(told)}."
 
 
-def counts(of: Account | Ledger) -> dict[str, int | Mapping[str, int] | None]:
-    """The equation's numbers by name: ``accepted`` is the sum of the others but ``abandoned``, which is that part of
-    ``in_journal`` that nobody drains."""
+def counts(account: Account | Ledger) -> dict[str, int | Mapping[str, int] | None]:
+    """The numbers of the equation by their JSON names. ``accepted`` is the sum of the others except ``abandoned``, the
+    part of ``in_journal`` that no recorder drains."""
     return {
-        "accepted": of.accepted,
-        "stored": of.stored,
-        "in_journal": of.in_journal,
-        "abandoned": of.waiting,
-        "quarantined": of.quarantined,
-        "damaged": of.damaged,
-        "dropped": dict(of.dropped),
-        "missing": of.missing,
+        "accepted": account.accepted,
+        "stored": account.stored,
+        "in_journal": account.in_journal,
+        "abandoned": account.waiting,
+        "quarantined": account.quarantined,
+        "damaged": account.damaged,
+        "dropped": dict(account.dropped),
+        "missing": account.missing,
     }
 
 
 def plural(count: int, word: str) -> str:
-    """The word for so many."""
+    """The word in the number that fits the count; regular English words only."""
     if count == 1:
         return word
     return f"{word}es" if word.endswith("s") else f"{word}s"
 
 
 def listed(names: Sequence[str], limit: int = 3) -> str:
-    """Some names, and how many more there are."""
-    more = len(names) - limit
-    return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")
+    """The first names, and the number of the others."""
+    others = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {others} more" if others > 0 else "")

@@ -1,7 +1,7 @@
-"""The steps that a message carries with it and Celery sends later: the rest of a chain, a chord's body, callbacks.
+"""The steps that a message carries and Celery sends later: the rest of a chain, a chord's body, callbacks.
 
 Pure. Works on signatures as they travel: `celery.canvas.Signature` objects before they are sent, plain mappings
-after (``request.chain``, ``request.chord``, ``request.callbacks``).
+afterwards (``request.chain``, ``request.chord``, ``request.callbacks``).
 """
 
 from __future__ import annotations
@@ -11,35 +11,36 @@ from typing import Any, NamedTuple
 
 
 class Step(NamedTuple):
-    """A task that will be sent once what comes before it has succeeded."""
+    """A task that is sent when the task before it has succeeded."""
 
     id: str
     name: str
     args: Any
     kwargs: Any
     parent: str | None
-    """The task that will send it, where that is known beforehand: not for a chord's body, which the header task
-    that happens to finish last sends."""
+    """The task that will send it; None where that is not known beforehand: the body of a chord is sent by whichever
+    header task finishes last."""
     after_chord: bool
-    """Whether it comes after the body of a chord that the carrying task is a header of. Its root is then unknown
-    beforehand, if the header tasks are roots themselves."""
+    """Whether it is, or follows, the body of a chord that has the carrying task in its header. Its root is then
+    unknown beforehand if the header tasks are roots themselves."""
 
 
 def steps(task_id: str, chain: Any, chord: Any, callbacks: Any) -> list[Step]:
     """All steps behind the task ``task_id``, each id once, in the order they would be sent.
 
-    Steps without an id of their own (callbacks mostly) cannot be named before they are sent and are left out.
+    The other arguments are those fields of its request. Steps without an id of their own (mostly callbacks) cannot be
+    identified before they are sent and are left out.
     """
-    found: dict[str, Step] = {}
+    by_id: dict[str, Step] = {}
     for step in _walk_all(task_id, chain, chord, callbacks):
         if step.id != task_id:
-            found.setdefault(step.id, step)
-    return list(found.values())
+            by_id.setdefault(step.id, step)
+    return list(by_id.values())
 
 
 def _walk_all(task_id: str, chain: Any, chord: Any, callbacks: Any) -> Iterator[Step]:
     previous: str | None = task_id
-    for signature in reversed(_list(chain)):  # a request's chain is stored last step first
+    for signature in reversed(_list(chain)):  # a request has its chain with the last step first
         yield from _walk(signature, previous, after_chord=False)
         previous = _last_id(signature)
     for signature in _list(callbacks):
@@ -48,7 +49,7 @@ def _walk_all(task_id: str, chain: Any, chord: Any, callbacks: Any) -> Iterator[
 
 
 def _walk(signature: Any, parent: str | None, after_chord: bool) -> Iterator[Step]:
-    """Of anything that is no signature, none."""
+    """The steps in a signature; none in any other value."""
     if not isinstance(signature, Mapping):
         return
     kwargs = _mapping(signature.get("kwargs"))
@@ -73,7 +74,7 @@ def _walk(signature: Any, parent: str | None, after_chord: bool) -> Iterator[Ste
 
 
 def _last_id(signature: Any) -> str | None:
-    """Id of the task that sends what follows ``signature``; None where that is decided by a race."""
+    """Id of the task that sends what follows ``signature``; None where a race decides that."""
     if not isinstance(signature, Mapping):
         return None
     kwargs = _mapping(signature.get("kwargs"))
@@ -91,19 +92,19 @@ def _last_id(signature: Any) -> str | None:
 
 
 def _members(header: Any) -> list[Any]:
-    """Header tasks of a chord: a group signature or a list of signatures."""
+    """The header tasks of a chord, whose header is a group signature or a list of signatures."""
     if isinstance(header, Mapping):
         return _list(_mapping(header.get("kwargs")).get("tasks"))
     return _list(header)
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
-    """A part of a signature; anything that is no mapping is empty."""
+    """A part of a signature; empty if it is no mapping."""
     return value if isinstance(value, Mapping) else {}
 
 
 def _list(value: Any) -> list[Any]:
-    """Signatures as a list: one signature is one, and anything that is no sequence is none."""
+    """Signatures as a list: of a single signature, or of a sequence; empty for any other value."""
     if isinstance(value, Mapping):
         return [value]
     return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else []

@@ -56,7 +56,7 @@ class Group(enum.Enum):
     """Where the task stands."""
     EARLIEST = "earliest"
     """The smallest value; null counts as not known."""
-    RUN = "run"
+    ATTEMPT = "attempt"
     """Every event of a run says the same."""
     START = "start"
     """Only the start of a run knows: whichever event has a value."""
@@ -176,16 +176,17 @@ TASK: Final = (
 ATTEMPT: Final = (
     Column("id", Type.NUMBER, Group.ROW, nullable=False,
            doc="Our own number."),
-    Column("celery_task_id", Type.TASK_ID, Group.RUN, nullable=False,
+    Column("celery_task_id", Type.TASK_ID, Group.ATTEMPT, nullable=False,
            doc="The task; not a foreign key, for an attempt may be stored before its task."),
-    Column("run_key", Type.KEY, Group.RUN, nullable=False,
+    Column("run_key", Type.KEY, Group.ATTEMPT, nullable=False,
            doc="Names the run inside its task and sorts the runs."),
-    Column("name", Type.STRING, Group.RUN, nullable=False, limit=MAX_NAME, api=Property("Name of the task that ran"),
+    Column("name", Type.STRING, Group.ATTEMPT, nullable=False, limit=MAX_NAME,
+           api=Property("Name of the task that ran"),
            doc="Name of the task that ran."),
-    Column("retries", Type.INTEGER, Group.RUN, nullable=False,
+    Column("retries", Type.INTEGER, Group.ATTEMPT, nullable=False,
            api=Property("Celery's retry count of its message, from 0"),
            doc="Celery's 0-based retry count of its message."),
-    Column("redelivered", Type.BOOLEAN, Group.RUN, nullable=False,
+    Column("redelivered", Type.BOOLEAN, Group.ATTEMPT, nullable=False,
            api=Property("Whether the broker had delivered the message before"),
            doc="Whether the broker had delivered the message before."),
     Column("published_at", Type.TIME, Group.START, event="sent",

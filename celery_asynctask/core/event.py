@@ -1,6 +1,6 @@
-"""An event: one small immutable fact about a task, made in a hook, written to the journal as one JSON object.
+"""An event: one small immutable fact about a task, written to the journal as one JSON object.
 
-Pure. The hooks build events, the journal carries them as bytes, `fold` folds them into rows.
+Pure. The hooks of `capture` build events, the journal carries them as bytes, `fold` turns them into rows.
 """
 
 from __future__ import annotations
@@ -13,31 +13,31 @@ from typing import Any, TypedDict, cast
 
 
 class Kind(str, enum.Enum):
-    """What happened."""
+    """What an event says has happened. The values are on disk and never change."""
 
     PLANNED = "planned"
-    """A message that was sent carries this task as a later step: the rest of a chain, the body of a chord."""
+    """A message was sent that carries this task as a later step: the rest of a chain, the body of a chord."""
     UNSENT = "unsent"
-    """The step before it ended without success, so Celery will never send it."""
+    """The task before this step ended without success, so Celery will never send the step."""
     PUBLISHED = "published"
     """The broker took the message."""
     RECEIVED = "received"
     """A worker's main process took the message from the broker."""
     STARTED = "started"
-    """A body is about to run."""
+    """An attempt is about to run the body."""
     NOTED = "noted"
-    """The running body set its content."""
+    """The running body updated the task's content."""
     RETRIED = "retried"
-    """A run ended by asking for another."""
+    """An attempt ended by requesting another."""
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     REVOKED = "revoked"
     REJECTED = "rejected"
     IGNORED = "ignored"
     LOST = "lost"
-    """Its process is gone, or was shut down, and nobody else will say how the run ended."""
+    """The attempt's process is gone, or was shut down, and no other will say how the attempt ended."""
     FOUND = "found"
-    """Its process, taken for gone, lives."""
+    """The attempt's process was taken for gone, but lives."""
 
 
 class _Required(TypedDict):
@@ -46,82 +46,83 @@ class _Required(TypedDict):
     id: str
     """Celery task id."""
     name: str
-    """Task name; for a message that could not be read, what its headers say."""
+    """Task name; of a message that could not be read, the name in its headers."""
     at: int
-    """When it happened by the clock of the process that saw it, microseconds since the epoch."""
+    """When it happened, by the clock of the process that saw it, in microseconds since the epoch."""
 
 
 class Event(_Required, total=False):
-    """One event. A key that is absent says nothing; every key but the required four is optional."""
+    """One event. Every key is optional except the four required ones; an absent key says nothing. All times are in
+    microseconds since the epoch."""
 
     nesting: int
-    """How often the task was replaced before (Celery's ``replaced_task_nesting``); absent is 0."""
+    """How often the task was replaced before (Celery's ``replaced_task_nesting``); absent: 0."""
     retries: int
-    """Celery's 0-based retry count of the message; absent is 0."""
+    """Celery's retry count of the message, from 0; absent: 0."""
     redelivered: bool
-    """The broker says it has delivered this message before."""
+    """Whether the broker says that it has delivered this message before."""
     run: str
-    """Token of the delivery, hence of the run (`keys.new_run`)."""
+    """Token of the delivery, and so of the attempt (`keys.new_token`)."""
     delivered: bool
-    """The token was made when the worker's main process received the message, so it tells that time."""
+    """Whether the token was made when the worker's main process received the message, so that it holds that time."""
     created: int
-    """When the task was first asked for, from the message header, microseconds since the epoch."""
+    """When the task was created, from the message header."""
     sent: int
-    """When this message was published, from the message header, microseconds since the epoch."""
+    """When this message was published, from the message header."""
     eta: int
-    """Not to be run before, microseconds since the epoch."""
+    """Earliest time to run."""
     started: int
-    """An end that carries all that its start said: when that was, microseconds since the epoch."""
+    """When the attempt started: in an end that carries all that its start said."""
     asked: bool
-    """The event knows what was asked for: name, root, parent, for whom, args and kwargs."""
+    """Whether the event knows what was requested: name, root, parent, customer, creator, args and kwargs."""
     root: str | None
     """Root task id; None: not known."""
     parent: str | None
-    """Parent task id as Celery gives it (a retry names itself)."""
+    """Parent task id as Celery gives it (a retry has its own id there)."""
     customer: int
-    """For which customer."""
+    """Id of the customer that the task is for."""
     created_by: int
-    """Who asked for it."""
+    """Id of the creator."""
     created_by_name: str
-    """The name of who asked for it."""
+    """Name of the creator."""
     content: Any
-    """Free content that the task was asked with, a JSON object."""
+    """Free content that the task was created with, a JSON object."""
     noted: Any
-    """What the run has made of its content by now, a JSON object; outranks ``content``."""
+    """The content as the attempt has updated it so far, a JSON object; outranks ``content``."""
     trace: str
-    """Trace id, 32 hex digits: the producer's for a message, the run's for a run."""
+    """Trace id, 32 hex digits: the producer's in an event of a message, the attempt's in one of an attempt."""
     span: str
-    """Span id of the run, 16 hex digits."""
+    """Span id of the attempt, 16 hex digits."""
     args: Any
-    """Positional arguments as JSON; absent when left out."""
+    """Positional arguments as JSON; absent: left out."""
     kwargs: Any
-    """Keyword arguments as JSON; absent when left out."""
+    """Keyword arguments as JSON; absent: left out."""
     worker: str
     """Node name of the worker, or the host of a process that runs tasks eagerly."""
     pid: int
-    """Process that ran the body."""
+    """Id of the process that ran the body."""
     source: str
     """The journal's name for that process."""
     queue: str
-    """Routing key the message came with."""
+    """Routing key of the message."""
     result: Any
     """What the body returned, as JSON."""
     error_type: str
     """Class name of the exception."""
     error_message: str
-    """Its text, bounded."""
+    """Text of the exception, at most `limits.MAX_MESSAGE` characters."""
     traceback: str
-    """Its traceback, bounded."""
+    """Traceback of the exception, its last `limits.MAX_TRACEBACK` characters."""
     outcome: str
-    """How the attempt ended, where it says more than the kind: requeued, replaced, terminated."""
+    """How the attempt ended, where that says more than the kind: requeued, replaced, terminated."""
     again: bool
-    """The task is not over although this run is: its message went back to the queue, or it was replaced."""
+    """Whether the task continues after this attempt: its message went back to the queue, or it was replaced."""
     ran: bool
-    """The event ends a run of the body (or what should have been one), as does every end with ``started``."""
+    """Whether the event ends an attempt (also one that should have been), as every end with ``started`` does."""
     inferred: bool
-    """Said by the worker's main process about its child, not by the process that ran the body."""
+    """Whether the worker's main process says it about its child, and not the process that ran the body."""
     internal: bool
-    """Celery's tracer failed around the body (`task_internal_error`)."""
+    """Whether Celery's tracer failed around the body (`task_internal_error`)."""
 
 
 # json.JSONEncoder builds this anew for every call, which takes longer than the encoding itself.
@@ -133,12 +134,12 @@ _chunks: Any = (
 
 
 def json_text(value: Any) -> str:
-    """A value as one line of ASCII JSON. Raises `ValueError` or `TypeError` for what is none."""
+    """A value as one line of ASCII JSON. Raises `ValueError` or `TypeError` if JSON has no form for it."""
     return "".join(_chunks(value, 0))
 
 
 def encode(event: Event) -> bytes:
-    """One line of ASCII JSON without line breaks. Raises `ValueError` or `TypeError` for values that are no JSON."""
+    """The event as `json_text`, in bytes. Raises the same."""
     return json_text(event).encode("ascii")
 
 
@@ -150,10 +151,10 @@ _STARTED = b'"kind":"started","at":'
 
 
 def encode_end(start: bytes, kind: Kind, at: int, more: Event) -> bytes:
-    """The end of a run together with all that its start said.
+    """The end of an attempt together with all that its start said, encoded.
 
-    ``start`` is the encoded event, with the keys ``id``, ``run``, ``kind`` and ``at`` first; ``more`` is what the end
-    adds. Costs less than encoding it all once more.
+    ``start`` is the encoded start, with the keys ``id``, ``run``, ``kind`` and ``at`` first; ``more`` is what the end
+    adds. Costs less than encoding all of it again.
     """
     head, _, rest = start.partition(_STARTED)
     end = b",%b" % encode(more)[1:] if more else b"}"
@@ -165,7 +166,7 @@ _KIND_VALUES = frozenset(kind.value for kind in Kind)
 
 
 def decode(data: bytes) -> Event:
-    """The event in ``data``. Raises `ValueError` when it is no event."""
+    """The event in ``data``. Raises `ValueError` if there is none."""
     text = data.decode("utf-8")
     event, end = _raw_decode(text)
     if end != len(text) or not isinstance(event, dict) or not event.keys() >= {"kind", "id", "name", "at"}:

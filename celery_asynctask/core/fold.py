@@ -1,7 +1,7 @@
-"""The truth about one execution: the fold that turns events into rows.
+"""The truth about one task: the fold that turns events into rows.
 
-Pure: no I/O, no clock, nothing of ours but the vocabulary in `event`, `status` and `keys`. This module is the
-specification that the upsert statements in `store` are tested against.
+Pure: no I/O, no clock, and of this package only the vocabulary in `columns`, `event`, `status` and `keys`. This module
+is the specification that the upsert statements in `store` are tested against.
 
 The fold is a join of a semilattice: commutative, associative and idempotent. Every field of a row belongs to one
 of the groups below, and each group is decided by comparing one key, so any order, any duplicates and any split
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from celery_asynctask.core.columns import ATTEMPT, TASK, Group, Type, names
 from celery_asynctask.core.event import Event, Kind
-from celery_asynctask.core.keys import CHANGED, GIVEN, end_key, order_keys, received_at, run_key
+from celery_asynctask.core.keys import CHANGED, GIVEN, attempt_key, end_key, order_keys, received_at
 from celery_asynctask.core.status import TERMINAL, AsyncTaskStatus
 
 STATUS = {
@@ -35,7 +35,7 @@ STATUS = {
     Kind.SUCCEEDED: AsyncTaskStatus.SUCCESS,
 }
 
-# Members of an enum are looked up in Python, so what is asked for every event goes by plain strings.
+# Looking up a member of an enum runs Python code, so what every event needs is kept by plain strings.
 _STATUS = {kind.value: status.value for kind, status in STATUS.items()}
 _SENT = frozenset({Kind.PUBLISHED.value, Kind.RECEIVED.value})
 _STARTED = Kind.STARTED.value
@@ -45,7 +45,7 @@ _RETRY = AsyncTaskStatus.RETRY.value
 
 
 class TaskGroup(NamedTuple):
-    """Columns that change together: the side whose ``key`` is smaller (or larger) gives all of them."""
+    """Columns that change together: the row whose ``key`` is smaller (or larger) gives all of them."""
 
     key: str
     smallest_wins: bool
@@ -59,27 +59,29 @@ TASK_GROUPS = tuple(
 TASK_EARLIEST = names(TASK, Group.EARLIEST)
 ATTEMPT_GROUPS = (TaskGroup(Group.END.value, False, names(ATTEMPT, Group.END)),)
 ATTEMPT_FIRST = names(ATTEMPT, Group.START)
-ATTEMPT_CONSTANT = names(ATTEMPT, Group.RUN)
+ATTEMPT_CONSTANT = names(ATTEMPT, Group.ATTEMPT)
 
 
-_NO_TASK: dict[str, Any] = dict.fromkeys(one.name for one in TASK if one.type is not Type.NUMBER)
-_NO_ATTEMPT: dict[str, Any] = dict.fromkeys(one.name for one in ATTEMPT if one.type is not Type.NUMBER)
-_OF_TASK = tuple((one.name, one.event) for one in TASK if one.event is not None)
-_OF_RUN = tuple((one.name, one.event) for one in ATTEMPT if one.event is not None)
-_OF_END = tuple((one.name, one.event) for one in ATTEMPT if one.event is not None and one.group is Group.END)
-"""Columns, each with the key of the event that is copied to it as it is."""
+_NO_TASK: dict[str, Any] = dict.fromkeys(column.name for column in TASK if column.type is not Type.NUMBER)
+_NO_ATTEMPT: dict[str, Any] = dict.fromkeys(column.name for column in ATTEMPT if column.type is not Type.NUMBER)
+_OF_TASK = tuple((column.name, column.event) for column in TASK if column.event is not None)
+_OF_ATTEMPT = tuple((column.name, column.event) for column in ATTEMPT if column.event is not None)
+_OF_END = tuple(
+    (column.name, column.event) for column in ATTEMPT if column.event is not None and column.group is Group.END
+)
+"""Columns with the key of the event whose value is copied to them unchanged."""
 
 
 class Partial(NamedTuple):
-    """What some events say: a task row and the rows of its attempts by run key. Values are plain: str, int
-    (times are microseconds since the epoch), bool, JSON, None."""
+    """What some events of a task say: the task's row, and the rows of its attempts by attempt key. Values are plain:
+    str, int (times are microseconds since the epoch), bool, JSON, None."""
 
     task: dict[str, Any]
     attempts: dict[str, dict[str, Any]]
 
 
 def status_of(event: Event) -> str:
-    """The status that the event gives a row in which it is the highest."""
+    """The status that the event gives a row in which its order key is the largest."""
     if event.get("again"):
         return _PENDING
     kind = event["kind"]
@@ -87,23 +89,23 @@ def status_of(event: Event) -> str:
 
 
 def project(event: Event) -> Partial:
-    """The row that one event alone amounts to; an end that carries its start (``started``) amounts to both.
+    """The rows that one event alone makes; an end that carries its start (``started``) makes those of both.
 
-    The store has this in SQL, too (`store.fold`).
+    `store.fold` has the same in SQL.
     """
     kind, at, task_id = event["kind"], event["at"], event["id"]
     status = status_of(event)
-    key = run_key(event)
+    key = attempt_key(event)
     started = at if kind == _STARTED else event.get("started")
     since = at if started is None else started
     order, start_order, origin = order_keys(event, key, started)
     parent, trace = event.get("parent"), event.get("trace")
     content, noted = event.get("content"), event.get("noted")
-    told: Mapping[str, Any] = event
+    values: Mapping[str, Any] = event
     task = _NO_TASK.copy()
-    for column, said in _OF_TASK:
-        if said in told:
-            task[column] = told[said]
+    for column, event_key in _OF_TASK:
+        if event_key in values:
+            task[column] = values[event_key]
     task["celery_task_id"] = task_id
     task["origin_key"] = origin
     task["parent_task_id"] = parent if parent != task_id else None
@@ -130,11 +132,11 @@ def _project_attempt(event: Event, key: str, started: int | None) -> dict[str, A
     kind, at = event["kind"], event["at"]
     has_start = started is not None
     ended = kind not in _NO_END
-    told: Mapping[str, Any] = event
+    values: Mapping[str, Any] = event
     attempt = _NO_ATTEMPT.copy()
-    for column, said in _OF_RUN if has_start else _OF_END:
-        if said in told:
-            attempt[column] = told[said]
+    for column, event_key in _OF_ATTEMPT if has_start else _OF_END:
+        if event_key in values:
+            attempt[column] = values[event_key]
     attempt["celery_task_id"] = event["id"]
     attempt["run_key"] = key
     attempt["name"] = event["name"]
@@ -169,7 +171,7 @@ def merge_task(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
 
 
 def merge_attempt(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
-    """Join two partial attempt rows of the same run."""
+    """Join two partial rows of the same attempt."""
     merged = _merge_groups(a, b, ATTEMPT_GROUPS)
     for column in ATTEMPT_FIRST:
         merged[column] = a[column] if a[column] is not None else b[column]
@@ -185,7 +187,7 @@ def merge(a: Partial, b: Partial) -> Partial:
 
 
 def fold_all(events: Iterable[Event]) -> Mapping[str, Partial]:
-    """Events of any tasks, in any order and number, to their rows, by Celery task id."""
+    """The rows of the events' tasks, by Celery task id. The events may be of any tasks, in any order, repeated."""
     partials: dict[str, Partial] = {}
     for event in events:
         task_id = event["id"]

@@ -1,4 +1,4 @@
-"""Forks: starting over in a forked child, and no fork in the middle of an import or of locking a file."""
+"""Forks: objects start over in a forked child, and no fork happens in the middle of an import or of locking a file."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from typing import Protocol
 
 class _Forked(Protocol):
     def after_fork_in_child(self) -> None:
-        """Be a new process's: give up what belongs to the parent (descriptors, locks, threads)."""
+        """Start over in the child: give up what belongs to the parent (descriptors, locks, threads)."""
 
 
 _resettable: weakref.WeakSet[_Forked] = weakref.WeakSet()
 
 
-def reset_in_children(what: _Forked) -> None:
-    """Call ``what.after_fork_in_child`` in every child that this process forks, for as long as it lives."""
-    _resettable.add(what)
+def reset_in_children(target: _Forked) -> None:
+    """Call ``target.after_fork_in_child`` in every child that this process forks, for as long as ``target`` lives."""
+    _resettable.add(target)
 
 
 def _after_fork_in_child() -> None:
-    for what in list(_resettable):
-        what.after_fork_in_child()
+    for target in list(_resettable):
+        target.after_fork_in_child()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 FORK_SECONDS = 5.0
-"""How long a fork waits for what it would divide: many times what that takes."""
+"""How long a fork waits for an import or a lock in another thread: many times what either takes."""
 
 
 class _Undivided:
-    """What runs inside of it in a thread is over, or has not begun, when another thread forks."""
+    """A context manager: code in its block is over, or has not begun, when another thread forks."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -56,7 +56,7 @@ class _Undivided:
             self._lock.release()
 
     def _renew(self) -> None:
-        self._lock = threading.RLock()  # whoever held it is not here
+        self._lock = threading.RLock()  # the thread that held the old one is not in the child
 
 
 class _Forking(threading.local):
@@ -66,8 +66,8 @@ class _Forking(threading.local):
 
 
 importing = _Undivided()
-"""Around imports in a thread: a child would have the modules half made, with locks that nobody releases (CPython looks
-after its import lock at a fork, not after those of the modules)."""
+"""Around imports in a thread. A child would have the modules half made, with locks that nobody releases: at a fork,
+CPython takes care of its import lock, but not of the locks of the modules."""
 locking = _Undivided()
-"""Around locking a file, up to closing it again or keeping its descriptor where `reset_in_children` finds it: a lock is
-held for as long as any child has a copy. Never around what takes long, for tasks wait here."""
+"""Around locking a file, until it is closed again or its descriptor is kept where `reset_in_children` finds it: a lock
+is held for as long as any child has a copy. Never around what takes long, for tasks wait here."""

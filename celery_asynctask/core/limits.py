@@ -1,18 +1,18 @@
-"""Bounds that more than one part of the package keeps."""
+"""Limits that more than one part of the package keeps."""
 
 from __future__ import annotations
 
 from typing import Final
 
 MAX_NAME: Final = 255
-"""Characters of a name (of a task, a queue, a person) that are kept: as many as the columns take."""
+"""Characters kept of a name (of a task, a queue, a person): the width of the columns."""
 MAX_INTEGER: Final = 2**63 - 1
-"""Of a whole number, as its negative is the least: 64 bits."""
+"""Largest whole number that is recorded as one, in 64 bits; the smallest is its negative."""
 MAX_VALUE: Final = 65_536
-"""Bytes of JSON that are kept of one value, unless ``asynctask_max_value_bytes`` says otherwise."""
+"""Bytes of JSON kept of one value: the default of ``asynctask_max_value_bytes``."""
 MAX_JOURNAL: Final = 1_073_741_824
-"""Bytes that a journal directory may take, unless ``asynctask_journal_max_bytes`` says otherwise."""
+"""Bytes that a journal directory may take: the default of ``asynctask_journal_max_bytes``."""
 MAX_MESSAGE: Final = 4_000
-"""Characters of an error message that are kept."""
+"""Characters kept of an error message: its beginning."""
 MAX_TRACEBACK: Final = 20_000
-"""Characters of a traceback that are kept: its end, where the error is."""
+"""Characters kept of a traceback: its end, where the error is."""

@@ -1,4 +1,4 @@
-"""Places of the user's own to which a task leads: `asynctask_links` and `asynctask_trace_url`. Pure."""
+"""Links from a task to the user's own places: the settings ``asynctask_links`` and ``asynctask_trace_url``. Pure."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ PLACEHOLDERS: Final = (
     "start",
     "end",
 )
-"""What a link may be made of."""
+"""The names that a template of a link may have in braces."""
 _PLACEHOLDER: Final = re.compile(r"\{(\w+)\}")
 
 
 class Link(NamedTuple):
-    """A place to go to."""
+    """A link as it is shown."""
 
     title: str
     url: str
 
 
 def is_template(text: str) -> bool:
-    """Whether it is an http or https URL whose host is fixed, and in which braces stand for what is known alone."""
+    """Whether a text is an http or https URL with a fixed host, and with nothing but `PLACEHOLDERS` in braces."""
     rest = _PLACEHOLDER.sub("", text)
     return (
         re.match(r"https?://[^\s/?#{}\\@]+([/?#]|\Z)", text) is not None
@@ -44,18 +44,21 @@ def is_template(text: str) -> bool:
 
 
 def filled(templates: Mapping[str, str], values: Mapping[str, Any]) -> list[Link]:
-    """The links of a task, of ``values`` by the names in `PLACEHOLDERS`; one of which a value is missing is left out.
-    A time is its milliseconds since 1970."""
-    found = []
+    """The links of a task, in the order of ``templates`` (URLs by title).
+
+    ``values`` has the task's values by the names in `PLACEHOLDERS`; a link that needs a missing one is left out.
+    Times are written in milliseconds since the epoch.
+    """
+    links = []
     for title, template in templates.items():
         texts = {name: _text(values.get(name)) for name in _PLACEHOLDER.findall(template)}
         if all(texts.values()):
-            found.append(Link(title, template.format_map(texts)))
-    return found
+            links.append(Link(title, template.format_map(texts)))
+    return links
 
 
 def trace_link(template: str | None, trace_id: str | None, span_id: str | None) -> str | None:
-    """The place where a trace can be looked at: ``asynctask_trace_url`` filled in, None without trace or template."""
+    """The URL of a trace: the template ``asynctask_trace_url`` filled in; None without a template or a trace."""
     if template is None or trace_id is None:
         return None
     return template.replace("{trace_id}", trace_id).replace("{span_id}", span_id or "")

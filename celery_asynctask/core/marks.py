@@ -1,7 +1,7 @@
-"""What the marks in stored values say, in words: for the command line, the API and the console alike.
+"""Marks: what stands in a stored value where the recorded value was changed.
 
-Pure. Which marks there are, `payload` says. What is read here comes from the store: numbers may be text, as they were
-written there, and everything may be anything.
+Pure. `capture.payload` defines the marks and makes them. They are read here from the store, where any mark may have
+members of any type: numbers may be text, and an imported mark may be wrong.
 """
 
 from __future__ import annotations
@@ -12,42 +12,42 @@ from itertools import islice
 from typing import Any, Final, NamedTuple
 
 MARK: Final = "$asynctask"
-"""The key that only what we put in has."""
-_MOST_TEXT: Final = 200
-"""Characters that are told of one member of a mark."""
+"""The key that only a mark has: `capture` escapes a user's key that looks like it."""
+_MAX_TEXT: Final = 200
+"""Characters shown of one member of a mark."""
 _UNITS: Final = {
     "str": "characters",
     **dict.fromkeys(("bytes", "bytearray", "memoryview"), "bytes"),
     "int": "bits",
 }
-"""In which the size of something is counted, by its type; else in items."""
+"""The unit of a size, by the type of the value; of all other types it is items."""
 
 
 class Mark(NamedTuple):
-    """How one kind of mark is described."""
+    """The description of one kind of mark."""
 
     word: str
-    """What values that have it are, where they are counted."""
+    """Says what such values are, where they are counted."""
     said: Callable[[Mapping[str, Any]], str]
-    """What one of them is, from its mark."""
+    """Describes a value by its mark."""
     kept: str = ""
-    """The member that is a part of the value, or stands for it; empty: none does."""
+    """The member that is a part of the value, or stands for it; empty: there is none."""
 
 
-def _told(mark: Mapping[str, Any], key: str, otherwise: str) -> str:
+def _member(mark: Mapping[str, Any], key: str, default: str) -> str:
     value = mark.get(key)
-    told = str(value)[:_MOST_TEXT] if isinstance(value, (str, int)) else ""
-    return told or otherwise
+    text = str(value)[:_MAX_TEXT] if isinstance(value, (str, int)) else ""
+    return text or default
 
 
 def _type(mark: Mapping[str, Any]) -> str:
-    return _told(mark, "type", "unknown")
+    return _member(mark, "type", "unknown")
 
 
 def _cut(mark: Mapping[str, Any]) -> str:
-    if not (size := _told(mark, "size", "")):
+    if not (size := _member(mark, "size", "")):
         return "cut"
-    kind = _told(mark, "type", "it")
+    kind = _member(mark, "type", "it")
     number = f"{int(size):,}" if size.isascii() and size.isdigit() and len(size) < 20 else size
     return f"cut: {kind} of {number} {_UNITS.get(kind, 'items')}"
 
@@ -57,57 +57,61 @@ MARKS: Final[Mapping[str, Mark]] = {
     "cut": Mark("cut", _cut, "head"),
     "as": Mark("converted", lambda mark: f"of type {_type(mark)}, which JSON does not have", "value"),
     "object": Mark("described", lambda mark: f"of type {_type(mark)}, not looked into", "repr"),
-    "cycle": Mark("cyclic", lambda mark: f"the {_type(mark)} {_told(mark, 'up', 'some')} levels above"),
+    "cycle": Mark("cyclic", lambda mark: f"the {_type(mark)} {_member(mark, 'up', 'some')} levels above"),
     "erased": Mark("erased", lambda _: "erased"),
     "replaced": Mark("stored with characters replaced", lambda _: "stored with characters replaced", "text"),
     "keys": Mark("stored with other keys", lambda _: "stored with other keys"),
 }
-"""By what stands under the key `MARK`."""
+"""The kinds of marks, by the value under the key `MARK`."""
 
 
 def is_whole(value: Any) -> bool:
-    """Whether stored arguments are what Celery's JSON serializer would have delivered: nothing cut, redacted, replaced,
-    described, or turned into something else (tuples are lists to JSON, and keys text). It is about arguments; of a
-    result it tells whether something is missing, not whether a string was a datetime. A value in which the user has
-    a key ``$asynctask…`` counts as not whole."""
-    return not any(isinstance(one, dict) and any(map(is_reserved, one)) for one in _parts(value))
+    """Whether a stored value, as read from the JSON column, has no marks.
+
+    Stored arguments without marks are what Celery's JSON serializer would have delivered: nothing is cut, redacted,
+    replaced, described or converted (to JSON, tuples are lists and keys are texts). A result without marks lacks
+    nothing, but a string in it may have been a datetime. A value in which the user has a key ``$asynctask…`` counts
+    as not whole.
+    """
+    return not any(isinstance(part, dict) and any(map(is_reserved, part)) for part in _parts(value))
 
 
 def _parts(value: Any) -> Iterator[Any]:
     """A value, and all that is in it."""
     waiting = [value]
     while waiting:
-        one = waiting.pop()
-        yield one
-        if isinstance(one, dict):
-            waiting.extend(one.values())
-        elif isinstance(one, list):
-            waiting.extend(one)
+        part = waiting.pop()
+        yield part
+        if isinstance(part, dict):
+            waiting.extend(part.values())
+        elif isinstance(part, list):
+            waiting.extend(part)
 
 
 def is_reserved(key: str) -> bool:
-    """Whether a key is one of ours, or a user's that looks like one."""
+    """Whether a key is `MARK`, or a user's that looks like it (each ``$`` more escapes one)."""
     return key.startswith("$") and key.lstrip("$").startswith(MARK[1:])
 
 
 def mark_of(value: Any) -> Mark | None:
-    """The mark that a value is; None: it is none."""
-    what = value.get(MARK) if isinstance(value, dict) else None
-    return MARKS.get(what) if isinstance(what, str) else None
+    """The kind of mark that a value is; None: it is no mark."""
+    kind = value.get(MARK) if isinstance(value, dict) else None
+    return MARKS.get(kind) if isinstance(kind, str) else None
 
 
 def note_of(value: Any) -> dict[str, Any] | None:
-    """The mark in a mapping, or at the end of a list, which is said of the whole of it; None: there is none."""
+    """The mark that a mapping has among its members, or a list at its end, and that describes the container itself;
+    None: there is none."""
     if isinstance(value, dict):
         note = value.get(MARK)
         return note if mark_of(note) is not None else None
     last = value[-1] if isinstance(value, list) and value else None
     if not isinstance(last, dict) or last.get(MARK) != "cut" or "size" not in last or "head" in last:
         return None
-    return last if last.get("type") not in (*_UNITS, "dict") else None  # else an element that was cut itself
+    return last if last.get("type") not in (*_UNITS, "dict") else None  # else it is an element that was itself cut
 
 
 def missing(value: Any, limit: int | None = None) -> dict[str, int]:
-    """How often something in a stored value is not there as it was, by `Mark.word`; looks at so many parts of it."""
+    """The numbers of marks in a stored value by `Mark.word`, sorted; ``limit`` bounds the parts that are visited."""
     marks = filter(None, map(mark_of, islice(_parts(value), limit)))
     return dict(sorted(Counter(mark.word for mark in marks).items()))

@@ -1,4 +1,4 @@
-"""Reasons as data: codes, and the fields that a sentence about them needs. `present` makes the sentences. Pure."""
+"""Reasons as data: codes, with the fields that a sentence needs. `present.reasons` makes the sentences. Pure."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ _NOT_SENT_EACH: Final = re.compile(r"\A(?:Not sent: upstream task [^\n]{1,300}? 
 
 
 class NotSent(NamedTuple):
-    """Why a step of a workflow is never sent; as text, it is the step's error message."""
+    """Why a step of a workflow is never sent. As text, it is the step's error message."""
 
     name: str
-    """Of the task that ended without success before it."""
+    """Name of the task before it, which ended without success."""
     task_id: str
+    """Id of that task."""
     reason: str
-    """What that ended with; empty: no message."""
+    """Error message of that task; empty: it has none."""
 
     def __str__(self) -> str:
         return f"Not sent: upstream task {self.name} [{self.task_id}] ended with {self.reason or 'no message'}"
 
     @classmethod
     def parse(cls, text: str) -> NotSent | None:
-        """None: something else."""
-        found = _NOT_SENT.match(text)
-        return None if found is None else cls(found[1], found[2], text[found.end() :])
+        """Read an error message; None: it is another one."""
+        match = _NOT_SENT.match(text)
+        return None if match is None else cls(match[1], match[2], text[match.end() :])
 
 
 def first_reason(text: str) -> str:
-    """An error message without those `NotSent` that it begins with, one for each step in between; the text itself where
-    it begins with none."""
+    """An error message without the `NotSent` prefixes at its beginning, of which each step in between added one."""
     return _NOT_SENT_EACH.sub("", text)
 
 
 class Code(enum.Enum):
-    """Why a task is not sent again, or what is to be known before; with the fields of each."""
+    """Why a task cannot be rerun, or what to know before it is. The docstring of each lists its fields."""
 
     STEP = enum.auto()
     UNFINISHED = enum.auto()
@@ -68,13 +68,13 @@ class Code(enum.Enum):
     CONTENT_TOO_LONG = enum.auto()
     CONTENT_NOT_WHOLE = enum.auto()
     BOUNDED = enum.auto()
-    """tasks, since: earlier reruns were looked for among so many tasks, which were asked for since then"""
+    """tasks, since: only so many tasks, created since then, were searched for earlier reruns"""
 
 
 class Reason(NamedTuple):
-    """One of them."""
+    """A code with its fields."""
 
     code: Code
     fields: Mapping[str, Any] = {}
     remedy: str | None = None
-    """Field of `operations.rerun.Options` by which who wants it says so; None: there is none."""
+    """Field of `operations.rerun.Options` that lets the rerun go ahead nevertheless; None: there is none."""

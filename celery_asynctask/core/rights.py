@@ -1,4 +1,4 @@
-"""What a caller of the HTTP API and the console may do, and how the token is configured that says who it is."""
+"""The rights of a caller of the HTTP API and the console, and the form in which a caller's token is configured."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import hashlib
 
 
 class Right(str, enum.Enum):
-    """What a caller may do."""
+    """A right of a caller."""
 
     READ = "read"
-    """Everything about tasks but their values."""
+    """To see everything about tasks except their values."""
     PAYLOADS = "payloads"
-    """Their values: args, kwargs, result, content; to search in them, too."""
+    """To see, and to search in, the values of tasks: args, kwargs, result, content."""
     RERUN = "rerun"
-    """Send tasks again."""
+    """To rerun tasks."""
     PURGE = "purge"
-    """Delete old tasks."""
+    """To delete old tasks."""
 
     def __str__(self) -> str:
         return self.value
 
 
 def hashed(token: str) -> str:
-    """A token as it is configured: SHA-256, in hex. Tokens are random, so nothing slower is needed."""
+    """A token as it is configured: its SHA-256 in hex. Tokens are random, so a slower hash is not needed."""
     return hashlib.sha256(token.encode()).hexdigest()

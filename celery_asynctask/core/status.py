@@ -7,16 +7,17 @@ from typing import Final
 
 
 class AsyncTaskStatus(str, enum.Enum):
-    """What a row's ``status`` can be: the names of `celery.states` and three that Celery has no state for."""
+    """The values of a row's ``status``, each a `str` equal to its name: those of `celery.states`, and LOST, for which
+    Celery has no state."""
 
     PENDING = "PENDING"
-    """Asked for: published, planned by a workflow, put back on the queue, or replaced and not yet run again."""
+    """Created, and waiting: published, planned by a workflow, put back on the queue, or replaced and not run again."""
     RECEIVED = "RECEIVED"
-    """A worker has the message, and has not started the body (waiting for a free child, or for its ETA)."""
+    """A worker has the message and has not started the body: it waits for a free child, or for its ETA."""
     STARTED = "STARTED"
     """The body runs."""
     RETRY = "RETRY"
-    """The last run asked to be tried again; the next one has not started."""
+    """The last attempt requested a retry; the next attempt has not started."""
     SUCCESS = "SUCCESS"
     FAILURE = "FAILURE"
     REVOKED = "REVOKED"
@@ -26,9 +27,9 @@ class AsyncTaskStatus(str, enum.Enum):
     IGNORED = "IGNORED"
     """The body ended with ``raise Ignore``."""
     LOST = "LOST"
-    """Its worker went away and nobody will run it again; how far it came is unknown. Decided by the recorder that finds
-    the process gone (`recorder.liveness`), or by a worker that is shut down while the task, whose message is
-    acknowledged, still runs (`capture.run.on_retry`)."""
+    """The attempt's process went away before it could say how the attempt ended; how far it came is unknown. Decided
+    by the recorder that sees the process gone (`recorder.liveness`), or by a worker that shuts down while the task
+    runs and its message is acknowledged (`capture.run.on_retry`)."""
 
     def __str__(self) -> str:
         return self.value
@@ -44,7 +45,8 @@ TERMINAL: Final = frozenset(
         AsyncTaskStatus.LOST,
     }
 )
-"""A row has ``completed_at`` if and only if its status is one of these."""
+"""The statuses that end a task: a row has ``completed_at`` if and only if its status is one of these."""
 
 FAILED: Final = (AsyncTaskStatus.FAILURE, AsyncTaskStatus.LOST, AsyncTaskStatus.REJECTED)
-"""What counts as failed, in the order in which it is shown; who revokes or ignores a task wants it so."""
+"""The statuses that count as failed, in the order in which they are shown. Not REVOKED and IGNORED, which somebody
+wanted."""

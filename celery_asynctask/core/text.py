@@ -1,5 +1,4 @@
-"""Texts as a terminal may have them: nothing in them that it would obey, and as wide as it shows them; and lengths of
-time, sizes and errors as texts. Pure."""
+"""Texts that are safe for a terminal, and their width on it; durations, sizes, times and errors as texts. Pure."""
 
 from __future__ import annotations
 
@@ -12,8 +11,8 @@ _REPLACED: Final = "\N{REPLACEMENT CHARACTER}"
 
 
 def clean(text: str) -> str:
-    """Without control characters, which a terminal would obey, and what turns the direction of writing: names and
-    errors come from anywhere. Tabs and line breaks stay."""
+    """A text with a replacement character in place of control characters, which a terminal would obey, and of those
+    that change the direction of writing: names and errors come from anywhere. Tabs and line breaks stay."""
     return text if text.isprintable() else "\n".join(map(_clean_line, text.replace("\r\n", "\n").split("\n")))
 
 
@@ -26,12 +25,12 @@ def _clean(char: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """`clean`, on one line: a cell of a table that could begin a line of its own could tell lies there."""
+    """`clean`, on one line: a cell of a table that began a line of its own could forge a row."""
     return " ↵ ".join(clean(text).expandtabs(1).split("\n"))
 
 
 def width(text: str) -> int:
-    """Columns that a clean text takes on a terminal."""
+    """The columns that a clean text takes on a terminal."""
     return len(text) if text.isascii() else sum(map(_columns, text))
 
 
@@ -42,13 +41,13 @@ def _columns(char: str) -> int:
 
 
 def placed(text: str, columns: int, *, right: bool = False) -> str:
-    """A clean text with blanks up to a width."""
+    """A clean text filled with blanks to ``columns``; ``right`` aligns it to the right."""
     blanks = " " * (columns - width(text))
     return blanks + text if right else text + blanks
 
 
 def json_line(value: Any, *, ascii_only: bool = False) -> str:
-    """A value as a line of JSON; what a terminal would obey is written as an escape, which says the same."""
+    """A value as a line of JSON; characters that a terminal would obey are written as JSON escapes."""
     line = json.dumps(value, default=jsonable, ensure_ascii=ascii_only)
     if line.isprintable():
         return line
@@ -56,7 +55,7 @@ def json_line(value: Any, *, ascii_only: bool = False) -> str:
 
 
 def jsonable(value: Any) -> Any:
-    """What JSON has no form for, as it is written in JSON. Raises `TypeError`."""
+    """What `json.dumps` writes for a datetime (`rfc3339`) and a timedelta (seconds). Raises `TypeError` for others."""
     if isinstance(value, dt.datetime):
         return rfc3339(value)
     if isinstance(value, dt.timedelta):
@@ -65,13 +64,13 @@ def jsonable(value: Any) -> Any:
 
 
 def rfc3339(at: dt.datetime) -> str:
-    """A time in UTC, to the microsecond: ``2026-01-31T14:05:00.123456Z``. One without a zone is in UTC."""
+    """A time in UTC, to the microsecond: ``2026-01-31T14:05:00.123456Z``. A datetime without a zone is in UTC."""
     in_utc = at if at.tzinfo is None else at.astimezone(dt.timezone.utc)
     return f"{in_utc.isoformat('T', 'microseconds')[:26]}Z"
 
 
 def span(seconds: float | None) -> str:
-    """A length of time in at most two units: ``340 ms``, ``12.3 s``, ``4 m 05 s``, ``2 d 03 h``."""
+    """A duration in at most two units: ``340 ms``, ``12.3 s``, ``4 m 05 s``, ``2 d 03 h``; empty for None."""
     if seconds is None:
         return ""
     if seconds < 0:
@@ -80,19 +79,19 @@ def span(seconds: float | None) -> str:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 59.95:
         return f"{seconds:.1f} s"
-    whole = round(seconds)
+    rounded = round(seconds)
     for size, name, part_size, part_name in (
         (86_400, "d", 3600, "h"),
         (3600, "h", 60, "m"),
         (60, "m", 1, "s"),
     ):
-        if whole >= size:
-            return f"{whole // size} {name} {whole % size // part_size:02d} {part_name}"
-    return f"{whole} s"
+        if rounded >= size:
+            return f"{rounded // size} {name} {rounded % size // part_size:02d} {part_name}"
+    return f"{rounded} s"
 
 
 def amount(size: float) -> str:
-    """Bytes as one reads them: ``1.5 GB``."""
+    """A size in bytes, for people: ``1.5 GB``."""
     for unit in ("bytes", "kB", "MB"):
         if size < 1000:
             return f"{size:.0f} {unit}" if unit == "bytes" or size >= 100 else f"{size:.1f} {unit}"
@@ -101,7 +100,8 @@ def amount(size: float) -> str:
 
 
 def reason(exc: BaseException) -> str:
-    """What an exception says, in one line; the driver's own words where SQLAlchemy has wrapped them."""
+    """An exception's text on one line, at most 300 characters, without a full stop: the driver's own where SQLAlchemy
+    wraps it, the system's of an `OSError`; the class name where there is no text."""
     said = exc.strerror if isinstance(exc, OSError) else getattr(exc, "orig", None)
     text = " ".join(str(said or exc).split()).rstrip(".")
     return text[:300] or type(exc).__name__

@@ -1,4 +1,4 @@
-"""Times: in events microseconds since the epoch, in rows datetimes in UTC."""
+"""Times: microseconds since the epoch in events, datetimes in UTC in rows."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
 
 
 def now() -> int:
-    """The wall clock, microseconds since the epoch. Where every task passes it is written out, which is a call less."""
+    """The wall clock, in microseconds since the epoch. The hot path writes this out instead, to save the call."""
     return time.time_ns() // 1000
 
 
 def microseconds(at: dt.datetime) -> int:
-    """A time as events have it. One without a zone is in UTC."""
+    """A time as events have it, in microseconds since the epoch. A datetime without a zone is in UTC."""
     return ((at if at.tzinfo else at.replace(tzinfo=dt.timezone.utc)) - EPOCH) // dt.timedelta(microseconds=1)
 
 
-def read_microseconds(told: Any) -> int | None:
-    """`microseconds` of a datetime or a text in ISO 8601; None: it is neither."""
+def read_microseconds(value: Any) -> int | None:
+    """`microseconds` of a datetime or a text in ISO 8601; None for any other value."""
     try:
-        at = dt.datetime.fromisoformat(told) if isinstance(told, str) else told
+        at = dt.datetime.fromisoformat(value) if isinstance(value, str) else value
     except ValueError:
         return None
     return microseconds(at) if isinstance(at, dt.datetime) else None
 
 
 def time_of(at: int) -> dt.datetime:
-    """A time of an event as rows have it."""
+    """The time ``at`` of an event as rows have it: a datetime in UTC."""
     return EPOCH + dt.timedelta(microseconds=at)

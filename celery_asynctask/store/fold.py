@@ -172,7 +172,7 @@ def _events(parameter: str) -> sa.CTE:
         .render_derived(name="told", with_types=True)
     )
     told = recordset.c
-    run = sa.func.coalesce(told.run, keys.NO_RUN, type_=sa.Text)
+    run = sa.func.coalesce(told.run, keys.NO_TOKEN, type_=sa.Text)
     nesting = sa.func.least(sa.func.coalesce(told.nesting, 0), keys.MAX_NESTING)
     retries = sa.func.least(sa.func.coalesce(told.retries, 0), keys.MAX_RETRIES)
     parts = {
@@ -222,16 +222,16 @@ def _phase(event: Any) -> sa.ColumnElement[Any]:
 def _order(event: Any) -> sa.ColumnElement[Any]:
     """`core.keys.order_keys`."""
     stages = [
-        (event.kind == kind, event.prefix + f"{stage}{keys.BEFORE_RUN}" + event.at_hex)
+        (event.kind == kind, event.prefix + f"{stage}{keys.BEFORE_ATTEMPT}" + event.at_hex)
         for kind, stage in keys.STAGE.items()
     ]
-    run = event.prefix + str(keys.STAGE_RUN) + event.delivery + event.phase + event.at_hex
+    run = event.prefix + str(keys.STAGE_ATTEMPT) + event.delivery + event.phase + event.at_hex
     return sa.case(*stages, else_=run)
 
 
 def _start_order(event: Any) -> sa.ColumnElement[Any]:
     """`core.keys.order_keys`: of the start that an end carries; of any other event its own."""
-    start = event.prefix + str(keys.STAGE_RUN) + event.delivery + str(keys.PHASE_STARTED)
+    start = event.prefix + str(keys.STAGE_ATTEMPT) + event.delivery + str(keys.PHASE_STARTED)
     return sa.case((event.started.is_(None), _order(event)), else_=start + _hex(event.started, keys.TIME_DIGITS))
 
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from celery_asynctask.core.accounting import plural
 from celery_asynctask.core.event import Event, Kind, encode
-from celery_asynctask.core.keys import new_run
+from celery_asynctask.core.keys import new_token
 from celery_asynctask.core.text import reason
 from celery_asynctask.core.time import now
 from celery_asynctask.errors import StoreError
@@ -87,7 +87,7 @@ def _rights(settings: Settings) -> Finding:
     at = now()
     event: Event = {
         "id": f"doctor-{uuid.uuid4()}",
-        "run": new_run(at),
+        "run": new_token(at),
         "kind": Kind.STARTED.value,
         "at": at,
         "name": "celery_asynctask.doctor",

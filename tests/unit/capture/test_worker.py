@@ -14,7 +14,7 @@ from celery import Celery
 from celery_asynctask.capture import instrumentation, worker
 from celery_asynctask.capture.install import install, uninstall
 from celery_asynctask.capture.instrumentation import instrumentation_of
-from celery_asynctask.core.keys import AttemptKey, new_run, run_key
+from celery_asynctask.core.keys import AttemptKey, attempt_key, new_token
 from tests.histories import ms
 
 
@@ -66,7 +66,7 @@ STEP = {"task": "next.one", "args": [3], "kwargs": {}, "options": {"task_id": "y
 def test_an_unknown_task_fails_and_what_follows_it_is_not_sent(app: Celery, told: list[dict[str, Any]]) -> None:
     unknown(app, Message(HEADERS, [[1], {"k": 2}, {"chain": [STEP]}], redelivered=True))
     event, step = told
-    assert AttemptKey.parse(run_key(event)) == (0, 2, True, event["run"])  # type: ignore[arg-type]
+    assert AttemptKey.parse(attempt_key(event)) == (0, 2, True, event["run"])  # type: ignore[arg-type]
     del event["run"], event["at"]
     assert event == {
         "kind": "failed",
@@ -95,7 +95,7 @@ def test_an_unknown_task_that_replaces_another(app: Celery, told: list[dict[str,
     """Or was sent by a task that has no row, whose own would lead nowhere."""
     unknown(app, Message({**HEADERS, "replaced_task_nesting": 3, "asynctask": {**OURS, "root": "s"}}, [[], {}, {}]))
     [event] = told
-    assert AttemptKey.parse(run_key(event)) == (3, 2, False, event["run"])  # type: ignore[arg-type]
+    assert AttemptKey.parse(attempt_key(event)) == (3, 2, False, event["run"])  # type: ignore[arg-type]
     assert (event["root"], event["parent"]) == ("s", None)
 
 
@@ -109,7 +109,7 @@ def test_of_a_body_that_cannot_be_read_the_headers_are(app: Celery, told: list[d
 
 def test_a_token_in_the_header_is_of_another_task(app: Celery, told: list[dict[str, Any]]) -> None:
     """A task has passed its own header on."""
-    token = new_run(ms(2))
+    token = new_token(ms(2))
     unknown(app, Message({**HEADERS, "asynctask": {**OURS, "run": token}}, [[], {}, {}]))
     [event] = told
     assert event["run"] != token
@@ -158,7 +158,7 @@ def test_a_message_of_odd_things(app: Celery, told: list[dict[str, Any]]) -> Non
     rejected(app, Message(odd, [[1], {}, {"id": "z", "chain": 9, "replaced_task_nesting": "deep", "asynctask": 1}]))
     [event] = told
     assert (event["id"], event["name"], event["root"], event["parent"]) == ("x", "unknown", None, None)
-    assert AttemptKey.parse(run_key(event)) == (0, 0, False, event["run"])  # type: ignore[arg-type]
+    assert AttemptKey.parse(attempt_key(event)) == (0, 0, False, event["run"])  # type: ignore[arg-type]
     assert (event["error_type"], event["args"]) == ("ValueError", [1])
 
 

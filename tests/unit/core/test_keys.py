@@ -16,7 +16,7 @@ from celery_asynctask.core import keys
 from celery_asynctask.core.event import Event, Kind
 from celery_asynctask.core.fold import TASK_GROUPS, project
 from celery_asynctask.core.keys import (
-    NO_RUN,
+    NO_TOKEN,
     PHASE,
     PHASE_INFERRED,
     PHASE_INTERNAL,
@@ -25,17 +25,17 @@ from celery_asynctask.core.keys import (
     SOURCE_MESSAGE,
     SOURCE_NAME_ONLY,
     STAGE,
-    STAGE_RUN,
+    STAGE_ATTEMPT,
     AttemptKey,
+    attempt_key,
     end_key,
     happened_at,
     is_changed,
     is_of_a_step,
     is_planned,
     is_unsent,
-    new_run,
+    new_token,
     received_at,
-    run_key,
 )
 from celery_asynctask.core.time import microseconds, time_of
 from tests.histories import HISTORIES, Delivery, event, ms, published
@@ -114,7 +114,7 @@ TOKEN = "06376c9dc1ca00a1b2c3"
 def test_to_the_letter(told: Any, run: str, order: str, origin: str) -> None:
     """Rows of an older release are compared with those of a newer one, and of another process."""
     told = {"id": "a", "name": "n", **told}
-    assert (run_key(told), order_key(told), project(told).task["origin_key"]) == (run, order, origin)
+    assert (attempt_key(told), order_key(told), project(told).task["origin_key"]) == (run, order, origin)
 
 
 def test_which_key_of_a_row_is_which() -> None:
@@ -131,8 +131,8 @@ def test_which_key_of_a_row_is_which() -> None:
     }
     noted = project(run.noted(4, {"done": 1})).task
     assert noted["content_key"] == f"101000241{token}0{ms(4):014x}"
-    assert order_key(run.received()) == f"01000230{NO_RUN}0{ms(2):014x}"
-    assert order_key(published()) == f"00000020{NO_RUN}0{ms(0):014x}"
+    assert order_key(run.received()) == f"01000230{NO_TOKEN}0{ms(2):014x}"
+    assert order_key(published()) == f"00000020{NO_TOKEN}0{ms(0):014x}"
     bare = project(run.received()).task
     assert (bare["origin_key"], bare["trace_key"], bare["content_key"]) == (f"3010002{ms(2):014x}", "", "")
 
@@ -156,7 +156,7 @@ def test_whose_word_counts(told: Event, phase: int) -> None:
 
 
 def test_an_event_of_no_delivery() -> None:
-    assert run_key(published()) == f"0000000{NO_RUN}"
+    assert attempt_key(published()) == f"0000000{NO_TOKEN}"
 
 
 def test_keys_have_one_width_whatever_the_numbers() -> None:
@@ -166,28 +166,28 @@ def test_keys_have_one_width_whatever_the_numbers() -> None:
         event(Kind.STARTED, 0, run=f"{ms(0):014x}000000"),
     ]
     assert {len(order_key(one)) for one in extremes} == {43}
-    assert {len(run_key(one)) for one in extremes} == {27}
+    assert {len(attempt_key(one)) for one in extremes} == {27}
     assert {len(project(one).task["origin_key"]) for one in extremes} == {21}
 
 
 def test_counts_beyond_the_width_of_a_key_are_the_largest_that_has_it() -> None:
-    limit = run_key(event(Kind.SUCCEEDED, 0, nesting=keys.MAX_NESTING, retries=keys.MAX_RETRIES))
+    limit = attempt_key(event(Kind.SUCCEEDED, 0, nesting=keys.MAX_NESTING, retries=keys.MAX_RETRIES))
     assert (keys.MAX_NESTING, keys.MAX_RETRIES) == (0xFF, 0xFFFF)
     assert limit[:6] == "ffffff"
-    assert run_key(event(Kind.SUCCEEDED, 0, nesting=0x100, retries=0x10000)) == limit
+    assert attempt_key(event(Kind.SUCCEEDED, 0, nesting=0x100, retries=0x10000)) == limit
 
 
 def test_tokens_sort_by_time_and_differ() -> None:
-    runs = [new_run(at) for at in (1, 2, 1_750_000_000_000_000, 1_750_000_000_000_001)]
+    runs = [new_token(at) for at in (1, 2, 1_750_000_000_000_000, 1_750_000_000_000_001)]
     assert runs == sorted(runs)
     assert {len(run) for run in runs} == {20}
-    assert len({new_run(5) for _ in range(100)}) == 100
+    assert len({new_token(5) for _ in range(100)}) == 100
 
 
 def test_a_run_key_tells_when_its_delivery_was_received() -> None:
     at = 1_750_000_000_000_000
-    assert received_at(run_key(event(Kind.STARTED, 3, run=new_run(at), redelivered=True))) == at
-    assert received_at(run_key(event(Kind.STARTED, 3, run=new_run(16**14 - 1), retries=9))) == 16**14 - 1
+    assert received_at(attempt_key(event(Kind.STARTED, 3, run=new_token(at), redelivered=True))) == at
+    assert received_at(attempt_key(event(Kind.STARTED, 3, run=new_token(16**14 - 1), retries=9))) == 16**14 - 1
 
 
 # -- how they sort -------------------------------------------------------------------
@@ -202,7 +202,7 @@ def test_run_keys_sort_by_nesting_retries_redelivery_and_time() -> None:
         Delivery(0, retries=10),
         Delivery(0, nesting=1),
     ]
-    keys = [run_key(run.received()) for run in runs]
+    keys = [attempt_key(run.received()) for run in runs]
     assert keys == sorted(keys)
 
 
@@ -214,9 +214,9 @@ def order_parts(told: Any) -> tuple[Any, ...]:
     """What an order key is made of, as numbers."""
     nesting, retries, *delivery = run_parts(told)
     if told["kind"] in STAGE:
-        return nesting, retries, STAGE[told["kind"]], False, NO_RUN, 0, told["at"]
+        return nesting, retries, STAGE[told["kind"]], False, NO_TOKEN, 0, told["at"]
     whose = PHASE_INTERNAL if told["internal"] else PHASE_INFERRED if told["inferred"] else PHASE_SEEN
-    return nesting, retries, STAGE_RUN, *delivery, PHASE.get(told["kind"], whose), told["at"]
+    return nesting, retries, STAGE_ATTEMPT, *delivery, PHASE.get(told["kind"], whose), told["at"]
 
 
 def origin_key(told: Event) -> str:
@@ -231,7 +231,7 @@ def origin_parts(told: Any) -> tuple[Any, ...]:
 
 @pytest.mark.parametrize(
     ("made", "parts"),
-    [(run_key, run_parts), (order_key, order_parts), (origin_key, origin_parts)],
+    [(attempt_key, run_parts), (order_key, order_parts), (origin_key, origin_parts)],
     ids=["run", "order", "origin"],
 )
 @given(one=EVENTS, other=EVENTS)
@@ -242,7 +242,7 @@ def test_keys_compare_as_their_parts_do(made: Any, parts: Any, one: Any, other: 
 
 @given(told=EVENTS)
 def test_a_run_key_is_read_to_the_parts_that_it_was_made_of(told: Any) -> None:
-    assert AttemptKey.parse(run_key(told)) == run_parts(told)
+    assert AttemptKey.parse(attempt_key(told)) == run_parts(told)
 
 
 # -- read back -----------------------------------------------------------------------
@@ -255,8 +255,8 @@ def every_event() -> Iterator[Event]:
 def test_what_is_made_of_events_can_be_read() -> None:
     for told in every_event():
         task = project(told).task
-        said = told.get("nesting", 0), told.get("retries", 0), told.get("redelivered", False), told.get("run", NO_RUN)
-        assert AttemptKey.parse(run_key(told)) == said
+        said = told.get("nesting", 0), told.get("retries", 0), told.get("redelivered", False), told.get("run", NO_TOKEN)
+        assert AttemptKey.parse(attempt_key(told)) == said
         assert happened_at(task["order_key"]) == time_of(told["at"])
         since = told["at"] if told["kind"] == Kind.STARTED else told.get("started", told["at"])
         assert int(task["origin_key"][-keys.TIME_DIGITS :], 16) == since
@@ -314,7 +314,7 @@ STEP = cast("Event", {"id": "a", "name": "n", "kind": "planned", "at": ms(3), "a
 @pytest.mark.parametrize(
     ("ask", "text"),
     [
-        (AttemptKey.parse, run_key(Delivery(2).started(3))),
+        (AttemptKey.parse, attempt_key(Delivery(2).started(3))),
         (happened_at, ORDER),
         (is_planned, order_key(STEP)),
         (is_unsent, order_key(cast("Event", {**STEP, "kind": "unsent"}))),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from celery_asynctask.core.event import Event, Kind
-from celery_asynctask.core.keys import run_key
+from celery_asynctask.core.keys import attempt_key
 from celery_asynctask.journal import Directory
 from celery_asynctask.recorder import liveness
 from celery_asynctask.store import OpenAttempt
@@ -43,8 +43,8 @@ def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_event_has_the_run_key_of_the_attempt(kind: Kind, run: Delivery) -> None:
     """Each part of it, too: else a key that is cut in other places would be put together again the same."""
     start = run.started(3)
-    event = told(kind, run_key(start))
-    assert run_key(event) == run_key(start)
+    event = told(kind, attempt_key(start))
+    assert attempt_key(event) == attempt_key(start)
     parts = [(one.get("nesting", 0), one.get("retries", 0), one.get("redelivered", False)) for one in (event, start)]
     assert parts[0] == parts[1]
     assert event["run"] == start["run"]
@@ -58,22 +58,22 @@ def test_of_an_attempt_whose_key_is_none_nothing_is_told(key: str) -> None:
 
 def test_a_run_key_that_the_recorder_did_not_write(tmp_path: Path) -> None:
     """As an imported attempt may have one: nothing can be told of it, and others are."""
-    ours = run_key(Delivery(2).started(3))
+    ours = attempt_key(Delivery(2).started(3))
     written: list[bytes] = []
     store: Any = SimpleNamespace(write=written.extend)
     attempts = [OpenAttempt(ID, key, NAME, "db-1", 4711, "worker", SEEN) for key in ("", "x", f"x{ours[1:]}", ours)]
     liveness.Watch(Directory(tmp_path, "store"), store)._tell(Kind.LOST, attempts, "gone")
-    assert [run_key(json.loads(one)) for one in written] == [ours]
+    assert [attempt_key(json.loads(one)) for one in written] == [ours]
 
 
 def test_a_run_of_no_delivery() -> None:
-    key = run_key(Delivery(2, run="").started(3))
-    assert run_key(told(Kind.LOST, key)) == key
+    key = attempt_key(Delivery(2, run="").started(3))
+    assert attempt_key(told(Kind.LOST, key)) == key
 
 
 def test_lost_ends_the_attempt_and_says_why() -> None:
     start = Delivery(2, retries=1).started(3)
-    folded = fold([start, told(Kind.LOST, run_key(start))])
+    folded = fold([start, told(Kind.LOST, attempt_key(start))])
     assert (folded.task["status"], folded.task["retries"], folded.task["completed_at"]) == ("LOST", 1, ms(100))
     [attempt] = folded.attempts.values()
     assert (attempt["outcome"], attempt["ended_at"], attempt["error_type"]) == ("lost", ms(100), "WorkerLostError")
@@ -88,13 +88,13 @@ def test_lost_and_found_are_what_the_main_process_infers() -> None:
     run = Delivery(2)
     start, end = run.started(3), run.ended(Kind.SUCCEEDED, 5, result="kept")
     for kind in (Kind.LOST, Kind.FOUND):
-        event = told(kind, run_key(start))
+        event = told(kind, attempt_key(start))
         assert event["inferred"] is True
         assert fold([start, end, event]) == fold([start, end])
 
 
 def test_an_attempt_of_which_only_the_watch_tells() -> None:
-    [attempt] = fold([told(Kind.LOST, run_key(Delivery(2).received()))]).attempts.values()
+    [attempt] = fold([told(Kind.LOST, attempt_key(Delivery(2).received()))]).attempts.values()
     assert (attempt["name"], attempt["celery_task_id"], attempt["outcome"]) == (NAME, ID, "lost")
 
 
@@ -102,7 +102,7 @@ def test_found_takes_the_loss_back() -> None:
     run = Delivery(2)
     start = run.started(3)
     lost = run.ended(Kind.LOST, 50, inferred=True, error_type="WorkerLostError", error_message="gone")
-    found = told(Kind.FOUND, run_key(start), "")
+    found = told(Kind.FOUND, attempt_key(start), "")
     assert "error_type" not in found
     folded = fold([start, lost, found])
     assert (folded.task["status"], folded.task["error_type"]) == ("STARTED", None)
