@@ -1,4 +1,4 @@
-"""The journal directory: who may use it, which segments lie in it, and the lock that elects the recorder."""
+"""The journal directory: who may use it, its segments, and the lock that elects its recorder."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from celery_asynctask.errors import JournalError
 
 SUFFIX = ".segment"
 UNNAMED = ".new"
-"""Ends the name of a segment that is not locked yet."""
+"""Suffix of a segment that is not locked yet."""
 _UNNAMED_SECONDS = 60
-"""After which such a file is a dead process's."""
+"""Age at which such a file was left behind by a process that died."""
 LOCK_NAME = "recorder.lock"
 CLAIM_NAME = "dedicated.lock"
 STORE_NAME = "store"
 ENCODING = ("utf-8", "surrogateescape")
-"""Of the store's name in that file, for processes of whatever locale."""
+"""Encoding and error handler of the store file, independent of a process's locale."""
 
 
 class Segment(NamedTuple):
-    """A segment file, as its name tells. Sorts by source, then number."""
+    """A segment file, by its name. Sorts by source, then number."""
 
     source: str
     number: int
@@ -36,9 +36,10 @@ class Segment(NamedTuple):
 
 
 class Directory:
-    """A journal directory, checked when made: it belongs to this user alone, and to one store.
+    """A journal directory. Creating the object creates the directory if there is none, makes it private (mode 0700),
+    and checks that it belongs to this user and to the store ``store_id`` (a URL without credentials).
 
-    Raises `JournalError` when it cannot be made or used.
+    Raises `JournalError` if it cannot be created or used.
     """
 
     def __init__(self, path: Path, store_id: str) -> None:
@@ -48,13 +49,13 @@ class Directory:
             status = path.lstat()
             if not stat.S_ISDIR(status.st_mode):
                 raise JournalError(
-                    f"The journal directory {path} is no directory (symbolic links are not followed); "
-                    "set asynctask_journal_dir to a directory of this user."
+                    f"The journal directory {path} is not a directory (symbolic links are not followed). "
+                    "Set asynctask_journal_dir to a directory of this user."
                 )
             if status.st_uid != os.geteuid():
                 raise JournalError(
-                    f"The journal directory {path} belongs to user id {status.st_uid}, this process runs as "
-                    f"{os.geteuid()}; set asynctask_journal_dir to a directory of this user."
+                    f"The journal directory {path} belongs to user id {status.st_uid}, but this process runs as "
+                    f"{os.geteuid()}. Set asynctask_journal_dir to a directory of this user."
                 )
             if status.st_mode & 0o077:
                 path.chmod(0o700)
@@ -66,7 +67,7 @@ class Directory:
             ) from exc
 
     def _claim(self, store_id: str) -> str:
-        """Make the directory this store's, or see that it is; the directory's own id."""
+        """Make the directory this store's, or check that it is. Returns the directory's own id."""
         with locking():
             handle = os.open(self.path / STORE_NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
@@ -79,24 +80,24 @@ class Directory:
                 os.close(handle)
         if claimed != store_id:
             raise JournalError(
-                f"The journal directory {self.path} belongs to the store {claimed}, not to {store_id}; give each "
+                f"The journal directory {self.path} belongs to the store {claimed}, not to {store_id}. Give each "
                 "store its own asynctask_journal_dir."
             )
         return directory_id.strip()
 
     def segments(self) -> list[Segment]:
-        """Every segment in the directory, sorted. Raises `OSError`."""
-        found = []
+        """All segments in the directory, sorted. Raises `OSError`."""
+        segments = []
         for name in os.listdir(self.path):  # noqa: PTH208 - names are all that is needed
             if name.endswith(SUFFIX):
                 source, _, number = name.removesuffix(SUFFIX).rpartition(".")
                 if source and number.isdecimal():
-                    found.append(Segment(source, int(number), self.path / name))
-        return sorted(found)
+                    segments.append(Segment(source, int(number), self.path / name))
+        return sorted(segments)
 
     @staticmethod
     def size(path: Path) -> int:
-        """Bytes of everything in a journal directory, what is in quarantine among them. Raises `OSError`."""
+        """Bytes of all files in a journal directory, those in quarantine included. Raises `OSError`."""
         total = 0
         with os.scandir(path) as entries:
             for entry in entries:
@@ -105,7 +106,7 @@ class Directory:
         return total
 
     def sweep(self) -> None:
-        """Remove what processes left behind that were killed while they began a segment. Raises `OSError`."""
+        """Remove files of processes that were killed while they began a segment. Raises `OSError`."""
         for name in os.listdir(self.path):  # noqa: PTH208
             path = self.path / name
             if name.endswith(UNNAMED):
@@ -114,25 +115,25 @@ class Directory:
                         path.unlink()
 
     def elect(self) -> int | None:
-        """Become the directory's recorder: a descriptor that holds the lock until closed, None if another does. For the
-        instant in which somebody looks who does (`is_being_written`) it is None as well: try again on the next turn.
+        """Become the directory's recorder. Returns a descriptor that holds the lock until it is closed; None: another
+        process holds the lock, or tests it at this instant (`is_being_written`), so try again on the next turn.
 
-        The kernel releases the lock when the holder dies. A forked child must close its copy: call this, and keep what
-        it gives, inside of `forking.locking`. Raises `OSError`.
+        The kernel releases the lock when the holder dies. A forked child must close its copy: call this, and keep the
+        descriptor, inside of `forking.locking`. Raises `OSError`.
         """
         return _lock(self.path / LOCK_NAME, os.O_RDWR | os.O_CREAT, fcntl.LOCK_EX)
 
     def claim(self) -> int | None:
-        """Be the directory's dedicated recorder, to which others leave the election: as `elect`."""
+        """Become the directory's dedicated recorder, to which the others leave the election. Otherwise as `elect`."""
         return _lock(self.path / CLAIM_NAME, os.O_RDWR | os.O_CREAT, fcntl.LOCK_EX)
 
     @staticmethod
     def is_claimed(path: Path) -> bool:
-        """Whether a dedicated recorder of the journal directory lives. Raises `OSError`."""
+        """Whether the journal directory has a dedicated recorder now. Raises `OSError`."""
         return is_being_written(path / CLAIM_NAME)
 
     def waiting(self) -> int:
-        """Bytes of the segments of processes that are gone: what a recorder has not stored yet. Raises `OSError`."""
+        """Bytes in segments of processes that are gone, which a recorder has not stored yet. Raises `OSError`."""
         total = 0
         for segment in self.segments():
             with contextlib.suppress(FileNotFoundError):
@@ -141,28 +142,29 @@ class Directory:
         return total
 
     def quarantine(self, name: str, data: bytes) -> None:
-        """Keep ``data`` that cannot be stored, one entry a line, in a file beside the segments. Raises `OSError`."""
+        """Append ``data`` that cannot be stored, as one line, to the quarantine of the source ``name``. Raises
+        `OSError`."""
         handle = os.open(
             self.path / f"{name}.quarantine", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600
         )
         try:
-            write_whole(handle, data + b"\n")
+            write_all(handle, data + b"\n")
         finally:
             os.close(handle)
 
 
-def write_whole(handle: int, data: bytes) -> None:
-    """Append all of ``data`` to a file, or leave nothing of it: a full disk may take a part. Raises `OSError`."""
+def write_all(handle: int, data: bytes) -> None:
+    """Append all of ``data`` to a file, or nothing: a full disk may take a part, which is cut off. Raises `OSError`."""
     if (written := os.write(handle, data)) != len(data):
         os.ftruncate(handle, os.fstat(handle).st_size - written)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def _lock(path: Path, flags: int, how: int) -> int | None:
-    """Open ``path`` and lock it: the descriptor, or None when another's lock forbids it. Raises `OSError`."""
+def _lock(path: Path, flags: int, lock: int) -> int | None:
+    """Open ``path`` and lock it. Returns the descriptor; None: another's lock forbids it. Raises `OSError`."""
     handle = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(handle, how | fcntl.LOCK_NB)
+        fcntl.flock(handle, lock | fcntl.LOCK_NB)
     except OSError as exc:
         os.close(handle)
         if exc.errno in (errno.EWOULDBLOCK, errno.EACCES):
@@ -172,8 +174,8 @@ def _lock(path: Path, flags: int, how: int) -> int | None:
 
 
 def is_being_written(path: Path) -> bool:
-    """Whether the process that writes the segment lives, or any that holds the lock of a file; not where there is none.
-    Others who look at the same time are not taken for it: the lock is shared. Raises `OSError`."""
+    """Whether a process holds the lock of a file: of a segment, the process that writes it. False if there is no file.
+    Others that test at the same time do not count: their locks are shared. Raises `OSError`."""
     with locking():
         try:
             handle = _lock(path, os.O_RDONLY, fcntl.LOCK_SH)

@@ -1,7 +1,7 @@
 """The bytes of a segment: frames, one a line, so a damaged one ends at the next line break and a person can read it.
 
 A frame is ``<crc32 of the rest, 8 hex digits> <number> <JSON without line breaks>\\n``. The first frame of a
-segment has the number 0 and describes the segment; the events follow, numbered on through all segments of a source.
+segment has the number 0 and describes the segment. The events follow, numbered through all segments of a source.
 """
 
 from __future__ import annotations
@@ -16,35 +16,35 @@ from celery_asynctask.journal.directory import Segment
 VERSION = 1
 """Version of the format, written into the first frame of every segment."""
 READ_BYTES = 2 * 1024 * 1024
-"""Bytes that are looked at in one go; more only where a single frame is longer."""
+"""Bytes read at a time; more only for a single frame that is longer."""
 
 
 class Scan(NamedTuple):
-    """What some bytes of a segment held."""
+    """What some bytes of a segment hold."""
 
     numbers: list[int]
-    """Of the undamaged frames, in the order of the file."""
+    """The numbers of the undamaged frames, in the order of the file."""
     data: list[bytes]
-    """What is in them."""
+    """The data in these frames."""
     damaged: list[bytes]
     """Lines that are no frame, each without its line break."""
     tail: int
-    """How many of them come behind the last undamaged frame."""
+    """How many of the damaged lines come after the last undamaged frame."""
     hidden: int
-    """How many events may be in the others: as many as the numbers around them leave out; before the first undamaged
-    event, one a line."""
+    """How many events may be in the other damaged lines: as many as the numbers around them leave out; before the first
+    undamaged event, one a line."""
     consumed: int
-    """Bytes of the lines looked at: where to go on."""
+    """Bytes of the lines that were scanned: where to go on."""
 
 
 def pack(number: int, data: bytes) -> bytes:
-    """The frame with ``number`` around ``data``, which must hold no line break."""
+    """The frame ``number`` around ``data``, which must not contain a line break."""
     body = b"%d %b" % (number, data)
     return b"%08x %b\n" % (crc32(body), body)
 
 
 def unpack(line: bytes) -> tuple[int, bytes]:
-    """Number and data of the frame in one line without its line break. Raises `ValueError` when it is damaged."""
+    """Number and data of the frame in one line without its line break. Raises `ValueError` if it is damaged."""
     body = line[9:]
     if line[8:9] != b" " or crc32(body) != int(line[:8], 16):
         raise ValueError("checksum does not match")
@@ -53,17 +53,17 @@ def unpack(line: bytes) -> tuple[int, bytes]:
 
 
 def scan(data: bytes, limit: int) -> Scan:
-    """The whole lines of ``data``, at most ``most`` of them; a last line without its break is left for later."""
+    """Read the complete lines of ``data``, at most ``limit`` of them. A last line without a line break is left."""
     numbers: list[int] = []
-    found: list[bytes] = []
+    events: list[bytes] = []
     damaged: list[bytes] = []
     tail = hidden = last = at = 0
     while limit > 0 and (end := data.find(b"\n", at)) >= 0:
-        line = data[at:end]  # one by one: all of them at once would take as much memory as the data
+        line = data[at:end]  # one at a time: a list of all lines would take as much memory as the data
         at = end + 1
         limit -= 1
         try:
-            number, one = unpack(line)
+            number, event = unpack(line)
         except ValueError:
             damaged.append(line)
             tail += 1
@@ -73,39 +73,40 @@ def scan(data: bytes, limit: int) -> Scan:
             tail = 0
         last = number
         numbers.append(number)
-        found.append(one)
-    return Scan(numbers, found, damaged, tail, hidden, at)
+        events.append(event)
+    return Scan(numbers, events, damaged, tail, hidden, at)
 
 
 class Chunk(NamedTuple):
-    """What a segment holds from a position on."""
+    """Events of a segment from a position on."""
 
     numbers: list[int]
-    """Of the undamaged events; the frame that describes the segment is not among them."""
+    """The numbers of the undamaged events, without the frame that describes the segment."""
     events: list[bytes]
-    """The events, encoded."""
+    """These events, encoded."""
     damaged: list[bytes]
+    """Lines that are no frame, each without its line break."""
     tail: int
-    """How many of the damaged lines come behind the last event."""
+    """How many of the damaged lines come after the last event."""
     hidden: int
-    """How many events may be in the other damaged lines; see `Scan`."""
+    """How many events may be in the other damaged lines, as in `Scan`."""
     end: int
-    """Position behind what was read."""
-    whole: bool
-    """Whether this was all there is so far."""
+    """Position behind what was read, in bytes."""
+    at_end: bool
+    """Whether the segment holds nothing more for now."""
 
     def __len__(self) -> int:
         return len(self.events) + len(self.damaged)
 
 
-NOTHING = Chunk([], [], [], 0, 0, 0, whole=True)
+NOTHING = Chunk([], [], [], 0, 0, 0, at_end=True)
 
 
 def read(segment: Segment, position: int, limit: int, ended: bool) -> Chunk:
-    """At most ``most`` frames from ``position`` on.
+    """At most ``limit`` events from ``position`` on, in bytes.
 
-    ``ended`` says that nobody writes to the segment any more: a last line that is cut is damage then, not
-    something to wait for. Raises `OSError`.
+    ``ended`` says that no process writes to the segment any more, so that a last line without a line break is damaged,
+    and not still being written. Raises `OSError`.
     """
     with segment.path.open("rb") as file:
         file.seek(position)
@@ -113,8 +114,8 @@ def read(segment: Segment, position: int, limit: int, ended: bool) -> Chunk:
         while data and b"\n" not in data and (more := file.read(READ_BYTES)):
             data += more
         at_end = not file.read(1)
-    found = scan(data, limit if position else limit + 1)  # the first frame is no event
-    numbers, events, damaged, tail, hidden, consumed = found
+    # The first frame is no event.
+    numbers, events, damaged, tail, hidden, consumed = scan(data, limit if position else limit + 1)
     if 0 in numbers:  # first in the segment, unless somebody has put something before it
         at = numbers.index(0)
         del numbers[at], events[at]
@@ -126,10 +127,10 @@ def read(segment: Segment, position: int, limit: int, ended: bool) -> Chunk:
 
 
 def describe(segment: Segment) -> dict[str, Any]:
-    """What the first frame says about the segment and its process; where it is damaged, what the name says.
+    """What the first frame says about the segment and its process; if it is damaged, what the file's name says.
 
-    Keys: source, host, pid, role, at (microseconds since the epoch), dropped (counts by reason; None: not known).
-    Raises `OSError`.
+    Keys: source, host, pid, role, at (microseconds since the epoch), dropped (numbers of events by reason; None: not
+    known). Raises `OSError`.
     """
     guess: dict[str, Any] = {
         "source": segment.source,
@@ -144,12 +145,12 @@ def describe(segment: Segment) -> dict[str, Any]:
     if first.numbers != [0]:
         return guess
     try:
-        said = json.loads(first.data[0])
+        description = json.loads(first.data[0])
     except ValueError:
         return guess
-    if not isinstance(said, dict) or said.get("format") != VERSION:
+    if not isinstance(description, dict) or description.get("format") != VERSION:
         return guess
-    return {**guess, **said, "source": segment.source}
+    return {**guess, **description, "source": segment.source}
 
 
 def _pid(source: str) -> int:

@@ -1,6 +1,6 @@
-"""The recorder's own health as OpenTelemetry metrics, through the API: free where no SDK is configured.
+"""The health of journal and recorder as OpenTelemetry metrics, through the API: they cost nothing without an SDK.
 
-Names and units follow the semantic conventions: a namespace of dots, UCUM units, ``error.type`` for a reason.
+Names and units follow the semantic conventions: dotted namespaces, UCUM units, ``error.type`` for a reason.
 """
 
 from __future__ import annotations
@@ -33,12 +33,13 @@ _batch_duration = _meter.create_histogram(
 
 
 def dropped(reason: str) -> None:
-    """An event was dropped in this process; ``reason`` is an errno name or what `Journal` calls it."""
+    """Count an event that this process dropped. ``reason`` is a key of `Journal.dropped`."""
     _dropped.add(1, {"error.type": reason})
 
 
 def batch(*, accepted: int, quarantined: int, rows: int, seconds: float) -> None:
-    """The recorder stored a batch."""
+    """Count a batch that the recorder stored: ``accepted`` events and damaged lines, ``quarantined`` of them put aside,
+    in ``rows`` task rows."""
     _accepted.add(accepted)
     _stored.add(accepted - quarantined)
     if quarantined:
@@ -48,7 +49,7 @@ def batch(*, accepted: int, quarantined: int, rows: int, seconds: float) -> None
 
 
 def observe_journal(directory: Path, suffix: str) -> None:
-    """Report the size and age of what waits in ``directory`` whenever metrics are collected."""
+    """Report size and age of the files with the suffix in ``directory`` whenever metrics are collected."""
     _journals[directory] = suffix
 
 
@@ -66,7 +67,7 @@ def _observed(
                     status = path.stat()
                     files.append((status.st_size, status.st_mtime))
             except OSError:
-                continue  # removed meanwhile, or the directory is away: there is nothing to measure
+                continue  # a file was removed meanwhile, or the directory is away: there is nothing to measure
             yield Observation(measure(files), {"asynctask.journal.directory": str(directory)})
 
     return callback

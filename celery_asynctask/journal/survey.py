@@ -1,4 +1,4 @@
-"""A journal directory as one finds it: looked at without making, claiming or repairing anything."""
+"""A journal directory as it is: read without creating, claiming or repairing anything."""
 
 from __future__ import annotations
 
@@ -22,52 +22,52 @@ from celery_asynctask.journal.directory import (
 from celery_asynctask.journal.frame import NOTHING, Chunk, describe, read
 
 _FRAMES: Final = 20_000
-"""Frames that are looked at in one go."""
+"""Frames read at a time."""
 UNKNOWN_PID: Final = 0
-"""Stands for the holder of a lock that the kernel does not name."""
+"""Stands for the holder of a lock whose process id the kernel does not show."""
 
 
 class Unstored(NamedTuple):
-    """What a source has in the journal beyond what is stored."""
+    """The part of a process's events that is in the journal and not stored yet."""
 
     description: Mapping[str, Any]
-    """Of the source, as its newest segment has it."""
+    """Describes the process, from the first frame of its newest segment: `frame.describe`."""
     events: int
-    """Undamaged ones."""
+    """Number of undamaged events."""
     damaged: int
-    """Lines that are no events; they will go into quarantine."""
+    """Number of damaged lines, which will go into quarantine."""
     oldest: int | None
     """When the first of the events happened, in microseconds since the epoch; None: there is none."""
 
 
 class Survey(Directory):
-    """A journal directory that is there. Raises `OSError`, `FileNotFoundError` among them."""
+    """A journal directory that exists, for reading. Raises `OSError`, also `FileNotFoundError`."""
 
-    def __init__(self, path: Path) -> None:  # what `Directory` does when made is not for those who only look
+    def __init__(self, path: Path) -> None:  # without the checks and changes of `Directory`
         self.path = path
         with (path / STORE_NAME).open("rb") as file:
             self.store_id, _, directory_id = file.read(4096).decode(*ENCODING).partition("\n")
         self.id = directory_id.strip()
 
     def recorder(self) -> int | None:
-        """Process id of the elected recorder, `UNKNOWN_PID` where the kernel does not tell it; None: there is none."""
+        """Process id of the elected recorder, `UNKNOWN_PID` if the kernel does not show it; None: there is none."""
         return holder(self.path / LOCK_NAME)
 
     def dedicated(self) -> int | None:
-        """Process id of the dedicated recorder, as `recorder`."""
+        """Process id of the dedicated recorder; otherwise as `recorder`."""
         return holder(self.path / CLAIM_NAME)
 
     def quarantines(self) -> dict[Path, int]:
-        """How many lines each file of what could not be stored has."""
-        found = {}
+        """The number of lines in each quarantine file."""
+        lines = {}
         for path in sorted(self.path.glob("*.quarantine")):
             with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
-                found[path] = sum(1 for _ in file)
-        return found
+                lines[path] = sum(1 for _ in file)
+        return lines
 
     def unstored(self, segments: list[Segment], number: int, position: int) -> Unstored | None:
-        """What the segments of a source hold beyond ``position`` of segment ``number``, where it is stored up to; None:
-        they are gone meanwhile."""
+        """What the segments of a process hold beyond ``position`` in segment ``number``, up to which they are stored;
+        None: they are gone meanwhile."""
         description: Mapping[str, Any] | None = None
         events = damaged = 0
         oldest: int | None = None
@@ -76,10 +76,10 @@ class Survey(Directory):
                 description = describe(segment)
                 ended = not is_being_written(segment.path)
                 at = position if segment.number == number else 0
-                whole = segment.number < number
-                while not whole:
+                at_end = segment.number < number
+                while not at_end:
                     chunk = _chunk(segment, at, ended)
-                    at, whole = chunk.end, chunk.whole
+                    at, at_end = chunk.end, chunk.at_end
                     events += len(chunk.events)
                     damaged += len(chunk.damaged)
                     if oldest is None and chunk.events:
@@ -87,15 +87,15 @@ class Survey(Directory):
         return Unstored(description, events, damaged, oldest) if description is not None else None
 
     def by_source(self) -> dict[str, list[Segment]]:
-        """The segments of each source."""
-        found: dict[str, list[Segment]] = {}
+        """The segments of each process, by source."""
+        segments: dict[str, list[Segment]] = {}
         for segment in self.segments():
-            found.setdefault(segment.source, []).append(segment)
-        return found
+            segments.setdefault(segment.source, []).append(segment)
+        return segments
 
 
 def _chunk(segment: Segment, at: int, ended: bool) -> Chunk:
-    """What follows in a segment; nothing where it has become shorter than what is stored of it."""
+    """What follows in a segment; nothing if the segment is shorter than what is stored of it."""
     if segment.path.stat().st_size < at:
         return NOTHING
     return read(segment, at, _FRAMES, ended)
@@ -110,10 +110,11 @@ def _time(event: bytes) -> int | None:
 
 
 def holder(path: Path) -> int | None:
-    """The process that holds the lock of a file, `UNKNOWN_PID` where that is not told; None: nobody, or no file.
+    """Id of the process that holds the lock of a file, `UNKNOWN_PID` if the kernel does not show it; None: the file has
+    no lock, or does not exist.
 
-    Linux lists locks with their holders; but not those of other containers, so a file without one in the list is tried,
-    for an instant. Raises `OSError` for a file that may not be read.
+    Linux lists locks with their holders, but not those of other containers. So a file without an entry is tested by
+    locking it for an instant. Raises `OSError` if the file may not be read.
     """
     try:
         status = path.stat()
@@ -130,7 +131,7 @@ def holder(path: Path) -> int | None:
 
 
 def survey_of(path: Path) -> Survey | None:
-    """The journal directory of this host, None where there is none. Raises `JournalError`."""
+    """The journal directory at ``path``; None: there is none. Raises `JournalError` if it cannot be read."""
     try:
         return Survey(path)
     except (FileNotFoundError, NotADirectoryError):

@@ -1,4 +1,4 @@
-"""The writing side: each process appends its events to a segment of its own, one ``write`` an event, no waiting."""
+"""The writing side of the journal: each process appends its events to a segment of its own, with one ``write`` each."""
 
 from __future__ import annotations
 
@@ -21,39 +21,39 @@ from celery_asynctask.core.limits import MAX_JOURNAL
 from celery_asynctask.core.time import now
 from celery_asynctask.errors import JournalError
 from celery_asynctask.journal import frame, metrics
-from celery_asynctask.journal.directory import SUFFIX, UNNAMED, Directory, write_whole
+from celery_asynctask.journal.directory import SUFFIX, UNNAMED, Directory, write_all
 
 logger = logging.getLogger("celery_asynctask.journal")
 
 SEGMENT_BYTES = 16 * 1024 * 1024
-"""A segment that has grown to this is followed by another, so that the recorder can remove it."""
+"""A segment of this size is followed by another, so that the recorder can remove it."""
 RETRY_SECONDS = 1.0
-"""How long after a failure another segment is tried."""
+"""Between a failure and the next try with a new segment."""
 CHECK_SECONDS = 1.0
-"""How long a process may go on writing into a segment that somebody has deleted."""
+"""For how long a process may write into a segment that somebody has deleted."""
 CHECK_BYTES = 1024 * 1024
-"""Bytes that a process writes between two looks at how large the whole journal is."""
+"""Bytes that a process writes between two checks of the size of the whole journal."""
 KEPT_EVENTS = 10_000
-"""Events that wait in the memory of a process while its journal cannot be written to."""
+"""Most events that wait in the memory of a process while it cannot write to its journal."""
 KEPT_BYTES = 16 * 1024 * 1024
-"""Bytes of them."""
+"""Most bytes of these events; the last one may exceed it."""
 
 
 class Journal:
     """This process's place in a journal directory. Safe for threads; starts over in a forked child.
 
-    ``append`` never raises and never waits for more than one ``write`` to a file. What cannot be written waits in
-    memory, as much as there is room; what finds none is counted in ``dropped`` by reason: an errno name, ``unusable
-    directory``, or ``journal_max_bytes``.
+    `append` never raises and never waits for more than one ``write`` to a file. Events that cannot be written wait in
+    memory, as far as there is room. The others are dropped and counted in ``dropped``, by reason: an errno name,
+    ``unusable directory``, or ``journal_max_bytes``.
 
-    From its first segment on a process holds one that is locked, whether it can write to it or not: by that the
-    recorder knows that it lives.
+    From its first segment on, a process always holds a segment with a lock, even if it cannot write to it: by the lock,
+    the recorder knows that the process lives.
     """
 
     def __init__(
         self, path: Path, store_id: str, max_bytes: int = MAX_JOURNAL, *, role: Callable[[], str] = lambda: "producer"
     ) -> None:
-        """``role`` says what the process is whenever a segment is begun: producer, worker or child."""
+        """``role`` is called whenever a segment is begun, and returns producer, worker or child."""
         self.path = path
         self.store_id = store_id
         self.max_bytes = max_bytes
@@ -62,11 +62,11 @@ class Journal:
         reset_in_children(self)
 
     def _reset(self) -> None:
-        """Be the journal of this process: a source that has written nothing yet."""
+        """Become a new source, which has written nothing yet."""
         self._lock = threading.RLock()  # a signal handler that publishes may run inside of append
         self._handle: int | None = None
         self._trouble = ""
-        """Why events are not written now: a reason as in ``dropped``; empty: they are."""
+        """Why events are not written now, a reason as in ``dropped``; empty: they are written."""
         self._kept: deque[bytes] = deque()
         self._kept_bytes = 0
         self._size = 0
@@ -74,57 +74,63 @@ class Journal:
         self._number = 0
         self._check_at = self._retry_at = 0.0
         self._check_size = CHECK_BYTES
-        self._told = False
+        self._is_logged = False
         self.dropped: Counter[str] = Counter()
         started = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
         self.source = f"{started}-{os.getpid()}-{secrets.token_hex(4)}"
 
     def after_fork_in_child(self) -> None:
-        """Leave the parent's segment to the parent: a copy of the descriptor would keep its lock alive."""
+        """Leave the parent's segment to the parent: a copy of the descriptor would keep its lock."""
         handle = self._handle
         self._reset()
         if handle is not None:
             os.close(handle)
 
     def append(self, data: bytes) -> bool:
-        """Write one encoded event; whether it is in the journal now, not in memory or dropped."""
+        """Write one encoded event. Returns whether it is in the journal now; else it waits in memory or is dropped."""
         with self._lock:
             number = self._number = self._number + 1
             line = frame.pack(number, data)
             waits = self._kept or self._trouble or self._handle is None
             if (waits and not self._ready()) or not self._write(line):
                 if not self._keep(line) and self._number == number:
-                    self._number -= 1  # what is dropped has none, so that a missing number is a loss
+                    self._number -= 1  # a dropped event has no number, so that a gap is a loss
                 return False
             if self._size >= self._check_size or time.monotonic() >= self._check_at:
                 self._look()
             return True
 
     def retry(self) -> bool:
-        """Write what waits in memory, if it is time to try; whether nothing waits any more."""
+        """Write what waits in memory, if it is time for another try. Returns whether nothing waits any more."""
         with self._lock:
             return (not self._kept and not self._trouble) or self._ready()
 
     def _ready(self) -> bool:
-        """Whether an event can be written now, after all that was before it."""
+        """Whether an event can be written now, after all events before it."""
         if time.monotonic() < self._retry_at:
             return False
         if (self._trouble or self._handle is None) and not self._open():
             return False
         while self._kept:
-            line = self._kept.popleft()  # first, for a signal handler may append in between
+            line = self._kept.popleft()  # before writing: a signal handler may append in between
             if not self._write(line):
                 self._kept.appendleft(line)
                 return False
             self._kept_bytes -= len(line)
-        if self._told:
-            self._told = False
+        if self._is_logged:
+            self._is_logged = False
             dropped = sum(self.dropped.values())
-            logger.warning("celery-asynctask records again; %d events of this process were not kept.", dropped)
+            logger.warning(
+                "celery-asynctask writes to its journal again in this process (pid %d). Since its start it has dropped "
+                "%d events.",
+                os.getpid(),
+                dropped,
+            )
         return True
 
     def take(self) -> list[bytes]:
-        """What waits in memory, packed, for a recorder that stores it itself; `give_back` what it could not."""
+        """Take the frames that wait in memory, for a recorder that stores them itself; `give_back` what it could not
+        store."""
         with self._lock:
             taken = list(self._kept)
             self._kept.clear()
@@ -132,12 +138,13 @@ class Journal:
             return taken
 
     def give_back(self, lines: list[bytes]) -> None:
+        """Undo `take`."""
         with self._lock:
             self._kept.extendleft(reversed(lines))
             self._kept_bytes += sum(map(len, lines))
 
     def describe(self) -> dict[str, Any]:
-        """What the first frame of a segment says of it and of its process."""
+        """What the first frame of a segment says about it and its process, as `frame.describe` reads it."""
         return {
             "format": frame.VERSION,
             "source": self.source,
@@ -150,20 +157,20 @@ class Journal:
         }
 
     def close(self) -> None:
-        """End the current segment, so that it can be drained and removed; a later event begins another. What waits in
-        memory is written if it can be, and else waits on."""
+        """End the current segment, so that it can be drained and removed; a later event begins another. Events that
+        wait in memory are written if possible, and stay there otherwise."""
         with self._lock:
             self._retry_at = 0.0
             self.retry()
             self._close()
 
     def abandon(self) -> None:
-        """Count as dropped what waits in memory: the process ends."""
+        """Count the events that wait in memory as dropped, because the process ends."""
         with self._lock:
             if self._kept:
                 logger.error(
-                    "celery-asynctask: %d events of this process (pid %d) could not be written to its journal in %s "
-                    "and end with it.",
+                    "celery-asynctask drops %d events of this process (pid %d), which ends: they could not be written "
+                    "to the journal in %s. An earlier log line says why.",
                     len(self._kept),
                     os.getpid(),
                     self.path,
@@ -175,7 +182,7 @@ class Journal:
             self._kept_bytes = 0
 
     def _keep(self, line: bytes) -> bool:
-        """Let a frame wait in memory; False: there is no room, and it is dropped."""
+        """Let a frame wait in memory. Returns False if there is no room, and it is dropped."""
         if self._trouble == "journal_max_bytes" or len(self._kept) >= KEPT_EVENTS or self._kept_bytes >= KEPT_BYTES:
             self._drop()
             return False
@@ -191,7 +198,7 @@ class Journal:
     def _write(self, line: bytes) -> bool:
         assert self._handle is not None
         try:
-            write_whole(self._handle, line)
+            write_all(self._handle, line)
         except OSError as exc:
             reason = errno.errorcode.get(exc.errno or 0, "error")
             self._give_up(reason, f"writing to the journal in {self.path} failed: {exc.strerror or exc}")
@@ -200,13 +207,13 @@ class Journal:
         return True
 
     def _look(self) -> None:
-        """Every second or so: is our segment still there, is it large enough, is the whole journal too large?"""
+        """Every second or so: does our segment still exist, is it large enough, is the journal too large?"""
         self._check_at = time.monotonic() + CHECK_SECONDS
         try:
             if self._handle is not None and not os.fstat(self._handle).st_nlink:
                 logger.error(
-                    "celery-asynctask: the segment of this process (pid %d) in %s was deleted; events in it that were "
-                    "not stored yet are lost.",
+                    "celery-asynctask: the segment of this process (pid %d) in %s was deleted. Events in it that were "
+                    "not stored yet are lost. Leave the files of the journal to the recorder, which removes them.",
                     os.getpid(),
                     self.path,
                 )
@@ -217,8 +224,8 @@ class Journal:
             if Directory.size(self.path) > self.max_bytes:
                 self._give_up(
                     "journal_max_bytes",
-                    f"the journal in {self.path} has reached asynctask_journal_max_bytes ({self.max_bytes}): events "
-                    "are dropped until the recorder has stored some",
+                    f"the journal in {self.path} has reached asynctask_journal_max_bytes ({self.max_bytes}), and "
+                    "events are dropped until the recorder has stored some",
                 )
             elif self._size >= SEGMENT_BYTES:
                 self._open(rotating=True)
@@ -226,8 +233,9 @@ class Journal:
             self._give_up(errno.errorcode.get(exc.errno or 0, "error"), str(exc))
 
     def _open(self, *, rotating: bool = False) -> bool:
-        """Begin the next segment, then let the last one go; ``rotating``: which is used on if there is no next. It gets
-        its real name once it is locked: the recorder takes an unlocked one for a dead process's and would remove it."""
+        """Begin the next segment, then close the last one; ``rotating``: which stays in use if there is no next.
+        Returns whether it could. A segment gets its real name when it is locked: the recorder would take it for that of
+        a dead process, and remove it."""
         try:
             directory = Directory(self.path, self.store_id)
             if self._trouble == "journal_max_bytes" and Directory.size(self.path) > self.max_bytes:
@@ -250,14 +258,14 @@ class Journal:
         return True
 
     def _give_up(self, trouble: str, reason: str) -> None:
-        """Stop writing for `RETRY_SECONDS`, and say so once until it works again."""
+        """Stop writing for `RETRY_SECONDS`, and log it once until it works again."""
         self._trouble = trouble
         self._retry_at = time.monotonic() + RETRY_SECONDS
-        if not self._told:
-            self._told = True
+        if not self._is_logged:
+            self._is_logged = True
             logger.error(
-                "celery-asynctask cannot write to its journal in this process (%s, pid %d): %s. Tasks run as ever; "
-                "up to %d events are kept in memory, and recording resumes by itself when the cause is gone.",
+                "celery-asynctask cannot write to its journal in this process (%s, pid %d): %s. Tasks are not "
+                "affected. Up to %d events are kept in memory, and recording resumes by itself when the cause is gone.",
                 self._role(),
                 os.getpid(),
                 reason.rstrip("."),
@@ -272,12 +280,13 @@ class Journal:
 
 
 def _begin(path: Path, line: bytes) -> int:
-    """Make a segment with its first line: the descriptor, which is locked. Raises `OSError`; nothing is left then."""
+    """Create a segment with its first line and lock it. Returns the descriptor. Raises `OSError`; nothing is left
+    then."""
     unnamed = path.with_suffix(UNNAMED)
     handle = os.open(unnamed, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        write_whole(handle, line)
+        write_all(handle, line)
         unnamed.rename(path)
     except OSError:
         os.close(handle)

@@ -99,7 +99,7 @@ class Drain:
             newest[segment.source] = segment.number
             if part.has_news:
                 parts.append(part)
-            if not part.chunk.whole:
+            if not part.chunk.at_end:
                 unread.add(segment.source)
             elif ended:
                 done.append(segment)

@@ -48,7 +48,7 @@ class MemoryDrain:
             found = scan(b"".join(lines), len(lines))
             about = {**self._journal.describe(), "journal": ""}
             position = self._store.position(self._journal.source)
-            chunk = Chunk(found.numbers, found.data, [], 0, 0, position.position, whole=True)
+            chunk = Chunk(found.numbers, found.data, [], 0, 0, position.position, at_end=True)
             part = Part(about, position.segment, chunk)
             store_batch(self._store, [part], {self._journal.source: position}, _say, self.look)
             self._stored = True

@@ -18,8 +18,8 @@ def events_in(path: Path) -> dict[str, list[tuple[int, bytes]]]:
     """Number and data of every event in the directory, by source."""
     found: dict[str, list[tuple[int, bytes]]] = {}
     for segment in segments(path):
-        chunk = Chunk([], [], [], 0, 0, 0, whole=False)
-        while not chunk.whole:
+        chunk = Chunk([], [], [], 0, 0, 0, at_end=False)
+        while not chunk.at_end:
             chunk = read(segment, chunk.end, 1_000_000, ended=True)
             assert chunk.damaged == []
             found.setdefault(segment.source, []).extend(zip(chunk.numbers, chunk.events, strict=True))

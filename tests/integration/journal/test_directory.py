@@ -48,7 +48,7 @@ def test_the_directory_of_another_user_is_refused(path: Path, monkeypatch: pytes
     Directory(path, STORE)
     me = os.geteuid()
     monkeypatch.setattr(os, "geteuid", lambda: me + 1)
-    with pytest.raises(JournalError, match=f"belongs to user id {me}, this process runs as {me + 1};"):
+    with pytest.raises(JournalError, match=f"belongs to user id {me}, but this process runs as {me + 1}. Set "):
         Directory(path, STORE)
 
 
@@ -62,7 +62,7 @@ def test_rights_of_others_are_taken_away(path: Path) -> None:
 def test_another_store_is_refused(path: Path) -> None:
     Directory(path, STORE)
     Directory(path, STORE)
-    with pytest.raises(JournalError, match=f"belongs to the store {STORE}, not to mysql://h/other; give each store"):
+    with pytest.raises(JournalError, match=f"belongs to the store {STORE}, not to mysql://h/other. Give each store"):
         Directory(path, "mysql://h/other")
 
 

@@ -33,7 +33,7 @@ def test_read_on_from_where_it_stopped(segment: Segment, limit: int) -> None:
         assert len(chunk.events) == min(limit, 5 - len(found)), "the description is not counted as an event"
         found += chunk.numbers
         position = chunk.end
-        if chunk.whole:
+        if chunk.at_end:
             break
     assert found == [1, 2, 3, 4, 5]
     assert position == segment.path.stat().st_size
@@ -50,7 +50,7 @@ def test_read_in_small_parts(segment: Segment, size: int, monkeypatch: pytest.Mo
         chunk = read(segment, position, 100, ended=True)
         assert chunk.end > position
         found += chunk.numbers
-        position, whole = chunk.end, chunk.whole
+        position, whole = chunk.end, chunk.at_end
     assert found == [1, 2, 3, 4, 5]
 
 
@@ -60,9 +60,9 @@ def test_a_last_line_that_is_cut(segment: Segment) -> None:
     with segment.path.open("ab") as file:
         file.write(cut)
     living = read(segment, 0, 100, ended=False)
-    assert (len(living.events), living.damaged, living.end, living.whole) == (5, [], whole, True)
+    assert (len(living.events), living.damaged, living.end, living.at_end) == (5, [], whole, True)
     dead = read(segment, 0, 100, ended=True)
-    assert (len(dead.events), dead.damaged, dead.end, dead.whole) == (5, [cut], whole + len(cut), True)
+    assert (len(dead.events), dead.damaged, dead.end, dead.at_end) == (5, [cut], whole + len(cut), True)
 
 
 def test_a_segment_that_says_nothing_of_itself(segment: Segment) -> None:

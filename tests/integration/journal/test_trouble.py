@@ -49,7 +49,8 @@ def test_an_unusable_directory_is_logged_once_and_what_waits_is_written_later(
     caplog.clear()
     assert journal.append(b"written")
     assert [record.getMessage() for record in caplog.records] == [
-        "celery-asynctask records again; 0 events of this process were not kept."
+        f"celery-asynctask writes to its journal again in this process (pid {os.getpid()}). Since its start it has "
+        "dropped 0 events."
     ]
     assert events_in(path) == {journal.source: [(1, b"waits"), (2, b"waits"), (3, b"waits"), (4, b"written")]}
     assert journal.dropped == {}
@@ -73,7 +74,7 @@ def test_memory_has_a_bound(
     assert journal.dropped == {"unusable directory": 3}
     path.unlink()
     assert journal.append(b"last")
-    assert "3 events of this process were not kept" in caplog.text
+    assert "it has dropped 3 events" in caplog.text
     [found] = events_in(path).values()
     assert found == [(1, b"x0"), (2, b"x1"), (3, b"last")]
     assert describe(segments(path)[-1])["dropped"] == {"unusable directory": 3}
@@ -120,7 +121,7 @@ def test_a_deleted_directory_is_noticed(
     journal.append(b"a")
     shutil.rmtree(path)
     journal.append(b"b")
-    assert "was deleted; events in it that were not stored yet are lost" in caplog.text
+    assert "was deleted. Events in it that were not stored yet are lost" in caplog.text
     journal.append(b"c")
     assert events_in(path) == {journal.source: [(3, b"c")]}
 
