@@ -7,13 +7,13 @@ import click
 from celery_asynctask.cli.group import URL, Commands
 
 
-@click.group("asynctask", cls=Commands)
-@click.option("--url", metavar="URL", help="Database to look at in place of the app's asynctask_url.")
+@click.group("asynctask", cls=Commands, short_help="Search and manage the recorded tasks.")
+@click.option("--url", metavar="URL", help="Database to use instead of the app's asynctask_url.")
 @click.pass_context
 def asynctask(context: click.Context, url: str | None) -> None:
-    """The record of what ran: celery-asynctask.
+    """Search the recorded tasks, rerun them, and manage the record.
 
-    Exit codes: 0 done; 1 a problem was found, or it could not be done; 2 wrong usage, settings or search; 3 the
-    database cannot be reached or has not our tables; 130 interrupted.
+    Exit codes: 0 done; 1 a problem was found, or the command failed; 2 wrong usage, settings or search; 3 the database
+    cannot be reached or has no celery-asynctask tables; 130 interrupted.
     """
     context.meta[URL] = url

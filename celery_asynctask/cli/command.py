@@ -1,4 +1,4 @@
-"""What all commands share: how they are made, the settings, the store, and whom they ask."""
+"""What all commands share: how they are made, the settings, the store, the question before a change."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import click
 
-from celery_asynctask.cli.group import URL, examples
+from celery_asynctask.cli.group import URL, USAGE, examples
 from celery_asynctask.cli.output import Output
 from celery_asynctask.core.columns import FOLD_KEYS
 from celery_asynctask.operations.session import Writer
@@ -18,12 +18,18 @@ from celery_asynctask.queries import Filter, Reader, parse
 from celery_asynctask.settings import Settings
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
 
-JSON: Final = click.Option(["--json", "as_json"], is_flag=True, help="One JSON value a line.")
-UTC: Final = click.Option(["--utc"], is_flag=True, help="Times in UTC; else in the local zone.")
+JSON: Final = click.Option(["--json", "as_json"], is_flag=True, help="Print JSON, one value per line.")
+UTC: Final = click.Option(["--utc"], is_flag=True, help="Show times in UTC, not in the local zone.")
+
+
+class UnconfirmedError(click.ClickException):
+    """A command would change something and cannot ask first; its usage is right, and is not explained."""
+
+    exit_code = USAGE
 
 
 class CommandContext:
-    """What a command looks at, and where it writes to. Raises `SettingsError`, `StoreError` when first used."""
+    """What a command reads, and where it prints. Raises `SettingsError` and `StoreError` when first used."""
 
     def __init__(self, context: click.Context, output: Output) -> None:
         self.click = context
@@ -37,9 +43,9 @@ class CommandContext:
     @functools.cached_property
     def settings(self) -> Settings:
         """The app's settings, with the database that ``--url`` names in place of its own."""
-        found = Settings.from_app(self.app)
+        settings = Settings.from_app(self.app)
         url = self.click.meta.get(URL)
-        return found.at(url) if url else found
+        return settings.at(url) if url else settings
 
     @functools.cached_property
     def reader(self) -> Reader:
@@ -50,37 +56,41 @@ class CommandContext:
         return reader
 
     def writer(self, settings: Settings) -> Writer:
-        """A store to be changed; closed when the command ends."""
+        """The store for changes; closed when the command ends."""
         writer = Writer(settings)
         self.click.call_on_close(writer.close)
         return writer
 
     @property
     def now(self) -> dt.datetime:
-        """In the zone that times are shown in, from which a search takes it. The app's settings may set it, as Django's
-        do."""
+        """The present in the zone of the output, in which a search reads times without a zone. The app's settings are
+        read first: as Django's, they may set the zone."""
         _ = self.settings
         return self.output.now.astimezone(self.output.zone)
 
     def search(self, words: tuple[str, ...]) -> Filter:
-        """The filter that the words on the command line make."""
+        """The search that the words on the command line make. Raises `FilterError`."""
         return parse(" ".join(words), self.now)
 
 
 def command(
-    *lines: str, name: str | None = None, about: str = "", options: Sequence[click.Option] = (JSON, UTC)
+    *lines: str,
+    short: str | None = None,
+    name: str | None = None,
+    about: str = "",
+    options: Sequence[click.Option] = (JSON, UTC),
 ) -> Callable[[Callable[..., Any]], click.Command]:
-    """Make a command of a function, whose first argument is a `CommandContext`. Its help ends with ``lines`` as
-    examples, and ``about``; ``options`` come after its own."""
+    """Make a command of a function, whose first argument is a `CommandContext`. The list of commands shows ``short``;
+    its own help ends with ``lines`` as examples, and ``about``. ``options`` come after its own."""
 
     def decorate(function: Callable[..., Any]) -> click.Command:
         @functools.wraps(function)
         @click.pass_context
-        def invoked(context: click.Context, /, *, as_json: bool = False, utc: bool = False, **given: Any) -> Any:
+        def invoked(context: click.Context, /, *, as_json: bool = False, utc: bool = False, **options: Any) -> Any:
             output = Output(as_json=as_json, utc=utc, color=not getattr(context.obj, "no_color", False))
-            return function(CommandContext(context, output), **given)
+            return function(CommandContext(context, output), **options)
 
-        made = click.command(name, epilog=examples(*lines) + about)(invoked)
+        made = click.command(name, short_help=short, epilog=examples(*lines) + about)(invoked)
         made.params += options
         return made
 
@@ -88,17 +98,17 @@ def command(
 
 
 def record(row: AsyncTask | AsyncTaskAttempt, *left_out: str) -> dict[str, Any]:
-    """A row as ``--json`` prints it: its columns by their names, without the keys of the fold."""
+    """A row as ``--json`` prints it: values by column, without the keys of the fold and what is ``left_out``."""
     hidden = FOLD_KEYS.union(left_out)
     names = [column.name for column in row.__table__.columns if column.name not in hidden]
     return {name: getattr(row, name) for name in names}
 
 
 def ask(question: str, yes: bool) -> None:
-    """Ask a person whether to go on, unless ``yes``; ends the command where the answer is no, and with a usage error
-    where there is nobody to ask."""
+    """Ask a person to confirm, unless ``yes``. Ends the command where the answer is no; raises `UnconfirmedError`
+    where there is no terminal."""
     if yes:
         return
     if not sys.stdin.isatty():
-        raise click.UsageError("There is no terminal to ask on. Look with --dry-run, then say --yes.")
+        raise UnconfirmedError("Not done: no terminal to confirm on. Check with --dry-run, then use --yes.")
     click.confirm(question, abort=True, err=True)

@@ -1,7 +1,7 @@
-"""The group of all commands: which there are, and how what they raise becomes one line and an exit code.
+"""The group of all commands: which there are, and how an error becomes one line and an exit code.
 
-Exit codes: 0 done; 1 a problem was found, or it could not be done; 2 wrong usage, settings or search; 3 the database
-cannot be reached, or has not the tables; 130 interrupted.
+Exit codes: 0 done; 1 a problem was found, or the command failed; 2 wrong usage, settings or search; 3 the database
+cannot be reached or has no tables; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -22,29 +22,31 @@ USAGE: Final = 2
 UNREACHABLE: Final = 3
 INTERRUPTED: Final = 130
 URL: Final = "celery_asynctask.url"
-"""Where click's contexts keep what ``--url`` says."""
+"""Key of ``--url`` in the metadata of click's contexts."""
 _NAMES: Final = (
     *("doctor", "erase", "errors", "export", "import", "list", "openapi", "purge", "recorder", "rerun", "schema"),
     *("serve", "show", "stats", "token", "top", "tree", "upgrade", "verify", "why"),
 )
 _ELSEWHERE: Final = {"import": "import_", "openapi": "serve", "schema": "upgrade"}
-"""Modules of the commands that have none of their name."""
+"""Modules of the commands that do not have one of their own name."""
 
 
 class Commands(click.Group):
-    """The group of our commands, each of which is imported when it is asked for: Celery loads the group in every one of
-    its own commands, workers and beat among them, and the commands load SQLAlchemy."""
+    """The group of our commands, each imported when it is used: Celery loads the group in every command of its own,
+    workers and beat included, and the commands load SQLAlchemy."""
 
     def list_commands(self, _ctx: click.Context) -> list[str]:
-        """By name."""
+        """All names, sorted."""
         return sorted(_NAMES)
 
     def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """None where there is no such command."""
+        """The command of this name; None: there is none."""
         if cmd_name not in _NAMES:
             return None
-        there = vars(import_module(f"celery_asynctask.cli.{_ELSEWHERE.get(cmd_name, cmd_name)}")).values()
-        return next(one for one in there if isinstance(one, click.Command) and one.name == cmd_name)
+        module = import_module(f"celery_asynctask.cli.{_ELSEWHERE.get(cmd_name, cmd_name)}")
+        return next(
+            value for value in vars(module).values() if isinstance(value, click.Command) and value.name == cmd_name
+        )
 
     def invoke(self, ctx: click.Context) -> Any:
         for stream in (sys.stdout, sys.stderr):
@@ -58,7 +60,7 @@ class Commands(click.Group):
             _fail(ctx, exc, UNREACHABLE)
         except AsyncTaskError as exc:
             _fail(ctx, exc, PROBLEM)
-        except BrokenPipeError:  # whoever read has enough
+        except BrokenPipeError:  # the reader has enough
             _drop_output()
             ctx.exit(0)
         except KeyboardInterrupt:
@@ -69,14 +71,15 @@ class Commands(click.Group):
             _fail(ctx, exc, PROBLEM)
 
     def _flushed(self, ctx: click.Context) -> Any:
-        """What is printed is written before the end, so that an error in that is seen here, and not by Python."""
+        """Run the command and write out its output, so that an error in writing is raised here and not at Python's
+        end."""
         try:
-            found = super().invoke(ctx)
+            result = super().invoke(ctx)
         except (click.exceptions.Exit, AsyncTaskError):
             sys.stdout.flush()
             raise
         sys.stdout.flush()
-        return found
+        return result
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -86,25 +89,25 @@ class Commands(click.Group):
 
 
 def examples(*lines: str) -> str:
-    """The end of a command's help: how it is called, each line without its beginning, which all have in common."""
+    """The end of a command's help: example calls, given without the beginning that all have in common."""
     return "\b\nExamples:\n" + "".join(f"  celery -A proj asynctask {line}\n" for line in lines)
 
 
 def apart(args: list[str]) -> list[str]:
-    """Arguments of a command, with the terms that must not hold (``-status:SUCCESS``) where they are not taken for
-    options: behind ``--``."""
+    """Arguments of a command with negated terms of a search (``-status:SUCCESS``) moved behind ``--``, where click does
+    not take them for options."""
     from celery_asynctask.queries.search.keys import ALIASES, KEYS
 
     negated = re.compile(rf"-(?:{'|'.join((*KEYS, *ALIASES))})[.:]", re.IGNORECASE).match
     end = args.index("--") if "--" in args else len(args)
-    terms = [one for one in args[:end] if negated(one)]
+    terms = [argument for argument in args[:end] if negated(argument)]
     if not terms:
         return args
-    return [*(one for one in args[:end] if not negated(one)), "--", *terms, *args[end + 1 :]]
+    return [*(argument for argument in args[:end] if not negated(argument)), "--", *terms, *args[end + 1 :]]
 
 
 def _drop_output() -> None:
-    """Nothing more is written: what Python flushes at its end shall neither wait nor complain once more."""
+    """Discard what is still to be written: Python's flush at its end must neither block nor raise again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -1,4 +1,4 @@
-"""``celery asynctask rerun``: recorded tasks, sent again."""
+"""``celery asynctask rerun``: send recorded tasks again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import click
 
-from celery_asynctask.cli.command import CommandContext, command
+from celery_asynctask.cli.command import CommandContext, UnconfirmedError, command
 from celery_asynctask.cli.group import PROBLEM
 from celery_asynctask.cli.output import Output
 from celery_asynctask.core.accounting import plural
@@ -24,35 +24,36 @@ from celery_asynctask.queries.task import find
 from celery_asynctask.store.models import AsyncTask
 
 _REMEDIES: Final = {
-    "again": "--again sends it once more",
-    "unfinished": "--unfinished sends it all the same",
-    "force_name": "--force-name sends it all the same",
+    "again": "--again reruns it once more",
+    "unfinished": "--unfinished reruns it anyway",
+    "force_name": "--force-name reruns it anyway",
 }
 _SHORT: Final = 60
-"""Characters of arguments in a table; a single task's are shown from beginning to end."""
+"""Characters of arguments in a table; a single task's are shown in full."""
 
 
 @command(
     "rerun 5f0c2a",
-    'rerun --search "status:FAILURE name:billing.* since:2d" --limit 500',
+    'rerun --search "status:FAILURE since:2d" --limit 500',
     "rerun 5f0c2a --queue slow --by ada --yes --json",
+    short="Rerun recorded tasks.",
 )
 @click.argument("task_ids", metavar="[ID]...", nargs=-1)
-@click.option("--search", metavar="SEARCH", help="The newest tasks that a search finds, as in list, oldest first.")
+@click.option("--search", metavar="SEARCH", help="Rerun the newest tasks that a search finds, oldest first.")
 @click.option(
     "-n",
     "--limit",
     type=click.IntRange(1, MAX_ROWS),
     default=100,
     show_default=True,
-    help="Tasks that a search may find.",
+    help="Tasks that a search may find at most.",
 )
-@click.option("--queue", metavar="QUEUE", help="Send to this queue in place of the app's own choice.")
-@click.option("--by", metavar="NAME", help="Who does this; else the user of the operating system.")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-@click.option("--again", is_flag=True, help="Also tasks that were sent again before.")
-@click.option("--unfinished", is_flag=True, help="Also tasks that are not over.")
-@click.option("--force-name", is_flag=True, help="Also tasks that this app does not know.")
+@click.option("--queue", metavar="QUEUE", help="Send to this queue instead of the app's choice.")
+@click.option("--by", metavar="NAME", help="Who reruns them; default: the operating system's user.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
+@click.option("--again", is_flag=True, help="Include tasks that were rerun before.")
+@click.option("--unfinished", is_flag=True, help="Include unfinished tasks.")
+@click.option("--force-name", is_flag=True, help="Include tasks whose name this app does not know.")
 def rerun(
     context: CommandContext,
     task_ids: tuple[str, ...],
@@ -65,13 +66,13 @@ def rerun(
     unfinished: bool,
     force_name: bool,
 ) -> None:
-    """Send recorded tasks again, with the arguments that were recorded; shows what would be sent and asks first.
+    """Rerun recorded tasks with their recorded arguments. Shows a preview and asks first.
 
-    Each is a new execution for the same customer and creator, linked to the old one by its content (rerun_of,
-    rerun_by). It is the task alone: what followed it in a workflow is not sent. Exits with 1 if any could not be sent.
+    A rerun is a new task for the same customer and creator, linked to the original by its content (rerun_of, rerun_by).
+    Only the task itself is sent, not what followed it in a workflow. Exits with 1 if a task could not be rerun.
     """
     if bool(task_ids) == (search is not None):
-        raise click.UsageError("Give either ids of tasks or --search.")
+        raise click.UsageError("Give either task ids or --search.")
     output, app = context.output, context.app
     tasks = _by_search(context, search, limit) if search is not None else _by_id(context, task_ids)
     prepare(app)
@@ -85,14 +86,15 @@ def rerun(
     else:
         _preview(output, candidates)
     if not candidates:
-        output.hint("No task is like that.")
+        output.hint("No tasks match.")
     if not sendable:
         context.click.exit(PROBLEM if candidates else 0)
     count = f"{len(sendable):,} {plural(len(sendable), 'task')}"
     if not yes and not asks:
-        raise click.UsageError(f"Nothing was sent: nobody can be asked here. Give --yes to send {count}.")
-    if asks and not click.confirm(f"Send {count} again?", err=True):
-        output.hint("Nothing was sent.")
+        reason = "--json does not ask" if output.as_json else "no terminal to confirm on"
+        raise UnconfirmedError(f"Not sent: {reason}. Use --yes to rerun {count}.")
+    if asks and not click.confirm(f"Rerun {count}?", err=True):
+        output.hint("Not sent.")
         context.click.exit(PROBLEM)
     link(app)
     reach_broker(app)
@@ -103,34 +105,34 @@ def rerun(
 
 def _by_id(context: CommandContext, task_ids: Sequence[str]) -> list[AsyncTask]:
     with context.reader.session() as session:
-        found = [find(context.reader, session, task_id) for task_id in task_ids]
-    return list({task.celery_task_id: task for task in found}.values())
+        tasks = [find(context.reader, session, task_id) for task_id in task_ids]
+    return list({task.celery_task_id: task for task in tasks}.values())
 
 
 def _by_search(context: CommandContext, search: str, limit: int) -> list[AsyncTask]:
-    """Oldest first, the order in which they were asked for."""
+    """Oldest first, in the order of their creation."""
     with context.reader.session() as session:
         found = page(context.reader, session, context.search((search,)), limit=limit)
     if found.looked_back_to is not None:
         back_to = context.output.moment(found.looked_back_to)
-        context.output.hint(f"Looked at the newest {MAX_SCANNED:,} tasks one by one, back to {back_to}.")
+        context.output.hint(f"Searched only the newest {MAX_SCANNED:,} tasks, back to {back_to}.")
     elif found.next is not None:
-        context.output.hint(f"There are more: these are the newest {limit:,}; --limit takes up to {MAX_ROWS:,}.")
+        context.output.hint(f"More tasks match; these are the newest {limit:,}. --limit takes up to {MAX_ROWS:,}.")
     return list(reversed(found.tasks))
 
 
-def _assessed(context: CommandContext, tasks: Sequence[AsyncTask], how: Options) -> list[Candidate]:
+def _assessed(context: CommandContext, tasks: Sequence[AsyncTask], options: Options) -> list[Candidate]:
     with context.reader.session() as session:
         before = reruns(context.reader, session, tasks)
         keys = routing_keys(session, tasks)
     if before.looked_back_to is not None:
         context.output.hint(
-            f"Looked for earlier reruns among the newest {MAX_SCANNED:,} tasks, back to "
+            f"Searched for earlier reruns only among the newest {MAX_SCANNED:,} tasks, back to "
             f"{context.output.moment(before.looked_back_to)}."
         )
     return [
-        assess(context.app, one, how, before.by_task.get(one.celery_task_id, ()), keys.get(one.celery_task_id))
-        for one in tasks
+        assess(context.app, task, options, before.by_task.get(task.celery_task_id, ()), keys.get(task.celery_task_id))
+        for task in tasks
     ]
 
 
@@ -165,25 +167,25 @@ def _preview(output: Output, candidates: Sequence[Candidate]) -> None:
             ),
         )
     for one in candidates:
-        for told, words in ((one.refusals, "cannot be sent again"), (one.remarks, "note")):
-            if told:
-                output.line(f"{one.task.celery_task_id} {words}: {'; '.join(reasons(told, _REMEDIES))}.")
+        for remarks, title in ((one.refusals, "cannot be rerun"), (one.remarks, "note")):
+            if remarks:
+                output.line(f"{one.task.celery_task_id} {title}: {'; '.join(reasons(remarks, _REMEDIES))}.")
 
 
 def _sent(output: Output, app: Any, one: Candidate, by: str, queue: str | None) -> bool:
-    """Send one and say so; whether it was sent."""
+    """Send a task and print the result; whether it was sent."""
     try:
         new = send(app, one, by, queue)
-    except Exception as exc:  # noqa: BLE001 - one that fails shall not stop the others
+    except Exception as exc:  # noqa: BLE001 - a task that fails must not stop the others
         error = f"{type(exc).__name__}: {exc}"
-        output.tell({**_record(one), "error": error}, f"{one.task.celery_task_id} could not be sent: {error}")
+        output.tell({**_record(one), "error": error}, f"{one.task.celery_task_id} could not be rerun: {error}")
         return False
-    output.tell({**_record(one), "sent": new}, f"{one.task.celery_task_id} was sent again as {new}")
+    output.tell({**_record(one), "sent": new}, f"{one.task.celery_task_id} was rerun as {new}")
     return True
 
 
 def _record(one: Candidate) -> dict[str, Any]:
-    """What ``--json`` says; ``sent`` is the new task id."""
+    """What ``--json`` prints; ``sent`` is the new task id."""
     task = one.task
     return {
         "celery_task_id": task.celery_task_id,
@@ -210,7 +212,7 @@ def _text(value: int | None) -> str | None:
 
 
 def _user() -> str:
-    """Who sits there: behind sudo, too."""
+    """The name of the person at the terminal, also behind sudo."""
     if name := os.environ.get("SUDO_USER"):
         return name
     try:

@@ -1,4 +1,4 @@
-"""`core.reasons` in words."""
+"""`core.reasons`, why a task is not rerun or what to know first, in words."""
 
 from __future__ import annotations
 
@@ -8,40 +8,39 @@ from typing import Any, Final
 from celery_asynctask.core.reasons import Code, Reason
 
 _SENTENCES: Final = {
-    Code.STEP: "it is a step of a workflow that was never sent: what it was to get from the step before is not known",
-    Code.UNFINISHED: "it is not over, but {status}",
+    Code.STEP: "it is a workflow step that was never sent: what the step before would have given it is not known",
+    Code.UNFINISHED: "it is still {status}",
     Code.NOT_RECORDED: "its {name} were not recorded",
-    Code.NOT_WHOLE: "its {name} are not whole{detail}",
-    Code.WRONG_KIND: "its {name} are no {kind}",
-    Code.SENT_BEFORE: "it was sent again before, {times}, last as {last}",
-    Code.JUST_SENT: "it was sent again a moment ago",
+    Code.NOT_WHOLE: "its {name} are incomplete{detail}",
+    Code.WRONG_KIND: "its {name} are not a {kind}",
+    Code.SENT_BEFORE: "it was already rerun {times}, last as {last}",
+    Code.JUST_SENT: "it was rerun a moment ago",
     Code.UNREADABLE: "its arguments cannot be read back{detail}",
-    Code.UNKNOWN_NAME: "this app knows no task of that name",
-    Code.UNCHECKED_NAME: "this app does not know the task: nobody has checked name and arguments",
-    Code.MISFIT: "its arguments do not fit the task as it is now{detail}",
+    Code.UNKNOWN_NAME: "this app has no task of that name",
+    Code.UNCHECKED_NAME: "this app has no task of that name: name and arguments are not checked",
+    Code.MISFIT: "its arguments do not fit the task's present signature{detail}",
     Code.NO_ROUTE: "it cannot be routed{detail}",
-    Code.UNSENDABLE: "its arguments cannot be serialized, or the app does not want it sent like this. The server's log "
-    "says which",
-    Code.MAY_RUN_TWICE: "it is {status}: if it runs still, or is delivered again, it is done twice",
-    Code.CAME_BY: "its last run came by {queue}",
-    Code.CONTENT_CHANGED: "its content is not given again: the run has changed it",
-    Code.CONTENT_TOO_LONG: "its content is not given again: it is too long",
-    Code.CONTENT_NOT_WHOLE: "its content is not given again: it is not whole",
-    Code.BOUNDED: "earlier reruns were looked for in the newest {tasks:,} tasks of its name alone, since {since}",
+    Code.UNSENDABLE: "its arguments cannot be serialized, or the app refuses to send it. The server's log says which",
+    Code.MAY_RUN_TWICE: "it is {status}: if it still runs, or is redelivered, its work is done twice",
+    Code.CAME_BY: "its last attempt had the routing key {queue}",
+    Code.CONTENT_CHANGED: "its content is not passed on: an attempt changed it",
+    Code.CONTENT_TOO_LONG: "its content is not passed on: it is too long",
+    Code.CONTENT_NOT_WHOLE: "its content is not passed on: it is incomplete",
+    Code.BOUNDED: "earlier reruns were searched among the newest {tasks:,} tasks of its name only, since {since}",
 }
 
 
 def reason(one: Reason, remedies: Mapping[str, str] = {}) -> str:
-    """A part of a sentence, without a full stop. ``remedies`` says, by field of `operations.rerun.Options`, what a
-    person does who wants it nevertheless."""
+    """A part of a sentence, without a full stop; in parentheses the remedy. ``remedies`` says, by field of
+    `operations.rerun.Options`, how a person overrides a refusal."""
     fields: dict[str, Any] = {**one.fields}
     if times := fields.get("times"):
         fields["times"] = "once" if times == 1 else f"{times:,} times"
     if detail := fields.get("detail"):
         fields["detail"] = f": {detail}"
-    told = _SENTENCES[one.code].format_map(fields)
+    text = _SENTENCES[one.code].format_map(fields)
     remedy = remedies.get(one.remedy) if one.remedy is not None else None
-    return told if remedy is None else f"{told} ({remedy})"
+    return text if remedy is None else f"{text} ({remedy})"
 
 
 def reasons(some: Iterable[Reason], remedies: Mapping[str, str] = {}) -> list[str]:

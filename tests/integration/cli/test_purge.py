@@ -43,7 +43,7 @@ def test_by_the_rules_of_the_settings(store: Store, tmp_path: Path) -> None:
     ]
     asked = project.run("purge")
     assert asked.code == 2
-    assert "There is no terminal to ask on. Look with --dry-run, then say --yes." in asked.err
+    assert asked.err == "Error: Not done: no terminal to confirm on. Check with --dry-run, then use --yes.\n"
     assert len(left(store)) == 4
     done = project.run("purge", "--yes", "--json")
     assert (done.code, done.err) == (0, "")

@@ -40,7 +40,7 @@ def test_a_task_is_sent_again_and_says_by_whom(store: Store, shop: Celery, api: 
     tell(store, "old", OURS, content={"order": 17})
     page = look(api, "/tasks/old/rerun", "ours")
     assert '<form class="stack" method="post" action="/console/tasks/old/rerun">' in page
-    for said in ("Recorded as sent by ours", "its last run came by celery", "EUR", "Send it now"):
+    for said in ("Recorded as sent by ours", "its last attempt had the routing key celery", "EUR", "Send it now"):
         assert said in words(page)
     answer = sent_form(api, "/tasks/old/rerun", "ours")
     assert answer.status_code == 303, answer.text
@@ -94,7 +94,7 @@ def test_a_second_click(store: Store, api: Api) -> None:
     assert sent_form(api, "/tasks/old/rerun").status_code == 303
     answer = sent_form(api, "/tasks/old/rerun")
     assert answer.status_code == 409
-    assert "it was sent again a moment ago" in words(answer.text)
+    assert "it was rerun a moment ago" in words(answer.text)
     page = look(api, "/tasks/old/rerun")
     assert "unless you tick “also if it was sent again before”" in words(page)
     assert "Send it now" not in page
@@ -107,15 +107,15 @@ def test_what_is_refused(store: Store, api: Api) -> None:
     tell(store, "redacted", OURS, kwargs={"password": {"$asynctask": "redacted"}})
     store.write(lines(about(HISTORIES["success"]()[:3], "running")))
     page = look(api, "/tasks/redacted/rerun")
-    assert "its kwargs are not whole: password is redacted" in words(page)
+    assert "its kwargs are incomplete: password is redacted" in words(page)
     assert "Send it now" not in page
     assert "Look once more" not in page
-    assert "its kwargs are not whole" in words(sent_form(api, "/tasks/redacted/rerun").text)
+    assert "its kwargs are incomplete" in words(sent_form(api, "/tasks/redacted/rerun").text)
     page = look(api, "/tasks/running/rerun")
-    assert "it is not over, but STARTED (unless you tick “also if it is not over”)" in words(page)
+    assert "it is still STARTED (unless you tick “also if it is not over”)" in words(page)
     assert '<input type="checkbox" name="unfinished" value="1">' in page
     page = look(api, "/tasks/running/rerun", unfinished="1")
-    assert "it is done twice" in words(page)
+    assert "its work is done twice" in words(page)
     assert sent_form(api, "/tasks/running/rerun", unfinished="1").status_code == 303
     look(api, "/tasks/redacted/rerun", status=422, queue="x")
 

@@ -34,7 +34,7 @@ def test_a_task_is_sent_again_and_says_by_whom(store: Store, shop: Celery, api: 
     assert answer.status_code == 201, answer.text
     said = answer.json()
     new = said["celeryTaskId"]
-    queue, remarks = shop.conf.task_default_queue, ["its last run came by celery"]
+    queue, remarks = shop.conf.task_default_queue, ["its last attempt had the routing key celery"]
     assert said == {"celeryTaskId": new, "rerunOf": "old", "queue": queue, "remarks": remarks}
     with shop.connection_for_read() as connection:
         queue = connection.SimpleQueue(said["queue"])
@@ -52,7 +52,7 @@ def test_a_task_is_sent_again_and_says_by_whom(store: Store, shop: Celery, api: 
     assert api.ok(f"/async-tasks/{new}", "ours")["content"] == row.content, "its caller reads it at once"
     is_problem(api.get(f"/async-tasks/{new}", "theirs"), "not-found", 404)
     said = is_problem(api.post("/async-tasks/old/rerun", "ours"), "refused", 409)
-    assert f"sent again before, once, last as {new}" in said
+    assert f"already rerun once, last as {new}" in said
 
 
 @pytest.mark.parametrize("headers", [{}, {"Content-Type": "application/json"}])
@@ -83,10 +83,10 @@ def test_what_is_refused(store: Store, shop: Celery, api: Api) -> None:
         connection.execute(update(AsyncTask).where(AsyncTask.celery_task_id == "unknown").values(name="shop.gone"))
     for task_id, why in (
         ("redacted", "password is redacted"),
-        ("misfit", "do not fit the task as it is now"),
-        ("running", "it is not over, but STARTED"),
+        ("misfit", "do not fit the task's present signature"),
+        ("running", "it is still STARTED"),
         ("never-sent", "never sent"),
-        ("unknown", "this app knows no task of that name"),
+        ("unknown", "this app has no task of that name"),
     ):
         for dry in (True, False):
             assert why in is_problem(api.post(f"/async-tasks/{task_id}/rerun", dryRun=dry), "refused", 409)
@@ -116,17 +116,17 @@ def test_a_number_that_means_two_tasks_sends_neither(store: Store, shop: Celery,
 
 SECRET = "4111-1111-1111-1111"
 UNTOLD: dict[str, tuple[dict[str, Any], str]] = {
-    "redacted": ({"kwargs": {SECRET: {"$asynctask": "redacted"}}}, "its kwargs are not whole"),
-    "list": ({"args": [{SECRET: {"$asynctask": "cut"}}]}, "its args are not whole"),
+    "redacted": ({"kwargs": {SECRET: {"$asynctask": "redacted"}}}, "its kwargs are incomplete"),
+    "list": ({"args": [{SECRET: {"$asynctask": "cut"}}]}, "its args are incomplete"),
     "type": (
         {"kwargs": {"text": {"$asynctask": "object", "type": SECRET}}},
-        "its kwargs are not whole",
+        "its kwargs are incomplete",
     ),
     "envelope": (
         {"kwargs": {"text": {"__type__": "datetime", "__value__": SECRET}}},
         "its arguments cannot be read back",
     ),
-    "misfit": ({"kwargs": {SECRET: 1}}, "its arguments do not fit the task as it is now"),
+    "misfit": ({"kwargs": {SECRET: 1}}, "its arguments do not fit the task's present signature"),
     "route": ({"kwargs": {"text": SECRET}}, "it cannot be routed"),
 }
 
@@ -156,7 +156,7 @@ def test_a_second_click(store: Store, shop: Celery, api: Api) -> None:
     assert first.status_code == 201
     for body in ({}, {"dryRun": True}):
         said = is_problem(api.post("/async-tasks/old/rerun", "ours", **body), "refused", 409)
-        assert said == "Not rerun: it was sent again a moment ago (`again` overrides this)."
+        assert said == "Not rerun: it was rerun a moment ago (`again` overrides this)."
     assert api.post("/async-tasks/old/rerun", "ours", again=True, dryRun=True).status_code == 200
     assert api.post("/async-tasks/other/rerun", "ours").status_code == 201
     assert api.post("/async-tasks/old/rerun", "ours", again=True).status_code == 201
@@ -223,7 +223,7 @@ def test_where_earlier_reruns_were_not_looked_for(store: Store, api: Api, monkey
     monkeypatch.setattr(lookup, "MAX_SCANNED", 2)
     said = api.post("/async-tasks/old/rerun", dryRun=True).json()["remarks"]
     since = rfc3339(rows(store)["old"].created_at)
-    told = f"earlier reruns were looked for in the newest 100,000 tasks of its name alone, since {since}"
+    told = f"earlier reruns were searched among the newest 100,000 tasks of its name only, since {since}"
     assert told in said
 
 
@@ -243,7 +243,7 @@ def test_arguments_that_cannot_be_serialized(
         said = is_problem(api.post("/async-tasks/old/rerun", **options), "refused", 409)
     finally:
         registry.unregister("strict")
-    assert "its arguments cannot be serialized, or the app does not want it sent like this" in said
+    assert "its arguments cannot be serialized, or the app refuses to send it" in said
     assert "old could not be rerun: EncodeError: not as YAML" in caplog.text
     uninstall(shop)
     assert rows(store).keys() == {"old"}

@@ -150,7 +150,7 @@ def test_the_command(store: Store, tmp_path: Path) -> None:
     ]
     asked = project.run("erase", "--customer", "42")
     assert asked.code == 2
-    assert "There is no terminal to ask on." in asked.err
+    assert "no terminal to confirm on" in asked.err
     assert told_of(store).count(SECRET) > 3
     done = project.run("erase", "--customer", "42", "--customer", "43", "--yes", "--json")
     assert (done.code, done.err) == (0, "")

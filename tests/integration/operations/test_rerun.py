@@ -160,10 +160,12 @@ def test_it_runs_again(store: Store, working: Project) -> None:
 
     ended = working.run("rerun", old, "--yes")
     assert ended.code == 1
-    assert f"it was sent again before, once, last as {new.celery_task_id}" in ended.out
+    assert f"it was already rerun once, last as {new.celery_task_id}" in ended.out
     ended = working.run("rerun", old, "--again")
-    assert (ended.code, "Nothing was sent: nobody can be asked here." in ended.err) == (2, True), ended
-    assert "customer  42" in ended.out, "the preview is there all the same"
+    assert (ended.code, ended.err) == (2, "Error: Not sent: no terminal to confirm on. Use --yes to rerun 1 task.\n")
+    ended = working.run("rerun", old, "--again", "--json")
+    assert (ended.code, ended.err) == (2, "Error: Not sent: --json does not ask. Use --yes to rerun 1 task.\n")
+    assert ended.values[0]["customer"] == 42, "the preview is there all the same"
     assert len(rerun_rows(store)) == 1
 
 
@@ -203,17 +205,17 @@ def test_many(project: Project, rows: Store) -> None:
     ended = project.run("rerun", "--search", "name:shop.charge", "--yes", "--by", "Grace")
     assert ended.code == 1
     assert "\x1b" not in ended.out
-    assert "a3 cannot be sent again: its kwargs are not whole: password is redacted." in ended.lines
-    assert any(line.startswith("a4 cannot be sent again: it is not over, but STARTED") for line in ended.lines)
-    assert "a2 could not be sent: RuntimeError: not this one" in ended.lines
+    assert "a3 cannot be rerun: its kwargs are incomplete: password is redacted." in ended.lines
+    assert any(line.startswith("a4 cannot be rerun: it is still STARTED") for line in ended.lines)
+    assert "a2 could not be rerun: RuntimeError: not this one" in ended.lines
     sent = rerun_rows(rows)
     assert [one.content["rerun_of"] for one in sent] == ["a1", "a5"]
-    assert [f"{one.content['rerun_of']} was sent again as {one.celery_task_id}" for one in sent] == ended.lines[-3::2]
+    assert [f"{one.content['rerun_of']} was rerun as {one.celery_task_id}" for one in sent] == ended.lines[-3::2]
     again = project.run("rerun", "--search", "name:shop.charge content.rerun_of:none", "--yes", "--json", "-n", "2")
     assert again.code == 1
     assert "these are the newest 2" in again.err
     assert [one["celery_task_id"] for one in again.values] == ["a3", "a5"]
-    assert "sent again before, once" in again.values[1]["refusals"][0]
+    assert "already rerun once" in again.values[1]["refusals"][0]
     assert len(rerun_rows(rows)) == 2
 
 
@@ -239,7 +241,7 @@ def ask(project: Project, answer: str) -> tuple[int, str]:
 def test_it_asks(project: Project, rows: Store) -> None:
     add(rows, *over("a1"))
     code, err = ask(project, "n")
-    assert (code, "Send 1 task again?" in err, "Nothing was sent." in err) == (1, True, True)
+    assert (code, "Rerun 1 task?" in err, "Not sent." in err) == (1, True, True)
     assert rerun_rows(rows) == []
     code, err = ask(project, "y")
     assert code == 0, err
@@ -250,8 +252,8 @@ def test_it_asks(project: Project, rows: Store) -> None:
 def test_how_it_fails(project: Project, rows: Store) -> None:
     add(rows, *over("a1"))
     for arguments, code, told in (
-        (("rerun",), 2, "Give either ids of tasks or --search."),
-        (("rerun", "a1", "--search", "shop"), 2, "Give either ids of tasks or --search."),
+        (("rerun",), 2, "Give either task ids or --search."),
+        (("rerun", "a1", "--search", "shop"), 2, "Give either task ids or --search."),
         (("rerun", "a1", "zz", "--yes"), 1, "No task has the id zz"),
         (("rerun", "--search", "nokey:1", "--yes"), 2, "no key 'nokey'"),
         (("rerun", "--search", "shop", "--limit", "1001"), 2, "1001 is not in the range"),
@@ -301,7 +303,7 @@ def test_an_app_that_only_sends_and_does_not_record(project: Project, rows: Stor
     )
     ended = sender.run("rerun", "a2", "a1", "--yes", "--queue", "slow", "--by", "Grace")
     assert ended.code == 1, ended.err
-    assert "nobody has checked name and arguments; its last run came by celery." in ended.out
+    assert "name and arguments are not checked; its last attempt had the routing key celery." in ended.out
     [sent] = rerun_rows(rows)
     assert (sent.name, sent.content) == ("shop.charge", {"rerun_of": "a1", "rerun_by": "Grace"})
 

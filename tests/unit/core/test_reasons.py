@@ -41,4 +41,4 @@ def test_every_code_has_a_sentence(code: Code) -> None:
 
 
 def test_a_remedy_that_nobody_has() -> None:
-    assert reason(Reason(Code.JUST_SENT, remedy="again")) == "it was sent again a moment ago"
+    assert reason(Reason(Code.JUST_SENT, remedy="again")) == "it was rerun a moment ago"

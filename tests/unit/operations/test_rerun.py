@@ -125,12 +125,12 @@ def test_an_envelope_that_kombu_does_not_know(app: Celery) -> None:
 @pytest.mark.parametrize(
     ("args", "kwargs", "told"),
     [
-        ((), {"password": "x"}, "its kwargs are not whole: password is redacted"),
-        ((["see mail of ada", {"api key": "x"}],), {}, "its args are not whole: 0.1.api key is redacted"),
-        (("x" * 400,), {}, "its args are not whole: 0 is cut"),
-        ((list(range(2000)),), {}, "its args are not whole: 0 is cut: list of 2,000 items"),
-        ((), {"a": dict.fromkeys(map(str, range(999)))}, "its kwargs are not whole: a is cut: dict of 999 items"),
-        (({1, 2},), {}, "its args are not whole: 0 is of type set, which JSON does not have"),
+        ((), {"password": "x"}, "its kwargs are incomplete: password is redacted"),
+        ((["see mail of ada", {"api key": "x"}],), {}, "its args are incomplete: 0.1.api key is redacted"),
+        (("x" * 400,), {}, "its args are incomplete: 0 is cut"),
+        ((list(range(2000)),), {}, "its args are incomplete: 0 is cut: list of 2,000 items"),
+        ((), {"a": dict.fromkeys(map(str, range(999)))}, "its kwargs are incomplete: a is cut: dict of 999 items"),
+        (({1, 2},), {}, "its args are incomplete: 0 is of type set, which JSON does not have"),
         ((object(),), {}, "0 is of type object, not looked into"),
         ((), {"path": PurePosixPath("/x")}, "path is of type pathlib"),
         (("a\0b",), {}, "0 is stored with characters replaced"),
@@ -145,18 +145,18 @@ def test_arguments_that_are_not_whole(app: Celery, args: Any, kwargs: Any, told:
     task = row(task_args=stored_args, task_kwargs=stored_kwargs)
     assert told in refusal(app, task)
     [untold] = reasons(assess(app, task, Options(), (), None, values=False).refusals)
-    assert untold in ("its args are not whole", "its kwargs are not whole")
+    assert untold in ("its args are incomplete", "its kwargs are incomplete")
 
 
 def test_arguments_that_were_erased(app: Celery) -> None:
     told = refusal(app, row(task_args=ERASED, task_kwargs=ERASED))
-    assert told == "its args are not whole: all of it is erased; its kwargs are not whole: all of it is erased"
+    assert told == "its args are incomplete: all of it is erased; its kwargs are incomplete: all of it is erased"
 
 
 def test_arguments_that_were_not_recorded(app: Celery) -> None:
     assert refusal(app, row(task_args=None)) == "its args were not recorded"
     assert refusal(app, row(task_kwargs=None)) == "its kwargs were not recorded"
-    assert refusal(app, row(task_args={"a": 1})) == "its args are no list"
+    assert refusal(app, row(task_args={"a": 1})) == "its args are not a list"
 
 
 def test_the_message(app: Celery) -> None:
@@ -223,9 +223,9 @@ def test_every_history(app: Celery, name: str) -> None:
     if name in ("never_sent", "body_of_failed_chord"):
         assert "never sent" in told
     elif found["completed_at"] is None:
-        assert told == f"it is not over, but {found['status']} (--unfinished does)"
+        assert told == f"it is still {found['status']} (--unfinished does)"
         assert refusal(app, task, unfinished=True) == ""
-        assert "it is done twice" in reasons(look(app, task, unfinished=True).remarks)[0]
+        assert "its work is done twice" in reasons(look(app, task, unfinished=True).remarks)[0]
     else:
         assert told == ""
 
@@ -244,37 +244,37 @@ def test_a_planned_step_is_not_sent_however_much_one_wants(app: Celery) -> None:
 
 
 def test_a_lost_task_may_be_done_twice(app: Celery) -> None:
-    assert "it is LOST: if it runs still" in reasons(look(app, row(status=AsyncTaskStatus.LOST)).remarks)[0]
+    assert "it is LOST: if it still runs" in reasons(look(app, row(status=AsyncTaskStatus.LOST)).remarks)[0]
 
 
 def test_a_name_that_the_app_does_not_know(app: Celery) -> None:
     unknown = row(name="shop.renamed")
-    assert "this app knows no task of that name" in refusal(app, unknown)
+    assert "this app has no task of that name" in refusal(app, unknown)
     forced = look(app, unknown, force_name=True)
     assert (forced.refusals, len(forced.remarks)) == ([], 1)
     sender = make_app()
     found = look(sender, unknown)
-    assert (found.refusals, "nobody has checked" in reasons(found.remarks)[0]) == ([], True)
+    assert (found.refusals, "are not checked" in reasons(found.remarks)[0]) == ([], True)
     sender.close()
 
 
 def test_arguments_that_do_not_fit_any_more(app: Celery) -> None:
-    assert "do not fit the task as it is now" in refusal(app, row(task_kwargs={"removed": 1}))
-    assert "do not fit the task as it is now" in refusal(app, row(task_args=[1, 2, 3, 4]))
+    assert "do not fit the task's present signature" in refusal(app, row(task_kwargs={"removed": 1}))
+    assert "do not fit the task's present signature" in refusal(app, row(task_args=[1, 2, 3, 4]))
 
 
 def test_what_was_sent_again_before(app: Celery) -> None:
     at = dt.datetime(2026, 1, 31, tzinfo=dt.timezone.utc)
     before = [Rerun("new-2", at), Rerun("new-1", at)]
     [told] = reasons(look(app, row(), before).refusals)
-    assert told == "it was sent again before, 2 times, last as new-2"
+    assert told == "it was already rerun 2 times, last as new-2"
     found = look(app, row(), before[1:], again=True)
-    assert (found.refusals, reasons(found.remarks)) == ([], ["it was sent again before, once, last as new-1"])
+    assert (found.refusals, reasons(found.remarks)) == ([], ["it was already rerun once, last as new-1"])
 
 
 def test_which_way_it_came(app: Celery) -> None:
     assert look(app, row(), came_by="celery").remarks == []
-    assert reasons(look(app, row(), came_by="slow").remarks) == ["its last run came by slow"]
+    assert reasons(look(app, row(), came_by="slow").remarks) == ["its last attempt had the routing key slow"]
     assert look(app, row(), came_by="slow", queue="slow").remarks == []
 
 
@@ -288,12 +288,12 @@ def test_content(app: Celery) -> None:
     given = {"order": 17, "rerun_of": "x", "rerun_by": "y", "periodic_task_name": "z"}
     assert look(app, row(content=given, content_key=GIVEN)).content == {"order": 17}
     for content, key, told in (
-        (given, CHANGED, "the run has changed it"),
-        ({"order": {"$asynctask": "redacted"}}, GIVEN, "it is not whole"),
+        (given, CHANGED, "an attempt changed it"),
+        ({"order": {"$asynctask": "redacted"}}, GIVEN, "it is incomplete"),
         ({"order": "x" * 16_300}, GIVEN, "it is too long"),
     ):
         found = look(app, row(content=content, content_key=key))
-        assert (found.content, reasons(found.remarks)) == ({}, [f"its content is not given again: {told}"])
+        assert (found.content, reasons(found.remarks)) == ({}, [f"its content is not passed on: {told}"])
     assert look(app, row(content=None)).content == {}
 
 
