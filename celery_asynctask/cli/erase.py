@@ -1,4 +1,4 @@
-"""``celery asynctask erase``: takes the values of one tenant out of the record."""
+"""``celery asynctask erase``: remove the values of customers' tasks from the record."""
 
 from __future__ import annotations
 
@@ -9,32 +9,45 @@ from celery_asynctask.core.limits import MAX_INTEGER
 from celery_asynctask.operations.erase import Erased, Erasure
 
 
-@command("erase --customer 42 --dry-run", "erase --customer 42 --customer 43 --yes")
+def _in_range(_context: click.Context, _option: click.Parameter, customers: tuple[int, ...]) -> tuple[int, ...]:
+    """As `click.IntRange`, whose help would show the bounds: 19 digits each."""
+    for customer in customers:
+        if abs(customer) > MAX_INTEGER:
+            raise click.BadParameter(f"{customer} has more than 64 bits; no customer has such a number.")
+    return customers
+
+
+@command(
+    "erase --customer 42 --dry-run",
+    "erase --customer 42 --customer 43 --yes",
+    short="Erase the values of customers' tasks.",
+)
 @click.option(
     "--customer",
     "customers",
-    type=click.IntRange(-MAX_INTEGER, MAX_INTEGER),
+    type=int,
+    callback=_in_range,
     metavar="N",
     multiple=True,
     required=True,
-    help="Whose; may be said more than once.",
+    help="Customer whose tasks lose their values; may be repeated.",
 )
-@click.option("--dry-run", is_flag=True, help="Count only.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--dry-run", is_flag=True, help="Only count.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def erase(context: CommandContext, customers: tuple[int, ...], dry_run: bool, yes: bool) -> None:
-    """Erase what was recorded of the values of customers' tasks, for good.
+    """Erase the recorded values of customers' tasks for good.
 
-    Arguments, results and content become {"$asynctask": "erased"}; error messages, tracebacks and the name of who asked
-    become null. The rows stay: what ran, when, how it ended. Such a task cannot be run again from the record.
+    Arguments, results and content become {"$asynctask": "erased"}; error messages, tracebacks and names of creators
+    become null. The rows stay: what ran, when, and how it ended. Such tasks cannot be rerun from the record.
 
-    Values can come back with events that are stored only later: of tasks that are not over, of a message that is
-    delivered again, of a node whose journal has not reached the database. Run it once more then; what is erased already
-    is not touched. Journals, their quarantine, the broker, the result backend, exports and backups are not looked into.
+    Values can come back with events that are stored later: those of unfinished tasks, of redelivered messages, or of a
+    node whose journal has not reached the database yet. Run it again then; it leaves what is erased already. Journals,
+    their quarantine, the broker, the result backend, exports and backups are not touched.
     """
     context.reader.close()  # it has found the tables
     writer = context.writer(context.settings)
-    work = {customer: Erasure(writer, customer) for customer in customers}
-    counts = {customer: one.count() for customer, one in work.items()}
+    erasures = {customer: Erasure(writer, customer) for customer in customers}
+    counts = {customer: erasure.count() for customer, erasure in erasures.items()}
     if dry_run or not yes:
         _show(context, counts, "has to erase")
     if dry_run:
@@ -44,18 +57,18 @@ def erase(context: CommandContext, customers: tuple[int, ...], dry_run: bool, ye
     if tasks or attempts:
         ask(f"Erase the values of {tasks:,} tasks and {attempts:,} attempts for good?", yes)
     done: dict[int, Erased] = {}
-    with context.output.progress("Erasing", tasks) as told:
-        for customer, one in work.items():
+    with context.output.progress("Erasing", tasks) as advance:
+        for customer, erasure in erasures.items():
             done[customer] = Erased(0, 0)
-            for batch in one.run():
+            for batch in erasure.run():
                 done[customer] = Erased(*map(sum, zip(done[customer], batch, strict=True)))
-                told(batch.tasks)
+                advance(batch.tasks)
     _show(context, done, "erased")
 
 
-def _show(context: CommandContext, counts: dict[int, Erased], what: str) -> None:
+def _show(context: CommandContext, counts: dict[int, Erased], state: str) -> None:
     for customer, count in counts.items():
         context.output.tell(
-            {"customer": customer, "state": what, **count._asdict()},
-            f"Customer {customer}: {what} the values of {count.tasks:,} tasks, {count.attempts:,} attempts.",
+            {"customer": customer, "state": state, **count._asdict()},
+            f"Customer {customer}: {state} the values of {count.tasks:,} tasks, {count.attempts:,} attempts.",
         )

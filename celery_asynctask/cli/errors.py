@@ -1,4 +1,4 @@
-"""``celery asynctask errors``: what fails, cause by cause."""
+"""``celery asynctask errors``: failures grouped by cause."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from celery_asynctask.core.accounting import listed, plural
 from celery_asynctask.queries.failures.groups import MAX_SCANNED, Group, failures
 
 NAMES_SHOWN: Final = 5
-"""Names of tasks that are shown of a group."""
-_UNTOLD: Final = frozenset({"first_asked", "last_asked", "counts"})
-"""Of a group; what the console has of it."""
+"""Task names shown per group."""
+_CONSOLE_ONLY: Final = frozenset({"first_asked", "last_asked", "counts"})
+"""Fields of a group that ``--json`` leaves out."""
 _ORDERS: Final[dict[str, Callable[[Group], Any]]] = {
     "count": lambda group: group.tasks,
     "last": lambda group: group.last,
@@ -23,22 +23,27 @@ _ORDERS: Final[dict[str, Callable[[Group], Any]]] = {
 }
 
 
-@command("errors", "errors since:1d --sort first", "errors 'name:billing.*' customer:42 --json")
+@command(
+    "errors",
+    "errors since:1d --sort first",
+    "errors 'name:billing.*' customer:42 --json",
+    short="Group failures by cause.",
+)
 @click.argument("search", nargs=-1)
 @click.option(
     "--sort",
     type=click.Choice(list(_ORDERS)),
     default="count",
     show_default=True,
-    help="The most frequent first, those seen last, or those that are newest.",
+    help="Order of causes: most frequent, most recent, or newest first.",
 )
-@click.option("-n", "--limit", type=click.IntRange(1), default=20, show_default=True, help="Causes shown.")
+@click.option("-n", "--limit", type=click.IntRange(1), default=20, show_default=True, help="Causes to show.")
 def errors(context: CommandContext, search: tuple[str, ...], sort: str, limit: int) -> None:
-    """What failed of the tasks that SEARCH finds, cause by cause: how often, where, when, and for how many customers.
+    """Group the failures that SEARCH finds by cause: how often, where, when, and for how many customers.
 
-    A cause is an exception's class, its message without what varies in it (numbers, ids, quoted texts, addresses), and
-    the place in your own code where it came from. Tasks that were never sent because one before them failed count to
-    its cause. Failed are FAILURE, LOST and REJECTED; SEARCH, as for list, may name other statuses.
+    A cause is an exception's class, its message without variable parts (numbers, ids, quoted texts, addresses), and the
+    line of your own code that raised it. Tasks that were never sent because a task before them failed count toward its
+    cause. Failures are FAILURE, LOST and REJECTED, unless SEARCH names other statuses; see `list --help` for its terms.
     """
     output = context.output
     with context.reader.session() as session:
@@ -46,15 +51,16 @@ def errors(context: CommandContext, search: tuple[str, ...], sort: str, limit: i
     groups = sorted(found.groups, key=_ORDERS[sort], reverse=True)
     for group in groups[:limit]:
         if output.as_json:
-            told = {name: value for name, value in group._asdict().items() if name not in _UNTOLD}
-            output.json({**told, "looked_back_to": found.looked_back_to})
+            fields = {name: value for name, value in group._asdict().items() if name not in _CONSOLE_ONLY}
+            output.json({**fields, "looked_back_to": found.looked_back_to})
         else:
             output.tree(_node(output, group))
     if not groups:
-        output.hint("No failure is like that.")
+        output.hint("No failures match.")
     if len(groups) > limit:
-        left = sum(group.tasks for group in groups[limit:])
-        output.hint(f"There are {len(groups) - limit:,} more causes, of {left:,} failures: --limit {len(groups)}")
+        left, tasks = len(groups) - limit, sum(group.tasks for group in groups[limit:])
+        failed = f"{tasks:,} {plural(tasks, 'failure')}"
+        output.hint(f"{left:,} more {plural(left, 'cause')} with {failed}: --limit {len(groups)}")
     output.bounded(MAX_SCANNED, "failures", found.looked_back_to)
 
 
@@ -62,15 +68,15 @@ def _node(output: Output, group: Group) -> Node:
     when = output.moment(group.first)
     if group.last != group.first:
         when = f"{when} to {output.moment(group.last)}"
-    about = [
+    details = [
         ("at", group.place),
         ("of", listed(group.names, NAMES_SHOWN)),
         ("when", when),
         ("for", None if not group.customers else f"{group.customers:,} {plural(group.customers, 'customer')}"),
-        ("unsent", None if not group.unsent else f"{group.unsent:,} of them never sent, for a task before them failed"),
+        ("unsent", None if not group.unsent else f"{group.unsent:,} never sent, because a task before them failed"),
         ("example", group.example),
     ]
     return Node(
         (group.tasks, group.error_type, group.message or None),
-        [Node((f"{name:7}", value)) for name, value in about if value is not None],
+        [Node((f"{name:7}", value)) for name, value in details if value is not None],
     )

@@ -1,4 +1,4 @@
-"""``celery asynctask export``: tasks to a file or a pipe."""
+"""``celery asynctask export``: write tasks to a file or a pipe."""
 
 from __future__ import annotations
 
@@ -36,53 +36,56 @@ Pages = Iterable[Sequence[Exported]]
     "export status:FAILURE since:2d -o failures.ndjson",
     "export --workflow 5f0c2a -o incident.ndjson",
     "export customer:42 --format csv > tasks.csv",
+    short="Write tasks to a file or a pipe.",
     options=[UTC],
 )
 @click.argument("search", nargs=-1)
-@click.option("--workflow", metavar="ID", help="All members of the workflow that the task ID is in.")
+@click.option("--workflow", metavar="ID", help="Write the tasks of the workflow that contains task ID.")
 @click.option(
     "--format",
     "kind",
     type=click.Choice(["ndjson", "csv", "parquet"]),
     default="ndjson",
     show_default=True,
-    help="A bundle for `import`, or a table of the tasks.",
+    help="A bundle for `import`, or a table of tasks.",
 )
-@click.option("-o", "--output", "target", metavar="FILE", default=STANDARD, help="Where to; standard output without.")
+@click.option(
+    "-o", "--output", "target", metavar="FILE", default=STANDARD, help="File to write; default: standard output."
+)
 def export(context: CommandContext, search: tuple[str, ...], workflow: str | None, kind: str, target: str) -> None:
-    """Write all tasks that SEARCH finds, or a whole workflow; everything, without.
+    """Write the tasks that SEARCH finds, or those of a workflow; without either, all tasks.
 
-    ndjson is a bundle: a line of JSON for each task with its attempts, which `import` reads. csv and parquet are tables
-    of the tasks alone, without attempts; JSON values are texts in them, and in csv nothing is written for null, and an
-    apostrophe before a text that a spreadsheet would take for a formula.
+    ndjson is a bundle for `import`: a line of JSON per task, with its attempts. csv and parquet are tables of tasks
+    without attempts, in which JSON values are texts. In csv, null is empty, and an apostrophe precedes a text that a
+    spreadsheet would take for a formula.
 
-    What was recorded is written as it is, arguments and results with it. FILE is readable for you alone, and there when
-    it is whole, or not at all.
+    Arguments and results are written as they were recorded. FILE is readable by you alone, and appears only when it is
+    complete.
     """
     if search and workflow is not None:
-        raise click.UsageError("Either a search or --workflow, not both.")
+        raise click.UsageError("Give a search or --workflow, not both.")
     if kind == "parquet" and find_spec("pyarrow") is None:
         raise AsyncTaskError("Parquet needs pyarrow, which is not installed: pip install pyarrow")
     if kind == "parquet" and target == STANDARD and sys.stdout.isatty():
-        raise click.UsageError("Parquet is not for terminals: -o FILE.")
-    whole = kind == "ndjson"
+        raise click.UsageError("Parquet cannot be written to a terminal. Use -o FILE.")
+    is_bundle = kind == "ndjson"
     if workflow is not None:
-        about, pages = f"the workflow of {workflow}", workflow_of(context.reader, workflow, attempts=whole)
+        about, pages = f"the workflow of {workflow}", workflow_of(context.reader, workflow, attempts=is_bundle)
     else:
-        wanted = context.search(search)
-        about, pages = wanted.text or "everything", found_by(context.reader, wanted, attempts=whole)
+        query = context.search(search)
+        about, pages = query.text or "everything", found_by(context.reader, query, attempts=is_bundle)
     count = 0
 
     def counted() -> Iterator[Sequence[Exported]]:
         nonlocal count
-        with context.output.progress("Exporting") as told:
+        with context.output.progress("Exporting") as advance:
             for page in pages:
                 yield page
                 count += len(page)
-                told(len(page))
+                advance(len(page))
 
     with _opened(target) as file:
-        if kind == "ndjson":
+        if is_bundle:
             _write_bundle(file, counted(), about)
         elif kind == "csv":
             _write_csv(file, counted())
@@ -122,14 +125,14 @@ def _write_parquet(file: IO[bytes], pages: Pages) -> None:
 
 
 def _flat(task: Columns) -> Columns:
-    """A task as a table has it."""
+    """A task as a row of a table: JSON values as texts."""
     texts = {name: json.dumps(task[name], ensure_ascii=False) for name in VALUES if task[name] is not None}
     return {**{name: task[name] for name in _NAMES}, **texts}
 
 
 @contextmanager
 def _opened(target: str) -> Iterator[IO[bytes]]:
-    """Standard output, or a file that gets its name when it is whole. Raises `AsyncTaskError`."""
+    """Standard output, or a file that gets its name when it is complete. Raises `AsyncTaskError`."""
     if target == STANDARD:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()

@@ -1,4 +1,4 @@
-"""``celery asynctask import``: a bundle into a database, to look at it there."""
+"""``celery asynctask import``: load a bundle into a database."""
 
 from __future__ import annotations
 
@@ -17,41 +17,45 @@ from celery_asynctask.errors import AsyncTaskError
 from celery_asynctask.operations.bundle import Import, read
 
 
-@command("import incident.ndjson --into sqlite:///incident.db", "--url sqlite:///incident.db list", name="import")
+@command(
+    "import incident.ndjson --into sqlite:///x.db",
+    "--url sqlite:///x.db list",
+    short="Load an exported bundle into a database.",
+    name="import",
+)
 @click.argument("file", metavar="FILE")
-@click.option("--into", metavar="URL", required=True, help="Database that gets the tasks; an SQLite file is made.")
-@click.option("--any-database", is_flag=True, help="Also into a database that is not SQLite, hence perhaps a real one.")
+@click.option("--into", metavar="URL", required=True, help="Database for the tasks; an SQLite file is created.")
+@click.option("--any-database", is_flag=True, help="Allow a database other than SQLite, which may be in use.")
 def import_(context: CommandContext, file: str, into: str, any_database: bool) -> None:
-    """Store the tasks of a bundle that `export` made, with their attempts, as they were.
+    """Store the tasks of a bundle that `export` wrote, with their attempts.
 
-    FILE is - for standard input. A file that is no whole bundle is refused before anything is stored. A task that is
-    there already is joined with the one in the bundle, as the recorder would: what is later wins, and doing it twice
-    changes nothing.
+    FILE is - for standard input. An incomplete file is refused before anything is stored. A task that is stored already
+    is merged with the bundle's, as the recorder would: the later event wins, and importing twice changes nothing.
     """
     settings = context.settings.at(into)
     if not any_database and not settings.url.startswith("sqlite"):
-        raise click.UsageError("--into is not an SQLite file. If that is what you want, say --any-database.")
+        raise click.UsageError("--into is not an SQLite file. To import into it anyway, add --any-database.")
     with _opened(file) as lines:
-        with context.output.progress("Reading") as told:
+        with context.output.progress("Reading") as advance:
             count = 0
             for _ in read(lines):
                 count += 1
-                told(1)
+                advance(1)
         lines.seek(0)
-        work = Import(context.writer(settings))
-        work.prepare()
-        with context.output.progress("Importing", count) as told:
-            for stored in work.store(read(lines)):
-                told(stored)
+        bundle = Import(context.writer(settings))
+        bundle.prepare()
+        with context.output.progress("Importing", count) as advance:
+            for stored in bundle.store(read(lines)):
+                advance(stored)
     database = settings.shown_url
     context.output.tell({"tasks": count, "database": database}, f"{count:,} tasks are in {database}.")
     if not context.output.as_json:
-        context.output.hint(f"Look at them: celery asynctask --url {database} list")
+        context.output.hint(f"To list them: celery asynctask --url {database} list")
 
 
 @contextmanager
 def _opened(name: str) -> Iterator[IO[bytes]]:
-    """The bundle, to be read more than once. Raises `AsyncTaskError`."""
+    """The bundle as a file that can be read twice. Raises `AsyncTaskError`."""
     with ExitStack() as stack:
         try:
             if name == "-":

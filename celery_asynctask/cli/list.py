@@ -1,4 +1,4 @@
-"""``celery asynctask list``: tasks, newest first."""
+"""``celery asynctask list``: find tasks, newest first."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ import click
 from celery_asynctask.cli.command import CommandContext, command, record
 from celery_asynctask.cli.output import Id
 from celery_asynctask.queries import page
-from celery_asynctask.queries.search.keys import KEYS
+from celery_asynctask.queries.search.keys import ALIASES, KEYS
 from celery_asynctask.queries.search.page import MAX_ROWS, MAX_SCANNED
 from celery_asynctask.store.models import AsyncTask
 
-_COLUMNS: Final = ("id", "status", "name", "created", "wait>", "run>", "retries>", "customer>", "by", "error")
-_SPARE: Final = ("by", "wait", "customer", "retries", "run")
-"""Columns that a narrow terminal does without, first these."""
+_COLUMNS: Final = ("id", "status", "name", "created", "wait>", "run>", "retries>", "customer>", "created by", "error")
+_SPARE: Final = ("created by", "wait", "customer", "retries", "run")
+"""Columns that a narrow terminal leaves out, in this order."""
+_KEYS: Final = {name: key.meaning for name, key in KEYS.items()} | {
+    alias: f"the same as {name}" for alias, name in ALIASES.items()
+}
 
 
 @command(
@@ -23,22 +26,23 @@ _SPARE: Final = ("by", "wait", "customer", "retries", "run")
     "list 'name:billing.*' customer:42 'retries:>2'",
     "list kwargs.account_id:17 -status:SUCCESS --json",
     """list 'message:"no money"' created:2026-01-31""",
+    short="List tasks, newest first.",
     name="list",
-    about="\b\nKeys of a search:\n" + "".join(f"  {name:16} {key.meaning}\n" for name, key in KEYS.items()),
+    about="\b\nKeys of a search:\n" + "".join(f"  {name:16} {meaning}\n" for name, meaning in _KEYS.items()),
 )
 @click.argument("search", nargs=-1)
-@click.option("-n", "--limit", type=click.IntRange(1, MAX_ROWS), default=30, show_default=True, help="Tasks shown.")
-@click.option("--after", metavar="CURSOR", help="Go on where a page ended.")
+@click.option("-n", "--limit", type=click.IntRange(1, MAX_ROWS), default=30, show_default=True, help="Tasks to show.")
+@click.option("--after", metavar="CURSOR", help="Continue after a page, by the CURSOR that it printed.")
 def list_tasks(context: CommandContext, search: tuple[str, ...], limit: int, after: str | None) -> None:
-    """Tasks that SEARCH finds, newest first.
+    """List the tasks that SEARCH finds, newest first.
 
-    SEARCH is terms such as status:FAILURE; all must hold, one with a minus in front must not. Alternatives are
-    separated by commas, names may be globs, numbers and times take <, > and low..high, durations count back from now:
-    created:>2d is the last two days. What has a blank in it stands in double quotes, and those in single ones for the
-    shell, as does what the shell would read itself: * and >.
+    SEARCH is one or more terms such as status:FAILURE, all of which must match; a term with a minus in front must not.
+    Separate alternatives with commas. Texts may have the wildcards * and ?, numbers and times take <, > and low..high,
+    and durations count back from now: created:>2d is the last two days. Put double quotes around a value with spaces,
+    and single quotes around what the shell would interpret, such as double quotes, * and >.
 
-    On a narrow terminal ids are cut to their beginning, which the other commands take as well, and columns are left
-    out; in a pipe everything is there.
+    A narrow terminal shows the beginnings of ids, which the other commands take too, and fewer columns; a pipe gets
+    everything.
     """
     output = context.output
     with context.reader.session() as session:
@@ -49,14 +53,14 @@ def list_tasks(context: CommandContext, search: tuple[str, ...], limit: int, aft
     elif found.tasks:
         output.table(_COLUMNS, map(_row, found.tasks), spare=_SPARE)
     else:
-        output.hint("No task is like that.")
+        output.hint("No tasks match.")
     if found.looked_back_to is not None:
         output.hint(
-            f"Looked at the newest {MAX_SCANNED:,} tasks one by one, back to {output.moment(found.looked_back_to)}; "
-            f"older ones may match, too. Add a key such as name, customer or until, or go on: --after {found.next}"
+            f"Searched only the newest {MAX_SCANNED:,} tasks, back to {output.moment(found.looked_back_to)}; older "
+            f"tasks may match too. Add a key such as name, customer or until, or continue: --after {found.next}"
         )
     elif found.next is not None:
-        output.hint(f"There are more: --after {found.next}")
+        output.hint(f"More tasks match: --after {found.next}")
 
 
 def _row(task: AsyncTask) -> tuple[Any, ...]:

@@ -34,7 +34,7 @@ _SHORT: Final = 60
 
 @command(
     "rerun 5f0c2a",
-    'rerun --search "status:FAILURE since:2d" --limit 500',
+    'rerun --search "status:FAILURE since:2d" -n 500',
     "rerun 5f0c2a --queue slow --by ada --yes --json",
     short="Rerun recorded tasks.",
 )

@@ -16,31 +16,36 @@ from celery_asynctask.errors import AsyncTaskError, SettingsError
 PORT = 5556
 
 
-@command("serve", "serve --host 0.0.0.0 --port 8080", options=[])
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+@command("serve", "serve --host 0.0.0.0 --port 8080", short="Serve the console and the HTTP API.", options=[])
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
-    "-p", "--port", type=click.IntRange(0, 65535), default=PORT, show_default=True, help="0: any that is free."
+    "-p",
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=PORT,
+    show_default=True,
+    help="Port to listen on; 0: any free port.",
 )
-@click.option("--access-log", is_flag=True, help="Log every request, with what it searches for.")
+@click.option("--access-log", is_flag=True, help="Log every request, with its search.")
 def serve(context: CommandContext, host: str, port: int, access_log: bool) -> None:
-    """Serve the record over HTTP, until SIGTERM or Ctrl-C: the console for people, the API for programs.
+    """Serve the record over HTTP until SIGTERM or Ctrl-C: the console for people, the API for programs.
 
-    Whoever is on this host may read it, values included, unless asynctask_tokens or asynctask_access is set; at an
-    address that others reach, one of them must be.
+    Everybody on this host can read it, values included, unless asynctask_tokens or asynctask_access is set. An address
+    that other hosts can reach requires one of the two.
     """
-    loopback = all(ipaddress.ip_address(one[4][0]).is_loopback for one in _addresses(host, 0))
+    loopback = all(ipaddress.ip_address(entry[4][0]).is_loopback for entry in _addresses(host, 0))
     api = _created(context, loopback=loopback)
     if not loopback and not api.state.asynctask.authenticator.has_credentials:
         raise SettingsError(
-            f"{host} can be reached by others: set asynctask_tokens (`celery asynctask token` makes one) or "
-            "asynctask_access, or listen at 127.0.0.1."
+            f"Other hosts can reach {host or 'all addresses'}: set asynctask_tokens (`celery asynctask token` creates "
+            "one) or asynctask_access, or listen on 127.0.0.1."
         )
     try:
         import uvicorn
     except ImportError as exc:
         raise _without_extra(exc) from exc
 
-    # What a proxy says about who asks is not believed: any client may say it, too.
+    # Headers of a proxy about the client are not believed: any client may send them, too.
     config = uvicorn.Config(api, server_header=False, proxy_headers=False, lifespan="off", access_log=access_log)
     _settle()
     with _listening(host, port) as listening:
@@ -49,16 +54,18 @@ def serve(context: CommandContext, host: str, port: int, access_log: bool) -> No
     api.state.asynctask.close()
 
 
-@command("openapi > openapi.json", options=[])
+@command("openapi > openapi.json", short="Print the OpenAPI document of the API.", options=[])
 def openapi(context: CommandContext) -> None:
-    """Print the OpenAPI document of the HTTP API: what client generators read. Neither starts a server nor looks at
-    the database."""
+    """Print the OpenAPI document of the HTTP API, for client generators.
+
+    Starts no server and does not connect to the database.
+    """
     click.echo(json.dumps(_created(context, loopback=False).openapi(), indent=2, ensure_ascii=False))
 
 
 def _settle() -> None:
-    """Let the garbage collector leave alone what stays as long as the process: now and then one answer waited 80 ms
-    until it had looked at all of that."""
+    """Keep the garbage collector from objects that live as long as the process: now and then it scanned all of them
+    and held up an answer for 80 ms."""
     gc.collect()
     gc.freeze()
 
@@ -66,15 +73,17 @@ def _settle() -> None:
 def _listening(host: str, port: int) -> socket.socket:
     """Raises `AsyncTaskError`."""
     family, kind, _, _, address = _addresses(host, port)[0]
-    # asyncio sends without delay only what it knows for TCP, else the end of each answer waits 40 ms.
+    # asyncio turns off delayed sending only for sockets that say TCP; else the end of each answer waits 40 ms.
     listening = socket.socket(family, kind, socket.IPPROTO_TCP)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
-        listening.listen()  # who connects from here on waits, and is not refused
+        listening.listen()  # clients that connect from here on wait, and are not refused
     except OSError as exc:
         listening.close()
-        raise AsyncTaskError(f"{host} cannot be listened at, port {port}: {exc.strerror or exc}.") from exc
+        raise AsyncTaskError(
+            f"Cannot listen on {host}, port {port}: {exc.strerror or exc}. Choose others with --host and --port."
+        ) from exc
     return listening
 
 
@@ -84,7 +93,7 @@ def _url(listening: socket.socket) -> str:
 
 
 def _created(context: CommandContext, *, loopback: bool) -> Any:
-    """The ASGI application of the app that ``celery -A`` names. Raises `AsyncTaskError`, also where the extra is not
+    """The ASGI application for the app that ``celery -A`` names. Raises `AsyncTaskError`, also where the extra is not
     installed."""
     try:
         from celery_asynctask.http import create_app
@@ -94,12 +103,14 @@ def _created(context: CommandContext, *, loopback: bool) -> Any:
 
 
 def _without_extra(exc: ImportError) -> AsyncTaskError:
-    return AsyncTaskError(f"The HTTP API needs {exc.name}: pip install 'celery-asynctask[http]'.")
+    return AsyncTaskError(f"The HTTP API needs {exc.name}. Install the extra: pip install 'celery-asynctask[http]'.")
 
 
 def _addresses(host: str, port: int) -> Any:
-    """Raises `AsyncTaskError` for a name that nobody knows."""
+    """The addresses of a host's name. Raises `AsyncTaskError` where it has none."""
     try:
         return socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as exc:
-        raise AsyncTaskError(f"There is no address {host!r}: {exc}.") from exc
+        raise AsyncTaskError(
+            f"{host!r} has no address: {exc}. Give a name or an address of this host to --host."
+        ) from exc

@@ -25,14 +25,14 @@ FOLDED_COLUMNS: Final = 240
 """Characters of such a line."""
 
 
-@command("show 5f0c2a", "show 5f0c2a --full --utc")
+@command("show 5f0c2a", "show 5f0c2a --full --utc", short="Show a task, its attempts and its values.")
 @click.argument("task_id", metavar="ID")
-@click.option("--full", is_flag=True, help="Values and the tracebacks of all attempts, from beginning to end.")
+@click.option("--full", is_flag=True, help="Show values and the tracebacks of all attempts in full.")
 def show(context: CommandContext, task_id: str, full: bool) -> None:
-    """Everything about the task ID, or the one task whose id begins with it: how it went, every attempt, its values.
+    """Show everything about the task whose id is ID or begins with it: its course, every attempt, its values.
 
-    Of an attempt: delayed is until its ETA or countdown, queued from then to its start. A value that is not there as it
-    was says so: it was cut, redacted, erased, or only described.
+    An attempt is delayed until its ETA or countdown, and queued from then to its start. A value that is not recorded as
+    it was says so: cut, redacted, erased, or only described.
     """
     output, reader = context.output, context.reader
     with reader.session() as session:
@@ -40,10 +40,10 @@ def show(context: CommandContext, task_id: str, full: bool) -> None:
         runs = attempts(session, task)
     link = trace_link(context.settings.trace_url, task.trace_id, task.span_id)
     if output.as_json:
-        told = [{"attempt": number, **record(run, "id")} for number, run in enumerate(runs, 1)]
-        output.json({**record(task), "trace_url": link, "attempts": told})
+        numbered = [{"attempt": number, **record(run, "id")} for number, run in enumerate(runs, 1)]
+        output.json({**record(task), "trace_url": link, "attempts": numbered})
         return
-    output.fields(_about(task, runs, link, output.now))
+    output.fields(_fields(task, runs, link, output.now))
     if runs:
         _show_attempts(output, task, runs)
     for column in VALUES:
@@ -59,7 +59,7 @@ def show(context: CommandContext, task_id: str, full: bool) -> None:
             output.line(line)
 
 
-def _about(task: AsyncTask, runs: Sequence[AsyncTaskAttempt], link: str | None, now: dt.datetime) -> list[Any]:
+def _fields(task: AsyncTask, runs: Sequence[AsyncTaskAttempt], link: str | None, now: dt.datetime) -> list[Any]:
     return [
         ("id", task.celery_task_id),
         ("name", task.name),
@@ -75,7 +75,7 @@ def _about(task: AsyncTask, runs: Sequence[AsyncTaskAttempt], link: str | None, 
         ("customer", None if task.customer is None else str(task.customer)),
         (
             "created by",
-            " ".join(str(one) for one in (task.created_by_name, task.created_by) if one is not None) or None,
+            " ".join(str(value) for value in (task.created_by_name, task.created_by) if value is not None) or None,
         ),
         ("root", task.root_task_id if task.root_task_id != task.celery_task_id else None),
         ("parent", task.parent_task_id),
@@ -86,15 +86,15 @@ def _about(task: AsyncTask, runs: Sequence[AsyncTaskAttempt], link: str | None, 
 
 
 def _so_far(task: AsyncTask, runs: Sequence[AsyncTaskAttempt], now: dt.datetime) -> tuple[str, str | None]:
-    """How long a task that is not over runs, or is waited for."""
+    """How long an unfinished task has been running or waiting."""
     if task.status in TERMINAL:
         return "waiting", None
     if task.status is AsyncTaskStatus.STARTED:
         since = (runs[-1].started_at if runs else None) or task.started_at or task.created_at
         return "running", f"{span((now - since).total_seconds())} so far"
     ended = runs[-1].ended_at if runs else None
-    what = " for its next attempt" if runs else ""
-    return "waiting", f"{span((now - (ended or task.created_at)).total_seconds())} so far{what}"
+    purpose = " for its next attempt" if runs else ""
+    return "waiting", f"{span((now - (ended or task.created_at)).total_seconds())} so far{purpose}"
 
 
 def _show_attempts(output: Output, task: AsyncTask, runs: Sequence[AsyncTaskAttempt]) -> None:
@@ -110,26 +110,26 @@ def _show_attempts(output: Output, task: AsyncTask, runs: Sequence[AsyncTaskAtte
 
 
 def _tracebacks(task: AsyncTask, runs: Sequence[AsyncTaskAttempt], full: bool) -> list[tuple[int, str]]:
-    """With their numbers: all, or the newest where the task has not come to a good end."""
+    """Tracebacks by number of attempt: all in ``full``, else the newest of a task that has not succeeded."""
     found = [(number, run.traceback) for number, run in enumerate(runs, 1) if run.traceback]
     return found if full else found[-1:] if task.status is not AsyncTaskStatus.SUCCESS else []
 
 
 def folded(text: str, full: bool, *, end: bool = False) -> list[str]:
-    """The lines of a text; where there are many, the first (or last) few and how many more there are, and of long ones
-    the beginning."""
+    """The lines of a text, all in ``full``; else the first (or at the ``end``, the last) `FOLDED_LINES`, each with its
+    first `FOLDED_COLUMNS` characters, and a line that counts the others."""
     lines = text.splitlines()
     if full:
         return lines
-    more = len(lines) - FOLDED_LINES
-    kept = lines if more <= 0 else lines[-FOLDED_LINES:] if end else lines[:FOLDED_LINES]
+    hidden = len(lines) - FOLDED_LINES
+    kept = lines if hidden <= 0 else lines[-FOLDED_LINES:] if end else lines[:FOLDED_LINES]
     kept = [_shortened(line) for line in kept]
-    if more <= 0:
+    if hidden <= 0:
         return kept
-    told = f"… {more:,} more lines: --full"
-    return [told, *kept] if end else [*kept, told]
+    hint = f"… {hidden:,} more lines: --full"
+    return [hint, *kept] if end else [*kept, hint]
 
 
 def _shortened(line: str) -> str:
-    more = len(line) - FOLDED_COLUMNS
-    return line if more <= 0 else f"{line[:FOLDED_COLUMNS]}… {more:,} more characters: --full"
+    hidden = len(line) - FOLDED_COLUMNS
+    return line if hidden <= 0 else f"{line[:FOLDED_COLUMNS]}… {hidden:,} more characters: --full"

@@ -1,4 +1,4 @@
-"""``celery asynctask stats``: how the tasks of each name do."""
+"""``celery asynctask stats``: counts and times of tasks by name."""
 
 from __future__ import annotations
 
@@ -18,14 +18,19 @@ _COLUMNS = (
 )
 
 
-@command("stats", "stats 'name:billing.*' since:7d", "stats customer:42 since:2026-01-01 until:2026-02-01 --json")
+@command(
+    "stats",
+    "stats 'name:billing.*' since:7d",
+    "stats since:2026-01-01 until:2026-02-01 --json",
+    short="Count and time tasks by name.",
+)
 @click.argument("search", nargs=-1)
 def stats(context: CommandContext, search: tuple[str, ...]) -> None:
-    """How the tasks that SEARCH finds do, by name: how many, how many failed, waits and run times, throughput.
+    """Summarize the tasks that SEARCH finds by name: count, failures, waits, run times and throughput.
 
-    Failed are FAILURE, LOST and REJECTED. A wait is from when a task was asked for to its first start, a run from there
-    to its end with its retries; of a hundred, 50, 95 and 99 took at most so long. Per minute is how many were asked
-    for. SEARCH is as for list; where it names no time, the last day is looked at, and never more than the newest
+    Failures are FAILURE, LOST and REJECTED. Wait is the time from creation to the first start, run from there to the
+    end, retries included; p95 is the time that 95 of a hundred tasks took at most. Per minute counts created tasks. See
+    `list --help` for the terms of SEARCH. If it names no time, the last day is read, and never more than the newest
     100,000 tasks.
     """
     output = context.output
@@ -53,13 +58,13 @@ def stats(context: CommandContext, search: tuple[str, ...]) -> None:
             ),
         )
     else:
-        output.hint("No task is like that.")
-    output.hint(f"Tasks asked for from {output.moment(found.since)} to {output.moment(found.until)}.")
+        output.hint("No tasks match.")
+    output.hint(f"Tasks created from {output.moment(found.since)} to {output.moment(found.until)}.")
     output.bounded(MAX_SCANNED, "tasks", found.looked_back_to)
 
 
-def _lengths(found: Percentiles) -> list[dt.timedelta | None]:
-    return [None if one is None else dt.timedelta(seconds=one) for one in found]
+def _lengths(percentiles: Percentiles) -> list[dt.timedelta | None]:
+    return [None if seconds is None else dt.timedelta(seconds=seconds) for seconds in percentiles]
 
 
 def _value(found: Statistics, name: Name) -> dict[str, object]:

@@ -15,30 +15,29 @@ RIGHTS: Final = [right.value for right in Right]
 
 
 @click.command(
-    epilog=examples(
-        "token support --customer 42 --right payloads", "token ops --all-customers --right payloads --right rerun"
-    )
+    short_help="Create a token for the HTTP API.",
+    epilog=examples("token support --customer 42 --right payloads", "token ops --all-customers --right rerun"),
 )
 @click.argument("name")
 @click.option(
-    "--customer", "customers", type=int, multiple=True, help="A customer whose tasks it sees; may be repeated."
+    "--customer", "customers", type=int, multiple=True, help="Customer whose tasks it can read; may be repeated."
 )
-@click.option("--all-customers", is_flag=True, help="It sees all tasks, also those of no customer.")
+@click.option("--all-customers", is_flag=True, help="Let it read all tasks, with or without a customer.")
 @click.option(
     "--right",
     "rights",
     type=click.Choice(RIGHTS[1:]),
     multiple=True,
-    help="What it may do beyond reading; may be repeated.",
+    help="What it may do besides reading; may be repeated.",
 )
 def token(name: str, customers: tuple[int, ...], all_customers: bool, rights: tuple[str, ...]) -> None:
-    """Make a bearer token for the HTTP API, called NAME, which is recorded with what it does.
+    """Create a bearer token called NAME for the HTTP API. Reruns are recorded under this name.
 
-    Prints the token on standard output, once: only its hash is configured. What to add to the configuration goes to
-    standard error.
+    Prints the token to standard output, once: the configuration has only its hash. The line for the configuration goes
+    to standard error.
     """
     if all_customers == bool(customers):
-        raise click.UsageError("Give either --customer, whose tasks it sees, or --all-customers.")
+        raise click.UsageError("Give either --customer or --all-customers: the tasks that it can read.")
     made = f"asynctask_{secrets.token_urlsafe(_BYTES)}"
     grant = {
         "sha256": hashed(made),

@@ -33,19 +33,19 @@ _OTHER_LINES: Final = 22
 """Lines of the screen that are no rows of a list."""
 
 
-@command("top", "top --interval 10", 'top | mail -s "how it goes" ops@shop.example')
+@command("top", "top --interval 10", "top --json", short="Watch what runs, fails and is lost.")
 @click.option(
     "--interval",
     type=click.FloatRange(0.1, 3600),
     default=2.0,
     show_default=True,
     metavar="SECONDS",
-    help="How often to look.",
+    help="Seconds between two updates.",
 )
 def top(context: CommandContext, interval: float) -> None:
-    """What runs, fails and is lost now, and how the recorder does; the key q, or Ctrl-C, ends it.
+    """Watch what runs, fails and is lost, and how the recorder does. The key q, or Ctrl-C, ends it.
 
-    Without a terminal, and with --json, it looks once.
+    Without a terminal, or with --json, it prints once.
     """
     output, reader = context.output, context.reader
     if output.rich is not None:

@@ -1,4 +1,4 @@
-"""``celery asynctask tree``: the workflow of a task, who started whom and what took how long."""
+"""``celery asynctask tree``: the workflow of a task as a tree, or over time."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from celery_asynctask.queries.workflow.members import MAX_MEMBERS, MAX_RUNS, Run
 from celery_asynctask.queries.workflow.tree import Member, Placed, failed_branches, lineage
 
 SHORTEST_ID: Final = 8
-"""Characters of an id that are shown at least."""
+"""Characters of an id that are always shown."""
 CRITICAL: Final = "◆"
 ASKED: Final = "◀"
 
 
-@command("tree 5f0c2a", "tree 5f0c2a --failed", "tree 5f0c2a --waterfall")
+@command("tree 5f0c2a", "tree 5f0c2a --failed", "tree 5f0c2a --waterfall", short="Show a workflow as a tree.")
 @click.argument("task_id", metavar="ID")
-@click.option("--waterfall", is_flag=True, help="Draw it in time, every run of every task.")
-@click.option("--failed", is_flag=True, help="Only the branches with failures.")
+@click.option("--waterfall", is_flag=True, help="Draw it over time, with every attempt.")
+@click.option("--failed", is_flag=True, help="Show only the branches with failures.")
 def tree(context: CommandContext, task_id: str, waterfall: bool, failed: bool) -> None:
-    """The whole workflow that the task ID is in, or the one task whose id begins with it: what was started by what,
-    steps that were never sent included.
+    """Show the workflow of the task whose id is ID or begins with it: which task started which, and the steps that were
+    never sent.
 
-    The critical path is marked: the tasks that decided when the workflow ended, from its first to its last. While it is
-    not over, they lead to the task that it waits for.
+    The critical path is marked: the tasks that decided when the workflow ended, from first to last. While it is
+    unfinished, they lead to the task that it waits for.
     """
     output, reader = context.output, context.reader
     with reader.session() as session:
@@ -47,8 +47,8 @@ def tree(context: CommandContext, task_id: str, waterfall: bool, failed: bool) -
     asked = task.celery_task_id
     if output.as_json:
         for one in shown:
-            told = attempts.get(one.member.celery_task_id, ())
-            output.json(_told(one, asked) | ({"attempts": [run._asdict() for run in told]} if waterfall else {}))
+            own = attempts.get(one.member.celery_task_id, ())
+            output.json(_fields(one, asked) | ({"attempts": [run._asdict() for run in own]} if waterfall else {}))
     else:
         output.line(_summary(output, everything))
         ids = shortened(one.member.celery_task_id for one in everything)
@@ -57,17 +57,17 @@ def tree(context: CommandContext, task_id: str, waterfall: bool, failed: bool) -
         else:
             for node in _nodes(output, shown, ids, asked):
                 output.tree(node)
-        output.line(f"\n{CRITICAL} critical path  {ASKED} the task that was asked for")
+        output.line(f"\n{CRITICAL} critical path  {ASKED} requested task")
     if failed and not shown:
         output.hint("Nothing in this workflow has failed.")
     if found.bounded:
-        output.hint(f"The workflow has more than {MAX_MEMBERS:,} tasks; these are the first that were asked for.")
+        output.hint(f"The workflow has more than {MAX_MEMBERS:,} tasks; these were created first.")
     if sum(map(len, attempts.values())) >= MAX_RUNS:
-        output.hint(f"It has more than {MAX_RUNS:,} runs; those of some tasks are missing here.")
+        output.hint(f"The workflow has more than {MAX_RUNS:,} attempts; those of some tasks are not shown.")
 
 
 def shortened(ids: Iterable[str]) -> dict[str, str]:
-    """The beginnings of ids, as long as it takes to tell each from all others."""
+    """The beginnings of ids, long enough to tell each from all others."""
     ordered = sorted(set(ids))
     length = SHORTEST_ID
     for one, other in pairwise(ordered):
@@ -89,7 +89,7 @@ def _summary(output: Output, placed: Sequence[Placed]) -> str:
 
 
 def _nodes(output: Output, placed: Sequence[Placed], ids: Mapping[str, str], asked: str) -> list[Node]:
-    """The trees of what `lineage` found; made from the last to the first, so that what hangs on a member is there."""
+    """The trees of what `lineage` found; made from the last to the first, so that children come before their parent."""
     below: dict[str | None, list[Node]] = {}
     for one in reversed(placed):
         task_id = one.member.celery_task_id
@@ -113,14 +113,14 @@ def _cells(now: dt.datetime, one: Placed, short: str, asked: str) -> list[Any]:
 
 
 def duration(member: Member, now: dt.datetime) -> dt.timedelta | None:
-    """From its first start to its end, or till now."""
+    """From its first start to its end, or until now."""
     if member.started_at is None:
         return None
     return (member.completed_at or now) - member.started_at
 
 
 def state(member: Member) -> str | None:
-    """What the status does not say: that it was not sent, or its error."""
+    """What the status does not say: that it was not sent, or the class of its error."""
     if member.unsent:
         return "never sent"
     if member.planned:
@@ -129,7 +129,7 @@ def state(member: Member) -> str | None:
 
 
 def in_a_line(text: str) -> str:
-    """A name as one word of a line."""
+    """A name in one line."""
     return " ".join(text.split())
 
 
@@ -147,7 +147,7 @@ def _draw(output: Output, placed: Sequence[Placed], attempts: Mapping[str, Seque
         output.line(line)
 
 
-def _told(one: Placed, asked: str) -> dict[str, Any]:
+def _fields(one: Placed, asked: str) -> dict[str, Any]:
     member = one.member
     return {
         "depth": one.depth,

@@ -1,4 +1,4 @@
-"""``celery asynctask why``: why a task is where it is, in plain words."""
+"""``celery asynctask why``: why a task has its status, in a few sentences."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from celery_asynctask.queries.diagnosis import evidence
 from celery_asynctask.queries.task import find
 
 
-@command("why 5f0c2a", "why 5f0c2a --json")
+@command("why 5f0c2a", "why 5f0c2a --json", short="Explain the status of a task.")
 @click.argument("task_id", metavar="ID")
 def why(context: CommandContext, task_id: str) -> None:
-    """Why the task ID, or the one task whose id begins with it, failed, waits, or is what it is: the short answer.
+    """Explain why the task whose id is ID or begins with it failed, waits, or has its status.
 
-    Of a step that was never sent, the task that it was not sent for, and why that one failed.
+    For a step that was never sent, it explains the task before it that did not succeed.
     """
     output, reader = context.output, context.reader
     with reader.session() as session:

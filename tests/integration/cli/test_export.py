@@ -66,7 +66,7 @@ def test_an_incident_is_looked_at_elsewhere(store: Store, project: Project) -> N
     server = "postgresql+psycopg://nobody@127.0.0.1:9/x"
     refused = project.run("import", "-", "--into", server, given=piped.out)
     assert refused.code == 2
-    assert "--into is not an SQLite file. If that is what you want, say --any-database." in refused.err
+    assert "--into is not an SQLite file. To import into it anyway, add --any-database." in refused.err
 
 
 def test_csv(store: Store, project: Project) -> None:
@@ -187,7 +187,7 @@ def test_parquet_without_pyarrow(small: Project, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
-        (("--workflow", "a", "status:SUCCESS"), 2, "Either a search or --workflow, not both."),
+        (("--workflow", "a", "status:SUCCESS"), 2, "Give a search or --workflow, not both."),
         (("--workflow", "zzz"), 1, "No task has the id zzz"),
         (("state:x",), 2, "The search has no key 'state'"),
         (("-o", "nowhere/tasks.ndjson"), 1, "nowhere/tasks.ndjson cannot be written: No such file or directory."),

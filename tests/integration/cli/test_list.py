@@ -94,12 +94,24 @@ def test_list(project: Project) -> None:
     ended = project.run("list", "-n", "3")
     assert ended.code == 0, ended.err
     head, *lines = ended.lines
-    assert head.split() == ["id", "status", "name", "created", "wait", "run", "retries", "customer", "by", "error"]
+    assert head.split() == [
+        "id",
+        "status",
+        "name",
+        "created",
+        "wait",
+        "run",
+        "retries",
+        "customer",
+        "created",
+        "by",
+        "error",
+    ]
     assert [line.split()[:2] for line in lines] == [[QUEUED, "RECEIVED"], [RUNNING, "STARTED"], ["hostile", "PENDING"]]
     assert not obeyed(ended.out)
     assert "fake  SUCCESS" in lines[2], "in its own line"
     hint = ended.err.strip()
-    assert hint.startswith("There are more: --after ")
+    assert hint.startswith("More tasks match: --after ")
     ended = project.run("list", "--after", hint.split()[-1], TZ="America/New_York")
     assert (ended.code, ended.err) == (0, "")
     [_, line] = ended.lines
@@ -114,6 +126,9 @@ def test_list_as_json(project: Project) -> None:
     ended = project.run("list", "--json", "--utc", "created:2026-01-31", "-customer:42,7", TZ="America/New_York")
     assert (ended.code, ended.err) == (0, "")
     assert not obeyed(ended.out)
+    assert [one["celery_task_id"] for one in project.run("list", "--json", "-creator:*").values] == [RUNNING, QUEUED][
+        ::-1
+    ]
     [value] = ended.values
     assert (value["name"], value["task_args"], value["created_at"]) == (
         HOSTILE,
@@ -171,7 +186,7 @@ def test_show_in_full(small: Project) -> None:
 
 def test_nothing_is_found(small: Project) -> None:
     ended = small.run("list", "name:nothing")
-    assert (ended.code, ended.out, ended.err) == (0, "", "No task is like that.\n")
+    assert (ended.code, ended.out, ended.err) == (0, "", "No tasks match.\n")
 
 
 def test_show_as_json(small: Project) -> None:
@@ -243,7 +258,9 @@ def small(tmp_path: Path) -> Project:
 def test_wrong_usage(small: Project) -> None:
     ended = small.run("list", "nmae:x")
     assert (ended.code, ended.out) == (2, "")
-    assert ended.err.startswith("Error: The search has no key 'nmae'. The keys are id, name, status")
+    assert ended.err.startswith(
+        "Error: The search has no key 'nmae'. Did you mean 'name'? The keys are id, name, status"
+    )
     ended = small.run("list", "name:\udc80")
     assert (ended.code, "a character that no text in a database has" in ended.err) == (2, True)
     Project(small.path, asynctask_nonsense=1)

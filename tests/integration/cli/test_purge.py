@@ -106,14 +106,14 @@ def test_without_rules(small: tuple[Store, Project]) -> None:
     done = project.run("purge", "--yes")
     assert done.code == 0
     assert done.lines[1].split() == ["(no", "rule)", "for", "ever", "2", "0", "2"]
-    assert "Nothing is deleted: asynctask_retention has no age." in done.err
+    assert "Nothing deleted: asynctask_retention has no age." in done.err
     assert len(left(store)) == 2
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
-        (("status:SUCCESS",), 2, "With a search, say how old tasks must be: --older-than 90d."),
+        (("status:SUCCESS",), 2, "A search needs the age of the tasks to delete: add --older-than 90d."),
         (("--older-than", "soon"), 2, "An age cannot be 'soon'; it must be a duration such as 12h, 90d"),
         (("--older-than", "1d", "state:SUCCESS"), 2, "The search has no key 'state'"),
     ],

@@ -64,14 +64,14 @@ def test_more_of_what_they_print(small: Project) -> None:
     table = small.run("stats", "since:20d", "name:billing.*")
     assert table.lines[0].split()[:5] == ["name", "tasks", "failed", "rate", "retries"]
     assert all(line.startswith("billing.") for line in table.lines[1:])
-    assert "Tasks asked for from " in table.err
+    assert "Tasks created from " in table.err
     nothing = small.run("stats", "name:no.such")
     assert (nothing.code, nothing.out) == (0, "")
-    assert "No task is like that." in nothing.err
+    assert "No tasks match." in nothing.err
     causes = small.run("errors", "--json").values
     assert [one["tasks"] for one in causes] == sorted((one["tasks"] for one in causes), reverse=True)
     assert small.run("errors", "--sort", "first", "--json").values[0]["first"] == max(one["first"] for one in causes)
-    assert "No failure is like that." in small.run("errors", "name:no.such").err
+    assert "No failures match." in small.run("errors", "name:no.such").err
     (now,) = small.run("top", "--json").values
     assert now.keys() >= {"counts", "running", "slowest", "failures", "lost", "recording"}
 

@@ -24,7 +24,7 @@ Since 2025-06-15 15:06:40.000, 1.0 s
 │       └── ✖ FAILURE  shop.notify  44444444  never sent
 └── ✔ SUCCESS  shop.invoice  55555555  20 ms
 
-◆ critical path  ◀ the task that was asked for
+◆ critical path  ◀ requested task
 """
 WATERFALL = """\
 5 tasks: ✔ 3 SUCCESS, ✖ 2 FAILURE
@@ -39,7 +39,7 @@ Since 2025-06-15 15:06:40.000, 1.0 s
 
 ░ queued  · delayed (ETA or retry)  █ ran  ▓ failed  ? outcome unknown  ! never started
 
-◆ critical path  ◀ the task that was asked for
+◆ critical path  ◀ requested task
 """
 WHY = f"""\
 ✖ FAILURE  shop.notify  {NOTIFY}
