@@ -13,12 +13,16 @@ _SIGNS: Final = {Level.OK: "✔", Level.NOTE: "•", Level.PROBLEM: "✖"}
 _INDENT: Final = " " * 12
 
 
-@command("doctor", "doctor --json | jq 'select(.level == \"problem\")'")
+@command(
+    "doctor",
+    "doctor --json | jq 'select(.level == \"problem\")'",
+    short="Check the setup and name remedies.",
+)
 def doctor(context: CommandContext) -> None:
-    """Look at configuration, database, journal, recorder and telemetry, and say what to do.
+    """Check configuration, database, journal, recorder and telemetry, and name a remedy for each problem.
 
-    Run it where the workers run, as their user. Exits with 1 if there is a problem. It changes nothing: what it writes
-    to the database to see whether that is allowed is rolled back.
+    Run it where the workers run, as their user. Exits with 1 if there is a problem. It changes nothing: its trial write
+    to the database is rolled back.
     """
     output = context.output
     count = dict.fromkeys(Level, 0)

@@ -12,6 +12,7 @@ from typing import Any
 import click
 from celery.bin.base import LOG_LEVEL
 
+from celery_asynctask.cli.group import examples
 from celery_asynctask.errors import SettingsError
 from celery_asynctask.journal import Directory
 from celery_asynctask.recorder import Recorder
@@ -22,15 +23,18 @@ STOP_SECONDS = 10.0
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-@click.command()
-@click.option("--once", is_flag=True, help="Store what is in the journal now, then exit: 1 if something is left.")
+@click.command(
+    short_help="Run the recorder as its own process.",
+    epilog=examples("recorder", "recorder --once", "recorder -l DEBUG"),
+)
+@click.option("--once", is_flag=True, help="Store what is in the journal now and exit, with 1 if some is left.")
 @click.option("-l", "--loglevel", default="INFO", type=LOG_LEVEL, help="Logging level.")
 @click.pass_context
 def recorder(context: click.Context, once: bool, loglevel: Any) -> None:
     """Store what the processes of this host record, until SIGTERM.
 
-    Takes the work from recorders inside of workers and web processes, and leaves it to them when it ends. A second one
-    of the same journal waits in reserve. A second signal ends it at once; nothing is lost by that.
+    It takes over from the recorders in workers and web processes, and they resume when it ends. A second one for the
+    same journal stands by. A second signal ends it at once, and nothing is lost.
     """
     app = context.obj.app
     app.log.setup(loglevel=loglevel, redirect_stdouts=False)

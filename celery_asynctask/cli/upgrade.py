@@ -9,12 +9,17 @@ from celery_asynctask.operations.migrate import statements
 from celery_asynctask.operations.migrate import upgrade as upgrade_tables
 
 
-@command("upgrade", "--url postgresql+psycopg://admin@host/name upgrade")
+@command(
+    "upgrade",
+    "--url postgresql+psycopg://admin@db/shop upgrade",
+    short="Create or upgrade the tables.",
+)
 def upgrade(context: CommandContext) -> None:
-    """Create the tables, or bring them to the version that this release needs, by its migrations.
+    """Create the tables, or upgrade them to the version that this release needs.
 
-    Needs celery-asynctask[migrations]. Tables that the recorder made are at the version of its release already. On
-    PostgreSQL and SQLite it is done as a whole or not at all; on MySQL and MariaDB, run it again if it was stopped.
+    Needs celery-asynctask[migrations]. Tables that a recorder created have the version of its release already. On
+    PostgreSQL and SQLite, an upgrade is done completely or not at all; on MySQL and MariaDB, run it again if it was
+    interrupted.
     """
     done = upgrade_tables(context.writer(context.settings))
     shown = context.settings.shown_url
@@ -32,11 +37,16 @@ def upgrade(context: CommandContext) -> None:
         context.output.line(f"The tables of {shown} are at version {done.after}: nothing to do.")
 
 
-@command("schema | psql shop", "--url mysql:// schema > tables.sql", options=[UTC])
+@command(
+    "schema | psql shop",
+    "--url mysql:// schema > tables.sql",
+    short="Print the SQL that creates the tables.",
+    options=[UTC],
+)
 def schema(context: CommandContext) -> None:
-    """Print the SQL that makes the tables and notes their version, for the app's kind of database; connects to none.
+    """Print the SQL that creates the tables and records their version, for the app's kind of database.
 
-    Set asynctask_create_tables to False where the recorder has no right to make tables.
+    Does not connect to the database. Set asynctask_create_tables to False where the recorder may not create tables.
     """
     for statement in statements(context.settings.url):
         click.echo(f"{statement};\n")

@@ -27,14 +27,19 @@ _NUMBERS: Final = ("accepted>", "stored>", "journal>", "quarantined>", "dropped>
 _COLUMNS: Final = ("source", "role", "last seen", *_NUMBERS, "because")
 
 
-@command("verify", "verify --since 2d --all", "verify --json | head -1")
-@click.option("--since", metavar="TIME", help="Only processes that were seen since then: 2d, or 2026-01-31.")
-@click.option("--all", "everything", is_flag=True, help="List all processes, not those alone that lack something.")
+@command(
+    "verify",
+    "verify --since 2d --all",
+    "verify --json | head -1",
+    short="Check that the record is complete.",
+)
+@click.option("--since", metavar="TIME", help="Check only processes seen since then: 2d, or 2026-01-31.")
+@click.option("--all", "everything", is_flag=True, help="List all processes, not only incomplete ones.")
 def verify(context: CommandContext, since: str | None, everything: bool) -> None:
-    """Is the record complete? Accounts for every event that a process wrote.
+    """Check that the record is complete: account for every event that a process wrote.
 
-    Exits with 0 only when nothing is missing, dropped or in quarantine, and nothing lies in the journal of this host
-    that nobody drains. With --json, the first line is the sum, each other one a process.
+    Exits with 0 only if nothing is missing, dropped or in quarantine, and no journal of this host is left without a
+    recorder. With --json, the first line is the total, and each other line a process.
     """
     output = context.output
     moment = _moment(context, since) if since is not None else None
