@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from importlib.util import find_spec
+from textwrap import wrap as wrap_text
 from typing import Any, Final, NamedTuple
 
 from celery_asynctask.core.status import AsyncTaskStatus
@@ -44,8 +45,8 @@ class Node(NamedTuple):
 
 
 class Id(str):
-    """A task id in a table. It is never broken over lines; where a table is too wide for the terminal, a UUID is cut to
-    its beginning, which `show` and the others take as well."""
+    """A task id in a table. Where the terminal is too narrow, a UUID is cut to its beginning, which all commands take;
+    other ids stay whole."""
 
     __slots__ = ()
 
@@ -56,10 +57,10 @@ class Id(str):
 
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _BRIEF: Final = 8
+FIXED: Final = "\N{NO-BREAK SPACE}"
+"""A space at which no line is broken; it is printed as any other."""
 _LEAST: Final = 20
-"""Columns that a text in a table keeps, if it has as many, before whole columns are left out."""
-_ENDLESS: Final = 1_000_000
-"""Columns of no terminal."""
+"""Columns that a text in a table keeps before whole columns are left out."""
 
 
 class Output:
@@ -179,12 +180,13 @@ class Output:
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, spare: Sequence[str] = ()) -> None:
         """A table; a column whose name ends in ``>`` is right-aligned.
 
-        On a terminal, columns without a value are left out. One that is too narrow gets brief ids and times, then not
-        the columns that are ``spare``, one after the other. In a pipe, everything is there, whatever the width.
+        On a terminal, each row is one line, and columns without a value are left out. A narrow one gets brief ids and
+        times; then the columns in ``spare`` are left out, the first of them first; then texts are shortened. In a pipe,
+        everything is there, whatever the width.
         """
         cells = [list(row) for row in rows]
         if self.rich is not None:
-            self._rich_table(list(columns), cells, list(spare))
+            self._fitted_table(columns, cells, spare)
             return
         right = [column.endswith(">") for column in columns]
         lines = [[column.rstrip(">") for column in columns], *([self.show(cell) for cell in row] for row in cells)]
@@ -193,54 +195,53 @@ class Output:
             shown = map(lambda cell, size, to_right: placed(cell, size, right=to_right), line, widths, right)
             self.line(INDENT.join(shown).rstrip())
 
-    def _rich_table(self, columns: list[str], rows: list[list[Any]], spare: list[str]) -> None:
-        kept = [number for number in range(len(columns)) if any(row[number] not in (None, "") for row in rows)]
-        table = self._made(columns, rows, kept)
-        if self._needed(table) > self.width:
-            table = self._made(columns, rows, kept, brief=True)
+    def _fitted_table(self, names: Sequence[str], rows: Sequence[Sequence[Any]], spare: Sequence[str]) -> None:
+        """Print a table that is no wider than the terminal, each row in one line."""
+        from rich.text import Text
+
+        columns = self._columns(names, rows)
+        if _needed(columns) > self.width:
+            columns = self._columns(names, rows, brief=True)
         for name in spare:
-            if self._needed(table, _LEAST) <= self.width:
+            if _needed(columns, _LEAST) <= self.width:
                 break
-            kept = [number for number in kept if columns[number].rstrip(">") != name]
-            table = self._made(columns, rows, kept, brief=True)
-        self.rich.print(table)
+            columns = [column for column in columns if column.title != name]
+        columns = _narrowed(columns, self.width)
+        gap = Text(INDENT)
+        lines = [gap.join(Text(column.placed(column.title), "bold") for column in columns)]
+        lines.append(Text("─" * sum(column.width for column in columns) + "─" * len(INDENT) * (len(columns) - 1)))
+        for number in range(len(rows)):
+            cells = (Text(column.placed(column.cells[number]), column.styles[number]) for column in columns)
+            lines.append(gap.join(cells))
+        for line in lines:
+            line.rstrip()
+            self.rich.print(line, overflow="ellipsis", no_wrap=True)
 
-    def _needed(self, table: Any, least: int | None = None) -> int:
-        """Columns of the terminal that a table takes; with ``least`` where its texts have so many at least."""
-        needed = int(self.rich.measure(table, options=self.rich.options.update_width(_ENDLESS)).maximum)
-        if least is not None:
-            for column in table.columns:
-                if not column.no_wrap:
-                    widest = max(cell.cell_len for cell in column.cells if not isinstance(cell, str))
-                    needed -= max(0, widest - max(least, len(column.header)))
-        return needed
+    def _columns(self, names: Sequence[str], rows: Sequence[Sequence[Any]], *, brief: bool = False) -> list[_Column]:
+        """The columns that have a value."""
+        columns = []
+        for number, name in enumerate(names):
+            values = [row[number] for row in rows]
+            if any(value not in (None, "") for value in values):
+                cells = [self._brief(value) if brief else self._signed(value) for value in values]
+                styles = [_style(value) for value in values]
+                title = name.rstrip(">")
+                widest = max(width(title), *map(width, cells))
+                elastic = any(map(is_text, values))
+                columns.append(_Column(title, name.endswith(">"), cells, styles, elastic, widest))
+        return columns
 
-    def _made(self, columns: list[str], rows: list[list[Any]], kept: list[int], *, brief: bool = False) -> Any:
-        from rich import box
-        from rich.table import Table
-
-        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-        for number in kept:
-            name = columns[number]
-            table.add_column(
-                name.rstrip(">"),
-                justify="right" if name.endswith(">") else "left",
-                overflow="fold",
-                no_wrap=not any(is_text(row[number]) for row in rows),
-            )
-        for row in rows:
-            table.add_row(*(self._rich_cell(row[number], brief=brief) for number in kept))
-        return table
-
-    def fields(self, pairs: Iterable[tuple[str, Any]]) -> None:
-        """Names and values, one pair a line, more lines of a text below its first; those whose value is None are left
-        out."""
+    def fields(self, pairs: Iterable[tuple[str, Any]], *, wrap: bool = False) -> None:
+        """Names and values, one pair a line, other lines of a text below its first; pairs whose value is None are left
+        out. With ``wrap``, a terminal gets no line that is wider; texts break at spaces, but not at `FIXED`."""
         shown = [(name, value) for name, value in pairs if value is not None]
         size = max((len(name) for name, _ in shown), default=0)
+        room = max(self.width - size - len(INDENT), _LEAST) if wrap and self.rich is not None else None
         for name, value in shown:
-            first, *more = clean(value).split("\n") if is_text(value) else [value]
+            lines = clean(value).split("\n") if is_text(value) else [value]
+            first, *others = _wrapped(lines, room) if wrap and is_text(value) else lines
             self._field(placed(name, size), first)
-            for line in more:
+            for line in others:
                 self._field(" " * size, line)
 
     def _field(self, name: str, value: Any) -> None:
@@ -279,16 +280,82 @@ class Output:
         sign = f"{SIGNS[value]} " if isinstance(value, AsyncTaskStatus) else ""
         return sign + self.show(value)
 
-    def _rich_cell(self, value: Any, *, brief: bool = False) -> Any:
+    def _brief(self, value: Any) -> str:
+        if isinstance(value, Id):
+            return one_line(value.brief)
+        if isinstance(value, dt.datetime):
+            return f"{value.astimezone(self.zone):%m-%d %H:%M:%S}"
+        return self._signed(value)
+
+    def _rich_cell(self, value: Any) -> Any:
         from rich.text import Text
 
-        if brief and isinstance(value, Id):
-            return Text(one_line(value.brief))
-        if brief and isinstance(value, dt.datetime):
-            return Text(f"{value.astimezone(self.zone):%m-%d %H:%M:%S}")
-        return Text(self._signed(value), style=_STYLES.get(value, "") if isinstance(value, AsyncTaskStatus) else "")
+        return Text(self._signed(value), _style(value))
+
+
+def _wrapped(lines: Sequence[str], room: int | None) -> list[str]:
+    """Lines broken at spaces so that they fit; None: as they are."""
+    if room is not None:
+        lines = [part for line in lines for part in wrap_text(line, room, break_on_hyphens=False) or [""]]
+    return [line.replace(FIXED, " ") for line in lines]
+
+
+class _Column(NamedTuple):
+    """A column of a table as texts."""
+
+    title: str
+    to_right: bool
+    cells: Sequence[str]
+    styles: Sequence[str]
+    elastic: bool
+    """Whether its cells may be shortened."""
+    width: int
+
+    def placed(self, cell: str) -> str:
+        """A cell as wide as the column."""
+        return placed(cell, self.width, right=self.to_right)
+
+    def shortened(self, columns: int) -> _Column:
+        """With no cell wider than this; the title stays."""
+        room = max(columns, width(self.title))
+        return self._replace(cells=[shortened(cell, room) for cell in self.cells], width=min(self.width, room))
+
+
+def _needed(columns: Sequence[_Column], least: int | None = None) -> int:
+    """Columns of the terminal that a table takes; with ``least``, after texts are shortened to this."""
+    widths = (
+        min(column.width, max(least, width(column.title))) if least is not None and column.elastic else column.width
+        for column in columns
+    )
+    return sum(widths) + len(INDENT) * (len(columns) - 1)
+
+
+def _narrowed(columns: Sequence[_Column], room: int) -> list[_Column]:
+    """With the widest texts shortened until the table fits; as far as it takes, to the width of their titles."""
+    elastic = max((column.width for column in columns if column.elastic), default=0)
+    most = next((most for most in range(elastic, 0, -1) if _needed(columns, most) <= room), 1)
+    return [column.shortened(most) if column.elastic else column for column in columns]
+
+
+def shortened(text: str, columns: int) -> str:
+    """A clean text in at most so many columns. A name loses its middle, for its end tells it from others; a sentence
+    loses its end."""
+    if width(text) <= columns:
+        return text
+    tail = 0 if " " in text else (columns - 1) // 2
+    end = text[len(text) - tail :]
+    while width(end) > tail:
+        end = end[1:]
+    begin = text[:columns]
+    while width(begin) > columns - 1 - width(end):
+        begin = begin[:-1]
+    return f"{begin.rstrip()}…{end}"
+
+
+def _style(value: Any) -> str:
+    return _STYLES.get(value, "") if isinstance(value, AsyncTaskStatus) else ""
 
 
 def is_text(value: Any) -> bool:
-    """Whether a cell may be broken over lines."""
+    """Whether a cell may be shortened."""
     return isinstance(value, str) and not isinstance(value, (Id, AsyncTaskStatus))

@@ -13,7 +13,7 @@ import click
 
 from celery_asynctask.cli.command import CommandContext, UnconfirmedError, command
 from celery_asynctask.cli.group import PROBLEM
-from celery_asynctask.cli.output import Output
+from celery_asynctask.cli.output import Id, Output
 from celery_asynctask.core.accounting import plural
 from celery_asynctask.operations.rerun import Candidate, Options, assess, link, prepare, reach_broker, send
 from celery_asynctask.present.reasons import reasons
@@ -155,7 +155,7 @@ def _preview(output: Output, candidates: Sequence[Candidate]) -> None:
             ("id", "status", "name", "args", "kwargs", "queue", "customer>"),
             (
                 (
-                    one.task.celery_task_id,
+                    Id(one.task.celery_task_id),
                     one.task.status,
                     one.task.name,
                     _short(one.task.task_args),
@@ -165,6 +165,7 @@ def _preview(output: Output, candidates: Sequence[Candidate]) -> None:
                 )
                 for one in candidates
             ),
+            spare=("customer", "status", "queue"),
         )
     for one in candidates:
         for remarks, title in ((one.refusals, "cannot be rerun"), (one.remarks, "note")):

@@ -7,15 +7,18 @@ import datetime as dt
 import click
 
 from celery_asynctask.cli.command import CommandContext, command
+from celery_asynctask.cli.output import Output
 from celery_asynctask.queries.statistics.measures import Percentiles
 from celery_asynctask.queries.statistics.names import MAX_SCANNED, Name, Statistics, statistics, with_time
 
 _COLUMNS = (
     *("name", "tasks>", "failed>", "rate>", "retries>"),
-    *("wait p50>", "p95>", "p99>"),
-    *("run p50>", "p95>", "p99>"),
+    *("wait p50>", "wait p95>", "wait p99>"),
+    *("run p50>", "run p95>", "run p99>"),
     "per minute>",
 )
+_SPARE = ("per minute", "wait p99", "run p99", "wait p50", "run p50", "retries", "rate")
+"""Columns that a narrow terminal leaves out, in this order."""
 
 
 @command(
@@ -41,26 +44,29 @@ def stats(context: CommandContext, search: tuple[str, ...]) -> None:
         for name in found.names:
             output.json(_value(found, name))
     elif found.names:
-        output.table(
-            _COLUMNS,
-            (
-                (
-                    name.name,
-                    name.tasks,
-                    name.failed or None,
-                    f"{name.failure_rate:.1%}" if name.failed else None,
-                    name.retries or None,
-                    *_lengths(name.wait),
-                    *_lengths(name.run),
-                    f"{found.per_minute(name):,.2f}",
-                )
-                for name in found.names
-            ),
-        )
+        draw(output, found)
     else:
         output.hint("No tasks match.")
     output.hint(f"Tasks created from {output.moment(found.since)} to {output.moment(found.until)}.")
     output.bounded(MAX_SCANNED, "tasks", found.looked_back_to)
+
+
+def draw(output: Output, found: Statistics) -> None:
+    """Print a table of the names."""
+    rows = (
+        (
+            name.name,
+            name.tasks,
+            name.failed or None,
+            f"{name.failure_rate:.1%}" if name.failed else None,
+            name.retries or None,
+            *_lengths(name.wait),
+            *_lengths(name.run),
+            f"{found.per_minute(name):,.2f}",
+        )
+        for name in found.names
+    )
+    output.table(_COLUMNS, rows, spare=_SPARE)
 
 
 def _lengths(percentiles: Percentiles) -> list[dt.timedelta | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import select
 import signal
@@ -12,14 +13,18 @@ import time
 import tty
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import click
 
 from celery_asynctask.cli.command import CommandContext, command
-from celery_asynctask.cli.output import Output, span
+from celery_asynctask.cli.output import FIXED, Id, Output, span
+from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.errors import StoreError
 from celery_asynctask.present.symbols import SIGNS
+from celery_asynctask.queries import Filter, Reader, page
+from celery_asynctask.queries.search.filter import Term, Value
+from celery_asynctask.queries.statistics.counts import LostCounts, lost_counts
 from celery_asynctask.queries.statistics.overview import MAX_RUNNING, Overview, overview
 from celery_asynctask.store.models import AsyncTask
 
@@ -27,10 +32,21 @@ NAMES_SHOWN: Final = 6
 """Names of running tasks that are shown."""
 ROWS: Final = 10
 """Rows of each list where there is no screen to fill."""
-_LOOK_SECONDS: Final = 0.1
-"""Between two looks at the keyboard."""
+DAY: Final = dt.timedelta(days=1)
+"""For how long a lost task is listed; after that it only counts in the total."""
+_KEY_SECONDS: Final = 0.1
+"""Wait for a key before the screen is updated."""
 _OTHER_LINES: Final = 22
-"""Lines of the screen that are no rows of a list."""
+"""Lines of the screen that are not rows of a list."""
+
+
+class Now(NamedTuple):
+    """What is shown."""
+
+    overview: Overview
+    lost: LostCounts
+    lost_lately: Sequence[AsyncTask]
+    """The newest tasks found lost within `DAY`."""
 
 
 @command("top", "top --interval 10", "top --json", short="Watch what runs, fails and is lost.")
@@ -52,49 +68,73 @@ def top(context: CommandContext, interval: float) -> None:
         with _signals():
             _Screen(context, interval).run()
         return
-    with reader.session() as session:
-        found = overview(reader, session, output.now, rows=ROWS)
+    now = look(reader, output.now, ROWS)
     if output.as_json:
-        output.json(_value(found))
+        output.json(_value(now))
     else:
-        draw(output, found, reader.shown_url)
+        draw(output, now, reader.shown_url)
 
 
-def draw(output: Output, found: Overview, what: str, above: Sequence[tuple[str, str]] = ()) -> None:
-    """Print an overview of the database ``what``; ``above`` all else, some names and texts."""
+def look(reader: Reader, at: dt.datetime, rows: int) -> Now:
+    """What happens at a time, with at most so many ``rows`` of each list. Raises `StoreError`."""
+    since = at - DAY
+    lost = Term("status", (), (Value("=", AsyncTaskStatus.LOST.value),), False)
+    lately = Filter((lost, Term("completed", (), (Value(">=", since),), False)))
+    with reader.session() as session:
+        return Now(
+            overview(reader, session, at, rows=rows),
+            lost_counts(reader, session, since),
+            page(reader, session, lately, limit=rows, payloads=False).tasks,
+        )
+
+
+def draw(output: Output, now: Now, database: str, above: Sequence[tuple[str, str]] = ()) -> None:
+    """Print what happens now in a database, below some names and texts. On a terminal, no line is wider than it."""
+    found = now.overview
     output.fields(
         [
             *above,
-            ("database", what),
+            ("database", database),
             ("at", found.at),
             ("last hour" if found.is_whole else f"since {output.moment(found.since)}", _counted(found)),
+            ("lost", _lost(now.lost)),
             ("running", _running(found)),
             *_recording(found),
-        ]
+        ],
+        wrap=True,
     )
-    now = found.at
     _list(
         output,
         "Running for the longest time",
         ("for>", "name", "started", "retries>", "id"),
         [
-            (one.started_at and now - one.started_at, one.name, one.started_at, one.retries or None, one.celery_task_id)
-            for one in found.slowest
+            (
+                task.started_at and found.at - task.started_at,
+                task.name,
+                task.started_at,
+                task.retries or None,
+                Id(task.celery_task_id),
+            )
+            for task in found.slowest
         ],
+        spare=("retries", "started"),
     )
-    for title, tasks in (("Newest failures", found.failures), ("Lost", found.lost)):
+    for title, tasks in (("Newest failures", found.failures), ("Lost in the last 24 hours", now.lost_lately)):
         _list(
             output,
             title,
             ("ended", "status", "name", "error", "id"),
-            [(one.completed_at, one.status, one.name, _error(one), one.celery_task_id) for one in tasks],
+            [(task.completed_at, task.status, task.name, _error(task), Id(task.celery_task_id)) for task in tasks],
+            spare=("ended",),
         )
 
 
-def _list(output: Output, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+def _list(
+    output: Output, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], spare: Sequence[str]
+) -> None:
     output.title(title)
     if rows:
-        output.table(columns, rows)
+        output.table(columns, rows, spare=spare)
     else:
         output.line("none")
 
@@ -106,35 +146,41 @@ def _error(task: AsyncTask) -> str:
 
 
 def _counted(found: Overview) -> str:
-    return "  ".join(f"{SIGNS[status]} {status.value} {count:,}" for status, count in found.counts.items()) or "none"
+    counts = (f"{SIGNS[status]}{FIXED}{status.value}{FIXED}{count:,}" for status, count in found.counts.items())
+    return "  ".join(counts) or "none"
+
+
+def _lost(found: LostCounts) -> str:
+    more = " or more" if found.bounded else ""
+    return f"{found.recent:,} in the last 24 hours, {found.total:,}{more} in total"
 
 
 def _running(found: Overview) -> str:
     count = sum(found.running.values())
     if not count:
         return "none"
-    names = [f"{name} {tasks:,}" for name, tasks in list(found.running.items())[:NAMES_SHOWN]]
-    if (more := len(found.running) - NAMES_SHOWN) > 0:
-        names.append(f"and {more} more names")
+    names = [f"{name}{FIXED}{tasks:,}" for name, tasks in list(found.running.items())[:NAMES_SHOWN]]
+    if (others := len(found.running) - NAMES_SHOWN) > 0:
+        names.append(f"and {others} more names")
     return f"{count:,}{' or more' if count == MAX_RUNNING else ''}: {', '.join(names)}"
 
 
 def _recording(found: Overview) -> list[tuple[str, str]]:
-    one = found.recording
-    seen = "never" if one.seen is None else f"{span(max(0.0, (found.at - one.seen).total_seconds()))} ago"
-    dropped = sum(one.dropped.values())
-    reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(one.dropped.items()))
+    health = found.recording
+    seen = "never" if health.seen is None else f"{span(max(0.0, (found.at - health.seen).total_seconds()))} ago"
+    dropped = sum(health.dropped.values())
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(health.dropped.items()))
+    processes = f"{health.alive:,} alive, {health.silent:,} silent, {health.gone:,} gone"
+    events = f"{health.stored:,} stored, {health.quarantined:,} quarantined, {health.missing:,} missing"
     return [
-        ("recorder", f"last wrote {seen}; processes: {one.alive:,} alive, {one.silent:,} silent, {one.gone:,} gone"),
-        (
-            "events",
-            f"{one.stored:,} stored, {one.quarantined:,} quarantined, {one.missing:,} missing, {dropped:,} dropped"
-            + (f" ({reasons})" if reasons else ""),
-        ),
+        ("recorder", f"last wrote {seen}; processes: {processes}"),
+        ("events", f"{events}, {dropped:,} dropped{f' ({reasons})' if reasons else ''}"),
     ]
 
 
-def _value(found: Overview) -> dict[str, Any]:
+def _value(now: Now) -> dict[str, Any]:
+    found = now.overview
+
     def brief(tasks: Sequence[AsyncTask]) -> list[dict[str, Any]]:
         columns = ("celery_task_id", "name", "status", "created_at", "started_at", "completed_at", "retries")
         return [
@@ -150,35 +196,37 @@ def _value(found: Overview) -> dict[str, Any]:
         "slowest": brief(found.slowest),
         "failures": brief(found.failures),
         "lost": brief(found.lost),
+        "lost_last_day": now.lost.recent,
+        "lost_total": now.lost.total,
         "recording": found.recording._asdict(),
     }
 
 
 class _Screen:
-    """The live view. A thread of its own asks the database: one that is away holds up neither screen nor keys."""
+    """The live view. Its own thread queries the database: one that is away holds up neither screen nor keys."""
 
     def __init__(self, context: CommandContext, interval: float) -> None:
         self.output = context.output
         self.reader = context.reader
         self.interval = interval
         self._ended = threading.Event()
-        self._found: Overview | None = None
+        self._now: Now | None = None
         self._problem: str | None = None
         self._rows = ROWS
 
     def run(self) -> None:
-        """Until q or Ctrl-C."""
+        """Show it until q or Ctrl-C."""
         console = self.output.rich
         self._fit(console.height)
-        threading.Thread(target=self._ask, daemon=True).start()
+        threading.Thread(target=self._look, daemon=True).start()
         try:
             with _keys() as pressed, console.screen() as screen:
                 shown: tuple[object, ...] = ()
                 while pressed() not in ("q", "Q"):
                     self._fit(console.height)
-                    now = (self._found, self._problem, console.size)
-                    if now != shown:
-                        shown = now
+                    state = (self._now, self._problem, console.size)
+                    if state != shown:
+                        shown = state
                         screen.update(self._drawn(console))
         except KeyboardInterrupt:
             pass
@@ -186,51 +234,49 @@ class _Screen:
             self._ended.set()
 
     def _fit(self, height: int) -> None:
-        self._rows = max(2, (height - _OTHER_LINES) // 3)
+        self._rows = max(1, (height - _OTHER_LINES) // 3)
 
-    def _ask(self) -> None:
+    def _look(self) -> None:
         while True:
             try:
-                with self.reader.session() as session:
-                    found = overview(self.reader, session, self.output.now, rows=self._rows)
-                self._found, self._problem = found, None
+                self._now, self._problem = look(self.reader, self.output.now, self._rows), None
             except StoreError as exc:
                 self._problem = str(exc)
             if self._ended.wait(self.interval):
                 return
 
     def _drawn(self, console: Any) -> Any:
-        """The screen as Rich's text: what `draw` would print on it."""
+        """The screen as Rich's text: what `draw` prints."""
         from rich.text import Text
 
-        often = f"every {span(self.interval)}; q ends"
-        above = [("looks", often)] if self._problem is None else [("problem", self._problem), ("tries", often)]
+        often = f"every {span(self.interval)}; q ends it"
+        above = [("updates", often)] if self._problem is None else [("problem", self._problem), ("tries again", often)]
         with console.capture() as captured:
-            if self._found is not None:
-                draw(self.output, self._found, self.reader.shown_url, above)
+            if self._now is not None:
+                draw(self.output, self._now, self.reader.shown_url, above)
             else:
-                self.output.fields([*above, ("database", self.reader.shown_url)])
+                self.output.fields([*above, ("database", self.reader.shown_url)], wrap=True)
         return Text.from_ansi(captured.get(), no_wrap=True, overflow="crop")
 
 
 def _no_key() -> str:
-    """Where there is no keyboard: as long a wait, and no key."""
-    time.sleep(_LOOK_SECONDS)
+    """Wait without a keyboard; no key."""
+    time.sleep(_KEY_SECONDS)
     return ""
 
 
 @contextmanager
 def _keys() -> Iterator[Callable[[], str]]:
-    """A function that waits a moment for a key and returns it, else an empty text; keys are not shown meanwhile."""
+    """A function that waits a moment for a key and returns it, else an empty text; meanwhile keys are not echoed."""
     if not sys.stdin.isatty():
         yield _no_key
         return
     number = sys.stdin.fileno()
 
     def pressed() -> str:
-        if not select.select([number], [], [], _LOOK_SECONDS)[0]:
+        if not select.select([number], [], [], _KEY_SECONDS)[0]:
             return ""
-        return os.read(number, 1).decode("ascii", "replace") or "q"  # nobody is there any more
+        return os.read(number, 1).decode("ascii", "replace") or "q"  # the terminal was closed
 
     before = termios.tcgetattr(number)
     tty.setcbreak(number)
@@ -242,7 +288,7 @@ def _keys() -> Iterator[Callable[[], str]]:
 
 @contextmanager
 def _signals() -> Iterator[None]:
-    """Let a signal that ends the process leave the terminal as it was."""
+    """Leave the terminal as it was when a signal ends the process."""
 
     def end(number: int, _frame: object) -> None:
         raise SystemExit(128 + number)

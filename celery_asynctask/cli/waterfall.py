@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from textwrap import wrap
 from typing import Any, Final, NamedTuple
 
+from celery_asynctask.cli.output import FIXED
 from celery_asynctask.present.waterfall import MEANINGS, Scale, scale
 from celery_asynctask.queries.workflow.members import Run
 from celery_asynctask.queries.workflow.timeline import Part, Time, parts
@@ -22,8 +23,6 @@ SIGNS: Final = {
 }
 """How each is drawn; of two that fall into one column, the later of these."""
 LEGEND: Final = "  ".join(f"{SIGNS[time]} {meaning}" for time, meaning in MEANINGS.items())
-_FIXED: Final = "\N{NO-BREAK SPACE}"
-"""At which a line is not broken: inside of what a sign means."""
 _STRENGTH: Final = {sign: number for number, sign in enumerate((" ", *SIGNS.values()))}
 _MOST_LABEL: Final = 40
 _LEAST_BAR: Final = 20
@@ -55,9 +54,9 @@ def draw(rows: Sequence[Row], width: int, now: dt.datetime, show: Callable[[Any]
         name = row.label if len(row.label) <= label else f"{row.label[: label - 1]}…"
         yield f"{name:{label}}  {bar(found, seen, columns)}  {row.took:>{took}}".rstrip()
     yield ""
-    legend = "  ".join(one.replace(" ", _FIXED) for one in LEGEND.split("  "))
+    legend = "  ".join(one.replace(" ", FIXED) for one in LEGEND.split("  "))
     for line in wrap(legend, width, break_long_words=False, break_on_hyphens=False):
-        yield line.replace(_FIXED, " ")
+        yield line.replace(FIXED, " ")
 
 
 def bar(found: Sequence[Part], seen: Scale, columns: int) -> str:

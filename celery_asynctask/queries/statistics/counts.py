@@ -62,6 +62,24 @@ def backlog(reader: Reader, session: Session, *, limit: int = MAX_BACKLOG) -> Ma
     return {status: found[status.value] for status in COUNTED}
 
 
+class LostCounts(NamedTuple):
+    """How many tasks are lost."""
+
+    recent: int
+    total: int
+    bounded: bool
+    """Whether only the newest were counted, so that there may be more of both."""
+
+
+def lost_counts(reader: Reader, session: Session, since: dt.datetime, *, limit: int = MAX_BACKLOG) -> LostCounts:
+    """How many tasks are lost, and how many of them were found lost at ``since`` or later; ``limit`` at most."""
+    lost = reader.seen(select(AsyncTask.completed_at)).where(AsyncTask.status == AsyncTaskStatus.LOST)
+    newest = lost.order_by(AsyncTask.status.desc(), AsyncTask.created_at.desc()).limit(limit).subquery()
+    recent = total(case((newest.c.completed_at >= since, 1), else_=0))
+    row = session.execute(select(recent.label("recent"), func.count().label("total")).select_from(newest)).one()
+    return LostCounts(row.recent or 0, row.total, row.total >= limit)
+
+
 def is_empty(reader: Reader, session: Session) -> bool:
     """Whether there is no task at all."""
     return session.execute(reader.seen(select(AsyncTask.id)).limit(1)).first() is None

@@ -47,7 +47,9 @@ def test_what_they_print(project: Project) -> None:
     top = project.run("top")
     assert top.code == 0, top.err
     assert "\x1b" not in top.out
-    assert all(title in top.lines for title in ("Running for the longest time", "Newest failures", "Lost"))
+    assert all(
+        title in top.lines for title in ("Running for the longest time", "Newest failures", "Lost in the last 24 hours")
+    )
     assert "✔ SUCCESS " in top.out
     assert " alive, 0 silent" in top.out
 
@@ -73,7 +75,16 @@ def test_more_of_what_they_print(small: Project) -> None:
     assert small.run("errors", "--sort", "first", "--json").values[0]["first"] == max(one["first"] for one in causes)
     assert "No failures match." in small.run("errors", "name:no.such").err
     (now,) = small.run("top", "--json").values
-    assert now.keys() >= {"counts", "running", "slowest", "failures", "lost", "recording"}
+    assert now.keys() >= {
+        "counts",
+        "running",
+        "slowest",
+        "failures",
+        "lost",
+        "lost_last_day",
+        "lost_total",
+        "recording",
+    }
 
 
 LIKE_DJANGO = """
@@ -205,7 +216,7 @@ def test_the_live_view(database: str, tmp_path: Path) -> None:
             screen.wait_for("tries")
             screen.wait_for("✖ FAILURE")  # what was known is still there
             gate.open()
-            screen.wait_for("looks")
+            screen.wait_for("updates")
             gate.freeze()
             wait_for(gate.held_up.is_set, 10, "a question")
         assert not screen.echoes()

@@ -14,7 +14,7 @@ import pytest
 from celery_asynctask.core.status import FAILED, TERMINAL, AsyncTaskStatus
 from celery_asynctask.queries import Filter, Reader, parse
 from celery_asynctask.queries.search.filter import term
-from celery_asynctask.queries.statistics.counts import COUNTED, backlog, counts, is_empty
+from celery_asynctask.queries.statistics.counts import COUNTED, LostCounts, backlog, counts, is_empty, lost_counts
 from celery_asynctask.queries.statistics.measures import PERCENTILES, Percentiles
 from celery_asynctask.queries.statistics.names import by_name, name_detail
 from celery_asynctask.queries.statistics.series import Part, series
@@ -206,6 +206,25 @@ def test_standing(store: Store, limit: int, customers: list[int] | None) -> None
         found = backlog(reader, session, limit=limit)
     assert found == {status: min(sum(one["status"] == status for one in seen), limit) for status in COUNTED}
     assert set(found) == set(AsyncTaskStatus) - (TERMINAL - {AsyncTaskStatus.LOST})
+
+
+@pytest.mark.parametrize("customers", [None, [OURS]], ids=["everything", "tenant"])
+def test_lost_counts(store: Store, customers: list[int] | None) -> None:
+    day = dt.timedelta(days=1)
+    with reading(store, customers) as (reader, session):
+        assert lost_counts(reader, session, NOW - day) == LostCounts(0, 0, False)
+    over = {"status": AsyncTaskStatus.LOST, "created_at": NOW - 9 * day}
+    ended = {"new": NOW, "since": NOW - day, "old": NOW - day - dt.timedelta(microseconds=1)}
+    rows = [
+        row(f"{name}-{of}", **over, completed_at=at, customer=of) for name, at in ended.items() for of in (OURS, THEIRS)
+    ]
+    failed = row("failed", status=AsyncTaskStatus.FAILURE, completed_at=NOW, customer=OURS)
+    add(store, [*rows, failed])
+    of_each = 1 if customers else 2
+    with reading(store, customers) as (reader, session):
+        assert lost_counts(reader, session, NOW - day) == LostCounts(2 * of_each, 3 * of_each, False)
+        assert lost_counts(reader, session, NOW - day, limit=3).total == 3
+        assert lost_counts(reader, session, NOW - day, limit=3).bounded
 
 
 @pytest.mark.parametrize("limit", [1000, 30])
