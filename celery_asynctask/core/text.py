@@ -100,8 +100,8 @@ def amount(size: float) -> str:
 
 
 def reason(exc: BaseException) -> str:
-    """An exception's text on one line, at most 300 characters, without a full stop: the driver's own where SQLAlchemy
+    """An exception's text on one line, at most 500 characters, without a full stop: the driver's own where SQLAlchemy
     wraps it, the system's of an `OSError`; the class name where there is no text."""
-    said = exc.strerror if isinstance(exc, OSError) else getattr(exc, "orig", None)
-    text = " ".join(str(said or exc).split()).rstrip(".")
-    return text[:300] or type(exc).__name__
+    cause = exc.strerror if isinstance(exc, OSError) else getattr(exc, "orig", None)
+    text = " ".join(str(cause or exc).split()).rstrip(".")
+    return text[:500] or type(exc).__name__

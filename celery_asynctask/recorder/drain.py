@@ -1,8 +1,8 @@
-"""Draining: from the segments of a journal directory, in batches, into the store.
+"""Draining: moves the events of a journal directory, in batches, into the store.
 
-A batch stores events of several sources in one transaction with the ledger of each, poison put aside.
-``accepted = stored + in the journal + quarantined + dropped`` is kept here: what a source has numbered up to its
-``last_number`` is stored or quarantined, and what it has dropped it says in its next segment.
+A batch stores events of several processes in one transaction, together with the account of each. Events that the
+database refuses (poison) are put aside. This keeps ``accepted = stored + in the journal + quarantined + dropped``: what
+a process has numbered up to its ``last_number`` is stored or quarantined, and its next segment says what it dropped.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from celery_asynctask.core.text import reason
 from celery_asynctask.journal import Directory, Segment, metrics
 from celery_asynctask.journal.directory import SUFFIX, is_being_written
 from celery_asynctask.journal.frame import NOTHING, Chunk, describe, read
@@ -24,19 +25,20 @@ logger = logging.getLogger("celery_asynctask.recorder")
 
 
 class Part(NamedTuple):
-    """What a batch has of one segment."""
+    """The part of a batch that comes from one segment."""
 
     description: Mapping[str, Any]
-    """Of the source, as `journal.frame.describe` gives it, with ``journal``, the id of its directory."""
+    """Describes the process: `journal.frame.describe`, with ``journal``, the id of its directory."""
     segment: int
+    """Number of the segment."""
     chunk: Chunk
     has_news: bool = True
-    """There is something to note: events, or how many the process had dropped before it began this segment."""
+    """Whether there is something to store: events, or how many the process dropped before it began this segment."""
 
 
 class Drain:
-    """Moves events from one journal directory into one store, and notes between the transactions who lives. Its caller
-    holds the directory's election."""
+    """Moves events from one journal directory into one store, and records between the transactions which processes
+    live. Its caller holds the directory's election."""
 
     def __init__(self, directory: Directory, settings: Settings) -> None:
         self.directory = directory
@@ -49,36 +51,36 @@ class Drain:
         self._descriptions: dict[str, dict[str, Any]] = {}
         self._last = ""
         self.behind = False
-        """Whether the last batch left something that was there."""
+        """Whether the last batch left events that were there."""
 
     @property
     def look_at(self) -> float:
-        """When it is time to note who lives, by the monotonic clock."""
+        """When the next `look` is due, by the monotonic clock."""
         return self._watch.look_at
 
     def close(self) -> None:
-        """Give the database connection back and forget what may be stale; draining may go on."""
+        """Give the database connection back and forget what may become stale; draining may go on."""
         self._watch.forget()
         self._positions.clear()
         self._descriptions.clear()
         self.store.close()
 
     def work(self) -> None:
-        """Store everything that is in the journal now. Raises as `batch`."""
+        """Store everything that is in the journal now. Raises what `batch` and `look` raise."""
         self.behind = True
         while self.behind:
             self.batch()
             self.look()
 
     def look(self) -> None:
-        """Note who lives, if it is time to. Raises `sqlalchemy.exc.SQLAlchemyError`, `OSError`."""
+        """Record which processes live, if that is due. Raises `sqlalchemy.exc.SQLAlchemyError`, `OSError`."""
         self._watch.look()
 
     def batch(self) -> int:
-        """Store one batch; how many events and damaged lines it had, 0 when there was nothing new.
+        """Store one batch. Returns its number of events and damaged lines, 0 if there was nothing new.
 
-        Raises `sqlalchemy.exc.SQLAlchemyError`, `StoreError`, `ImportError` (no driver), `OSError`; what was not stored
-        then is taken again by the next call.
+        Raises `sqlalchemy.exc.SQLAlchemyError`, `StoreError`, `ImportError` (no driver), `OSError`; the next call takes
+        again what was not stored then.
         """
         if not self._prepared:
             self.store.prepare()
@@ -117,30 +119,28 @@ class Drain:
         return self.settings.batch_size - room
 
     def _in_turn(self) -> list[Segment]:
-        """The segments: those of each source in their order, and after the source that was looked at last the others
-        first, for it may have more at any time than a batch takes."""
-        found = self.directory.segments()
-        return sorted(found, key=lambda segment: segment.source <= self._last)
+        """All segments, those of each process in their order, beginning after the process that was read last: it may
+        always have more than a batch takes."""
+        return sorted(self.directory.segments(), key=lambda segment: segment.source <= self._last)
 
     def _take(self, segment: Segment, room: int) -> tuple[Part, bool]:
-        """What a batch takes from the segment, and whether its process is gone: nothing will follow then."""
+        """What a batch takes from the segment, and whether its process is gone, so that nothing will follow."""
         source = segment.source
         if source not in self._positions:
             self._positions[source] = self.store.position(source)
         description = self._descriptions.get(source)
         if description is None or description["segment"] != segment.number:
-            about = describe(segment)
-            description = {**about, "segment": segment.number, "journal": self.directory.id}
+            description = {**describe(segment), "segment": segment.number, "journal": self.directory.id}
             self._descriptions[source] = description
-        at = self._positions[source]
-        ended = not is_being_written(segment.path)  # before reading: what is written later is not missed
-        start = at.position if segment.number == at.segment else 0
-        chunk = NOTHING if segment.number < at.segment else read(segment, start, room, ended)
+        stored = self._positions[source]
+        ended = not is_being_written(segment.path)  # before reading, so that nothing written later is missed
+        start = stored.position if segment.number == stored.segment else 0
+        chunk = NOTHING if segment.number < stored.segment else read(segment, start, room, ended)
         return Part(description, segment.number, chunk, chunk.end > start), ended
 
 
 Quarantine = Callable[[str, bytes], None]
-"""Keeps what cannot be stored: the source, and the event or damaged line."""
+"""Keeps an entry that cannot be stored. Called with the source, and the event or damaged line."""
 
 
 def store_batch(
@@ -150,11 +150,12 @@ def store_batch(
     quarantine: Quarantine,
     meanwhile: Callable[[], None],
 ) -> dict[str, Position]:
-    """Store what the parts hold and move their sources' positions on, all in one transaction; the new positions.
+    """Store the events of the parts and advance the positions of their processes, all in one transaction. Returns the
+    new positions.
 
-    Poison is found by halves and put aside before the commit, so it may be put aside twice but is never missing; that
-    may take long, so ``meanwhile`` is called between the halves. Raises as `Store.write`, and what ``quarantine`` and
-    ``meanwhile`` raise; what is not stored then is taken again.
+    Poison is found by halving the batch, and put aside before the commit: it may be put aside twice, but is never
+    missing. As this may take long, ``meanwhile`` is called between the halves. Raises what `Store.write`,
+    ``quarantine`` and ``meanwhile`` raise; the positions have not moved then.
     """
     began = time.perf_counter()
     events = [event for part in parts for event in part.chunk.events]
@@ -186,7 +187,7 @@ def _write(
 ) -> tuple[dict[str, Position], int]:
     moved = dict(positions)
     updates: dict[str, SourceUpdate] = {}
-    aside: list[tuple[str, bytes]] = []
+    refused: list[tuple[str, bytes]] = []
     left = Counter(poison)
     for part in parts:
         source = part.description["source"]
@@ -196,44 +197,47 @@ def _write(
                 if left[event]:
                     left[event] -= 1
                     bad.append(event)
-        aside += [(source, entry) for entry in (*bad, *part.chunk.damaged)]
+        refused += [(source, entry) for entry in (*bad, *part.chunk.damaged)]
         moved[source] = _moved(part, moved.get(source, Position()), len(bad))
         updates[source] = SourceUpdate(part.description, moved[source])
 
     def put_aside() -> None:
-        for source, entry in aside:
+        for source, entry in refused:
             quarantine(source, entry)
-        if aside:
+        if refused:
             logger.error(
-                "celery-asynctask put %d events or damaged lines, which cannot be stored, into quarantine, of: %s.",
-                len(aside),
-                ", ".join(sorted({source for source, _ in aside})),
+                "celery-asynctask cannot store %d events or damaged lines, and has put them into quarantine: files of "
+                "the journal directory, or the log where there is none. Run `celery asynctask doctor` to see them. "
+                "Processes: %s.",
+                len(refused),
+                ", ".join(sorted({source for source, _ in refused})),
             )
 
     return moved, store.write(events, updates.values(), before_commit=put_aside)
 
 
 def _moved(part: Part, before: Position, bad: int) -> Position:
-    """Where the source stands when the part is stored, ``bad`` of its events put aside."""
+    """The position of the process when the part is stored, with ``bad`` of its events put aside."""
     chunk = part.chunk
-    told = part.description["dropped"]
+    dropped = part.description["dropped"]
     after = Position(
         part.segment,
         chunk.end,
         max((before.last_number, *chunk.numbers)) + chunk.tail,
         before.stored + len(chunk.events) - bad,
         before.quarantined + bad,
-        before.dropped if told is None else told,
+        before.dropped if dropped is None else dropped,
     )
-    # The numbers tell how many events were in damaged lines; behind the last event only the lines themselves do. What
-    # they leave out beyond that is gone: somebody has removed a segment.
+    # The numbers around damaged lines tell how many events were in them; after the last event, there are only the lines
+    # to count. Numbers that are missing beyond that are lost: somebody has removed a segment.
     after = after._replace(quarantined=after.quarantined + chunk.tail)
     inside = max(0, min(after.missing - max(0, before.missing), chunk.hidden))
     return after._replace(quarantined=after.quarantined + inside)
 
 
 def _find_poison(store: Store, events: Sequence[bytes], meanwhile: Callable[[], None]) -> tuple[list[bytes], int]:
-    """Store ``events`` in ever smaller parts; those that alone are refused, and how many rows the others made."""
+    """Store ``events`` in ever smaller parts. Returns those that are refused alone, and the number of rows that the
+    others made."""
     meanwhile()
     try:
         return [], store.write(events)
@@ -241,24 +245,24 @@ def _find_poison(store: Store, events: Sequence[bytes], meanwhile: Callable[[], 
         if is_outage(exc):
             raise
         if len(events) == 1:
-            _tell(exc, events[0])
+            _log(exc, events[0])
             return list(events), 0
         middle = len(events) // 2
         halves = [_find_poison(store, half, meanwhile) for half in (events[:middle], events[middle:])]
         return [event for bad, _ in halves for event in bad], sum(rows for _, rows in halves)
 
 
-_told: Counter[str] = Counter()
-_TOLD = 20
-"""Events that are logged for one and the same reason in a process."""
+_logged: Counter[type] = Counter()
+MAX_LOGGED = 20
+"""Most events that a process logs for errors of one class."""
 
 
-def _tell(exc: Exception, event: bytes) -> None:
-    reason = str(getattr(exc, "orig", None) or exc).strip().partition("\n")[0]
-    _told[reason[:80]] += 1
-    if _told[reason[:80]] <= _TOLD:
+def _log(exc: Exception, event: bytes) -> None:
+    kind = type(getattr(exc, "orig", None) or exc)
+    _logged[kind] += 1
+    if _logged[kind] <= MAX_LOGGED:
         logger.error(
-            "celery-asynctask cannot store an event and keeps it in quarantine, for %s: %.200s",
-            reason,
+            "celery-asynctask cannot store an event, which goes into quarantine: %s. The event: %.200s",
+            reason(exc),
             event.decode("ascii", "replace"),
         )

@@ -1,13 +1,14 @@
-"""Which processes live, and what those that are gone were running.
+"""Which processes live, and which attempts those that are gone were running.
 
-A process that records holds a lock on its newest segment; the kernel lets go of it when the process is gone. The
-recorder of its journal directory sees that, and notes every few seconds in the database who lives. So age alone never
-tells that a run is lost, however long it takes. Two looks do:
+A process that records holds a lock on its newest segment; the kernel releases it when the process is gone. The recorder
+of its journal directory sees that, and writes every few seconds to the database which processes live. So an attempt is
+never lost because of its age, however long it takes. It is lost if its process is gone, which a recorder sees
 
-* of the recorder's own directory: nobody holds the source's segments and they are all stored; and again
-  `LOST_SECONDS` later, for a worker's main process may still tell of its child;
-* of other directories: what was noted of the source is the same as `accounting.SILENT` before, by this process's own
-  clock. Its node is gone, or cut off from the database. If it comes back, what it was running is found again.
+* in its own directory: no segment of the process has a lock, and all are stored. It waits `LOST_SECONDS` more, as a
+  worker's main process may still say how its child ended;
+* of other directories: the process's ``last_seen_at`` in the database has not changed for `accounting.SILENT`, by the
+  recorder's own clock. The node is gone, or cut off from the database. If it comes back, its attempts are running
+  again.
 """
 
 from __future__ import annotations
@@ -31,69 +32,70 @@ logger = logging.getLogger("celery_asynctask.recorder")
 LOOK_SECONDS: Final = 10.0
 """Between two looks."""
 LOST_SECONDS: Final = 30.0
-"""From finding a process gone to calling its runs lost; Celery itself takes ten to see that a child is."""
+"""Between seeing a process gone and recording its attempts as lost; Celery itself takes ten to see that a child is."""
 _SILENT_SECONDS: Final = SILENT.total_seconds()
 
 
 class Watch:
-    """The looks of one recorder."""
+    """Looks after the processes of one journal directory, for its recorder."""
 
     def __init__(self, directory: Directory, store: Store) -> None:
         self.directory = directory
         self.store = store
         self.look_at = 0.0
-        """When it is time to, by the monotonic clock."""
-        self._heard: dict[str, tuple[dt.datetime, float]] = {}
-        """Of the sources of other directories: what was noted last, and since when by our clock it is the same."""
+        """When the next look is due, by the monotonic clock."""
+        self._seen: dict[str, tuple[dt.datetime, float]] = {}
+        """The last_seen_at of each process of other directories, and since when it is the same, by our clock."""
 
     def forget(self) -> None:
-        """Start over: the database was away, so nobody could note anything."""
-        self._heard.clear()
+        """Start over: while the database is away, no recorder can write that a process lives."""
+        self._seen.clear()
         self.look_at = 0.0
 
     def look(self) -> None:
-        """Look if it is time to. Raises `sqlalchemy.exc.SQLAlchemyError`, `OSError`."""
+        """Record which processes live and which attempts are lost, if a look is due. Raises
+        `sqlalchemy.exc.SQLAlchemyError`, `OSError`."""
         if time.monotonic() < self.look_at:
             return
         self.directory.sweep()
-        found = self.directory.segments()
-        there = {segment.source for segment in found}
-        alive = {segment.source for segment in found if is_being_written(segment.path)}
-        self._tell(Kind.FOUND, self.store.note_alive(alive), "")
+        segments = self.directory.segments()
+        present = {segment.source for segment in segments}
+        alive = {segment.source for segment in segments if is_being_written(segment.path)}
+        self._record(Kind.FOUND, self.store.note_alive(alive), "its process lives")
         gone = dt.timedelta(seconds=LOST_SECONDS)
-        self._tell(Kind.LOST, self.store.note_ended(self.directory.id, there, gone), "its process is gone")
+        self._record(Kind.LOST, self.store.note_ended(self.directory.id, present, gone), "its process is gone")
         silent = self._silent()
         if silent:
-            evidence = f"its node has not been heard of for {_SILENT_SECONDS:.0f} s"
-            self._tell(Kind.LOST, self.store.note_silent(silent), evidence)
+            evidence = f"its node has been silent for {_SILENT_SECONDS:.0f} s"
+            self._record(Kind.LOST, self.store.note_silent(silent), evidence)
         self.look_at = time.monotonic() + LOOK_SECONDS
 
     def _silent(self) -> list[str]:
-        """Sources of other directories of which nothing was noted for a while."""
-        noted = self.store.others(self.directory.id)
+        """The sources of other directories that have been silent for too long."""
+        last_seen = self.store.others(self.directory.id)
         at = time.monotonic()
-        self._heard = {
-            source: known if (known := self._heard.get(source)) is not None and known[0] == seen else (seen, at)
-            for source, seen in noted.items()
+        self._seen = {
+            source: known if (known := self._seen.get(source)) is not None and known[0] == seen else (seen, at)
+            for source, seen in last_seen.items()
         }
-        return [source for source, (_, since) in self._heard.items() if at - since >= _SILENT_SECONDS]
+        return [source for source, (_, since) in self._seen.items() if at - since >= _SILENT_SECONDS]
 
-    def _tell(self, kind: Kind, attempts: Iterable[OpenAttempt], evidence: str) -> None:
-        events = (_event(kind, attempt, evidence) for attempt in attempts)
-        told = [event for event in events if event is not None]
-        if told:
-            self.store.write([encode(event) for event in told])
+    def _record(self, kind: Kind, attempts: Iterable[OpenAttempt], evidence: str) -> None:
+        events = [event for attempt in attempts if (event := _event(kind, attempt, evidence)) is not None]
+        if events:
+            self.store.write([encode(event) for event in events])
             logger.warning(
-                "celery-asynctask: %d runs are %s: %s.",
-                len(told),
-                kind.value,
-                ", ".join(event["id"] for event in told[:10]) + (", ..." if len(told) > 10 else ""),
+                "celery-asynctask records %d attempts as %s, each because %s. Tasks: %s.",
+                len(events),
+                "lost" if kind is Kind.LOST else "running again",
+                evidence,
+                ", ".join(event["id"] for event in events[:10]) + (", ..." if len(events) > 10 else ""),
             )
 
 
 def _event(kind: Kind, attempt: OpenAttempt, evidence: str) -> Event | None:
-    """What is told of an attempt; its run key tells the rest. None: an imported attempt may have a key that no event
-    has, so nothing can be told of it."""
+    """The event that an attempt is lost, or found alive. None: the attempt was imported, with a key that no event can
+    have."""
     key = AttemptKey.parse(attempt.run_key)
     if key is None:
         return None
@@ -112,8 +114,8 @@ def _event(kind: Kind, attempt: OpenAttempt, evidence: str) -> Event | None:
     if kind is Kind.LOST:
         event["error_type"] = "WorkerLostError"
         event["error_message"] = (
-            f"Nobody has said how this run ended, and {evidence}: {attempt.role} {attempt.pid} on {attempt.host}, last "
-            f"seen {attempt.last_seen_at:%Y-%m-%d %H:%M:%S} UTC. If its message was not acknowledged, the broker "
+            f"This attempt never reported its end, and {evidence}: {attempt.role} {attempt.pid} on {attempt.host}, "
+            f"last seen {attempt.last_seen_at:%Y-%m-%d %H:%M:%S} UTC. If its message was not acknowledged, the broker "
             "delivers it again."
         )
     return event

@@ -1,4 +1,4 @@
-"""What a recorder drains where there is no usable journal directory: what this process alone keeps in memory."""
+"""Drains the memory of this process, where there is no usable journal directory."""
 
 from __future__ import annotations
 
@@ -25,13 +25,12 @@ class MemoryDrain:
         self.look_at = 0.0
 
     def work(self) -> None:
-        """Store everything that waits now. Raises what the database raises; nothing is lost then."""
+        """Store everything that waits now. Raises what `store_batch` and `look` raise; the events wait on then."""
         self._store_all()
         self.look()
 
     def look(self) -> None:
-        """Note that this process lives, if it is time to; also while it is looked for what cannot be stored. Raises
-        `sqlalchemy.exc.SQLAlchemyError`."""
+        """Record that this process lives, if that is due. Raises `sqlalchemy.exc.SQLAlchemyError`."""
         if time.monotonic() < self.look_at:
             return
         if self._stored:
@@ -45,23 +44,27 @@ class MemoryDrain:
         try:
             if not self._stored:
                 self._store.prepare()
-            found = scan(b"".join(lines), len(lines))
-            about = {**self._journal.describe(), "journal": ""}
+            frames = scan(b"".join(lines), len(lines))
+            description = {**self._journal.describe(), "journal": ""}
             position = self._store.position(self._journal.source)
-            chunk = Chunk(found.numbers, found.data, [], 0, 0, position.position, at_end=True)
-            part = Part(about, position.segment, chunk)
-            store_batch(self._store, [part], {self._journal.source: position}, _say, self.look)
+            chunk = Chunk(frames.numbers, frames.data, [], 0, 0, position.position, at_end=True)
+            part = Part(description, position.segment, chunk)
+            store_batch(self._store, [part], {self._journal.source: position}, _log_entry, self.look)
             self._stored = True
         except BaseException:
             self._journal.give_back(lines)
             raise
 
     def close(self) -> None:
-        """Give the database connection back; work may go on."""
+        """Give the database connection back; `work` may be called again."""
         self.look_at = 0.0
         self._store.close()
 
 
-def _say(source: str, entry: bytes) -> None:
-    """There is no place to keep what cannot be stored but the log."""
-    logger.error("celery-asynctask cannot store or keep an event of %s: %s", source, entry.decode("utf-8", "replace"))
+def _log_entry(source: str, entry: bytes) -> None:
+    """Put an event that cannot be stored into the log: without a directory, there is no other place."""
+    logger.error(
+        "celery-asynctask cannot store an event of process %s, and there is no journal directory to keep it in: %s",
+        source,
+        entry.decode("utf-8", "replace"),
+    )

@@ -1,6 +1,6 @@
-"""The recorder's thread: waits to be elected for a journal directory, then drains it until told to stop.
+"""The recorder's thread: waits to be elected for a journal directory, then drains it until it is stopped.
 
-Any process of the node may run one; the election sees to it that one works. Nothing heavy is imported before the
+Any process of the node may run one; the election makes sure that only one works. Nothing heavy is imported before the
 thread runs, so a process that only publishes does not wait for SQLAlchemy.
 """
 
@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from celery_asynctask.core.forking import importing, locking, reset_in_children
+from celery_asynctask.core.text import reason
 from celery_asynctask.errors import AsyncTaskError, JournalError
 from celery_asynctask.journal import Directory, Journal
 from celery_asynctask.settings import Settings
@@ -29,38 +30,39 @@ MAX_BACKOFF = 30.0
 """Most seconds between two tries while the database is away."""
 
 STANDBY_SECONDS = 0.1
-"""Between two tries of a dedicated recorder to take the work over."""
+"""Between two tries of a dedicated recorder to be elected."""
 ELECTION_SECONDS = 10.0
-"""Most seconds between two of another: while nobody is elected, nobody notes who lives."""
+"""Most seconds between two tries of any other recorder: while none is elected, none records which processes live."""
 
 _inherited: list[object] = []
-"""What a forked child got from its parent's recorder: collecting it would close the parent's connections."""
+"""Objects of the parent's recorder in a forked child: collecting them would close the parent's connections."""
 
 
 class Recorder:
-    """Drains the journal directory of ``settings`` into their store, in a daemon thread between `start` and `stop`."""
+    """Drains the journal directory of ``settings`` into their store, in a daemon thread between `start` and `stop`.
+    Safe for threads; starts over, stopped, in a forked child."""
 
     def __init__(self, settings: Settings, journal: Journal | None = None, *, dedicated: bool = False) -> None:
-        """``journal`` is this process's own, whose memory is stored where there is no usable directory.
+        """``journal`` is this process's own: what it keeps in memory is stored where there is no usable directory.
 
-        A ``dedicated`` recorder has a process of its own, and the others leave the directory to it while it lives.
+        A ``dedicated`` recorder has a process of its own; the others leave the directory to it while it lives.
         """
         self.settings = settings
         self.journal = journal
         self.dedicated = dedicated
         self.before_work: Callable[[], None] | None = None
-        """Called by the thread every time before it looks into the journal; must not raise."""
+        """Called by the thread before each look into the journal; must not raise."""
         self._reset()
         reset_in_children(self)
 
     def _reset(self) -> None:
-        self._changing = threading.RLock()  # a signal handler may start or stop it inside of either
+        self._changing = threading.RLock()  # a signal handler may call start or stop inside of either
         self._working = threading.Lock()
-        """Held by the thread that works: one that is started while the last still ends waits for it."""
+        """Held by the thread that works: one that is started while the last has not ended waits for it."""
         self._stop = threading.Event()
-        """Tells the newest thread to end; each has its own."""
+        """Makes the newest thread end; each thread has its own."""
         self._thread: threading.Thread | None = None
-        """The newest."""
+        """The newest thread."""
         self._claimed: int | None = None
         self._elected: int | None = None
         self._drain: Drain | MemoryDrain | None = None
@@ -76,12 +78,12 @@ class Recorder:
 
     @property
     def is_running(self) -> bool:
-        """Whether the thread lives; also one that was told to stop, and has not ended in time."""
+        """Whether the thread lives, even if it was stopped and has not ended in time."""
         return self._thread is not None and self._thread.is_alive()
 
     @property
     def is_elected(self) -> bool:
-        """Whether this one drains the directory."""
+        """Whether this recorder drains the directory."""
         return self._elected is not None
 
     @property
@@ -90,7 +92,7 @@ class Recorder:
         return self._in_trouble
 
     def start(self, *, once: bool = False) -> None:
-        """Start the thread, unless it runs already; ``once``: to end when it has drained what is there, or failed."""
+        """Start the thread, unless it runs already; ``once``: until it has drained the journal, or failed."""
         with self._changing:
             if self.is_running and not self._stop.is_set():
                 return
@@ -102,7 +104,7 @@ class Recorder:
             self._thread, self._stop = thread, stop
 
     def stop(self, timeout: float) -> None:
-        """Drain what is there, give up the election and end the thread; wait at most ``timeout`` seconds."""
+        """Drain the journal, give up the election and end the thread; wait at most ``timeout`` seconds for that."""
         with self._changing:
             thread = self._thread
             self._stop.set()
@@ -145,16 +147,16 @@ class Recorder:
 
     @property
     def _standby(self) -> float:
-        """Seconds until it tries to be elected again."""
+        """Seconds until the next try to be elected."""
         return STANDBY_SECONDS if self.dedicated else min(self.settings.flush_interval, ELECTION_SECONDS)
 
     def _rest(self, flush_at: float) -> float:
-        """Seconds until there is something to do: to flush, or to note who lives."""
+        """Seconds until something is due: to flush, or to record which processes live."""
         assert self._drain is not None
         return max(0.0, min(flush_at, self._drain.look_at) - time.monotonic())
 
     def _work(self, flushes: bool) -> bool:
-        """Do what there is to do, or if not ``flushes`` only note who lives; whether it was for this recorder to do."""
+        """Drain, or if not ``flushes`` only record which processes live. Returns False if another recorder does it."""
         if self.journal is not None:
             self.journal.retry()
         if self._elected is not None and not self._is_still_elected(self._elected):
@@ -169,19 +171,19 @@ class Recorder:
         self._drain.work()
         if self._in_trouble:
             self._in_trouble = False
-            logger.warning("celery-asynctask stores again in %s.", self.settings.shown_url)
+            logger.warning("celery-asynctask stores events again in %s.", self.settings.shown_url)
         return True
 
     def _is_still_elected(self, handle: int) -> bool:
-        """Not when the directory was deleted, for then somebody else may be elected in a new one, and not when there is
-        a dedicated recorder now."""
+        """False if the directory was deleted, as another recorder may be elected in a new one, and if there is a
+        dedicated recorder now."""
         if not os.fstat(handle).st_nlink:
             return False
         return self.dedicated or not Directory.is_claimed(self.settings.directory)
 
     def _seek_election(self) -> bool:
-        """Whether there is work for this recorder: the directory's, or where there is no usable directory what waits in
-        the memory of this process."""
+        """Whether there is work for this recorder: to drain the directory or, if that is not usable, the memory of this
+        process."""
         try:
             directory = Directory(self.settings.directory, self.settings.store_id)
             with locking():
@@ -204,7 +206,7 @@ class Recorder:
             self._drain = None
         if self._elected is None:
             return False
-        logger.info("celery-asynctask records from %s into %s.", directory.path, self.settings.shown_url)
+        logger.info("celery-asynctask stores events from %s in %s.", directory.path, self.settings.shown_url)
         with importing():
             from celery_asynctask.recorder.drain import Drain
 
@@ -222,17 +224,16 @@ class Recorder:
             self._elected = self._claimed = None
 
     def _report(self, exc: Exception) -> None:
-        """Log the cause once until it is over; with its traceback where it is no failure of the environment."""
+        """Log the cause once until it is over, with the traceback if it is not a failure of the environment."""
         if self._in_trouble:
             return
         self._in_trouble = True
-        cause = getattr(exc, "orig", None)
-        expected = cause is not None or isinstance(exc, (OSError, ImportError, AsyncTaskError))
+        expected = getattr(exc, "orig", None) is not None or isinstance(exc, (OSError, ImportError, AsyncTaskError))
         logger.error(
-            "celery-asynctask cannot store in %s: %s. Tasks run as ever; what they do is kept in %s and stored as "
-            "soon as this works.",
+            "celery-asynctask cannot store events in %s: %s. Tasks are not affected. Their events are kept in %s, and "
+            "stored when the cause is gone. Run `celery asynctask doctor` to find it.",
             self.settings.shown_url,
-            str(cause or exc).strip().rstrip("."),
+            reason(exc),
             self.settings.directory,
             exc_info=None if expected else exc,
         )

@@ -239,7 +239,7 @@ class Shop:
         if kind is Kind.SUCCEEDED:
             return {"result": {"ok": True, "rows": self.chance.randrange(100)}}
         if kind is Kind.LOST:
-            message = f"Nobody has said how this run ended, and its process is gone: child {run['pid']}"
+            message = f"This attempt never reported its end, and its process is gone: child {run['pid']}"
             return {"error_type": "WorkerLostError", "error_message": message, "inferred": True}
         if kind is Kind.REJECTED:
             return {"error_type": "Reject", "error_message": "not ours"}

@@ -166,16 +166,18 @@ def test_tasks_do_not_notice(scene: Scene, fault: str) -> None:
         first, then = getattr(usual, name), getattr(slow, name)
         print(f"  {name} p99 {first * 1000:.2f} ms before, {then * 1000:.2f} ms during")
         assert then <= first + patience(MORE), f"{name}: {then:.4f} s during the fault, {first:.4f} s before"
-    if "cannot store in" in worker.text[said:]:
-        wait_for(lambda: "stores again" in worker.text[said:], RECOVERY_SECONDS, "the log to say that it is over")
+    if "cannot store events in" in worker.text[said:]:
+        wait_for(
+            lambda: "stores events again" in worker.text[said:], RECOVERY_SECONDS, "the log to say that it is over"
+        )
     check_log(worker.text[said:], fault)
 
 
 def check_log(text: str, fault: str) -> None:
     """One line says that it does not work, one that it does again; none that anything is put aside."""
     ours = [line for line in text.splitlines() if "celery-asynctask" in line]
-    sorry = [line for line in ours if "cannot store in" in line]
-    again = [line for line in ours if "stores again" in line]
+    sorry = [line for line in ours if "cannot store events in" in line]
+    again = [line for line in ours if "stores events again" in line]
     told = f"{len(ours)} lines, among them:\n" + "\n".join(ours[:5])
     assert len(sorry) == len(again) <= 1, told
     assert len(ours) == len(sorry) + len(again), told

@@ -65,7 +65,7 @@ def test_whole_worker_killed_and_nobody_runs_it_again(world: World) -> None:
         wait_for(lambda: world.attempts(lost.id)[0].outcome == "lost", 90, "the run to be called lost")
         row = next(one for one in _all(world) if one.celery_task_id == lost.id)
         assert (row.status, row.error_type) == ("LOST", "WorkerLostError")
-        assert "Nobody has said how this run ended" in (row.error_message or "")
+        assert "This attempt never reported its end" in (row.error_message or "")
         assert world.attempts(long.id)[0].outcome is None, "a run of a process that lives"
         long.revoke(terminate=True, signal="SIGKILL")
         world.wait(long.id, "REVOKED")
@@ -138,8 +138,8 @@ def test_children_recycled(tmp_path: Path) -> None:
 
 BROKEN = {
     "hooks": ({"SHAPES_BREAK": "facts"}, "could not record"),
-    "database": ({"SHAPES_STORE": "postgresql+psycopg://nobody@127.0.0.1:1/none"}, "cannot store in"),
-    "driver": ({"SHAPES_STORE": "oracle+cx_oracle://nobody@127.0.0.1:1/none"}, "cannot store in"),
+    "database": ({"SHAPES_STORE": "postgresql+psycopg://nobody@127.0.0.1:1/none"}, "cannot store events in"),
+    "driver": ({"SHAPES_STORE": "oracle+cx_oracle://nobody@127.0.0.1:1/none"}, "cannot store events in"),
     "directory": ({"SHAPES_JOURNAL": "/dev/null/journal"}, "cannot write to its journal in this process"),
 }
 

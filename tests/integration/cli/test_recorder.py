@@ -113,7 +113,7 @@ def test_a_signal_ends_it_when_all_is_stored(host: Host, number: int) -> None:
     _, log = process.communicate(timeout=patience(SECONDS))
     assert process.returncode == 0, log
     assert host.stored() == 3
-    assert "celery-asynctask records from " in log
+    assert "celery-asynctask stores events from " in log
 
 
 def test_wrong_settings(host: Host) -> None:
@@ -141,7 +141,7 @@ def test_a_database_that_does_not_answer(host: Host) -> None:
     journal.close()
     code, log = host.run("--once")
     assert code == 1
-    assert "cannot store in postgresql+psycopg://u@127.0.0.1:9/d" in log
+    assert "cannot store events in postgresql+psycopg://u@127.0.0.1:9/d" in log
     assert "bytes are left in" in log
     process = host.start()
     wait_for(lambda: Directory.is_claimed(settings.directory), SECONDS, "the recorder")

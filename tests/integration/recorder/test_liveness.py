@@ -91,7 +91,7 @@ def test_a_run_whose_process_is_gone_is_lost(store: Store, make_node: Callable[.
     assert partial.task["status"] == "LOST"
     [attempt] = partial.attempts.values()
     assert (attempt["outcome"], attempt["error_type"]) == ("lost", "WorkerLostError")
-    assert "Nobody has said how this run ended, and its process is gone: producer" in attempt["error_message"]
+    assert "This attempt never reported its end, and its process is gone: producer" in attempt["error_message"]
     assert f"producer {os.getpid()} on " in attempt["error_message"]
     assert "last seen 2026-01-01 00:" in attempt["error_message"]
 
@@ -172,7 +172,7 @@ def test_a_node_that_is_gone(store: Store, make_node: Callable[..., Node], tmp_p
     other.after(liveness.LOOK_SECONDS)
     partial = stored(store)[ID]
     assert partial.task["status"] == "LOST"
-    assert "its node has not been heard of for 90 s" in partial.task["error_message"]
+    assert "its node has been silent for 90 s" in partial.task["error_message"]
 
 
 def test_a_node_that_notes_its_processes_is_there(store: Store, make_node: Callable[..., Node]) -> None:

@@ -84,11 +84,10 @@ def test_poison_is_put_aside_alone(
     assert quarantined(drain) == [encode(bad)]
     source = source_of(store, journal.source)
     assert (source.stored, source.quarantined, source.last_number) == (20, 1, 21)
-    assert "cannot store an event and keeps it in quarantine, for " in caplog.text
-    assert f": {encode(bad).decode()[:200]}" in caplog.text
-    assert (
-        f"put 1 events or damaged lines, which cannot be stored, into quarantine, of: {journal.source}." in caplog.text
-    )
+    assert "cannot store an event, which goes into quarantine: " in caplog.text
+    assert f". The event: {encode(bad).decode()[:200]}" in caplog.text
+    assert "cannot store 1 events or damaged lines, and has put them into quarantine" in caplog.text
+    assert f"Processes: {journal.source}." in caplog.text
     append(journal, published())
     drain.work()
     assert ID in stored(store)

@@ -247,7 +247,7 @@ def test_it_says_what_to_do_where_tables_cannot_be_made(
     wait_for(lambda: recorder.in_trouble, SECONDS, "it to fail")
     recorder.stop(SECONDS)
     [record] = [record for record in caplog.records if record.levelname == "ERROR"]
-    assert "Its tables are not made: try again. Tasks run as ever" in record.getMessage()
+    assert "Its tables are not made: try again. Tasks are not affected" in record.getMessage()
     assert record.exc_info is None
 
 

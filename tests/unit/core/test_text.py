@@ -24,7 +24,7 @@ def test_amounts() -> None:
         (OSError(28, "No space left on device"), "No space left on device"),
         (OperationalError("SELECT 'secret'", {}, Exception("it is\n away.")), "it is away"),
         (ValueError(), "ValueError"),
-        (ValueError("x" * 400), "x" * 300),
+        (ValueError("x" * 600), "x" * 500),
     ],
     ids=lambda value: type(value).__name__,
 )

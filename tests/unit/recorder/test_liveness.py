@@ -62,7 +62,7 @@ def test_a_run_key_that_the_recorder_did_not_write(tmp_path: Path) -> None:
     written: list[bytes] = []
     store: Any = SimpleNamespace(write=written.extend)
     attempts = [OpenAttempt(ID, key, NAME, "db-1", 4711, "worker", SEEN) for key in ("", "x", f"x{ours[1:]}", ours)]
-    liveness.Watch(Directory(tmp_path, "store"), store)._tell(Kind.LOST, attempts, "gone")
+    liveness.Watch(Directory(tmp_path, "store"), store)._record(Kind.LOST, attempts, "gone")
     assert [attempt_key(json.loads(one)) for one in written] == [ours]
 
 
@@ -78,7 +78,7 @@ def test_lost_ends_the_attempt_and_says_why() -> None:
     [attempt] = folded.attempts.values()
     assert (attempt["outcome"], attempt["ended_at"], attempt["error_type"]) == ("lost", ms(100), "WorkerLostError")
     assert attempt["error_message"] == (
-        "Nobody has said how this run ended, and its process is gone: worker 4711 on db-1, last seen 2026-01-31 "
+        "This attempt never reported its end, and its process is gone: worker 4711 on db-1, last seen 2026-01-31 "
         "09:05:07 UTC. If its message was not acknowledged, the broker delivers it again."
     )
 
