@@ -1,4 +1,4 @@
-"""The tables, and what a recorder writes into them; `operations` alone changes them as well."""
+"""The tables, and everything a recorder writes to them. Besides the recorder, only `operations` changes them."""
 
 from __future__ import annotations
 

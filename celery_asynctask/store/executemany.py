@@ -1,7 +1,8 @@
-"""Partials as rows of plain parameters, for databases that do not read events themselves (SQLite, MySQL, MariaDB).
+"""Partial rows as plain positional parameters, for databases that do not read events themselves (SQLite, MySQL,
+MariaDB).
 
-What SQLAlchemy's types would make of each value, made at once: binding forty columns by way of them takes longer than
-the database takes for the row.
+Values are converted here as SQLAlchemy's types would convert them: binding forty columns through those types takes
+longer than the database takes to store the row.
 """
 
 from __future__ import annotations
@@ -18,16 +19,19 @@ from celery_asynctask.core.event import json_text
 from celery_asynctask.store.tables import JsonValue, UTCDateTime
 
 _EPOCH: Final = dt.datetime(1970, 1, 1)
-"""Naive, as these databases' times are."""
+"""Naive, as the times of these databases are."""
 _SECOND: Final = 1_000_000
 _SECONDS_KEPT: Final = 10_000
 
 _seconds: dict[int, str] = {}
-"""Seconds since the epoch as the databases write them: many events share theirs."""
+"""Seconds since the epoch, each with its text. Many events share a second."""
 
 
 def time_text(microseconds: int) -> str:
-    """A time as these databases take it. Raises `OverflowError` or `TypeError` for what is none."""
+    """The text of a UTC time, given in microseconds since the epoch, as these databases take it.
+
+    Raises `OverflowError` or `TypeError` for a value that is not a time.
+    """
     second, rest = divmod(microseconds, _SECOND)
     text = _seconds.get(second)
     if text is None:
@@ -38,11 +42,11 @@ def time_text(microseconds: int) -> str:
 
 
 class Rows:
-    """An upsert with positional parameters, and what makes them of a partial row."""
+    """An upsert with positional parameters, and the conversion of partial rows into them."""
 
     def __init__(self, statement: Insert, table: Table, dialect: Dialect) -> None:
         style = "qmark" if dialect.name == "sqlite" else "format"
-        names = [column.name for column in table.columns if column.name != "id"]  # which the database counts
+        names = [column.name for column in table.columns if column.name != "id"]  # the database assigns it
         dialect_of: Any = type(dialect)
         compiled = statement.compile(dialect=dialect_of(paramstyle=style), column_keys=names)
         self.sql = str(compiled)
@@ -53,7 +57,7 @@ class Rows:
             raise AssertionError("the statement's parameters are not its columns")
 
     def parameters(self, partials: Iterable[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
-        """One tuple a row. Raises what Python raises for a value of the wrong kind."""
+        """One tuple per row. A value of the wrong type raises whatever Python raises for it."""
         rows = [list(self._values(partial)) for partial in partials]
         for number, convert in self._converters:
             for row in rows:

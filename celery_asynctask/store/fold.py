@@ -1,9 +1,10 @@
-"""The fold in SQL: each database's upsert, generated from the same groups that `core.fold` merges by, and what makes
-rows of events, for PostgreSQL.
+"""The fold in SQL: each database's upsert, generated from the groups that `core.fold` merges by, and PostgreSQL's
+projection of events into rows.
 
-PostgreSQL gets the events as one JSON document that it reads itself: parsed, projected, joined with the rows in one
-statement. That spares the recorder the reading, folding and binding of every event. The others get rows, which
-`core.fold` has made. `tests/integration/store/test_fold.py` holds both equal to the fold in Python.
+PostgreSQL gets a batch of events as one JSON document and does the rest in one statement: it parses the document,
+projects the events into rows, and joins these with the stored rows. That spares the recorder reading, folding and
+binding every event. The other databases get rows made by `core.fold`. `tests/integration/store/test_fold.py` checks
+that both agree with the fold in Python.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ Assignments = list[tuple[str, sa.ColumnElement[Any]]]
 
 
 def task_upsert(dialect: str, table: sa.Table, rows: sa.Select[Any] | None = None) -> Insert:
-    """INSERT of partial task rows that joins each with the row that is there. The partials are what ``rows`` selects,
-    or else the parameters by their keys."""
+    """INSERT of partial task rows that joins each with the stored row. The partial rows are what ``rows`` selects;
+    without it, they are parameters named after the columns."""
     return _upsert(dialect, table, ["celery_task_id"], _task_assignments, rows)
 
 
@@ -35,7 +36,7 @@ def attempt_upsert(dialect: str, table: sa.Table, rows: sa.Select[Any] | None = 
 
 
 def source_upsert(dialect: str, table: sa.Table) -> Insert:
-    """INSERT of a source that replaces what changes about it. Parameters: the columns."""
+    """INSERT of a process that replaces the columns that change. Parameters are named after the columns."""
     fixed = {"source", "host", "pid", "role", "started_at"}
     return _upsert(
         dialect,
@@ -53,7 +54,7 @@ def _upsert(
     rows: sa.Select[Any] | None = None,
 ) -> Insert:
     if dialect in ("mysql", "mariadb"):
-        # MySQL assigns from left to right and reads what it has assigned: a list keeps the order, keys last.
+        # MySQL assigns from left to right and reads new values at once: a list keeps the order, each key last.
         statement = mysql.insert(table)
         return statement.on_duplicate_key_update(assignments(table.c, statement.inserted))
     insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
@@ -64,8 +65,8 @@ def _upsert(
 
 
 def _task_assignments(old: Any, new: Any) -> Assignments:
-    """The columns of a task row, but its key, that join ``old`` with ``new``; those of ``old`` where all of ``new`` is
-    null."""
+    """The columns of a task row, except its key, that join ``old`` with ``new``. Where all of ``new`` is null, they are
+    those of ``old``."""
     return _groups(fold.TASK_GROUPS, old, new) + [
         (name, sa.case((new[name] < old[name], new[name]), else_=sa.func.coalesce(old[name], new[name])))
         for name in fold.TASK_EARLIEST
@@ -73,23 +74,23 @@ def _task_assignments(old: Any, new: Any) -> Assignments:
 
 
 def _attempt_assignments(old: Any, new: Any) -> Assignments:
-    """`_task_assignments` of an attempt, but what every event of the run carries alike."""
+    """`_task_assignments` for an attempt, except the columns that every event of the attempt carries alike."""
     first: Assignments = [(name, sa.func.coalesce(old[name], new[name])) for name in fold.ATTEMPT_FIRST]
     return _groups(fold.ATTEMPT_GROUPS, old, new) + first
 
 
 def _groups(groups: Iterable[fold.TaskGroup], old: Any, new: Any) -> Assignments:
-    found: Assignments = []
+    assignments: Assignments = []
     for group in groups:
         wins = new[group.key] < old[group.key] if group.smallest_wins else new[group.key] > old[group.key]
-        found += [(name, sa.case((wins, new[name]), else_=old[name])) for name in (*group.columns, group.key)]
-    return found
+        assignments += [(name, sa.case((wins, new[name]), else_=old[name])) for name in (*group.columns, group.key)]
+    return assignments
 
 
 EVENTS = "events"
-"""The statement's first parameter: the text of a JSON array of events, each of another task."""
+"""The statement's first parameter: the text of a JSON array with at most one event per task."""
 LATER = "later"
-"""The second: another such array, of one more event of some of these tasks."""
+"""The second parameter: another such array, with a second event of some of these tasks."""
 
 _SQL: Mapping[Type, Any] = {
     Type.INTEGER: sa.Integer,
@@ -98,33 +99,33 @@ _SQL: Mapping[Type, Any] = {
     Type.TIME: sa.BigInteger,
     Type.JSON: postgresql.JSONB,
 }
-"""By the type of a column, that of the key of an event which is copied to it: a text where it is none of these."""
+"""The SQL type of an event key, by the type of the column it is copied to; any other type is text."""
 _COLUMNS: Mapping[str, Any] = {
     **dict.fromkeys(("id", "run", "kind", "parent", "span", "outcome"), sa.Text),
     **dict.fromkeys(("at", "started", "created"), sa.BigInteger),
     **dict.fromkeys(("nesting", "retries"), sa.Integer),
     **dict.fromkeys(("redelivered", "delivered", "asked", "again", "ran", "inferred", "internal"), sa.Boolean),
     **dict.fromkeys(("content", "noted"), postgresql.JSONB),
-    **{one.event: _SQL.get(one.type, sa.Text) for one in (*TASK, *ATTEMPT) if one.event is not None},
+    **{column.event: _SQL.get(column.type, sa.Text) for column in (*TASK, *ATTEMPT) if column.event is not None},
 }
 
 
 def insert_events(task_table: Any, attempt_table: Any) -> sa.TextClause:
-    """Joins the events of the two documents with each other and then with the rows that are there.
+    """The statement that joins the events of the two documents with each other and then with the stored rows.
 
-    An upsert takes a row once; and every time a row is written, so are its places in the indexes.
+    An upsert accepts a row only once, and each write of a row also writes its index entries.
     """
     first, second = _events(EVENTS), _events(LATER)
     tasks = task_upsert("postgresql", task_table, _task_rows(first, second))
     attempts = attempt_upsert("postgresql", attempt_table, _attempt_rows(first, second))
     statement = attempts.add_cte(tasks.cte("tasks"))
-    # As text, with its hundreds of constants in it: what is sent for every batch is the documents alone.
+    # Text with its hundreds of constants inlined, so that a batch sends only the documents.
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
     return sa.text(str(statement.compile(dialect=dialect, compile_kwargs={"literal_binds": True})))
 
 
 def _task_rows(first: sa.CTE, second: sa.CTE) -> sa.Select[Any]:
-    """A row for each task of the first document."""
+    """One row for each task of the first document."""
     old, new = (_select(_tasks(event.c)).subquery() for event in (first, second))
     same = new.c.celery_task_id == old.c.celery_task_id
     columns = {"celery_task_id": old.c.celery_task_id, **dict(_task_assignments(old.c, new.c))}
@@ -132,8 +133,8 @@ def _task_rows(first: sa.CTE, second: sa.CTE) -> sa.Select[Any]:
 
 
 def _attempt_rows(first: sa.CTE, second: sa.CTE) -> sa.Select[Any]:
-    """A row for each run that either document tells of."""
-    old, new = (_select(_attempts(event.c)).where(_has_run(event.c)).subquery() for event in (first, second))
+    """One row for each attempt that either document mentions."""
+    old, new = (_select(_attempts(event.c)).where(_has_attempt(event.c)).subquery() for event in (first, second))
     same = sa.and_(new.c.celery_task_id == old.c.celery_task_id, new.c.run_key == old.c.run_key)
     columns: dict[str, Any] = {name: sa.func.coalesce(old.c[name], new.c[name]) for name in fold.ATTEMPT_CONSTANT}
     is_new = old.c.celery_task_id.is_(None)
@@ -142,7 +143,7 @@ def _attempt_rows(first: sa.CTE, second: sa.CTE) -> sa.Select[Any]:
     return _in_order(columns, ["celery_task_id", "run_key"]).select_from(old.outerjoin(new, same, full=True))
 
 
-def _has_run(event: Any) -> sa.ColumnElement[bool]:
+def _has_attempt(event: Any) -> sa.ColumnElement[bool]:
     return sa.or_(event.kind == Kind.STARTED, event.ran, event.started.is_not(None))
 
 
@@ -151,12 +152,12 @@ def _select(columns: Mapping[str, Any]) -> sa.Select[Any]:
 
 
 def _in_order(columns: Mapping[str, Any], keys: Sequence[str]) -> sa.Select[Any]:
-    """By the keys: recorders that take rows in one order cannot deadlock over them."""
+    """Rows sorted by the keys: recorders that lock rows in the same order cannot deadlock."""
     return _select(columns).order_by(*(_bytewise(columns[key]) for key in keys))
 
 
 def _bytewise(key: Any) -> sa.ColumnElement[Any]:
-    """A key as it is compared and sorted, whatever language the database sorts by: Danish puts "aa" after "z"."""
+    """A key that is compared and sorted byte by byte, whatever the database's collation: Danish puts "aa" after "z"."""
     return sa.collate(key, "C")
 
 
@@ -165,35 +166,35 @@ def _bytewise_all(keys: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _events(parameter: str) -> sa.CTE:
-    """A document's events with their keys, as `core.keys` makes them."""
+    """The events of a document, with the keys that `core.keys` gives them."""
     recordset = (
         sa.func.json_to_recordset(sa.cast(sa.literal_column(f":{parameter}"), sa.JSON))
         .table_valued(*(sa.column(name, kind) for name, kind in _COLUMNS.items()))
-        .render_derived(name="told", with_types=True)
+        .render_derived(name="event", with_types=True)
     )
-    told = recordset.c
-    run = sa.func.coalesce(told.run, keys.NO_TOKEN, type_=sa.Text)
-    nesting = sa.func.least(sa.func.coalesce(told.nesting, 0), keys.MAX_NESTING)
-    retries = sa.func.least(sa.func.coalesce(told.retries, 0), keys.MAX_RETRIES)
+    event = recordset.c
+    token = sa.func.coalesce(event.run, keys.NO_TOKEN, type_=sa.Text)
+    nesting = sa.func.least(sa.func.coalesce(event.nesting, 0), keys.MAX_NESTING)
+    retries = sa.func.least(sa.func.coalesce(event.retries, 0), keys.MAX_RETRIES)
     parts = {
         "prefix": _hex(nesting, keys.NESTING_DIGITS) + _hex(retries, keys.RETRIES_DIGITS),
-        "delivery": sa.case((told.redelivered, keys.REDELIVERED), else_=keys.FIRST) + run,
-        "at_hex": _hex(told.at, keys.TIME_DIGITS),
-        "phase": _phase(told),
+        "delivery": sa.case((event.redelivered, keys.REDELIVERED), else_=keys.FIRST) + token,
+        "at_hex": _hex(event.at, keys.TIME_DIGITS),
+        "phase": _phase(event),
     }
-    parted = _once(told, parts)
+    parted = _once(event, parts)
     ordered = _once(parted, _bytewise_all({"order_key": _order(parted), "start_order": _start_order(parted)}))
     return _with(ordered, _bytewise_all(_keys(ordered))).cte(parameter).prefix_with("MATERIALIZED")
 
 
-def _with(event: Any, more: Mapping[str, Any]) -> sa.Select[Any]:
-    return sa.select(*event, *(value.label(name) for name, value in more.items()))
+def _with(event: Any, extra: Mapping[str, Any]) -> sa.Select[Any]:
+    return sa.select(*event, *(value.label(name) for name, value in extra.items()))
 
 
-def _once(event: Any, more: Mapping[str, Any]) -> Any:
-    """The event's columns and more, which are computed once, however often they are used: PostgreSQL does not look
-    into a subquery with an offset."""
-    return _with(event, more).offset(0).subquery().c
+def _once(event: Any, extra: Mapping[str, Any]) -> Any:
+    """The columns of an event and ``extra`` ones, computed once however often they are used: PostgreSQL does not merge
+    a subquery that has an offset into the outer query."""
+    return _with(event, extra).offset(0).subquery().c
 
 
 def _hex(number: Any, digits: int) -> sa.ColumnElement[Any]:
@@ -208,11 +209,11 @@ def _time(microseconds: Any) -> sa.ColumnElement[Any]:
 
 def _phase(event: Any) -> sa.ColumnElement[Any]:
     """`core.keys._phase`."""
-    said: dict[int, list[str]] = {}
+    kinds_of: dict[int, list[str]] = {}
     for kind, phase in keys.PHASE.items():
-        said.setdefault(phase, []).append(kind)
+        kinds_of.setdefault(phase, []).append(kind)
     return sa.case(
-        *((event.kind.in_(kinds), str(phase)) for phase, kinds in said.items()),
+        *((event.kind.in_(kinds), str(phase)) for phase, kinds in kinds_of.items()),
         (event.internal, str(keys.PHASE_INTERNAL)),
         (event.inferred, str(keys.PHASE_INFERRED)),
         else_=str(keys.PHASE_SEEN),
@@ -220,17 +221,17 @@ def _phase(event: Any) -> sa.ColumnElement[Any]:
 
 
 def _order(event: Any) -> sa.ColumnElement[Any]:
-    """`core.keys.order_keys`."""
+    """The order key, as `core.keys.order_keys` makes it."""
     stages = [
         (event.kind == kind, event.prefix + f"{stage}{keys.BEFORE_ATTEMPT}" + event.at_hex)
         for kind, stage in keys.STAGE.items()
     ]
-    run = event.prefix + str(keys.STAGE_ATTEMPT) + event.delivery + event.phase + event.at_hex
-    return sa.case(*stages, else_=run)
+    attempt = event.prefix + str(keys.STAGE_ATTEMPT) + event.delivery + event.phase + event.at_hex
+    return sa.case(*stages, else_=attempt)
 
 
 def _start_order(event: Any) -> sa.ColumnElement[Any]:
-    """`core.keys.order_keys`: of the start that an end carries; of any other event its own."""
+    """The order key of the start that an end carries; any other event has only its own order key."""
     start = event.prefix + str(keys.STAGE_ATTEMPT) + event.delivery + str(keys.PHASE_STARTED)
     return sa.case((event.started.is_(None), _order(event)), else_=start + _hex(event.started, keys.TIME_DIGITS))
 
@@ -246,7 +247,7 @@ def _status(event: Any) -> sa.ColumnElement[Any]:
 
 
 def _keys(event: Any) -> dict[str, Any]:
-    """The keys of the groups in `core.fold` but ``order_key``, and of the run."""
+    """The keys of the groups in `core.fold`, except ``order_key``, and the attempt key."""
     has_trace = event.trace.is_not(None)
     origin = sa.case(
         (sa.func.coalesce(event.asked, False).is_(False), str(keys.SOURCE_NAME_ONLY)),
@@ -271,11 +272,11 @@ def _since(event: Any) -> sa.ColumnElement[Any]:
 
 
 def _copied(event: Any, columns: Iterable[Column]) -> dict[str, Any]:
-    """Those that are copied from the event as they are."""
+    """The columns that are copied from the event unchanged."""
     return {
-        one.name: _time(event[one.event]) if one.type is Type.TIME else event[one.event]
-        for one in columns
-        if one.event is not None
+        column.name: _time(event[column.event]) if column.type is Type.TIME else event[column.event]
+        for column in columns
+        if column.event is not None
     }
 
 
@@ -296,7 +297,7 @@ def _tasks(event: Any) -> dict[str, Any]:
         "order_key": event.order_key,
         "status": status,
         "retries": sa.func.coalesce(event.retries, 0),
-        "completed_at": sa.case((status.in_([one.value for one in TERMINAL]), _time(event.at))),
+        "completed_at": sa.case((status.in_([terminal.value for terminal in TERMINAL]), _time(event.at))),
     }
 
 
@@ -310,10 +311,10 @@ def _attempts(event: Any) -> dict[str, Any]:
     def of_end(value: Any) -> Any:
         return sa.case((event.kind.in_([Kind.STARTED, Kind.FOUND]), None), else_=value)
 
-    starts = _copied(event, (one for one in ATTEMPT if one.group is Group.START))
+    starts = _copied(event, (column for column in ATTEMPT if column.group is Group.START))
     return {
         **{name: sa.case((has_start, value)) for name, value in starts.items()},
-        **_copied(event, (one for one in ATTEMPT if one.group is not Group.START)),
+        **_copied(event, (column for column in ATTEMPT if column.group is not Group.START)),
         "celery_task_id": event.id,
         "run_key": event.run_key,
         "name": event.name,

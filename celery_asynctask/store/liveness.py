@@ -1,4 +1,4 @@
-"""What is noted of sources, and which attempts hang on it: the statements behind `recorder.liveness`."""
+"""The statements behind `recorder.liveness`: which processes live, and the attempts they left open."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from celery_asynctask.store.tables import async_task_attempt, async_task_source
 
 _attempt: Any = async_task_attempt.c
 _source: Any = async_task_source.c
-_MOST = 1000
-"""Attempts that are told of in one look; the next finds the rest."""
+_LIMIT = 1000
+"""Attempts that one call returns; the next call finds the rest."""
 
 
 class OpenAttempt(NamedTuple):
-    """An attempt of which nobody has said how it ended, or one that was called lost, and its process."""
+    """An attempt without a known end, or one recorded as lost, with its process."""
 
     celery_task_id: str
     run_key: str
@@ -42,7 +42,7 @@ def _attempts(*conditions: Any) -> Select[Any]:
         .join_from(async_task_attempt, async_task_source, _attempt.source == _source.source)
         .where(*conditions)
         .order_by(_attempt.id)
-        .limit(_MOST)
+        .limit(_LIMIT)
     )
 
 
@@ -51,24 +51,25 @@ def _fetch(connection: Connection, statement: Select[Any]) -> list[OpenAttempt]:
 
 
 def note_alive(connection: Connection, sources: Collection[str], seen: dt.datetime) -> list[OpenAttempt]:
-    """Note that these live; what was called lost of those that were taken for gone."""
+    """Note that these processes were seen alive at ``seen``. Returns the attempts that were recorded as lost because
+    one of these processes was taken for gone."""
     if not sources:
         return []
     were_gone = (_source.source.in_(sources), _source.ended_at.is_not(None))
-    found = _fetch(
+    attempts = _fetch(
         connection,
         _attempts(*were_gone, _attempt.outcome == "lost", _attempt.error_type == "WorkerLostError"),
     )
     statement = update(async_task_source).where(_source.source.in_(sources))
     connection.execute(statement.values(last_seen_at=seen, ended_at=None))
-    return found
+    return attempts
 
 
 def note_ended(
     connection: Connection, journal: str, there: Collection[str], seen: dt.datetime, patience: dt.timedelta
 ) -> list[OpenAttempt]:
-    """Note that the sources of a journal that have nothing in it are gone; what those were running that had been
-    gone ``patience`` ago."""
+    """Note that the processes of a journal, except those still ``there``, are gone. Returns the open attempts of
+    those that were found gone at least ``patience`` ago."""
     statement = update(async_task_source).where(
         _source.journal == journal,
         _source.ended_at.is_(None),
@@ -87,7 +88,7 @@ def note_ended(
 
 
 def note_silent(connection: Connection, sources: Collection[str], seen: dt.datetime) -> list[OpenAttempt]:
-    """Note that these are gone; what they were running."""
+    """Note that these processes are gone. Returns the attempts they were running."""
     statement = update(async_task_source).where(_source.source.in_(sources))
     connection.execute(statement.values(ended_at=seen))
     return _fetch(
@@ -97,7 +98,7 @@ def note_silent(connection: Connection, sources: Collection[str], seen: dt.datet
 
 
 def others(connection: Connection, journal: str) -> dict[str, dt.datetime]:
-    """When the living sources of other journals were last seen."""
+    """The living processes of other journals, each with the time when it was last seen."""
     statement = select(_source.source, _source.last_seen_at)
     living = connection.execute(statement.where(_source.journal != journal, _source.ended_at.is_(None)))
     return {row.source: row.last_seen_at for row in living}

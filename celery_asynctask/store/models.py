@@ -1,7 +1,7 @@
-"""The tables, mapped: `AsyncTask`, its attempts, and the sources that wrote them. SQLAlchemy 2 declarative models.
+"""SQLAlchemy 2 declarative models of the tables: `AsyncTask`, its attempts, and the processes that wrote the journals.
 
-Import them for your own queries; nothing but `store` and `operations` writes to their `tables`. Every time is aware and
-UTC, with microseconds.
+Import them for your own queries, and only read: the recorder and our commands write to these tables. Every time is an
+aware `datetime` in UTC, to the microsecond. A JSON column (``Any``) is a dict, list, str, int, float, bool or None.
 """
 
 from __future__ import annotations
@@ -17,13 +17,17 @@ from celery_asynctask.store import tables
 
 
 class Base(DeclarativeBase):
-    """Declarative base of our tables; ``Base.metadata`` is what a project's own Alembic can compare against."""
+    """Declarative base of our tables. A project's own Alembic can compare its database with ``Base.metadata``."""
 
     metadata = tables.metadata
 
 
 class AsyncTask(Base):
-    """One Celery execution: everything that happened under one task id. What each column means: `core.columns.TASK`."""
+    """One Celery execution: a row for everything that happened under one task id, however often it was retried.
+
+    The table is ``async_task``, and ``celery_task_id`` is unique. `core.columns.TASK` documents each column, its source
+    and the meaning of null; so does ``AsyncTask.<column>.doc``. The ``…_key`` columns belong to the recorder.
+    """
 
     __table__ = tables.async_task
     __tablename__ = __table__.name
@@ -59,8 +63,11 @@ class AsyncTask(Base):
 
 
 class AsyncTaskAttempt(Base):
-    """One run of a task's body: the first, a retry, a redelivery or a replacement. What each column means:
-    `core.columns.ATTEMPT`."""
+    """One attempt: one run of a task's body, whether the first, a retry, a redelivery or a replacement.
+
+    The table is ``async_task_attempt``, with a unique pair of ``celery_task_id`` and ``run_key``. An attempt may be
+    stored before its task, so there is no foreign key. `core.columns.ATTEMPT` documents each column.
+    """
 
     __table__ = tables.async_task_attempt
     __tablename__ = __table__.name
@@ -90,8 +97,8 @@ class AsyncTaskAttempt(Base):
 
     if TYPE_CHECKING:
         attempt: Mapped[int]
-        """1-based ordinal of the run inside its task. No column: counted when read, for a number stored once would be
-        wrong as soon as an earlier run is stored later."""
+        """Number of the attempt within its task, from 1. It is counted on reading, not stored: a stored number would be
+        wrong as soon as an earlier attempt arrives late."""
 
     def __repr__(self) -> str:
         return f"<AsyncTaskAttempt {self.celery_task_id} {self.run_key} {self.outcome}>"
@@ -106,37 +113,40 @@ AsyncTaskAttempt.attempt = column_property(
 
 
 class AsyncTaskSource(Base):
-    """One process that wrote a journal: how far its events are stored, and what became of them."""
+    """One process that wrote a journal: how far its events are stored, and what happened to all of them.
+
+    The table is ``async_task_source``. ``last_number - stored - quarantined`` events are missing.
+    """
 
     __table__ = tables.async_task_source
     __tablename__ = __table__.name
 
     source: Mapped[str]
-    """Start time, pid and a random part."""
+    """The journal's name for the process: its start time, its pid and a random part."""
     host: Mapped[str]
     """Host name."""
     pid: Mapped[int]
     """Process id on that host."""
     role: Mapped[str]
-    """What the process was: producer, worker or child."""
+    """Role of the process: producer, worker or child."""
     started_at: Mapped[dt.datetime]
     """When it wrote its first event."""
     journal: Mapped[str]
-    """Which journal directory it writes to: the directory's own id."""
+    """Id of the journal directory that it writes to."""
     last_seen_at: Mapped[dt.datetime]
-    """When it was last seen alive, or its events were stored, by the recorder's clock."""
+    """When it was last seen alive or had events stored, by the recorder's clock."""
     ended_at: Mapped[dt.datetime | None]
-    """When it was found gone with nothing left to store, by the recorder's clock; null: it lives, or nobody knows."""
+    """When it was found gone with nothing left to store, by the recorder's clock; null: alive, or not known."""
     segment: Mapped[int]
-    """Number of the segment that is stored up to ``position``; earlier ones are stored whole."""
+    """Number of the segment that is stored up to ``position``; earlier segments are stored completely."""
     position: Mapped[int]
-    """High-water mark: bytes of that segment that are stored. A replay below it is a no-op."""
+    """High-water mark: bytes of that segment that are stored. Replaying what lies below it changes nothing."""
     last_number: Mapped[int]
-    """Number of the last event seen, counted from 1: as many as are stored and quarantined, or some are missing. With
-    those that were dropped, which have no number: how many the process accepted."""
+    """Number of the last event that was read, counted from 1. It equals ``stored + quarantined`` unless events are
+    missing. Dropped events have no number; together with them, it is the number of events that the process accepted."""
     stored: Mapped[int]
-    """Events that are in the tables."""
+    """Number of events that are in the tables."""
     quarantined: Mapped[int]
-    """Events or damaged frames put aside in the journal directory because they cannot be stored."""
+    """Number of events and damaged frames set aside in the journal directory because they cannot be stored."""
     dropped: Mapped[Any]
-    """Events the process could not write to its journal, counted by reason; null: none."""
+    """Events that the process could not write to its journal: a dict of counts by reason; null: none."""

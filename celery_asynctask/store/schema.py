@@ -1,4 +1,4 @@
-"""Creating the tables on first use, once, however many processes of however many nodes start together."""
+"""Creates the tables on first use, exactly once, however many processes on however many nodes start together."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from celery_asynctask.errors import StoreError
 from celery_asynctask.store.tables import SCHEMA_VERSION, async_task_revision, async_task_version, metadata
 
 _LOCK = 4_871_239_157_263_401_113
-"""PostgreSQL advisory lock that guards the creation; any number that nobody else uses."""
+"""PostgreSQL advisory lock that guards the creation: an arbitrary number that nobody else is likely to use."""
 _LOCK_SECONDS = 30
 
 
 def create_tables(engine: Engine) -> bool:
-    """Create our tables and note the schema version, unless they are there; whether this call did it.
+    """Create our tables and store the schema version, unless both are there. Returns whether this call did it.
 
-    Raises `sqlalchemy.exc.SQLAlchemyError`; `StoreError` where others keep us from it.
+    Raises `sqlalchemy.exc.SQLAlchemyError`, and `StoreError` if the lock cannot be had.
     """
     with engine.connect() as connection:
         if _complete(connection):
@@ -31,7 +31,7 @@ def create_tables(engine: Engine) -> bool:
         metadata.create_all(connection)
         if connection.execute(select(async_task_version)).first() is None:
             if connection.execute(select(async_task_revision)).first() is None:
-                # Not from 0: tables that are made once more under a running server shall not come to a number it knows.
+                # Not 0: if the tables are created again under a running server, it must not meet a number it knows.
                 connection.execute(insert(async_task_revision), [{"id": 1, "revision": now()}])
             connection.execute(insert(async_task_version), [{"version_num": SCHEMA_VERSION}])
         connection.commit()
@@ -39,17 +39,17 @@ def create_tables(engine: Engine) -> bool:
 
 
 def _complete(connection: Connection) -> bool:
-    """Whether the tables are there and their version is noted; MySQL keeps what a killed process had begun."""
+    """Whether the tables and their version are there. After a kill, MySQL keeps the tables created so far."""
     tables = set(inspect(connection).get_table_names())
     return tables.issuperset(metadata.tables) and connection.execute(select(async_task_version)).first() is not None
 
 
 @contextmanager
 def exclusive(connection: Connection) -> Iterator[None]:
-    """Keep others who make or change tables out until it is committed; CREATE TABLE IF NOT EXISTS alone still races.
+    """Hold a lock against others who create or change tables, until the commit; CREATE TABLE IF NOT EXISTS alone races.
 
-    PostgreSQL waits for them; SQLite raises `sqlalchemy.exc.OperationalError`, MySQL and MariaDB `StoreError` where it
-    takes long.
+    PostgreSQL waits as long as it takes. After a wait, SQLite raises `sqlalchemy.exc.OperationalError`, MySQL and
+    MariaDB raise `StoreError`.
     """
     match connection.dialect.name:
         case "postgresql":
@@ -62,35 +62,37 @@ def exclusive(connection: Connection) -> Iterator[None]:
             finally:
                 _release(connection)
         case _:
-            # Python's sqlite3 opens no transaction before DDL; this takes the write lock at once.
+            # Python's sqlite3 begins no transaction before DDL; this takes the write lock at once.
             connection.exec_driver_sql("BEGIN IMMEDIATE")
             yield
 
 
 def _name(connection: Connection) -> str:
-    """Of the lock, which all databases of a server share; it takes no more than 64 characters."""
+    """Name of the lock, at most 64 characters. All databases of a server share these names."""
     return f"celery_asynctask.{connection.engine.url.database}"[:64]
 
 
 def _lock(connection: Connection) -> None:
-    asked = text("SELECT GET_LOCK(:name, :seconds)")
-    got = connection.scalar(asked, {"name": _name(connection), "seconds": _LOCK_SECONDS})
-    if got == 1:
+    statement = text("SELECT GET_LOCK(:name, :seconds)")
+    answer = connection.scalar(statement, {"name": _name(connection), "seconds": _LOCK_SECONDS})
+    if answer == 1:
         return
     shown = connection.engine.url.render_as_string(hide_password=True)
-    if got == 0:
+    if answer == 0:
         raise StoreError(
-            f"The tables of {shown} are not touched: another process makes or changes them, and has not ended in "
-            f"{_LOCK_SECONDS} s. Try again; SELECT IS_USED_LOCK('{_name(connection)}') says which connection it is."
+            f"The tables of {shown} were left unchanged: another process is creating or changing them, and did not "
+            f"finish within {_LOCK_SECONDS} s. Try again; SELECT IS_USED_LOCK('{_name(connection)}') names the "
+            "connection that holds the lock."
         )
     raise StoreError(
-        f"The tables of {shown} are not touched: the database gives no lock ({_name(connection)}), and does not say "
-        "why. Look into its error log, and try again."
+        f"The tables of {shown} were left unchanged: the database did not grant the lock {_name(connection)} and gave "
+        "no reason. Look into the database's error log, and try again."
     )
 
 
 def _release(connection: Connection) -> None:
-    """Let others in, without hiding why we end: a connection of which that fails is closed, and the lock with it."""
+    """Release the lock without hiding an error that is under way. If that fails, close the connection, which releases
+    the lock."""
     try:
         released = connection.scalar(text("SELECT RELEASE_LOCK(:name)"), {"name": _name(connection)})
     except SQLAlchemyError:

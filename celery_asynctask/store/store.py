@@ -1,4 +1,4 @@
-"""`Store`: an engine of its own, and the one transaction that writes a batch."""
+"""`Store`: the recorder's own engine, and the one transaction that writes a batch."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from celery_asynctask.store.tables import async_task, async_task_attempt, async_
 _POOL = {"pool_size": 1, "max_overflow": 1, "pool_pre_ping": True}
 _SQLITE_BUSY_SECONDS = 30
 _SQLITE_LOG_PAGES = 4000
-"""Pages of SQLite's write-ahead log before they are copied into the file: its own 1000 are less than one batch."""
-_ABOUT_VALUES = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
-"""What Python, or a driver before it asks the database, raises for a value that no column takes."""
-_MYSQL_ABOUT_VALUES = frozenset({3140, 3141, 3157, 3819, 4025})
+"""Pages in SQLite's write-ahead log before they are copied into the file. Its default, 1000, is less than one batch."""
+_VALUE_ERRORS = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
+"""What Python, or a driver before it reaches the database, raises for a value that no column takes."""
+_MYSQL_VALUE_ERRORS = frozenset({3140, 3141, 3157, 3819, 4025})
 """Errors of MySQL and MariaDB about JSON and check constraints, which their drivers call operational."""
 _ADVANCE = sa.update(async_task_revision).values(revision=async_task_revision.c.revision + 1)
 
 
 class Position(NamedTuple):
-    """How far a source is stored, and what became of its events; columns of `AsyncTaskSource`."""
+    """How far a process is stored, and what happened to its events: columns of `AsyncTaskSource`."""
 
     segment: int = 0
     position: int = 0
@@ -46,30 +46,31 @@ class Position(NamedTuple):
     stored: int = 0
     quarantined: int = 0
     dropped: Mapping[str, int] = MappingProxyType({})
-    """What the source says it has dropped, by reason."""
+    """Events that the process reports as dropped, by reason."""
 
     @property
     def missing(self) -> int:
-        """Events of which nobody knows what became of them; may be less than 0, see `accounting.left_over`."""
+        """Events whose fate is not known; may be negative, see `accounting.left_over`."""
         return left_over(self.last_number, self.stored, self.quarantined)
 
 
 class SourceUpdate(NamedTuple):
-    """A source as its newest segment describes it, and how far it is stored with this batch."""
+    """A process as its newest segment describes it, and how far it is stored with this batch."""
 
     description: Mapping[str, Any]
     position: Position
 
 
 class Store:
-    """The database, for one recorder. Connects when first used; `close` gives the connection back."""
+    """The database for one recorder. It connects on first use; `close` gives the connection back."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
     @cached_property
     def engine(self) -> Engine:
-        """An engine with one connection. Raises `sqlalchemy.exc.ArgumentError`, `ImportError` (driver)."""
+        """An engine with one connection. Raises `sqlalchemy.exc.ArgumentError` for a bad URL, and `ImportError` for a
+        missing driver."""
         if self.settings.url.startswith("sqlite"):
             options = engine_options(self.settings.engine_options)
             options["connect_args"] = {"timeout": _SQLITE_BUSY_SECONDS, **options.get("connect_args", {})}
@@ -101,16 +102,16 @@ class Store:
         return fold.source_upsert(self.engine.dialect.name, async_task_source)
 
     def prepare(self) -> None:
-        """Create the tables where the settings allow it. Raises as `create_tables`."""
+        """Create the tables if the settings allow it. Raises like `create_tables`."""
         if self.settings.create_tables:
             create_tables(self.engine)
 
     def position(self, source: str) -> Position:
-        """How far the source is stored. Raises `sqlalchemy.exc.SQLAlchemyError`."""
-        known = async_task_source.c
-        columns = [known[name] for name in Position._fields]
+        """How far a process is stored. Raises `sqlalchemy.exc.SQLAlchemyError`."""
+        table = async_task_source.c
+        columns = [table[name] for name in Position._fields]
         with self.engine.connect() as connection:
-            row = connection.execute(sa.select(*columns).where(known.source == source)).first()
+            row = connection.execute(sa.select(*columns).where(table.source == source)).first()
         return Position(*row)._replace(dropped=row.dropped or {}) if row is not None else Position()
 
     def write(
@@ -119,43 +120,44 @@ class Store:
         sources: Iterable[SourceUpdate] = (),
         before_commit: Callable[[], None] | None = None,
     ) -> int:
-        """Join what the encoded events say with what is stored, and move the sources' high-water marks, in one
-        transaction; how many tasks they were about.
+        """Join the encoded events with the stored rows, and move the high-water marks of their processes, in one
+        transaction. Returns the number of tasks that the events belong to.
 
-        Rows are written in the order of their keys, so two recorders cannot deadlock. ``before_commit`` is called
-        when everything is written, and may still stop it. Raises `sqlalchemy.exc.SQLAlchemyError`, what
-        ``before_commit`` raises, and for values of the wrong kind what Python raises; nothing is stored then.
+        Rows are written in the order of their keys, so two recorders cannot deadlock. ``before_commit`` is called once
+        everything is written, and may still prevent the commit by raising. Raises `sqlalchemy.exc.SQLAlchemyError`,
+        whatever ``before_commit`` raises, and whatever Python raises for a value of the wrong type; then nothing is
+        stored.
         """
-        found = rounds(events)
+        batch = rounds(events)
         seen = _now()
-        updates = [_source_row(update, seen) for update in sorted(sources, key=lambda one: one.description["source"])]
+        updates = [_source_row(update, seen) for update in sorted(sources, key=_source_name)]
         with self.engine.begin() as connection:
             if self.engine.dialect.name == "postgresql":
-                for first, later in zip_longest(found[::2], found[1::2], fillvalue=()):
+                for first, later in zip_longest(batch[::2], batch[1::2], fillvalue=()):
                     documents = {fold.EVENTS: _document(first), fold.LATER: _document(later)}
                     connection.execute(self._insert_events, documents)
             else:
-                self._write_rows(connection, found)
+                self._write_rows(connection, batch)
             if updates:
                 connection.execute(self._source_upsert, updates)
             advance(connection)
             if before_commit is not None:
                 before_commit()
-        return len(found[0]) if found else 0
+        return len(batch[0]) if batch else 0
 
-    def _write_rows(self, connection: Connection, found: list[list[bytes]]) -> None:
-        partials = fold_all(decode(line) for one in found for line in one)
-        known = [partials[task_id] for task_id in sorted(partials)]
-        tasks = self._task_rows.parameters(partial.task for partial in known)
+    def _write_rows(self, connection: Connection, batch: list[list[bytes]]) -> None:
+        by_id = fold_all(decode(line) for events in batch for line in events)
+        partials = [by_id[task_id] for task_id in sorted(by_id)]
+        tasks = self._task_rows.parameters(partial.task for partial in partials)
         attempts = self._attempt_rows.parameters(
-            partial.attempts[key] for partial in known for key in sorted(partial.attempts)
+            partial.attempts[key] for partial in partials for key in sorted(partial.attempts)
         )
         for rows, parameters in ((self._task_rows, tasks), (self._attempt_rows, attempts)):
             if parameters:
                 connection.exec_driver_sql(rows.sql, parameters)
 
     def note_alive(self, sources: Collection[str]) -> list[OpenAttempt]:
-        """`liveness.note_alive`, now. Raises `sqlalchemy.exc.SQLAlchemyError`, as those that follow."""
+        """`liveness.note_alive`, now. Raises `sqlalchemy.exc.SQLAlchemyError`, as the next three do."""
         with self.engine.begin() as connection:
             return liveness.note_alive(connection, sources, _now())
 
@@ -175,49 +177,50 @@ class Store:
             return liveness.others(connection, journal)
 
     def close(self) -> None:
-        """Give the connections back; the store may be used again."""
+        """Give the connections back. The store can be used again afterwards."""
         if "engine" in self.__dict__:
             self.engine.dispose()
 
 
-# How `core.event` begins an event.
+# How an event encoded by `core.event` begins.
 _ID: Final = b'{"id":"'
 _ID_END: Final = b'","'
-"""Inside of a string a quote comes behind a backslash."""
+"""Unambiguous: inside a string, a backslash precedes every quote."""
 _KIND: Final = b'"kind":"'
 _START: Final = b'"kind":"started","at":'
 _CARRIED: Final = b',"started":'
 
 
 def rounds(lines: Iterable[bytes]) -> list[list[bytes]]:
-    """Encoded events, sorted into as few rounds as there are of one task, without those that a later one says again: an
-    upsert takes a row once, and the start of a run that has ended is all in its end. Every task of a round is in the
-    one before it, too.
+    """Sort encoded events into as few rounds as possible, with at most one event of a task in each, because an upsert
+    accepts a row only once. Every task of a round is also in the round before it. A start is left out if a later
+    event, the end of the same attempt, carries all of it.
 
-    Without decoding: it looks only at how `core.event` begins an event. Raises `ValueError` for what is no event.
+    Nothing is decoded: only the beginning of each event is read, as `core.event` writes it. Raises `ValueError` for
+    anything that is not an event.
     """
-    found: list[dict[bytes, bytes]] = []
+    by_round: list[dict[bytes, bytes]] = []
     for line in lines:
         if not line.startswith(_ID):
             line = _in_order(line)  # noqa: PLW2901
         task_id = line[7 : line.index(_ID_END, 7)]
         start: bytes | None = None
-        for one in found:
-            told = one.setdefault(task_id, line)
-            if told is line:
+        for lines_by_task in by_round:
+            earlier = lines_by_task.setdefault(task_id, line)
+            if earlier is line:
                 break
             if start is None:
                 start, rest = _start(line)
-            if start and told.startswith(start) and line.startswith(told[len(start) : -1], rest):
-                one[task_id] = line
+            if start and earlier.startswith(start) and line.startswith(earlier[len(start) : -1], rest):
+                lines_by_task[task_id] = line
                 break
         else:
-            found.append({task_id: line})
-    return [list(one.values()) for one in found]
+            by_round.append({task_id: line})
+    return [list(lines_by_task.values()) for lines_by_task in by_round]
 
 
 def _start(end: bytes) -> tuple[bytes, int]:
-    """How the start begins that an end carries, and where in the end the rest of it is; of another event nothing."""
+    """The beginning of the start that an end carries, and where in the end its rest lies; empty for other events."""
     at = end.find(_CARRIED)
     if at < 0:
         return b"", 0
@@ -225,23 +228,23 @@ def _start(end: bytes) -> tuple[bytes, int]:
 
 
 def _in_order(line: bytes) -> bytes:
-    """An event whose id does not come first. Raises `ValueError`."""
+    """The event with its id moved to the front. Raises `ValueError`."""
     event = decode(line)
     return encode({"id": event["id"], **event})
 
 
 def advance(connection: Connection) -> None:
-    """Count one more. The last statement of a transaction: all writers wait for this row, from here to the commit
-    before theirs, and none that has it waits for another."""
+    """Increase the revision by one. This must be the last statement of a transaction: every writer waits for this one
+    row until the holder's commit, and the holder waits for nothing else."""
     connection.execute(_ADVANCE)
 
 
 def _write_ahead(connection: Any, _record: object) -> None:
-    """Let readers of an SQLite file read while we write; the file remembers it.
+    """Let readers read an SQLite file while we write to it. The file keeps this mode.
 
-    SQLite refuses at once, whatever the connection's timeout, while another process changes the same file's mode.
+    While another process changes the mode of the same file, SQLite refuses at once, whatever the connection's timeout.
     """
-    from sqlite3 import OperationalError as Refused  # a Python may be built without it
+    from sqlite3 import OperationalError as Refused  # not at the top: a Python may be built without it
 
     deadline = time.monotonic() + _SQLITE_BUSY_SECONDS
     while True:
@@ -256,24 +259,24 @@ def _write_ahead(connection: Any, _record: object) -> None:
 
 
 def _checkpoint_seldom(connection: Any, _record: object) -> None:
-    """A page that several batches change is copied once; the log takes 16 MB."""
+    """A page that several batches change is then copied only once. The log takes 16 MB."""
     connection.execute(f"PRAGMA wal_autocheckpoint={_SQLITE_LOG_PAGES}")
 
 
 def is_outage(exc: Exception) -> bool:
-    """Whether an error of `Store.write` concerns the database rather than a value in the batch.
+    """Whether an error of `Store.write` is about the database rather than about a value in the batch.
 
-    Connections refused or lost, locks, missing tables and rights pass: nothing is wrong with the events.
+    It is for a refused or lost connection, a lock, and missing tables or rights: the events themselves are good.
     """
     if isinstance(exc, DBAPIError):
         if str(exc.orig).startswith("Error binding parameter"):
             return False  # sqlite3: ProgrammingError (InterfaceError before Python 3.11) for a value of no SQL type
-        if exc.orig is not None and exc.orig.args and exc.orig.args[0] in _MYSQL_ABOUT_VALUES:
+        if exc.orig is not None and exc.orig.args and exc.orig.args[0] in _MYSQL_VALUE_ERRORS:
             return False
-        if isinstance(exc, InternalError):  # PostgreSQL's 25: the transaction is read-only, or was broken off
+        if isinstance(exc, InternalError):  # PostgreSQL's class 25: the transaction is read-only, or was aborted
             return str(getattr(exc.orig, "sqlstate", None) or "").startswith("25")
         return exc.connection_invalidated or isinstance(exc, (OperationalError, InterfaceError, ProgrammingError))
-    return not isinstance(exc, (StatementError, *_ABOUT_VALUES))
+    return not isinstance(exc, (StatementError, *_VALUE_ERRORS))
 
 
 def _document(events: Iterable[bytes]) -> str:
@@ -284,15 +287,20 @@ def _now() -> dt.datetime:
     return dt.datetime.now(dt.timezone.utc)
 
 
+def _source_name(update: SourceUpdate) -> str:
+    name: str = update.description["source"]
+    return name
+
+
 def _source_row(update: SourceUpdate, seen: dt.datetime) -> dict[str, Any]:
-    about = update.description
+    description = update.description
     return {
-        "source": about["source"],
-        "host": about["host"],
-        "pid": about["pid"],
-        "role": about["role"],
-        "started_at": time_of(about["at"]),
-        "journal": about["journal"],
+        "source": description["source"],
+        "host": description["host"],
+        "pid": description["pid"],
+        "role": description["role"],
+        "started_at": time_of(description["at"]),
+        "journal": description["journal"],
         "last_seen_at": seen,
         "ended_at": None,
         **update.position._asdict(),

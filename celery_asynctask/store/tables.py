@@ -1,5 +1,6 @@
-"""The tables as SQLAlchemy Core has them, all that a recorder needs: mapped, they would take 6 MB more of every worker.
-What the columns of tasks and attempts mean stands in `core.columns`, of which they are made.
+"""The tables in SQLAlchemy Core, which is all a recorder needs: the mapped classes would cost every worker 6 MB more.
+
+The columns of tasks and attempts are made from `core.columns`, which documents them.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from celery_asynctask.core.status import TERMINAL, AsyncTaskStatus
 
 _MIGRATIONS: Final = Path(__file__).parents[1] / "migrations" / "versions"
 SCHEMA_VERSION: Final = max(path.stem for path in _MIGRATIONS.glob("[0-9]*.py")).partition("_")[0]
-"""The newest migration; a test proves that it makes these tables."""
+"""Number of the newest migration. A test proves that the migrations create these tables."""
 VERSION_TABLE = "async_task_version"
-"""Alembic's version table for our migrations, apart from one that your own project may have."""
+"""Alembic's version table for our migrations, separate from the one that a project may have of its own."""
 
 _MYSQL: Final[Mapping[str, Any]] = {
     "mysql_charset": "utf8mb4",
@@ -54,8 +55,8 @@ class UTCDateTime(TypeDecorator[dt.datetime]):
 
 
 class _TextJson(sqlite.JSON):
-    """JSON in a column that SQLite calls TEXT. In one called JSON it takes a lone number for a number of its own, and
-    rounds what has more than 64 bits."""
+    """JSON in a column of SQLite's type TEXT. In a column of type JSON, SQLite converts a lone number to a number of
+    its own, and rounds one of more than 64 bits."""
 
 
 @compiles(_TextJson, "sqlite")
@@ -63,7 +64,7 @@ def _text_json(*_: Any, **__: Any) -> str:
     return "TEXT"
 
 
-BigId = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # SQLite counts up only what is called INTEGER
+BigId = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # SQLite autoincrements only columns of type INTEGER
 JsonValue = (
     sa.JSON(none_as_null=True)
     .with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
@@ -73,7 +74,7 @@ LongText = sa.Text().with_variant(mysql.MEDIUMTEXT(), "mysql", "mariadb")
 Key = sa.String(64, collation="C").with_variant(sa.String(64), "sqlite", "mysql", "mariadb")
 """A fixed-width key of digits and lower-case letters, compared byte by byte."""
 TaskId = sa.String(255, collation="C").with_variant(sa.String(255), "sqlite", "mysql", "mariadb")
-"""A task id, compared byte by byte, so that an index finds one by its beginning."""
+"""A task id, compared byte by byte, so that an index can find it by its beginning."""
 Status = sa.Enum(AsyncTaskStatus, native_enum=False, length=16, create_constraint=False)
 
 _TYPES: Final[Mapping[columns.Type, Any]] = {
@@ -91,11 +92,11 @@ _TYPES: Final[Mapping[columns.Type, Any]] = {
 }
 
 
-def _column(one: columns.Column) -> sa.Column[Any]:
-    kind = sa.String(one.limit) if one.type is columns.Type.STRING else _TYPES[one.type]
-    if one.type is columns.Type.NUMBER:
-        return sa.Column(one.name, kind, primary_key=True, autoincrement=True, doc=one.doc)
-    return sa.Column(one.name, kind, nullable=one.nullable, doc=one.doc)
+def _column(column: columns.Column) -> sa.Column[Any]:
+    kind = sa.String(column.limit) if column.type is columns.Type.STRING else _TYPES[column.type]
+    if column.type is columns.Type.NUMBER:
+        return sa.Column(column.name, kind, primary_key=True, autoincrement=True, doc=column.doc)
+    return sa.Column(column.name, kind, nullable=column.nullable, doc=column.doc)
 
 
 metadata = sa.MetaData()
@@ -103,10 +104,10 @@ metadata = sa.MetaData()
 _TERMINAL_SQL = ", ".join(f"'{status.value}'" for status in sorted(TERMINAL))
 
 
-def _index_of_some(column: str, *more: str) -> sa.Index:
-    """For the rows that have the column: it costs nothing where it is null, but on MySQL."""
-    is_there = sa.text(f"{column} IS NOT NULL")
-    return sa.Index(f"ix_async_task_{column}", column, *more, postgresql_where=is_there, sqlite_where=is_there)
+def _partial_index(column: str, *others: str) -> sa.Index:
+    """An index of the rows in which ``column`` is not null; others cost nothing, except on MySQL and MariaDB."""
+    is_set = sa.text(f"{column} IS NOT NULL")
+    return sa.Index(f"ix_async_task_{column}", column, *others, postgresql_where=is_set, sqlite_where=is_set)
 
 
 async_task = sa.Table(
@@ -117,13 +118,13 @@ async_task = sa.Table(
     sa.CheckConstraint(f"(completed_at IS NOT NULL) = (status IN ({_TERMINAL_SQL}))", name="ck_async_task_completed"),
     sa.Index("ix_async_task_created_at", "created_at"),  # newest first
     sa.Index("ix_async_task_root_task_id", "root_task_id"),  # a whole workflow
-    _index_of_some("parent_task_id"),  # what a task started
-    _index_of_some("trace_id"),  # from a trace to its tasks
-    sa.Index("ix_async_task_status", "status", "created_at"),  # newest failures, what waits
+    _partial_index("parent_task_id"),  # the children of a task
+    _partial_index("trace_id"),  # from a trace to its tasks
+    sa.Index("ix_async_task_status", "status", "created_at"),  # newest failures, waiting tasks
     sa.Index("ix_async_task_name", "name", "created_at"),  # newest of a name, its statistics
-    _index_of_some("customer", "created_at"),  # newest of a customer
-    _index_of_some("created_by", "created_at"),  # newest of who asked
-    _index_of_some("error_type", "created_at"),  # newest of an error
+    _partial_index("customer", "created_at"),  # newest of a customer
+    _partial_index("created_by", "created_at"),  # newest of a creator
+    _partial_index("error_type", "created_at"),  # newest of an error
     **_MYSQL,
 )
 
@@ -132,7 +133,7 @@ async_task_attempt = sa.Table(
     metadata,
     *map(_column, columns.ATTEMPT),
     sa.UniqueConstraint("celery_task_id", "run_key", name="uq_async_task_attempt_run"),
-    sa.Index(  # what a process that is gone was running
+    sa.Index(  # what a process ran when it ended
         "ix_async_task_attempt_open",
         "source",
         postgresql_where=sa.text("ended_at IS NULL"),
@@ -168,9 +169,9 @@ async_task_revision = sa.Table(
     sa.Column("revision", sa.BigInteger, nullable=False),
     **_MYSQL,
 )
-"""How often the store was changed, so that who has seen it all learns by one read that there is nothing new: one more
-for each transaction that may have changed rows of the other tables. Begins at the time when the tables were made, in
-microseconds since 1970."""
+"""A counter of changes, so that a reader learns with one query that there is nothing new: each transaction that may
+have changed rows of the other tables adds one. It begins with the time when the tables were created, in microseconds
+since the epoch."""
 
 async_task_version = sa.Table(
     VERSION_TABLE,
@@ -178,5 +179,5 @@ async_task_version = sa.Table(
     sa.Column("version_num", sa.String(32), nullable=False),
     sa.PrimaryKeyConstraint("version_num", name=f"{VERSION_TABLE}_pkc"),
 )
-"""Alembic's version table for our migrations, to the letter what Alembic itself would create; written with the tables
-where a recorder creates them."""
+"""Alembic's version table for our migrations, exactly as Alembic itself would create it. A recorder that creates the
+tables fills it, too."""

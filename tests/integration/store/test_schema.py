@@ -80,7 +80,7 @@ def test_no_tables_are_made_without_the_lock(database: str, monkeypatch: pytest.
     engine, other = create_engine(database), create_engine(database)
     monkeypatch.setattr(schema, "_LOCK_SECONDS", 0)
     with other.connect() as holder, schema.exclusive(holder):
-        with pytest.raises(StoreError, match=r"another process makes or changes them.*IS_USED_LOCK"):
+        with pytest.raises(StoreError, match=r"another process is creating or changing them.*IS_USED_LOCK"):
             create_tables(engine)
         assert inspect(other).get_table_names() == []
     assert create_tables(engine)
@@ -92,7 +92,7 @@ def test_no_tables_are_made_without_the_lock(database: str, monkeypatch: pytest.
 def test_no_tables_are_made_where_there_is_no_lock(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = create_engine(database)
     monkeypatch.setattr(schema, "_name", lambda _: None)  # for which the answer is NULL, as for an error
-    with pytest.raises(StoreError, match="gives no lock"):
+    with pytest.raises(StoreError, match="did not grant the lock"):
         create_tables(engine)
     assert inspect(engine).get_table_names() == []
     engine.dispose()
