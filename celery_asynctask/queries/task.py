@@ -66,7 +66,7 @@ def find(reader: Reader, session: Session, text: str) -> AsyncTask:
     if not found and is_hex(text) and text != text.lower():
         found = _found(reader, session, text.lower())
     if not found:
-        numbered = exact(reader, session, text, number_of(text))
+        numbered = exact(reader, session, "", number_of(text))
         known = f" The task whose number is {text} in the API has the id {numbered.celery_task_id}." if numbered else ""
         raise NotFoundError(f"No task has the id {text}, and none begins with it.{known}")
     if len(found) > 1:
