@@ -1,4 +1,4 @@
-"""The only reader of the tables: what the command line, and whatever else shows tasks, asks of them."""
+"""The only reader of the tables, for the command line, the API and the console."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""How a database is doing: whether it answers, how fast, what time it has, whether our tables may be read, and how much
-room they take."""
+"""The health of a database: whether it answers and how fast, its clock, whether our tables can be read, and their
+size."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CLOCKS: Final = {
     "mysql": "SELECT UTC_TIMESTAMP(6)",
     "mariadb": "SELECT UTC_TIMESTAMP(6)",
 }
-"""SQLite has no clock of its own: it is in this process."""
+"""Statements for the database's clock. SQLite has none of its own: it runs in this process."""
 _TABLES: Final = sorted(Base.metadata.tables)
 _POSTGRESQL: Final = text(
     "SELECT relname, pg_total_relation_size(oid) FROM pg_class WHERE oid IN "
@@ -32,24 +32,25 @@ _MYSQL: Final = text(
 
 
 class DatabaseHealth(NamedTuple):
-    """What was found. Times are in seconds."""
+    """The health of a database. Durations are in seconds."""
 
     dialect: str
+    """Name of SQLAlchemy's dialect."""
     connect: float
-    """How long a connection took."""
+    """Time that connecting took."""
     answer: float
-    """How long the shortest question takes: the least of three times, since one alone tells of what else the two hosts
-    were doing."""
+    """Time that the shortest query took: the least of three, because a single one also measures whatever else the two
+    hosts are doing."""
     skew: float | None
-    """By how much the database's clock is ahead of ours; None: it is ours."""
+    """How far the database's clock is ahead of ours; None: it is ours."""
     version: str | None
-    """Of our tables; None: there are none."""
+    """Schema version of our tables; None: there are none."""
     problem: str
-    """Why this code cannot work with those tables, as `reader.schema_problem`; empty: it can."""
+    """Why this release cannot work with those tables, as in `reader.schema_problem`; empty: it can."""
 
 
 def database_health(reader: Reader) -> DatabaseHealth:
-    """Raises `StoreError` where the database cannot be reached."""
+    """Measure the database. Raises `StoreError` if it cannot be reached."""
     began = time.perf_counter()
     with reader.session() as session:
         connection = session.connection()
@@ -67,39 +68,39 @@ def _answer(session: Session) -> float:
 
 
 def read_all(reader: Reader) -> None:
-    """Read a little of each of our tables. Raises `StoreError` where that is not allowed."""
+    """Read one row of each of our tables. Raises `StoreError` if that is not allowed."""
     with reader.session() as session:
         for column in (AsyncTask.id, AsyncTaskAttempt.id, AsyncTaskSource.source):
             session.execute(select(column).limit(1)).all()
 
 
 def _skew(session: Session, dialect: str) -> float | None:
-    """As seen in the middle of the question."""
+    """The database's clock compared with ours at the middle of the query."""
     if dialect not in _CLOCKS:
         return None
     before = dt.datetime.now(dt.timezone.utc)
-    there: dt.datetime = session.execute(text(_CLOCKS[dialect])).scalar_one()
+    clock: dt.datetime = session.execute(text(_CLOCKS[dialect])).scalar_one()
     after = dt.datetime.now(dt.timezone.utc)
-    if there.tzinfo is None:
-        there = there.replace(tzinfo=dt.timezone.utc)
-    return (there - before - (after - before) / 2).total_seconds()
+    if clock.tzinfo is None:
+        clock = clock.replace(tzinfo=dt.timezone.utc)
+    return (clock - before - (after - before) / 2).total_seconds()
 
 
 class Size(NamedTuple):
-    """Bytes."""
+    """The size of the store, in bytes."""
 
     total: int
     tables: Mapping[str, int]
-    """Of each table with its indexes, the largest first; empty where only the whole is known."""
+    """Size of each table with its indexes, the largest first; empty if only the total is known."""
 
 
 def size(session: Session) -> Size | None:
-    """None where it cannot be told. SQLite tells that of its file, whatever else is in it; MySQL about when it last
-    counted."""
+    """The size of our tables; None: not known. SQLite gives the size of the whole file, including anything else in it;
+    MySQL gives an estimate that it updates from time to time."""
     dialect = session.get_bind().dialect.name
     if dialect == "sqlite":
-        pages, each = (session.execute(text(f"PRAGMA {name}")).scalar_one() for name in ("page_count", "page_size"))
-        return Size(pages * each, {})
+        pages, length = (session.execute(text(f"PRAGMA {name}")).scalar_one() for name in ("page_count", "page_size"))
+        return Size(pages * length, {})
     if dialect not in ("postgresql", "mysql", "mariadb"):
         return None
     rows = session.execute(_POSTGRESQL if dialect == "postgresql" else _MYSQL).all()

@@ -1,4 +1,4 @@
-"""Why a task is where it is, as far as the rows say; `present.diagnosis` makes sentences of it."""
+"""The evidence for why a task has its status, as far as the rows have it. `present.diagnosis` puts it into words."""
 
 from __future__ import annotations
 
@@ -21,70 +21,71 @@ from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt, AsyncTask
 
 MAX_AHEAD: Final = 1000
 """Waiting tasks that are counted."""
-_MOST_CAUSES: Final = 5
-"""How many tasks are looked at, one the cause of the other."""
+_MAX_CAUSES: Final = 5
+"""Tasks in a chain of causes."""
 
 
 class Evidence(NamedTuple):
-    """What the rows say about a task."""
+    """The rows about a task that explain its status."""
 
     task: EvidentTask
     last: AsyncTaskAttempt | None = None
-    """Its latest run; None: it never ran."""
+    """Its latest attempt; None: it never ran."""
     runs: int = 0
-    """How many runs there were, the latest included."""
+    """Number of its attempts, including the latest."""
     earlier: Mapping[str, int] = {}
-    """How the runs before it ended, with the class of which error or else with which outcome, and how often; the empty
-    text: nobody saw it."""
+    """Number of the attempts before the latest one, by error class or, without an error, by outcome; the empty text
+    stands for an end that nobody saw."""
     place: str | None = None
-    """Where in the user's own code the error of the latest run came from; None: not known, or there is none."""
+    """Where in the user's own code the error of the latest attempt came from; None: not known, or no error."""
     source: AsyncTaskSource | None = None
-    """The process of the latest run; None: not known."""
+    """The process of the latest attempt; None: not known."""
     sources_are_seen: bool = True
-    """False: who asks may not see processes, so that none is known says nothing."""
+    """Whether the reader may see processes. If not, a missing one means nothing."""
     cause: Evidence | None = None
-    """Of a task that was not sent: the one before it in its workflow for which it was not, or for which it waits."""
+    """For a task that was not sent: the task before it in its workflow that prevented it, or that it waits for."""
     open: Sequence[Member] = ()
-    """Of a task that was not sent, where nobody knows which task will: what else is under way in its workflow."""
+    """For a task that was not sent and has no known cause: the tasks of its workflow that are under way."""
     ahead: int | None = None
-    """Of a task that waits on its queue: how many that were created before it wait, too, in any queue; None: not
-    counted."""
+    """For a task that waits in its queue: the number of waiting tasks, in any queue, that were created before it; None:
+    not counted."""
     ahead_is_bounded: bool = False
-    """Whether only the `MAX_AHEAD` tasks created last before it were looked at, so that there may be more."""
+    """Whether only the last `MAX_AHEAD` tasks before it were counted, so that there may be more."""
 
 
 def evidence(reader: Reader, session: Session, task: EvidentTask) -> Evidence:
-    """All that tells why a task is where it is, and why those are that it waits for."""
+    """The evidence for a task and, link by link, for the tasks that it waits for."""
     chain: list[EvidentTask] = [task]
     known = {task.celery_task_id}
     open_members: list[Member] = []
-    while len(chain) < _MOST_CAUSES and (is_unsent(chain[-1].order_key) or is_planned(chain[-1].order_key)):
+    while len(chain) < _MAX_CAUSES and (is_unsent(chain[-1].order_key) or is_planned(chain[-1].order_key)):
         cause, open_members = _cause(reader, session, chain[-1])
         if cause is None or cause.celery_task_id in known:
             break
         known.add(cause.celery_task_id)
         chain.append(cause)
-    found: Evidence | None = None
-    for one in reversed(chain):
-        found = _about(reader, session, one)._replace(cause=found, open=open_members if found is None else ())
-    assert found is not None
-    return found
+    result: Evidence | None = None
+    for link in reversed(chain):
+        result = _about(reader, session, link)._replace(cause=result, open=open_members if result is None else ())
+    assert result is not None
+    return result
 
 
 def _cause(reader: Reader, session: Session, task: EvidentTask) -> tuple[AsyncTask | None, list[Member]]:
-    """The task that a step was not sent for, or waits for; where nobody knows: what is under way in its workflow."""
-    told = NotSent.parse(task.error_message or "") if is_unsent(task.order_key) else None
-    if told is not None and (cause := exact(reader, session, told.task_id)) is not None:
+    """The task that prevented a step from being sent, or that it waits for; if it is not known, the tasks under way in
+    the workflow."""
+    reason = NotSent.parse(task.error_message or "") if is_unsent(task.order_key) else None
+    if reason is not None and (cause := exact(reader, session, reason.task_id)) is not None:
         return cause, []
-    members = {one.celery_task_id: one for one in workflow(reader, session, task).members}
-    met = {task.celery_task_id}
+    members = {member.celery_task_id: member for member in workflow(reader, session, task).members}
+    visited = {task.celery_task_id}
     at = task.parent_task_id
-    while at in members and at not in met:
-        met.add(at)
+    while at in members and at not in visited:
+        visited.add(at)
         if not members[at].planned and not members[at].unsent:
             return exact(reader, session, at), []
         at = members[at].parent_task_id
-    return None, [one for one in members.values() if one.open]
+    return None, [member for member in members.values() if member.open]
 
 
 def _about(reader: Reader, session: Session, task: EvidentTask) -> Evidence:
@@ -95,15 +96,15 @@ def _about(reader: Reader, session: Session, task: EvidentTask) -> Evidence:
         waits = task.status is AsyncTaskStatus.PENDING and not is_planned(task.order_key)
         ahead, bounded = _ahead(reader, session, task) if waits else (None, False)
         return Evidence(task, ahead=ahead, ahead_is_bounded=bounded)
-    how = func.coalesce(AsyncTaskAttempt.error_type, AsyncTaskAttempt.outcome, "")
-    counted = select(how, func.count()).where(of_task, AsyncTaskAttempt.id != last.id).group_by(how)
-    earlier = sorted(session.execute(counted).all(), key=lambda one: (-one[1], one[0]))
+    ending = func.coalesce(AsyncTaskAttempt.error_type, AsyncTaskAttempt.outcome, "")
+    counted = select(ending, func.count()).where(of_task, AsyncTaskAttempt.id != last.id).group_by(ending)
+    earlier = sorted(session.execute(counted).all(), key=lambda row: (-row[1], row[0]))
     source = session.get(AsyncTaskSource, last.source) if last.source else None
     return Evidence(
         task,
         last,
         runs=1 + sum(count for _, count in earlier),
-        earlier={str(how): count for how, count in earlier},
+        earlier={str(name): count for name, count in earlier},
         place=place(last.traceback, last.name.partition(".")[0]),
         source=source,
     )

@@ -1,4 +1,4 @@
-"""Everything that a search finds, or a whole workflow, to be taken elsewhere: page after page, none kept in memory."""
+"""Everything that a search finds, or a whole workflow, for an export: page after page, none kept in memory."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ Columns = dict[str, Any]
 
 
 class Exported(NamedTuple):
-    """A task and its attempts, in the order in which they were meant to happen."""
+    """A task and its attempts, in the order of their attempt keys."""
 
     task: Columns
     attempts: Sequence[Columns]
 
 
 def found_by(reader: Reader, search: Filter, *, attempts: bool = True) -> Iterator[list[Exported]]:
-    """All tasks that the filter finds, newest first, however long it has to look. Raises `StoreError`."""
+    """All tasks that the filter finds, newest first, in lists of at most `MAX_ROWS`. A search without an index goes on
+    through the whole table. Raises `StoreError`."""
     after = None
     while True:
         with reader.session() as session:
@@ -43,31 +44,34 @@ def found_by(reader: Reader, search: Filter, *, attempts: bool = True) -> Iterat
 
 
 def workflow_of(reader: Reader, task_id: str, *, attempts: bool = True) -> Iterator[list[Exported]]:
-    """All members of the workflow that a task is in, newest first. Raises `NotFoundError`, also for one that has too
-    many; `StoreError`."""
+    """All members of the workflow of a task, newest first, in lists of at most `MAX_ROWS`. ``task_id`` is an id or the
+    beginning of one.
+
+    Raises `NotFoundError`, also for a workflow with too many members, and `StoreError`.
+    """
     with reader.session() as session:
         task = find(reader, session, task_id)
         members = workflow(reader, session, task)
     if members.bounded:
         raise NotFoundError(
-            f"The workflow of {task.celery_task_id} has more than {len(members.members):,} members. Export those of "
-            f"one root in place of it: export root:{task.root_task_id or task.celery_task_id}"
+            f"The workflow of {task.celery_task_id} has more than {len(members.members):,} members. Export the tasks "
+            f"of its root instead: export root:{task.root_task_id or task.celery_task_id}"
         )
-    newest = iter(sorted(members.members, key=lambda one: (one.created_at, one.id), reverse=True))
-    while some := list(islice(newest, MAX_ROWS)):
+    newest = iter(sorted(members.members, key=lambda member: (member.created_at, member.id), reverse=True))
+    while part := list(islice(newest, MAX_ROWS)):
         with reader.session() as session:
-            asked = reader.tasks().where(AsyncTask.id.in_([one.id for one in some]))
-            asked = asked.order_by(*NEWEST.terms)
-            exported = _exported(session, session.scalars(asked).all(), attempts)
+            statement = reader.tasks().where(AsyncTask.id.in_([member.id for member in part]))
+            statement = statement.order_by(*NEWEST.terms)
+            exported = _exported(session, session.scalars(statement).all(), attempts)
         yield exported
 
 
 def _exported(session: Any, tasks: Sequence[AsyncTask], attempts: bool) -> list[Exported]:
-    runs: defaultdict[str, list[Columns]] = defaultdict(list)
+    by_task: defaultdict[str, list[Columns]] = defaultdict(list)
     if attempts and tasks:
         table = AsyncTaskAttempt.__table__
-        asked = select(table).where(table.c.celery_task_id.in_([task.celery_task_id for task in tasks]))
-        for row in session.execute(asked.order_by(table.c.celery_task_id, table.c.run_key)).mappings():
-            runs[row["celery_task_id"]].append(dict(row))
+        statement = select(table).where(table.c.celery_task_id.in_([task.celery_task_id for task in tasks]))
+        for row in session.execute(statement.order_by(table.c.celery_task_id, table.c.run_key)).mappings():
+            by_task[row["celery_task_id"]].append(dict(row))
     names = AsyncTask.__table__.columns.keys()
-    return [Exported({name: getattr(task, name) for name in names}, runs[task.celery_task_id]) for task in tasks]
+    return [Exported({name: getattr(task, name) for name in names}, by_task[task.celery_task_id]) for task in tasks]

@@ -1,7 +1,7 @@
-"""The processes that write: who lives, what they run now, and what was lost with them.
+"""The processes that write journals: which of them live, what they run now, and what was lost with them.
 
-What runs and what was lost is asked of the tasks that are STARTED and LOST, to which an index leads, and from them of
-their attempts: a bounded number, however many attempts a process has made.
+An index leads to the tasks that are STARTED or LOST, and these lead to their attempts. So the number of rows read is
+bounded, however many attempts a process has made.
 """
 
 from __future__ import annotations
@@ -23,27 +23,29 @@ from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt, AsyncTask
 MAX_LIVING: Final = 1000
 """Processes not known to be gone that are read."""
 MAX_GONE: Final = 100
+"""Processes known to be gone that are read."""
 MAX_RUNNING: Final = 2000
-"""Tasks that run of which the process is looked for."""
+"""Running tasks whose process is looked up."""
 MAX_LOST: Final = 500
-"""Lost tasks of which the process is looked for."""
+"""Lost tasks whose process is looked up."""
 
 
 class State(str, enum.Enum):
-    """How a process is, as far as recorders know."""
+    """The state of a process, as far as recorders know."""
 
     ALIVE = "alive"
-    """A recorder has seen it lately."""
+    """A recorder has seen it within `SILENT`."""
     SILENT = "silent"
-    """Nobody has seen it lately, and nobody has found it gone: its node is cut off, or has no recorder."""
+    """No recorder has seen it lately, and none has found it gone: its node is cut off, or has no recorder."""
     GONE = "gone"
+    """A recorder has found it gone."""
 
     def __str__(self) -> str:
         return self.value
 
 
 class Run(NamedTuple):
-    """A task, and when the run of it that matters began."""
+    """An attempt that runs or was lost, by its task."""
 
     celery_task_id: str
     name: str
@@ -51,7 +53,7 @@ class Run(NamedTuple):
 
 
 class Source(NamedTuple):
-    """One process; the fields are those of `models.AsyncTaskSource`, but for the last three."""
+    """One process. All fields but the last three are those of `models.AsyncTaskSource`."""
 
     source: str
     host: str
@@ -62,28 +64,28 @@ class Source(NamedTuple):
     ended_at: dt.datetime | None
     state: State
     running: Sequence[Run]
-    """What it runs now, the longest first."""
+    """The tasks that it runs now, the longest-running first."""
     lost: Sequence[Run]
-    """What it ran when it went away, and nobody has run since; the newest first."""
+    """The tasks that it ran when it ended and that have not run again since; the newest first."""
 
 
 class Sources(NamedTuple):
-    """What was found."""
+    """The processes of a store."""
 
     sources: Sequence[Source]
-    """Those that live, then those that are silent, then those that are gone; the ones seen last first."""
+    """Living processes, then silent ones, then gone ones; within a state, those seen last come first."""
     counts: Mapping[State, int]
-    """Of all there are."""
+    """Number of all processes by state."""
     seen: dt.datetime | None
-    """When a recorder last noted anything, by its clock; None: never."""
+    """When a recorder last saw a process or stored events, by its clock; None: never."""
     runs_since: dt.datetime | None
-    """It was bounded: it looked at running tasks asked for down to that time, and at none before. None: at all."""
+    """Only running tasks created at that time or later were looked at. None: all of them."""
     lost_since: dt.datetime | None
-    """As ``runs_since``, of lost tasks."""
+    """Like ``runs_since``, for lost tasks."""
 
 
 def sources(reader: Reader, session: Session, now: dt.datetime, *, gone: int = MAX_GONE) -> Sources:
-    """The processes that live at ``now`` and the ``gone`` ones that went last."""
+    """The processes not known to be gone, with their state at ``now``, and the ``gone`` ones that ended last."""
     alive, silent, all_gone, seen = session.execute(select(*counted(now, AsyncTaskSource.ended_at.is_not(None)))).one()
     running, runs_since = _runs(
         reader, session, AsyncTaskStatus.STARTED, AsyncTaskAttempt.ended_at.is_(None), MAX_RUNNING
@@ -91,19 +93,20 @@ def sources(reader: Reader, session: Session, now: dt.datetime, *, gone: int = M
     lost, lost_since = _runs(reader, session, AsyncTaskStatus.LOST, AsyncTaskAttempt.outcome == "lost", MAX_LOST)
     for runs in running.values():
         runs.sort(key=lambda run: (run.started_at is None, run.started_at, run.celery_task_id))
-    found = [
+    processes = [
         Source(
             **row._mapping, state=_state(row, now), running=running.get(row.source, ()), lost=lost.get(row.source, ())
         )
         for row in _rows(session, gone)
     ]
-    found.sort(key=lambda one: list(State).index(one.state))  # it keeps their order otherwise
+    processes.sort(key=lambda process: list(State).index(process.state))  # stable: the order within a state stays
     counts = {State.ALIVE: alive, State.SILENT: silent, State.GONE: all_gone}
-    return Sources(found, counts, seen, runs_since, lost_since)
+    return Sources(processes, counts, seen, runs_since, lost_since)
 
 
 def counted(now: dt.datetime, gone: ColumnElement[bool]) -> tuple[ColumnElement[Any], ...]:
-    """Columns: how many processes are alive, silent, and like ``gone``; when a recorder last noted anything."""
+    """Columns with the number of processes that are alive, that are silent, and that meet the condition ``gone``, and
+    the time when a recorder last saw one."""
     lives, seen = AsyncTaskSource.ended_at.is_(None), AsyncTaskSource.last_seen_at >= now - SILENT
     return (
         func.count(case((lives & seen, 1))).label("alive"),
@@ -131,27 +134,28 @@ def _state(row: Any, now: dt.datetime) -> State:
 def _runs(
     reader: Reader, session: Session, status: AsyncTaskStatus, which: ColumnElement[bool], limit: int
 ) -> tuple[dict[str, list[Run]], dt.datetime | None]:
-    """The runs of the newest tasks of a status, by process, and how far back that was if there are others."""
+    """The attempts of the newest tasks of a status, by process, and the time of the oldest of these tasks if there are
+    others behind it."""
     newest = reader.seen(select(AsyncTask.id, AsyncTask.celery_task_id, AsyncTask.name, AsyncTask.created_at))
     newest = newest.where(AsyncTask.status == status).order_by(*NEWEST.terms)
     task = newest.limit(limit + 1).subquery()
     attempt = AsyncTaskAttempt
-    of_it = and_(attempt.celery_task_id == task.c.celery_task_id, attempt.source.is_not(None), which)
-    asked = (
+    of_task = and_(attempt.celery_task_id == task.c.celery_task_id, attempt.source.is_not(None), which)
+    statement = (
         select(task, attempt.source, attempt.started_at)
-        .outerjoin_from(task, attempt, of_it)
+        .outerjoin_from(task, attempt, of_task)
         .order_by(task.c.created_at.desc(), task.c.id.desc(), attempt.run_key.desc())
     )
-    found: dict[str, list[Run]] = {}
-    looked_at: set[int] = set()
+    by_process: dict[str, list[Run]] = {}
+    visited: set[int] = set()
     since = None
-    for row in session.execute(asked):
-        if row.id in looked_at:
-            continue  # an earlier run, of which nobody has said how it ended: the newest one is what runs, or was lost
-        if len(looked_at) == limit:
-            return found, since
-        looked_at.add(row.id)
+    for row in session.execute(statement):
+        if row.id in visited:
+            continue  # an earlier attempt whose end nobody saw: only the latest one runs, or was lost
+        if len(visited) == limit:
+            return by_process, since
+        visited.add(row.id)
         since = row.created_at
         if row.source is not None:
-            found.setdefault(row.source, []).append(Run(row.celery_task_id, row.name, row.started_at))
-    return found, None
+            by_process.setdefault(row.source, []).append(Run(row.celery_task_id, row.name, row.started_at))
+    return by_process, None

@@ -1,5 +1,5 @@
-"""`Reader`: the database for those who only look, with a bound on time and on what they may see, and the columns of
-tasks that it reads."""
+"""`Reader`: the database for those who only read, bounded in time and in the tasks that they may see, and the columns
+that it reads."""
 
 from __future__ import annotations
 
@@ -26,29 +26,33 @@ from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
 from celery_asynctask.store.tables import SCHEMA_VERSION, async_task_revision
 
 QUERY_SECONDS: Final = 30
-"""How long a query may take before the database stops it."""
+"""Time after which the database stops a query."""
 CONNECT_SECONDS: Final = 5
-_REST_SECONDS: Final = 1.0
-"""After which a connection is asked whether it stands before it is used."""
-_ALONE: Final = "celery_asynctask_alone"
+"""Time to wait for a connection."""
+_IDLE_SECONDS: Final = 1.0
+"""A connection that was idle for longer is tested before it is used."""
+_AUTOCOMMIT: Final = "celery_asynctask_autocommit"
 """Execution option of connections whose statements are in no transaction."""
-_RESTS_SINCE: Final = "celery_asynctask.rests_since"
+_IDLE_SINCE: Final = "celery_asynctask.idle_since"
 _INSTRUCTIONS: Final = 100_000
-"""Of SQLite's machine, between two looks at the clock: about a millisecond."""
+"""Instructions of SQLite's virtual machine between two looks at the clock: about a millisecond."""
 
-TASK_COLUMNS: Final = tuple(one.name for one in columns.TASK if one.api is not None)
+TASK_COLUMNS: Final = tuple(column.name for column in columns.TASK if column.api is not None)
 """Columns of a task that are shown."""
-ATTEMPT_COLUMNS: Final = ("attempt", *(one.name for one in columns.ATTEMPT if one.api is not None))
-"""As `TASK_COLUMNS`, of an attempt; the first is its number, which is counted."""
+ATTEMPT_COLUMNS: Final = ("attempt", *(column.name for column in columns.ATTEMPT if column.api is not None))
+"""Columns of an attempt that are shown. The first, its number, is counted."""
 WITHOUT_VALUES: Final = tuple(defer(getattr(AsyncTask, name)) for name in columns.VALUES)
-"""Options of a SELECT of whole tasks that leaves their values unread."""
+"""Options of a SELECT of `AsyncTask` that leave its values unread."""
 _TASKS: Final = AsyncTask.__table__.c
-"""In place of the attributes of `AsyncTask`, each of which SQLAlchemy compares with that of the statement that it has
-compiled, at every execution."""
+"""Used instead of the attributes of `AsyncTask`: SQLAlchemy compares each of those with the compiled statement on
+every execution."""
 
 
 class Reader:
-    """Reads one store. What it selects of tasks is what ``customers`` may see; None: everything."""
+    """Reads one store, and of its tasks only those of ``customers``; None: all tasks.
+
+    The database stops a query after ``seconds``. Connections are opened on first use and shared by all `scoped` copies.
+    """
 
     def __init__(
         self,
@@ -66,7 +70,7 @@ class Reader:
 
     @cached_property
     def engine(self) -> Engine:
-        """Raises `StoreError` for a URL that SQLAlchemy cannot use, and for an SQLite file that is not there."""
+        """The engine. Raises `StoreError` for a URL that SQLAlchemy cannot use, and for a missing SQLite file."""
         options = engine_options(self._options)
         backend = parse(self.url).backend
         if backend == "sqlite":
@@ -80,8 +84,8 @@ class Reader:
         except (ArgumentError, NoSuchModuleError, ImportError, TypeError) as exc:
             raise StoreError(f"The database {self.shown_url} cannot be used: {exc}.") from exc
         event.listen(engine, "connect", self._bound)
-        event.listen(engine, "checkin", _note_rest)
-        event.listen(engine, "checkout", partial(_ping_after_a_rest, engine))
+        event.listen(engine, "checkin", _note_idle)
+        event.listen(engine, "checkout", partial(_ping_if_idle, engine))
         if backend == "postgresql":
             event.listen(engine, "begin", self._begin_bounded)
             event.listen(engine, "rollback", _roll_back)
@@ -91,17 +95,17 @@ class Reader:
         return engine
 
     def scoped(self, customers: Collection[int] | None) -> Reader:
-        """A reader of what these customers may see, with the same connections. Raises `StoreError` as `engine`."""
-        _ = self._alone  # before it is copied, so that there is one, of one `engine`
-        found = copy(self)
-        found.customers = None if customers is None else frozenset(customers)
-        return found
+        """A reader of the tasks of these customers, with the same connections. Raises `StoreError` like `engine`."""
+        _ = self._autocommit  # made before the copy, so that both share one engine
+        reader = copy(self)
+        reader.customers = None if customers is None else frozenset(customers)
+        return reader
 
     def _bound(self, connection: Any, _record: object) -> None:
-        """Let no query of this connection write, or take longer than it may, and its transactions see one state."""
+        """Allow this connection no writes and no long queries, and let each of its transactions see one state."""
         seconds = self._seconds
         if self.engine.dialect.name == "sqlite":
-            connection.isolation_level = None  # else sqlite3 begins no transaction for what only reads; see `_begin`
+            connection.isolation_level = None  # else sqlite3 begins no transaction for reads; see `_begin`
         statements = {
             "postgresql": [],  # `_begin_bounded`
             "sqlite": ["PRAGMA query_only = ON", f"PRAGMA busy_timeout = {int(seconds * 1000)}"],
@@ -116,10 +120,10 @@ class Reader:
         cursor.close()
 
     def _begin_bounded(self, connection: Connection) -> None:
-        """All for this transaction and nothing for the session: behind PgBouncer, others get the same one after us. One
-        message, where the driver's own BEGIN would be one more. Statements are planned for the very values: a plan that
-        serves the most frequent name takes many times as long for one that is rare."""
-        if not connection.get_execution_options().get(_ALONE):
+        """Set everything for this transaction and nothing for the session: behind PgBouncer, others use the session
+        after us. This takes one message; the driver's own BEGIN would take another. Statements are planned for their
+        actual values: a plan for the most frequent name takes many times as long for a rare one."""
+        if not connection.get_execution_options().get(_AUTOCOMMIT):
             connection.exec_driver_sql(
                 "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; "
                 f"SET LOCAL statement_timeout = {int(self._seconds * 1000)}; "
@@ -127,7 +131,7 @@ class Reader:
             )
 
     def _bound_statement(self, connection: Connection, *_: Any) -> None:
-        """SQLite stops what the handler tells it to: here, what it has begun so many seconds ago."""
+        """Give the statement a progress handler, through which SQLite stops it after the deadline."""
         deadline = time.monotonic() + self._seconds
         driver: Any = connection.connection.driver_connection
         driver.set_progress_handler(lambda: time.monotonic() > deadline, _INSTRUCTIONS)
@@ -139,21 +143,23 @@ class Reader:
 
     @contextmanager
     def session(self) -> Iterator[Session]:
-        """A session that reads one consistent state. Raises `StoreError` for whatever the database refuses."""
+        """A session that reads one consistent state. Raises `StoreError` for any error of the database."""
         with self._guarded(), Session(self.engine, expire_on_commit=False) as session:
             yield session
 
     @contextmanager
     def connection(self, *, consistent: bool = True) -> Iterator[Connection]:
-        """As `session`, for those who select columns alone: it costs less. If not ``consistent``, each statement may
-        read a later state, and on PostgreSQL nothing stops it: for what a unique index finds, which is asked for once
-        in place of three times."""
-        with self._guarded(), (self.engine if consistent else self._alone).connect() as connection:
+        """Like `session`, but for queries of plain columns, where it costs less.
+
+        Without ``consistent``, each statement may read a later state, and on PostgreSQL no time limit applies: use it
+        for what a unique index finds. It saves two of three round trips.
+        """
+        with self._guarded(), (self.engine if consistent else self._autocommit).connect() as connection:
             yield connection
 
     @cached_property
-    def _alone(self) -> Engine:
-        return self.engine.execution_options(**{_ALONE: True})
+    def _autocommit(self) -> Engine:
+        return self.engine.execution_options(**{_AUTOCOMMIT: True})
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
@@ -163,20 +169,20 @@ class Reader:
             raise self._error(exc) from exc
 
     def tasks(self) -> Select[Any]:
-        """SELECT of the tasks that may be seen."""
-        found: Select[Any] = self.seen(select(AsyncTask))
-        return found
+        """SELECT of the tasks that this reader may see."""
+        statement: Select[Any] = self.seen(select(AsyncTask))
+        return statement
 
     def seen(self, statement: Any) -> Any:
-        """A SELECT from `AsyncTask`, of what may be seen."""
+        """A SELECT from `AsyncTask`, narrowed to the tasks that this reader may see."""
         return seen_by(self.customers, statement)
 
     def check_schema(self) -> None:
-        """Raises `StoreError` unless the tables are there and of the version that this code knows."""
+        """Raise `StoreError` unless the tables are there and have the version that this release needs."""
         try:
             with self.engine.connect() as connection:
                 problem = schema_problem(connection)
-        except (SQLAlchemyError, OSError, RuntimeError) as exc:  # drivers raise these, too, before they are connected
+        except (SQLAlchemyError, OSError, RuntimeError) as exc:  # drivers raise the last two before they are connected
             raise self._error(exc) from exc
         if problem:
             kind = NoTablesError if problem == _NO_TABLES else StoreError
@@ -194,30 +200,32 @@ class Reader:
 
 
 def seen_by(customers: Collection[int] | None, statement: Any) -> Any:
-    """A SELECT from `AsyncTask`, of what customers may see; None: everything."""
+    """A SELECT from `AsyncTask`, narrowed to the tasks of some customers; None: all tasks."""
     return statement if customers is None else statement.where(AsyncTask.customer.in_(sorted(customers)))
 
 
 @cache
 def task_columns(dialect: str, *, values: bool, naive: bool = False) -> Select[Any]:
-    """SELECT of `TASK_COLUMNS`; without ``values`` without these. ``naive``: times may come without their zone, which
-    is UTC: to give each of a page its zone takes a tenth of the time of an answer."""
+    """SELECT of `TASK_COLUMNS`, JSON as text; without ``values`` it leaves out `columns.VALUES`.
+
+    With ``naive``, times may come without their zone, which is UTC: adding it takes a tenth of the time of an answer.
+    """
     names = [name for name in TASK_COLUMNS if values or name not in columns.VALUES]
     return select(*(_column(_TASKS, name, dialect, naive=naive) for name in names))
 
 
 @cache
 def attempt_columns(dialect: str) -> Select[Any]:
-    """SELECT of `ATTEMPT_COLUMNS`."""
+    """SELECT of `ATTEMPT_COLUMNS`, for a dialect of SQLAlchemy."""
     return select(*(_column(AsyncTaskAttempt, name, dialect) for name in ATTEMPT_COLUMNS))
 
 
 def _column(table: Any, name: str, dialect: str, *, naive: bool = False) -> Any:
-    """A column; JSON as the text that the database has: as exact as it was stored, and not parsed to be made text
-    again."""
+    """A column. JSON comes as the database's own text: exactly as it was stored, and without parsing it only to encode
+    it again."""
     column = getattr(table, name)
     if isinstance(column.type, sa.JSON):
-        # PostgreSQL's driver makes Python of JSONB; the others give text, which SQLAlchemy would parse.
+        # PostgreSQL's driver decodes JSONB; the other drivers return text, which SQLAlchemy would parse.
         text = sa.cast(column, sa.Text()) if dialect == "postgresql" else sa.type_coerce(column, sa.Text())
         return text.label(name)
     if naive and dialect == "postgresql" and isinstance(column.type, tables.UTCDateTime):
@@ -226,27 +234,28 @@ def _column(table: Any, name: str, dialect: str, *, naive: bool = False) -> Any:
 
 
 def revision(session: Session | Connection) -> int | None:
-    """A number that is greater after every transaction that changed rows; what was read in the same session is of that
-    state. None: somebody emptied the table, and nobody counts."""
-    found: int | None = session.scalar(select(async_task_revision.c.revision).where(async_task_revision.c.id == 1))
-    return found
+    """A number that every transaction that changes rows increases. Whatever the same session reads belongs to this
+    state. None: somebody emptied the table, so there is no count."""
+    number: int | None = session.scalar(select(async_task_revision.c.revision).where(async_task_revision.c.id == 1))
+    return number
 
 
 def schema_version(connection: Connection) -> str | None:
-    """The version of our tables in a database; None: there are none. Raises `sqlalchemy.exc.SQLAlchemyError`."""
+    """The schema version of the tables in a database; None: no tables. Raises `sqlalchemy.exc.SQLAlchemyError`."""
     if not sa.inspect(connection).has_table(tables.VERSION_TABLE):
         return None
     return connection.scalar(select(tables.async_task_version.c.version_num))
 
 
 _NO_TABLES: Final = (
-    "has no tables of celery-asynctask: the recorder makes them with the first task it stores, or "
+    "has no tables of celery-asynctask: the recorder creates them with the first task it stores, or "
     "`celery asynctask upgrade` does."
 )
 
 
 def schema_problem(connection: Connection) -> str:
-    """Why this code cannot work with the tables in a database, and what to do, as the end of a sentence; else empty."""
+    """Why this release cannot work with the tables in a database, and what to do, as the end of a sentence that begins
+    with the database; empty: it can."""
     version = schema_version(connection)
     if version is None:
         return _NO_TABLES
@@ -256,39 +265,41 @@ def schema_problem(connection: Connection) -> str:
             f"{SCHEMA_VERSION}: install a newer release here."
         )
     if version < SCHEMA_VERSION:
-        return f"has tables of version {version}, this release needs {SCHEMA_VERSION}: run `celery asynctask upgrade`."
+        return (
+            f"has tables of version {version}, and this release needs {SCHEMA_VERSION}: run `celery asynctask upgrade`."
+        )
     return ""
 
 
 def _look_for_file(url: str) -> None:
-    """SQLite would make an empty file of a name that is mistyped."""
+    """Raise `StoreError` for a missing SQLite file: SQLite would create an empty one for a mistyped name."""
     database = parse(url).database
     if database and database != ":memory:" and not database.startswith("file:") and not Path(database).exists():
         raise NoTablesError(
-            f"There is no database file {Path(database).absolute()}: nothing has been recorded there yet. "
-            "asynctask_url says where the recorder writes; a relative path is relative to the working directory."
+            f"There is no database file {Path(database).absolute()}: nothing has been recorded there yet. The recorder "
+            "writes to asynctask_url; check it. A relative path is relative to the working directory."
         )
 
 
-def _note_rest(_connection: object, record: Any) -> None:
-    record.info[_RESTS_SINCE] = time.monotonic()
+def _note_idle(_connection: object, record: Any) -> None:
+    record.info[_IDLE_SINCE] = time.monotonic()
 
 
-def _ping_after_a_rest(engine: Engine, connection: Any, record: Any, _proxy: object) -> None:
-    """See that a connection still stands that nobody has used for a while: a database may have ended it. To ask each
-    time, as SQLAlchemy's ``pool_pre_ping`` does, would take as long as a short query."""
-    rested = time.monotonic() - record.info.get(_RESTS_SINCE, time.monotonic())
-    if rested < _REST_SECONDS:
+def _ping_if_idle(engine: Engine, connection: Any, record: Any, _proxy: object) -> None:
+    """Test a connection that was idle for a while, because the database may have closed it. Testing it each time, as
+    SQLAlchemy's ``pool_pre_ping`` does, takes as long as a short query."""
+    idle = time.monotonic() - record.info.get(_IDLE_SINCE, time.monotonic())
+    if idle < _IDLE_SECONDS:
         return
     try:
         engine.dialect.do_ping(connection)
     except engine.dialect.loaded_dbapi.Error as exc:
-        raise DisconnectionError from exc  # the pool makes another
+        raise DisconnectionError from exc  # the pool opens another
 
 
 def _roll_back(connection: Connection) -> None:
-    """Not every driver does that in autocommit."""
-    if connection.get_execution_options().get(_ALONE) or connection.invalidated:
+    """Roll back explicitly: not every driver does so in autocommit."""
+    if connection.get_execution_options().get(_AUTOCOMMIT) or connection.invalidated:
         return
     with suppress(connection.dialect.loaded_dbapi.Error):  # it is broken: SQLAlchemy finds out
         cursor = connection.connection.cursor()
@@ -301,9 +312,9 @@ def _begin(connection: Connection) -> None:
 
 
 def _connect_bound(url: str, seconds: float) -> dict[str, Any]:
-    """Arguments of the usual drivers for not waiting for ever for a host that does not answer."""
+    """Arguments that keep the usual drivers from waiting forever for a host that does not answer."""
     driver = url.partition("://")[0]
     if driver in ("mysql+pymysql", "mariadb+pymysql"):
         return {"connect_timeout": CONNECT_SECONDS, "read_timeout": seconds + CONNECT_SECONDS}
-    known = ("postgresql", "postgresql+psycopg", "postgresql+psycopg2")
-    return {"connect_timeout": CONNECT_SECONDS} if driver in known else {}
+    drivers = ("postgresql", "postgresql+psycopg", "postgresql+psycopg2")
+    return {"connect_timeout": CONNECT_SECONDS} if driver in drivers else {}

@@ -1,4 +1,4 @@
-"""One task, by its id or the beginning of it, its attempts, and the workflow around it."""
+"""One task, found by its id or the beginning of its id, with its attempts and the workflow around it."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from celery_asynctask.queries.search.keys import is_hex
 from celery_asynctask.queries.types import AttemptRow, TaskColumns, TaskLike
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
 
-_NAMED: Final = 5
+_MAX_NAMED: Final = 5
 """Tasks that an error names."""
 MAX_ATTEMPTS: Final = 1000
-"""Attempts of a task that `attempt_rows` has, and one that shows that there are more."""
+"""Attempts of a task that `attempt_rows` returns; one more shows that there are others."""
 MAX_COUNTED: Final = 1000
 """Members of a workflow, or children, that are counted."""
 MAX_CHILDREN: Final = 20
-"""Children that are named."""
+"""Children that are listed."""
 
 
 class Relative(NamedTuple):
-    """Another task of the workflow."""
+    """Another task of the same workflow."""
 
     celery_task_id: str
     name: str
@@ -38,50 +38,50 @@ class Relative(NamedTuple):
 
 
 class TaskDetail(NamedTuple):
-    """The workflow around a task, of what may be seen."""
+    """The workflow around a task, as far as the reader may see it."""
 
     parent: Relative | None
-    """None: it has none, or there is no row of it that may be seen."""
+    """None: there is none, or no row of it that the reader may see."""
     root: Relative | None
-    """As ``parent``; None for a task that is its own root, too."""
+    """Like ``parent``; also None for a task that is its own root."""
     children: Sequence[Relative]
-    """Some of the tasks that it sent, those that were asked for first before the others."""
+    """The first `MAX_CHILDREN` tasks that it sent, in the order of their creation."""
     children_counted: int
-    """How many there are; more than `MAX_COUNTED`: there may be still more."""
+    """Number of its children; if greater than `MAX_COUNTED`, there may be more."""
     statuses: Mapping[AsyncTaskStatus, int]
-    """How many tasks have the same root, by their status, itself included."""
+    """Number of tasks with the same root, the task included, by status."""
 
     @property
     def members(self) -> int:
-        """How many have the same root; more than `MAX_COUNTED`: there may be still more."""
+        """Number of tasks with the same root; if greater than `MAX_COUNTED`, there may be more."""
         return sum(self.statuses.values())
 
 
 def find(reader: Reader, session: Session, text: str) -> AsyncTask:
-    """The task whose Celery id is ``text``, or begins with it where no other does; a UUID may be in upper case, too.
+    """The task whose Celery id is ``text``, or the only one whose id begins with it. A UUID may be in upper case.
     Raises `NotFoundError`."""
     if not is_id(text):
-        raise NotFoundError(f"{text[:80]!r} is no task id.")
-    found = _found(reader, session, text)
-    if not found and is_hex(text) and text != text.lower():
-        found = _found(reader, session, text.lower())
-    if not found:
+        raise NotFoundError(f"{text[:80]!r} is not a task id. Give a task's Celery id, or its beginning.")
+    tasks = _candidates(reader, session, text)
+    if not tasks and is_hex(text) and text != text.lower():
+        tasks = _candidates(reader, session, text.lower())
+    if not tasks:
         numbered = exact(reader, session, "", number_of(text))
         known = f" The task whose number is {text} in the API has the id {numbered.celery_task_id}." if numbered else ""
         raise NotFoundError(f"No task has the id {text}, and none begins with it.{known}")
-    if len(found) > 1:
-        named = ", ".join(f"{task.celery_task_id} ({task.name})" for task in found[:_NAMED])
-        more = ", and others" if len(found) > _NAMED else ""
-        raise NotFoundError(f"Several tasks begin with {text}: {named}{more}. Give more of the id.")
-    return found[0]
+    if len(tasks) > 1:
+        named = ", ".join(f"{task.celery_task_id} ({task.name})" for task in tasks[:_MAX_NAMED])
+        others = ", and others" if len(tasks) > _MAX_NAMED else ""
+        raise NotFoundError(f"Several task ids begin with {text}: {named}{others}. Give more of the id.")
+    return tasks[0]
 
 
-def _found(reader: Reader, session: Session, text: str) -> list[AsyncTask]:
-    """The one with that id, else some that begin with it."""
+def _candidates(reader: Reader, session: Session, text: str) -> list[AsyncTask]:
+    """The task with that id, or else some whose ids begin with it."""
     beginning = reader.tasks().where(begins_with(AsyncTask.celery_task_id, text))
-    found: list[AsyncTask] = list(session.scalars(beginning.order_by(AsyncTask.celery_task_id).limit(_NAMED + 1)))
+    tasks: list[AsyncTask] = list(session.scalars(beginning.order_by(AsyncTask.celery_task_id).limit(_MAX_NAMED + 1)))
     # Sorted by bytes, the id itself comes first.
-    return found[:1] if found and found[0].celery_task_id == text else found
+    return tasks[:1] if tasks and tasks[0].celery_task_id == text else tasks
 
 
 @overload
@@ -97,63 +97,63 @@ def exact(
     number: int | None = None,
     columns: TaskColumns | None = None,
 ) -> Any:
-    """The task whose own ``number`` it is, else the one whose Celery id is ``text``; with ``columns``, a row of what
-    that selects. None: there is none."""
+    """The task with the row number ``number``, or else the one whose Celery id is ``text``; with ``columns``, a row of
+    what they select. None: there is no such task."""
     for statement, value in zip(_exact(columns), (number, text if is_id(text) else None), strict=True):
         if value is not None:
             rows = session.execute(reader.seen(statement), {"value": value})
-            if (found := (rows if columns is not None else rows.scalars()).first()) is not None:
-                return found
+            if (row := (rows if columns is not None else rows.scalars()).first()) is not None:
+                return row
     return None
 
 
 @lru_cache
 def _exact(columns: Select[Any] | None) -> tuple[Any, Any]:
-    """The statements of `exact`, made once: SQLAlchemy takes long to find that another is the same."""
-    asked: Select[Any] = select(AsyncTask) if columns is None else columns
+    """The statements of `exact`, made once: SQLAlchemy takes long to find out that two statements are the same."""
+    statement: Select[Any] = select(AsyncTask) if columns is None else columns
     value: Any = bindparam("value")
-    return asked.where(AsyncTask.id == value), asked.where(AsyncTask.celery_task_id == value)
+    return statement.where(AsyncTask.id == value), statement.where(AsyncTask.celery_task_id == value)
 
 
 def number_of(text: str) -> int | None:
-    """The own number of a row that a text may be; None: it is none."""
+    """A text as the number of a row; None: it is not one."""
     return int(text) if re.fullmatch(r"[0-9]{1,18}", text, re.ASCII) else None
 
 
 def is_id(text: str) -> bool:
-    """Whether a database may have it as a task id."""
+    """Whether a database can hold the text as a task id."""
     return re.fullmatch(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,255}", text) is not None
 
 
 def attempt_rows(reader: Reader, session: Session, task: AsyncTask) -> Sequence[AttemptRow]:
-    """`reader.attempt_columns` of the first attempts of a task."""
-    asked = attempt_columns(reader.dialect).where(AsyncTaskAttempt.celery_task_id == task.celery_task_id)
-    rows: Sequence[Any] = session.execute(asked.order_by(AsyncTaskAttempt.run_key).limit(MAX_ATTEMPTS + 1)).all()
+    """Rows of `reader.attempt_columns` for the first `MAX_ATTEMPTS` attempts of a task, and one more if there is."""
+    statement = attempt_columns(reader.dialect).where(AsyncTaskAttempt.celery_task_id == task.celery_task_id)
+    rows: Sequence[Any] = session.execute(statement.order_by(AsyncTaskAttempt.run_key).limit(MAX_ATTEMPTS + 1)).all()
     return rows
 
 
 def attempts(session: Session, task: TaskLike, first: int = 1, count: int | None = None) -> Sequence[AsyncTaskAttempt]:
-    """The runs of a task's body in the order in which they were meant to happen, ``count`` from the one with the number
-    ``first``; their own ``attempt`` is not read."""
-    asked = select(AsyncTaskAttempt).where(AsyncTaskAttempt.celery_task_id == task.celery_task_id)
-    asked = asked.options(defer(AsyncTaskAttempt.attempt)).order_by(AsyncTaskAttempt.run_key)
-    return session.scalars(asked.offset(first - 1).limit(count)).all()
+    """The attempts of a task in order: ``count`` of them (None: all) from number ``first``. Their ``attempt`` is left
+    unread."""
+    statement = select(AsyncTaskAttempt).where(AsyncTaskAttempt.celery_task_id == task.celery_task_id)
+    statement = statement.options(defer(AsyncTaskAttempt.attempt)).order_by(AsyncTaskAttempt.run_key)
+    return session.scalars(statement.offset(first - 1).limit(count)).all()
 
 
 @cache
 def of_page(dialect: str, *, values: bool) -> Select[Any]:
-    """SELECT of `reader.task_columns` and what `diagnosis` needs."""
+    """SELECT of `reader.task_columns` and the column that `diagnosis` needs."""
     return task_columns(dialect, values=values).add_columns(AsyncTask.order_key)
 
 
 def task_detail(reader: Reader, session: Session, task: TaskLike) -> TaskDetail:
-    """Three statements, each by an index and bounded."""
+    """The workflow around a task, by three statements, each with an index and bounded."""
     relative = [AsyncTask.celery_task_id, AsyncTask.name, AsyncTask.status]
-    named = {one for one in (task.parent_task_id, task.root_task_id) if one and one != task.celery_task_id}
+    ids = {task_id for task_id in (task.parent_task_id, task.root_task_id) if task_id} - {task.celery_task_id}
     above = {}
-    if named:
-        asked = reader.seen(select(*relative).where(AsyncTask.celery_task_id.in_(sorted(named))))
-        above = {row.celery_task_id: Relative(*row) for row in session.execute(asked)}
+    if ids:
+        statement = reader.seen(select(*relative).where(AsyncTask.celery_task_id.in_(sorted(ids))))
+        above = {row.celery_task_id: Relative(*row) for row in session.execute(statement)}
     sent = reader.seen(select(*relative, AsyncTask.created_at, AsyncTask.id))
     sent = sent.where(AsyncTask.parent_task_id == task.celery_task_id).limit(MAX_COUNTED + 1)
     children = sorted(session.execute(sent), key=lambda row: (row.created_at, row.id))

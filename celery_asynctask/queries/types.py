@@ -1,4 +1,4 @@
-"""What passes between the queries and those who show what they find, for its types: sessions, and rows of tasks."""
+"""Types that the queries share with those who show their results: sessions, and rows of tasks."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from celery_asynctask.core.status import AsyncTaskStatus
 __all__ = ["AttemptRow", "Connection", "EvidentTask", "PageRow", "Session", "TaskColumns", "TaskLike", "TaskRow"]
 
 TaskColumns = Select[Any]
-"""What finds rows of tasks: `reader.task_columns`."""
+"""A SELECT of columns of tasks: `reader.task_columns`."""
 
 
 class TaskLike(Protocol):
-    """A task: an `AsyncTask`, or a `TaskRow`."""
+    """A task: an `AsyncTask` or a `TaskRow`."""
 
     id: int
     created_by_name: str | None
@@ -40,10 +40,10 @@ class TaskLike(Protocol):
 
 
 class TaskRow(TaskLike, Protocol):
-    """Columns of a task, in their order, as `reader.task_columns` selects them."""
+    """The columns of a task, in the order in which `reader.task_columns` selects them."""
 
     task_args: str | None
-    """JSON, as the next three; none of them is there where no values are asked for."""
+    """JSON text, as the next three are; all four are absent if the values were not selected."""
     task_kwargs: str | None
     result: str | None
     content: str | None
@@ -52,17 +52,17 @@ class TaskRow(TaskLike, Protocol):
 
 
 class EvidentTask(TaskLike, Protocol):
-    """A task of which `diagnosis` tells: an `AsyncTask`, or a `PageRow`."""
+    """A task that `diagnosis` can explain: an `AsyncTask` or a `PageRow`."""
 
     order_key: str
 
 
 class PageRow(TaskRow, EvidentTask, Protocol):
-    """As `task.of_page` selects them."""
+    """The columns of a task that `task.of_page` selects."""
 
 
 class AttemptRow(Protocol):
-    """Columns of an attempt, in their order, as `reader.attempt_columns` selects them."""
+    """The columns of an attempt, in the order in which `reader.attempt_columns` selects them."""
 
     attempt: int
     celery_task_id: str

@@ -1,1 +1,1 @@
-"""Failures, grouped by what makes them the same."""
+"""Failures, grouped by their cause."""

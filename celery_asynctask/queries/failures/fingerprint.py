@@ -1,4 +1,4 @@
-"""What makes failures the same: a message but for what varies in it, and the place in the user's own code. Pure."""
+"""The fingerprint of a failure: its message without the parts that vary, and its place in the user's own code. Pure."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from functools import lru_cache
 from typing import Final
 
 MESSAGE_SHOWN: Final = 160
-"""Characters of a message whose varying parts are replaced; a longer one ends in ``…``."""
+"""Characters of a normalized message; a longer one ends in ``…``."""
 PATH_PARTS: Final = 3
-"""Of a place's path, from its end: what is before differs from one host and one release to the next."""
+"""Parts of a path that are kept, from its end: the beginning differs between hosts and releases."""
 
 _QUOTED: Final = (
-    # An apostrophe inside of a word quotes nothing; a quote that is not closed was cut off.
+    # An apostrophe inside a word quotes nothing; a quote that is not closed was cut off.
     ("'", re.compile(r"(?<!\w)'(?:[^'\\\n]|\\.)*(?:'(?!\w)|\Z)"), "'…'"),
     ('"', re.compile(r'"(?:[^"\\\n]|\\.)*(?:"|\Z)'), '"…"'),
     ("`", re.compile(r"`[^`\n]+`"), "`…`"),
     ("://", re.compile(r"\b([a-z][a-z0-9+.-]{0,20}://)[^\s<>()…]+", re.I), r"\1…"),
     ("@", re.compile(r"\b[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63})+"), "<address>"),
 )
-"""What varies as a whole, and what shows that there may be any."""
+"""Parts that vary as a whole: a text that shows that there may be one, its pattern, and its replacement."""
 _CLOCK: Final = r"\d\d:\d\d(?::\d\d(?:[.,]\d+)?)?(?:Z|[+-]\d\d:?\d\d)?"
 _VARYING: Final = (
     (re.compile(r"\b[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}\b", re.I), "<id>"),
@@ -34,13 +34,13 @@ _VARYING: Final = (
     (re.compile(r"(?<![0-9A-Za-z])(?=[A-Za-z]*\d)(?=\d*[A-Za-z])(?=(?:[A-Za-z]*\d){2})[0-9A-Za-z]{8,}"), "<id>"),
     (re.compile(r"(?<![\w.])[+-]?\d[\d.,_]*(?<![.,])(?:[eE][+-]?\d+)?|\d+"), "#"),
 )
-"""What varies within a word that has a digit."""
+"""Parts that vary within a word that has a digit, each with its replacement."""
 _DIGIT: Final = re.compile(r"\d")
 
 
 def normal(message: str) -> str:
-    """A message without what differs from one failure to the next: quoted texts are ``'…'``, numbers ``#``, ids
-    ``<id>``, addresses (of hosts, mail, memory) ``<address>``, times ``<time>``; paths keep what is none of these."""
+    """A message with the parts replaced that differ between failures: quoted texts by ``'…'``, numbers by ``#``, ids by
+    ``<id>``, addresses (of hosts, mail, memory) by ``<address>``, times by ``<time>``. The rest of a path stays."""
     for mark, varying, shown in _QUOTED:
         if mark in message:
             message = varying.sub(shown, message)
@@ -53,7 +53,7 @@ _REPLACED: Final = re.compile(r"'…'|\"…\"|`…`|<(?:id|address|time)>|#|…|
 
 
 def pieces(message: str) -> list[str]:
-    """What every message has, in this order, of which `normal` made ``message``."""
+    """The texts that every message contains, in this order, if `normal` gives ``message`` for it."""
     return [piece for piece in _REPLACED.split(message) if piece]
 
 
@@ -67,17 +67,17 @@ FRAME: Final = re.compile(r'^[ |+]*File "([^"\n]+)", line (\d+), in (.+)$', re.M
 _INSTALLED: Final = re.compile(r"[/\\](?:site|dist)-packages[/\\](.*)")
 _STANDARD: Final = re.compile(r"[/\\]lib(?:64)?[/\\]python\d[\d.]*[/\\]|^<", re.I)
 _RUNNING: Final = re.compile(r"(?:celery|kombu|billiard|vine|amqp|celery_asynctask)[/\\]")
-"""What runs tasks, installed ..."""
+"""Packages that run tasks, where they are installed ..."""
 _RUNNING_HERE: Final = re.compile(r"[/\\](?:celery[/\\]app|kombu|billiard|vine|amqp|celery_asynctask)[/\\]")
-"""... and as a checkout. A project may have a directory ``celery`` of its own."""
+"""... and in a checkout. A project may have a directory ``celery`` of its own."""
 
 
 def place(traceback: str | None, package: str = "") -> str | None:
-    """The last frame of a traceback that is the user's own code, as ``shop/billing/tasks.py:88 charge``.
+    """The last frame of a traceback in the user's own code, such as ``shop/billing/tasks.py:88 charge``.
 
-    What is installed is not the user's own, unless it is of ``package``, the first part of the task's name; nor is what
-    comes with Python, or runs tasks. Where there is no such frame, the last of those that are installed; None: there is
-    none at all.
+    Installed code is the user's own only if it belongs to ``package``, the first part of the task's name. Code of
+    Python itself and of the packages that run tasks never is. Without a frame of the user's own, the last frame of
+    other installed code is returned; None: there is none either.
     """
     text = traceback or ""
     begin, last = text.find('File "'), text.rfind('File "')
@@ -90,20 +90,21 @@ def _place(frames: str, package: str) -> str | None:
     for path, line, function in reversed(FRAME.findall(frames)):
         own = is_own(path, package)
         if own:
-            return _shown(path, line, function)
+            return _format(path, line, function)
         if own is not None:
-            installed = installed or _shown(path, line, function)
+            installed = installed or _format(path, line, function)
     return installed
 
 
 def is_own(path: str, package: str = "") -> bool | None:
-    """Whether the code in a file is the user's own, as in `place`; None: it comes with Python, or runs tasks."""
-    below = _INSTALLED.search(path)
-    if _RUNNING.match(below[1]) if below else _RUNNING_HERE.search(path) or _STANDARD.search(path):
+    """Whether the code in a file is the user's own, as `place` defines it; None: it belongs to Python or to a package
+    that runs tasks."""
+    installed = _INSTALLED.search(path)
+    if _RUNNING.match(installed[1]) if installed else _RUNNING_HERE.search(path) or _STANDARD.search(path):
         return None
-    return below is None or re.split(r"[/\\]|\.py$", below[1])[0] == package
+    return installed is None or re.split(r"[/\\]|\.py$", installed[1])[0] == package
 
 
-def _shown(path: str, line: str, function: str) -> str:
+def _format(path: str, line: str, function: str) -> str:
     parts = re.split(r"[/\\]", path)[-PATH_PARTS:]
     return f"{'/'.join(parts)}:{line} {function}"

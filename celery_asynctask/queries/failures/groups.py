@@ -1,7 +1,7 @@
-"""Failures with the same cause, together: of one type, one message but for what varies in it, and one place.
+"""Groups failures by their cause: the same error type, the same normalized message, and the same place in the code.
 
-The newest failures that a filter finds are fetched, `MAX_SCANNED` of them at most, with the end of their tracebacks,
-and grouped here: what is the same message, and whose code it was, is nothing that a database can tell.
+At most `MAX_SCANNED` of the newest failures that a filter finds are fetched, each with the end of its traceback, and
+grouped here: a database can neither normalize a message nor tell whose code a frame is.
 """
 
 from __future__ import annotations
@@ -30,23 +30,26 @@ TRACEBACK_END: Final = 4000
 MESSAGE_START: Final = 1000
 """Characters of a message that are fetched."""
 BUCKETS: Final = 24
-"""Parts of the time looked at in which failures are counted."""
+"""Parts of equal length, of the time from the first to the last failure, in which failures are counted."""
 
 
 class Failure(NamedTuple):
-    """One task that failed, as far as it matters here."""
+    """A task that failed: the columns that grouping needs."""
 
     id: str
+    """Celery task id."""
     name: str
     at: dt.datetime
-    """When it ended; while it has not, when it was asked for."""
+    """When it ended; if it has not, when it was created."""
     asked_at: dt.datetime
+    """When it was created."""
     customer: int | None
     error_type: str
+    """The status, if there is no error type."""
     message: str
-    """Its beginning."""
+    """The beginning of its message, `MESSAGE_START` characters."""
     traceback: str | None
-    """Its end, of the newest run; None: there is none."""
+    """The end of its latest attempt's traceback, `TRACEBACK_END` characters; None: there is none."""
 
 
 class Group(NamedTuple):
@@ -54,51 +57,54 @@ class Group(NamedTuple):
 
     error_type: str
     message: str
-    """`normal`."""
+    """The message as `normal` gives it."""
     place: str | None
-    """`place`."""
+    """The place as `fingerprint.place` gives it."""
     tasks: int
+    """Number of failures in the group."""
     unsent: int
-    """How many of them were never sent, because a task before them in their workflow failed like this."""
+    """Number of them that were never sent, because a task before them in their workflow failed like this."""
     first: dt.datetime
     last: dt.datetime
     customers: int
-    """How many different ones; what is for nobody counts as none."""
+    """Number of different customers; tasks without a customer do not count."""
     names: Sequence[str]
-    """Of the tasks, the most frequent first."""
+    """Task names, the most frequent first."""
     example: str
-    """Id of the newest that ran."""
+    """Id of the newest task that ran."""
     first_asked: dt.datetime
-    """When the first and the last of them were asked for: by that, tasks are searched."""
+    """When the first of its tasks was created. Searches go by the time of creation."""
     last_asked: dt.datetime
+    """When the last of its tasks was created."""
     counts: Sequence[int]
-    """How many of them in each of `BUCKETS` parts, all as long, of the time from the first to the last failure of all
-    groups."""
+    """Number of failures in each of `BUCKETS` parts of the time from the first to the last failure of all groups."""
 
 
 class Failures(NamedTuple):
-    """The groups, the largest first."""
+    """The failures that a filter finds, in groups."""
 
     groups: Sequence[Group]
+    """The largest first."""
     tasks: int
-    """How many are in all groups."""
+    """Number of failures in all groups."""
     looked_back_to: dt.datetime | None
-    """It was bounded: it looked at failures of tasks asked for down to that time, and at none before. None: at all."""
+    """Only failures of tasks created at that time or later were looked at. None: all of them."""
     first: dt.datetime | None = None
-    """When the first and the last of them failed; None: there are none."""
+    """When the first of them failed; None: there are none."""
     last: dt.datetime | None = None
+    """When the last of them failed; None: there are none."""
 
     @property
     def bounds(self) -> list[dt.datetime]:
-        """Where the parts of `Group.counts` begin, and where the last one ends."""
+        """The beginnings of the parts of `Group.counts`, and the end of the last part."""
         if self.first is None or self.last is None:
             return []
         return [self.first + (self.last - self.first) / BUCKETS * number for number in range(BUCKETS + 1)]
 
 
 def failures(reader: Reader, session: Session, search: Filter, *, limit: int = MAX_SCANNED) -> Failures:
-    """The newest ``most`` failures that the filter finds, in groups. A filter that names statuses decides itself what
-    has failed; there, what has an error is grouped."""
+    """Group the newest ``limit`` failures that the filter finds. If the filter names statuses, every task with an error
+    among them counts as a failure."""
     wanted = conditions(search, reader.dialect)
     if any(term.key == "status" for term in search.terms):
         wanted.indexed.append(AsyncTask.error_type.is_not(None))
@@ -111,23 +117,23 @@ def failures(reader: Reader, session: Session, search: Filter, *, limit: int = M
     def matching() -> Iterator[Failure]:
         nonlocal looked_back_to
         last = None
-        for number, (matches, *about) in enumerate(session.execute(newest)):
-            one = Failure(*about)
+        for number, (matches, *fields) in enumerate(session.execute(newest)):
+            failure = Failure(*fields)
             if number == limit:
                 looked_back_to = last
             elif matches:
-                yield one
-            last = one.asked_at
+                yield failure
+            last = failure.asked_at
 
-    found = grouped(matching())
-    return found._replace(looked_back_to=looked_back_to)
+    groups = grouped(matching())
+    return groups._replace(looked_back_to=looked_back_to)
 
 
 def _failures(matches: Condition, dialect: str) -> Select[Any]:
-    """Whether it matches, and the fields of a `Failure`, with a traceback only if it matches."""
+    """SELECT of whether a task matches, and the fields of a `Failure`, with a traceback only for one that matches."""
     traceback = AsyncTaskAttempt.traceback
     is_sqlite = dialect == "sqlite"
-    newest_run = (
+    latest_attempt = (
         select(func.substr(traceback, -TRACEBACK_END) if is_sqlite else func.right(traceback, TRACEBACK_END))
         .where(AsyncTaskAttempt.celery_task_id == AsyncTask.celery_task_id)
         .order_by(AsyncTaskAttempt.run_key.desc())
@@ -143,27 +149,28 @@ def _failures(matches: Condition, dialect: str) -> Select[Any]:
         AsyncTask.customer,
         func.coalesce(AsyncTask.error_type, AsyncTask.status),
         func.coalesce(func.substr(AsyncTask.error_message, 1, MESSAGE_START), ""),
-        case((matches, newest_run)),
+        case((matches, latest_attempt)),
     )
 
 
-def grouped(found: Iterable[Failure]) -> Failures:
+def grouped(failed: Iterable[Failure]) -> Failures:
     """Failures in any order, in groups."""
     ran: defaultdict[tuple[str, str, str | None], list[Failure]] = defaultdict(list)
     unsent: defaultdict[tuple[str, str], list[Failure]] = defaultdict(list)
-    for one in found:
-        cause = first_reason(one.message)
+    for failure in failed:
+        cause = first_reason(failure.message)
         message = normal(cause)
-        kept = one._replace(message="", traceback=None)  # of all that are looked at, these texts have 50 MB
-        if cause != one.message:
-            unsent[one.error_type, message].append(kept)
+        kept = failure._replace(message="", traceback=None)  # these texts of all failures would take 50 MB
+        if cause != failure.message:
+            unsent[failure.error_type, message].append(kept)
         else:
-            ran[one.error_type, message, place(one.traceback, one.name.partition(".")[0])].append(kept)
-    moments = [one.at for some in (*ran.values(), *unsent.values()) for one in some]
+            where = place(failure.traceback, failure.name.partition(".")[0])
+            ran[failure.error_type, message, where].append(kept)
+    moments = [failure.at for members in (*ran.values(), *unsent.values()) for failure in members]
     if not moments:
         return Failures([], 0, None)
     span = min(moments), max(moments)
-    likeliest = sorted(ran, key=lambda key: -len(ran[key]))  # to which what was not sent goes
+    likeliest = sorted(ran, key=lambda key: -len(ran[key]))  # the largest group takes the unsent tasks
     groups = [_group(*key, ran[key], unsent.pop(key[:2], []), span) for key in likeliest]
     groups += [_group(*key, None, [], held_up, span) for key, held_up in unsent.items()]
     groups.sort(key=lambda group: (-group.tasks, -group.last.timestamp(), group.example))
@@ -178,24 +185,24 @@ def _group(
     unsent: Sequence[Failure],
     span: tuple[dt.datetime, dt.datetime],
 ) -> Group:
-    every = [*ran, *unsent]
-    times = [(one.at, one.id) for one in ran or unsent]
+    members = [*ran, *unsent]
+    times = [(failure.at, failure.id) for failure in ran or unsent]
     (first, _), (last, example) = min(times), max(times)
-    names = Counter(one.name for one in every)
+    names = Counter(failure.name for failure in members)
     return Group(
         error_type=error_type,
         message=message,
         place=where,
-        tasks=len(every),
+        tasks=len(members),
         unsent=len(unsent),
         first=first,
         last=last,
-        customers=len({one.customer for one in every} - {None}),
+        customers=len({failure.customer for failure in members} - {None}),
         names=sorted(names, key=lambda name: (-names[name], name)),
         example=example,
-        first_asked=min(one.asked_at for one in every),
-        last_asked=max(one.asked_at for one in every),
-        counts=_counts([one.at for one in every], *span),
+        first_asked=min(failure.asked_at for failure in members),
+        last_asked=max(failure.asked_at for failure in members),
+        counts=_counts([failure.at for failure in members], *span),
     )
 
 

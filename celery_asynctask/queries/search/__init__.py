@@ -1,1 +1,1 @@
-"""The search: its grammar, its conditions in SQL, and pages of what it finds."""
+"""The search: its grammar, its conditions in SQL, and the pages of its results."""

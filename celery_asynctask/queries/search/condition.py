@@ -1,4 +1,4 @@
-"""A `filter.Filter` as SQL conditions, in the words of each database and with the same answer on all."""
+"""Makes SQL conditions of a `filter.Filter`: in the dialect of each database, with the same results on all."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ Condition = ColumnElement[bool]
 
 
 class Conditions(NamedTuple):
-    """What a filter asks for."""
+    """The conditions of a filter. A row must meet all of them."""
 
     indexed: list[Condition]
-    """An index leads to these rows, however many others there are."""
+    """Conditions with an index that leads to their rows, however many others there are."""
     scanned: list[Condition]
-    """These are found by looking at rows one by one; see `page`."""
+    """Conditions that need a look at one row after the other; see `page`."""
 
     @property
     def matches(self) -> Condition:
-        """Whether a row is found to which an index led."""
+        """The condition of a row that meets all of ``indexed``."""
         return sa.and_(sa.true(), *self.scanned)
 
 
@@ -61,24 +61,24 @@ def _microseconds_mysql(element: Any, compiler: Any, **options: Any) -> str:
 @compiles(microseconds_between, "sqlite")
 def _microseconds_sqlite(element: Any, compiler: Any, **options: Any) -> str:
     early, late = (compiler.process(clause, **options) for clause in element.clauses)
-    # A text such as 2026-01-31 14:05:00.000000.
-    # Without its fraction, which strftime rounds: .9995 is the next second.
-    whole = f"(strftime('%s', substr({late}, 1, 19)) - strftime('%s', substr({early}, 1, 19)))"
-    return f"({whole} * 1000000 + substr({late}, 21) - substr({early}, 21))"
+    # A time is a text such as 2026-01-31 14:05:00.000000. The fraction is cut off first, because strftime rounds it:
+    # .9995 would be the next second.
+    seconds = f"(strftime('%s', substr({late}, 1, 19)) - strftime('%s', substr({early}, 1, 19)))"
+    return f"({seconds} * 1000000 + substr({late}, 21) - substr({early}, 21))"
 
 
 LENGTHS: Final[Mapping[str, Column]] = {
     "wait": microseconds_between(AsyncTask.created_at, AsyncTask.started_at),
     "run": microseconds_between(AsyncTask.started_at, AsyncTask.completed_at),
 }
-"""Microseconds from when a task was asked for to its first start, and from there to its end, with its retries and their
+"""Microseconds from a task's creation to its first start, and from there to its end, including retries and their
 waits."""
 _COLUMNS: Final = {
-    **{one.search: one.name for one in columns.TASK if one.search is not None},
+    **{column.search: column.name for column in columns.TASK if column.search is not None},
     "since": "created_at",
     "until": "created_at",
 }
-_OF_ATTEMPTS: Final = {one.search: one.name for one in columns.ATTEMPT if one.search is not None}
+_ATTEMPT_COLUMNS: Final = {column.search: column.name for column in columns.ATTEMPT if column.search is not None}
 _INDEXED_EQUAL: Final = frozenset(
     {"id", "root", "parent", "trace", "customer", "created_by", "name", "error", "status"}
 )
@@ -86,23 +86,22 @@ _INDEXED_RANGE: Final = frozenset({"created", "since", "until"})
 
 
 def conditions(search: Filter, dialect: str) -> Conditions:
-    """What the filter asks of the rows of `AsyncTask`, on ``dialect`` (postgresql, sqlite, mysql, mariadb)."""
-    found = Conditions([], [])
-    for asked in search.terms:
-        term = _positive(asked)
+    """The conditions of the filter on rows of `AsyncTask`, on ``dialect`` (postgresql, sqlite, mysql, mariadb)."""
+    result = Conditions([], [])
+    for term in map(_positive, search.terms):
         condition = sa.or_(*(_value(term, value, dialect) for value in term.values))
         if term.negated:
             condition = sa.not_(sa.func.coalesce(condition, sa.false()))
-        (found.indexed if _is_indexed(term) else found.scanned).append(condition)
-    return found
+        (result.indexed if _is_indexed(term) else result.scanned).append(condition)
+    return result
 
 
 def _positive(term: Term) -> Term:
-    """Not one status is one of the others, to which an index leads."""
+    """The term; one that excludes statuses becomes a term for all other statuses, which an index leads to."""
     if term.key != "status" or not term.negated or not all(value.operator == "=" for value in term.values):
         return term
     others = sorted(set(AsyncTaskStatus.__members__) - {value.value for value in term.values})
-    return term._replace(values=tuple(Value("=", one) for one in others), negated=False) if others else term
+    return term._replace(values=tuple(Value("=", status) for status in others), negated=False) if others else term
 
 
 def _is_indexed(term: Term) -> bool:
@@ -110,18 +109,18 @@ def _is_indexed(term: Term) -> bool:
         return True
     if term.negated or term.key not in _INDEXED_EQUAL:
         return False
-    return all(value.operator == "=" and _is_found(term.key, value.value) for value in term.values)
+    return all(value.operator == "=" and _has_index(term.key, value.value) for value in term.values)
 
 
-def _is_found(key: str, value: Any) -> bool:
+def _has_index(key: str, value: Any) -> bool:
     if KEYS[key].read is not None or not glob.is_glob(value):
         return True
     return KEYS[key].is_id and bool(glob.beginning(value))
 
 
 def _value(term: Term, value: Value, dialect: str) -> Condition:
-    if term.key in _OF_ATTEMPTS:
-        return _of_attempts(getattr(AsyncTaskAttempt, _OF_ATTEMPTS[term.key]), value, dialect)
+    if term.key in _ATTEMPT_COLUMNS:
+        return _in_attempts(getattr(AsyncTaskAttempt, _ATTEMPT_COLUMNS[term.key]), value, dialect)
     if term.key == "periodic":
         return at_path(AsyncTask.content, ("periodic_task_name",), value, dialect)
     if term.key in LENGTHS:
@@ -138,33 +137,33 @@ def _value(term: Term, value: Value, dialect: str) -> Condition:
     return _text(column, value, dialect, bytewise=KEYS[term.key].is_id)
 
 
-def _of_attempts(column: Column, value: Value, dialect: str) -> Condition:
-    """Whether any attempt is like that; none is what no attempt has."""
-    any_of = value._replace(operator="any") if value.operator == "none" else value
+def _in_attempts(column: Column, value: Value, dialect: str) -> Condition:
+    """Whether any attempt has the value; with ``none``, whether no attempt has any."""
+    sought = value._replace(operator="any") if value.operator == "none" else value
     of_task = AsyncTaskAttempt.celery_task_id == AsyncTask.celery_task_id
-    found = sa.exists().where(of_task, _text(column, any_of, dialect))
-    return sa.not_(found) if value.operator == "none" else found
+    exists = sa.exists().where(of_task, _text(column, sought, dialect))
+    return sa.not_(exists) if value.operator == "none" else exists
 
 
 def begins_with(column: Column, prefix: str) -> Condition:
-    """Whether a text that is compared byte by byte begins with ``prefix``: as a range, which an index serves."""
+    """Whether a text that is compared byte by byte begins with ``prefix``: a range, which an index serves."""
     after = _after(prefix)
-    found = sa.and_(column >= prefix, column < after if after else sa.true())
-    # To MySQL, blanks at the end are nothing.
-    return sa.and_(found, _like(column, f"{glob.like_literal(prefix)}%")) if prefix.endswith(" ") else found
+    in_range = sa.and_(column >= prefix, column < after if after else sa.true())
+    # MySQL ignores blanks at the end.
+    return sa.and_(in_range, _like(column, f"{glob.like_literal(prefix)}%")) if prefix.endswith(" ") else in_range
 
 
 def _like(column: Column, pattern: str) -> Condition:
-    """LIKE without an index: MariaDB 10.11 misses texts with characters above U+FFFF by way of one."""
+    """LIKE without an index: with one, MariaDB 10.11 misses texts with characters above U+FFFF."""
     return (column + "").like(pattern, escape=glob.ESCAPE)
 
 
 def _after(prefix: str) -> str:
-    """The first text that is behind all that begin with ``prefix``; empty where there is none."""
+    """The first text that sorts after all texts that begin with ``prefix``; empty: there is none."""
     while prefix:
         prefix, code = prefix[:-1], ord(prefix[-1]) + 1
         if code <= 0x10FFFF:
-            return prefix + chr(0xE000 if code == 0xD800 else code)  # between them are no characters
+            return prefix + chr(0xE000 if code == 0xD800 else code)  # surrogates lie between them
     return ""
 
 
@@ -186,7 +185,7 @@ def _compare(column: Column, value: Value) -> Condition:
 def _plain(value: Any) -> Any:
     if isinstance(value, dt.timedelta):
         value //= dt.timedelta(microseconds=1)
-    # PostgreSQL would not compare a small column with what is no small number.
+    # PostgreSQL refuses to compare an integer column with a larger number, unless it is typed as a BIGINT.
     return sa.literal(value, sa.BigInteger()) if isinstance(value, int) else value
 
 
@@ -197,11 +196,11 @@ def _text(column: Column, value: Value, dialect: str, *, bytewise: bool = False)
     if not glob.is_glob(value.value):
         text = glob.literal(value.value)
         equal = column == text
-        # To MySQL, blanks at the end are nothing.
+        # MySQL ignores blanks at the end.
         return sa.and_(equal, _like(column, glob.like_literal(text))) if is_mysql else equal
     if bytewise and (prefix := glob.beginning(value.value)):
         return begins_with(column, prefix)
-    if dialect == "sqlite":  # its LIKE does not tell upper from lower case
+    if dialect == "sqlite":  # its LIKE ignores case
         return column.bool_op("GLOB")(value.value)
     pattern = glob.like(value.value)
     return _like(column, pattern) if is_mysql else column.like(pattern, escape=glob.ESCAPE)

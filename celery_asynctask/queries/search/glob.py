@@ -1,18 +1,18 @@
-"""Texts as the globs of a search: ``*`` any characters, ``?`` one, ``[x]`` nothing but x. Pure."""
+"""The globs of a search: ``*`` stands for any characters, ``?`` for one, ``[x]`` for x only. Pure."""
 
 from __future__ import annotations
 
 ESCAPE = "!"
-"""Quotes in a pattern for LIKE; a backslash would mean something else to each database."""
+"""Quotes a character in a LIKE pattern. A backslash means something else to each database."""
 
 
 def is_glob(text: str) -> bool:
-    """Whether there are wildcards in it."""
+    """Whether a text has wildcards."""
     return any(wild for _, wild in _pieces(text))
 
 
 def beginning(text: str) -> str | None:
-    """What everything begins with that a glob finds, where that is all it asks for."""
+    """The prefix that a glob finds, if it is a text followed by a single ``*``; otherwise None."""
     pieces = _pieces(text)
     if [wild for _, wild in pieces[-1:]] != [True] or text[-1:] != "*" or any(wild for _, wild in pieces[:-1]):
         return None
@@ -20,18 +20,18 @@ def beginning(text: str) -> str | None:
 
 
 def literal(text: str) -> str:
-    """What a glob without wildcards stands for."""
+    """The text that a glob without wildcards stands for."""
     return "".join(char for char, _ in _pieces(text))
 
 
 def like(text: str) -> str:
-    """The pattern for LIKE, with `ESCAPE`."""
+    """The glob as a LIKE pattern, with `ESCAPE`."""
     wildcards = {"*": "%", "?": "_"}
     return "".join(wildcards[char] if wild else _quoted(char) for char, wild in _pieces(text))
 
 
 def like_literal(text: str) -> str:
-    """The pattern for LIKE that only ``text`` itself fits."""
+    """The LIKE pattern that only ``text`` itself matches, with `ESCAPE`."""
     return "".join(map(_quoted, text))
 
 
@@ -40,14 +40,14 @@ def _quoted(char: str) -> str:
 
 
 def _pieces(glob: str) -> list[tuple[str, bool]]:
-    """The characters, each with whether it is a wildcard."""
-    found = []
+    """The characters of a glob, each with whether it is a wildcard."""
+    pieces = []
     at = 0
     while at < len(glob):
         if glob[at] == "[" and glob[at + 2 : at + 3] == "]":
-            found.append((glob[at + 1], False))
+            pieces.append((glob[at + 1], False))
             at += 3
         else:
-            found.append((glob[at], glob[at] in ("*", "?")))
+            pieces.append((glob[at], glob[at] in ("*", "?")))
             at += 1
-    return found
+    return pieces

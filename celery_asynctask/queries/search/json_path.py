@@ -1,8 +1,8 @@
-"""What is at a path of a JSON column, in the words of each database and with the same answer on all.
+"""Compares the value at a path of a JSON column, in the dialect of each database, with the same results on all.
 
-A number is compared as a number (``17`` finds 17, 17.0 and the text "17"), true and false by these words, a text as a
-text; a glob looks into texts only. Lists and mappings are there, and equal nothing.
-MariaDB itself finds no key that begins with a minus.
+Numbers are compared as numbers (``17`` finds 17, 17.0 and the text "17"), booleans with the words true and false, and
+texts as texts; a glob matches texts only. Lists and mappings count as present, but equal nothing. One exception:
+MariaDB finds no key that begins with a minus.
 """
 
 from __future__ import annotations
@@ -26,30 +26,30 @@ _MYSQL_NUMBERS: Final = ("INTEGER", "UNSIGNED INTEGER", "DOUBLE", "DECIMAL")
 
 
 def at_path(column: Any, path: Sequence[str], value: Value, dialect: str) -> Condition:
-    """Whether what is at ``path`` is like ``value``, on ``dialect``; never null."""
+    """Whether the JSON at ``path`` matches ``value``, on ``dialect``; never null."""
     match = {"postgresql": _postgresql, "sqlite": _sqlite}.get(dialect, _mysql)
-    found = func.coalesce(match(column, path, value), false())
-    return not_(found) if value.operator == "none" else found
+    matches = func.coalesce(match(column, path, value), false())
+    return not_(matches) if value.operator == "none" else matches
 
 
 def integer(text: str) -> int | None:
-    """The whole number that a text is to JSON."""
+    """The integer that a text is in JSON; None: it is not one."""
     if not _NUMBER.fullmatch(text) or (number := Decimal(text)) != number.to_integral_value():
         return None
     return int(number)
 
 
 def real(text: str) -> float | None:
-    """The float that a text is to JSON, exactly so: 0.1, and not 0.10000000000000001."""
+    """The float that a text is in JSON; None: it is not one, or not exactly (0.1 is, 0.10000000000000001 is not)."""
     if not _NUMBER.fullmatch(text):
         return None
-    found = float(text)
-    return found if found - found == 0 and Decimal(repr(found)) == Decimal(text) else None
+    number = float(text)
+    return number if number - number == 0 and Decimal(repr(number)) == Decimal(text) else None
 
 
 def _postgresql(column: Any, path: Sequence[str], value: Value) -> Condition:
     at = column
-    for name in path:  # -> has names find keys only, #> has numbers find both
+    for name in path:  # -> with a name finds keys only, #> with a number finds keys and indexes
         at = at.op("#>")(cast([name], postgresql.ARRAY(Text))) if is_index(name) else at.op("->")(cast(name, Text))
     kind = func.jsonb_typeof(at)
     if value.operator in ("none", "any"):
@@ -58,8 +58,8 @@ def _postgresql(column: Any, path: Sequence[str], value: Value) -> Condition:
         text = at.op("#>>", return_type=Text())(cast([], postgresql.ARRAY(Text)))
         return and_(kind == "string", text.like(glob.like(value.value), escape=glob.ESCAPE))
     text = glob.literal(value.value)
-    like: list[Any] = [text, _boolean(text), integer(text), real(text)]
-    return or_(*(at == cast(one, postgresql.JSONB) for one in like if one is not None))
+    readings: list[Any] = [text, _boolean(text), integer(text), real(text)]
+    return or_(*(at == cast(reading, postgresql.JSONB) for reading in readings if reading is not None))
 
 
 def _sqlite(column: Any, path: Sequence[str], value: Value) -> Condition:
@@ -67,47 +67,48 @@ def _sqlite(column: Any, path: Sequence[str], value: Value) -> Condition:
 
 
 def _sqlite_at(column: Any, pointer: str, value: Value) -> Condition:
-    kind, found = func.json_type(column, pointer), func.json_extract(column, pointer)
+    kind, member = func.json_type(column, pointer), func.json_extract(column, pointer)
     if value.operator in ("none", "any"):
         return kind != "null"
     if glob.is_glob(value.value):
-        return and_(kind == "text", found.bool_op("GLOB")(value.value))
+        return and_(kind == "text", member.bool_op("GLOB")(value.value))
     text = glob.literal(value.value)
-    like = [and_(kind == "text", found == text)]
+    readings = [and_(kind == "text", member == text)]
     if _boolean(text) is not None:
-        like.append(kind == text)
-    if (whole := integer(text)) is not None:  # of two paths it makes a list, in which numbers are as long as they are
-        like.append(func.json_extract(column, pointer, pointer) == f"[{whole},{whole}]")
-    if (number := real(text)) is not None:
-        like.append(and_(kind == "real", found == number))
-    return or_(*like)
+        readings.append(kind == text)
+    if (number := integer(text)) is not None:  # for two paths it returns a list as text, with all digits of a number
+        readings.append(func.json_extract(column, pointer, pointer) == f"[{number},{number}]")
+    if (fraction := real(text)) is not None:
+        readings.append(and_(kind == "real", member == fraction))
+    return or_(*readings)
 
 
 def _mysql(column: Any, path: Sequence[str], value: Value) -> Condition:
     alternatives = []
     for pointer, lists in _pointers(path, _quoted_name):
-        # To MySQL, anything is a list of itself.
-        are_lists = [func.json_type(func.json_extract(column, one)) == "ARRAY" for one in lists]
+        # MySQL takes any value for a list with that value in it.
+        are_lists = [func.json_type(func.json_extract(column, parent)) == "ARRAY" for parent in lists]
         alternatives.append(and_(*are_lists, _mysql_at(func.json_extract(column, pointer), value)))
     return or_(*alternatives)
 
 
-def _mysql_at(found: Any, value: Value) -> Condition:
-    kind, text_of = func.json_type(found), func.json_unquote(found)
+def _mysql_at(member: Any, value: Value) -> Condition:
+    kind, text_of = func.json_type(member), func.json_unquote(member)
     if value.operator in ("none", "any"):
         return kind != "NULL"
     if glob.is_glob(value.value):
         return and_(kind == "STRING", text_of.like(glob.like(value.value), escape=glob.ESCAPE))
     text = glob.literal(value.value)
-    like = [and_(kind == "STRING", text_of.like(glob.like_literal(text), escape=glob.ESCAPE))]
+    readings = [and_(kind == "STRING", text_of.like(glob.like_literal(text), escape=glob.ESCAPE))]
     if _boolean(text) is not None:
-        like.append(and_(kind == "BOOLEAN", text_of == text))
-    if (whole := integer(text)) is not None:
-        like.append(and_(kind.in_(_MYSQL_NUMBERS), text_of == str(whole)))
-    if (number := real(text)) is not None:
+        readings.append(and_(kind == "BOOLEAN", text_of == text))
+    if (number := integer(text)) is not None:
+        readings.append(and_(kind.in_(_MYSQL_NUMBERS), text_of == str(number)))
+    if (fraction := real(text)) is not None:
         # MariaDB calls 1e+20 an integer.
-        like.append(and_(kind.in_(_MYSQL_NUMBERS), text_of.regexp_match("[.eE]"), text_of.op("+")(0.0) == number))
-    return or_(*like)
+        is_equal = text_of.op("+")(0.0) == fraction
+        readings.append(and_(kind.in_(_MYSQL_NUMBERS), text_of.regexp_match("[.eE]"), is_equal))
+    return or_(*readings)
 
 
 def _boolean(text: str) -> bool | None:
@@ -115,25 +116,25 @@ def _boolean(text: str) -> bool | None:
 
 
 def _pointers(path: Sequence[str], name_of: Any) -> list[tuple[str, list[str]]]:
-    """Every path in the databases' own words that ``path`` may mean, each with the paths of what must be a list."""
+    """Every pointer in the database's own syntax that ``path`` can mean, each with the pointers to its lists."""
     ways = [(True, False) if is_index(name) else (False,) for name in path]
-    found = []
+    pointers = []
     for chosen in product(*ways):
         pointer, lists = "$", []
         for name, as_index in zip(path, chosen, strict=True):
             if as_index:
                 lists.append(pointer)
             pointer += f"[{name}]" if as_index else name_of(name)
-        found.append((pointer, lists))
-    return found
+        pointers.append((pointer, lists))
+    return pointers
 
 
 def _quoted_name(name: str) -> str:
-    """As our JSON has it, which some versions compare without reading it."""
+    """A name as our JSON writes it: some versions compare it without decoding escapes."""
     return f".{dumps(name)}"
 
 
 def _sqlite_name(name: str) -> str:
-    """SQLite before 3.45 knows no quote in quotes; without them, it does."""
+    """A name in quotes, or without them if it contains one: SQLite before 3.45 knows no escaped quote."""
     quoted = dumps(name)
     return f".{quoted[1:-1]}" if '"' in name and not set(".[") & set(name) else f".{quoted}"

@@ -1,4 +1,4 @@
-"""The keys of a search, and what their values may be. Pure."""
+"""The keys of a search and the values they take. Pure."""
 
 from __future__ import annotations
 
@@ -12,44 +12,45 @@ from celery_asynctask.core.limits import MAX_INTEGER
 from celery_asynctask.core.status import AsyncTaskStatus
 
 Read = Callable[[str, dt.datetime], tuple[Any, Any]]
-"""Reads a value, at a time, as the first and last of what it stands for: 2026-01-31 is the times of a day. Raises
-`ValueError`, whose text says what is allowed."""
+"""Reads the text of a value, at the present time, as the first and last value it stands for: 2026-01-31 is a whole day.
+Raises `ValueError`, whose text says what is allowed."""
 
 
 class Key(NamedTuple):
-    """What can be searched by."""
+    """A key of a search."""
 
     meaning: str
+    """A line of help."""
     read: Read | None = None
-    """None: a text."""
+    """Reader of its values; None: they are texts."""
     operator: str = "="
-    """What a value without an operator means."""
+    """Operator of a value that is written without one."""
     is_id: bool = False
-    """A task id."""
+    """Whether the value is a task id."""
     is_hex: bool = False
-    """Always in lower case."""
+    """Whether the value is always in lower case."""
 
     @property
     def can_be_none(self) -> bool:
-        """Whether ``none`` and ``*`` are understood: not where the key is itself a comparison."""
+        """Whether the key takes ``none`` and ``*``: not if it is itself a comparison."""
         return self.operator == "="
 
     @property
     def is_compared(self) -> bool:
-        """Whether it takes ``>`` and the like."""
+        """Whether the key takes comparisons such as ``>``."""
         return self.read in (number, time, span) and self.operator == "="
 
 
 def status(value: str, _now: dt.datetime) -> tuple[str, str]:
-    """A status, in any case."""
-    found = value.upper()
-    if found not in AsyncTaskStatus.__members__:
+    """A status, in upper or lower case."""
+    name = value.upper()
+    if name not in AsyncTaskStatus.__members__:
         raise ValueError(f"one of {', '.join(AsyncTaskStatus.__members__)}")
-    return found, found
+    return name, name
 
 
 def number(value: str, _now: dt.datetime) -> tuple[int, int]:
-    """A whole number."""
+    """A whole number of at most 64 bits."""
     if not re.fullmatch(r"-?[0-9]{1,19}", value) or abs(int(value)) > MAX_INTEGER:
         raise ValueError("a whole number of at most 64 bits")
     return int(value), int(value)
@@ -65,25 +66,26 @@ _UNITS: Final = {
     "y": 31_536_000_000_000,
 }
 """Microseconds."""
-_LONGEST: Final = 100 * _UNITS["y"]
+_MAX_DURATION: Final = 100 * _UNITS["y"]
 _DURATION: Final = re.compile(r"([0-9]{1,9})(?:\.([0-9]{1,6}))?(ms|[smhdwy])")
 
 
 def duration(value: str) -> dt.timedelta:
-    """``90s``, ``1.5h``, ``2d``: a number and one of ms, s, m, h, d, w, y (365 days). Raises `ValueError`."""
+    """A duration such as ``90s``, ``1.5h`` or ``2d``, of at most 100 years: a number with one of the units ms, s, m, h,
+    d, w, y (365 days). Raises `ValueError`."""
     match = _DURATION.fullmatch(value)
     if match is not None:
         unit = _UNITS[match[3]]
-        found = int(match[1]) * unit + int((match[2] or "").ljust(6, "0")) * unit // 1_000_000
-        if found <= _LONGEST:
-            return dt.timedelta(microseconds=found)
+        length = int(match[1]) * unit + int((match[2] or "").ljust(6, "0")) * unit // 1_000_000
+        if length <= _MAX_DURATION:
+            return dt.timedelta(microseconds=length)
     raise ValueError("a duration such as 90s, 15m, 2h, 3d or 1w")
 
 
 def span(value: str, _now: dt.datetime) -> tuple[dt.timedelta, dt.timedelta]:
-    """A length of time."""
-    found = duration(value)
-    return found, found
+    """A length of time, as `duration` reads it."""
+    length = duration(value)
+    return length, length
 
 
 _TIME: Final = re.compile(
@@ -98,8 +100,8 @@ _DAY: Final = dt.timedelta(days=1)
 
 
 def time(value: str, now: dt.datetime) -> tuple[dt.datetime, dt.datetime]:
-    """A duration before ``now``, or a date or time in ISO 8601, in the zone of ``now`` unless it says another; as the
-    first and last microsecond, in UTC."""
+    """A duration before ``now``, or a date or time in ISO 8601, in the zone of ``now`` unless it names another. Returns
+    its first and last microsecond, in UTC."""
     try:
         at = now.astimezone(dt.timezone.utc) - duration(value)
     except ValueError:
@@ -115,7 +117,7 @@ def time(value: str, now: dt.datetime) -> tuple[dt.datetime, dt.datetime]:
             return _period(midnight if word == "today" else midnight - _DAY, _DAY)
         if (match := _TIME.fullmatch(value)) is not None:
             return _written(match, now)
-    except (ValueError, OverflowError, OSError):  # no such day, or none that the operating system knows
+    except (ValueError, OverflowError, OSError):  # no such day, or one outside the operating system's range
         pass
     raise ValueError(
         "a time such as 2026-01-31, 2026-01-31T14:05 or 2026-01-31T14:05Z, a duration before now such as 2d, or "
@@ -135,18 +137,18 @@ def _written(match: re.Match[str], now: dt.datetime) -> tuple[dt.datetime, dt.da
 
 
 def _period(begin: dt.datetime, length: dt.timedelta) -> tuple[dt.datetime, dt.datetime]:
-    """From ``begin`` until the clock on the wall has moved on by ``length``: 23 hours on one day of the year."""
+    """From ``begin`` until the clock on the wall has moved by ``length``: 23 hours on one day of the year."""
     end = begin + length if length == _DAY else begin.astimezone(dt.timezone.utc) + length
     return begin.astimezone(dt.timezone.utc), end.astimezone(dt.timezone.utc) - _TICK
 
 
 KEYS: Final[dict[str, Key]] = {
     "id": Key("beginning of the task id, or a glob for all of it", is_id=True),
-    "name": Key("name of the task"),
+    "name": Key("task name"),
     "status": Key("status", status),
-    "customer": Key("for which customer", number),
-    "created_by": Key("who asked for it", number),
-    "created_by_name": Key("name of who asked for it"),
+    "customer": Key("customer that it was created for", number),
+    "created_by": Key("number of its creator", number),
+    "created_by_name": Key("name of its creator"),
     "error": Key("class of the exception"),
     "message": Key("part of the exception's text"),
     "retries": Key("number of retries", number),
@@ -155,30 +157,30 @@ KEYS: Final[dict[str, Key]] = {
     "trace": Key("trace id", is_hex=True),
     "span": Key("span id", is_hex=True),
     "worker": Key("node name of a worker that ran it"),
-    "queue": Key("queue that a run of it came by"),
-    "periodic": Key("name of the schedule's entry that sent it"),
-    "created": Key("when it was asked for", time),
+    "queue": Key("queue of one of its attempts"),
+    "periodic": Key("name of the schedule entry that sent it"),
+    "created": Key("when it was created", time),
     "started": Key("when it first started", time),
     "completed": Key("when it ended", time),
-    "since": Key("asked for at that time or later", time, operator=">="),
-    "until": Key("asked for before that time", time, operator="<"),
-    "wait": Key("from when it was asked for to its first start", span),
-    "run": Key("from its first start to its end", span),
+    "since": Key("created at that time or later", time, operator=">="),
+    "until": Key("created before that time", time, operator="<"),
+    "wait": Key("time from its creation to its first start", span),
+    "run": Key("time from its first start to its end", span),
     "args": Key("a positional argument: args.0"),
-    "kwargs": Key("a keyword argument, and what is in it: kwargs.order.id"),
-    "result": Key("the result, or what is in it: result.total"),
-    "content": Key("what is in the content: content.order"),
+    "kwargs": Key("a keyword argument or a part of it: kwargs.order.id"),
+    "result": Key("the result or a part of it: result.total"),
+    "content": Key("a part of the content: content.order"),
 }
-"""Those of columns that are not named here, and the registry says are searched, follow."""
+"""The keys by name. Searchable columns of the registry that are not listed here follow."""
 _READERS: Final[Mapping[Type, Read]] = {Type.INTEGER: number, Type.LONG: number, Type.TIME: time}
-for _one in (*TASK, *ATTEMPT):
-    if _one.search is not None:
-        KEYS.setdefault(_one.search, Key(_one.doc.rstrip("."), _READERS.get(_one.type)))
+for _column in (*TASK, *ATTEMPT):
+    if _column.search is not None:
+        KEYS.setdefault(_column.search, Key(_column.doc.rstrip("."), _READERS.get(_column.type)))
 ALIASES: Final[Mapping[str, str]] = {"creator": "created_by_name"}
-"""Other names of keys, which a person may type for what is titled "Created by"."""
-JSON_KEYS: Final = frozenset(one.search for one in TASK if one.type is Type.JSON)
+"""Other names of keys: a person may type ``creator`` for the column titled "Created by"."""
+JSON_KEYS: Final = frozenset(column.search for column in TASK if column.type is Type.JSON)
 
 
 def is_hex(text: str) -> bool:
-    """Whether a text may be the beginning of a UUID."""
+    """Whether a text can be the beginning of a UUID."""
     return re.fullmatch(r"[0-9a-fA-F-]+", text) is not None

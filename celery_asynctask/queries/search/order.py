@@ -1,4 +1,4 @@
-"""In which order tasks are listed, and cursors: where a page of them ended."""
+"""The order in which tasks are listed, and cursors, which say where a page ended."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _NEVER: Final = -(2**63)
 
 
 class Order(NamedTuple):
-    """By which time tasks are sorted; those that have none come last, whichever way."""
+    """The time that tasks are sorted by. Tasks without that time come last in both directions."""
 
     column: str = "created_at"
-    """Or ``started_at``, ``completed_at``."""
+    """``created_at``, ``started_at`` or ``completed_at``."""
     descending: bool = True
 
     @property
     def by_creation(self) -> bool:
-        """Whether an index has this order: no search has to sort."""
+        """Whether an index has this order, so that no search has to sort."""
         return self.column == "created_at"
 
     @property
@@ -37,13 +37,13 @@ class Order(NamedTuple):
         """Arguments of ORDER BY."""
         column = getattr(AsyncTask, self.column)
         last = [] if self.by_creation else [column.is_(None)]
-        return [*last, *(one.desc() if self.descending else one.asc() for one in (column, AsyncTask.id))]
+        return [*last, *(key.desc() if self.descending else key.asc() for key in (column, AsyncTask.id))]
 
 
 NEWEST: Final = Order()
 OLDEST: Final = Order(descending=False)
 ORDERS: Final = [Order(column, way) for column in ("created_at", "started_at", "completed_at") for way in (True, False)]
-"""In cursors, each is its place in this list."""
+"""A cursor names an order by its position in this list."""
 
 
 class Place(NamedTuple):
@@ -53,21 +53,21 @@ class Place(NamedTuple):
     id: int
 
     def upto(self, order: Order = NEWEST) -> ColumnElement[bool]:
-        """That row, or one before it in the order; the first part is what an index on the time understands."""
+        """The condition of this row and all rows before it in the order. An index on the time serves its first part."""
         before, upto = (gt, ge) if order.descending else (lt, le)
         column, at = AsyncTask.created_at, self.created_at
         return and_(upto(column, at), or_(before(column, at), and_(column == at, upto(AsyncTask.id, self.id))))
 
 
 class Cursor(NamedTuple):
-    """The last row that a page has looked at."""
+    """The last row of a page. Its text is what a reader gives to get the next page."""
 
     order: Order
     at: dt.datetime | None
-    """The time that the order is by."""
+    """The row's time that the order sorts by."""
     id: int
     bound: Place | None = None
-    """The oldest row that is sorted, where not all of them are: the same for all pages."""
+    """The oldest row that is sorted, if not all of them are; the same for all pages."""
 
     def __str__(self) -> str:
         places = [(self.at, self.id)] if self.bound is None else [(self.at, self.id), self.bound]
@@ -76,24 +76,24 @@ class Cursor(NamedTuple):
 
     @classmethod
     def read(cls, text: str, order: Order = NEWEST) -> Cursor:
-        """Raises `FilterError` for what no page has given, or one in another order."""
+        """The cursor of a text. Raises `FilterError` for a text that no page has given, or for another order."""
         try:
             packed = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
             (at, number), *rest = _PLACE.iter_unpack(packed[1:])
             bound = Place(time_of(rest[0][0]), rest[0][1]) if rest else None
-            found = cls(ORDERS[packed[0]], None if at == _NEVER else time_of(at), number, bound)
-            is_one = str(found) == text  # base64 skips what is not of it
+            cursor = cls(ORDERS[packed[0]], None if at == _NEVER else time_of(at), number, bound)
+            is_valid = str(cursor) == text  # base64 skips foreign characters
         except (ValueError, LookupError, struct.error, OverflowError, binascii.Error):
-            is_one = False
-        if not is_one:
-            raise FilterError(f"{text[:80]!r} is no cursor: take the one that the page before gave.")
-        if found.order != order:
-            raise FilterError(f"{text[:80]!r} is a cursor of another order: ask for the first page in this one.")
-        return found
+            is_valid = False
+        if not is_valid:
+            raise FilterError(f"{text[:80]!r} is not a cursor. Take the cursor that the previous page gave.")
+        if cursor.order != order:
+            raise FilterError(f"{text[:80]!r} is a cursor of another order. Begin with the first page of this order.")
+        return cursor
 
     @property
     def condition(self) -> ColumnElement[bool]:
-        """Behind this row; where the order is that of an index, the first part is what the index understands."""
+        """The condition of all rows behind this one. If an index has the order, it serves the first part."""
         column: Any = getattr(AsyncTask, self.order.column)
         after, since = (lt, le) if self.order.descending else (gt, ge)
         behind = after(AsyncTask.id, self.id)

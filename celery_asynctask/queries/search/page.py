@@ -1,8 +1,8 @@
-"""Pages of tasks, newest first or in another order: what a filter finds, from where the last page ended.
+"""Pages of the tasks that a filter finds, newest first or in another order, each from where the previous one ended.
 
-Some searches (what is in an argument, part of an error's text) look at rows one by one. They look at `MAX_SCANNED`
-of the newest, and the page says so and how far back that was: a search that takes minutes helps nobody, and one that
-stops silently lies. So it is with an order that no index has: it sorts that many of the newest.
+Some searches (for a value in an argument, for part of an error's text) look at rows one by one. They look at the
+`MAX_SCANNED` newest rows, and the page says so and how far back that was: a search that takes minutes helps nobody, and
+one that stops silently lies. The same holds for an order that no index has: that many of the newest rows are sorted.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from celery_asynctask.queries.search.order import NEWEST, Cursor, Order, Place
 from celery_asynctask.store.models import AsyncTask
 
 MAX_SCANNED: Final = 100_000
-"""Rows that one page of a search looks at where no index leads to what it finds."""
+"""Rows that one page of a search looks at if no index leads to its results."""
 MAX_ROWS: Final = 1000
 """Rows of one page."""
 MAX_CHARACTERS: Final = 16_000_000
-"""Of the texts and JSON of a page's rows where it has more than `_AT_A_TIME`; one row more than that is shown."""
-_AT_A_TIME: Final = 100
+"""Characters of texts and JSON in a page of more than `_FETCHED_ROWS` rows; the row that exceeds them is the last."""
+_FETCHED_ROWS: Final = 100
 """Rows that are fetched at once."""
-_MOST_MADE: Final = 256
+_CACHED_STATEMENTS: Final = 256
 """Pages whose statements are kept."""
 
 
@@ -38,13 +38,12 @@ class Page(NamedTuple):
     """One page of a search."""
 
     tasks: Sequence[Any]
-    """`AsyncTask`, or rows of the columns that were asked for."""
+    """`AsyncTask`, or rows of the columns that were selected."""
     next: str | None
-    """Cursor of the page that follows, None where this is the last; where the search was bounded, it goes on behind
-    what was looked at."""
+    """Cursor of the next page; None: this is the last one. If the search was bounded, the next page goes on behind the
+    rows that were looked at."""
     looked_back_to: dt.datetime | None
-    """The search was bounded: it looked at tasks asked for down to that time (oldest first: up to it), and at none
-    beyond. None: at all."""
+    """Only tasks created at that time or later (oldest first: or earlier) were looked at. None: all of them."""
 
 
 def page(
@@ -58,14 +57,14 @@ def page(
     payloads: bool = True,
     columns: Select[Any] | None = None,
 ) -> Page:
-    """At most ``limit`` tasks that the filter finds, after the cursor of another page.
+    """At most ``limit`` (1 to `MAX_ROWS`) tasks that the filter finds, after the cursor of the previous page.
 
-    With ``columns``, rows of what that selects, which must include ``id`` and the time that the order is by; without
-    ``payloads`` the JSON columns are left unread. Raises `FilterError` for a bad cursor.
+    With ``columns``, the rows are what that SELECT gives; it must include ``id`` and the time that the order sorts by.
+    Without ``payloads``, the JSON columns are left unread. Raises `FilterError` for a bad cursor.
     """
     limit = max(1, min(limit, MAX_ROWS))
     cursor = None if after is None else Cursor.read(after, order)
-    indexed, behind, is_scan, asked = _statements(
+    indexed, behind, is_scan, statement = _statements(
         reader.dialect, reader.customers, search, columns, cursor, order, limit
     )
     if order.by_creation:
@@ -76,27 +75,29 @@ def page(
         bound = cursor.bound
         oldest = last_of_first(session, indexed, 2 * MAX_SCANNED)
         if oldest is not None and (bound is None or bound < oldest):
-            raise FilterError("The cursor is of a time when there were fewer tasks: begin with the first page again.")
+            raise FilterError(
+                "The cursor is from a time when the store had fewer tasks. Begin with the first page again."
+            )
     if bound is not None:
-        asked = asked.where(bound.upto(order if order.by_creation else NEWEST))
+        statement = statement.where(bound.upto(order if order.by_creation else NEWEST))
     is_cut = False
     if columns is None:
-        found: list[Any] = list(session.scalars(asked if payloads else asked.options(*WITHOUT_VALUES)))
+        rows: list[Any] = list(session.scalars(statement if payloads else statement.options(*WITHOUT_VALUES)))
     else:
-        found, is_cut = _some(session, asked, limit + 1)
+        rows, is_cut = _fetch(session, statement, limit + 1)
     looked_back_to = bound.created_at if bound is not None else None
-    if is_cut or len(found) > limit:
-        limit = min(limit, len(found))
-        last = found[limit - 1]
+    if is_cut or len(rows) > limit:
+        limit = min(limit, len(rows))
+        last = rows[limit - 1]
         kept = None if order.by_creation else bound
         following = str(Cursor(order, getattr(last, order.column), last.id, kept))
-        return Page(found[:limit], following, None if order.by_creation else looked_back_to)
+        return Page(rows[:limit], following, None if order.by_creation else looked_back_to)
     if bound is None or not order.by_creation:
-        return Page(found, None, looked_back_to)
-    return Page(found, str(Cursor(order, *bound)), looked_back_to)
+        return Page(rows, None, looked_back_to)
+    return Page(rows, str(Cursor(order, *bound)), looked_back_to)
 
 
-@lru_cache(_MOST_MADE)
+@lru_cache(_CACHED_STATEMENTS)
 def _statements(
     dialect: str,
     customers: frozenset[int] | None,
@@ -106,36 +107,36 @@ def _statements(
     order: Order,
     limit: int,
 ) -> tuple[Select[Any], Select[Any], bool, Select[Any]]:
-    """What indexes lead to, what of that is behind the cursor, whether a page looks at these rows one by one, and what
-    it shows where it needs no bound.
+    """The rows that indexes lead to, those of them behind the cursor, whether a page must look at these one by one, and
+    the rows of the page if it needs no bound.
 
-    Kept, for who looks at a page looks again, and SQLAlchemy knows a statement that it has seen: to make another and
-    find that it is the same takes a fifth of the time of an answer.
+    Cached, because a reader looks at the same page again: building an equal statement, and SQLAlchemy's finding out
+    that it knows it already, take a fifth of the time of an answer.
     """
     wanted = conditions(search, dialect)
     indexed = seen_by(customers, select(AsyncTask) if columns is None else columns).where(*wanted.indexed)
     behind = indexed if cursor is None else indexed.where(cursor.condition)
-    whole = behind.where(*wanted.scanned).order_by(*order.terms).limit(limit + 1)
-    return indexed, behind, bool(wanted.scanned), whole
+    matching = behind.where(*wanted.scanned).order_by(*order.terms).limit(limit + 1)
+    return indexed, behind, bool(wanted.scanned), matching
 
 
-def _some(session: Session | Connection, asked: Select[Any], limit: int) -> tuple[list[Any], bool]:
-    """Rows, some at a time where they may be many, and whether they were too long for one page, which ends there."""
-    if limit <= _AT_A_TIME + 1:
-        return list(session.execute(asked)), False
-    found: list[Any] = []
+def _fetch(session: Session | Connection, statement: Select[Any], limit: int) -> tuple[list[Any], bool]:
+    """At most ``limit`` rows, fetched in parts, and whether they end early because they are too long for one page."""
+    if limit <= _FETCHED_ROWS + 1:
+        return list(session.execute(statement)), False
+    fetched: list[Any] = []
     room = MAX_CHARACTERS
-    with session.execute(asked, execution_options={"yield_per": _AT_A_TIME}) as rows:
+    with session.execute(statement, execution_options={"yield_per": _FETCHED_ROWS}) as rows:
         for row in rows:
             if room < 0:
-                return found, True
-            found.append(row)
+                return fetched, True
+            fetched.append(row)
             room -= sum(len(value) for value in row if isinstance(value, str))
-    return found, False
+    return fetched, False
 
 
 def last_of_first(session: Session | Connection, tasks: Select[Any], limit: int, order: Order = NEWEST) -> Place | None:
-    """The row numbered ``most`` of these tasks in an order of creation; None where there is none behind it."""
-    sorted_ = tasks.with_only_columns(AsyncTask.created_at, AsyncTask.id).order_by(None).order_by(*order.terms)
-    found = session.execute(sorted_.offset(limit - 1).limit(2)).all()
-    return Place(found[0].created_at, found[0].id) if len(found) > 1 else None
+    """The place of row number ``limit`` of these tasks, in an order of creation; None: no row is behind it."""
+    ordered = tasks.with_only_columns(AsyncTask.created_at, AsyncTask.id).order_by(None).order_by(*order.terms)
+    rows = session.execute(ordered.offset(limit - 1).limit(2)).all()
+    return Place(rows[0].created_at, rows[0].id) if len(rows) > 1 else None

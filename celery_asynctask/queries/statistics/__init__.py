@@ -1,1 +1,1 @@
-"""Numbers of many tasks: by name, by status, over time, and what happens now."""
+"""Statistics of many tasks: by name, by status, over time, and at present."""

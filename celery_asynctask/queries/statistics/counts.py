@@ -1,5 +1,5 @@
-"""How many tasks there are of which status: of those that a filter finds, and of those that have not ended. Bounded, so
-that it may stand above every page."""
+"""The number of tasks by status: of those that a filter finds, and of those that have not ended. It is bounded, so that
+every page can show it."""
 
 from __future__ import annotations
 
@@ -21,45 +21,46 @@ from celery_asynctask.store.models import AsyncTask
 MAX_COUNTED: Final = 4_000
 """Tasks that are looked at."""
 MAX_BACKLOG: Final = 10_000
-"""Tasks of one status that are counted; where there are so many, there may be more."""
+"""Tasks of one status that are counted; if that many are counted, there may be more."""
 COUNTED: Final = (*(status for status in AsyncTaskStatus if status not in TERMINAL), AsyncTaskStatus.LOST)
+"""Statuses of the backlog."""
 
 
 class Counts(NamedTuple):
-    """What was counted."""
+    """The number of tasks by status."""
 
     by_status: Mapping[AsyncTaskStatus, int]
-    """Of all statuses, 0 too."""
+    """All statuses, also those with no task."""
     looked_back_to: dt.datetime | None
-    """It was bounded: it looked at tasks asked for down to that time, and at none before. None: at all."""
+    """Only tasks created at that time or later were looked at. None: all of them."""
 
 
 def counts(reader: Reader, session: Session, search: Filter, *, limit: int = MAX_COUNTED) -> Counts:
-    """How many tasks the filter finds among the newest ``most`` that its indexed terms lead to."""
+    """The number of tasks that the filter finds among the newest ``limit`` that its indexed terms lead to."""
     wanted = conditions(search, reader.dialect)
     columns = AsyncTask.status, AsyncTask.created_at, case((wanted.matches, 1), else_=0).label("matches")
     newest = reader.seen(select(*columns)).where(*wanted.indexed).order_by(*NEWEST.terms)
-    one = newest.limit(limit).subquery()
+    task = newest.limit(limit).subquery()
     counted = select(
-        one.c.status,
-        total(one.c.matches).label("tasks"),
+        task.c.status,
+        total(task.c.matches).label("tasks"),
         func.count().label("looked_at"),
-        func.min(one.c.created_at).label("first"),
+        func.min(task.c.created_at).label("first"),
     )
-    rows = session.execute(counted.group_by(one.c.status)).all()
-    found = {row.status: row.tasks for row in rows}
-    by_status = {status: found.get(status, 0) for status in AsyncTaskStatus}
+    rows = session.execute(counted.group_by(task.c.status)).all()
+    numbers = {row.status: row.tasks for row in rows}
+    by_status = {status: numbers.get(status, 0) for status in AsyncTaskStatus}
     return Counts(by_status, looked_back_to(session, newest, rows, limit))
 
 
 def backlog(reader: Reader, session: Session, *, limit: int = MAX_BACKLOG) -> Mapping[AsyncTaskStatus, int]:
-    """How many tasks of each status in `COUNTED` there are, ``most`` at most: an index alone tells."""
-    each = []
+    """The number of tasks of each status in `COUNTED`, counted up to ``limit``. Only an index is read."""
+    selects = []
     for status in COUNTED:
-        one = reader.seen(select(AsyncTask.status)).where(AsyncTask.status == status).limit(limit).subquery()
-        each.append(select(literal(status.value).label("status"), func.count().label("tasks")).select_from(one))
-    found = {row.status: row.tasks for row in session.execute(union_all(*each))}
-    return {status: found[status.value] for status in COUNTED}
+        task = reader.seen(select(AsyncTask.status)).where(AsyncTask.status == status).limit(limit).subquery()
+        selects.append(select(literal(status.value).label("status"), func.count().label("tasks")).select_from(task))
+    numbers = {row.status: row.tasks for row in session.execute(union_all(*selects))}
+    return {status: numbers[status.value] for status in COUNTED}
 
 
 class LostCounts(NamedTuple):
@@ -81,5 +82,5 @@ def lost_counts(reader: Reader, session: Session, since: dt.datetime, *, limit: 
 
 
 def is_empty(reader: Reader, session: Session) -> bool:
-    """Whether there is no task at all."""
+    """Whether the reader sees no task at all."""
     return session.execute(reader.seen(select(AsyncTask.id)).limit(1)).first() is None

@@ -1,8 +1,8 @@
-"""What the tasks of each name have in common: how many, how many failed, how long they waited and ran; and of one name
-the newest tasks, those that failed last, and those that took the longest.
+"""Statistics by task name: how many tasks there are, how many failed, how long they waited and ran; and for one name
+its newest tasks, its latest failures and its slowest tasks.
 
-Made in the database, of the newest tasks that a filter finds. It looks at `MAX_SCANNED` of them at most, and says so
-and how far back that was, as `page` does.
+The database computes them from the newest tasks that a filter finds. It looks at no more than `MAX_SCANNED`, and the
+result says so and how far back that was, as `page` does.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from celery_asynctask.queries.statistics.measures import Percentiles, grouped, l
 from celery_asynctask.store.models import AsyncTask
 
 MAX_SCANNED: Final = 100_000
-"""Rows that statistics are made of."""
+"""Rows that statistics are computed from."""
 MAX_PER_NAME: Final = 1_000
-"""Tasks of a name among which failures and slow ones are looked for."""
+"""Tasks of a name among which failures and slow tasks are searched for."""
 DEFAULT_AGE: Final = dt.timedelta(days=1)
-"""How old tasks are looked at when a search names no time."""
+"""Age of the oldest tasks that count if a search names no time."""
 
 
 class Name(NamedTuple):
@@ -36,37 +36,38 @@ class Name(NamedTuple):
 
     name: str
     tasks: int
+    """Number of tasks; the next two are numbers, too."""
     failed: int
     retries: int
     wait: Percentiles
-    """From when a task was asked for to its first start."""
+    """From a task's creation to its first start."""
     run: Percentiles
-    """From its first start to its end, its retries and their waits included."""
+    """From its first start to its end, including retries and their waits."""
 
     @property
     def failure_rate(self) -> float:
-        """From 0 to 1; of all that were asked for."""
+        """The part of the tasks that failed, from 0 to 1. Tasks that have not ended count as tasks."""
         return self.failed / self.tasks
 
 
 class Statistics(NamedTuple):
-    """The names that a filter finds, those with most tasks first."""
+    """The task names that a filter finds, those with most tasks first."""
 
     names: Sequence[Name]
     since: dt.datetime
-    """The time looked at: from here ..."""
+    """Beginning of the time looked at."""
     until: dt.datetime
-    """... to here."""
+    """End of the time looked at."""
     looked_back_to: dt.datetime | None
-    """It was bounded: it looked at tasks asked for down to that time, and at none before. None: at all."""
+    """Only tasks created at that time or later were looked at. None: all of them."""
 
     def per_minute(self, name: Name) -> float:
-        """Tasks of that name that were asked for in a minute of the time looked at."""
+        """Tasks of that name created per minute of the time looked at."""
         return name.tasks / max((self.until - self.since).total_seconds() / 60, 1 / 60)
 
 
 def with_time(search: Filter, now: dt.datetime) -> Filter:
-    """The filter; where it names no time, with the last `DEFAULT_AGE` before ``now``."""
+    """The filter; if it names no time, narrowed to the last `DEFAULT_AGE` before ``now``."""
     if any(KEYS[term.key].read is time for term in search.terms):
         return search
     since = Term("since", (), (Value(">=", now - DEFAULT_AGE),), False)
@@ -76,25 +77,25 @@ def with_time(search: Filter, now: dt.datetime) -> Filter:
 def statistics(
     reader: Reader, session: Session, search: Filter, now: dt.datetime, *, limit: int = MAX_SCANNED
 ) -> Statistics:
-    """Statistics of the newest ``most`` tasks that the filter finds."""
+    """Statistics of the newest ``limit`` tasks that the filter finds."""
     wanted = conditions(search, reader.dialect)
     newest = reader.seen(measures(wanted.matches).add_columns(AsyncTask.name)).where(*wanted.indexed)
     newest = newest.order_by(*NEWEST.terms)
     rows = session.execute(grouped(newest.limit(limit), "name", reader.dialect)).all()
     bound = looked_back_to(session, newest, rows, limit)
-    low, high = asked_between(search)
+    low, high = created_between(search)
     since = bound or low or min((row.first for row in rows), default=now)
     names = [
         Name(row.name, row.tasks, row.failed, row.retries, Percentiles.of(row, "wait"), Percentiles.of(row, "run"))
         for row in rows
         if row.tasks
     ]
-    names.sort(key=lambda one: (-one.tasks, one.name))
+    names.sort(key=lambda name: (-name.tasks, name.name))
     return Statistics(names, since, max(min(high or now, now), since), bound)
 
 
-def asked_between(search: Filter) -> tuple[dt.datetime | None, dt.datetime | None]:
-    """Between which times the filter has tasks asked for, as far as it says."""
+def created_between(search: Filter) -> tuple[dt.datetime | None, dt.datetime | None]:
+    """The earliest and the latest time of creation that the filter allows; None: it names none."""
     lows, highs = [], []
     for term in search.terms:
         if term.key not in ("since", "until", "created") or term.negated or len(term.values) != 1:
@@ -108,19 +109,19 @@ def asked_between(search: Filter) -> tuple[dt.datetime | None, dt.datetime | Non
 
 
 class NameDetail(NamedTuple):
-    """Rows of `reader.task_columns` without the tasks' values."""
+    """Some tasks of one name: rows of `reader.task_columns` without the tasks' values."""
 
     newest: Sequence[Any]
     failures: Sequence[Any]
-    """The newest first."""
+    """The latest failures, the newest first."""
     slowest: Sequence[Any]
-    """Of those that ended, the ones that took longest from their first start to their end."""
+    """The tasks that took longest from their first start to their end, the slowest first."""
     looked_back_to: dt.datetime | None
-    """It was bounded: it looked at tasks asked for down to that time, and at none before. None: at all."""
+    """Only tasks created at that time or later were looked at. None: all of them."""
 
 
 def by_name(name: str) -> Filter:
-    """The search for the tasks of exactly this name."""
+    """The filter for tasks of exactly this name."""
     glob = "".join(f"[{char}]" if char in "*?[" else char for char in name)
     return Filter((Term("name", (), (Value("=", glob),), False),))
 
@@ -128,15 +129,19 @@ def by_name(name: str) -> Filter:
 def name_detail(
     reader: Reader, session: Session, name: str, *, rows: int = 10, limit: int = MAX_PER_NAME
 ) -> NameDetail:
-    """So many ``rows`` of each, of the newest ``most`` tasks of that name."""
-    asked = reader.seen(select(AsyncTask.id, AsyncTask.created_at, AsyncTask.status, LENGTHS["run"].label("run")))
-    asked = asked.where(*conditions(by_name(name), reader.dialect).indexed).order_by(*NEWEST.terms).limit(limit)
-    looked_at = session.execute(asked).all()
-    failed = [row for row in looked_at if row.status in FAILED]
-    ended = sorted((row for row in looked_at if row.run is not None), key=lambda row: row.run, reverse=True)
-    chosen = [[row.id for row in some[:rows]] for some in (looked_at, failed, ended)]
+    """At most ``rows`` newest, failed and slowest tasks each, among the newest ``limit`` tasks of that name."""
+    newest_of_name = reader.seen(
+        select(AsyncTask.id, AsyncTask.created_at, AsyncTask.status, LENGTHS["run"].label("run"))
+        .where(*conditions(by_name(name), reader.dialect).indexed)
+        .order_by(*NEWEST.terms)
+        .limit(limit)
+    )
+    tasks = session.execute(newest_of_name).all()
+    failed = [row for row in tasks if row.status in FAILED]
+    ended = sorted((row for row in tasks if row.run is not None), key=lambda row: row.run, reverse=True)
+    chosen = [[row.id for row in group[:rows]] for group in (tasks, failed, ended)]
     shown = reader.seen(task_columns(reader.dialect, values=False))
-    found = session.execute(shown.where(AsyncTask.id.in_({number for ids in chosen for number in ids})))
-    by_id = {row.id: row for row in found}
+    details = session.execute(shown.where(AsyncTask.id.in_({number for ids in chosen for number in ids})))
+    by_id = {row.id: row for row in details}
     newest, failures, slowest = ([by_id[number] for number in ids] for ids in chosen)
-    return NameDetail(newest, failures, slowest, looked_at[-1].created_at if len(looked_at) == limit else None)
+    return NameDetail(newest, failures, slowest, tasks[-1].created_at if len(tasks) == limit else None)

@@ -1,7 +1,7 @@
-"""What happens now, in a few short statements: what runs, what failed, what is lost, and how recording itself does.
+"""The present state, from a few short queries: running, failed and lost tasks, and the health of the recording itself.
 
-Each asks an index for a bounded number of rows, so that looking every other second costs a database nothing to speak
-of, however many tasks there are.
+Each query reads a bounded number of rows by an index, so that a refresh every two seconds costs the database next to
+nothing, however many tasks there are.
 """
 
 from __future__ import annotations
@@ -25,65 +25,71 @@ from celery_asynctask.queries.statistics.measures import total
 from celery_asynctask.store.models import AsyncTask, AsyncTaskSource
 
 HOUR: Final = dt.timedelta(hours=1)
+"""The time that the counts by status look back."""
 MAX_COUNTED: Final = 20_000
 """Tasks of the last hour that are counted by status."""
 MAX_RUNNING: Final = 2_000
 """Running tasks that are counted by name."""
 GONE: Final = dt.timedelta(hours=1)
-"""For how long a source that is gone is counted."""
+"""How long a process that is gone still counts."""
 
 
 class RecordingHealth(NamedTuple):
-    """How recording does: the ledger of all sources together, and who lives."""
+    """The health of the recording: the ledger of all processes together, and their states."""
 
     alive: int
+    """Number of living processes."""
     silent: int
-    """Sources that nobody has seen lately, and nobody has found gone: their node is cut off, or has no recorder."""
+    """Number of processes that no recorder has seen lately and none has found gone: their node is cut off, or has no
+    recorder."""
     gone: int
-    """Sources found gone within the last hour."""
+    """Number of processes that were found gone within the last hour."""
     seen: dt.datetime | None
-    """When a recorder last noted anything, by its clock; None: never."""
+    """When a recorder last saw a process or stored events, by its clock; None: never."""
     stored: int
+    """Number of events in the tables."""
     quarantined: int
+    """Number of events set aside because they cannot be stored."""
     missing: int
-    """Events that were numbered, and are neither stored nor quarantined: a segment was lost."""
+    """Number of events that were numbered, but are neither stored nor quarantined: a segment was lost."""
     dropped: Mapping[str, int]
-    """By reason."""
+    """Number of events that never reached a journal, by reason."""
 
 
 class Overview(NamedTuple):
-    """What was found. The tasks' values are not read."""
+    """The present state. The values of the tasks are left unread."""
 
     at: dt.datetime
+    """The time that it was taken."""
     running: Mapping[str, int]
-    """How many tasks of which name run, the most frequent first."""
+    """Number of running tasks by name, the most frequent first."""
     slowest: Sequence[AsyncTask]
-    """Of those that run, the ones that do for the longest time."""
+    """The running tasks that started first."""
     failures: Sequence[AsyncTask]
-    """Those that failed or were rejected, of the ones that were asked for last."""
+    """Failed and rejected tasks, those created last first."""
     lost: Sequence[AsyncTask]
-    """Those whose process is gone, of the ones that were asked for last."""
+    """Lost tasks, whose process is gone, those created last first."""
     counts: Mapping[AsyncTaskStatus, int]
-    """Of the tasks that were asked for since ``since``."""
+    """Number of tasks created at ``since`` or later, by status, without zeros."""
     since: dt.datetime
-    """An hour ago; later where there were more than `MAX_COUNTED`."""
+    """An hour ago; later if more than `MAX_COUNTED` tasks were created in that hour."""
     recording: RecordingHealth
 
     @property
     def is_whole(self) -> bool:
-        """Whether it is the whole hour that was counted."""
+        """Whether the counts cover the whole hour."""
         return self.since <= self.at - HOUR
 
 
 def overview(reader: Reader, session: Session, now: dt.datetime, *, rows: int = 10) -> Overview:
-    """What happens at ``now``, with at most so many ``rows`` of each list."""
+    """The state at ``now``, with at most ``rows`` tasks in each list."""
     last_hour = Filter((Term("since", (), (Value(">=", now - HOUR),), False),))
     lately = counts(reader, session, last_hour, limit=MAX_COUNTED)
     return Overview(
         at=now,
         running=_running(reader, session),
         slowest=_tasks(reader, session, [AsyncTaskStatus.STARTED], rows, newest=False),
-        failures=_tasks(reader, session, [one for one in FAILED if one is not AsyncTaskStatus.LOST], rows),
+        failures=_tasks(reader, session, [status for status in FAILED if status is not AsyncTaskStatus.LOST], rows),
         lost=_tasks(reader, session, [AsyncTaskStatus.LOST], rows),
         counts={status: count for status, count in lately.by_status.items() if count},
         since=lately.looked_back_to or now - HOUR,
@@ -94,38 +100,38 @@ def overview(reader: Reader, session: Session, now: dt.datetime, *, rows: int = 
 def _tasks(
     reader: Reader, session: Session, statuses: Sequence[AsyncTaskStatus], rows: int, *, newest: bool = True
 ) -> Sequence[AsyncTask]:
-    """The newest tasks of these statuses, or those that started first of the oldest `MAX_RUNNING`. Each status is
-    asked for alone: an index has its tasks in order."""
+    """The newest tasks of these statuses, or those of the oldest `MAX_RUNNING` that started first. Each status has a
+    query of its own, because an index has its tasks in order."""
     order, limit = (NEWEST, rows) if newest else (OLDEST, MAX_RUNNING)
-    each = []
+    selects = []
     for status in statuses:
         of_status = reader.seen(select(AsyncTask.id)).where(AsyncTask.status == status)
-        each.append(select(of_status.order_by(*order.terms).limit(limit).subquery()))
-    ids = union_all(*each).subquery()
-    found = reader.tasks().join(ids, AsyncTask.id == ids.c.id).options(*WITHOUT_VALUES)
+        selects.append(select(of_status.order_by(*order.terms).limit(limit).subquery()))
+    ids = union_all(*selects).subquery()
+    tasks = reader.tasks().join(ids, AsyncTask.id == ids.c.id).options(*WITHOUT_VALUES)
     in_order = NEWEST.terms if newest else (AsyncTask.started_at, AsyncTask.id)
-    return session.scalars(found.order_by(*in_order).limit(rows)).all()
+    return session.scalars(tasks.order_by(*in_order).limit(rows)).all()
 
 
 def _running(reader: Reader, session: Session) -> dict[str, int]:
     names = reader.seen(select(AsyncTask.name)).where(AsyncTask.status == AsyncTaskStatus.STARTED)
-    one = names.limit(MAX_RUNNING).subquery()
-    by_name = select(one.c.name, func.count().label("tasks")).group_by(one.c.name)
-    rows = session.execute(by_name.order_by(func.count().desc(), one.c.name))
+    task = names.limit(MAX_RUNNING).subquery()
+    by_name = select(task.c.name, func.count().label("tasks")).group_by(task.c.name)
+    rows = session.execute(by_name.order_by(func.count().desc(), task.c.name))
     return {row.name: row.tasks for row in rows}
 
 
 def _recording(session: Session, now: dt.datetime) -> RecordingHealth:
-    of: Any = AsyncTaskSource.__table__.c
-    left: ColumnElement[int] = left_over(of.last_number, of.stored, of.quarantined)
-    asked = select(
-        *counted(now, of.ended_at >= now - GONE),
-        total(of.stored).label("stored"),
-        total(of.quarantined).label("quarantined"),
+    table: Any = AsyncTaskSource.__table__.c
+    left: ColumnElement[int] = left_over(table.last_number, table.stored, table.quarantined)
+    statement = select(
+        *counted(now, table.ended_at >= now - GONE),
+        total(table.stored).label("stored"),
+        total(table.quarantined).label("quarantined"),
         total(case((left > 0, left))).label("missing"),
     )
-    row = session.execute(asked).one()
+    row = session.execute(statement).one()
     dropped: Counter[str] = Counter()
-    for by_reason in session.scalars(select(of.dropped).where(of.dropped.is_not(None))):
+    for by_reason in session.scalars(select(table.dropped).where(table.dropped.is_not(None))):
         dropped.update(by_reason)
     return RecordingHealth(**row._mapping, dropped=dropped)

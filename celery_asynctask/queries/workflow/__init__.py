@@ -1,1 +1,1 @@
-"""The workflow around a task: its members, their tree, and their course in time."""
+"""The workflow around a task: its members, their tree, and their timeline."""

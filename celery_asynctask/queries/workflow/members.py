@@ -1,7 +1,8 @@
-"""The members of a workflow, found from any of them, and their runs: what the pictures of it are drawn from.
+"""The members of a workflow, found from any one of them, and their attempts.
 
-A workflow is what has one root, and what hangs on that by its parents where the root is another or not known: the body
-of a chord whose header tasks are roots themselves. A few queries, however many members there are.
+A workflow consists of the tasks with one root, and of the tasks connected with them by a parent although their root is
+another or not known, such as the body of a chord whose header tasks are roots themselves. A few queries find them all,
+however many members there are.
 """
 
 from __future__ import annotations
@@ -20,13 +21,12 @@ from celery_asynctask.queries.workflow.tree import Member
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
 
 MAX_MEMBERS: Final = 10_000
-"""Members that are looked at."""
+"""Members that are read."""
 MAX_RUNS: Final = 50_000
-"""Runs of them that are looked at."""
-_AT_ONCE: Final = 1000
-"""Ids in one query."""
-_MOST_ROUNDS: Final = 20
-"""How often it goes on from what was found: once for every root that is found by way of another."""
+"""Attempts of them that are read."""
+_IDS_PER_QUERY: Final = 1000
+_MAX_ROUNDS: Final = 20
+"""Rounds of a search. Each root that is found by way of another takes one more."""
 
 
 class Workflow(NamedTuple):
@@ -34,11 +34,11 @@ class Workflow(NamedTuple):
 
     members: Sequence[Member]
     bounded: bool
-    """There are more: these are the first that were asked for, and the member that was asked about."""
+    """Whether there are more members. These are the ones created first, and the task that the search began with."""
 
 
 class Run(NamedTuple):
-    """What a workflow's picture shows of an attempt: columns of `AsyncTaskAttempt` by their names."""
+    """The columns of an attempt that a picture of its workflow shows, as in `AsyncTaskAttempt`."""
 
     celery_task_id: str
     retries: int
@@ -53,73 +53,75 @@ class Run(NamedTuple):
 
 
 def workflow(reader: Reader, session: Session, task: EvidentTask) -> Workflow:
-    """All members of the workflow that a task is in, of those that may be seen, in no particular order."""
+    """All members of a task's workflow that the reader may see: first the task itself, then the others in the order of
+    their creation."""
     member = Member(*(getattr(task, name) for name in Member._fields))
     search = _Search(reader, session, member)
-    for _ in range(_MOST_ROUNDS):
+    for _ in range(_MAX_ROUNDS):
         if not search.go_on():
             break
     else:
         search.bounded = True
-    first = sorted(search.known.values(), key=lambda one: (one is not member, one.created_at, one.id))
-    return Workflow(first[:MAX_MEMBERS], search.bounded or len(first) > MAX_MEMBERS)
+    members = sorted(search.members.values(), key=lambda other: (other is not member, other.created_at, other.id))
+    return Workflow(members[:MAX_MEMBERS], search.bounded or len(members) > MAX_MEMBERS)
 
 
 def runs(session: Session, members: Collection[str]) -> dict[str, list[Run]]:
-    """The runs of tasks, by their ids, in the order in which they were meant to happen; at most `MAX_RUNS`."""
-    found: dict[str, list[Run]] = {}
+    """The attempts of some tasks in order, by task id; at most `MAX_RUNS` of them."""
+    by_task: dict[str, list[Run]] = {}
     room = MAX_RUNS
     columns = [getattr(AsyncTaskAttempt, name) for name in Run._fields]
     for ids in _parts(members):
-        asked = select(*columns).where(AsyncTaskAttempt.celery_task_id.in_(ids)).limit(room)
-        asked = asked.order_by(AsyncTaskAttempt.celery_task_id, AsyncTaskAttempt.run_key)
-        for row in session.execute(asked):
-            found.setdefault(row.celery_task_id, []).append(Run(*row))
+        statement = select(*columns).where(AsyncTaskAttempt.celery_task_id.in_(ids)).limit(room)
+        statement = statement.order_by(AsyncTaskAttempt.celery_task_id, AsyncTaskAttempt.run_key)
+        for row in session.execute(statement):
+            by_task.setdefault(row.celery_task_id, []).append(Run(*row))
             room -= 1
-    return found
+    return by_task
 
 
 class _Search:
-    """What is found of a workflow, and what has been asked for."""
+    """The search for the members of a workflow: those found, and the ids already searched for."""
 
     def __init__(self, reader: Reader, session: Session, member: Member) -> None:
         self._reader = reader
         self._session = session
-        self.known = {member.celery_task_id: member}
+        self.members = {member.celery_task_id: member}
         self.bounded = False
         self._roots: set[str] = set()
-        self._children_of: set[str] = set()
-        self._looked_for: set[str] = set()
+        self._parents: set[str] = set()
+        self._missing: set[str] = set()
 
     def go_on(self) -> bool:
-        """Ask for what those that are known lead to; whether there was anything to ask for."""
-        roots = {one.root_task_id for one in self.known.values() if one.root_task_id is not None} - self._roots
+        """Search for the tasks that the known members lead to. Returns whether there was anything to search for."""
+        members = self.members.values()
+        roots = {member.root_task_id for member in members if member.root_task_id is not None} - self._roots
         self._roots |= roots
         for ids in _parts(roots):
             self._find(AsyncTask.root_task_id.in_(ids))
-        named = {one for member in self.known.values() for one in (member.root_task_id, member.parent_task_id) if one}
-        missing = named - self.known.keys() - self._looked_for
-        self._looked_for |= missing
+        named = {task_id for member in members for task_id in (member.root_task_id, member.parent_task_id) if task_id}
+        missing = named - self.members.keys() - self._missing
+        self._missing |= missing
         for ids in _parts(missing):
             self._find(AsyncTask.celery_task_id.in_(ids))
-        parents = self.known.keys() - self._children_of
-        self._children_of |= parents
-        other_root = AsyncTask.root_task_id.not_in(sorted(self._roots)[:_AT_ONCE])
+        parents = self.members.keys() - self._parents
+        self._parents |= parents
+        other_root = AsyncTask.root_task_id.not_in(sorted(self._roots)[:_IDS_PER_QUERY])
         for ids in _parts(parents):
             self._find(and_(AsyncTask.parent_task_id.in_(ids), or_(AsyncTask.root_task_id.is_(None), other_root)))
         return bool(roots or missing or parents)
 
     def _find(self, condition: Any) -> None:
-        if len(self.known) > MAX_MEMBERS:
+        if len(self.members) > MAX_MEMBERS:
             return
         columns = [getattr(AsyncTask, name) for name in Member._fields]
-        asked = self._reader.seen(select(*columns).where(condition)).order_by(AsyncTask.id).limit(MAX_MEMBERS + 1)
-        for row in self._session.execute(asked):
-            self.known.setdefault(row.celery_task_id, Member(*row))
+        statement = self._reader.seen(select(*columns).where(condition))
+        for row in self._session.execute(statement.order_by(AsyncTask.id).limit(MAX_MEMBERS + 1)):
+            self.members.setdefault(row.celery_task_id, Member(*row))
 
 
 def _parts(ids: Collection[str]) -> Iterator[list[str]]:
-    """Some at a time, in an order that is always the same."""
+    """The ids in parts of at most `_IDS_PER_QUERY`, always in the same order."""
     ordered = iter(sorted(ids))
-    while part := list(islice(ordered, _AT_ONCE)):
+    while part := list(islice(ordered, _IDS_PER_QUERY)):
         yield part

@@ -1,4 +1,4 @@
-"""What a task's time went into: waits, queues and runs, from its rows. Pure."""
+"""Splits the time of a task into waits, queues and attempts, from its rows. Pure."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ from celery_asynctask.store.models import AsyncTaskAttempt
 
 
 class Time(str, enum.Enum):
-    """What a task does in a part of its time."""
+    """The state of a task during a part of its time."""
 
     QUEUED = "queued"
+    """It waits for a worker."""
     WAITING = "waiting"
-    """For its ETA, or to be tried again."""
+    """It waits for its ETA, or for a retry."""
     RAN = "ran"
-    """It runs, or ran and did what it should."""
+    """It runs, or an attempt ended well."""
     FAILED = "failed"
-    """A run that did not succeed."""
+    """An attempt that did not end well."""
     UNKNOWN = "unknown"
-    """It ran, and nobody saw the end."""
+    """An attempt whose end nobody saw."""
     END = "end"
-    """A moment: it ended without a run."""
+    """A moment: the task ended without an attempt."""
 
 
 class Part(NamedTuple):
-    """A part of a task's time."""
+    """A part of a task's time; both ends are aware UTC times."""
 
     start: dt.datetime
     end: dt.datetime
@@ -39,11 +40,11 @@ class Part(NamedTuple):
 
 
 _RUNS: Final = {"succeeded": Time.RAN, "replaced": Time.RAN, "ignored": Time.RAN, "lost": Time.UNKNOWN}
-"""By the outcome; any other one is a failure."""
+"""The state by the outcome of an attempt; any other outcome is a failure."""
 
 
 def parts(member: Member, runs: Sequence[Run], now: dt.datetime) -> Iterator[Part]:
-    """What a task's time went into; nothing of a step that was not sent."""
+    """The parts of a task's time in order, up to ``now`` if it has not ended; none for a step that was not sent."""
     if member.planned:
         return
     if not runs:
@@ -55,7 +56,7 @@ def parts(member: Member, runs: Sequence[Run], now: dt.datetime) -> Iterator[Par
             yield Part(member.completed_at, member.completed_at, Time.END)
         return
     over = member.status in TERMINAL
-    free: dt.datetime | None = None  # when the run before it was over, as far as is known
+    free: dt.datetime | None = None  # end of the attempt before, as far as it is known
     for number, run in enumerate(runs):
         later = runs[number + 1] if number + 1 < len(runs) else None
         start = run.started_at or run.ended_at
@@ -76,25 +77,26 @@ def parts(member: Member, runs: Sequence[Run], now: dt.datetime) -> Iterator[Par
             time = Time.UNKNOWN
         free = max(end, start)
         yield Part(start, free, time)
-    if not over and runs[-1].ended_at is not None:  # put back, or to be tried again
+    if not over and runs[-1].ended_at is not None:  # back in the queue, or waiting for a retry
         yield Part(runs[-1].ended_at, max(now, runs[-1].ended_at), Time.WAITING)
 
 
 class Course(NamedTuple):
-    """How an attempt went."""
+    """The durations and the outcome of an attempt."""
 
     delayed: dt.timedelta | None
-    """From when its message was sent to its ETA; None: it was to be run at once."""
+    """From the sending of its message to its ETA; None: it had no later ETA."""
     queued: dt.timedelta | None
-    """From then to its start."""
+    """From then to its start; None: no start is known."""
     ran: dt.timedelta | None
-    """To its end, or to now while it runs."""
+    """From its start to its end, or to now while it runs; None: not known."""
     outcome: str
+    """Its outcome, ``running``, or ``end not seen``."""
 
 
 def courses(task: TaskLike | Member, runs: Sequence[AsyncTaskAttempt | Run], now: dt.datetime) -> Iterator[Course]:
-    """How each attempt went. Where it is not known when the message was sent, it was when the attempt before ended, and
-    for the first one when the task was asked for."""
+    """The course of each attempt. If it is not known when its message was sent, the end of the attempt before counts,
+    and for the first attempt the creation of the task."""
     before = task.created_at
     for number, run in enumerate(runs, 1):
         sent = run.published_at or before

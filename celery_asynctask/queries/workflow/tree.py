@@ -1,7 +1,7 @@
-"""The members of a workflow as trees: who sent whom, and which of them decided when it ended.
+"""The members of a workflow as trees: which task sent which, and which of them decided when the workflow ended.
 
-Pure. Rows may say anything of their parents: that they are each other's (a task replaced by a chain), that they are
-tasks nobody has recorded, or nothing. Every member has exactly one place all the same, however deep it is.
+Pure. The parents in the rows can be anything: each other's (a task replaced by a chain), tasks that nobody recorded, or
+missing. Still, every member gets exactly one place, however deep it is.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from celery_asynctask.core.status import FAILED, TERMINAL, AsyncTaskStatus
 
 
 class Member(NamedTuple):
-    """What a workflow's picture shows of a task: columns of `AsyncTask` by their names."""
+    """The columns of a task that a picture of its workflow needs, as in `AsyncTask`."""
 
     celery_task_id: str
     name: str
@@ -34,7 +34,7 @@ class Member(NamedTuple):
 
     @property
     def unsent(self) -> bool:
-        """Whether it will never be sent, for a task before it failed."""
+        """Whether it will never be sent, because a task before it failed."""
         return is_unsent(self.order_key)
 
     @property
@@ -44,48 +44,48 @@ class Member(NamedTuple):
 
     @property
     def open(self) -> bool:
-        """Whether it is under way: sent, and not over."""
+        """Whether it is under way: sent, but not ended."""
         return self.status not in TERMINAL and not self.planned
 
 
 class Placed(NamedTuple):
-    """A member in its place."""
+    """A member with its place in the tree."""
 
     member: Member
     depth: int
-    """0 at the top."""
+    """Its level, 0 at the top."""
     above: str | None
-    """Id of the member it hangs on: the one that sent it; where that is not known, its root. None: it is at the top."""
+    """Id of the member above it: the one that sent it or, if that is not known, its root. None: it is at the top."""
     critical: bool
-    """Whether it is of the critical path."""
+    """Whether it is on the critical path."""
 
 
 def lineage(members: Iterable[Member]) -> list[Placed]:
-    """Every member once, each before what hangs on it, siblings in the order in which they were asked for."""
+    """Every member once, each before the members below it, siblings in the order of their creation."""
     known = {member.celery_task_id: member for member in sorted(members, key=_age)}
     above = _above(known)
     below: dict[str | None, list[str]] = {}
     for task_id, upper in above.items():
         below.setdefault(upper, []).append(task_id)
     critical = _critical(known, above)
-    found = []
+    placed = []
     waiting = [(task_id, 0) for task_id in reversed(below.get(None, ()))]
     while waiting:
         task_id, depth = waiting.pop()
-        found.append(Placed(known[task_id], depth, above[task_id], task_id in critical))
+        placed.append(Placed(known[task_id], depth, above[task_id], task_id in critical))
         waiting.extend((lower, depth + 1) for lower in reversed(below.get(task_id, ())))
-    return found
+    return placed
 
 
 def failed_branches(placed: Iterable[Placed]) -> list[Placed]:
-    """Of `lineage` what failed, and what that hangs on."""
-    found: list[Placed] = []
+    """The failed members of a `lineage`, and all members above them."""
+    branches: list[Placed] = []
     wanted: set[str | None] = set()
-    for one in reversed(list(placed)):  # what hangs on a member comes before it
-        if one.member.status in FAILED or one.member.celery_task_id in wanted:
-            wanted.add(one.above)
-            found.append(one)
-    return found[::-1]
+    for place in reversed(list(placed)):  # reversed, the members below a member come before it
+        if place.member.status in FAILED or place.member.celery_task_id in wanted:
+            wanted.add(place.above)
+            branches.append(place)
+    return branches[::-1]
 
 
 def _age(member: Member) -> tuple[dt.datetime, int]:
@@ -93,29 +93,29 @@ def _age(member: Member) -> tuple[dt.datetime, int]:
 
 
 def _above(known: Mapping[str, Member]) -> dict[str, str | None]:
-    """What each member hangs on, without cycles: they are cut above their root, or else their oldest member."""
+    """The id above each member, without cycles: a cycle is cut above its root or, without one, its oldest member."""
     above: dict[str, str | None] = {}
     for task_id, member in known.items():
         uppers = (member.parent_task_id, member.root_task_id)
-        above[task_id] = next((one for one in uppers if one in known and one != task_id), None)
-    met: dict[str, str] = {}
+        above[task_id] = next((upper for upper in uppers if upper in known and upper != task_id), None)
+    visited: dict[str, str] = {}
     for start in known:
         path = []
         at: str | None = start
-        while at is not None and at not in met:
-            met[at] = start
+        while at is not None and at not in visited:
+            visited[at] = start
             path.append(at)
             at = above[at]
-        if at is not None and met[at] == start:
-            cycle = [known[one] for one in path[path.index(at) :]]
+        if at is not None and visited[at] == start:
+            cycle = [known[task_id] for task_id in path[path.index(at) :]]
             top = min(cycle, key=lambda member: (member.root_task_id != member.celery_task_id, *_age(member)))
             above[top.celery_task_id] = None
     return above
 
 
 def _critical(known: Mapping[str, Member], above: Mapping[str, str | None]) -> set[str]:
-    """The members that decided when the workflow ended: the one that ended last, what that waited for, and so on. Of
-    one that is not over: what it waits for now."""
+    """The ids of the members that decided when the workflow ended: the one that ended last, the one it waited for, and
+    so on. For a workflow that has not ended, the ones it waits for now."""
     ended = sorted(
         (member.completed_at, task_id)
         for task_id, member in known.items()
@@ -130,7 +130,7 @@ def _critical(known: Mapping[str, Member], above: Mapping[str, str | None]) -> s
         at = above[at]
         if at is None or at == member.parent_task_id or member.started_at is None:
             continue
-        # Nobody knows who sent it: as a chord's body, it comes after the last success before it.
+        # The sender is not known: like a chord's body, it comes after the last success before it.
         unread = min(unread, bisect_right(ended, (member.started_at, "\U0010ffff")))
         while unread:
             unread -= 1
@@ -142,10 +142,11 @@ def _critical(known: Mapping[str, Member], above: Mapping[str, str | None]) -> s
 
 
 def _may_precede(known: Mapping[str, Member], above: Mapping[str, str | None], before: str, member: Member) -> bool:
-    """Whether a member can be of the chord whose body the other one is: what a failure called (errbacks) is not."""
-    one, upper = known[before], above[before]
-    called_by_failure = upper is not None and known[upper].status in FAILED
-    return one.status is AsyncTaskStatus.SUCCESS and one.root_task_id == member.root_task_id and not called_by_failure
+    """Whether a member can belong to the chord whose body the other one is. A task that a failure called (an errback)
+    cannot."""
+    earlier, upper = known[before], above[before]
+    is_errback = upper is not None and known[upper].status in FAILED
+    return earlier.status is AsyncTaskStatus.SUCCESS and earlier.root_task_id == member.root_task_id and not is_errback
 
 
 def _decisive(known: Mapping[str, Member], ended: list[tuple[dt.datetime, str]]) -> str | None:

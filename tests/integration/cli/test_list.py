@@ -212,7 +212,7 @@ def test_ids_that_find_nothing_or_too_much(small: Project) -> None:
     ended = small.run("show", "6")
     assert (ended.code, ended.out) == (1, "")
     assert ended.err == (
-        f"Error: Several tasks begin with 6: {QUEUED} (shop.charge), {RUNNING} (shop.charge). Give more of the id.\n"
+        f"Error: Several task ids begin with 6: {QUEUED} (shop.charge), {RUNNING} (shop.charge). Give more of the id.\n"
     )
 
 

@@ -133,9 +133,9 @@ def test_another_name_of_a_task_leads_to_its_page(store: Store, api: Api) -> Non
         answer = api.get(f"/console/tasks/{other}")
         assert (answer.status_code, answer.headers["location"]) == (302, "/console/tasks/5f0c2a11-1111")
     assert api.get("/console/tasks/5f0c2a", attempts="1").headers["location"].endswith("1111?attempts=1")
-    assert "Several tasks begin with 5f0c2" in look(api, "/tasks/5f0c2", status=404)
+    assert "Several task ids begin with 5f0c2" in look(api, "/tasks/5f0c2", status=404)
     assert "No task has the id nothing" in look(api, "/tasks/nothing", status=404)
-    assert "is no task id" in look(api, "/tasks/%00", status=404)
+    assert "is not a task id" in look(api, "/tasks/%00", status=404)
     assert "<code>7</code>" in look(api, "/tasks/7"), "the id itself comes first"
     for path, query in ((f"/tasks/{ids['a/b']}", {}), ("/task", {"id": "a/b"})):
         answer = api.get(f"/console{path}", **query)

@@ -107,7 +107,7 @@ def test_a_cursor_does_not_lift_the_bound(store: Store, api: Api, monkeypatch: p
     add(store, [row("one-more", started_at=START)])
     for cursor in cursors:
         said = is_problem(api.get(LIST, ordering="-startedAt", cursor=cursor), "invalid-parameter", 422, "cursor")
-        assert "begin with the first page" in said
+        assert "Begin with the first page" in said
 
 
 @pytest.mark.every_database
@@ -183,7 +183,7 @@ def test_a_connection_that_the_database_ended_while_it_rested(store: Store, monk
         "postgresql": ("SELECT pg_backend_pid()", "SELECT pg_terminate_backend({})"),
         "mysql": ("SELECT CONNECTION_ID()", "KILL {}"),
     }[store.engine.dialect.name]
-    monkeypatch.setattr(reader_module, "_REST_SECONDS", 0)
+    monkeypatch.setattr(reader_module, "_IDLE_SECONDS", 0)
     reader = Reader(store.settings.url)
     with reader.session() as session:
         number = session.scalar(text(who))

@@ -238,7 +238,7 @@ def test_limits(reader: Reader, tied: list[str]) -> None:
 
 @pytest.mark.parametrize("after", ["", "x", "A" * 22 + "!", "A" * 24, "\0", "\udc80", "é" * 23, "A" * 10_000])
 def test_cursors_that_no_page_gave(reader: Reader, tied: list[str], after: str) -> None:
-    with pytest.raises(FilterError, match="is no cursor"):
+    with pytest.raises(FilterError, match="is not a cursor"):
         ask(page, reader, parse(ALL, START), after=after)
 
 

@@ -206,9 +206,9 @@ def test_one_task(varied: Rows) -> None:
         with pytest.raises(NotFoundError, match=f"whose number is {task.id} in the API has the id 00000001-Aa_"):
             find(varied.reader, session, str(task.id))
         for text_ in ("", "x" * 256, "a\x1b[1m", "\udc80", "a\0", "a\x9b"):
-            with pytest.raises(NotFoundError, match="is no task id"):
+            with pytest.raises(NotFoundError, match="is not a task id"):
                 find(varied.reader, session, text_)
-        several = r"Several tasks begin with 000000: 00000000-.* \(shop.charge\), .*, and others"
+        several = r"Several task ids begin with 000000: 00000000-.* \(shop.charge\), .*, and others"
         with pytest.raises(NotFoundError, match=several):
             find(varied.reader, session, "000000")
 

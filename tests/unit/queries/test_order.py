@@ -21,7 +21,7 @@ def test_cursors(order: Order, at: dt.datetime | None, number: int, bound: Place
     cursor = Cursor(order, at, number, bound)
     assert Cursor.read(str(cursor), order) == cursor
     for text in (f"{cursor}!", f"!{cursor}", f"{cursor}=", f" {cursor}", str(cursor)[:-1]):
-        with pytest.raises(FilterError, match="is no cursor"):
+        with pytest.raises(FilterError, match="is not a cursor"):
             Cursor.read(text, order)
     for other in ORDERS:
         if other != order:

@@ -276,7 +276,7 @@ def test_json_paths() -> None:
         ("http://x", r"no key 'http'\. The keys are .* What has a colon in it and is no key stands in double quotes"),
         ("status:DONE", "'status' cannot be 'DONE'; it must be one of PENDING, RECEIVED"),
         ("status:>SUCCESS", "'status' takes no >"),
-        ("name:>5", "'name' takes no >; a text that begins with it stands in double quotes"),
+        ("name:>5", "'name' takes no >; put a text that begins with it in double quotes"),
         ("name:", "'name' has no value"),
         ("name:a,", "'name' has no value"),
         (":x", "no key ''"),
