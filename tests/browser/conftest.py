@@ -25,9 +25,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
         yield found
 
 
+def chromium() -> str | None:
+    """Where the browser is; None: it is not found."""
+    return os.environ.get("ASYNCTASK_TEST_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+
+
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    path = os.environ.get("ASYNCTASK_TEST_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+    path = chromium()
     services.need(path, "no Chromium: install Debian's package, or name one by ASYNCTASK_TEST_CHROMIUM")
     expect.set_options(timeout=1000 * patience(5))
     with sync_playwright() as playwright:

@@ -1,4 +1,4 @@
-"""The README's recipes for web frameworks, each in a real server: users find the tasks they sent, and no others."""
+"""The recipes of docs/http-api.md, each in a real server: users find the tasks they sent, and no others."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from sqlalchemy import create_engine, inspect, select
 
 from celery_asynctask import AsyncTask
 from tests import services
+from tests.integration.documents import file
 from tests.integration.serving import serving
-from tests.integration.test_readme import block
 from tests.pace import patience
 from tests.waiting import wait_for
 
@@ -222,8 +222,8 @@ def served(directory: Path, store: str, *command: str) -> Iterator[Site]:
 
 
 def project(directory: Path, store: str) -> None:
-    """The README's `proj.py`, with another broker and store."""
-    source = block("python", "# proj.py\n").replace("sqlite:///asynctask.db", store)
+    """The `proj.py` of the docs, with another broker and store."""
+    source = file("proj.py").replace("sqlite:///asynctask.db", store)
     source = source.replace('broker_url="redis://localhost:6379/0"', 'broker_url="memory://"')
     source = source.replace('result_backend="redis://localhost:6379/0"', 'result_backend="cache+memory://"')
     assert "redis" not in source
@@ -280,7 +280,7 @@ def problem(response: httpx.Response) -> tuple[int, str]:
 def test_fastapi(tmp_path: Path) -> None:
     with services.new_database("postgresql", tmp_path) as store:
         project(tmp_path, store)
-        (tmp_path / "fastapi_web.py").write_text(block("python", "# fastapi_web.py\n") + FASTAPI, encoding="utf-8")
+        (tmp_path / "fastapi_web.py").write_text(file("fastapi_web.py") + FASTAPI, encoding="utf-8")
         with served(tmp_path, store, "-m", "uvicorn", "--port", "0", "fastapi_web:web") as site:
             check(site, "/thread", "/loop")
             with site.visitor(0) as ada, site.visitor(1) as bob:
@@ -295,7 +295,7 @@ def test_fastapi(tmp_path: Path) -> None:
 def test_flask(tmp_path: Path) -> None:
     store = f"sqlite:///{tmp_path / 'asynctask.db'}"
     project(tmp_path, store)
-    (tmp_path / "flask_web.py").write_text(block("python", "# flask_web.py\n") + FLASK, encoding="utf-8")
+    (tmp_path / "flask_web.py").write_text(file("flask_web.py") + FLASK, encoding="utf-8")
     with served(tmp_path, store, "-m", "flask", "--app", "flask_web:web", "run", "--port", "0") as site:
         check(site, "/thread")
 
@@ -309,7 +309,7 @@ def shop(tmp_path: Path) -> Path:
     for name, source in DJANGO.items():
         (package / name).write_text(source.replace("STORE", f"sqlite:///{tmp_path / 'asynctask.db'}"), encoding="utf-8")
     for name in ("middleware.py", "asgi.py"):
-        (package / name).write_text(block("python", f"# shop/{name}\n"), encoding="utf-8")
+        (package / name).write_text(file(f"shop/{name}"), encoding="utf-8")
     subprocess.run([sys.executable, "-m", "shop.made"], cwd=tmp_path, check=True, timeout=patience(60))
     return tmp_path
 

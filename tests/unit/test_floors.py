@@ -11,7 +11,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[2]
-OURS = {"benchmark", "dev", "example", "lint", "mutation", "test"}
+OURS = {"benchmark", "dev", "docs", "example", "lint", "mutation", "test"}
 """Extras for work on the project; whoever only uses it needs none."""
 
 
