@@ -1,0 +1,53 @@
+"""What docs/ says of the code that is there, and of its words."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import celery_asynctask
+from celery_asynctask.core.status import AsyncTaskStatus
+from celery_asynctask.journal import metrics
+from tests.unit.test_architecture import ARROWS
+
+DOCS = Path(__file__).parents[2] / "docs"
+PACKAGE = Path(celery_asynctask.__file__).parent
+
+
+def page(name: str) -> str:
+    return (DOCS / name).read_text(encoding="utf-8")
+
+
+def test_the_arrows_are_those_that_are_tested() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| .+ \| (.*)\|$", page("architecture.md"), re.MULTILINE)
+    drawn = {part: set(re.findall(r"`(\w+)`", others)) for part, others in rows}
+    single = {"auto", "django", "settings", "errors"}
+    assert drawn == {part: others for part, others in ARROWS.items() if part not in single}
+
+
+def test_the_paths_lead_through_files_that_are_there() -> None:
+    named = set(re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.py)`", page("architecture.md")))
+    assert {"capture/publish.py", "store/fold.py", "web/answer.py"} <= named
+    missing = {one for one in named if not (PACKAGE / one).is_file() and not (DOCS.parent / one).is_file()}
+    assert not missing
+
+
+def test_the_glossary_has_every_status() -> None:
+    terms = set(re.findall(r"^(\w[^\n]*)\n: ", page("glossary.md"), re.MULTILINE))
+    assert {status.value for status in AsyncTaskStatus} <= terms
+
+
+def test_the_words_that_are_not_used_are_listed() -> None:
+    """A word on the left and at least one on the right, which is none of those on the left."""
+    table = page("glossary.md").partition("| We say | not |\n| --- | --- |\n")[2]
+    rows = [re.fullmatch(r"\| ([^|]+) \| ([^|]+) \|", line) for line in table.splitlines() if line]
+    assert rows
+    assert all(rows)
+    ours = {row[1] for row in rows if row}
+    assert not ours & {word.strip() for row in rows if row for word in row[2].split(",")}
+
+
+def test_every_metric_is_described() -> None:
+    described = set(re.findall(r"^\| `(asynctask\.[\w.]+)`", page("operating.md"), re.MULTILINE))
+    source = Path(metrics.__file__).read_text(encoding="utf-8")
+    assert described == set(re.findall(r'"(asynctask\.[\w.]+)", *\n? *(?:unit|\[)', source))
