@@ -1,21 +1,12 @@
 """The columns of a task and of its attempts: the one place that names them all.
 
-<<<<<<< HEAD
 Made from it: the tables, the fold's groups and what it copies from events (in Python and in SQL), the columns that are
-read, the API's schemas, the search keys, exports, and what is erased. Tests hold the models' annotations and the
-documented table of columns to it.
+read, the API's schemas, the search keys, exports, and what is erased. Tests hold the models' annotations and the table
+in docs/row.md to it.
 
 A new column is a line here, a migration, and the place in `capture` that writes its event key. The tests then require
-its annotation in `store.models` and `queries.types`, and its row in the documentation.
-=======
-Made from it: the tables, the fold's groups and what it copies from events, in Python and in SQL, the columns that are
-read, the API's schemas, the search keys, exports, and what is erased. The models' annotations and the table in
-docs/row.md are held to it by tests.
-
-A new column is a line here, a migration, and the place in `capture` that writes its event key; so much makes it work.
-The tests then ask for its annotation in `store.models` and `queries.types`, and its row in docs/row.md, which
+its annotation in `store.models` and `queries.types`, and its row in docs/row.md, which
 `python -m tests.integration.documents` writes.
->>>>>>> 36949f3 (Give the docs a site of pages, each for its reader, and keep the README at what a newcomer needs)
 """
 
 from __future__ import annotations
