@@ -355,6 +355,11 @@ def test_the_story_is_told_where_there_is_code() -> None:
     assert told == {README, *STORY}
 
 
+@pytest.mark.parametrize("page", pages())
+def test_no_page_installs_us_from_an_index(page: str) -> None:
+    assert not re.search(r"pip install ['\"]?celery-asynctask(?!\[[\w,]+\] @)", text(page))
+
+
 def test_the_recipes_are_there() -> None:
     there = {one.name for page in pages() for one in blocks(page) if one.language == "python"}
     assert there >= RECIPES

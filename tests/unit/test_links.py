@@ -3,6 +3,7 @@ looks at the links inside of docs/."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -23,11 +24,10 @@ LEFT_OUT = ("docs", "build", "dist", "node_modules", "example_worker_data", "dat
 def pages() -> list[str]:
     """The Markdown files of the project, by their paths."""
     found = []
-    for path in sorted(ROOT.rglob("*.md")):
-        parts = path.relative_to(ROOT).parts[:-1]
-        if not any(part in LEFT_OUT or (part.startswith(".") and part not in (".github", ".ci")) for part in parts):
-            found.append(path.relative_to(ROOT).as_posix())
-    return found
+    for directory, below, names in os.walk(ROOT):
+        below[:] = [one for one in below if one not in LEFT_OUT and (one[0] != "." or one == ".github")]
+        found += [Path(directory, name).relative_to(ROOT).as_posix() for name in names if name.endswith(".md")]
+    return sorted(found)
 
 
 @cache
