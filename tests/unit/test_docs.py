@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import celery_asynctask
+from celery_asynctask.core.marks import MARKS
 from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.journal import metrics
 from tests.unit.test_architecture import ARROWS
@@ -45,6 +46,10 @@ def test_the_words_that_are_not_used_are_listed() -> None:
     assert all(rows)
     ours = {row[1] for row in rows if row}
     assert not ours & {word.strip() for row in rows if row for word in row[2].split(",")}
+
+
+def test_every_mark_is_described() -> None:
+    assert set(re.findall(r"^\| `(\w+)` \|", page("security.md"), re.MULTILINE)) == set(MARKS)
 
 
 def test_every_metric_is_described() -> None:
