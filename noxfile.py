@@ -62,3 +62,34 @@ def oldest(session: nox.Session) -> None:
 def newest(session: nox.Session) -> None:
     """The newest Python with the newest releases of everything."""
     corner(session, "--upgrade")
+
+
+PYTHONS = ("3.10", "3.11", "3.12", "3.13")
+CELERIES = ("5.5.0", "5.6.*", "5.7.*")
+SQLALCHEMIES = ("2.0.31", "2.0.*", "2.1.*")
+"""The oldest that is promised, and the newest of each series."""
+PLACES = [f"{broker}/{database}" for broker in ("redis", "rabbitmq") for database in ("sqlite", "postgresql", "mysql")]
+OTHERS = [f"{place}/{pool}" for place in PLACES for pool in ("threads", "gevent", "eventlet", "solo")]
+# Every two of Python, Celery and SQLAlchemy meet in a row, and every place and pool is in some row: one worker with
+# prefork each, and two with other pools.
+ROWS = [
+    (python, celery, SQLALCHEMIES[(i + j) % 3], 3 * i + j)
+    for i, python in enumerate(PYTHONS)
+    for j, celery in enumerate(CELERIES)
+]
+
+
+@nox.session(default=False)
+@nox.parametrize(
+    ("python", "celery", "sqlalchemy", "row"),
+    ROWS,
+    ids=[f"python-{row[0]}-celery-{row[1]}-sqlalchemy-{row[2]}".replace(".*", "") for row in ROWS],
+)
+def matrix(session: nox.Session, celery: str, sqlalchemy: str, row: int) -> None:
+    """What lies between the corners: real workers on the servers, each row with three (see tests.compatibility)."""
+    session.install(
+        *(f"celery[redis]=={celery}", f"sqlalchemy=={sqlalchemy}", "-e", ".[postgresql,mysql]"),
+        *(*ANY_RELEASE, "gevent", "eventlet", "pytest"),
+    )
+    runs = (f"{PLACES[(row + row // 6) % 6]}/prefork", *OTHERS[2 * row : 2 * row + 2])
+    session.run("python", "-m", "tests.compatibility", *runs)
