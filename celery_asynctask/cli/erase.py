@@ -13,7 +13,7 @@ def _in_range(_context: click.Context, _option: click.Parameter, customers: tupl
     """As `click.IntRange`, whose help would show the bounds: 19 digits each."""
     for customer in customers:
         if abs(customer) > MAX_INTEGER:
-            raise click.BadParameter(f"{customer} has more than 64 bits; no customer has such a number.")
+            raise click.BadParameter(f"{customer} has more than 64 bits; a customer must have at most 64.")
     return customers
 
 

@@ -47,12 +47,12 @@ def errors(context: CommandContext, search: tuple[str, ...], sort: str, limit: i
     """
     output = context.output
     with context.reader.session() as session:
-        found = failures(context.reader, session, context.search(search))
-    groups = sorted(found.groups, key=_ORDERS[sort], reverse=True)
+        result = failures(context.reader, session, context.search(search))
+    groups = sorted(result.groups, key=_ORDERS[sort], reverse=True)
     for group in groups[:limit]:
         if output.as_json:
             fields = {name: value for name, value in group._asdict().items() if name not in _CONSOLE_ONLY}
-            output.json({**fields, "looked_back_to": found.looked_back_to})
+            output.json({**fields, "looked_back_to": result.looked_back_to})
         else:
             output.tree(_node(output, group))
     if not groups:
@@ -61,7 +61,7 @@ def errors(context: CommandContext, search: tuple[str, ...], sort: str, limit: i
         left, tasks = len(groups) - limit, sum(group.tasks for group in groups[limit:])
         failed = f"{tasks:,} {plural(tasks, 'failure')}"
         output.hint(f"{left:,} more {plural(left, 'cause')} with {failed}: --limit {len(groups)}")
-    output.bounded(MAX_SCANNED, "failures", found.looked_back_to)
+    output.bounded(MAX_SCANNED, "failures", result.looked_back_to)
 
 
 def _node(output: Output, group: Group) -> Node:

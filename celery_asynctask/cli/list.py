@@ -46,21 +46,22 @@ def list_tasks(context: CommandContext, search: tuple[str, ...], limit: int, aft
     """
     output = context.output
     with context.reader.session() as session:
-        found = page(context.reader, session, context.search(search), limit=limit, after=after, payloads=output.as_json)
+        query = context.search(search)
+        result = page(context.reader, session, query, limit=limit, after=after, payloads=output.as_json)
     if output.as_json:
-        for task in found.tasks:
+        for task in result.tasks:
             output.json(record(task))
-    elif found.tasks:
-        output.table(_COLUMNS, map(_row, found.tasks), spare=_SPARE)
+    elif result.tasks:
+        output.table(_COLUMNS, map(_row, result.tasks), spare=_SPARE)
     else:
         output.hint("No tasks match.")
-    if found.looked_back_to is not None:
+    if result.looked_back_to is not None:
         output.hint(
-            f"Searched only the newest {MAX_SCANNED:,} tasks, back to {output.moment(found.looked_back_to)}; older "
-            f"tasks may match too. Add a key such as name, customer or until, or continue: --after {found.next}"
+            f"Searched only the newest {MAX_SCANNED:,} tasks, back to {output.moment(result.looked_back_to)}; older "
+            f"tasks may match too. Add a key such as name, customer or until, or continue: --after {result.next}"
         )
-    elif found.next is not None:
-        output.hint(f"More tasks match: --after {found.next}")
+    elif result.next is not None:
+        output.hint(f"More tasks match: --after {result.next}")
 
 
 def _row(task: AsyncTask) -> tuple[Any, ...]:

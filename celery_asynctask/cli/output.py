@@ -38,7 +38,7 @@ MAX_INDENT: Final = 10
 
 
 class Node(NamedTuple):
-    """A node of a tree: its own line, as cells, and what is below it."""
+    """A node of a tree: the cells of its line, and the nodes below it."""
 
     cells: Sequence[Any]
     children: Sequence[Node] = ()
@@ -64,10 +64,10 @@ _LEAST: Final = 20
 
 
 class Output:
-    """Where a command writes to, and how.
+    """How a command prints, and where.
 
-    A cell of a table or field is text, an `Id`, a number, None (nothing), a time, a timedelta or a status; each is
-    shown in its own way, and without what a terminal would obey.
+    A cell of a table or field is a text, an `Id`, a number, None (nothing), a time, a timedelta or a status. Each has
+    its own form, without control characters.
     """
 
     def __init__(self, *, as_json: bool = False, utc: bool = False, color: bool = True) -> None:
@@ -86,7 +86,7 @@ class Output:
 
     @property
     def width(self) -> int:
-        """Columns of the terminal; 100 where there is none, or no Rich."""
+        """Columns of the terminal; 100 where there is no terminal or no Rich."""
         return int(self.rich.width) if self.rich is not None else 100
 
     # -- values
@@ -114,32 +114,32 @@ class Output:
 
     @property
     def zone(self) -> dt.tzinfo:
-        """In which times are shown."""
+        """The zone of printed times."""
         return dt.timezone.utc if self.utc else LOCAL
 
     @property
     def now(self) -> dt.datetime:
-        """In UTC: the local zone is that of the app, which is perhaps not loaded yet."""
+        """The present in UTC: the local zone is that of the app, which may not be loaded yet."""
         return dt.datetime.now(dt.timezone.utc)
 
     # -- printing
 
     def line(self, text: str = "", style: str = "") -> None:
-        """A line of text, or some; the terminal breaks it, so that it can be copied."""
+        """Lines of text. The terminal breaks long ones, so that they can be copied whole."""
         if self.rich is None:
-            print(clean(text))  # noqa: T201 - it is what a command does
+            print(clean(text))  # noqa: T201 - commands print
             return
         from rich.text import Text
 
         self.rich.print(Text(clean(text), style=style), soft_wrap=True)
 
     def hint(self, text: str) -> None:
-        """A line for a person, beside what was asked for: not on standard output."""
+        """A line for a person, on standard error: it is no part of the result."""
         sys.stdout.flush()
         print(clean(text), file=sys.stderr)  # noqa: T201
 
     def json(self, value: Any) -> None:
-        """One value as a line of JSON (NDJSON)."""
+        """A value as a line of JSON (NDJSON)."""
         encoding = (sys.stdout.encoding or "").lower().replace("-", "")
         print(json_line(value, ascii_only=encoding != "utf8"))  # noqa: T201
 
@@ -151,16 +151,16 @@ class Output:
             self.line(text)
 
     def bounded(self, limit: int, what: str, back_to: dt.datetime | None) -> None:
-        """Say that only the newest ``most`` were counted, those back to a time; None: it was all of them."""
+        """Say that only the newest ``limit`` were read, back to a time; None: all were."""
         if back_to is not None:
             self.hint(
-                f"Looked at the newest {limit:,} {what}, back to {self.moment(back_to)}; older ones are not counted. "
-                "Look at less at once with a key such as name, customer, since or until."
+                f"Only the newest {limit:,} {what} are counted, back to {self.moment(back_to)}. Narrow the search with "
+                "a key such as name, customer, since or until."
             )
 
     @contextmanager
     def progress(self, title: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-        """A bar on standard error while there is a terminal, and what moves it on by so many."""
+        """A bar on standard error if it is a terminal; yields what advances it by a count."""
         if self.as_json or not sys.stderr.isatty() or find_spec("rich") is None:
             yield lambda _count: None
             return
@@ -174,7 +174,7 @@ class Output:
             yield lambda count: bar.advance(task, count)
 
     def title(self, text: str) -> None:
-        """A heading above a part."""
+        """A heading above a part of the output."""
         self.line(f"\n{text}", "bold")
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, spare: Sequence[str] = ()) -> None:
@@ -253,8 +253,8 @@ class Output:
             self.line(f"{name}{INDENT}{self.show(value)}".rstrip())
 
     def tree(self, node: Node) -> None:
-        """A tree with lines, each node's cells beside each other; as deep as it may be, it stays narrow: from
-        `MAX_INDENT` on, a node's depth is written in place of more indentation."""
+        """A tree, a node per line. However deep it is, it stays narrow: below `MAX_INDENT` levels, a line has its depth
+        as a number instead of more indentation."""
         waiting = [(node, "", "", 0)]
         while waiting:
             node, prefix, branch, depth = waiting.pop()
@@ -338,7 +338,7 @@ def _narrowed(columns: Sequence[_Column], room: int) -> list[_Column]:
 
 
 def shortened(text: str, columns: int) -> str:
-    """A clean text in at most so many columns. A name loses its middle, for its end tells it from others; a sentence
+    """A clean text in at most so many columns. A name loses its middle, because its end distinguishes it; a sentence
     loses its end."""
     if width(text) <= columns:
         return text

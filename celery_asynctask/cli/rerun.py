@@ -77,12 +77,12 @@ def rerun(
     tasks = _by_search(context, search, limit) if search is not None else _by_id(context, task_ids)
     prepare(app)
     candidates = _assessed(context, tasks, Options(queue, unfinished, again, force_name))
-    sendable = [one for one in candidates if not one.refusals]
+    sendable = [candidate for candidate in candidates if not candidate.refusals]
     asks = not yes and sys.stdin.isatty() and not output.as_json
     if output.as_json:
-        for one in candidates:
-            if one.refusals or not yes:
-                output.json(_record(one))
+        for candidate in candidates:
+            if candidate.refusals or not yes:
+                output.json(_record(candidate))
     else:
         _preview(output, candidates)
     if not candidates:
@@ -98,7 +98,7 @@ def rerun(
         context.click.exit(PROBLEM)
     link(app)
     reach_broker(app)
-    failed = [one for one in sendable if not _sent(output, app, one, by or _user(), queue)]
+    failed = [candidate for candidate in sendable if not _sent(output, app, candidate, by or _user(), queue)]
     if failed or len(sendable) < len(candidates):
         context.click.exit(PROBLEM)
 
@@ -112,13 +112,13 @@ def _by_id(context: CommandContext, task_ids: Sequence[str]) -> list[AsyncTask]:
 def _by_search(context: CommandContext, search: str, limit: int) -> list[AsyncTask]:
     """Oldest first, in the order of their creation."""
     with context.reader.session() as session:
-        found = page(context.reader, session, context.search((search,)), limit=limit)
-    if found.looked_back_to is not None:
-        back_to = context.output.moment(found.looked_back_to)
+        result = page(context.reader, session, context.search((search,)), limit=limit)
+    if result.looked_back_to is not None:
+        back_to = context.output.moment(result.looked_back_to)
         context.output.hint(f"Searched only the newest {MAX_SCANNED:,} tasks, back to {back_to}.")
-    elif found.next is not None:
+    elif result.next is not None:
         context.output.hint(f"More tasks match; these are the newest {limit:,}. --limit takes up to {MAX_ROWS:,}.")
-    return list(reversed(found.tasks))
+    return list(reversed(result.tasks))
 
 
 def _assessed(context: CommandContext, tasks: Sequence[AsyncTask], options: Options) -> list[Candidate]:
@@ -138,16 +138,16 @@ def _assessed(context: CommandContext, tasks: Sequence[AsyncTask], options: Opti
 
 def _preview(output: Output, candidates: Sequence[Candidate]) -> None:
     if len(candidates) == 1:
-        [one] = candidates
+        [candidate] = candidates
         output.fields(
             [
-                ("id", one.task.celery_task_id),
-                ("name", one.task.name),
-                ("status", one.task.status),
-                ("args", json.dumps(one.task.task_args, ensure_ascii=False)),
-                ("kwargs", json.dumps(one.task.task_kwargs, ensure_ascii=False)),
-                ("queue", one.queue),
-                ("customer", _text(one.task.customer)),
+                ("id", candidate.task.celery_task_id),
+                ("name", candidate.task.name),
+                ("status", candidate.task.status),
+                ("args", json.dumps(candidate.task.task_args, ensure_ascii=False)),
+                ("kwargs", json.dumps(candidate.task.task_kwargs, ensure_ascii=False)),
+                ("queue", candidate.queue),
+                ("customer", _text(candidate.task.customer)),
             ]
         )
     elif candidates:
@@ -155,49 +155,50 @@ def _preview(output: Output, candidates: Sequence[Candidate]) -> None:
             ("id", "status", "name", "args", "kwargs", "queue", "customer>"),
             (
                 (
-                    Id(one.task.celery_task_id),
-                    one.task.status,
-                    one.task.name,
-                    _short(one.task.task_args),
-                    _short(one.task.task_kwargs),
-                    one.queue,
-                    _text(one.task.customer),
+                    Id(candidate.task.celery_task_id),
+                    candidate.task.status,
+                    candidate.task.name,
+                    _short(candidate.task.task_args),
+                    _short(candidate.task.task_kwargs),
+                    candidate.queue,
+                    _text(candidate.task.customer),
                 )
-                for one in candidates
+                for candidate in candidates
             ),
             spare=("customer", "status", "queue"),
         )
-    for one in candidates:
-        for remarks, title in ((one.refusals, "cannot be rerun"), (one.remarks, "note")):
+    for candidate in candidates:
+        for remarks, title in ((candidate.refusals, "cannot be rerun"), (candidate.remarks, "note")):
             if remarks:
-                output.line(f"{one.task.celery_task_id} {title}: {'; '.join(reasons(remarks, _REMEDIES))}.")
+                output.line(f"{candidate.task.celery_task_id} {title}: {'; '.join(reasons(remarks, _REMEDIES))}.")
 
 
-def _sent(output: Output, app: Any, one: Candidate, by: str, queue: str | None) -> bool:
+def _sent(output: Output, app: Any, candidate: Candidate, by: str, queue: str | None) -> bool:
     """Send a task and print the result; whether it was sent."""
+    task_id = candidate.task.celery_task_id
     try:
-        new = send(app, one, by, queue)
+        new = send(app, candidate, by, queue)
     except Exception as exc:  # noqa: BLE001 - a task that fails must not stop the others
         error = f"{type(exc).__name__}: {exc}"
-        output.tell({**_record(one), "error": error}, f"{one.task.celery_task_id} could not be rerun: {error}")
+        output.tell({**_record(candidate), "error": error}, f"{task_id} could not be rerun: {error}")
         return False
-    output.tell({**_record(one), "sent": new}, f"{one.task.celery_task_id} was rerun as {new}")
+    output.tell({**_record(candidate), "sent": new}, f"{task_id} was rerun as {new}")
     return True
 
 
-def _record(one: Candidate) -> dict[str, Any]:
+def _record(candidate: Candidate) -> dict[str, Any]:
     """What ``--json`` prints; ``sent`` is the new task id."""
-    task = one.task
+    task = candidate.task
     return {
         "celery_task_id": task.celery_task_id,
         "name": task.name,
         "status": task.status,
         "task_args": task.task_args,
         "task_kwargs": task.task_kwargs,
-        "queue": one.queue,
+        "queue": candidate.queue,
         "customer": task.customer,
-        "refusals": reasons(one.refusals, _REMEDIES),
-        "remarks": reasons(one.remarks),
+        "refusals": reasons(candidate.refusals, _REMEDIES),
+        "remarks": reasons(candidate.remarks),
         "sent": None,
         "error": None,
     }

@@ -20,7 +20,7 @@ from celery_asynctask.queries.workflow.timeline import courses
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
 
 FOLDED_LINES: Final = 12
-"""Lines of a value or traceback that are shown without ``--full``."""
+"""Lines of a value or traceback shown without ``--full``."""
 FOLDED_COLUMNS: Final = 240
 """Characters of such a line."""
 
@@ -111,8 +111,8 @@ def _show_attempts(output: Output, task: AsyncTask, runs: Sequence[AsyncTaskAtte
 
 def _tracebacks(task: AsyncTask, runs: Sequence[AsyncTaskAttempt], full: bool) -> list[tuple[int, str]]:
     """Tracebacks by number of attempt: all in ``full``, else the newest of a task that has not succeeded."""
-    found = [(number, run.traceback) for number, run in enumerate(runs, 1) if run.traceback]
-    return found if full else found[-1:] if task.status is not AsyncTaskStatus.SUCCESS else []
+    tracebacks = [(number, run.traceback) for number, run in enumerate(runs, 1) if run.traceback]
+    return tracebacks if full else tracebacks[-1:] if task.status is not AsyncTaskStatus.SUCCESS else []
 
 
 def folded(text: str, full: bool, *, end: bool = False) -> list[str]:

@@ -39,19 +39,19 @@ def stats(context: CommandContext, search: tuple[str, ...]) -> None:
     output = context.output
     now = output.now
     with context.reader.session() as session:
-        found = statistics(context.reader, session, with_time(context.search(search), now), now)
+        result = statistics(context.reader, session, with_time(context.search(search), now), now)
     if output.as_json:
-        for name in found.names:
-            output.json(_value(found, name))
-    elif found.names:
-        draw(output, found)
+        for name in result.names:
+            output.json(_value(result, name))
+    elif result.names:
+        draw(output, result)
     else:
         output.hint("No tasks match.")
-    output.hint(f"Tasks created from {output.moment(found.since)} to {output.moment(found.until)}.")
-    output.bounded(MAX_SCANNED, "tasks", found.looked_back_to)
+    output.hint(f"Tasks created from {output.moment(result.since)} to {output.moment(result.until)}.")
+    output.bounded(MAX_SCANNED, "tasks", result.looked_back_to)
 
 
-def draw(output: Output, found: Statistics) -> None:
+def draw(output: Output, result: Statistics) -> None:
     """Print a table of the names."""
     rows = (
         (
@@ -62,9 +62,9 @@ def draw(output: Output, found: Statistics) -> None:
             name.retries or None,
             *_lengths(name.wait),
             *_lengths(name.run),
-            f"{found.per_minute(name):,.2f}",
+            f"{result.per_minute(name):,.2f}",
         )
-        for name in found.names
+        for name in result.names
     )
     output.table(_COLUMNS, rows, spare=_SPARE)
 
@@ -73,7 +73,7 @@ def _lengths(percentiles: Percentiles) -> list[dt.timedelta | None]:
     return [None if seconds is None else dt.timedelta(seconds=seconds) for seconds in percentiles]
 
 
-def _value(found: Statistics, name: Name) -> dict[str, object]:
+def _value(result: Statistics, name: Name) -> dict[str, object]:
     return {
         "name": name.name,
         "tasks": name.tasks,
@@ -82,8 +82,8 @@ def _value(found: Statistics, name: Name) -> dict[str, object]:
         "retries": name.retries,
         "wait": name.wait._asdict(),
         "run": name.run._asdict(),
-        "per_minute": found.per_minute(name),
-        "since": found.since,
-        "until": found.until,
-        "looked_back_to": found.looked_back_to,
+        "per_minute": result.per_minute(name),
+        "since": result.since,
+        "until": result.until,
+        "looked_back_to": result.looked_back_to,
     }

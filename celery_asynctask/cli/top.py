@@ -90,16 +90,16 @@ def look(reader: Reader, at: dt.datetime, rows: int) -> Now:
 
 def draw(output: Output, now: Now, database: str, above: Sequence[tuple[str, str]] = ()) -> None:
     """Print what happens now in a database, below some names and texts. On a terminal, no line is wider than it."""
-    found = now.overview
+    view = now.overview
     output.fields(
         [
             *above,
             ("database", database),
-            ("at", found.at),
-            ("last hour" if found.is_whole else f"since {output.moment(found.since)}", _counted(found)),
+            ("at", view.at),
+            ("last hour" if view.is_whole else f"since {output.moment(view.since)}", _counted(view)),
             ("lost", _lost(now.lost)),
-            ("running", _running(found)),
-            *_recording(found),
+            ("running", _running(view)),
+            *_recording(view),
         ],
         wrap=True,
     )
@@ -109,17 +109,17 @@ def draw(output: Output, now: Now, database: str, above: Sequence[tuple[str, str
         ("for>", "name", "started", "retries>", "id"),
         [
             (
-                task.started_at and found.at - task.started_at,
+                task.started_at and view.at - task.started_at,
                 task.name,
                 task.started_at,
                 task.retries or None,
                 Id(task.celery_task_id),
             )
-            for task in found.slowest
+            for task in view.slowest
         ],
         spare=("retries", "started"),
     )
-    for title, tasks in (("Newest failures", found.failures), ("Lost in the last 24 hours", now.lost_lately)):
+    for title, tasks in (("Newest failures", view.failures), ("Lost in the last 24 hours", now.lost_lately)):
         _list(
             output,
             title,
@@ -145,29 +145,29 @@ def _error(task: AsyncTask) -> str:
     return line if len(line) <= 60 else f"{line[:59]}…"
 
 
-def _counted(found: Overview) -> str:
-    counts = (f"{SIGNS[status]}{FIXED}{status.value}{FIXED}{count:,}" for status, count in found.counts.items())
+def _counted(view: Overview) -> str:
+    counts = (f"{SIGNS[status]}{FIXED}{status.value}{FIXED}{count:,}" for status, count in view.counts.items())
     return "  ".join(counts) or "none"
 
 
-def _lost(found: LostCounts) -> str:
-    more = " or more" if found.bounded else ""
-    return f"{found.recent:,} in the last 24 hours, {found.total:,}{more} in total"
+def _lost(view: LostCounts) -> str:
+    more = " or more" if view.bounded else ""
+    return f"{view.recent:,} in the last 24 hours, {view.total:,}{more} in total"
 
 
-def _running(found: Overview) -> str:
-    count = sum(found.running.values())
+def _running(view: Overview) -> str:
+    count = sum(view.running.values())
     if not count:
         return "none"
-    names = [f"{name}{FIXED}{tasks:,}" for name, tasks in list(found.running.items())[:NAMES_SHOWN]]
-    if (others := len(found.running) - NAMES_SHOWN) > 0:
+    names = [f"{name}{FIXED}{tasks:,}" for name, tasks in list(view.running.items())[:NAMES_SHOWN]]
+    if (others := len(view.running) - NAMES_SHOWN) > 0:
         names.append(f"and {others} more names")
     return f"{count:,}{' or more' if count == MAX_RUNNING else ''}: {', '.join(names)}"
 
 
-def _recording(found: Overview) -> list[tuple[str, str]]:
-    health = found.recording
-    seen = "never" if health.seen is None else f"{span(max(0.0, (found.at - health.seen).total_seconds()))} ago"
+def _recording(view: Overview) -> list[tuple[str, str]]:
+    health = view.recording
+    seen = "never" if health.seen is None else f"{span(max(0.0, (view.at - health.seen).total_seconds()))} ago"
     dropped = sum(health.dropped.values())
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(health.dropped.items()))
     processes = f"{health.alive:,} alive, {health.silent:,} silent, {health.gone:,} gone"
@@ -179,7 +179,7 @@ def _recording(found: Overview) -> list[tuple[str, str]]:
 
 
 def _value(now: Now) -> dict[str, Any]:
-    found = now.overview
+    view = now.overview
 
     def brief(tasks: Sequence[AsyncTask]) -> list[dict[str, Any]]:
         columns = ("celery_task_id", "name", "status", "created_at", "started_at", "completed_at", "retries")
@@ -189,16 +189,16 @@ def _value(now: Now) -> dict[str, Any]:
         ]
 
     return {
-        "at": found.at,
-        "counts": {status.value: count for status, count in found.counts.items()},
-        "since": found.since,
-        "running": found.running,
-        "slowest": brief(found.slowest),
-        "failures": brief(found.failures),
-        "lost": brief(found.lost),
+        "at": view.at,
+        "counts": {status.value: count for status, count in view.counts.items()},
+        "since": view.since,
+        "running": view.running,
+        "slowest": brief(view.slowest),
+        "failures": brief(view.failures),
+        "lost": brief(view.lost),
         "lost_last_day": now.lost.recent,
         "lost_total": now.lost.total,
-        "recording": found.recording._asdict(),
+        "recording": view.recording._asdict(),
     }
 
 

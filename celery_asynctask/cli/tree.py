@@ -23,7 +23,7 @@ from celery_asynctask.queries.workflow.tree import Member, Placed, failed_branch
 SHORTEST_ID: Final = 8
 """Characters of an id that are always shown."""
 CRITICAL: Final = "◆"
-ASKED: Final = "◀"
+REQUESTED: Final = "◀"
 
 
 @command("tree 5f0c2a", "tree 5f0c2a --failed", "tree 5f0c2a --waterfall", short="Show a workflow as a tree.")
@@ -40,27 +40,27 @@ def tree(context: CommandContext, task_id: str, waterfall: bool, failed: bool) -
     output, reader = context.output, context.reader
     with reader.session() as session:
         task = find(reader, session, task_id)
-        found = workflow(reader, session, task)
-        everything = lineage(found.members)
+        result = workflow(reader, session, task)
+        everything = lineage(result.members)
         shown = failed_branches(everything) if failed else everything
-        attempts = runs(session, [one.member.celery_task_id for one in shown]) if waterfall else {}
-    asked = task.celery_task_id
+        attempts = runs(session, [entry.member.celery_task_id for entry in shown]) if waterfall else {}
+    requested = task.celery_task_id
     if output.as_json:
-        for one in shown:
-            own = attempts.get(one.member.celery_task_id, ())
-            output.json(_fields(one, asked) | ({"attempts": [run._asdict() for run in own]} if waterfall else {}))
+        for entry in shown:
+            own = attempts.get(entry.member.celery_task_id, ())
+            output.json(_fields(entry, requested) | ({"attempts": [run._asdict() for run in own]} if waterfall else {}))
     else:
         output.line(_summary(output, everything))
-        ids = shortened(one.member.celery_task_id for one in everything)
+        ids = shortened(entry.member.celery_task_id for entry in everything)
         if waterfall:
-            _draw(output, shown, attempts, asked)
+            _draw(output, shown, attempts, requested)
         else:
-            for node in _nodes(output, shown, ids, asked):
+            for node in _nodes(output, shown, ids, requested):
                 output.tree(node)
-        output.line(f"\n{CRITICAL} critical path  {ASKED} requested task")
+        output.line(f"\n{CRITICAL} critical path  {REQUESTED} requested task")
     if failed and not shown:
         output.hint("Nothing in this workflow has failed.")
-    if found.bounded:
+    if result.bounded:
         output.hint(f"The workflow has more than {MAX_MEMBERS:,} tasks; these were created first.")
     if sum(map(len, attempts.values())) >= MAX_RUNS:
         output.hint(f"The workflow has more than {MAX_RUNS:,} attempts; those of some tasks are not shown.")
@@ -70,14 +70,14 @@ def shortened(ids: Iterable[str]) -> dict[str, str]:
     """The beginnings of ids, long enough to tell each from all others."""
     ordered = sorted(set(ids))
     length = SHORTEST_ID
-    for one, other in pairwise(ordered):
-        common = next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), len(one))
+    for first, second in pairwise(ordered):
+        common = next((at for at, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), len(first))
         length = max(length, common + 1)
-    return {one: one[:length] for one in ordered}
+    return {task_id: task_id[:length] for task_id in ordered}
 
 
 def _summary(output: Output, placed: Sequence[Placed]) -> str:
-    members = [one.member for one in placed]
+    members = [entry.member for entry in placed]
     counts = Counter(member.status for member in members)
     statuses = ", ".join(f"{SIGNS[status]} {counts[status]:,} {status}" for status in AsyncTaskStatus if counts[status])
     begun = min(member.created_at for member in members)
@@ -88,19 +88,19 @@ def _summary(output: Output, placed: Sequence[Placed]) -> str:
     return f"{len(members):,} {plural(len(members), 'task')}: {statuses}\n{when}\n"
 
 
-def _nodes(output: Output, placed: Sequence[Placed], ids: Mapping[str, str], asked: str) -> list[Node]:
-    """The trees of what `lineage` found; made from the last to the first, so that children come before their parent."""
+def _nodes(output: Output, placed: Sequence[Placed], ids: Mapping[str, str], requested: str) -> list[Node]:
+    """The trees of a workflow; made from the last entry to the first, so that children come before their parent."""
     below: dict[str | None, list[Node]] = {}
-    for one in reversed(placed):
-        task_id = one.member.celery_task_id
-        cells = _cells(output.now, one, ids[task_id], asked)
-        below.setdefault(one.above, []).append(Node(cells, below.pop(task_id, [])[::-1]))
+    for entry in reversed(placed):
+        task_id = entry.member.celery_task_id
+        cells = _cells(output.now, entry, ids[task_id], requested)
+        below.setdefault(entry.above, []).append(Node(cells, below.pop(task_id, [])[::-1]))
     return below.get(None, [])[::-1]
 
 
-def _cells(now: dt.datetime, one: Placed, short: str, asked: str) -> list[Any]:
-    member = one.member
-    signs = (CRITICAL if one.critical else "") + (ASKED if member.celery_task_id == asked else "")
+def _cells(now: dt.datetime, entry: Placed, short: str, requested: str) -> list[Any]:
+    member = entry.member
+    signs = (CRITICAL if entry.critical else "") + (REQUESTED if member.celery_task_id == requested else "")
     return [
         member.status,
         in_a_line(member.name),
@@ -133,12 +133,12 @@ def in_a_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _draw(output: Output, placed: Sequence[Placed], attempts: Mapping[str, Sequence[Run]], asked: str) -> None:
+def _draw(output: Output, placed: Sequence[Placed], attempts: Mapping[str, Sequence[Run]], requested: str) -> None:
     rows = []
-    for one in placed:
-        member = one.member
-        sign = (CRITICAL if one.critical else " ") + (ASKED if member.celery_task_id == asked else " ")
-        label = f"{sign} {SIGNS[member.status]} {'  ' * min(one.depth, 6)}{output.show(in_a_line(member.name))}"
+    for entry in placed:
+        member = entry.member
+        sign = (CRITICAL if entry.critical else " ") + (REQUESTED if member.celery_task_id == requested else " ")
+        label = f"{sign} {SIGNS[member.status]} {'  ' * min(entry.depth, 6)}{output.show(in_a_line(member.name))}"
         took = output.show(duration(member, output.now)) or (
             output.show(state(member)) if member.started_at is None else ""
         )
@@ -147,13 +147,13 @@ def _draw(output: Output, placed: Sequence[Placed], attempts: Mapping[str, Seque
         output.line(line)
 
 
-def _fields(one: Placed, asked: str) -> dict[str, Any]:
-    member = one.member
+def _fields(entry: Placed, requested: str) -> dict[str, Any]:
+    member = entry.member
     return {
-        "depth": one.depth,
-        "parent": one.above,
-        "critical": one.critical,
-        "asked": member.celery_task_id == asked,
+        "depth": entry.depth,
+        "parent": entry.above,
+        "critical": entry.critical,
+        "asked": member.celery_task_id == requested,
         "never_sent": member.unsent,
         **{name: value for name, value in member._asdict().items() if name not in ("order_key", "id")},
     }

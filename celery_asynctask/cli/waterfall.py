@@ -1,4 +1,4 @@
-"""A workflow drawn in time: a bar for each task, every run in it, and what it waited for. Pure."""
+"""A workflow drawn over time: a bar per task with every attempt, and what it waited for. Pure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SIGNS: Final = {
     Time.FAILED: "▓",
     Time.END: "!",
 }
-"""How each is drawn; of two that fall into one column, the later of these."""
+"""The sign of each part; where two fall into one column, the later of these is drawn."""
 LEGEND: Final = "  ".join(f"{SIGNS[time]} {meaning}" for time, meaning in MEANINGS.items())
 _STRENGTH: Final = {sign: number for number, sign in enumerate((" ", *SIGNS.values()))}
 _MOST_LABEL: Final = 40
@@ -31,38 +31,38 @@ _TICK: Final = 16
 
 
 class Row(NamedTuple):
-    """What one line is about."""
+    """What a line shows."""
 
     label: str
     member: Member
     runs: Sequence[Run]
     took: str
-    """What stands behind the bar."""
+    """Text behind the bar."""
 
 
 def draw(rows: Sequence[Row], width: int, now: dt.datetime, show: Callable[[Any], str]) -> Iterator[str]:
-    """The lines: the axis, a bar for each row, the legend; none is longer than ``width``."""
+    """The lines: the axis, a bar per row, the legend; none is wider than ``width``."""
     if not rows:
         return
     drawn = [(row, list(parts(row.member, row.runs, now))) for row in rows]
     took = max(len(row.took) for row in rows)
     label = min(max(len(row.label) for row in rows), _MOST_LABEL, max(width - took - _LEAST_BAR - 4, 8))
     columns = max(width - label - took - 4, 1)
-    seen = scale((row.member for row in rows), (found for _, found in drawn), now)
+    seen = scale((row.member for row in rows), (spans for _, spans in drawn), now)
     yield f"{'':{label}}  {_axis(seen, columns, show)}".rstrip()
-    for row, found in drawn:
+    for row, spans in drawn:
         name = row.label if len(row.label) <= label else f"{row.label[: label - 1]}…"
-        yield f"{name:{label}}  {bar(found, seen, columns)}  {row.took:>{took}}".rstrip()
+        yield f"{name:{label}}  {bar(spans, seen, columns)}  {row.took:>{took}}".rstrip()
     yield ""
     legend = "  ".join(one.replace(" ", FIXED) for one in LEGEND.split("  "))
     for line in wrap(legend, width, break_long_words=False, break_on_hyphens=False):
         yield line.replace(FIXED, " ")
 
 
-def bar(found: Sequence[Part], seen: Scale, columns: int) -> str:
-    """Parts as so many characters; every part has at least one."""
+def bar(spans: Sequence[Part], seen: Scale, columns: int) -> str:
+    """Parts drawn in so many ``columns``, each in at least one."""
     cells = [" "] * columns
-    for part in found:
+    for part in spans:
         first, last = (min(max(int(seen.share(at) * columns), 0), columns - 1) for at in (part.start, part.end))
         if part.end > part.start and last > first and seen.start + seen.length * (last / columns) >= part.end:
             last -= 1  # it ends where that column begins

@@ -21,10 +21,10 @@ def why(context: CommandContext, task_id: str) -> None:
     output, reader = context.output, context.reader
     with reader.session() as session:
         task = find(reader, session, task_id)
-        found = evidence(reader, session, task)
-    sentences = explain(found, Words(output.now, output.show, output.show))
+        collected = evidence(reader, session, task)
+    sentences = explain(collected, Words(output.now, output.show, output.show))
     if output.as_json:
-        cause = found.cause
+        cause = collected.cause
         while cause is not None and cause.cause is not None:
             cause = cause.cause
         output.json(

@@ -1,1 +1,1 @@
-"""How things are shown, for the command line, the API and the console alike."""
+"""Texts and signs that the command line, the API and the console share."""

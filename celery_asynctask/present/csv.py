@@ -1,5 +1,4 @@
-"""Tables as CSV, which people open with a spreadsheet: it takes what looks like a formula for one, and what runs it in
-may read files and send them away."""
+"""Tables as CSV. Spreadsheets that open them run texts that look like formulas, which may read files and send them."""
 
 from __future__ import annotations
 
@@ -16,8 +15,8 @@ _NUMBER: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?", re.ASCII)
 
 
 def write(file: IO[str], names: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a header and rows; nothing for None, times as bundles have them. A text that a spreadsheet would take for a
-    formula is quoted by an apostrophe."""
+    """Write a header and rows. None is empty, a time is in RFC 3339. An apostrophe precedes a text that a spreadsheet
+    would take for a formula."""
     writer = csv.writer(file)
     writer.writerow(names)
     writer.writerows(map(_cell, row) for row in rows)

@@ -1,4 +1,4 @@
-"""A sign for each status; the word always stands beside it."""
+"""A sign for each status; its word always stands beside it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The local zone as one that knows its clock's changes: 2026-01-31 began at another offset than today may have."""
+"""The local zone with its changes of the clock: 2026-01-31 may have begun at another offset than today."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Final
 
 
 class _Local(dt.tzinfo):
-    """Asks the operating system about each time. Raises `OverflowError` or `ValueError` for times it does not know."""
+    """Asks the operating system about each time. Raises `OverflowError` or `ValueError` for times that it does not
+    know."""
 
     def utcoffset(self, at: dt.datetime | None) -> dt.timedelta | None:
         return None if at is None else at.replace(tzinfo=None).astimezone().utcoffset()
@@ -20,8 +21,8 @@ class _Local(dt.tzinfo):
 
     def fromutc(self, at: dt.datetime) -> dt.datetime:
         local = at.replace(tzinfo=dt.timezone.utc).astimezone()
-        found = local.replace(tzinfo=self)
-        return found if found.utcoffset() == local.utcoffset() else found.replace(fold=1)
+        first = local.replace(tzinfo=self)
+        return first if first.utcoffset() == local.utcoffset() else first.replace(fold=1)
 
 
 LOCAL: Final = _Local()
