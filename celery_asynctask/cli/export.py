@@ -141,7 +141,7 @@ def _opened(target: str) -> Iterator[IO[bytes]]:
     try:
         number, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     except OSError as exc:
-        raise AsyncTaskError(f"{target} cannot be written: {exc.strerror}.") from exc
+        raise AsyncTaskError(f"{target} cannot be written: {exc.strerror}. Choose another file with -o.") from exc
     try:
         with os.fdopen(number, "wb") as file:
             yield file
@@ -152,5 +152,7 @@ def _opened(target: str) -> Iterator[IO[bytes]]:
         with suppress(OSError):
             Path(name).unlink()
         if isinstance(exc, OSError) and not isinstance(exc, BrokenPipeError):
-            raise AsyncTaskError(f"{target} cannot be written: {exc.strerror or exc}.") from exc
+            raise AsyncTaskError(
+                f"{target} cannot be written: {exc.strerror or exc}. Choose another file with -o."
+            ) from exc
         raise

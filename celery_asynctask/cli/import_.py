@@ -65,5 +65,7 @@ def _opened(name: str) -> Iterator[IO[bytes]]:
             else:
                 file = stack.enter_context(Path(name).open("rb"))
         except OSError as exc:
-            raise AsyncTaskError(f"{name} cannot be read: {exc.strerror or exc}.") from exc
+            raise AsyncTaskError(
+                f"{name} cannot be read: {exc.strerror or exc}. Give the path of a bundle, or - for standard input."
+            ) from exc
         yield file
