@@ -1,18 +1,18 @@
-"""The names of Celery, kombu and billiard that we rely on though they are private, or are used as no documentation
-promises. No other module touches one; `tests/unit/capture/test_celery_private.py` holds Celery to what each does.
+"""The names of Celery, kombu and billiard that we rely on although they are private, or that we use in a way that no
+documentation promises. No other module touches one; `tests/unit/capture/test_celery_private.py` tests what each does.
 
-Where a name is gone (a later Celery calls it something else), what it was for is not recorded, and the rest is:
-`missing` finds it, a worker and beat log it once when they start, ``celery asynctask doctor`` names it. The names are
-those of Celery 5.5.0 and 5.7.0, kombu 5.5 and 5.7 and billiard 4.3; each says in which file of Celery it is.
+If a name is gone (a later Celery has renamed it), what it is for is not recorded, but everything else is: `missing`
+finds it, a worker and beat log it once when they start, ``celery asynctask doctor`` reports it. The names are those of
+Celery 5.5.0 and 5.7.0, kombu 5.5 and 5.7 and billiard 4.3; each says in which file of Celery it is.
 
-Some are used where they are, not by way of this module:
+Some are used directly, without this module:
 
 =========================  ====================  ======================================================================
-``Context.__dict__``       app/task.py           what `publish`, `run`, `extract`, `current` keep with a task's request,
-                                                 and read of it, several times for each task
+``Context.__dict__``       app/task.py           `publish`, `run`, `extract` and `current` keep values in it and read
+                                                 fields of the request from it, several times for each task
 ``Request.request_dict``   worker/request.py     what a child is sent; `headers` puts each delivery's token into it
 ``Task.bind``              app/task.py           `task` overrides it: it comes before a task can be sent (``__bound__``)
-``conf.maps``, ``prefix``  utils/collections.py  which settings there are, in `settings`, which is above us
+``conf.maps``, ``prefix``  utils/collections.py  the known settings, in `settings`, which cannot import this module
 ``conf.finalize``          app/utils.py          the same
 ``LOG_LEVEL``              bin/base.py           an option's type, in `cli.recorder`
 =========================  ====================  ======================================================================
@@ -40,11 +40,11 @@ if TYPE_CHECKING:
 __all__ = ["get_current_task"]
 
 try:
-    from celery._state import get_current_task  # itself: it is called for each task
+    from celery._state import get_current_task  # the function itself: it is called for each task
 except ImportError:
 
     def get_current_task() -> Any:
-        """The task that runs in this thread, None outside of one, by Celery's public proxy, which is slower."""
+        """The task that runs in this thread; None: there is none. By Celery's public proxy, which is slower."""
         return celery.current_task or None
 
 
@@ -55,7 +55,7 @@ except ImportError:
 
 
 def calling_task() -> Any:
-    """The task that called the (eager) one which runs in this thread, None where no task did (_state.py)."""
+    """The task that called the eager task that runs in this thread; None: no task did (_state.py)."""
     stack: Any = getattr(_task_stack, "stack", ())
     return stack[-2] if len(stack) > 1 else None
 
@@ -63,19 +63,19 @@ def calling_task() -> Any:
 # -- publishing
 
 SEND_TASK_MESSAGE: Final = "send_task_message"
-"""A cached property of an app's AMQP (app/amqp.py): what stands in the instance's dict under this name is what callers
-get. They call it with a producer, the task's name, a ``task_message`` (headers, properties, body, sent_event) and
-options, among them ``headers``, which are laid over the message's."""
+"""A cached property of an app's AMQP (app/amqp.py): callers get what the instance's dict has under this name. They call
+it with a producer, the task's name, a ``task_message`` (headers, properties, body, sent_event) and options, among them
+``headers``, which override the message's."""
 
 
 def amqp_of(app: Celery) -> Any:
-    """The AMQP that the app has made, None before its first use; asking the app would make it (app/base.py)."""
+    """The app's AMQP, without making it (app/base.py); None: it is not in use yet."""
     return app.__dict__.get("amqp")
 
 
 def amqp_class(app: Celery) -> Any:
-    """What the app makes its AMQP of on first use (app/base.py): a class, a function or the dotted name of one; None
-    where apps have no such thing."""
+    """What the app makes its AMQP with on first use (app/base.py): a class, a function or the dotted name of one; None:
+    apps have no such attribute."""
     return getattr(app, "amqp_cls", None)
 
 
@@ -85,33 +85,33 @@ def sends_messages(amqp: Any) -> bool:
 
 
 def own_send_task_message(amqp: Any) -> Any:
-    """What ``amqp.send_task_message`` is where nothing stands in for it, a subclass's too. Reads the configuration."""
+    """``amqp.send_task_message`` as its class defines it, also a subclass of Celery's. Reads the configuration."""
     made = inspect.getattr_static(type(amqp), SEND_TASK_MESSAGE)
     if isinstance(made, functools.cached_property):
         return made.func(amqp)
     return made.__get__(amqp)
 
 
-# -- runs
+# -- attempts
 
 ON_TASK_INIT: Final = "on_task_init"
-"""A method of an app's loader that a tracer (app/trace.py) looks up when it is built, and calls with (task id, task)
+"""A method of an app's loader. A tracer (app/trace.py) looks it up when it is built, and calls it with (task id, task)
 after all receivers of task_prerun, right before the body, in every pool."""
 
 
 def on_task_init_of(app: Celery) -> Any:
-    """The hook as the app's loader has it now, None where loaders have none."""
+    """The hook of the app's loader as it is now; None: loaders have none."""
     return getattr(app.loader, ON_TASK_INIT, None)
 
 
 def registered_tasks(app: Celery) -> Mapping[str, Any]:
-    """The app's tasks so far by name, the live mapping (app/base.py): ``app.tasks`` without finalizing the app."""
+    """The app's tasks by name, the live mapping (app/base.py): ``app.tasks`` without finalizing the app."""
     tasks: Mapping[str, Any] | None = getattr(app, "_tasks", None)
     return app.tasks if tasks is None else tasks
 
 
 def build_tracers_again(app: Celery) -> None:
-    """Have the tracers of a running worker look for `ON_TASK_INIT` anew (``task.__trace__``, app/task.py)."""
+    """Make the tracers of a running worker look up `ON_TASK_INIT` again (``task.__trace__``, app/task.py)."""
     tasks = registered_tasks(app)
     traced = [name for name, task in list(tasks.items()) if getattr(task, "__trace__", None) is not None]
     if not traced:
@@ -140,7 +140,7 @@ _SUCCESS_WAS_STORED: Final = "_success_was_stored"
 
 
 def context_of(request: Any) -> Any:
-    """The Context that a worker's Request makes of its message, the same one each time (worker/request.py); None where
+    """The Context that a worker's Request makes from its message, the same object each time (worker/request.py); None:
     it makes none, or there is no Request."""
     return getattr(request, "_context", None)
 
@@ -151,103 +151,103 @@ def is_acknowledged(request: Any) -> bool:
 
 
 def still_waits(request: Any) -> bool:
-    """Whether a worker's Request was received and nothing else: not started, acknowledged or revoked."""
-    try:  # every message is asked about
+    """Whether a worker's Request was only received, and not started, acknowledged or revoked."""
+    try:  # called for every message
         return request.time_start is None and not request.acknowledged and not request._already_revoked
     except AttributeError:
         names = ("time_start", "acknowledged", "_already_revoked")
         return not any(getattr(request, name, None) for name in names)
 
 
-def hear_of_stored_results(tell: Callable[[Any, Mapping[str, Any]], object]) -> None:
-    """Have the worker's requests ``tell`` (request, the result backend's entry) of a child that stored its result and
-    was killed before it could say so.
+def hook_stored_results(callback: Callable[[Any, Mapping[str, Any]], object]) -> None:
+    """Call back with (request, the result backend's entry) when a child stored its result and was killed before it
+    could report it.
 
     Celery 5.7 then acknowledges the message as that of a task that succeeded, and sends no signal
-    (celery/worker/request.py on_failure); versions before call the task failed. Asked for lost children only.
+    (celery/worker/request.py on_failure); earlier versions call the task failed. It checks this for lost children only.
     """
     from celery.worker.request import Request
 
-    ask = getattr(Request, _SUCCESS_WAS_STORED, None)
-    if ask is None or hasattr(ask, "__wrapped__"):
+    original = getattr(Request, _SUCCESS_WAS_STORED, None)
+    if original is None or hasattr(original, "__wrapped__"):
         return
 
-    @functools.wraps(ask)
+    @functools.wraps(original)
     def success_was_stored(self: Any) -> Any:
-        stored = ask(self)
+        stored = original(self)
         if stored:
-            tell(self, stored)
+            callback(self, stored)
         return stored
 
     setattr(Request, _SUCCESS_WAS_STORED, success_was_stored)
 
 
-def hear_of_decode_errors(consumer: Any, tell: Callable[[Any, Exception], object]) -> None:
-    """Have a worker's consumer ``tell`` (message, what the decoder raised) of a body that it cannot decode: Celery
-    sends no signal, it logs and acknowledges. It looks the method up for every message (worker/consumer/consumer.py).
+def hook_decode_errors(consumer: Any, callback: Callable[[Any, Exception], object]) -> None:
+    """Call back with (message, the decoder's exception) when a worker's consumer cannot decode a body: Celery sends no
+    signal, it logs and acknowledges. It looks the method up for every message (worker/consumer/consumer.py).
     """
     decode_error = getattr(consumer, "on_decode_error", None)
     if decode_error is None:
         return
 
     def on_decode_error(message: Any, exc: Exception) -> Any:
-        tell(message, exc)
+        callback(message, exc)
         return decode_error(message, exc)
 
     consumer.on_decode_error = on_decode_error
 
 
-def hear_of_entries(service: Any, around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-    """Put ``around`` what the scheduler of a beat service sends an entry with, its first argument (beat.py)."""
+def hook_entries(service: Any, decorator: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    """Decorate the method with which the scheduler of a beat service sends an entry, its first argument (beat.py)."""
     scheduler = getattr(service, "scheduler", None)
     if scheduler is not None and (send := getattr(scheduler, "apply_async", None)) is not None:
-        scheduler.apply_async = around(send)
+        scheduler.apply_async = decorator(send)
 
 
-# -- sending again
+# -- reruns
 
 read_envelopes: Final[Any] = json.loads
-"""Reads JSON as Celery's consumers do (kombu/utils/json.py): ``{"__type__": ..., "__value__": ...}`` becomes a date,
-a UUID, a Decimal or bytes. The function is documented, its envelopes are not."""
+"""Parses JSON as Celery's consumers do (kombu/utils/json.py): ``{"__type__": ..., "__value__": ...}`` becomes a date,
+a UUID, a Decimal or bytes. The function is documented, but not its envelopes."""
 
 
 def options_of_task(task: Any) -> dict[str, Any]:
-    """The options of publishing that a task has as attributes, like its queue (app/task.py)."""
+    """The options for publishing that a task has as attributes, such as its queue (app/task.py)."""
     options = getattr(task, "_get_exec_options", dict)
     return dict(options())
 
 
 def argument_check(task: Any) -> Callable[..., Any] | None:
-    """Celery's own check of a task's arguments (app/base.py), which raises `TypeError` where they do not fit; None
-    where it makes none."""
+    """Celery's own check of a task's arguments (app/base.py), which raises `TypeError` if they do not fit; None: it
+    makes none."""
     check = getattr(task, "__header__", None) if getattr(task, "typing", False) else None
     return check if callable(check) else None
 
 
 def route(app: Any, options: dict[str, Any], name: str, args: object, kwargs: object, task: Any) -> dict[str, Any]:
     """The options with the queue, or exchange and routing key, that the app would send the task with (app/routes.py).
-    Raises what the user's routers raise, and `AttributeError` where there is no router."""
+    Raises what the user's routers raise, and `AttributeError` if there is no router."""
     routed: dict[str, Any] = app.amqp.router.route(options, name, args, kwargs, task)
     return routed
 
 
-# -- is all there?
+# -- names that are gone
 
 
 class Name(NamedTuple):
-    """A private name; as text, that it is not there."""
+    """A private name. As text, it says that the name is gone, and what that costs."""
 
     name: str
     lost: str
-    """What the record lacks without it."""
+    """What is not recorded without it."""
     owner: str | Callable[[Any], object]
-    """Which has it: ``module:Class``, or a module; or what says with the app whether it is there."""
+    """What has it: ``module:Class`` or a module, or a function that checks it on the app."""
     since: tuple[int, int] = (5, 5)
-    """The first Celery that has it."""
+    """The first version of Celery that has it."""
 
     @property
     def library(self) -> str:
-        """``Celery 5.8.0``."""
+        """The library with its version: ``Celery 5.8.0``."""
         is_billiard = self.name.startswith("billiard")
         return f"billiard {billiard.__version__}" if is_billiard else f"Celery {celery.__version__}"
 
@@ -255,7 +255,7 @@ class Name(NamedTuple):
         return f"{self.library} has no {self.name}: {self.lost}"
 
     def is_there(self, app: Any) -> bool:
-        """Whether the installed Celery has it; what is beat's, only where ``celery.beat`` is loaded."""
+        """Whether the installed Celery has it. Beat's names count as there unless ``celery.beat`` is loaded."""
         try:
             if not isinstance(self.owner, str):
                 return bool(self.owner(app))
@@ -264,7 +264,7 @@ class Name(NamedTuple):
                 return True
             owner = getattr(import_module(module), kind) if kind else import_module(module)
             inspect.getattr_static(owner, self.name.rpartition(".")[2])
-        except Exception:  # noqa: BLE001 - it, or the module or class around it, is not there
+        except Exception:  # noqa: BLE001 - the name, or the module or class that has it, is gone
             return False
         return True
 
@@ -294,9 +294,9 @@ _NAMES: Final = (
     Name("app.configured", "install() does not refuse wrong settings, only a worker does when it starts",
          lambda app: hasattr(app, "configured")),
     Name("Request.request_dict",
-         "no task is recorded as RECEIVED, and what a worker says of a killed child counts as another attempt",
+         "no task is recorded as RECEIVED, and what a worker reports of a killed child counts as another attempt",
          _REQUEST),
-    Name("Request._context", "what a worker says of a killed child is not recorded", _REQUEST),
+    Name("Request._context", "what a worker reports of a killed child is not recorded", _REQUEST),
     Name("Request.time_start", "tasks that run count as waiting in their worker", _REQUEST),
     Name("Request.acknowledged", "a task that a shutdown cancels is recorded as RETRY, also where it is lost",
          _REQUEST),
@@ -313,30 +313,31 @@ _NAMES: Final = (
     Name("Task._get_exec_options", "`rerun` does not see the queue that a task has as its attribute",
          "celery.app.task:Task"),
     Name("Task.__header__", "`rerun` does not check arguments", _tasks_have_headers),
-    Name("amqp.router", "no task can be sent again", "celery.app.amqp:AMQP"),
-    Name("Router.route", "no task can be sent again", "celery.app.routes:Router"),
+    Name("amqp.router", "no task can be rerun", "celery.app.amqp:AMQP"),
+    Name("Router.route", "no task can be rerun", "celery.app.routes:Router"),
     Name("conf.maps", _UNREADABLE, "celery.utils.collections:ConfigurationView"),
     Name("conf.prefix", _UNREADABLE, lambda app: "prefix" in app.conf.finalize().__dict__),
     Name("conf.finalize", _UNREADABLE, "celery.app.utils:Settings"),
 )
 # fmt: on
-"""Without those that something public stands in for: `get_current_task`, `registered_tasks`."""
+"""Without the names for which there is a public substitute: `get_current_task`, `registered_tasks`."""
 
 
 def missing(app: Any) -> list[Name]:
-    """The names that the installed Celery does not have, by looking at it and the app. Raises nothing."""
-    return [one for one in _NAMES if celery.VERSION[:2] >= one.since and not one.is_there(app)]
+    """The names that the installed Celery, or the app, does not have. Raises nothing."""
+    return [name for name in _NAMES if celery.VERSION[:2] >= name.since and not name.is_there(app)]
 
 
-_told: set[str] = set()
+_logged: set[str] = set()
 
 
-def tell_missing(app: Any) -> None:
-    """Log, once in a process, what is not there."""
-    found = [one for one in missing(app) if one.name not in _told]
-    if found:
-        _told.update(one.name for one in found)
+def log_missing(app: Any) -> None:
+    """Log the names that are gone, each once in a process."""
+    gone = [name for name in missing(app) if name.name not in _logged]
+    if gone:
+        _logged.update(name.name for name in gone)
         logger.warning(
-            "celery-asynctask: %s. All else is recorded. Install a release of celery-asynctask that knows this one.",
-            "; ".join(map(str, found)),
+            "celery-asynctask: %s. Everything else is recorded. Install a release of celery-asynctask that supports "
+            "this version.",
+            "; ".join(map(str, gone)),
         )

@@ -1,8 +1,8 @@
-"""For whom and by whom: ``customer``, ``created_by``, ``created_by_name`` and ``content``, and how they travel.
+"""The context of a task: ``customer``, ``created_by``, ``created_by_name`` and ``content``, and how they travel.
 
-What is set around a publish goes into the message's header, and from there to everything that its execution starts.
-Field by field, the nearest wins: a `context` block in this thread, what the running task came with, what the
-function named in ``asynctask_context`` says.
+What is set around a publish goes into the message's header, and from there into every message that the task sends. For
+each field, the nearest counts: a `context` block in this thread, then the header of the running task, then the
+function named in ``asynctask_context``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from celery_asynctask.errors import ContextError
 
 FIELDS: Final = ("customer", "created_by", "created_by_name", "content")
 MAX_CONTENT: Final = 16_384
-"""Bytes of content, as JSON: brokers bound the headers of a message."""
+"""Most bytes of content, as JSON: brokers limit the headers of a message."""
 
 _given: ContextVar[Mapping[str, Any]] = ContextVar("celery_asynctask_context", default={})  # noqa: B039 - never changed
 _alone: ContextVar[bool] = ContextVar("celery_asynctask_context_alone", default=False)
@@ -36,10 +36,12 @@ def context(
     created_by_name: str | None = None,
     content: Mapping[str, Any] | None = None,
 ) -> Iterator[None]:
-    """Say for whom the tasks are that are sent (or run eagerly) inside the block.
+    """Set the context of all tasks that are sent (or run eagerly) inside the block.
 
-    A field that is not given, or None, is left as it is around the block. Raises `ContextError` for a value of the
-    wrong type, before anything is sent.
+    ``customer`` and ``created_by`` are ids, whole numbers of at most 64 bits; ``created_by_name`` has at most 255
+    characters; ``content`` is a mapping with string keys, at most 16,384 bytes as JSON. A field that is not given, or
+    None, keeps its value from around the block. Raises `ContextError` for a value that is not allowed, before anything
+    is sent.
     """
     fields = check(
         {"customer": customer, "created_by": created_by, "created_by_name": created_by_name, "content": content}
@@ -53,8 +55,9 @@ def context(
 
 @contextmanager
 def exactly(fields: Mapping[str, Any]) -> Iterator[None]:
-    """Say for whom the tasks are that are sent inside the block, whatever is said around it: a field that is not
-    given, or None, is empty, and neither the running task nor ``asynctask_context`` fills it. Raises `ContextError`.
+    """Set the context of all tasks that are sent inside the block, regardless of the context around it: a field that is
+    not given, or None, is empty, and neither the running task nor ``asynctask_context`` fills it. Raises
+    `ContextError`.
     """
     token, token_alone = _given.set(check(fields)), _alone.set(True)
     try:
@@ -65,17 +68,18 @@ def exactly(fields: Mapping[str, Any]) -> Iterator[None]:
 
 
 def given() -> Mapping[str, Any]:
-    """The fields of the `context` blocks around this call, from the innermost `exactly` on."""
+    """The fields of the `context` blocks around this call, up to the innermost `exactly`."""
     return _given.get()
 
 
 def stands_alone() -> bool:
-    """Whether `given` is all that counts: this call is inside an `exactly` block."""
+    """Whether this call is inside an `exactly` block, so that only `given` counts."""
     return _alone.get()
 
 
 def check(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that are not None, checked. Raises `ContextError`, which names the field and what is allowed."""
+    """Check the fields, and return those that are not None. Raises `ContextError`, which names the field and what is
+    allowed."""
     checked: dict[str, Any] = {}
     for name, value in fields.items():
         rule = _RULES.get(name)
@@ -95,38 +99,40 @@ def check(fields: Mapping[str, Any]) -> dict[str, Any]:
     return checked
 
 
-def right_of(fields: Any, tell: Callable[[Exception], None]) -> dict[str, Any]:
-    """`check`, of what somebody answers whom we ask: without what is wrong, of which it calls ``tell``."""
-    found: dict[str, Any] = {}
+def valid_of(fields: Any, on_error: Callable[[Exception], None]) -> dict[str, Any]:
+    """The fields that pass `check`, of any value; calls ``on_error`` with a `ContextError` for each of the others."""
+    valid: dict[str, Any] = {}
     if not isinstance(fields, Mapping):
-        tell(ContextError(f"The context of a task is {_shown(fields)}; it must be a mapping of fields, or None."))
-        return found
+        on_error(ContextError(f"The context of a task is {_shown(fields)}; it must be a mapping of fields, or None."))
+        return valid
     for name, value in fields.items():
         try:
-            found.update(check({name: value}))
+            valid.update(check({name: value}))
         except ContextError as exc:
-            tell(exc)
-    return found
+            on_error(exc)
+    return valid
 
 
 def _check_size(size: int, limit: int) -> None:
     if size > limit:
         raise ContextError(
             f"Field 'content' is {size} bytes of JSON; it travels in the headers of messages and must be at most "
-            f"{limit}. Give what is longer to the task as an argument."
+            f"{limit}. Pass longer values to the task as arguments."
         )
 
 
 def check_content(content: object) -> None:
-    """Raises `ContextError` for what is no content, however long it may be: not all of it travels with messages."""
+    """Raise `ContextError` unless the value is a mapping with string keys. Its size is not checked: content that a task
+    updates does not travel with messages."""
     allowed, is_allowed = _RULES["content"]
     if not is_allowed(content):
         raise ContextError(f"Field 'content' is {_shown(content)}; it must be {allowed.removesuffix(', or None')}.")
 
 
 def to_header(fields: Mapping[str, Any], encoder: payload.Encoder) -> dict[str, Any]:
-    """Fields as every broker can carry them: the content as JSON text, bounded and redacted, for AMQP's tables know
-    less than JSON does. What was taken out of it, and what came to it since `check`, may have made it longer."""
+    """Fields in a form that every broker can carry: the content as JSON text, because AMQP's tables have fewer types
+    than JSON. It is redacted, and fitted to `MAX_CONTENT` again: the marks, and additions since `check`, may have made
+    it longer."""
     header = dict(fields)
     if isinstance(content := header.get("content"), Mapping):
         header["content"] = json.dumps(fit(encoder.value(content, "content"), MAX_CONTENT))
@@ -134,23 +140,23 @@ def to_header(fields: Mapping[str, Any], encoder: payload.Encoder) -> dict[str, 
 
 
 def carries(header: Mapping[str, Any]) -> bool:
-    """Whether a message's header has any of the fields, sound or not."""
+    """Whether a message's header has any of the fields, valid or not."""
     return not header.keys().isdisjoint(FIELDS)
 
 
 def _ignore(_: Exception) -> None:
-    """What is wrong in a message that has come was told where it was sent, if that was ours to tell."""
+    """Wrong fields of a message that was received are not logged: a recorded sender has logged them."""
 
 
-def sound(header: Any, tell: Callable[[Exception], None] = _ignore) -> dict[str, Any]:
-    """The fields in a message's header, which may come from anywhere: those that pass `check`; never raises, but calls
-    ``tell`` with what is wrong. Content that `to_header` made stays the text it is; see `content_of`."""
+def sound(header: Any, on_error: Callable[[Exception], None] = _ignore) -> dict[str, Any]:
+    """The fields in a message's header that pass `check`. The header may come from anywhere, so this never raises, but
+    calls ``on_error`` for each wrong field. Content that `to_header` made stays a text; see `content_of`."""
     header = mapping_of(given := header)
     if header is None:
-        tell(ContextError(f"The header 'asynctask' is {_shown(given)}; it must be a mapping."))
+        on_error(ContextError(f"The header 'asynctask' is {_shown(given)}; it must be a mapping."))
     if not header or not carries(header):
         return {}
-    found: dict[str, Any] = {}
+    valid: dict[str, Any] = {}
     for name in FIELDS:
         value = header.get(name)
         if value is None:
@@ -159,16 +165,16 @@ def sound(header: Any, tell: Callable[[Exception], None] = _ignore) -> dict[str,
             if name == "content" and isinstance(value, str):
                 check_content(content := json.loads(value))
                 _check_size(len(json.dumps(content)), MAX_CONTENT + payload.OVERRUN)
-                found[name] = value
+                valid[name] = value
             else:
-                found.update(check({name: value}))
+                valid.update(check({name: value}))
         except (ContextError, ValueError, RecursionError) as exc:
-            tell(exc)
-    return found
+            on_error(exc)
+    return valid
 
 
 def content_of(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The content among `sound` fields as a mapping, empty where there is none."""
+    """The content among `sound` fields, as a mapping; empty if there is none."""
     content = fields.get("content", {})
     mapping: dict[str, Any] = json.loads(content) if isinstance(content, str) else dict(content)
     return mapping
@@ -189,7 +195,7 @@ def _shown(value: object) -> str:
     return f"of type {type(value).__name__}"
 
 
-_READABLE: Final = "Python's own; of any other, give dict(...) of it"
+_READABLE: Final = "of Python's own types; convert others with dict(...)"
 _RULES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "customer": ("a whole number of at most 64 bits, or None", _is_id),
     "created_by": ("a whole number of at most 64 bits, or None", _is_id),

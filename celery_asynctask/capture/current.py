@@ -1,4 +1,4 @@
-"""What a running task reads and says about itself: its context, and its ``content`` while it runs."""
+"""The running task's own view of itself: it reads its context, and updates its ``content`` while it runs."""
 
 from __future__ import annotations
 
@@ -17,34 +17,33 @@ from celery_asynctask.core.time import now
 from celery_asynctask.errors import guard, logger
 
 THROTTLE_SECONDS: Final = 0.1
-"""Content is written at most once in this time while a task runs; what came in between is in the next write, or in
-the one that ends the run."""
+"""Between two writes of a running task's content, at least; updates in between are in the next write, or in the event
+that ends the attempt."""
 CONTENT: Final = "asynctask_content"
-"""On the request of a run: its `_Told`."""
+"""Attribute of an attempt's request: its `_Content`."""
 _ALWAYS: Final = frozenset({"progress"})
-"""Keys for which there is room however much a task has said."""
+"""Keys that always have room in the content."""
 
 
-class _Told:
-    """What a run made of its content, and whether some of that is not written yet."""
+class _Content:
+    """The content as an attempt has updated it, and how far it is written."""
 
-    __slots__ = ("at", "merged", "times", "written")
+    __slots__ = ("at", "merged", "updates", "written")
 
     def __init__(self, merged: Merged) -> None:
         self.merged = merged
-        self.times = 0
-        """How often something was said; numbers, for threads of the run may say more while it is written."""
+        self.updates = 0
+        """Number of updates: a count and not a flag, because other threads of the attempt may update during a write."""
         self.written = 0
-        """How much of that is written."""
+        """Number of updates that are written."""
         self.at = 0.0
-        """When it was written last, by `time.monotonic`."""
+        """When it was last written, by `time.monotonic`."""
 
 
-class Note:
-    """The running task's context and content. Get it from `current` or, in a bound task, ``self.asynctask``.
+class CurrentTask:
+    """The running task's context and content. Get it from `current` or, in a bound task, from ``self.asynctask``.
 
-    Outside a task every property is None (``content`` empty), and ``update`` and ``progress`` do nothing but log an
-    error that says so.
+    Outside of a task every property is None (``content`` is empty), and ``update`` and ``progress`` only log an error.
     """
 
     def __init__(self, task: Any) -> None:
@@ -53,74 +52,77 @@ class Note:
 
     @property
     def customer(self) -> int | None:
-        """For which customer; None: not given."""
+        """Id of the customer that the task is for; None: not given."""
         return self._fields().get("customer")
 
     @property
     def created_by(self) -> int | None:
-        """Who asked for it; None: not given."""
+        """Id of the task's creator; None: not given."""
         return self._fields().get("created_by")
 
     @property
     def created_by_name(self) -> str | None:
-        """The name of who asked for it; None: not given."""
+        """Name of the task's creator; None: not given."""
         return self._fields().get("created_by_name")
 
     @property
     def content(self) -> dict[str, Any]:
-        """A copy of the content as it is now, and as it is recorded: of what was cut or redacted, the mark."""
+        """A copy of the content as it is recorded now; values that were cut or redacted are marks."""
         if self._request is None:
             return {}
-        told = self._request.__dict__.get(CONTENT)
-        return copy.deepcopy(told.merged.content if told is not None else context.content_of(self._fields()))
+        state = self._request.__dict__.get(CONTENT)
+        return copy.deepcopy(state.merged.content if state is not None else context.content_of(self._fields()))
 
     def update(self, content: Mapping[str, Any]) -> None:
-        """Lay ``content`` over the task's content, key by key. Raises `errors.ContextError` for what is no mapping
-        with string keys. In all, ``asynctask_max_value_bytes`` are kept: what is told again and the newest progress
-        before what is new."""
+        """Update the task's content with ``content``, a mapping with string keys, key by key.
+
+        In all, ``asynctask_max_value_bytes`` are kept: keys that are updated again, and ``progress``, take precedence
+        over new ones. Raises `celery_asynctask.ContextError` for a value that is no such mapping.
+        """
         context.check_content(content)
         if self._request is None:
             logger.error(
-                "celery-asynctask: content was set outside a task and is not recorded. Call update() and progress() "
-                "from code that a recorded task runs."
+                "celery-asynctask: content was updated outside of a task and is not recorded. Call update() and "
+                "progress() from code that a recorded task runs."
             )
             return
-        self._note(content)
+        self._update(content)
 
     def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
-        """Say how far the task is: ``content["progress"]`` becomes a mapping of ``done``, ``total`` and ``message``."""
+        """Update the task's progress: ``content["progress"]`` becomes a mapping of ``done`` and ``total``, in any unit,
+        and ``message``. None: not known."""
         self.update({"progress": {"done": done, "total": total, "message": message}})
 
     def _fields(self) -> dict[str, Any]:
         return context.sound(header_of(self._request)) if self._request is not None else {}
 
     @guard
-    def _note(self, content: Mapping[str, Any]) -> None:
+    def _update(self, content: Mapping[str, Any]) -> None:
         instrumentation = instrumentation_of_task(self._task)
         if instrumentation is None:
             return
         encoder = instrumentation.encoder
-        told = self._request.__dict__.get(CONTENT)
-        if told is None:
-            begun = Merged(context.content_of(self._fields()), encoder.max_bytes, _ALWAYS)
-            told = self._request.__dict__.setdefault(CONTENT, _Told(begun))
-        told.merged.lay(encoder.value(content, "content"))
-        told.times += 1
-        if time.monotonic() - told.at < THROTTLE_SECONDS:
+        state = self._request.__dict__.get(CONTENT)
+        if state is None:
+            merged = Merged(context.content_of(self._fields()), encoder.max_bytes, _ALWAYS)
+            state = self._request.__dict__.setdefault(CONTENT, _Content(merged))
+        state.merged.lay(encoder.value(content, "content"))
+        state.updates += 1
+        if time.monotonic() - state.at < THROTTLE_SECONDS:
             return
-        times = told.times
+        updates = state.updates
         event = extract.from_request(Kind.NOTED, self._task.name, self._request, now())
-        event["noted"] = told.merged.content
+        event["noted"] = state.merged.content
         instrumentation.record(event)
-        told.at, told.written = time.monotonic(), times
+        state.at, state.written = time.monotonic(), updates
 
 
-def current() -> Note:
-    """The note of the task that runs in this thread."""
-    return Note(get_current_task())
+def current() -> CurrentTask:
+    """The task that runs in this thread: its context, and its content to read and update."""
+    return CurrentTask(get_current_task())
 
 
 def content_of(request: Any) -> Any:
-    """The content of a run that is not written yet, as JSON; None where all is."""
-    told = request.__dict__.get(CONTENT)
-    return told.merged.content if told is not None and told.written != told.times else None
+    """The content of an attempt as JSON, if an update of it is not written yet; else None."""
+    state = request.__dict__.get(CONTENT)
+    return state.merged.content if state is not None and state.written != state.updates else None

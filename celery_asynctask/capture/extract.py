@@ -1,4 +1,4 @@
-"""What Celery's messages, requests and exceptions say, read into events."""
+"""Makes events from Celery's messages, requests and exceptions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ _OVER_ITEMS = frozenset({"celery.map", "celery.starmap"})
 
 
 def from_request(kind: Kind, name: str, request: Any, at: int) -> Event:
-    """An event about the delivery that ``request`` stands for. One that has no token yet gets one."""
+    """An event at ``at``, microseconds since the epoch, about the delivery of ``request``, which gets a token if it has
+    none."""
     header = with_token(request, header_of(request), at)
     event: Event = {
         "id": request.id,
@@ -41,7 +42,7 @@ def from_request(kind: Kind, name: str, request: Any, at: int) -> Event:
 
 
 def delivery(request: Any) -> Event:
-    """What only few messages have to say of their delivery: that it is not the first of the task."""
+    """The keys of an event whose delivery is not the first of its task: retries, nesting, redelivered."""
     event = cast("Event", {})
     if request.retries:
         event["retries"] = request.retries
@@ -52,49 +53,49 @@ def delivery(request: Any) -> Event:
     return event
 
 
-def add_asked(event: Event, instrumentation: Instrumentation, name: str, request: Any) -> None:
-    """Add what was asked for."""
+def add_requested(event: Event, instrumentation: Instrumentation, name: str, request: Any) -> None:
+    """Add what was requested: root, parent, context and arguments."""
     header = header_of(request)
     event["asked"] = True
     event["root"], event["parent"] = lineage(header, request.root_id, request.parent_id)
     add_context(event, instrumentation, header)
-    if request.args is not None or request.kwargs is not None:  # else nobody can read the body
+    if request.args is not None or request.kwargs is not None:  # else the body cannot be read
         _add_payload(event, instrumentation, name, request.args, request.kwargs)
 
 
 def lineage(header: Mapping[str, Any], root: Any, parent: Any) -> tuple[str | None, str | None]:
-    """Root and parent of a message, as far as they lead to rows."""
+    """The ids of root and parent of a message, as far as they lead to rows."""
     return (_text(header["root"]), None) if "root" in header else (_text(root), _text(parent))
 
 
 def start(
     instrumentation: Instrumentation, policy: RecordingPolicy, name: str, request: Any, at: int, ids: tracing.Ids | None
 ) -> bytes:
-    """A started event, encoded, in the process that runs the body: everything that is known by then.
+    """A started event, encoded, in the process that runs the body: with everything that is known by then.
 
-    Written as text and from the request's own dict, for every task pays for it;
-    `tests/unit/capture/test_extract.py` holds it to what an event is.
+    It is written as text, from the request's own dict, because every task pays for it. A test
+    (`tests/unit/capture/test_extract.py`) compares it with an event that is built from its keys.
     """
     known = request.__dict__.get
     header = known(HEADER)
     if type(header) is not dict:
         header = header_of(request)
-    told = header.get
-    run, created, sent = told("run"), told("created"), told("sent")
+    get = header.get
+    run, created, sent = get("run"), get("created"), get("sent")
     if type(run) is not str or is_token(run) is None:
         run = with_token(request, header, at)["run"]
     sound = type(created) is int and type(sent) is int and 0 <= created < TIMES_END and 0 <= sent < TIMES_END
     if sound and "delivered" in header:
-        more = f'"created":{created},"sent":{sent},"delivered":true,'
+        text = f'"created":{created},"sent":{sent},"delivered":true,'
     else:
-        more = _times_text(header)
+        text = _times_text(header)
     if ids is not None:
-        more += f'"trace":"{ids.trace}","span":"{ids.span}",'
+        text += f'"trace":"{ids.trace}","span":"{ids.span}",'
     info = known("delivery_info") or {}
     if known("retries") or known("replaced_task_nesting") or known("eta") or info.get("redelivered"):
-        more += _again_text(request)
+        text += _again_text(request)
     if context.carries(header):
-        more += _context_text(instrumentation, header)
+        text += _context_text(instrumentation, header)
     root, parent = known("root_id"), known("parent_id")
     if "root" in header:
         root, parent = lineage(header, root, parent)
@@ -102,23 +103,22 @@ def start(
     quoted = quote(task_id)
     return (
         f'{{"id":{quoted},"run":"{run}","kind":"started","at":{at},'
-        f'{instrumentation.places[name, known("hostname"), info.get("routing_key")]},{more}"asked":true,'
+        f'{instrumentation.places[name, known("hostname"), info.get("routing_key")]},{text}"asked":true,'
         f'"root":{quoted if root == task_id else _quoted(root)},"parent":{_quoted(parent)}'
         f"{_payload_text(instrumentation, policy, name, known('args'), known('kwargs'))}}}"
     ).encode("ascii")
 
 
 def _times_text(header: Mapping[str, Any]) -> str:
-    """What a message's header says of its times, as far as it does, as keys of an encoded event, with a comma after
-    each."""
-    found = {key: header[key] for key in ("created", "sent") if is_time(header.get(key))}
+    """The valid times in a message's header, as keys of an encoded event, with a comma after each."""
+    times = {key: header[key] for key in ("created", "sent") if is_time(header.get(key))}
     if "delivered" in header:
-        found["delivered"] = True
-    return f"{json_text(found)[1:-1]}," if found else ""
+        times["delivered"] = True
+    return f"{json_text(times)[1:-1]}," if times else ""
 
 
 def _again_text(request: Any) -> str:
-    """`delivery`, and that the run was not to start before. As `_times_text`."""
+    """`delivery` and the ETA, as keys of an encoded event, with a comma after each."""
     event = delivery(request)
     if request.eta and (eta := read_microseconds(request.eta)) is not None:
         event["eta"] = eta
@@ -126,7 +126,7 @@ def _again_text(request: Any) -> str:
 
 
 def add_error(event: Event, instrumentation: Instrumentation, exc: BaseException | None, traceback: Any = None) -> None:
-    """Add class name, text and traceback (text, else ignored) of an exception."""
+    """Add class name, text and traceback of an exception. A traceback that is no text is left out."""
     if exc is not None:
         event["error_type"] = payload.error_type(exc)
         event["error_message"] = payload.error_message(exc, instrumentation.encoder)
@@ -139,29 +139,29 @@ def published(
     policy: RecordingPolicy,
     name: str,
     message: Any,
-    opened: Opened,
+    opened: OpenedMessage,
     header: dict[str, Any],
 ) -> bytes:
-    """The message that was sent (a `celery.app.amqp.task_message`, and `open_message` of it), an event encoded: as
-    text, as in `start`."""
+    """The event that a message was sent, encoded; written as text, as in `start`. ``message`` is a
+    `celery.app.amqp.task_message`, ``opened`` its `open_message`, ``header`` ours."""
     about, args, kwargs, _ = opened
     task_id, root, parent = about["id"], about.get("root_id"), about.get("parent_id")
     quoted = quote(task_id)
-    more = ""
+    text = ""
     if is_again(about):
         if retries := about.get("retries"):
-            more = f'"retries":{json_text(retries)},'
+            text = f'"retries":{json_text(retries)},'
         if nesting := about.get("replaced_task_nesting"):
-            more += f'"nesting":{json_text(nesting)},'
+            text += f'"nesting":{json_text(nesting)},'
     elif (trace_id := tracing.trace_of(message.headers)) is not None:
-        more = f'"trace":"{trace_id}",'
+        text = f'"trace":"{trace_id}",'
     if "root" in header:
         root, parent = lineage(header, root, parent)
     if context.carries(header):
-        more += _context_text(instrumentation, header)
+        text += _context_text(instrumentation, header)
     return (
         f'{{"id":{quoted},"kind":"published","at":{header["sent"]},{instrumentation.names[name]},'
-        f'"created":{header["created"]},{more}"asked":true,'
+        f'"created":{header["created"]},{text}"asked":true,'
         f'"root":{quoted if root == task_id else _quoted(root)},"parent":{_quoted(parent)}'
         f"{_payload_text(instrumentation, policy, name, args, kwargs)}}}"
     ).encode("ascii")
@@ -175,43 +175,43 @@ def _context_text(instrumentation: Instrumentation, header: Mapping[str, Any]) -
 
 
 def add_context(event: Event, instrumentation: Instrumentation, header: Mapping[str, Any]) -> None:
-    """Add for whom and by whom, as the header has it."""
-    known = context.sound(header)
-    if not known:
+    """Add the `context` fields of the header."""
+    fields = context.sound(header)
+    if not fields:
         return
-    if isinstance(known.get("content"), str):
-        known["content"] = context.content_of(known)
-    elif "content" in known:
-        known["content"] = instrumentation.encoder.value(known["content"], "content")
-    event.update(known)  # type: ignore[typeddict-item]
+    if isinstance(fields.get("content"), str):
+        fields["content"] = context.content_of(fields)
+    elif "content" in fields:
+        fields["content"] = instrumentation.encoder.value(fields["content"], "content")
+    event.update(fields)  # type: ignore[typeddict-item]
 
 
 def planned(instrumentation: Instrumentation, event: Event, steps: list[canvas.Step]) -> list[Event]:
-    """Events for the steps that the message behind ``event`` carries."""
+    """Events that these steps, which the message of ``event`` carries, are planned."""
     return [_step(Kind.PLANNED, instrumentation, event, step) for step in steps if instrumentation.chooses(step.name)]
 
 
 def unsent(instrumentation: Instrumentation, event: Event, steps: list[canvas.Step]) -> list[Event]:
-    """Events for the steps that will not be sent because of how the task of ``event`` ended."""
-    found = []
+    """Events that these steps are never sent, because of how the task of ``event`` ended."""
+    events = []
     for step in steps:
         if not instrumentation.chooses(step.name):
             continue
-        one = _step(Kind.UNSENT, instrumentation, event, step)
+        step_event = _step(Kind.UNSENT, instrumentation, event, step)
         if step.after_chord and step.parent is None:
-            one["root"], one["parent"] = event.get("root"), event["id"]
-        one["error_type"] = event.get("error_type", "Exception")
+            step_event["root"], step_event["parent"] = event.get("root"), event["id"]
+        step_event["error_type"] = event.get("error_type", "Exception")
         reason = payload.PLAIN.text(event.get("error_message", ""), MAX_MESSAGE // 2)
-        one["error_message"] = str(NotSent(event["name"], event["id"], reason))
-        found.append(one)
-    return found
+        step_event["error_message"] = str(NotSent(event["name"], event["id"], reason))
+        events.append(step_event)
+    return events
 
 
 def _step(kind: Kind, instrumentation: Instrumentation, event: Event, step: canvas.Step) -> Event:
     root = event.get("root")
     if step.after_chord and root == event["id"]:
         root = None
-    one: Event = {
+    step_event: Event = {
         "id": step.id,
         "kind": kind.value,
         "at": event["at"],
@@ -223,26 +223,28 @@ def _step(kind: Kind, instrumentation: Instrumentation, event: Event, step: canv
     }
     for field in (*context.FIELDS, "trace"):
         if field in event:
-            one[field] = event[field]
-    _add_payload(one, instrumentation, step.name, step.args, step.kwargs)
-    return one
+            step_event[field] = event[field]
+    _add_payload(step_event, instrumentation, step.name, step.args, step.kwargs)
+    return step_event
 
 
 def steps_of(request: Any) -> list[canvas.Step]:
-    """The steps behind the task of a request."""
+    """The steps behind the task of a request; see `canvas.steps`."""
     if not (request.chain or request.chord or request.callbacks):
         return []
     return canvas.steps(request.id, request.chain, request.chord, request.callbacks)
 
 
-Opened = tuple[Mapping[str, Any], Any, Any, Mapping[str, Any]]
-"""What `open_message` finds."""
+OpenedMessage = tuple[Mapping[str, Any], Any, Any, Mapping[str, Any]]
+"""The result of `open_message`."""
 
 
-def open_message(headers: Any, body: Any) -> Opened:
-    """Who and what a message is about: (header fields, args, kwargs, embed), of message protocol 1 or 2.
+def open_message(headers: Any, body: Any) -> OpenedMessage:
+    """The parts of a message of protocol 1 or 2: (header fields, args, kwargs, embed). ``embed`` has the steps: chain,
+    chord, callbacks.
 
-    Raises `ValueError` when it is no task message; args, kwargs and embed are empty where the body cannot be read.
+    Raises `ValueError` if it is no task message. args and kwargs are None, and embed is empty, if the body cannot be
+    read.
     """
     if isinstance(headers, Mapping) and isinstance(headers.get("id"), str):
         if isinstance(body, (list, tuple)) and len(body) == 3:
@@ -255,11 +257,11 @@ def open_message(headers: Any, body: Any) -> Opened:
 
 
 def request_of(message: Any) -> Context | None:
-    """What a message (of kombu) tells that no request was made of, as far as it can be read and is sound; None: no
-    id."""
+    """A request for a message of kombu that Celery has made no request from, as far as the message can be read and is
+    valid; None: it has no id."""
     try:
         body = message.payload
-    except Exception:  # noqa: BLE001 - whatever the decoder raises: it cannot be read
+    except Exception:  # noqa: BLE001 - whatever the decoder raises: the body cannot be read
         body = None
     try:
         about, args, kwargs, embed = open_message(message.headers, body)
@@ -305,8 +307,8 @@ def _payload_text(instrumentation: Instrumentation, policy: RecordingPolicy, nam
 
 
 def _over_items(instrumentation: Instrumentation, kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The keyword arguments of celery.map and celery.starmap, without the items when the task they are passed to
-    leaves out its args."""
+    """The keyword arguments of celery.map and celery.starmap, without the items if the policy of the task that gets
+    them leaves out its args."""
     inner = kwargs.get("task")
     name = inner.get("task") if isinstance(inner, Mapping) else None
     if isinstance(name, str) and not instrumentation.policies[name].args:

@@ -1,10 +1,11 @@
-"""The deliveries that this worker's main process has in hand.
+"""The deliveries that are in flight in this worker's main process.
 
-Some signals about a run come without its request: a hard time limit's second one, and the only one of a message that
-goes back to the queue for it (Celery 5.7, celery/worker/request.py on_timeout).
+Some signals about an attempt come without its request: the second one of a hard time limit, and the only one of a
+message that goes back to the queue because of it (Celery 5.7, celery/worker/request.py on_timeout).
 
-By weak references: a request that lives on because of us is freed late, when its memory is cold, and has been looked
-at by the garbage collector meanwhile. That costs a task as much as all else that is done when it is received.
+Requests are kept by weak references. If we kept a request alive, it would be freed late, when its memory is cold, and
+the garbage collector would have visited it meanwhile: that costs as much as everything else that we do when a task is
+received.
 """
 
 from __future__ import annotations
@@ -13,24 +14,24 @@ import weakref
 from typing import Any
 
 _requests: dict[str, weakref.ref[Any]] = {}
-_FEWEST = 1000
-_most = _FEWEST
-"""When those that are gone are thrown out."""
+_MIN_LIMIT = 1000
+_limit = _MIN_LIMIT
+"""Number of references above which dead ones are removed."""
 
 
-def take(request: Any) -> weakref.ref[Any]:
+def remember(request: Any) -> weakref.ref[Any]:
     """Remember a worker's Request for as long as the worker does."""
-    global _most  # noqa: PLW0603 - as global as what it bounds
-    found = _requests[request.id] = weakref.ref(request)
-    if len(_requests) > _most:
-        for task_id, one in list(_requests.items()):
-            if one() is None:
+    global _limit  # noqa: PLW0603 - as global as what it bounds
+    reference = _requests[request.id] = weakref.ref(request)
+    if len(_requests) > _limit:
+        for task_id, other in list(_requests.items()):
+            if other() is None:
                 _requests.pop(task_id, None)
-        _most = max(_FEWEST, 2 * len(_requests))
-    return found
+        _limit = max(_MIN_LIMIT, 2 * len(_requests))
+    return reference
 
 
-def in_hand(task_id: str) -> Any:
-    """The worker's Request for the task, None if it has none."""
-    found = _requests.get(task_id)
-    return found() if found is not None else None
+def request_in_flight(task_id: str) -> Any:
+    """The worker's Request for the task; None: it has none."""
+    reference = _requests.get(task_id)
+    return reference() if reference is not None else None

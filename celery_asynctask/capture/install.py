@@ -1,7 +1,7 @@
-"""The signal receivers, and installing them on an app.
+"""Installing on an app, and the list of the signal receivers.
 
-Each receiver makes an event of what it is told and hands it over. None may raise: Celery logs what a receiver
-raises, but our own words (`errors.report`) name the task and count.
+Each receiver makes an event and passes it on. None may raise: Celery would log the exception, but `errors.report` names
+the task and logs each kind once.
 """
 
 from __future__ import annotations
@@ -24,15 +24,17 @@ if TYPE_CHECKING:
 
 _installed: weakref.WeakSet[Celery] = weakref.WeakSet()
 _installing = RLock()
-"""Threads of a web server that send the first tasks at once bind these at once, too."""
+"""Threads of a web server that send their first tasks at the same time also bind them, and so install, at the same
+time."""
 os.register_at_fork(before=_installing.acquire, after_in_parent=_installing.release, after_in_child=_installing.release)
 
 
 def install(app: Celery, *, whole_app: bool = True) -> None:
-    """Record what ``app`` publishes and runs: all of it, or only tasks whose class says so (`RecordedTask`).
+    """Record the tasks that ``app`` publishes and runs: all of them, or without ``whole_app`` only those whose class
+    says so (`RecordedTask`).
 
-    May be called again; ``whole_app`` then only widens. Raises `SettingsError` when the app is configured already
-    and a setting is wrong; else a worker refuses to start with it.
+    It may be called again, and then never records less than before. Raises `SettingsError` if the app is configured
+    already and a setting is wrong; otherwise a worker refuses to start with the wrong setting.
     """
     with _installing:
         instrumentation = instrumentation_of(app)
@@ -52,7 +54,8 @@ def install(app: Celery, *, whole_app: bool = True) -> None:
 
 
 def uninstall(app: Celery) -> None:
-    """Undo `install`: store what was recorded, and leave the app as it was."""
+    """Undo `install`: store what was recorded, for at most two seconds, and leave the app as it was. It removes no
+    tables and no files."""
     instrumentation = instrumentation_of(app)
     if instrumentation is None:
         return
@@ -67,13 +70,13 @@ def uninstall(app: Celery) -> None:
 
 
 def on_import_modules(sender: Any, **_: Any) -> None:
-    """Refuse to start a worker with a wrong setting: what this raises, Celery's loader raises."""
+    """Keep a worker from starting with a wrong setting: Celery's loader raises what this raises."""
     if instrumentation_of(sender) is not None:
         Settings.from_app(sender)
 
 
 def on_worker_process_shutdown(**_: Any) -> None:
-    """A child of a prefork pool ends; it runs no exit functions."""
+    """Close the instrumentation in a child of a prefork pool, which runs no exit functions."""
     for app in list(_installed):
         if (instrumentation := instrumentation_of(app)) is not None:
             instrumentation.close()

@@ -1,4 +1,4 @@
-"""One app's recording: which of its tasks are recorded, and where their events go."""
+"""The instrumentation of one app: which of its tasks are recorded, and where their events go."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ if TYPE_CHECKING:
     from celery import Celery
 
 EXIT_SECONDS = 2.0
-"""How long the end of a process may be held up to store its last events; what is left stays in the journal."""
-_PLACES = 4096
-"""Places and names that are kept encoded."""
+"""Most seconds by which storing the last events delays the end of a process; the rest stays in the journal."""
+_MAX_CACHED = 4096
+"""Most places, and names, whose encoded form is kept."""
 
 
 class RecordingPolicy(NamedTuple):
     """What is recorded of the tasks of one name."""
 
     recorded: bool
-    """Anything at all."""
+    """Whether they are recorded at all."""
     args: bool
     kwargs: bool
     result: bool
     parameters: tuple[str, ...]
-    """Names of the positional parameters, empty where this process does not know the task."""
+    """Names of the positional parameters; empty if this process does not know the task."""
 
 
 class _Policies(dict[str, RecordingPolicy]):
-    """What is recorded of the tasks of each name, made when it is asked for: hooks ask several times a task."""
+    """The policies by task name, each made on first use: hooks need one several times for each task."""
 
     def __init__(self, instrumentation: Instrumentation) -> None:
         super().__init__()
@@ -56,14 +56,14 @@ class _Policies(dict[str, RecordingPolicy]):
     def __missing__(self, name: str) -> RecordingPolicy:
         task = registered_tasks(self._instrumentation.app).get(name)
         policy = self._instrumentation.policy_of(name, task)
-        if task is not None:  # one that is registered later may say otherwise
+        if task is not None:  # a task that is registered later may have another policy
             self[name] = policy
         return policy
 
 
 class _Places(dict[tuple[str, str | None, Any], str]):
-    """What every start of a task in this process says alike: its name, and where it runs (the worker, the queue). Keys
-    of an encoded event, without the braces."""
+    """The part that many starts in this process have in common: name, process, worker and queue, as keys of an encoded
+    event, without the braces."""
 
     def __init__(self, instrumentation: Instrumentation) -> None:
         super().__init__()
@@ -76,24 +76,25 @@ class _Places(dict[tuple[str, str | None, Any], str]):
             about["worker"] = worker
         if queue:
             about["queue"] = str(queue)[:MAX_NAME]
-        if len(self) >= _PLACES:
+        if len(self) >= _MAX_CACHED:
             self.clear()
         place = self[key] = json_text(about)[1:-1]
         return place
 
 
 class _Names(dict[str, str]):
-    """The name of each task as a key of an encoded event."""
+    """The name of each task, as a key of an encoded event."""
 
     def __missing__(self, name: str) -> str:
-        if len(self) >= _PLACES:
+        if len(self) >= _MAX_CACHED:
             self.clear()
         text = self[name] = f'"name":{quote(name[:MAX_NAME])}'
         return text
 
 
 class Instrumentation:
-    """What is installed on an app. Nothing is read, opened or started before the first event."""
+    """What `install` puts on an app. Nothing is read, opened or started before the first event. Safe for threads;
+    starts over in a forked child."""
 
     def __init__(self, app: Celery, whole_app: bool) -> None:
         self.app = app
@@ -108,21 +109,21 @@ class Instrumentation:
         self._started = False
         self.places = _Places(self)
         self.waiting: deque[tuple[int, weakref.ref[Any]]] = deque()
-        """Requests that a worker's main process has received, and when, of which nothing is recorded yet."""
-        self.tell_at = 0
-        """When to look at them next."""
+        """Requests that a worker's main process has received, with the time, and that are not recorded as received."""
+        self.check_at = 0
+        """When to check these next, in microseconds since the epoch."""
 
     def after_fork_in_child(self) -> None:
         self._reset()
 
     @cached_property
     def settings(self) -> Settings:
-        """The app's settings as they are at the first event. Raises `errors.SettingsError`."""
+        """The app's settings, read at the first event. Raises `errors.SettingsError`."""
         return Settings.from_app(self.app)
 
     @cached_property
     def journal(self) -> Journal:
-        """This process's place in the journal."""
+        """This process's journal."""
         settings = self.settings
         return Journal(settings.directory, settings.store_id, settings.journal_max_bytes, role=_role)
 
@@ -132,14 +133,14 @@ class Instrumentation:
         return Recorder(self.settings, self.journal)
 
     def widen(self, whole_app: bool) -> None:
-        """Record the whole app if asked to; never less than before."""
+        """Record all tasks of the app from now on if ``whole_app``; never fewer than before."""
         if whole_app and not self.whole_app:
             self.whole_app = True
-            self.policies = _Policies(self)  # a thread that is choosing puts what it has chosen into the old one
+            self.policies = _Policies(self)  # a thread that is making a policy puts it into the old mapping
 
     def planned_chord(self, body: Any) -> bool:
-        """Whether the chord with this body (a signature) was planned just before: each of its header tasks carries
-        the same body."""
+        """Whether the chord with this body, a signature, was planned just before: all of its header tasks carry the
+        same body."""
         body_id = (body.get("options") or {}).get("task_id")
         known, self._chord = self._chord, body_id
         return body_id is not None and body_id == known
@@ -149,7 +150,7 @@ class Instrumentation:
         return self.policies[name].recorded
 
     def policy_of(self, name: str, task: Any) -> RecordingPolicy:
-        """What is recorded of a task; None: this process does not know it."""
+        """The policy of a task name; ``task`` is None if this process does not know the task."""
         return RecordingPolicy(
             self._chooses(name, task),
             bool(getattr(task, "asynctask_record_args", True)),
@@ -169,14 +170,14 @@ class Instrumentation:
         return bool(getattr(task, "asynctask_record", True))
 
     def context(self, task_id: Any) -> dict[str, Any]:
-        """What the function named in ``asynctask_context`` says now, where a task is sent; without what is wrong, and
-        a log line, where it fails. To be asked where there is one."""
-        tell = partial(report, "the context (asynctask_context)", task_id)
+        """The context of a task that is sent now, from the function named in ``asynctask_context``. Only call this if
+        there is one. Fields that are wrong, and all if the function raises, are left out and logged."""
+        on_error = partial(report, "the context (asynctask_context)", task_id)
         try:
-            told = self._context_function()
-            return {} if told is None else context.right_of(told, tell)
-        except Exception as exc:  # noqa: BLE001 - a publish must not fail for it
-            tell(exc)
+            fields = self._context_function()
+            return {} if fields is None else context.valid_of(fields, on_error)
+        except Exception as exc:  # noqa: BLE001 - it must not fail the publish
+            on_error(exc)
             return {}
 
     @cached_property
@@ -185,7 +186,7 @@ class Instrumentation:
 
     @cached_property
     def encoder(self) -> payload.Encoder:
-        """Makes JSON of what is recorded, bounded and redacted as the settings say."""
+        """Makes JSON of values, bounded and redacted as the settings say."""
         settings = self.settings
         rule = symbol_by_name(settings.redact_rule) if settings.redact_rule is not None else None
         names = SENSITIVE_NAMES if settings.redact is None else settings.redact
@@ -193,19 +194,18 @@ class Instrumentation:
         return payload.Encoder(settings.max_value_bytes, redaction)
 
     def record(self, event: Event) -> None:
-        """Write the event to the journal, and see that a recorder runs. Raises nothing that depends on the disk."""
+        """Write the event to the journal, and make sure that a recorder runs. Never raises for reasons of the disk."""
         self.write(encode(event))
 
     def write(self, data: bytes) -> None:
-        """`record` for an event that is encoded already."""
+        """`record`, for an event that is encoded already."""
         if not self.journal.append(data) and is_pool_child():
-            self.recorder.start()  # where there is no directory, it stores from memory
+            self.recorder.start()  # without a journal directory, it stores from memory
         if not self._started:
             self.start()
 
     def start(self) -> None:
-        """Run a recorder in this process until it exits; not in the children of a prefork pool, whose main process
-        has one."""
+        """Run a recorder in this process until it exits. Not in a child of a prefork pool: its main process has one."""
         if self._started or not self.settings.enabled:
             return
         self._started = True
@@ -214,7 +214,7 @@ class Instrumentation:
             atexit.register(self.close)
 
     def close(self) -> None:
-        """Store what there is, for at most `EXIT_SECONDS`, and stop the recorder; later events start it again."""
+        """Store all events, for at most `EXIT_SECONDS`, and stop the recorder; a later event starts it again."""
         if not self._started:
             return
         self._started = False
@@ -230,13 +230,13 @@ _worker_pid = 0
 
 
 def become_worker() -> None:
-    """Note that this process is a worker's main process."""
-    global _worker_pid  # noqa: PLW0603 - a process is one thing
+    """Remember that this process is a worker's main process."""
+    global _worker_pid  # noqa: PLW0603 - as global as the process
     _worker_pid = os.getpid()
 
 
 def _role() -> str:
-    """child (of a prefork pool), worker (main process) or producer (anything else)."""
+    """child (of a prefork pool), worker (its main process) or producer (any other process)."""
     if is_pool_child():
         return "child"
     return "worker" if _worker_pid == os.getpid() else "producer"
@@ -248,20 +248,20 @@ def _positional(function: Any) -> tuple[str, ...]:
     except (TypeError, ValueError):
         return ()
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return tuple(one.name for one in parameters if one.kind in kinds)
+    return tuple(parameter.name for parameter in parameters if parameter.kind in kinds)
 
 
 ATTRIBUTE: Final = "asynctask_recording"
-"""Of an app: its recording."""
+"""Attribute of an app: its instrumentation."""
 
 
 def instrumentation_of(app: Celery) -> Instrumentation | None:
-    """What is installed on ``app``."""
+    """The instrumentation of an app; None: it is not recorded."""
     instrumentation: Instrumentation | None = app.__dict__.get(ATTRIBUTE)
     return instrumentation
 
 
 def instrumentation_of_task(task: Any) -> Instrumentation | None:
-    """The recording of a task, None when it is not recorded."""
+    """The instrumentation of a task's app; None: the task is not recorded."""
     instrumentation = instrumentation_of(task.app)
     return instrumentation if instrumentation is not None and instrumentation.chooses(task.name) else None

@@ -1,7 +1,7 @@
-"""Recording what an app publishes, by wrapping the app's own ``amqp.send_task_message``.
+"""Records what an app publishes, by wrapping the app's own ``amqp.send_task_message``.
 
-Celery's publish signals name only the task, not the app that sends it, and nobody is told of a publish that failed.
-The wrapper knows both, and costs one call. It is put in place without making the app read its configuration.
+Celery's publish signals name only the task, not the app that sends it, and there is no signal for a publish that
+failed. The wrapper knows both, and costs one call. It is put in place without making the app read its configuration.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from celery_asynctask.capture.celery_private import (
     amqp_class,
     amqp_of,
     get_current_task,
-    hear_of_entries,
+    hook_entries,
+    log_missing,
     own_send_task_message,
     sends_messages,
-    tell_missing,
 )
 from celery_asynctask.capture.headers import HEADER, header_of, is_again, stamp
 from celery_asynctask.core import canvas
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 _entry: ContextVar[str | None] = ContextVar("celery_asynctask_periodic_entry", default=None)
-"""Name of the schedule entry that this thread of beat is sending: Celery 5.7 puts no word of it into the message
+"""Name of the schedule entry that this thread of beat is sending. Celery 5.7 does not put it into the message
 (celery/beat.py)."""
 
 
@@ -57,13 +57,14 @@ def unwrap(app: Celery) -> None:
     amqp = amqp_of(app)
     publisher = amqp.__dict__.get(SEND_TASK_MESSAGE) if amqp is not None else None
     if isinstance(publisher, _Publisher):
-        del amqp.__dict__[SEND_TASK_MESSAGE]  # Celery makes its own again when asked
+        del amqp.__dict__[SEND_TASK_MESSAGE]  # Celery makes its own again on the next use
         if publisher.given is not None:
             amqp.__dict__[SEND_TASK_MESSAGE] = publisher.given
 
 
 class _AMQPMaker:
-    """Stands in for ``app.amqp_cls``: makes what that names, wrapped. Pickles as it: Celery pickles its apps."""
+    """Replaces ``app.amqp_cls``: makes an AMQP with it, and wraps that. Pickles as the original, for Celery pickles its
+    apps."""
 
     def __init__(self, made_of: Any, instrumentation: Instrumentation) -> None:
         self.made_of = made_of
@@ -88,23 +89,23 @@ def _wrap_amqp(amqp: Any, instrumentation: Instrumentation) -> None:
 
 
 class _Publisher:
-    """Stands in for ``amqp.send_task_message``; makes Celery's own on first use, when the queues are configured."""
+    """Replaces ``amqp.send_task_message``; makes Celery's own on first use, when the queues are configured."""
 
     def __init__(self, amqp: Any, instrumentation: Instrumentation, send: Any) -> None:
         self._amqp = amqp
         self._instrumentation = instrumentation
         self._send = send
         self.given = send
-        """What stood here before us, None for nothing."""
+        """What was here before us; None: nothing."""
 
     def __call__(self, producer: Any, name: str, message: Any, **options: Any) -> Any:
         send = self._send
         if send is None:
             send = self._send = own_send_task_message(self._amqp)
-        told = _before(self._instrumentation, name, message, options)
-        if told is None:
+        prepared = _before(self._instrumentation, name, message, options)
+        if prepared is None:
             return send(producer, name, message, **options)
-        header, about, sender, attached = told
+        header, about, sender, attached = prepared
         try:
             result = send(producer, name, message, **options)
         finally:
@@ -115,24 +116,24 @@ class _Publisher:
         return result
 
     def __getattr__(self, name: str) -> Any:
-        """Whatever else is asked of us: a test's mock that we stand in for has assertions."""
+        """Any other attribute is the original's: a mock of a user's test has assertions."""
         if name.startswith("_"):
             raise AttributeError(name)
         return getattr(self._send, name)
 
 
-_Told = tuple[dict[str, Any] | None, Mapping[str, Any], Any, Any]
-"""What was done to a message before it is sent: our header on it (None when its task is not recorded), its header
-fields, the request of the task that sends it (None outside of one), what `tracing.detach` wants back (or None)."""
+_Prepared = tuple[dict[str, Any] | None, Mapping[str, Any], Any, Any]
+"""A message that is ready to be sent: our header (None: its task is not recorded), its header fields, the request of
+the task that sends it (None: no task does), the token for `tracing.detach` (or None)."""
 
 
 @guard
-def _before(instrumentation: Instrumentation, name: str, message: Any, options: dict[str, Any]) -> _Told | None:
-    """Put our header and the trace's on a message that is about to be sent; None when nothing is recorded."""
+def _before(instrumentation: Instrumentation, name: str, message: Any, options: dict[str, Any]) -> _Prepared | None:
+    """Put our header and the trace's on a message that is about to be sent; None: recording is switched off."""
     if not instrumentation.settings.enabled:
         return None
     given = options.get("headers")
-    headers = dict(given) if given else message.headers  # those that are given are laid over the message's own
+    headers = dict(given) if given else message.headers  # given headers override the message's own
     about = message.headers if "id" in message.headers else message.body
     again = is_again(about)
     current = get_current_task()
@@ -153,13 +154,15 @@ def _before(instrumentation: Instrumentation, name: str, message: Any, options: 
     tracing.inject(headers)
     if given:
         options["headers"] = headers
-    # A retry that a worker's main process sends for a killed child comes from no span: what is made of it now
-    # (by the instrumentation) shall still belong to the trace of the first run.
+    # A retry that a worker's main process sends for a killed child comes from no span. The span that OpenTelemetry's
+    # instrumentation makes for it now must still belong to the trace of the first attempt.
     return header, about, sender, tracing.attach(Context(headers))[1] if again else None
 
 
 def fields(instrumentation: Instrumentation, task_id: Any, request: Any, inherited: Any, again: bool) -> dict[str, Any]:
-    """For whom and by whom a message is sent, the nearest word on each field; ``again``: as it was before."""
+    """The `context` fields of a message that is sent, each from the nearest source; ``again``: those of the message
+    before it, if it has any. ``inherited`` is the header that the message has already, ``request`` that of the task
+    that sends it."""
     own = context.sound(inherited, functools.partial(report, "the header asynctask", task_id)) if inherited else {}
     if own and again:
         return own
@@ -184,27 +187,27 @@ def _after(
     about: Mapping[str, Any],
     request: Any,
 ) -> None:
-    """The message was sent: say so, and what it carries with it."""
+    """Record that the message was sent, and the steps that it carries."""
     opened = extract.open_message(message.headers, message.body)
     event = extract.published(instrumentation, instrumentation.policies[name], name, message, opened, header)
     instrumentation.write(event)
     embed = opened[3]
     if request is not None and request.id == about["id"]:
-        request.__dict__["asynctask_replaced"] = True  # or retried: read only when the run ends as ignored
+        request.__dict__["asynctask_replaced"] = True  # or retried: read only if the attempt ends as ignored
     chain, chord, callbacks = embed.get("chain"), embed.get("chord"), embed.get("callbacks")
     if not (chain or chord or callbacks) or about.get("retries") or _is_step_of(request, about["id"]):
         return
     if chord and not chain and not callbacks and instrumentation.planned_chord(chord):
         return
     steps = canvas.steps(about["id"], chain, chord, callbacks)
-    for one in extract.planned(instrumentation, decode(event), steps):
-        instrumentation.record(one)
+    for planned in extract.planned(instrumentation, decode(event), steps):
+        instrumentation.record(planned)
     if request is not None and any(step.id == request.id for step in steps):
         request.__dict__["asynctask_replaced"] = True
 
 
 def _is_step_of(request: Any, task_id: str) -> bool:
-    """Whether the running task carried this one with it: then all behind it was planned before."""
+    """Whether the running task carried this one as a step: then all steps behind it were planned before."""
     if request is None:
         return False
     known = request.__dict__.get("asynctask_steps")
@@ -215,9 +218,9 @@ def _is_step_of(request: Any, task_id: str) -> bool:
 
 @guard
 def on_beat_init(sender: Any, **_: Any) -> None:
-    """Wrap the scheduler of a beat service that starts, so that it is known which entry it sends."""
-    hear_of_entries(sender, _named)
-    tell_missing(sender.app)
+    """Wrap the scheduler of a beat service that starts, so that we know which entry it sends."""
+    hook_entries(sender, _named)
+    log_missing(sender.app)
 
 
 def _named(send: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,7 +1,7 @@
-"""What happens to a run: told by the process that runs the body, or by its worker's main process in its place.
+"""Records attempts: in the process that runs the body, or in its worker's main process on behalf of a dead child.
 
-Its start is told by the app's loader: Celery calls its ``on_task_init`` after all receivers of task_prerun, in every
-pool, for tasks of any class (celery/app/trace.py), so what is current then is what the body sees.
+The start comes from the app's loader: Celery calls its ``on_task_init`` after all receivers of task_prerun, in every
+pool, for tasks of any class (celery/app/trace.py), so the span that is current then is the one that the body sees.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from celery_asynctask.capture.celery_private import (
 )
 from celery_asynctask.capture.current import CONTENT, content_of
 from celery_asynctask.capture.headers import HEADER, header_of, with_token
-from celery_asynctask.capture.inflight import in_hand
+from celery_asynctask.capture.inflight import request_in_flight
 from celery_asynctask.capture.instrumentation import Instrumentation, instrumentation_of, instrumentation_of_task
 from celery_asynctask.core.event import Event, Kind, decode, encode_end
 from celery_asynctask.core.keys import attempt_key
@@ -37,19 +37,19 @@ if TYPE_CHECKING:
     from celery import Celery
 
 _eager: dict[tuple[str, int], Any] = {}
-"""Our headers of the latest eager runs by task id and retries: `on_internal_error` gets the request as it came, without
-the token that the run was given."""
+"""Our headers of the latest eager attempts, by task id and retries: `on_internal_error` gets the original request,
+without the token that we gave the attempt."""
 _EAGER_KEPT = 256
 
 
 _START: Final = "asynctask_start"
-"""On the request of a run: its start as it was encoded, for the end to carry."""
+"""Attribute of an attempt's request: its encoded start, for the end to carry."""
 _ATTACHED: Final = "asynctask_attached"
-"""On the request of a run: what `tracing.detach` wants back."""
+"""Attribute of an attempt's request: the token for `tracing.detach`."""
 
 
 class _TaskInit:
-    """Stands in for a loader's ``on_task_init``."""
+    """Replaces a loader's ``on_task_init``, and calls it first."""
 
     def __init__(self, original: Any) -> None:
         self.original = original
@@ -61,7 +61,7 @@ class _TaskInit:
 
 
 def wrap(app: Celery) -> None:
-    """Hear of every run of the app's tasks that starts from now on."""
+    """Record every attempt of the app's tasks that starts from now on."""
     original = on_task_init_of(app)
     if original is not None:
         app.loader.__dict__[ON_TASK_INIT] = _TaskInit(original)
@@ -76,12 +76,13 @@ def unwrap(app: Celery) -> None:
 
 
 def on_task_init(task_id: str, task: Any) -> None:
-    """Called by Celery's loader after every receiver of task_prerun and right before the body: whoever makes spans has
-    made this run's by now, whatever the order in which we were connected.
+    """Record the start of an attempt. Celery's loader calls this after every receiver of task_prerun and right before
+    the body: an instrumentation that makes a span for the attempt has made it by now, in whatever order the receivers
+    were connected.
 
     The loader may be another app's: a task belongs to the app that it was registered with last (Celery.register_task),
-    which is where its end is recorded, and a worker of any app that it was registered with runs it. Where two apps
-    share a loader, it calls for each of them.
+    which is where its end is recorded, and a worker of any app that it was registered with runs it. A loader that two
+    apps share calls this twice.
     """
     try:
         instrumentation = instrumentation_of(task.app)
@@ -89,7 +90,7 @@ def on_task_init(task_id: str, task: Any) -> None:
             return
         name, request = task.name, task.request
         known = request.__dict__
-        # The loader has called before, or a tracer was called by hand, for a run without an id.
+        # The loader has called before, or somebody has called a tracer directly, for an attempt without an id.
         if _START in known or not isinstance(known.get("id"), str):
             return
         ids, attached = tracing.attach(request)
@@ -115,14 +116,14 @@ def on_task_init(task_id: str, task: Any) -> None:
 
 
 def _plan(instrumentation: Instrumentation, request: Any, start: bytes) -> None:
-    """Say what follows the run, where its producer is not recorded and has not said so."""
+    """Record the steps behind the task, if its producer is not recorded and has not done so."""
     if not request.retries and "created" not in header_of(request):
-        for one in extract.planned(instrumentation, decode(start), extract.steps_of(request)):
-            instrumentation.record(one)
+        for planned in extract.planned(instrumentation, decode(start), extract.steps_of(request)):
+            instrumentation.record(planned)
 
 
 def _inherit(instrumentation: Instrumentation, request: Any) -> None:
-    """Give an eager run, which comes without a message, the context that its message would have had."""
+    """Give an eager attempt, which has no message, the context that its message would have had."""
     caller = calling_task()
     outer = caller.request if caller is not None else None
     fields = publish.fields(instrumentation, request.id, outer, header_of(request), bool(request.retries))
@@ -133,9 +134,9 @@ def _inherit(instrumentation: Instrumentation, request: Any) -> None:
 
 
 def _keep(request: Any, header: dict[str, Any]) -> None:
-    """Keep the header of an eager run, and at least `_EAGER_KEPT` of the latest; other threads do so meanwhile."""
+    """Keep the header of an eager attempt, and at least the latest `_EAGER_KEPT`; other threads may do so meanwhile."""
     key = request.id, request.retries
-    _eager.pop(key, None)  # so that it is the latest
+    _eager.pop(key, None)  # so that it becomes the latest
     _eager[key] = header
     if len(_eager) >= 2 * _EAGER_KEPT:
         for old in list(_eager)[:-_EAGER_KEPT]:
@@ -144,15 +145,16 @@ def _keep(request: Any, header: dict[str, Any]) -> None:
 
 @guard
 def on_failure(sender: Any, task_id: str, exception: Any, einfo: Any = None, **_: Any) -> None:
-    """Sent by the process that ran the body, or by the worker's main process for a child that cannot (killed, over
-    its hard time limit). For a Reject the main process says it once more: the run has said it itself."""
+    """Record a failure. The process that ran the body sends the signal, or the worker's main process for a child that
+    cannot (killed, over its hard time limit). For a Reject, the main process sends it although the child has recorded
+    that end itself."""
     if (instrumentation := instrumentation_of_task(sender)) is None:
         return
     inferred = get_current_task() is None
     if inferred and isinstance(exception, Reject):
         return
     request = sender.request
-    if request.id != task_id and (request := context_of(in_hand(task_id))) is None:
+    if request.id != task_id and (request := context_of(request_in_flight(task_id))) is None:
         return
     end = cast("Event", {})
     extract.add_error(end, instrumentation, exception, getattr(einfo, "traceback", None))
@@ -161,15 +163,15 @@ def on_failure(sender: Any, task_id: str, exception: Any, einfo: Any = None, **_
 
 @guard
 def on_retry(sender: Any, request: Any, reason: Any = None, einfo: Any = None, **_: Any) -> None:
-    """With a reason: the run asked for another. Without: the worker cancelled it while shutting down or after losing
-    its connection; there is no retry, and with its message acknowledged nobody will run it again (Celery 5.7 calls
-    this RETRY all the same: celery/worker/request.py _announce_cancelled)."""
+    """Record a retry, requeue or loss. With a reason, the attempt requested a retry. Without, the worker canceled it
+    while shutting down or after losing its connection: there is no retry, and if its message is acknowledged, no worker
+    will run it again (Celery 5.7 still calls this RETRY: celery/worker/request.py _announce_cancelled)."""
     if (instrumentation := instrumentation_of_task(sender)) is None:
         return
     if isinstance(reason, Retry):
         _record_retry(instrumentation, sender, request, reason, einfo)
         return
-    live = in_hand(request.id)
+    live = request_in_flight(request.id)
     if live is not None and not is_acknowledged(live):
         end = cast("Event", {"again": True, "outcome": "requeued"})
         record_end(instrumentation, Kind.RETRIED, sender, request, end, inferred=True)
@@ -181,8 +183,9 @@ def on_retry(sender: Any, request: Any, reason: Any = None, einfo: Any = None, *
 
 
 def on_postrun(sender: Any, task_id: str, retval: Any, state: Any, **_: Any) -> None:
-    """The last word of a run in the process that ran it. Failures and retries have been told before; successes are
-    told here rather than at task_success, for each signal that Celery sends costs the task as much as our own work."""
+    """Record all ends that have not been recorded before, as failures and retries have, in the process that ran the
+    body. Successes are recorded here and not at task_success: each signal that Celery sends costs the task as much as
+    our own work."""
     try:
         request = sender.request
         known = request.__dict__
@@ -213,7 +216,7 @@ def _end_without_result(instrumentation: Instrumentation, task: Any, request: An
             end["again"], end["outcome"] = True, "replaced"
         record_end(instrumentation, Kind.IGNORED, task, request, end)
     else:
-        if getattr(retval, "requeue", False) and task.acks_late:  # what is acknowledged early cannot be rejected
+        if getattr(retval, "requeue", False) and task.acks_late:  # a message acknowledged early cannot be rejected
             end["again"], end["outcome"] = True, "requeued"
         extract.add_error(end, instrumentation, retval)
         end["error_message"] = payload.reason_text(getattr(retval, "reason", None), instrumentation.encoder)
@@ -224,13 +227,13 @@ def _end_without_result(instrumentation: Instrumentation, task: Any, request: An
 def on_internal_error(
     sender: Any, task_id: str, request: Any, exception: Any, kwargs: Any, einfo: Any, **_: Any
 ) -> None:
-    """Celery's tracer failed around the body: arguments or a result that it could not deliver fail the task."""
+    """Record that Celery's tracer failed around the body: it could not deliver arguments or a result."""
     if (instrumentation := instrumentation_of_task(sender)) is None:
         return
     context = Context({"id": task_id, **(request or {})})
     if context.is_eager:
         setattr(context, HEADER, _eager.get((task_id, context.retries), {}))
-    if isinstance(exception, Retry):  # with task_eager_propagates the tracer passes it on instead of handling it
+    if isinstance(exception, Retry):  # with task_eager_propagates, the tracer passes it on instead of handling it
         _record_retry(instrumentation, sender, context, exception, einfo)
         return
     end = cast("Event", {"ran": isinstance(kwargs, Mapping), "internal": True})
@@ -245,7 +248,7 @@ def _record_retry(instrumentation: Instrumentation, task: Any, request: Any, rea
 
 
 _WITH_STEPS = frozenset({Kind.FAILED, Kind.REVOKED, Kind.REJECTED, Kind.LOST})
-"""Ends after which the steps that were to follow are not sent, unless the task comes again."""
+"""Ends after which the steps behind the task are never sent, unless the task runs again."""
 
 
 def record_end(
@@ -258,9 +261,9 @@ def record_end(
     inferred: bool = False,
     at: int | None = None,
 ) -> None:
-    """Record that the run of ``request`` ended, with what ``end`` says of it; and which steps will not be sent for it.
+    """Record that the attempt of ``request`` ended, with the keys in ``end``, and that steps are never sent for it.
 
-    ``inferred``: the run's own process does not say so. ``at``: microseconds since 1970, now if not given.
+    ``inferred``: another process than the attempt's own records it. ``at``: in microseconds since the epoch; None: now.
     """
     if at is None:
         at = time_ns() // 1000
@@ -279,5 +282,5 @@ def record_end(
         cause: Event = {**extract.from_request(kind, task.name, request, at), **end}
         cause["root"] = extract.lineage(header, request.root_id, None)[0]
         extract.add_context(cause, instrumentation, header)
-        for one in extract.unsent(instrumentation, cause, steps):
-            instrumentation.record(one)
+        for unsent in extract.unsent(instrumentation, cause, steps):
+            instrumentation.record(unsent)

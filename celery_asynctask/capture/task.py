@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery.app.task import Task
 
-from celery_asynctask.capture.current import Note, current
+from celery_asynctask.capture.current import CurrentTask, current
 from celery_asynctask.capture.install import install
 
 if TYPE_CHECKING:
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 class RecordedTask(Task):
     """Base class of recorded tasks.
 
-    As an app's task class, ``Celery("proj", task_cls="celery_asynctask:RecordedTask")``, it records everything of
-    that app: what it publishes, what its workers run, tasks with another base class and Celery's built-in ones too.
-    As the base of single tasks, ``@app.task(base=RecordedTask)``, it records those alone.
+    As an app's task class, ``Celery("proj", task_cls="celery_asynctask:RecordedTask")``, it records all tasks of that
+    app: those that it publishes and those that its workers run, including Celery's built-in tasks and tasks with
+    another base class. As the base of single tasks, ``@app.task(base=RecordedTask)``, it records only those.
 
-    The attributes can be set on a class or given as options, ``@app.task(asynctask_record_args=False)``, on tasks of
-    any class. There is no hook here: one of a task class that raises fails the task.
+    The attributes can be set on a class, or given as options, ``@app.task(asynctask_record_args=False)``, to tasks of
+    any class. The class overrides none of Celery's hooks: a hook that raises fails the task.
     """
 
     abstract = True
@@ -29,23 +29,24 @@ class RecordedTask(Task):
     asynctask_record = True
     """Whether tasks of this class are recorded at all."""
     asynctask_record_args = True
-    """Whether ``task_args`` is filled; else it is null."""
+    """Whether positional arguments are recorded; else ``task_args`` is null."""
     asynctask_record_kwargs = True
-    """Whether ``task_kwargs`` is filled; else it is null."""
+    """Whether keyword arguments are recorded; else ``task_kwargs`` is null."""
     asynctask_record_result = True
-    """Whether ``result`` is filled; else it is null."""
+    """Whether the result is recorded; else ``result`` is null."""
 
     @property
-    def asynctask(self) -> Note:
+    def asynctask(self) -> CurrentTask:
         """The running task's context and content, for a bound task: ``self.asynctask.progress(3, 10)``."""
         return current()
 
     @classmethod
     def bind(cls, app: Celery) -> Any:
-        """Called by Celery when it binds a task of this class to an app: install on it first, for as soon as the task
-        looks bound, other threads send it (Celery 5.7, ``app/task.py``: ``__bound__`` is set before ``on_bound``).
+        """Called by Celery when it binds a task of this class to an app. Installs on the app first: other threads may
+        send the task as soon as it looks bound (Celery 5.7, ``app/task.py``: ``__bound__`` is set before
+        ``on_bound``).
 
-        Raises `celery_asynctask.errors.SettingsError` for a wrong setting, before anything runs.
+        Raises `celery_asynctask.SettingsError` for a wrong setting, before anything runs.
         """
         install(app, whole_app=issubclass(app.Task, RecordedTask))
         return super().bind(app)

@@ -1,8 +1,8 @@
-"""OpenTelemetry: which trace and span a task runs in, and carrying the trace along where nobody else does.
+"""OpenTelemetry: the trace and span that a task runs in, and the trace's way through messages.
 
-With ``opentelemetry-instrumentation-celery`` a run has a span of its own, and this module only reads it. Without, the
-producer's context travels in the message headers, put there by whatever propagator is configured, and is attached
-around the run, so that a workflow keeps its producer's trace. Costs a context lookup where no trace is.
+With ``opentelemetry-instrumentation-celery``, an attempt has a span of its own, and this module only reads it. Without,
+the producer's context travels in the message headers, in the form of the configured propagator, and is attached around
+the attempt, so that a workflow keeps its producer's trace. Without a trace, this costs a lookup of the context.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from opentelemetry.propagators.textmap import Getter, TextMapPropagator
 
 
 class Ids(NamedTuple):
-    """A span as it is written down."""
+    """The ids of a span, as they are recorded."""
 
     trace: str
     """32 hex digits."""
@@ -24,7 +24,7 @@ class Ids(NamedTuple):
 
 
 def current() -> Ids | None:
-    """The span that is current in this thread (or task, or greenlet), None where there is none."""
+    """The span that is current in this thread (or asyncio task, or greenlet); None: there is none."""
     span = trace.get_current_span()
     return None if span is trace.INVALID_SPAN else _ids(span.get_span_context())
 
@@ -36,8 +36,8 @@ def _ids(span: trace.SpanContext) -> Ids | None:
 
 
 def inject(headers: MutableMapping[str, Any]) -> None:
-    """Put the current context into the headers of a message. The instrumentation, where it is active, comes after us
-    and writes its own span over ours, under the same names."""
+    """Put the current context into the headers of a message. OpenTelemetry's instrumentation, if it is active, comes
+    after us and overwrites it with its own span, under the same names."""
     if context.get_current() and trace.get_current_span().get_span_context().is_valid:
         propagate.inject(headers)
 
@@ -46,7 +46,7 @@ _known: tuple[TextMapPropagator | None, frozenset[str]] = (None, frozenset())
 
 
 def _fields() -> frozenset[str]:
-    """Names of the headers in which a context travels; a propagator makes its set of them anew whenever it is asked."""
+    """Names of the headers in which a context travels, cached: a propagator makes this set anew for every call."""
     global _known  # noqa: PLW0603 - as global as the propagator
     propagator = propagate.get_global_textmap()
     if propagator is not _known[0]:
@@ -55,7 +55,7 @@ def _fields() -> frozenset[str]:
 
 
 def trace_of(headers: Mapping[str, Any]) -> str | None:
-    """The trace that the headers of a message carry, None where they carry none."""
+    """The trace id, 32 hex digits, in the headers of a message; None: there is none."""
     if headers.keys().isdisjoint(_fields()):
         return None
     carried = {name: str(headers[name]) for name in _fields() if name in headers}
@@ -64,7 +64,7 @@ def trace_of(headers: Mapping[str, Any]) -> str | None:
 
 
 class _RequestGetter(Getter[Any]):
-    """Reads message headers off a Celery request: attributes of it (protocol 2), or its ``headers``."""
+    """Reads message headers of a Celery request, which are its attributes (protocol 2) or in its ``headers``."""
 
     def get(self, carrier: Any, key: str) -> list[str] | None:
         value = getattr(carrier, key, None)
@@ -82,7 +82,7 @@ _getter = _RequestGetter()
 def attach(request: Any) -> tuple[Ids | None, Any]:
     """Make the context that a request carries the current one, unless a span is current already.
 
-    Returns which span is current then, and what `detach` wants back, None where nothing was attached.
+    Returns the span that is current then, and the token for `detach`; None: nothing was attached.
     """
     if context.get_current() and (ids := current()) is not None:
         return ids, None
@@ -102,7 +102,7 @@ def detach(token: Any) -> None:
 
 
 def describe(task_id: str, root_id: str | None, parent_id: str | None, run: str) -> None:
-    """Give the current span what leads from it to the row and the attempt, if it is being recorded."""
+    """Give the current span, if it is being recorded, the attributes that lead from it to the row and the attempt."""
     span = trace.get_current_span()
     if span.is_recording():
         known = {

@@ -1,4 +1,4 @@
-"""What only a worker's main process sees: deliveries, revocations, and messages that no task can be made of."""
+"""What only a worker's main process sees: deliveries, revocations, and messages that it cannot make a task from."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from celery.exceptions import NotRegistered, TaskRevokedError
 from celery_asynctask.capture import extract
 from celery_asynctask.capture.celery_private import (
     context_of,
-    hear_of_decode_errors,
-    hear_of_stored_results,
+    hook_decode_errors,
+    hook_stored_results,
+    log_missing,
     still_waits,
-    tell_missing,
 )
 from celery_asynctask.capture.headers import mark_delivery
-from celery_asynctask.capture.inflight import take
+from celery_asynctask.capture.inflight import remember
 from celery_asynctask.capture.instrumentation import (
     Instrumentation,
     become_worker,
@@ -37,56 +37,57 @@ if TYPE_CHECKING:
     from celery import Celery
 
 WAITING: Final = 200_000
-"""Microseconds after which a message that a worker has received, and not started, is said to be received."""
+"""Microseconds after which a task that a worker has received and not started is recorded as RECEIVED."""
 
 
 def on_received(request: Any, **_: Any) -> None:
+    """Give a delivery its token, and record it as received if it is still waiting after `WAITING`."""
     try:
         task = request.task
         instrumentation = instrumentation_of(task.app)
         if instrumentation is None or not instrumentation.policies[task.name].recorded:
             return
         at = time_ns() // 1000
-        taken = take(request)
+        reference = remember(request)
         try:
             header = mark_delivery(request, at)
         except AttributeError:  # no `Request.request_dict`
             return
-        if "created" not in header:  # its producer is not recorded: nobody has told of it
-            _tell_received(instrumentation, request, at)
+        if "created" not in header:  # its producer is not recorded, so this is its first event
+            _record_received(instrumentation, request, at)
             return
-        instrumentation.waiting.append((at, taken))
-        if at >= instrumentation.tell_at:  # the recorder's thread does it, too, unless it waits for the database
-            tell_waiting(instrumentation)
+        instrumentation.waiting.append((at, reference))
+        if at >= instrumentation.check_at:  # the recorder's thread does this, too, unless it waits for the database
+            record_waiting(instrumentation)
     except Exception as exc:  # noqa: BLE001 - as `guard` does, whose own call would cost every task
         report("on_received", getattr(request, "id", None), exc)
 
 
-def tell_waiting(instrumentation: Instrumentation) -> None:
-    """Record that deliveries were received which have waited since, for a free child or for their time. A body that
-    starts says when its message was received, so most need no event of their own."""
+def record_waiting(instrumentation: Instrumentation) -> None:
+    """Record as received the deliveries that have waited for `WAITING`, for a free child or for their ETA. A start says
+    when its message was received, so most deliveries need no event of their own."""
     at = now()
-    instrumentation.tell_at = at + WAITING
+    instrumentation.check_at = at + WAITING
     before = at - WAITING
     waiting = instrumentation.waiting
     while waiting and waiting[0][0] < before:
         try:
-            received, taken = waiting.popleft()
+            received, reference = waiting.popleft()
         except IndexError:  # another thread was faster
             return
-        request = taken()
+        request = reference()
         if request is None:  # the worker is done with it
             continue
         if still_waits(request):
-            _tell_received(instrumentation, request, received)
+            _record_received(instrumentation, request, received)
 
 
 @guard
-def _tell_received(instrumentation: Instrumentation, request: Any, at: int) -> None:
+def _record_received(instrumentation: Instrumentation, request: Any, at: int) -> None:
     context = Context(request.request_dict, args=request.args, kwargs=request.kwargs)
     event = extract.from_request(Kind.RECEIVED, request.task.name, context, at)
     if "created" not in event:  # its producer is not recorded
-        extract.add_asked(event, instrumentation, request.task.name, context)
+        extract.add_requested(event, instrumentation, request.task.name, context)
     instrumentation.record(event)
 
 
@@ -95,7 +96,7 @@ def on_revoked(sender: Any, request: Any, terminated: bool, signum: Any, expired
     if (instrumentation := instrumentation_of_task(sender)) is None:
         return
     end = cast("Event", {"ran": bool(terminated)})
-    extract.add_asked(end, instrumentation, sender.name, request)
+    extract.add_requested(end, instrumentation, sender.name, request)
     if expired:
         reason = "expired"
     elif terminated:
@@ -117,26 +118,26 @@ def on_rejected(sender: Any, message: Any, exc: Any, **_: Any) -> None:
 
 
 def _record_message(kind: Kind, app: Celery, message: Any, exc: Exception) -> None:
-    """A message that the worker could make no task of."""
+    """Record the end of a task whose message the worker could not make a task from."""
     if (instrumentation := instrumentation_of(app)) is None or (request := extract.request_of(message)) is None:
         return
     if not instrumentation.chooses(request.task):
         return
     event = extract.from_request(kind, request.task, request, now())
-    event["run"] = new_token(event["at"])  # in the header of a message that nobody ran may stand another task's
+    event["run"] = new_token(event["at"])  # the header of a message that no worker ran may have another task's token
     event["inferred"] = True
-    extract.add_asked(event, instrumentation, request.task, request)
+    extract.add_requested(event, instrumentation, request.task, request)
     extract.add_error(event, instrumentation, exc)
     instrumentation.record(event)
-    for one in extract.unsent(instrumentation, event, extract.steps_of(request)):
-        instrumentation.record(one)
+    for unsent in extract.unsent(instrumentation, event, extract.steps_of(request)):
+        instrumentation.record(unsent)
 
 
 @guard
 def on_worker_init(sender: Any, **_: Any) -> None:
     if instrumentation_of(sender.app) is not None:
         become_worker()
-        hear_of_stored_results(_on_success_stored)
+        hook_stored_results(_on_success_stored)
 
 
 @guard
@@ -147,7 +148,7 @@ def _on_success_stored(request: Any, stored: Mapping[str, Any]) -> None:
     end = cast("Event", {})
     if (result := stored.get("result")) is not None and instrumentation.policies[task.name].result:
         end["result"] = instrumentation.encoder.value(result)
-    # By this machine's clock; without a zone it is UTC (celery/backends/database).
+    # It is by this machine's clock; without a zone it is in UTC (celery/backends/database).
     at = read_microseconds(stored.get("date_done"))
     record_end(instrumentation, Kind.SUCCEEDED, task, context, end, inferred=True, at=at)
 
@@ -157,10 +158,10 @@ def on_worker_ready(sender: Any, **_: Any) -> None:
     instrumentation = instrumentation_of(sender.app)
     if instrumentation is None:
         return
-    instrumentation.recorder.before_work = partial(tell_waiting, instrumentation)
+    instrumentation.recorder.before_work = partial(record_waiting, instrumentation)
     instrumentation.start()
-    hear_of_decode_errors(sender, partial(guard(_record_message), Kind.REJECTED, sender.app))
-    tell_missing(sender.app)  # now that the worker's log is set up
+    hook_decode_errors(sender, partial(guard(_record_message), Kind.REJECTED, sender.app))
+    log_missing(sender.app)  # now that the worker's log is set up
 
 
 def _signal_name(signum: Any) -> str:

@@ -348,4 +348,4 @@ def test_outside_a_task_nothing_is_recorded_and_an_error_says_so(caplog: pytest.
         note.update({"a": 1})
         note.progress(1, 2)
     assert (note.customer, note.content) == (None, {})
-    assert [record.message for record in caplog.records if "outside a task" in record.message]
+    assert [record.message for record in caplog.records if "outside of a task" in record.message]

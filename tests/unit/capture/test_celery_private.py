@@ -346,12 +346,12 @@ def test_requests_without_these_names() -> None:
 def test_a_result_that_a_lost_child_has_stored(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[Any] = []
     if not SINCE_5_7:
-        celery_private.hear_of_stored_results(lambda *_: None)
+        celery_private.hook_stored_results(lambda *_: None)
         assert not hasattr(Request, "_success_was_stored")
         return
     monkeypatch.setattr(Request, "_success_was_stored", Request._success_was_stored)
     for _ in range(2):  # the second one finds the first
-        celery_private.hear_of_stored_results(lambda request, stored: told.append((request, stored)))
+        celery_private.hook_stored_results(lambda request, stored: told.append((request, stored)))
     task = task_of(app, acks_late=True, reject_on_worker_lost=False)
     lost, kept = received(app, task), received(app, task)
     app.backend.store_result(kept.id, 7, "SUCCESS")
@@ -370,7 +370,7 @@ def test_a_consumer_looks_up_what_hears_of_bodies_it_cannot_decode(app: Celery) 
     consumer = object.__new__(Consumer)
     consumer.strategies, consumer.on_task_message = {}, set()
     handle = consumer.create_task_handler()
-    celery_private.hear_of_decode_errors(consumer, lambda message, exc: told.append((message.body, exc)))
+    celery_private.hook_decode_errors(consumer, lambda message, exc: told.append((message.body, exc)))
     with app.connection_for_write() as connection:
         queue = app.amqp.default_queue(connection.default_channel)
         queue.declare()
@@ -383,7 +383,7 @@ def test_a_consumer_looks_up_what_hears_of_bodies_it_cannot_decode(app: Celery) 
     [(body, exc)] = told
     assert body in (b"{broken", "{broken")
     assert isinstance(exc, DecodeError)
-    celery_private.hear_of_decode_errors(object(), lambda *_: None)  # one without the method
+    celery_private.hook_decode_errors(object(), lambda *_: None)  # one without the method
 
 
 def test_beat_sends_an_entry_by_what_stands_on_its_scheduler(app: Celery) -> None:
@@ -398,10 +398,10 @@ def test_beat_sends_an_entry_by_what_stands_on_its_scheduler(app: Celery) -> Non
 
         return apply_async
 
-    celery_private.hear_of_entries(service, around)
+    celery_private.hook_entries(service, around)
     service.scheduler.tick()
     assert told == ["nightly"]
-    celery_private.hear_of_entries(object(), around)  # a service without a scheduler
+    celery_private.hook_entries(object(), around)  # a service without a scheduler
 
 
 # -- sending again

@@ -61,7 +61,7 @@ def test_a_start_is_the_event_of_its_request(instrumentation: Instrumentation, n
     request = Context({**about, **REQUESTS[name]})
     told: dict[str, Any] = dict(decode(start_of(instrumentation, request, ids)))
     expected = extract.from_request(Kind.STARTED, "a.task", request, ms(3))
-    extract.add_asked(expected, instrumentation, "a.task", request)
+    extract.add_requested(expected, instrumentation, "a.task", request)
     told_where = {
         key: told.pop(key, None) for key in ("pid", "source", "worker", "queue", "sent", "trace", "span", "eta")
     }

@@ -136,14 +136,15 @@ def test_one_that_is_gone_is_found(
     app: Celery, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, owner: type, name: str, told: str
 ) -> None:
     monkeypatch.delattr(owner, name)
-    monkeypatch.setattr(celery_private, "_told", set())
+    monkeypatch.setattr(celery_private, "_logged", set())
     [found] = celery_private.missing(app)
     assert (found.name, found.library) == (told, f"Celery {celery.__version__}")
     for _ in range(2):
-        celery_private.tell_missing(app)
+        celery_private.log_missing(app)
     [record] = caplog.records
     assert (record.name, record.levelname) == ("celery_asynctask", "WARNING")
-    assert f"Celery {celery.__version__} has no {told}: {found.lost}. All else is recorded." in record.getMessage()
+    message = record.getMessage()
+    assert f"Celery {celery.__version__} has no {told}: {found.lost}. Everything else is recorded." in message
 
 
 def test_a_name_of_billiard_s_is_not_celery_s(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +159,7 @@ def test_beat_says_what_is_missing_too(
     app: Celery, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.delattr(Scheduler, "apply_async")
-    monkeypatch.setattr(celery_private, "_told", set())
+    monkeypatch.setattr(celery_private, "_logged", set())
     publish.on_beat_init(SimpleNamespace(app=app, scheduler=None))
     assert "has no Scheduler.apply_async" in caplog.text
 
