@@ -22,7 +22,7 @@ from celery_asynctask.errors import NotFoundError
 from celery_asynctask.present.diagnosis import Words, explain
 from celery_asynctask.queries.diagnosis import Evidence, evidence
 from celery_asynctask.queries.task import MAX_COUNTED, attempts, exact, find, is_id, number_of, of_page, task_detail
-from celery_asynctask.queries.types import PageRow, Session, TaskColumns, TaskLike, TaskRow
+from celery_asynctask.queries.types import PageColumns, PageRow, Session, TaskLike, TaskRow
 from celery_asynctask.queries.workflow.timeline import Course, courses
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
 from celery_asynctask.web.problem import invalid, not_found
@@ -65,8 +65,8 @@ class _ElsewhereError(Exception):
 @overload
 def located(page: Page, session: Session) -> AsyncTask: ...
 @overload
-def located(page: Page, session: Session, columns: TaskColumns) -> PageRow: ...
-def located(page: Page, session: Session, columns: TaskColumns | None = None) -> AsyncTask | PageRow:
+def located(page: Page, session: Session, columns: PageColumns) -> PageRow: ...
+def located(page: Page, session: Session, columns: PageColumns | None = None) -> AsyncTask | PageRow:
     """The task of the page's path, or its columns: by its row's number, where the path is of that, else by its Celery
     id, that number where no Celery id is like it, or a beginning of the id that no other has. Raises `ProblemError`."""
     reader, given = page.reader, page.request.path_params

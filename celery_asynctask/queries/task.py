@@ -16,7 +16,7 @@ from celery_asynctask.errors import NotFoundError
 from celery_asynctask.queries.reader import Reader, attempt_columns, task_columns
 from celery_asynctask.queries.search.condition import begins_with
 from celery_asynctask.queries.search.keys import is_hex
-from celery_asynctask.queries.types import AttemptRow, TaskColumns, TaskLike
+from celery_asynctask.queries.types import AttemptRow, PageColumns, PageRow, TaskColumns, TaskLike, TaskRow
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
 
 _MAX_NAMED: Final = 5
@@ -85,11 +85,17 @@ def _candidates(reader: Reader, session: Session, text: str) -> list[AsyncTask]:
 
 
 @overload
-def exact(reader: Reader, session: Session, text: str, number: int | None = None) -> AsyncTask | None: ...
+def exact(
+    reader: Reader, session: Session | Connection, text: str, number: int | None = None, columns: None = None
+) -> AsyncTask | None: ...
 @overload
 def exact(
-    reader: Reader, session: Session | Connection, text: str, number: int | None, columns: TaskColumns | None
-) -> Any: ...
+    reader: Reader, session: Session | Connection, text: str, number: int | None, columns: PageColumns
+) -> PageRow | None: ...
+@overload
+def exact(
+    reader: Reader, session: Session | Connection, text: str, number: int | None, columns: TaskColumns
+) -> TaskRow | None: ...
 def exact(
     reader: Reader,
     session: Session | Connection,
@@ -141,9 +147,9 @@ def attempts(session: Session, task: TaskLike, first: int = 1, count: int | None
 
 
 @cache
-def of_page(dialect: str, *, values: bool) -> Select[Any]:
+def of_page(dialect: str, *, values: bool) -> PageColumns:
     """SELECT of `reader.task_columns` and the column that `diagnosis` needs."""
-    return task_columns(dialect, values=values).add_columns(AsyncTask.order_key)
+    return PageColumns(task_columns(dialect, values=values).add_columns(AsyncTask.order_key))
 
 
 def task_detail(reader: Reader, session: Session, task: TaskLike) -> TaskDetail:

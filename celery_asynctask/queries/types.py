@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, NewType, Protocol
 
 from sqlalchemy import Connection, Select
 from sqlalchemy.orm import Session
 
 from celery_asynctask.core.status import AsyncTaskStatus
 
-__all__ = ["AttemptRow", "Connection", "EvidentTask", "PageRow", "Session", "TaskColumns", "TaskLike", "TaskRow"]
+__all__ = [
+    "AttemptRow",
+    "Connection",
+    "EvidentTask",
+    "PageColumns",
+    "PageRow",
+    "Session",
+    "TaskColumns",
+    "TaskLike",
+    "TaskRow",
+]
 
 TaskColumns = Select[Any]
-"""A SELECT of columns of tasks: `reader.task_columns`."""
+"""A SELECT of `TaskRow`: `reader.task_columns`."""
+PageColumns = NewType("PageColumns", Select[Any])
+"""A SELECT of `PageRow`: `task.of_page`."""
 
 
 class TaskLike(Protocol):
