@@ -1,6 +1,7 @@
 """A census of Python source trees: a small Celery application whose executions celery-asynctask records.
 
-``python -m example_worker [DIR]`` runs it whole. ``celery -A example_worker worker`` runs the same app's worker alone.
+``python -m example_worker [DIR]`` takes a census with a worker of its own and shows what was recorded.
+``celery -A example_worker worker`` runs only the worker.
 """
 
 from __future__ import annotations

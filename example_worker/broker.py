@@ -1,4 +1,4 @@
-"""The embedded broker: kombu's filesystem transport, made safe for several processes that publish."""
+"""The embedded broker: kombu's filesystem transport, made safe for several publishing processes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from kombu.utils.json import dumps
 
 
 class Channel(filesystem.Channel):
-    """Messages appear whole.
+    """Writes a message under a temporary name and renames it, so that consumers see only complete messages.
 
-    kombu 5.7 creates a message's file under its final name and writes it afterwards; a consumer that looks in
-    between takes an empty file for the message, and the message is lost.
+    kombu 5.7 creates the file under its final name and then writes it; a consumer that looks in between takes the empty
+    file for the message, and the message is lost.
     """
 
     def _put(self, queue: str, payload: Any, **_: Any) -> None:  # type: ignore[override] # named as in its base
@@ -26,6 +26,6 @@ class Channel(filesystem.Channel):
 
 
 class Transport(filesystem.Transport):
-    """The transport to give as ``broker_transport``, beside ``broker_url = "filesystem://"``."""
+    """The value of ``broker_transport`` for ``broker_url = "filesystem://"``."""
 
     Channel = Channel

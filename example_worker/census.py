@@ -1,4 +1,4 @@
-"""What there is to count in Python sources. Knows nothing of Celery."""
+"""Counts files, lines, functions and classes in Python sources. Knows nothing of Celery."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import NamedTuple, TypedDict
 
 FILES_PER_PORTION = 30
+"""Files that one task counts."""
 MAX_PACKAGES = 200
+"""Packages that a census distinguishes."""
 TOP_LEVEL = "(top level)"
+"""Name of the package of files that are in no directory."""
 UNPARSABLE = (SyntaxError, ValueError, RecursionError, MemoryError, OSError)
-"""What `source` and `measure` raise for files that cannot be read or parsed."""
+"""Exceptions of `source` and `measure` for files that cannot be read or parsed."""
 _SKIPPED = frozenset({"__pycache__", "site-packages", "node_modules"})
 
 
@@ -29,27 +32,28 @@ class Portion(NamedTuple):
 
 
 class Function(TypedDict):
-    """A function, and how long it is."""
+    """A function and its length."""
 
     name: str
+    """File and name, such as ``shapes/good.py:area``."""
     lines: int
 
 
 class Tally(TypedDict):
-    """Counts of a file, or of many added up."""
+    """The counts of one file, or the sums of many."""
 
     files: int
     lines: int
     functions: int
     classes: int
     documented: int
-    """Functions and classes with a docstring."""
+    """Number of functions and classes with a docstring."""
     longest: Function
 
 
 def scan(directory: Path) -> list[Portion]:
-    """The Python files under ``directory``, by package: the directory a file is in, or in trees with many
-    directories one of those around it."""
+    """The Python files below ``directory``, in portions. The package of a file is its directory or, in a tree with too
+    many directories, one of the directories above."""
     paths = []
     for folder, folders, names in os.walk(directory):
         folders[:] = sorted(name for name in folders if name not in _SKIPPED and not name.startswith("."))
@@ -75,9 +79,9 @@ def _by_package(paths: Iterable[Path], depth: int) -> dict[str, list[str]]:
 
 
 def source(path: Path, encoding: str | None = None) -> str | bytes:
-    """The text of a file in a known encoding, or else its bytes, which the parser reads as Python itself does.
+    """The text of a file in the given encoding; without one its bytes, which the parser decodes like Python itself.
 
-    Raises `UnicodeDecodeError` where no encoding is given and the bytes are not UTF-8, and `OSError`.
+    Raises `UnicodeDecodeError` if the bytes are not in the encoding, or without one not in UTF-8, and `OSError`.
     """
     data = path.read_bytes()
     if encoding is not None:
@@ -87,8 +91,8 @@ def source(path: Path, encoding: str | None = None) -> str | bytes:
 
 
 def encoding_of(path: Path) -> str:
-    """The encoding of a file that is not UTF-8: the one it declares, if that is true, else Latin-1, which fits
-    always."""
+    """The encoding of a file that is not UTF-8: the one that it declares if it can be decoded with it, or else Latin-1,
+    which decodes anything."""
     data = path.read_bytes()
     try:
         declared, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
@@ -99,7 +103,7 @@ def encoding_of(path: Path) -> str:
 
 
 def measure(code: str | bytes, name: str) -> Tally:
-    """Count one file. Raises what `ast.parse` does: `SyntaxError` and the others of `UNPARSABLE`."""
+    """Count one file. Raises `SyntaxError` and the other exceptions of `UNPARSABLE`, as `ast.parse` does."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         tree = ast.parse(code, name)
@@ -118,7 +122,7 @@ def measure(code: str | bytes, name: str) -> Tally:
 
 
 def _definitions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef]:
-    """Every function and class, at any depth. Unlike `ast.walk` it leaves expressions out, which hold none."""
+    """Every function and class, at any depth. Unlike `ast.walk`, it skips expressions, which contain none."""
     waiting = [tree]
     while waiting:
         node = waiting.pop()
@@ -129,25 +133,25 @@ def _definitions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionD
 
 
 def empty() -> Tally:
-    """The tally of nothing."""
+    """A tally of zeros."""
     return {"files": 0, "lines": 0, "functions": 0, "classes": 0, "documented": 0, "longest": {"name": "", "lines": 0}}
 
 
 def add(tallies: Iterable[Tally]) -> Tally:
-    """The tallies added up."""
+    """The sum of the tallies."""
     total = empty()
-    for one in tallies:
-        total["files"] += one["files"]
-        total["lines"] += one["lines"]
-        total["functions"] += one["functions"]
-        total["classes"] += one["classes"]
-        total["documented"] += one["documented"]
-        total["longest"] = max(total["longest"], one["longest"], key=lambda function: function["lines"])
+    for tally in tallies:
+        total["files"] += tally["files"]
+        total["lines"] += tally["lines"]
+        total["functions"] += tally["functions"]
+        total["classes"] += tally["classes"]
+        total["documented"] += tally["documented"]
+        total["longest"] = max(total["longest"], tally["longest"], key=lambda function: function["lines"])
     return total
 
 
 def broken_line(code: str | bytes, name: str) -> str:
-    """The line of a file that stops the parser, empty where there is no such line."""
+    """The line of a file at which the parser stops; empty if there is none."""
     try:
         measure(code, name)
     except SyntaxError as exc:

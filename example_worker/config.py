@@ -1,12 +1,12 @@
-"""Configuration of the app, read by Celery when it is first needed.
+"""Configuration of the app, which Celery reads on first use.
 
-Without any environment variable all of it lives in one directory and needs no server. The variables choose others:
+Without environment variables, everything is in one directory and no server is needed. These variables change that:
 
 * ``EXAMPLE_BROKER_URL``, such as ``redis://localhost:6379/0`` or ``amqp://guest:guest@localhost//``
 * ``EXAMPLE_RESULT_BACKEND``, such as ``redis://localhost:6379/1``
-* ``EXAMPLE_DATABASE_URL``, where the records go, such as ``postgresql+psycopg://user@localhost/name``
-* ``EXAMPLE_TRACE_URL``, where traces can be looked at, such as ``http://localhost:16686/trace/{trace_id}``
-* ``EXAMPLE_DATA_DIR``, the directory; ``example_worker_data`` if not given
+* ``EXAMPLE_DATABASE_URL``, the database of the records, such as ``postgresql+psycopg://user@localhost/name``
+* ``EXAMPLE_TRACE_URL``, the address of a trace, such as ``http://localhost:16686/trace/{trace_id}``
+* ``EXAMPLE_DATA_DIR``, the directory; the default is ``example_worker_data``
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ if result_backend.startswith("db+sqlite"):
     database_engine_options = {"connect_args": {"timeout": 30}}
     result_chord_retry_interval = 0.5
 
-task_default_queue = "example_worker"  # a broker may be shared, and a worker discards tasks that it does not know
+task_default_queue = "example_worker"  # the broker may be shared, and a worker discards tasks that it does not know
 
-worker_prefetch_multiplier = 1  # tasks that take long, and a worker that stops at once
+worker_prefetch_multiplier = 1  # tasks take long, and the worker must stop quickly
 
 asynctask_url = os.environ.get("EXAMPLE_DATABASE_URL") or f"sqlite:///{data_dir / 'records.db'}"
 asynctask_journal_dir = data_dir / "journal"

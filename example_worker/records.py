@@ -1,4 +1,4 @@
-"""Reading what celery-asynctask recorded of one census: ordinary SQLAlchemy queries over its models."""
+"""Reads the records of one census, with ordinary SQLAlchemy queries over the models of celery-asynctask."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ from celery_asynctask import AsyncTask, AsyncTaskAttempt
 
 
 class Progress(NamedTuple):
-    """How far a workflow is."""
+    """The progress of a workflow."""
 
     known: int
-    """Tasks, those that wait for others among them: a workflow's steps are recorded when it is sent."""
+    """Number of its tasks, also those that wait for others: the steps of a workflow are recorded when it is sent."""
     done: int
-    """Tasks that have ended, one way or another."""
+    """Number of its tasks that have ended, with whatever status."""
 
 
 class Records:
-    """The records of the workflow that began with one task."""
+    """The records of the workflow with one root task."""
 
     def __init__(self, url: str, root_id: str) -> None:
         self.root_id = root_id
         self._engine = create_engine(url)
-        self._there = False
+        self._has_tables = False
 
     def progress(self) -> Progress:
-        """Raises `sqlalchemy.exc.SQLAlchemyError` where the database cannot be asked."""
+        """The progress until now. Raises `sqlalchemy.exc.SQLAlchemyError` if the database cannot be read."""
         # The recorder creates the tables with its first batch.
-        self._there = self._there or inspect(self._engine).has_table(AsyncTask.__tablename__)
-        if not self._there:
+        self._has_tables = self._has_tables or inspect(self._engine).has_table(AsyncTask.__tablename__)
+        if not self._has_tables:
             return Progress(0, 0)
         counts = select(func.count(), func.count(AsyncTask.completed_at)).where(AsyncTask.root_task_id == self.root_id)
         with Session(self._engine) as session:
             return Progress(*session.execute(counts).one())
 
     def tasks(self) -> Sequence[AsyncTask]:
-        """Every task, in the order they were asked for."""
+        """All tasks, in the order of their creation."""
         query = select(AsyncTask).where(AsyncTask.root_task_id == self.root_id)
         with Session(self._engine) as session:
             return session.scalars(query.order_by(AsyncTask.created_at, AsyncTask.id)).all()
 
     def attempts(self) -> Sequence[AsyncTaskAttempt]:
-        """Every run of every task, in the order they ended."""
+        """All attempts of all tasks, in the order of their ends."""
         query = (
             select(AsyncTaskAttempt)
             .join(AsyncTask, AsyncTask.celery_task_id == AsyncTaskAttempt.celery_task_id)

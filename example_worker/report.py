@@ -1,4 +1,4 @@
-"""What the user gets to read at the end: the census, and what celery-asynctask recorded of making it."""
+"""The report: the result of the census, and what celery-asynctask recorded while it was taken."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from example_worker.spans import Span
 from example_worker.tasks import Census, add_up, quote
 
 SLOWEST = 5
-"""Runs that are shown with their spans."""
+"""Attempts that are shown with their spans."""
 MAX_LINES = 12
-"""Rows of a table after which the rest is only counted."""
+"""Rows of a table; the rest is only counted."""
 _STYLES = {AsyncTaskStatus.SUCCESS: "green", AsyncTaskStatus.FAILURE: "red"}
 
 
@@ -35,7 +35,7 @@ def style_of(status: AsyncTaskStatus) -> str:
 
 
 def seconds(start: dt.datetime | None, end: dt.datetime | None) -> float | None:
-    """From one time to another, where both are known."""
+    """The seconds from one time to another; None: one of them is not known."""
     return (end - start).total_seconds() if start and end else None
 
 
@@ -47,7 +47,7 @@ def duration_text(duration: float | None) -> str:
 
 
 def subject(task: AsyncTask) -> str:
-    """The package or file that a task is about."""
+    """The package or file that a task works on."""
     kwargs = task.task_kwargs or {}
     positional = task.task_args or []
     file = kwargs.get("file") or (positional[0] if positional and isinstance(positional[0], dict) else {})
@@ -55,18 +55,18 @@ def subject(task: AsyncTask) -> str:
 
 
 def show_census(console: Console, tasks: Iterable[AsyncTask]) -> None:
-    """The result of the census, as it is recorded in the row of its last task."""
-    found: Census | None = next((task.result for task in tasks if task.name == add_up.name), None)
-    if found is None:
+    """Print the result of the census, from the row of its last task."""
+    result: Census | None = next((task.result for task in tasks if task.name == add_up.name), None)
+    if result is None:
         return
-    total = found["total"]
+    total = result["total"]
     share = total["documented"] / max(1, total["functions"] + total["classes"])
-    table = _table("The census", "package", "files", "lines", "functions", "classes")
-    for summary in found["largest"]:
+    table = _table("Census", "package", "files", "lines", "functions", "classes")
+    for summary in result["largest"]:
         tally = summary["tally"]
         counts = (tally["files"], tally["lines"], tally["functions"], tally["classes"])
         table.add_row(Text(summary["package"]), *(f"{count:,}" for count in counts))
-    if (rest := found["packages"] - len(found["largest"])) > 0:
+    if (rest := result["packages"] - len(result["largest"])) > 0:
         table.add_row(f"and {rest} more", style="dim")
     counts = (total["files"], total["lines"], total["functions"], total["classes"])
     table.add_section()
@@ -80,17 +80,23 @@ def show_census(console: Console, tasks: Iterable[AsyncTask]) -> None:
 
 
 def show_rows(console: Console, tasks: Sequence[AsyncTask], attempts: Iterable[AsyncTaskAttempt]) -> None:
-    """The rows by task name, and how long a run took."""
-    runs: dict[str, list[float]] = defaultdict(list)
+    """Print the rows by task name, with the durations of their attempts."""
+    durations: dict[str, list[float]] = defaultdict(list)
     for attempt in attempts:
         if (duration := seconds(attempt.started_at, attempt.ended_at)) is not None:
-            runs[attempt.name].append(duration)
+            durations[attempt.name].append(duration)
     groups: dict[str, list[AsyncTask]] = defaultdict(list)
     for task in sorted(tasks, key=lambda task: task.started_at or task.created_at):
         groups[task.name].append(task)
     statuses = sorted({task.status for task in tasks}, key=lambda status: (status != AsyncTaskStatus.SUCCESS, status))
     table = _table(
-        f"The {len(tasks):,} rows in async_task", "task", "rows", *statuses, "retries", "p50 of a run", "longest run"
+        f"{len(tasks):,} rows in async_task",
+        "task name",
+        "rows",
+        *statuses,
+        "retries",
+        "median attempt",
+        "longest attempt",
     )
     for name, group in groups.items():
         counts = Counter(task.status for task in group)
@@ -99,19 +105,19 @@ def show_rows(console: Console, tasks: Sequence[AsyncTask], attempts: Iterable[A
             f"{len(group):,}",
             *(Text(f"{counts[status]:,}" if counts[status] else "", style_of(status)) for status in statuses),
             str(sum(task.retries for task in group) or ""),
-            duration_text(statistics.median(runs[name]) if runs[name] else None),
-            duration_text(max(runs[name], default=None)),
+            duration_text(statistics.median(durations[name]) if durations[name] else None),
+            duration_text(max(durations[name], default=None)),
         )
     console.print(table)
 
 
 def show_failures(console: Console, tasks: Sequence[AsyncTask]) -> None:
-    """The failures, with the line that the error callback found."""
+    """Print the failures, with the line that the error callback found."""
     failed = [task for task in tasks if task.status == AsyncTaskStatus.FAILURE]
     if not failed:
         return
     lines = {task.parent_task_id: task.result for task in tasks if task.name == quote.name}
-    table = _table(f"The failures ({len(failed):,})", "task", "about", "error")
+    table = _table(f"Failures ({len(failed):,})", "task name", "package or file", "error")
     for task in failed[:MAX_LINES]:
         error = Text.assemble((task.error_type or "", "red"), f": {task.error_message}")
         if line := lines.get(task.celery_task_id):
@@ -122,22 +128,27 @@ def show_failures(console: Console, tasks: Sequence[AsyncTask]) -> None:
 
 
 def show_retries(console: Console, tasks: Iterable[AsyncTask], attempts: Iterable[AsyncTaskAttempt]) -> None:
-    """The runs that asked for another, and what became of their tasks."""
+    """Print the attempts that ended in a retry, with the status of their tasks."""
     retried = [attempt for attempt in attempts if attempt.outcome == "retried"]
     if not retried:
         return
     by_id = {task.celery_task_id: task for task in tasks}
     table = _table(
-        "The retries, by the rows in async_task_attempt", "task", "about", "run", "why it was run again", "in the end"
+        f"Retries ({len(retried):,}), from async_task_attempt",
+        "task name",
+        "package or file",
+        "attempt",
+        "reason",
+        "task status",
     )
     for attempt in retried[:MAX_LINES]:
         task = by_id[attempt.celery_task_id]
-        why = Text(f"{attempt.error_type}: {attempt.error_message}")
+        reason = Text(f"{attempt.error_type}: {attempt.error_message}")
         table.add_row(
             short_name(task.name),
             Text(subject(task)),
             str(attempt.attempt),
-            why,
+            reason,
             Text(task.status, style_of(task.status)),
         )
     _add_rest(table, len(retried))
@@ -147,14 +158,16 @@ def show_retries(console: Console, tasks: Iterable[AsyncTask], attempts: Iterabl
 def show_spans(
     console: Console, attempts: Sequence[AsyncTaskAttempt], spans: Iterable[Span], trace_url: str | None
 ) -> None:
-    """The slowest runs, each row of async_task_attempt beside the span that OpenTelemetry recorded of it."""
+    """Print the slowest attempts, each with the span that OpenTelemetry recorded of it."""
     by_id = {span.span: span for span in spans}
-    runs = sorted(attempts, key=lambda one: seconds(one.started_at, one.ended_at) or 0, reverse=True)
-    traces = sorted({one.trace_id for one in attempts if one.trace_id})
+    slowest = sorted(attempts, key=lambda attempt: seconds(attempt.started_at, attempt.ended_at) or 0, reverse=True)
+    traces = sorted({attempt.trace_id for attempt in attempts if attempt.trace_id})
     if not traces:
         return
-    table = _table("Spans and rows, the slowest", "span", "took", "row of", "attempt", "took", "span_id", "outcome")
-    for attempt in runs[:SLOWEST]:
+    table = _table(
+        "Slowest attempts, with their spans", "span", "took", "task name", "attempt", "took", "span_id", "outcome"
+    )
+    for attempt in slowest[:SLOWEST]:
         span = by_id.get(attempt.span_id or "")
         table.add_row(
             Text(short_name(span.name)) if span else "-",
@@ -166,8 +179,8 @@ def show_spans(
             attempt.outcome,
         )
     console.print(table)
-    found = sum(one.span_id in by_id for one in attempts)
-    console.print(f"{found:,} of {len(attempts):,} runs have their span; the trace:", highlight=False)
+    matched = sum(attempt.span_id in by_id for attempt in attempts)
+    console.print(f"{matched:,} of {len(attempts):,} attempts have a span. The trace:", highlight=False)
     for trace_id in traces:
         console.print(trace_link(trace_url, trace_id, None) or trace_id, highlight=False, markup=False, soft_wrap=True)
     console.print()
@@ -175,22 +188,21 @@ def show_spans(
 
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    counting = {
+    numeric = {
         "rows",
         "files",
         "lines",
         "functions",
         "classes",
         "retries",
-        "p50 of a run",
-        "longest run",
-        "run",
+        "median attempt",
+        "longest attempt",
         "attempt",
         "took",
     }
     for column in columns:
-        counts = column in counting or column.isupper()
-        table.add_column(column, justify="right" if counts else "left", no_wrap=counts)
+        is_numeric = column in numeric or column.isupper()
+        table.add_column(column, justify="right" if is_numeric else "left", no_wrap=is_numeric)
     return table
 
 

@@ -1,6 +1,7 @@
-"""OpenTelemetry for the example: Celery instrumented, spans written to a file of each process in the data directory.
+"""OpenTelemetry for the example: it instruments Celery and writes the spans of each process to a file in the data
+directory.
 
-An application sends its spans to a collector instead; the two lines that matter are the provider and the instrumentor.
+An application sends its spans to a collector instead. The lines that matter are the provider and the instrumentor.
 """
 
 from __future__ import annotations
@@ -21,15 +22,16 @@ class Span(NamedTuple):
     """A finished span."""
 
     trace: str
-    """32 hex digits."""
+    """Trace id, 32 hex digits."""
     span: str
-    """16 hex digits."""
+    """Span id, 16 hex digits."""
     name: str
     seconds: float
+    """Its duration."""
 
 
 class FileExporter(SpanExporter):
-    """Appends each span, as it ends, to a file of the process: a forked child has no thread that could send it."""
+    """Appends each span, when it ends, to a file of its process: a forked child has no thread that could send it."""
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         directory = _directory(Path(os.environ.get("EXAMPLE_DATA_DIR") or "example_worker_data"))
@@ -40,7 +42,7 @@ class FileExporter(SpanExporter):
 
 
 def record() -> None:
-    """Record spans of what this process and its children publish and run."""
+    """Record spans for the messages that this process and its children publish and the tasks that they run."""
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(FileExporter()))
     trace.set_tracer_provider(provider)
@@ -48,7 +50,7 @@ def record() -> None:
 
 
 def load(data_dir: Path) -> list[Span]:
-    """Every span that was written below the data directory."""
+    """All spans in the data directory."""
     files = sorted(_directory(data_dir).glob("*.jsonl"))
     return [Span(*json.loads(line)) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
 
@@ -59,7 +61,7 @@ def _directory(data_dir: Path) -> Path:
 
 def _read(span: ReadableSpan) -> Span:
     context = span.get_span_context()
-    assert context is not None, "a span that is exported has one"
+    assert context is not None, "every exported span has a context"
     return Span(
         trace.format_trace_id(context.trace_id),
         trace.format_span_id(context.span_id),

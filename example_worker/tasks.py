@@ -1,8 +1,8 @@
 """The tasks of a census.
 
-``take_census`` sends a chord: for each portion of a package a chain ``measure | summarize``, and ``add_up`` when all
-are through. A file that does not parse must not stop the census, and must not vanish either: ``measure`` gives it
-a ``parse`` task of its own, beside the chord, which fails with the real error.
+``take_census`` sends a chord: a chain ``measure | summarize`` for each portion of a package, then ``add_up``. A file
+that does not parse must not stop the census, and must not vanish either: ``measure`` gives it a ``parse`` task of its
+own, outside the chord, which fails with the real error.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from example_worker.celery import app
 
 
 class File(TypedDict):
-    """A file, and its encoding if that is not UTF-8."""
+    """A file, with its encoding if that is not UTF-8."""
 
     directory: str
     path: str
@@ -26,7 +26,7 @@ class File(TypedDict):
 
 
 class Summary(TypedDict):
-    """What is known of one portion, or of a package."""
+    """The tally of one portion, or of a package."""
 
     package: str
     tally: census.Tally
@@ -58,10 +58,10 @@ def take_census(directory: str) -> dict[str, int]:
 def measure(
     self: Any, directory: str, package: str, paths: list[str], encodings: dict[str, str] | None = None
 ) -> list[census.Tally]:
-    """Count each file, as UTF-8; where one is not, once more with the ``encodings`` that it found."""
+    """Count each file as UTF-8. If some are not UTF-8, retry with the ``encodings`` found for them."""
     root, known = Path(directory), encodings or {}
     sources: dict[str, str | bytes] = {}
-    found: dict[str, str] = {}
+    new: dict[str, str] = {}
     broken: list[str] = []
     reason = ""
     for path in paths:
@@ -71,12 +71,12 @@ def measure(
             if path in known:
                 broken.append(path)
                 continue
-            found[path] = census.encoding_of(root / path)
+            new[path] = census.encoding_of(root / path)
             reason = f"{path}: {exc}"
         except OSError:
             broken.append(path)
-    if found:
-        kwargs = {"directory": directory, "package": package, "paths": paths, "encodings": {**known, **found}}
+    if new:
+        kwargs = {"directory": directory, "package": package, "paths": paths, "encodings": {**known, **new}}
         raise self.retry(kwargs=kwargs, exc=UnicodeError(reason), countdown=0)
     tallies = []
     for path, code in sources.items():
@@ -90,7 +90,7 @@ def measure(
     return tallies
 
 
-# Its argument is the result of the row before: once is enough.
+# Its argument is the result of the task before, which is recorded already.
 @app.task(asynctask_record_args=False)
 def summarize(tallies: list[census.Tally], package: str) -> Summary:
     """Add up the files of one portion."""
@@ -114,14 +114,14 @@ def add_up(summaries: list[Summary]) -> Census:
 
 @app.task
 def parse(file: File) -> census.Tally:
-    """Parse a file that stopped ``measure``: fails with the reason."""
+    """Parse a file that ``measure`` could not parse, and fail with the reason."""
     return census.measure(_source(file), file["path"])
 
 
-# With one argument: Celery calls an error callback that takes more inside of the failed task, not as a task.
+# It takes one argument: Celery calls an error callback with more inside the failed task, not as a task of its own.
 @app.task
 def quote(file: File) -> str:
-    """The line that made ``parse`` fail."""
+    """The line at which ``parse`` failed."""
     return census.broken_line(_source(file), file["path"])
 
 

@@ -1,4 +1,4 @@
-"""A workflow drawn as a tree, from nothing but the rows' ``celery_task_id`` and ``parent_task_id``."""
+"""Draws a workflow as a tree, from the ``celery_task_id`` and ``parent_task_id`` of its rows."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from celery_asynctask import AsyncTask, AsyncTaskStatus
 from example_worker.report import duration_text, seconds, short_name, style_of, subject
 
 MAX_EVENTFUL, MAX_CALM = 6, 2
-"""How many of a task's children of one name are drawn: of those in which something went wrong, and of the others."""
+"""Children of a task, of one name, that are drawn: those with a failure or a retry, and the others."""
 
 Children = dict[str | None, list[AsyncTask]]
 
 
 def draw(tasks: Sequence[AsyncTask], root_id: str) -> Tree:
-    """The tree of a workflow whose rows are ``tasks``, in the order they were asked for."""
+    """The tree of a workflow whose rows are ``tasks``, in the order of their creation."""
     known = {task.celery_task_id: task for task in tasks}
     children: Children = defaultdict(list)
     for task in tasks:
@@ -34,16 +34,16 @@ def _grow(tree: Tree, tasks: Sequence[AsyncTask], children: Children) -> None:
     groups: dict[str, list[AsyncTask]] = defaultdict(list)
     for task in tasks:
         groups[task.name].append(task)
-    # A task that waited for others comes behind them.
+    # A task that waited for others comes after them.
     for group in sorted(groups.values(), key=lambda group: max(map(_started, group))):
         drawn = _choose(group, children)
         for task in drawn:
             _grow(tree.add(_label(task)), children[task.celery_task_id], children)
         if rest := len(group) - len(drawn):
             others = Counter(task.status for task in group) - Counter(task.status for task in drawn)
-            how = ", ".join(f"{count:,} {status}" for status, count in others.items())
+            statuses = ", ".join(f"{count:,} {status}" for status, count in others.items())
             branch = ", each with its own branch" if children[group[-1].celery_task_id] else ""
-            tree.add(Text(f"{rest:,} more {short_name(group[0].name)}{branch}: {how}", "dim"))
+            tree.add(Text(f"{rest:,} more {short_name(group[0].name)}{branch}: {statuses}", "dim"))
 
 
 def _started(task: AsyncTask) -> float:
@@ -51,7 +51,7 @@ def _started(task: AsyncTask) -> float:
 
 
 def _choose(group: Sequence[AsyncTask], children: Children) -> list[AsyncTask]:
-    """The tasks of the group to draw, in their order."""
+    """The tasks of the group that are drawn, in order."""
     eventful = [task for task in group if _is_eventful(task, children)]
     calm = [task for task in group if task not in eventful]
     chosen = {task.celery_task_id for task in (*eventful[:MAX_EVENTFUL], *calm[:MAX_CALM])}
@@ -59,17 +59,19 @@ def _choose(group: Sequence[AsyncTask], children: Children) -> list[AsyncTask]:
 
 
 def _is_eventful(task: AsyncTask, children: Children) -> bool:
-    """Whether something else than a success happened to the task or to one behind it."""
-    behind: Iterable[AsyncTask] = children[task.celery_task_id]
+    """Whether the task, or any task below it, was retried or did not succeed."""
+    below: Iterable[AsyncTask] = children[task.celery_task_id]
     return (
-        task.status != AsyncTaskStatus.SUCCESS or task.retries > 0 or any(_is_eventful(one, children) for one in behind)
+        task.status != AsyncTaskStatus.SUCCESS
+        or task.retries > 0
+        or any(_is_eventful(child, children) for child in below)
     )
 
 
 def _label(task: AsyncTask) -> Text:
     label = Text.assemble((short_name(task.name), "bold"), " ")
-    if about := subject(task):
-        label.append(f"{about} ", "cyan")
+    if name := subject(task):
+        label.append(f"{name} ", "cyan")
     label.append(task.status, style_of(task.status))
     if task.retries:
         label.append(f" after {task.retries} {'retry' if task.retries == 1 else 'retries'}", "yellow")

@@ -1,4 +1,4 @@
-"""A real Celery worker in a process of its own, for as long as a ``with`` block lasts."""
+"""A Celery worker in a process of its own, for the time of a ``with`` block."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 from types import TracebackType
 
 STOP_SECONDS = 20.0
-"""How long the tasks that run may take to finish before the worker is killed."""
+"""Time for running tasks to finish before the worker is killed."""
 
 
 class Worker:
-    """``celery -A example_worker worker`` with a prefork pool; what it says goes to a log file."""
+    """``celery -A example_worker worker`` with a prefork pool. Its output goes to a log file."""
 
     def __init__(self, log: Path) -> None:
         self.log = log
@@ -24,8 +24,9 @@ class Worker:
         command = [sys.executable, "-m", "celery", "-A", "example_worker", "worker"]
         command += ["--pool=prefork", f"--concurrency={self.processes}", f"--hostname=census{os.getpid()}@%h"]
         command += ["--loglevel=INFO", "--without-gossip", "--without-mingle", "--without-heartbeat"]
-        here = str(Path(__file__).parent.parent)
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))}
+        project = str(Path(__file__).parent.parent)
+        path = os.pathsep.join(filter(None, [project, os.environ.get("PYTHONPATH")]))
+        environment = {**os.environ, "PYTHONPATH": path}
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 command,
@@ -33,12 +34,12 @@ class Worker:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C is for us; we tell the worker
+                start_new_session=True,  # Ctrl-C reaches only this process, which then stops the worker
             )
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
-        """Let the running tasks finish; kill what does not end in time."""
+        """Let running tasks finish, and kill the worker if it does not end in time."""
         try:
             self._process.terminate()
             self._process.wait(STOP_SECONDS)
@@ -50,5 +51,5 @@ class Worker:
                 raise
 
     def exit_code(self) -> int | None:
-        """The exit code of a worker that has ended by itself, None while it runs."""
+        """The exit code of a worker that ended by itself; None while it runs."""
         return self._process.poll()

@@ -110,11 +110,11 @@ def test_records_a_census_with_a_failure_and_a_retry(tmp_path: Path, tree: Path)
         "longest": {"name": "shapes/good.py:area", "lines": 2},
     }
     for shown in (
-        "The 8 rows in async_task",
+        "8 rows in async_task",
         "SyntaxError",
         "legacy.py",
         "├── ",
-        "runs have their span",
+        "9 of 9 attempts have a span",
         str(data.relative_to(tmp_path)),
     ):
         assert shown in done.stdout
@@ -188,5 +188,5 @@ def test_refuses_a_directory_without_python_files(tmp_path: Path, name: str) -> 
 def test_says_in_one_line_which_server_is_away(tmp_path: Path, tree: Path) -> None:
     done = run_example(tmp_path, str(tree), EXAMPLE_DATABASE_URL="postgresql+psycopg://nobody@127.0.0.1:1/nothing")
     assert done.returncode == 1
-    assert done.stderr.startswith("example_worker: the database of the records cannot be used: ")
+    assert done.stderr.startswith("example_worker: the database of the records cannot be used, check EXAMPLE_DATABASE")
     assert done.stderr.count("\n") == 1
