@@ -13,12 +13,12 @@ from starlette.routing import Route
 from celery_asynctask.console import entry, errors, names, overview, rerun, static, task, tasks, workers, workflow
 from celery_asynctask.console.markup import failed
 from celery_asynctask.errors import FilterError
-from celery_asynctask.web.problem import ProblemError, handlers
+from celery_asynctask.web.problem import NO_TABLES, ProblemError, handlers
 from celery_asynctask.web.service import Service
 
 _UNREADABLE: Final = (
-    "The database did not answer this query, which says nothing about the tasks: they may be there all the same. "
-    "The server's log says why; try again, or narrow the search."
+    "The database could not be queried. Your tasks may be fine. The server's log says why; try again, or narrow the "
+    "search."
 )
 
 
@@ -52,7 +52,8 @@ def console(service: Service) -> Starlette:
 def _answer(request: Request, exc: ProblemError) -> Response:
     if exc.kind == "unauthenticated":
         return entry.asked(request, exc)
-    return failed(request, exc.status, exc.detail, exc.headers)
+    title = "No tables yet" if exc.detail == NO_TABLES else ""
+    return failed(request, exc.status, exc.detail, exc.headers, title=title)
 
 
 def _of_filter(request: Request, exc: Exception) -> Response:
@@ -65,5 +66,5 @@ def _of_http(request: Request, exc: Exception) -> Response:
     headers = exc.headers or {}
     if exc.status_code < 400:
         return Response(None, exc.status_code, headers=headers)
-    told = {404: "There is no such page.", 405: f"Allowed here: {headers.get('Allow', '')}."}
+    told = {404: "This page does not exist.", 405: f"Allowed methods: {headers.get('Allow', '')}."}
     return failed(request, exc.status_code, told.get(exc.status_code, f"{exc.detail}."), headers)

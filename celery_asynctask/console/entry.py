@@ -28,6 +28,7 @@ def asked(request: Request, exc: ProblemError | None = None, told: str = "", bac
         request,
         "sign-in.html",
         takes_tokens=service.authenticator.takes_tokens,
+        has_function=service.authenticator.has_function,
         detail=told or (exc.detail if exc and not service.authenticator.takes_tokens else ""),
         back=_safe(here if back is None else back),
     )
@@ -43,7 +44,11 @@ async def _sign_in(request: Request) -> Response:
     token, back = form.get("token", "").strip(), _safe(form.get("back", ""))
     service: Service = request.app.state.asynctask
     if service.authenticator.holder(token) is None:
-        return asked(request, told="That token is not known here.", back=back)
+        return asked(
+            request,
+            told="Invalid token. Check that you copied all of it, or ask the operator of this server for another.",
+            back=back,
+        )
     answer = RedirectResponse(back or markup.url(request), 303, headers=markup.SECURITY)
     answer.set_cookie(
         markup.COOKIE,
@@ -70,7 +75,7 @@ async def fields(request: Request) -> dict[str, str]:
     try:
         return {name: values[0] for name, values in parse_qs(body, max_num_fields=MAX_FIELDS).items()}
     except ValueError as exc:
-        raise invalid("body", f"A form here has at most {MAX_FIELDS} fields.") from exc
+        raise invalid("body", f"A form has at most {MAX_FIELDS} fields. Open the page again and use its form.") from exc
 
 
 def _safe(back: str) -> str:

@@ -26,9 +26,9 @@ CAUSES: Final = (50, 1000)
 NAMES_SHOWN: Final = 3
 """Names of tasks that are shown of a group."""
 SORTS: Final[Mapping[str, tuple[str, Callable[[Group], int | dt.datetime]]]] = {
-    "count": ("most frequent first", lambda group: group.tasks),
-    "last": ("seen last first", lambda group: group.last),
-    "first": ("newest first", lambda group: group.first),
+    "count": ("Most frequent", lambda group: group.tasks),
+    "last": ("Most recent", lambda group: group.last),
+    "first": ("Newest", lambda group: group.first),
 }
 SHORTCUTS: Final = (("Last hour", "since:1h"), ("Last day", "since:1d"), ("Last week", "since:1w"))
 """Common terms of a search."""
@@ -104,7 +104,7 @@ def _causes(page: Page, search: Search, found: Failures, groups: Sequence[Group]
                 search=search_of(group, search.text, page.now),
                 status=[] if names_status or group.error_type in FAILED else [status.value for status in FAILED],
             ),
-            peak=f"Failures over time; most, {peak:,}, from {periods[group.counts.index(peak)]}",
+            peak=f"Failures over time; peak: {peak:,}, {periods[group.counts.index(peak)]}",
             bars=bars,
         )
 

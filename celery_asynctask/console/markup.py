@@ -22,6 +22,14 @@ from celery_asynctask.present.symbols import SIGNS
 from celery_asynctask.queries.search.filter import term
 from celery_asynctask.queries.search.keys import KEYS
 
+SEARCH_EXAMPLES: Final = (
+    "status:FAILURE since:1d",
+    "name:billing.* -status:SUCCESS",
+    "customer:42,43 retries:>2",
+    "run:>10s since:1h",
+    "error:*Timeout* created_by_name:*",
+)
+"""Searches that show the grammar; a click runs them."""
 COOKIE: Final = "asynctask_token"
 """Of who has signed in."""
 SECURITY: Final = {
@@ -51,6 +59,16 @@ def percent(value: float) -> str:
     return f"{'<0.1' if shown == '0' and value else '>99.9' if shown == '100' and value < 1 else shown} %"
 
 
+def per_minute(value: float) -> str:
+    """A number of tasks a minute; below 0.1 of tasks a day, with the unit."""
+    if value >= 10:
+        return f"{round(value):,}"
+    if value >= 0.1 or not value:
+        return f"{value:.2g}"
+    day = value * 1440
+    return f"{round(day) if day >= 10 else format(day, '.2g')} per day"
+
+
 _ENVIRONMENT: Final = Environment(
     loader=PackageLoader("celery_asynctask.console"),
     autoescape=True,
@@ -60,10 +78,13 @@ _ENVIRONMENT: Final = Environment(
     finalize=_finalized,
     auto_reload=False,
 )
-_ENVIRONMENT.filters.update(rfc3339=rfc3339, seconds=seconds, number="{:,}".format, percent=percent)
+_ENVIRONMENT.filters.update(
+    rfc3339=rfc3339, seconds=seconds, number="{:,}".format, percent=percent, per_minute=per_minute
+)
 _ENVIRONMENT.globals.update(
     signs={status.value: sign for status, sign in SIGNS.items()},
     failed_statuses=[status.value for status in FAILED],
+    search_examples=SEARCH_EXAMPLES,
     search_keys={name: key.meaning for name, key in KEYS.items()},
     term=term,
     version=__version__,
@@ -96,7 +117,7 @@ def render(request: Request, template: str, **found: object) -> str:
     )
 
 
-def failed(request: Request, status: int, detail: str, headers: Mapping[str, str] = {}) -> Response:
-    """A page that says what went wrong and what to do."""
-    page = render(request, "failed.html", status=status, detail=detail)
+def failed(request: Request, status: int, detail: str, headers: Mapping[str, str] = {}, *, title: str = "") -> Response:
+    """The page of an error; ``detail`` says what happened and what to do, ``title`` by default what the status is."""
+    page = render(request, "failed.html", status=status, detail=detail, title=title)
     return HTMLResponse(page, status, headers={**headers, **SECURITY})

@@ -106,13 +106,13 @@ async def name(page: Page) -> Response:
         parts = series(reader, session, search, end, limit=FEWER)
         latest = name_detail(reader, session, of)
         if not latest.newest:
-            raise not_found(f"There is no task of the name {of[:80]!r}.")
+            raise not_found(f"No task with the name {of[:80]!r} is recorded.")
         day = statistics(reader, session, with_time(search, end), end, limit=MAX_PER_NAME)
         return {
             "of": of,
             "latest": latest,
             "day": day,
-            "told": next(iter(day.names), None),
+            "statistics": next(iter(day.names), None),
             "max_scanned": MAX_PER_NAME,
             "sparks": sparks(parts),
             "sparks_note": sparks_note(parts),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
 
 from starlette.responses import Response
 
@@ -11,16 +12,56 @@ from celery_asynctask.console.page import Page, route
 from celery_asynctask.console.spark import sparks, sparks_note
 from celery_asynctask.core.accounting import Ledger
 from celery_asynctask.core.status import FAILED, AsyncTaskStatus
-from celery_asynctask.queries.search.filter import Filter
-from celery_asynctask.queries.statistics.counts import MAX_BACKLOG, backlog, is_empty
+from celery_asynctask.queries.reader import Reader
+from celery_asynctask.queries.reruns import reruns
+from celery_asynctask.queries.search.filter import Filter, Term, Value
+from celery_asynctask.queries.statistics.counts import MAX_BACKLOG, MAX_COUNTED, backlog, counts, is_empty
 from celery_asynctask.queries.statistics.overview import MAX_RUNNING
 from celery_asynctask.queries.statistics.overview import overview as overview_of
 from celery_asynctask.queries.statistics.series import FEWER, MAX_SCANNED, series
 from celery_asynctask.queries.types import Session
+from celery_asynctask.store.models import AsyncTask
 
 ROWS: Final = 10
 """Of each list."""
+DAY: Final = dt.timedelta(days=1)
+"""For how long a lost task is shown as open."""
+MAX_RERUNS_SCANNED: Final = 2_000
+"""Newest tasks that are searched for reruns of lost ones."""
 WAITING: Final = (AsyncTaskStatus.PENDING, AsyncTaskStatus.RECEIVED, AsyncTaskStatus.RETRY)
+
+
+class Lost(NamedTuple):
+    """Tasks lost in the last `DAY`."""
+
+    of_day: int
+    has_more: bool
+    """Only the newest `MAX_COUNTED` lost tasks were looked at: there may be more."""
+    rerun: int
+    """How many of those listed were rerun since."""
+    search: str
+    """Finds them, with their status."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether one may still need somebody: a lost task that was rerun, or is older than a day, does not."""
+        return self.of_day > self.rerun
+
+
+def lost(reader: Reader, session: Session, newest: Sequence[AsyncTask], end: dt.datetime) -> Lost:
+    """The tasks lost in the day before ``end``; of the ``newest`` ones, whether they were rerun."""
+    since = end - DAY
+    search = Filter(
+        (
+            Term("status", (), (Value("=", AsyncTaskStatus.LOST.value),), False),
+            Term("completed", (), (Value(">=", since),), False),
+        )
+    )
+    count = counts(reader, session, search, limit=MAX_COUNTED)
+    of_day = [task for task in newest if task.completed_at is not None and task.completed_at >= since]
+    rerun = reruns(reader, session, of_day, limit=MAX_RERUNS_SCANNED).by_task
+    total = count.by_status[AsyncTaskStatus.LOST]
+    return Lost(total, count.looked_back_to is not None, len(rerun), "completed:>=1d")
 
 
 async def overview(page: Page) -> Response:
@@ -41,6 +82,7 @@ async def overview(page: Page) -> Response:
             "found": found,
             **record,
             "now": backlog(reader, session),
+            "lost": lost(reader, session, found.lost, end),
             "max_counted": MAX_BACKLOG,
             "max_running": MAX_RUNNING,
             "names_are_of_some": sum(found.running.values()) >= MAX_RUNNING,
@@ -61,7 +103,7 @@ def _equation(ledger: Ledger) -> list[tuple[int, str]]:
     """Counts and what they are of, which add up to what was accepted; nothing that is 0 but what was stored."""
     counts = {
         "stored": ledger.stored,
-        "on their way": ledger.in_journal,
+        "in the journal": ledger.in_journal,
         "in quarantine": ledger.quarantined,
         "damaged": ledger.damaged,
         "dropped": ledger.dropped.total(),

@@ -68,7 +68,7 @@ class Page(Caller):
         given = self.request.query_params
         for name in given:
             if name not in names and name not in often:
-                raise invalid(name[:80], f"This page has no parameter {name[:80]!r}.")
+                raise invalid(name[:80], f"This page has no parameter {name[:80]!r}. Remove it from the address.")
         return {name: given.get(name, "") for name in names}
 
     def choice(self, name: str, options: Iterable[object], default: object = "") -> str:
@@ -137,7 +137,7 @@ Make = Callable[[Page], Awaitable[Response]]
 def _one_of(name: str, given: str, options: Iterable[object]) -> str:
     known = [str(one) for one in options]
     if given not in known:
-        raise invalid(name, f"{name} can be {', '.join(known)} or left out, not {given[:40]!r}.")
+        raise invalid(name, f"{name} must be one of {', '.join(known)}, or left out; {given[:40]!r} is not.")
     return given
 
 

@@ -5,6 +5,7 @@ Across, a drawing has `ACROSS` units whatever its width; each row is 16 units hi
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
@@ -26,8 +27,19 @@ HEIGHTS: Final = {
 }
 """Top and height of each: they differ in more than their color."""
 _ORDER: Final = {time: number for number, time in enumerate(MEANINGS)}
+_WORDS: Final = {
+    Time.QUEUED: "queued",
+    Time.WAITING: "delayed",
+    Time.RAN: "ran",
+    Time.FAILED: "failed after",
+    Time.UNKNOWN: "outcome unknown after",
+    Time.END: "never started",
+}
+"""As `present.waterfall.MEANINGS`, before a length of time."""
 _LEAST: Final = 2.0
 """Units that a bar has at least."""
+STEP_WIDTH: Final = 16
+"""Units of the box that stands for a step without a run."""
 _MOST_SAID: Final = 12
 """Parts that a row's text alternative has."""
 _MOST_TICKS: Final = 5
@@ -58,6 +70,17 @@ class Drawing(NamedTuple):
     """All of it in words, for who does not see it."""
     left_out: int
     """Runs that are not drawn, the first ones."""
+    step_at: float | None = None
+    """Where the box of a step without a run begins: one that was never sent where that was known, one that is not sent
+    yet at the end. None: nowhere in view, or the task was sent."""
+
+    @property
+    def extent(self) -> tuple[float, float] | None:
+        """Left edge and width of all its bars; None: there are none in view."""
+        if not self.bars:
+            return None
+        left = min(bar.x for bar in self.bars)
+        return left, round(max(bar.x + bar.width for bar in self.bars) - left, 1)
 
 
 class Tick(NamedTuple):
@@ -84,8 +107,10 @@ def ticks(scale: Scale) -> list[Tick]:
 
 def drawing(member: Member, runs: Sequence[Run], found: Sequence[Part], scale: Scale, limit: int) -> Drawing:
     """A task's row: what its time went into, at most so many runs, the last ones."""
-    if member.unsent or not found:
-        return Drawing((), "never sent" if member.unsent else "not sent yet", 0)
+    if member.unsent:
+        return Drawing((), "never sent", 0, _step_at(member.completed_at or member.created_at, scale))
+    if not found:
+        return Drawing((), "not sent yet", 0, _step_at(scale.start + scale.length, scale))
     said = list(_said(runs, found))
     first = max(len(found) - limit * 3, 0)  # a run waits, is queued, and runs
     bars = [_bar(part, says, scale) for part, says in zip(found[first:], said[first:], strict=True)]
@@ -96,6 +121,11 @@ def drawing(member: Member, runs: Sequence[Run], found: Sequence[Part], scale: S
         words.append(f"and {len(found) - _MOST_SAID} more")
     begun = f"from {offset((found[0].start - scale.start).total_seconds(), 0.001)} on: "
     return Drawing(shown, begun + ", ".join(words), left_out)
+
+
+def _step_at(at: dt.datetime, scale: Scale) -> float | None:
+    share = scale.share(at)
+    return round(min(share * ACROSS, ACROSS - STEP_WIDTH), 1) if 0 <= share <= 1 else None
 
 
 def offset(since: float, step: float) -> str:
@@ -134,19 +164,18 @@ def _said(runs: Sequence[Run], found: Sequence[Part]) -> Iterable[str]:
     for part in found:
         when = f"{seconds(part.end - part.start)}, {rfc3339(part.start)} to {rfc3339(part.end)}"
         if part.time is Time.END:
-            yield f"ended without a run, {rfc3339(part.start)}"
+            yield f"{_WORDS[Time.END]}, {rfc3339(part.start)}"
         elif part.time in (Time.QUEUED, Time.WAITING):
-            yield f"{part.time.value} {when}"
+            yield f"{_WORDS[part.time]} {when}"
         else:
             number, run = next(drawn)
             error = f" by {run.error_type}" if run.error_type else ""
             where = f", {run.worker}" if run.worker else ""
-            outcome = run.outcome or ("runs" if part.time is Time.RAN else "ran, its end was not seen")
+            outcome = run.outcome or ("running" if part.time is Time.RAN else "outcome unknown")
             yield f"attempt {number} {outcome}{error}: {when}{where}"
 
 
 def _summed(part: Part) -> str:
     if part.time is Time.END:
-        return "ended without a run"
-    word = {Time.FAILED: "failed after", Time.UNKNOWN: "ran with no end seen for"}.get(part.time, part.time.value)
-    return f"{word} {seconds(part.end - part.start)}"
+        return _WORDS[Time.END]
+    return f"{_WORDS[part.time]} {seconds(part.end - part.start)}"

@@ -19,7 +19,7 @@ from celery_asynctask.queries.types import PageRow, Session
 from celery_asynctask.web import rerun
 from celery_asynctask.web.problem import invalid, not_found
 
-REMEDIES: Final = {"again": "also if it was sent again before", "unfinished": "also if it is not over"}
+REMEDIES: Final = {"again": "also if it was rerun before", "unfinished": "also if it has not ended"}
 """By field of `Options`: what is to be ticked by who wants it all the same."""
 _WORDS: Final = {field: f"unless you tick “{title}”" for field, title in REMEDIES.items()}
 
@@ -39,7 +39,7 @@ async def preview(page: Page) -> Response:
             row = located(page, session, of_page(reader.dialect, values=page.payloads))
             found = exact(reader, session, "", row.id)
         if found is None:  # it was deleted meanwhile
-            raise not_found("There is no such task any more.")
+            raise not_found("This task was deleted.")
         one = rerun.preview(page, found, _options(asked))
         shown = page.render(
             "rerun.html",
@@ -79,7 +79,7 @@ async def sent(page: Page) -> Response:
     """It was sent; what came of it is perhaps not stored yet."""
     new = page.query("id")["id"]
     if not is_id(new):
-        raise invalid("id", "This page has the id of the task that was sent.")
+        raise invalid("id", "id must be the id of the task that the rerun created.")
 
     def make(session: Session) -> Mapping[str, object]:
         columns = of_page(page.reader.dialect, values=True)

@@ -28,22 +28,22 @@ class Spark(NamedTuple):
 def sparks(parts: Sequence[Part]) -> list[Spark]:
     """Tasks, failures, and the times that most of them stay under, hour by hour."""
     return [
-        _spark("Tasks asked for", parts, lambda one: one.there, _count, "calm"),
+        _spark("Tasks created", parts, lambda one: one.there, _count, "calm"),
         _spark("Failure rate", parts, lambda one: one.failure_rate, _rate, "bad"),
-        _spark("Wait, 95 of 100 under", parts, lambda one: one.wait.p95, _time, "warn"),
-        _spark("Run, 95 of 100 under", parts, lambda one: one.run.p95, _time, "ok"),
+        _spark("Wait time p95", parts, lambda one: one.wait.p95, _time, "warn"),
+        _spark("Run time p95", parts, lambda one: one.run.p95, _time, "ok"),
     ]
 
 
 def sparks_note(parts: Sequence[Part]) -> str:
     """What the bars are made of."""
-    said = "Each bar is an hour of the last 24; the last one ends now."
+    said = "Hourly, last 24 h."
     looked_at = max((one.tasks for one in parts if one.looked_back_to is not None), default=None)
     if looked_at is not None:
-        said += f" Rates and times of an hour with many tasks are those of its newest {looked_at:,}."
+        said += f" Rates and times are sampled from the newest {looked_at:,} tasks per hour."
     peak = max((one.there for one in parts if one.has_more), default=None)
     if peak is not None:
-        said += f" Tasks of an hour are counted up to {peak:,}."
+        said += f" Counts stop at {peak:,} tasks per hour."
     return said
 
 

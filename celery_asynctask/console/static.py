@@ -31,6 +31,6 @@ async def file(request: Request) -> Response:
     """For anybody: it says nothing."""
     name = request.path_params["name"]
     if name not in TYPES:
-        raise not_found("There is no such file.")
+        raise not_found("This file does not exist.")
     is_this = request.query_params.get("v") == version(name)
     return Response(_content(name), media_type=TYPES[name], headers=_YEAR if is_this else None)

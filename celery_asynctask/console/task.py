@@ -78,7 +78,7 @@ def located(page: Page, session: Session, columns: PageColumns | None = None) ->
     found: AsyncTask | PageRow | None
     if (number := given.get("number")) is not None:
         if (found := of_row(number_of(number))) is None:
-            raise not_found(f"There is no task with the number {number[:80]}.")
+            raise not_found(f"No task has the row number {number[:80]}.")
         return found
     text = given["id"]
     found = exact(reader, session, text, None, columns) or of_row(number_of(text))
@@ -89,7 +89,7 @@ def located(page: Page, session: Session, columns: PageColumns | None = None) ->
             raise not_found(str(exc)) from None
         found = task if columns is None else of_row(task.id)
     if found is None:  # it was deleted meanwhile
-        raise not_found(f"There is no task {text[:80]!r}.")
+        raise not_found(f"No task has the id {text[:80]!r}.")
     return found
 
 
@@ -168,8 +168,12 @@ def _shown(what: object) -> str:
 
 def _age(age: dt.timedelta) -> str:
     """About how long ago something is, on a page that is the same for some seconds."""
-    seconds = age.total_seconds()
-    return span(seconds - seconds % (60 if seconds >= 60 else TICK)) if seconds >= TICK else "moments"
+    seconds = int(age.total_seconds())
+    if seconds < TICK:
+        return "moments"
+    if seconds < 3600:
+        return f"{seconds // 60} m" if seconds >= 60 else f"{seconds - seconds % TICK} s"
+    return span(seconds - seconds % 60)
 
 
 def _causes(told: Evidence) -> Iterator[TaskLike]:
@@ -181,7 +185,8 @@ def _causes(told: Evidence) -> Iterator[TaskLike]:
 def _attempts(session: Session, row: TaskLike, total: int, first: str, now: dt.datetime) -> list[Attempt]:
     """The last ones, or those from the number that was asked for."""
     if first and not (re.fullmatch(r"[0-9]{1,9}", first, re.ASCII) and 1 <= int(first) <= total):
-        raise invalid("attempts", f"There is no attempt {first[:40]!r} of this task: it has {total:,}.")
+        options = f"must be a number from 1 to {total:,}" if total else "must be left out: this task has none"
+        raise invalid("attempts", f"attempts {options}; {first[:40]!r} is not allowed.")
     if not total:
         return []
     start = int(first) if first else max(1, total - ATTEMPTS + 1)
@@ -231,14 +236,14 @@ async def file(page: Page) -> Response:
     page.need(Right.PAYLOADS)
     column = VALUES.get(page.request.path_params["name"])
     if column is None:
-        raise not_found(f"The values of a task are {', '.join(VALUES)}.")
+        raise not_found(f"No such value. The values of a task are {', '.join(VALUES)}.")
 
     def work() -> Response:
         with page.reader.session() as session:
             row = located(page, session, of_page(page.reader.dialect, values=True))
         text = getattr(row, column)
         if text is None:
-            raise not_found("This value was not recorded.")
+            raise not_found("This value is not recorded.")
         name = f"{page.request.path_params['name']}.json"
         headers = {"Content-Disposition": f'attachment; filename="{name}"', **markup.SECURITY}
         return Response(text, media_type="application/json", headers=headers)

@@ -15,6 +15,7 @@ from celery_asynctask.errors import FilterError
 from celery_asynctask.present import csv
 from celery_asynctask.queries.reader import TASK_COLUMNS, task_columns
 from celery_asynctask.queries.search.filter import Filter, Term, Value
+from celery_asynctask.queries.search.page import MAX_SCANNED
 from celery_asynctask.queries.search.page import Page as Found
 from celery_asynctask.queries.search.page import page as page_of
 from celery_asynctask.queries.statistics.counts import MAX_COUNTED, counts
@@ -117,6 +118,7 @@ async def tasks(page: Page) -> Response:
             "counts": counts(page.reader, session, query.search.filter),
             "statuses": AsyncTaskStatus,
             "max_counted": MAX_COUNTED,
+            "max_scanned": MAX_SCANNED,
         }
 
     return await page.answer("tasks.html", make, cacheable=not query.search.relative)

@@ -67,7 +67,7 @@ def shown(text: str, whole: str) -> Shown:
     try:
         value = parsed(text)
     except ValueError as exc:
-        return Shown(Markup(_mark("It is not shown here:", str(exc)) + _more(whole, "all of it")), {})  # noqa: S704
+        return Shown(Markup(_mark("Not shown:", str(exc)) + _more(whole, "download it")), {})  # noqa: S704
     writer = _Writer(whole)
     writer.node(value, "", 0)
     return Shown(Markup("".join(writer.parts)), missing(value, MAX_COUNTED) if f'"{MARK}"' in text else {})  # noqa: S704
@@ -122,7 +122,7 @@ class _Writer:
                 return f'<span class="lit">{_LITERALS[value]}</span>'
             case dict() | list():
                 if value:
-                    return _mark("deeper than is shown here:") + _more(self.whole, "all of it")
+                    return _mark("too deep to show:") + _more(self.whole, "download all")
                 return f'<span class="lit">{"{}" if isinstance(value, dict) else "[]"}</span>'
             case _:
                 return ""

@@ -87,7 +87,10 @@ def _retention(page: Page) -> dict[str, object]:
         rules = retention.configured(page.service.settings.retention, page.now)
     except SettingsError as exc:
         return {"rules": [], "retention_problem": str(exc)}
-    return {"rules": [(rule.text, retention.in_words(rule.age)) for rule in rules], "retention_problem": ""}
+    return {
+        "rules": [(rule.text, "forever" if rule.age is None else retention.in_words(rule.age)) for rule in rules],
+        "retention_problem": "",
+    }
 
 
 ROUTES: Final = (route("/workers", workers),)

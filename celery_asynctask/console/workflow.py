@@ -112,10 +112,10 @@ def parse_query(page: Page) -> Query:
     given = page.query("view", "failed", "from", "zoom", "at")
     view, failed = page.choice("view", VIEWS, "tree"), bool(page.choice("failed", ("1",)))
     if not re.fullmatch(r"[0-9]{0,6}", given["from"], re.ASCII):
-        raise invalid("from", "from is the number of a row, from 0 on.")
+        raise invalid("from", "from must be the number of a row, 0 or more.")
     zoom = int(page.choice("zoom", waterfall.ZOOMS, 1))
     if not re.fullmatch(r"(|[01]|0\.[0-9]{1,12})", given["at"], re.ASCII):
-        raise invalid("at", "at is a number from 0 to 1, such as 0.25.")
+        raise invalid("at", "at must be a number from 0 to 1, such as 0.25.")
     at = min(float(given["at"] or 0), 1 - 1 / zoom)
     return Query(view, failed, int(given["from"]) if given["from"] else None, zoom, at)
 
@@ -254,6 +254,7 @@ def _drawn(
             "ticks": picture.ticks(scale),
             "legend": waterfall.MEANINGS,
             "heights": picture.HEIGHTS,
+            "step_width": picture.STEP_WIDTH,
         }
     return {}
 

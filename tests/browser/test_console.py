@@ -140,7 +140,7 @@ def test_it_is_live(made: Shop, opened: Open, tmp_path: Path) -> None:
     """What happens is seen without a reload; focus, selection and what was unfolded stay; paused, nothing is asked."""
     until = tmp_path / "until"
     page = opened("/tasks?search=name:shop.wait")
-    page.get_by_text("What can be searched for").click()
+    page.get_by_text("Search syntax").click()
     page.locator("#search").focus()
     task = made.send(f"print(wait.delay({str(until)!r}).id)")
     row = page.locator("table.rows tbody tr")
@@ -184,6 +184,57 @@ def test_times_are_the_readers(made: Shop, opened: Open) -> None:
     expect(time).to_contain_text(tokyo)
 
 
+def test_the_zone_of_the_times_is_named(made: Shop, opened: Open) -> None:
+    expect(opened().locator("#zone")).to_have_text("Asia/Tokyo (UTC+9)")
+    expect(opened(timezone_id="UTC").locator("#zone")).to_have_text("UTC")
+    expect(opened(java_script_enabled=False).locator("#zone")).to_have_text("UTC")
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "missing"),
+    [
+        ("tasks", ("Search", "Open the row", "Refresh"), ("Collapse or expand a branch",)),
+        ("overview", ("Open the row", "Refresh"), ("Search",)),
+        ("tree", ("Collapse or expand a branch",), ("Search",)),
+        ("missing", ("These keys",), ("Search", "Open the row", "Refresh", "Pause or resume")),
+    ],
+)
+def test_help_names_the_keys_that_work_here(
+    made: Shop, opened: Open, name: str, keys: tuple[str, ...], missing: tuple[str, ...]
+) -> None:
+    page = opened(path_of(made, name))
+    page.keyboard.press("?")
+    shown = page.locator("#help dd")
+    for key in keys:
+        expect(shown.get_by_text(key, exact=True)).to_be_visible()
+    for key in missing:
+        expect(shown.get_by_text(key, exact=True)).to_be_hidden()
+
+
+@pytest.mark.parametrize("view", ["tree", "waterfall"])
+def test_a_long_name_stays_beside_its_twist(made: Shop, opened: Open, view: str) -> None:
+    page = opened(f"/tasks/{made.broken}/workflow?view={view}", viewport={"width": 320, "height": 900})
+    page.evaluate(
+        "for (const one of document.querySelectorAll('[data-tree] td a')) one.textContent += '.long'.repeat(9)"
+    )
+    for row in page.locator("[data-tree] tbody tr").all():
+        twist, link = row.locator(".twist").bounding_box(), row.locator("td a").first.bounding_box()
+        assert twist is not None
+        assert link is not None
+        assert abs(link["y"] - twist["y"]) < twist["height"] / 2
+        assert link["x"] >= twist["x"] + twist["width"] - 1
+
+
+def test_an_error_uses_the_room_that_is_there(made: Shop, opened: Open) -> None:
+    """And leaves the page as wide as the window."""
+    page = opened("/tasks?search=status:FAILURE", viewport={"width": 1800, "height": 900})
+    cell, table = page.locator("td.text").first.bounding_box(), page.locator("table.rows").bounding_box()
+    assert cell is not None
+    assert table is not None
+    assert cell["width"] > 650, "28rem were 420 px"
+    assert table["width"] <= 1800
+
+
 @pytest.mark.parametrize("name", ["overview", "tasks", "failed", "tree", "waterfall", "table", "errors", "names"])
 def test_it_is_read_without_javascript(made: Shop, opened: Open, name: str) -> None:
     page = opened(path_of(made, name), java_script_enabled=False)
@@ -202,10 +253,10 @@ def test_searching_without_javascript(made: Shop, opened: Open) -> None:
 def test_signing_in_and_out(made: Shop, opened: Open) -> None:
     page = opened("/tasks?search=name:shop.report", who=None)
     expect(page.locator("h1")).to_have_text("Sign in")
-    page.get_by_label("A token").fill("wrong")
+    page.get_by_label("Token").fill("wrong")
     page.get_by_role("button", name="Sign in").click()
-    expect(page.get_by_role("alert")).to_contain_text("not known")
-    page.get_by_label("A token").fill("asynctask_ours_0123456789abcdef")
+    expect(page.get_by_role("alert")).to_contain_text("Invalid token")
+    page.get_by_label("Token").fill("asynctask_ours_0123456789abcdef")
     page.get_by_role("button", name="Sign in").click()
     page.wait_for_url(re.compile("search=name"))
     expect(page.locator("table.rows tbody tr")).to_have_count(1)
@@ -218,7 +269,7 @@ def test_signing_in_without_tls_at_another_name(made: Shop, browser: Browser) ->
     """There, browsers do not say from which site a form comes."""
     page = browser.new_page()
     page.goto(f"{made.address.replace('localhost', HOST)}/console/tasks")
-    page.get_by_label("A token").fill("asynctask_ours_0123456789abcdef")
+    page.get_by_label("Token").fill("asynctask_ours_0123456789abcdef")
     page.get_by_role("button", name="Sign in").click()
     expect(page.locator("h1")).to_have_text("Tasks")
     page.get_by_role("button", name="Sign out").click()
@@ -233,25 +284,25 @@ def test_tenants_see_their_own(made: Shop, opened: Open) -> None:
         page.goto(f"{made.address}/console{path}")
         expect(page.locator("main")).not_to_contain_text("shop.charge")
     page.goto(f"{made.address}/console/tasks/{made.broken}")
-    expect(page.locator("h1")).to_contain_text("not here")
+    expect(page.locator("h1")).to_have_text("Not found")
 
 
 def test_sent_again_after_a_look(made: Shop, opened: Open) -> None:
     page = opened(f"/tasks/{made.broken}")
     before = made.count(AsyncTask.name == "shop.charge")
-    page.get_by_role("link", name=re.compile("again", re.I)).click()
-    page.get_by_role("button", name=re.compile("send", re.I)).click()
+    page.get_by_role("link", name=re.compile("Rerun")).click()
+    page.get_by_role("button", name="Rerun now").click()
     failed = AsyncTask.status == AsyncTaskStatus.FAILURE
     wait_for(lambda: made.count(AsyncTask.name == "shop.charge") == before + 1, SECONDS, "the new task")
     wait_for(lambda: made.count(AsyncTask.name == "shop.charge", failed) == 2, SECONDS, "its failure")
-    expect(page.locator("main")).to_contain_text("sent")
+    expect(page.locator("main")).to_contain_text("Rerun sent")
 
 
 def test_who_may_not_is_not_asked(made: Shop, opened: Open) -> None:
     page = opened("/tasks", who="theirs")
     page.locator("table.rows tbody a").first.click()
     expect(page.locator("h1")).to_be_visible()
-    expect(page.get_by_role("link", name=re.compile("again", re.I))).to_have_count(0)
+    expect(page.get_by_role("link", name=re.compile("Rerun"))).to_have_count(0)
 
 
 SITE = """
@@ -271,11 +322,11 @@ def test_below_a_prefix_of_another_application(made: Shop, browser: Browser) -> 
         context = patient(browser.new_context())
         page = context.new_page()
         page.goto(f"{address}/ops/record/")
-        page.get_by_label("A token").fill("asynctask_admin_0123456789abcdef")
+        page.get_by_label("Token").fill("asynctask_admin_0123456789abcdef")
         page.get_by_role("button", name="Sign in").click()
         expect(page.locator("h1")).to_have_text("Overview")
-        for name in ("Tasks", "Errors", "Names", "Workers", "Overview"):
-            page.get_by_role("navigation", name="Pages").get_by_role("link", name=name).click()
+        for name in ("Tasks", "Errors", "Task types", "Workers", "Overview"):
+            page.get_by_role("navigation", name="Pages").get_by_role("link", name=name, exact=True).click()
             expect(page.locator("h1")).to_have_text(re.compile(name))
             assert page.url.startswith(f"{address}/ops/record/console/")
         [cookie] = context.cookies()
@@ -324,7 +375,7 @@ def test_what_a_live_page_says_of_itself(made: Shop, opened: Open) -> None:
     expect(state).to_have_text("Live")
     page.context.clear_cookies()
     page.keyboard.press("r")
-    expect(state).to_have_text("Signed out: load the page again")
+    expect(state).to_have_text("Signed out: reload the page")
 
 
 def test_the_keyboard_without_single_keys(made: Shop, opened: Open) -> None:
@@ -332,7 +383,7 @@ def test_the_keyboard_without_single_keys(made: Shop, opened: Open) -> None:
     rows = page.locator("table.rows tbody tr")
     page.keyboard.press("?")
     expect(page.get_by_role("button", name="Close")).to_be_focused()
-    page.get_by_label("Single keys").uncheck()
+    page.get_by_label("Single-key shortcuts").uncheck()
     page.keyboard.press("Escape")
     for _ in range(2):
         rows.first.focus()
@@ -344,7 +395,7 @@ def test_the_keyboard_without_single_keys(made: Shop, opened: Open) -> None:
         expect(rows.nth(1)).to_be_focused()
         page.reload()
     page.get_by_role("button", name="Keys").click()
-    page.get_by_label("Single keys").check()
+    page.get_by_label("Single-key shortcuts").check()
     page.keyboard.press("Escape")
     page.keyboard.press("j")
     expect(rows.first).to_be_focused()

@@ -1,8 +1,8 @@
-// The console's script: without it everything can be read. It shows times in the reader's zone, looks again while the
-// page is seen, and makes the keyboard enough.
+// The console's script: every page can be read without it. It shows times in the reader's zone, refreshes a visible page,
+// and adds shortcuts.
 
-const FASTEST = 2_000, SLOWEST = 30_000; // milliseconds between two looks: while things change, and when nothing does
-const ANNOUNCED = 10_000; // at most so often, readers of the screen are told
+const FASTEST = 2_000, SLOWEST = 30_000; // milliseconds between two refreshes: while things change, when nothing does
+const ANNOUNCED = 10_000; // milliseconds between two announcements to screen readers, at least
 
 const $ = (selector, within = document) => within.querySelector(selector);
 const $$ = (selector, within = document) => [...within.querySelectorAll(selector)];
@@ -11,6 +11,13 @@ const $$ = (selector, within = document) => [...within.querySelectorAll(selector
 
 const DAY = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
 const CLOCK = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
+
+function zone() {
+  const name = Intl.DateTimeFormat().resolvedOptions().timeZone;
+  const minutes = -new Date().getTimezoneOffset(), [hours, rest] = [Math.floor(Math.abs(minutes) / 60), Math.abs(minutes) % 60];
+  const offset = `UTC${minutes < 0 ? "-" : "+"}${hours}${rest ? `:${String(rest).padStart(2, "0")}` : ""}`;
+  return !name || name === "UTC" ? (minutes ? offset : "UTC") : `${name} (${offset})`;
+}
 
 function localize(within) {
   const today = new Date().toDateString();
@@ -37,7 +44,7 @@ function tick(within = document) {
   }
 }
 
-// -- looking again: what is marked data-live is made like what the server has now
+// -- refreshing: each region marked data-live becomes like that of the server's page
 
 function same(a, b) {
   return a.nodeType === b.nodeType && a.nodeName === b.nodeName && (a.id || "") === (b.id || "");
@@ -59,7 +66,7 @@ function morph(old, fresh) {
   for (const next of [...fresh.childNodes]) {
     let match = next.id ? byId.get(next.id) : at && same(at, next) ? at : null;
     if (match && same(match, next)) {
-      while (at !== match && at?.nodeType === Node.TEXT_NODE) at = drop(at); // what is moved loses its focus
+      while (at !== match && at?.nodeType === Node.TEXT_NODE) at = drop(at); // moving the match would lose its focus
       if (match === at) at = at.nextSibling;
       else old.insertBefore(match, at);
       morph(match, next);
@@ -78,7 +85,7 @@ function drop(one) {
   return next;
 }
 
-// What the reader did to an element, which the server knows nothing of.
+// Attributes that are the reader's, such as what is unfolded: the server does not know them.
 function keptOf(old, fresh) {
   const kept = new Set();
   if (old.nodeName === "DETAILS") kept.add("open");
@@ -87,8 +94,8 @@ function keptOf(old, fresh) {
   return kept;
 }
 
-// What a region says, but for what only tells that time goes on.
-function said(region) {
+// The text of a region without what changes with time alone.
+function textOf(region) {
   const copy = region.cloneNode(true);
   for (const one of $$("time, svg, [data-since]", copy)) one.textContent = "…";
   return copy.textContent.replace(/\d\d:\d\d/g, "…");
@@ -111,7 +118,7 @@ function announce(text) {
 function plan() {
   clearTimeout(live.timer);
   if (live.paused || document.hidden || !$("[data-live]")) return;
-  live.timer = setTimeout(look, live.wait);
+  live.timer = setTimeout(refresh, live.wait);
 }
 
 function selecting(region) {
@@ -119,7 +126,7 @@ function selecting(region) {
   return selected && !selected.isCollapsed && selected.anchorNode && region.contains(selected.anchorNode);
 }
 
-async function look() {
+async function refresh() {
   if (live.busy || !$("[data-live]")) return;
   live.busy = true;
   try {
@@ -130,16 +137,16 @@ async function look() {
       redirect: "manual",
     }).catch(() => null);
     const text = answer?.ok ? await answer.text().catch(() => null) : null;
-    const wrong = problem(answer, text);
-    if (wrong) {
+    const fault = problem(answer, text);
+    if (fault) {
       live.wait = Math.min(live.wait * 2, SLOWEST);
-      announce(wrong);
+      announce(fault);
     } else {
       if (text === null || !take(answer.headers.get("ETag"), text)) live.wait = Math.min(live.wait * 1.5, SLOWEST);
-      if (live.failed) announce("The page is looked at again.");
+      if (live.failed) announce("The page is live again.");
     }
-    live.failed = Boolean(wrong);
-    state(wrong || "Live");
+    live.failed = Boolean(fault);
+    state(fault || "Live");
   } finally {
     live.busy = false;
     plan();
@@ -147,15 +154,15 @@ async function look() {
 }
 
 function problem(answer, text) {
-  if (answer?.status === 401 || answer?.type === "opaqueredirect") return "Signed out: load the page again";
-  if (!answer || (answer.ok && text === null)) return "Not live: no answer";
-  if (!answer.ok && answer.status !== 304) return `Not live: the server says ${answer.status}`;
+  if (answer?.status === 401 || answer?.type === "opaqueredirect") return "Signed out: reload the page";
+  if (!answer || (answer.ok && text === null)) return "Not live: the server does not answer";
+  if (!answer.ok && answer.status !== 304) return `Not live: the server answers ${answer.status}`;
 }
 
 function take(tag, text) {
   const first = live.tag === null;
   live.tag = tag;
-  if (!swap(text)) return live.tag === null; // what was not taken is soon looked at again
+  if (!swap(text)) return live.tag === null; // a region was left as it is: refresh soon
   live.wait = FASTEST;
   if (!first) announce("The page has changed.");
   return true;
@@ -170,11 +177,11 @@ function swap(text) {
     const next = fresh.getElementById(region.id);
     if (!next || region.isEqualNode(next)) continue;
     if (selecting(region)) {
-      live.tag = null; // what is being selected stays; it is looked at again
+      live.tag = null; // the reader is selecting text in it: leave it, and refresh again
       continue;
     }
     const focused = region.contains(document.activeElement) ? document.activeElement : null;
-    changed ||= said(region) !== said(next);
+    changed ||= textOf(region) !== textOf(next);
     morph(region, next);
     if (focused && focused !== document.activeElement)
       (focused.isConnected ? focused : document.getElementById(focused.id) || $("#main")).focus({ preventScroll: true });
@@ -200,7 +207,7 @@ function pause(on = !live.paused) {
 function again() {
   live.wait = FASTEST;
   clearTimeout(live.timer);
-  look();
+  refresh();
 }
 
 // -- trees
@@ -236,7 +243,7 @@ function toParent(row) {
 const rows = () => $$("[data-rows] tbody tr, [data-tree] tbody tr").filter((row) => !row.hidden);
 const currentRow = () => document.activeElement?.closest?.("[data-rows] tbody tr, [data-tree] tbody tr");
 
-// Tab reaches one row.
+// Exactly one row is in the tab order.
 function reach(row = rows().find((one) => one.tabIndex === 0) || rows()[0]) {
   for (const one of $$("tr[tabindex='0']")) if (one !== row) one.tabIndex = -1;
   if (row) row.tabIndex = 0;
@@ -257,9 +264,14 @@ function step(by) {
 }
 
 const PLACES = { o: 0, t: 1, e: 2, n: 3, w: 4 };
-const SINGLE = "celery-asynctask.single-keys"; // where it is remembered that keys which are characters are off
+const SINGLE = "celery-asynctask.single-keys"; // local storage: whether single-key shortcuts are off
 const single = $("#single-keys");
 let going = 0;
+
+function help() {
+  for (const one of $$("#help [data-needs]")) one.hidden = !$(one.dataset.needs);
+  $("#help").showModal();
+}
 
 function key(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
@@ -277,7 +289,7 @@ function key(event) {
   }
   const done = {
     "/": () => ($("#search") ? ($("#search").focus(), $("#search").select(), true) : false),
-    "?": () => ($("#help").showModal(), true),
+    "?": () => (help(), true),
     ArrowDown: () => row && step(1),
     ArrowUp: () => row && step(-1),
     j: () => step(1),
@@ -294,9 +306,10 @@ function key(event) {
   if (done && done()) event.preventDefault();
 }
 
-// -- to begin with
+// -- start
 
 localize(document);
+$("#zone").textContent = zone();
 for (const one of $$(".js-only")) one.hidden = false;
 for (const tree of $$("[data-tree]")) {
   fold(tree);
@@ -308,7 +321,7 @@ for (const tree of $$("[data-tree]")) {
 reach();
 try {
   single.checked = localStorage.getItem(SINGLE) !== "off";
-} catch {} // the browser keeps nothing: they are on
+} catch {} // no local storage: the shortcuts stay on
 single.addEventListener("change", () => {
   try {
     localStorage.setItem(SINGLE, single.checked ? "on" : "off");
@@ -317,7 +330,7 @@ single.addEventListener("change", () => {
 if (!$("[data-live]")) $(".live > span").hidden = $("#pause").hidden = true;
 document.addEventListener("keydown", key);
 $("#pause").addEventListener("click", () => pause());
-$("#help-open").addEventListener("click", () => $("#help").showModal());
+$("#help-open").addEventListener("click", help);
 document.addEventListener("visibilitychange", () => (document.hidden ? clearTimeout(live.timer) : live.paused || again()));
 addEventListener("focus", () => live.paused || document.hidden || again());
 setInterval(() => document.hidden || tick(), 1000);

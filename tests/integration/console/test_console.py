@@ -8,6 +8,7 @@ import json
 import re
 import sys
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -15,7 +16,8 @@ import pytest
 from httpx import Response
 from markupsafe import escape
 
-from celery_asynctask.console.markup import SECURITY
+from celery_asynctask.console.markup import SEARCH_EXAMPLES, SECURITY, per_minute
+from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
 from tests.integration.http.client import OURS, Api, api_over, statements, tell, token_of
 
@@ -52,7 +54,7 @@ def post(api: Api, path: str, **fields: str) -> Response:
 def test_nobody_sees_a_page_who_has_not_signed_in(api: Api, path: str) -> None:
     answer = get(api, path, None)
     assert answer.status_code == 401
-    assert "A token of" in answer.text
+    assert ">Token</label>" in answer.text
     assert "shop.charge" not in re.sub(r'value="[^"]*"', "", answer.text)
     assert get(api, path, "ours-none").status_code == 403
     assert get(api, path).status_code == 200
@@ -108,7 +110,7 @@ def test_a_parameter_that_is_not_known_is_refused(api: Api, path: str) -> None:
 def test_signing_in_and_out(api: Api) -> None:
     wrong = post(api, "/sign-in", token="nothing", back="/console/tasks")
     assert wrong.status_code == 401
-    assert "not known" in wrong.text
+    assert "Invalid token." in wrong.text
     assert 'value="/console/tasks"' in wrong.text
     answer = post(api, "/sign-in", token=token_of("ours"), back="/console/tasks?search=since:1d")
     assert (answer.status_code, answer.headers["location"]) == (303, "/console/tasks?search=since:1d")
@@ -181,8 +183,48 @@ def test_a_cookie_of_another_server(store: Store) -> None:
     """Browsers send it to every port of a host."""
     with api_over(store, loopback=True, asynctask_tokens=None) as here:
         assert get(here, "/tasks").status_code == 200
-        assert "nothing to sign in with" in get(here, "/sign-in").text
+        assert "without signing in" in get(here, "/sign-in").text
         assert "set-cookie" not in post(here, "/sign-in", token="").headers
+
+
+@pytest.mark.parametrize("path", ["/", "/tasks", "/workers"])
+def test_a_database_without_tables(tmp_path: Path, path: str) -> None:
+    """Nothing has failed: no task was recorded yet, and the page says what to do."""
+    made = Store(Settings(url=f"sqlite:///{tmp_path / 'fresh.db'}"))
+    with api_over(made) as fresh:
+        for _ in range(2):
+            page = get(fresh, path)
+            assert page.status_code == 503
+            assert "<h1>No tables yet</h1>" in page.text
+            assert "celery asynctask upgrade" in page.text
+            assert str(tmp_path) not in page.text
+            assert (">Try again</a>" in page.text) == (path == "/")
+            made.engine.connect().close()  # from here on there is a file
+        made.prepare()
+        assert get(fresh, path).status_code == 200
+    made.engine.dispose()
+
+
+def nobody(_request: object) -> None:
+    """As the function of an application in which nobody has logged in."""
+
+
+def test_a_page_without_a_login_says_what_to_do(store: Store) -> None:
+    log_in = "Log in to the application"
+    with api_over(store, asynctask_tokens=None, asynctask_access=nobody) as mounted:
+        for path in ("/", "/sign-in"):
+            assert log_in in get(mounted, path, None).text
+        assert ">Token</label>" not in get(mounted, "/", None).text
+    with api_over(store, asynctask_access=nobody) as both:
+        page = get(both, "/", None).text
+        assert ">Token</label>" in page
+        assert "log in to the application" in page
+    with api_over(store, asynctask_tokens=None) as closed:
+        assert "set asynctask_tokens" in get(closed, "/", None).text
+    with api_over(store) as tokens:
+        page = get(tokens, "/sign-in", None).text
+        assert "celery asynctask token" in page
+        assert "application" not in page
 
 
 @pytest.mark.parametrize("fields", [{"token": "\u20ac"}, {"token": ""}, {f"f{number}": "x" for number in range(30)}])
@@ -214,6 +256,30 @@ def test_ids_of_any_kind_have_a_page(api: Api, store: Store, task_id: str) -> No
 
 
 # -- the page of tasks
+
+
+@pytest.mark.parametrize("path", ["/tasks", "/errors"])
+@pytest.mark.parametrize("search", SEARCH_EXAMPLES)
+def test_each_example_of_a_search_works(api: Api, path: str, search: str) -> None:
+    [link] = re.findall(rf'href="([^"]+)"><code>{re.escape(str(escape(search)))}</code>', get(api, path).text)
+    assert parse_qs(urlsplit(link.replace("&amp;", "&")).query)["search"] == [search]
+    assert api.get(f"/console{path}", search=search).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("rate", "shown"),
+    [
+        (0, "0"),
+        (1234.5, "1,234"),
+        (10, "10"),
+        (9.94, "9.9"),
+        (0.1, "0.1"),
+        (0.09, "130 per day"),
+        (0.001, "1.4 per day"),
+    ],
+)
+def test_a_low_rate_is_per_day(rate: float, shown: str) -> None:
+    assert per_minute(rate) == shown
 
 
 def test_what_else_was_asked_for_stays_where_a_search_is_refused(api: Api) -> None:
@@ -269,9 +335,9 @@ def test_what_was_typed_stays_where_it_is_refused(api: Api) -> None:
 
 
 def test_three_answers_without_tasks(api: Api, store: Store) -> None:
-    assert "No task is like this" in get(api, "/tasks?search=name:nothing").text
+    assert "No tasks match" in get(api, "/tasks?search=name:nothing").text
     assert get(api, "/tasks?search=name:").status_code == 422
-    assert "Nothing is recorded yet" in get(api, "/tasks", "nobody").text
+    assert "No tasks recorded yet" in get(api, "/tasks", "nobody").text
     store.engine.dispose()
 
 

@@ -96,7 +96,7 @@ def test_from_a_cause_to_its_tasks(store: Store, api: Api) -> None:
     assert "<code>app/shop/tasks.py:88 ship</code>" in text
     assert "1 never sent" in text
     assert f'href="/console/tasks/{SHIP}"' in text
-    assert "7 failures of 4 causes" in text
+    assert "7 failures, 4 causes" in text
 
 
 def test_a_search_is_kept_on_the_way(store: Store, api: Api) -> None:
@@ -145,15 +145,15 @@ def test_what_was_not_looked_at_is_said(store: Store, api: Api, monkeypatch: pyt
     add(store, [failed(f"id-{number}", number) for number in range(5)])
     monkeypatch.setattr(errors, "SCANNED", (3, 10_000))
     text = page(api)
-    assert "Grouped are the newest 3 failures" in text
+    assert "Showing the newest 3 failures" in text
     assert 'datetime="2026-01-31T12:02:00.000000Z"' in text
     assert 'href="/console/errors?most=10000"' in text
     assert [count for count, _, _ in causes(text)] == [3]
     whole = page(api, most="10000")
-    assert "Grouped are" not in whole
+    assert "Showing the newest" not in whole
     assert [count for count, _, _ in causes(whole)] == [5]
     nothing = page(api, search="message:nowhere")
-    assert "Nothing was found among the failures that were looked at" in nothing
+    assert "No matches among the newest 3 failures" in nothing
 
 
 def test_more_causes_than_are_shown(store: Store, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,23 +161,23 @@ def test_more_causes_than_are_shown(store: Store, api: Api, monkeypatch: pytest.
     add(store, [failed(f"id-{number}", error_type=f"Error{chr(65 + number)}") for number in range(5)])
     text = page(api)
     assert len(causes(text)) == 2
-    assert "3 more causes, of 3 failures" in text
+    assert "3 more causes, 3 failures" in text
     assert 'href="/console/errors?causes=1000"' in text
     assert len(causes(page(api, causes="1000"))) == 5
 
 
 def test_empty_refused_and_forbidden(store: Store, api: Api) -> None:
-    assert "Nothing has failed" in page(api)
-    assert "No failure is like this." in page(api, search="name:nothing")
+    assert "No failures recorded" in page(api)
+    assert "No failures match." in page(api, search="name:nothing")
     refused = page(api, status=422, search="no:such <b>")
     assert 'value="no:such &lt;b&gt;"' in refused
     assert 'aria-invalid="true"' in refused
     assert "has no key" in refused
-    assert "No failure" not in refused
+    assert "No failures" not in refused
     assert "payloads" in page(api, "reader", 403, search="kwargs.a:1")
     for wrong in ({"sort": "x"}, {"most": "17"}, {"causes": "-1"}, {"no": "1"}):
         page(api, status=422, **wrong)
-    assert "sort can be count, last, first or left out, not &#39;x&#39;." in page(api, status=422, sort="x")
+    assert "sort must be one of count, last, first, or left out; &#39;x&#39; is not." in page(api, status=422, sort="x")
 
 
 def test_it_is_asked_for_once(store: Store, api: Api) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import re
 from collections.abc import Iterator
 from functools import partial
 from html.parser import HTMLParser
@@ -138,12 +139,12 @@ def test_an_empty_store_greets_a_newcomer(api: Api) -> None:
     found = page(api, "/")
     for said in ("Nothing is recorded yet", "Your first task", "RecordedTask", "asynctask_url", "doctor"):
         assert said in found.text
-    assert "No task was asked for in the last day." in page(api, "/names").text
+    assert "No tasks created in the last 24 hours." in page(api, "/names").text
 
 
 def test_an_empty_store_tells_a_tenant_nothing_of_processes(api: Api) -> None:
     found = page(api, "/", "ours")
-    assert "No task of your customers" in found.text
+    assert "No tasks of your customers" in found.text
     assert "process" not in found.text.lower()
 
 
@@ -153,10 +154,40 @@ def test_from_each_count_to_its_tasks(api: Api, some: None) -> None:
     assert query(found.to("1 now")) == {"status": ["STARTED"]}
     assert query(found.to("2 in the last hour")) == {"search": ["since:1h"], "status": ["FAILURE", "LOST", "REJECTED"]}
     assert query(found.to("shop.charge 1")) == {"search": ['name:"shop.charge"'], "status": ["STARTED"]}
-    assert query(found.to("1 in all")) == {"status": ["LOST"]}
-    assert "of 5 tasks asked for in that hour" in found.text
+    assert query(found.to("1 in total")) == {"status": ["LOST"]}
+    assert "of 5 tasks created in that hour" in found.text
     for said in ("PENDING 1", "RECEIVED 0", "RETRY 0", "Last hour: 5", "40 % of 5"):
         assert said in " ".join(found.text.split()), said
+
+
+@pytest.mark.every_database
+def test_a_lost_task_is_open_for_a_day_unless_it_was_rerun(api: Api, store: Store) -> None:
+    """By when it was lost, whenever it was created; the total leads to all."""
+    add(store, [ended("long-ago", 60 * 30, status="LOST")])
+    assert lost_tile(api) == ("0 in the last 24 h", "1 in total", False)
+    add(store, [ended("late", 60 * 30, 60 * 60 * 7, status="LOST"), ended("gone", 20, status="LOST")])
+    assert lost_tile(api) == ("2 in the last 24 h", "3 in total", True)
+    found = page(api, "/")
+    assert query(found.to("2 in the last 24 h")) == {"search": ["completed:>=1d"], "status": ["LOST"]}
+    rerun: dict[str, Any] = {"root_task_id": "again", "content": {"rerun_of": "gone"}}
+    add(store, [ended("again", 10, **rerun)])
+    assert lost_tile(api) == ("2 in the last 24 h", "1 rerun since · 3 in total", True)
+    add(store, [ended("again-2", 10, **{**rerun, "root_task_id": "again-2", "content": {"rerun_of": "late"}})])
+    assert lost_tile(api) == ("2 in the last 24 h", "2 rerun since · 3 in total", False)
+
+
+def test_where_nothing_is_lost(api: Api, store: Store) -> None:
+    add(store, [ended("fine", 5)])
+    assert lost_tile(api) == ("0 in the last 24 h", "No tasks lost", False)
+
+
+def lost_tile(api: Api) -> tuple[str, str, bool]:
+    """Its number, what is below it, and whether it is an alarm."""
+    text = api.ask("GET", "/console/").text
+    tile = text[text.index("<h2>Lost</h2>") :]
+    tile = tile[: tile.index("</section>")]
+    number, below = (" ".join(re.sub(r"<[^>]+>", "", one).split()) for one in re.findall(r"<p.*?</p>", tile, re.S))
+    return number, below.partition(" · newest")[0], "s-lost" in tile
 
 
 def test_a_failure_is_one_click_away_and_says_why(api: Api, some: None) -> None:
@@ -165,7 +196,7 @@ def test_a_failure_is_one_click_away_and_says_why(api: Api, some: None) -> None:
     assert {f"/console/tasks/{one}" for one in ("broken", "old", "gone", "runs")} <= set(links)
     assert links.index("/console/tasks/broken") < links.index("/console/tasks/old")
     assert "KeyError: <script>alert(1)</script>" in found.text
-    assert "how far it came is not known" in found.text
+    assert "the outcome is unknown" in found.text
     assert "\u202e" not in found.text
     assert any(about.get("data-since") for _, about in found.tags)
 
@@ -182,11 +213,11 @@ def test_whether_the_record_is_complete(api: Api, store: Store, some: None, monk
     tell(store, 12, 12)
     found = page(api, "/")
     assert "The record is complete" in found.text
-    assert "12 events accepted = 12 stored." in found.text
+    assert "All 12 events stored." in found.text
     tell(store, 20, 15)
     found = page(api, "/")
     assert "The record is not complete" in found.text
-    assert "20 events accepted = 15 stored + 5 missing." in found.text
+    assert "20 events: 15 stored, 5 missing." in found.text
 
 
 def test_a_tenant_sees_their_own_alone(api: Api, store: Store, some: None) -> None:
@@ -234,7 +265,7 @@ def test_names(api: Api, some: None) -> None:
     ]
     assert query(found.to("4")) == {"search": ['since:1d name:"shop.charge"']}
     assert {"search": [f"since:1d {term('name', HOSTILE)}"]} in [query(href) for href, _ in found.links]
-    assert "Of the last day" in found.text
+    assert "Last 24 hours" in found.text
 
 
 @pytest.mark.every_database
@@ -253,7 +284,7 @@ def test_a_search_of_names(api: Api, some: None) -> None:
     found = page(api, "/names", search="name:shop.* status:LOST")
     assert [said for href, said in found.links if "/name?" in href] == ["shop.refund"]
     assert query(found.to("1"))["search"] == ['name:shop.* status:LOST since:1d name:"shop.refund"']
-    assert "No task is like this in the last day" in page(api, "/names", search="name:none.such").text
+    assert "No tasks match in the last 24 hours" in page(api, "/names", search="name:none.such").text
     refused = page(api, "/names", status=422, search="nokey:1")
     assert "no key 'nokey'" in refused.text
     assert ("input", "nokey:1") in [(tag, about.get("value")) for tag, about in refused.tags]
@@ -265,22 +296,22 @@ def test_a_search_of_names(api: Api, some: None) -> None:
 def test_what_was_not_looked_at_is_said(api: Api, some: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(names, "MAX_SCANNED", 2)
     found = page(api, "/names")
-    assert "These are the newest 2 tasks, back to" in found.text
+    assert "Of the newest 2 tasks, back to" in found.text
     monkeypatch.setattr(overview, "MAX_SCANNED", 48)
     found = page(api, "/")
-    assert "those of its newest 2." in found.text
-    assert "counted up to" not in found.text
+    assert "sampled from the newest 2 tasks per hour." in found.text
+    assert "Counts stop" not in found.text
     assert "Last hour: 5" in found.text
     monkeypatch.setattr(overview, "series", partial(series, max_counted=4))
     found = page(api, "/")
-    assert "Tasks of an hour are counted up to 4." in found.text
+    assert "Counts stop at 4 tasks per hour." in found.text
     assert "Last hour: 4 or more" in found.text
-    assert "of them are counted" not in found.text
+    assert "counts by name" not in found.text
     for module in (overview, overview_query):
         monkeypatch.setattr(module, "MAX_RUNNING", 1)
     found = page(api, "/")
-    assert "By name, 1 of them are counted." in found.text
-    assert "Of the 1 that run and were asked for first." in found.text
+    assert "The counts by name cover 1 running tasks." in found.text
+    assert "Of the 1 running tasks created first." in found.text
 
 
 def test_the_database_is_not_asked_on_the_event_loop(api: Api, some: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,7 +361,7 @@ def test_one_name(api: Api, some: None) -> None:
     assert {f"/console/tasks/{one}" for one in ("fine", "broken", "old", "runs", "waits")} <= set(links)
     assert "/console/tasks/gone" not in links
     assert "1, 25 %" in found.text
-    assert query(found.to("Its failures"))["search"] == ['name:"shop.charge"']
+    assert query(found.to("Failures"))["search"] == ['name:"shop.charge"']
 
 
 @pytest.mark.every_database
@@ -342,7 +373,7 @@ def test_any_name_has_a_page(api: Api, store: Store, name: str) -> None:
     links = [to for to, _ in found.links]
     assert "/console/tasks/one" in links
     assert "/console/tasks/other" not in links
-    [task] = [to for to, text in page(api, found.to("All its tasks").removeprefix("/console")).links if "/tasks/" in to]
+    [task] = [to for to, text in page(api, found.to("All tasks").removeprefix("/console")).links if "/tasks/" in to]
     assert task == "/console/tasks/one"
 
 

@@ -40,7 +40,7 @@ def test_a_task_is_sent_again_and_says_by_whom(store: Store, shop: Celery, api: 
     tell(store, "old", OURS, content={"order": 17})
     page = look(api, "/tasks/old/rerun", "ours")
     assert '<form class="stack" method="post" action="/console/tasks/old/rerun">' in page
-    for said in ("Recorded as sent by ours", "its last attempt had the routing key celery", "EUR", "Send it now"):
+    for said in ("Rerun by ours", "its last attempt had the routing key celery", "EUR", "Rerun now"):
         assert said in words(page)
     answer = sent_form(api, "/tasks/old/rerun", "ours")
     assert answer.status_code == 303, answer.text
@@ -48,19 +48,19 @@ def test_a_task_is_sent_again_and_says_by_whom(store: Store, shop: Celery, api: 
     assert match is not None
     path, new = match[1], match[2]
     read = words(look(api, path, "ours", id=new))
-    assert "That is not stored yet" in read or f"as {new} , which is" in read
+    assert "Its row is not stored yet" in read or f"Rerun sent: {new} …" in read
     uninstall(shop)  # stores what is on its way
-    assert f"It was sent again, as {new} , which is … PENDING" in words(look(api, path, "ours", id=new))
+    assert f"Rerun sent: {new} … PENDING" in words(look(api, path, "ours", id=new))
     made = api.ok(f"/async-tasks/{new}")
     assert made["content"] == {"order": 17, "rerun_of": "old", "rerun_by": "ours"}
-    assert "Repeats old , sent again by ours" in words(look(api, f"/tasks/{new}", "ours"))
+    assert "Rerun of old , by ours" in words(look(api, f"/tasks/{new}", "ours"))
 
 
 def test_a_made_up_address_says_nothing_of_a_rerun(store: Store, api: Api) -> None:
     tell(store, "old", OURS)
     tell(store, "other", OURS)
     for new in ("other", "no-such"):
-        assert "No task" in words(look(api, "/tasks/old/rerun/sent", id=new))
+        assert "No rerun" in words(look(api, "/tasks/old/rerun/sent", id=new))
     look(api, "/tasks/old/rerun/sent", status=422, id="a\0b")
     look(api, "/tasks/old/rerun/sent", status=422)
 
@@ -85,7 +85,7 @@ def test_of_ids_that_are_numbers_the_task_of_the_page_is_sent(store: Store, shop
     uninstall(shop)  # stores what is on its way
     [new] = rows(store).keys() - {"a/b", str(number)}
     assert rows(store)[new].content["rerun_of"] == meant
-    assert "It was sent again" in words(look(api, f"{path}/rerun/sent", id=new))
+    assert "Rerun sent" in words(look(api, f"{path}/rerun/sent", id=new))
 
 
 @pytest.mark.usefixtures("not_stored")
@@ -96,8 +96,8 @@ def test_a_second_click(store: Store, api: Api) -> None:
     assert answer.status_code == 409
     assert "it was rerun a moment ago" in words(answer.text)
     page = look(api, "/tasks/old/rerun")
-    assert "unless you tick “also if it was sent again before”" in words(page)
-    assert "Send it now" not in page
+    assert "unless you tick “also if it was rerun before”" in words(page)
+    assert "Rerun now" not in page
     page = look(api, "/tasks/old/rerun", again="1")
     assert '<input type="hidden" name="again" value="1">' in page
     assert sent_form(api, "/tasks/old/rerun", again="1").status_code == 303
@@ -108,11 +108,11 @@ def test_what_is_refused(store: Store, api: Api) -> None:
     store.write(lines(about(HISTORIES["success"]()[:3], "running")))
     page = look(api, "/tasks/redacted/rerun")
     assert "its kwargs are incomplete: password is redacted" in words(page)
-    assert "Send it now" not in page
-    assert "Look once more" not in page
+    assert "Rerun now" not in page
+    assert "Check again" not in page
     assert "its kwargs are incomplete" in words(sent_form(api, "/tasks/redacted/rerun").text)
     page = look(api, "/tasks/running/rerun")
-    assert "it is still STARTED (unless you tick “also if it is not over”)" in words(page)
+    assert "it is still STARTED (unless you tick “also if it has not ended”)" in words(page)
     assert '<input type="checkbox" name="unfinished" value="1">' in page
     page = look(api, "/tasks/running/rerun", unfinished="1")
     assert "its work is done twice" in words(page)

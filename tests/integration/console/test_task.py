@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from typing import Any, cast
 from urllib.parse import parse_qsl, urlsplit
@@ -43,8 +44,8 @@ def test_a_task_that_failed(store: Store, api: Api) -> None:
         "celery@one",
         "Root ✔ SUCCESS shop.checkout",
         "Parent ✔ SUCCESS shop.charge",
-        "5 tasks have its root: ✔ SUCCESS 3 , ✖ FAILURE 2 .",
-        "Sent by it: 1",
+        "5 tasks in this workflow: ✔ SUCCESS 3 , ✖ FAILURE 2",
+        "Children (1)",
     ):
         assert said in read, said
     assert f'href="/console/tasks/{SHIP}/workflow"' in page
@@ -55,8 +56,8 @@ def test_a_task_that_was_not_sent_leads_to_why(store: Store, api: Api) -> None:
     store.write(lines(order()))
     read = words(look(api, f"/tasks/{NOTIFY}"))
     assert "It was never sent, because a task before it in its workflow did not succeed." in read
-    assert "Look there: ✖ FAILURE shop.ship" in read
-    assert "Its body never ran." in read
+    assert "Cause: ✖ FAILURE shop.ship" in read
+    assert "Never started." in read
 
 
 def test_attempts_side_by_side(store: Store, api: Api) -> None:
@@ -97,7 +98,7 @@ def test_many_attempts_come_in_pages(store: Store, api: Api) -> None:
     assert 'href="/console/tasks/many?attempts=1"' in page
     assert numbers(look(api, "/tasks/many", attempts=1)) == list(range(1, 21))
     for wrong in ("0", "46", "x", "-1", "²", "9" * 30):
-        assert "it has 45" in look(api, "/tasks/many", status=422, attempts=wrong)
+        assert "a number from 1 to 45" in look(api, "/tasks/many", status=422, attempts=wrong)
 
 
 def test_a_task_that_runs_says_since_when_and_how_far_it_is(store: Store, api: Api) -> None:
@@ -112,6 +113,28 @@ def test_a_task_that_runs_says_since_when_and_how_far_it_is(store: Store, api: A
     again = api.get("/console/tasks/runs")
     same = api.get("/console/tasks/runs", headers={"If-None-Match": again.headers["etag"]})
     assert same.status_code in (200, 304)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(3, "moments"), (10, "10 s"), (59.9, "50 s"), (60, "1 m"), (119, "1 m"), (156, "2 m"), (3600, "1 h 00 m")],
+)
+def test_an_age_is_as_exact_as_it_is_written(seconds: float, words: str) -> None:
+    """The page stays the same for some seconds: "2 m 00 s ago" would lie."""
+    assert task._age(dt.timedelta(seconds=seconds)) == words
+
+
+@pytest.mark.parametrize(
+    ("status", "result"),
+    [
+        ("SUCCESS", "No result: it returned None, or results of this task are not recorded."),
+        ("FAILURE", "No result: it did not succeed."),
+        ("STARTED", "No result yet."),
+    ],
+)
+def test_a_result_that_is_not_there_says_why(store: Store, api: Api, status: str, result: str) -> None:
+    add(store, [row("mine", status=status, completed_at=None if status == "STARTED" else AT)])
+    assert f"result {result}" in words(look(api, "/tasks/mine"))
 
 
 def test_where_nothing_happens_the_page_stays_the_same(store: Store, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +167,7 @@ def test_another_name_of_a_task_leads_to_its_page(store: Store, api: Api) -> Non
     answer = api.get(f"/console/task/{ids['7']}")
     assert (answer.status_code, answer.headers["location"]) == (302, "/console/tasks/7")
     for number in ("0", "9" * 18, "9" * 5000, "x", "-1"):
-        assert "There is no task with the number" in look(api, f"/task/{number}", status=404)
+        assert "No task has the row number" in look(api, f"/task/{number}", status=404)
     assert "no parameter" in look(api, "/tasks/7", status=422, other="1")
 
 
@@ -175,7 +198,7 @@ def test_a_link_to_a_task_that_is_gone_leads_to_no_other(store: Store, api: Api)
     with store.engine.begin() as connection:
         number = connection.scalar(select(AsyncTask.id))
         connection.execute(update(AsyncTask).values(content={"rerun_of": str(number)}))
-    [link] = re.findall(r'Repeats</dt><dd><a href="/console([^"]+)"', look(api, "/tasks/here"))
+    [link] = re.findall(r'Rerun of</dt><dd><a href="/console([^"]+)"', look(api, "/tasks/here"))
     assert f"No task has the id {number}" in look(api, "/task", status=404, **dict(parse_qsl(urlsplit(link).query)))
     assert urlsplit(link).path == "/task"
 
@@ -194,9 +217,9 @@ def test_the_workflow_of_others_is_not_seen(store: Store, api: Api) -> None:
     told = [{**one, "customer": OURS if one["id"] == SHIP else THEIRS} for one in order()]
     store.write(lines(cast("list[Event]", told)))
     read = words(look(api, f"/tasks/{SHIP}", "ours"))
-    assert f"Parent {CHARGE} not recorded, or not to be seen by you" in read
+    assert f"Parent {CHARGE} not recorded, or not visible to you" in read
     assert "shop.checkout" not in read
-    assert "tasks have its root" not in read
+    assert "tasks in this workflow" not in read
 
 
 def test_processes_are_for_who_sees_all(store: Store, api: Api) -> None:
@@ -246,7 +269,7 @@ def test_what_is_missing_is_said_beside_the_name(store: Store, api: Api) -> None
     tell(store, "mine", OURS, kwargs={"password": {"$asynctask": "redacted"}})
     page = look(api, "/tasks/mine")
     assert "kwargs (1 redacted)" in words(page)
-    assert "content None was given." in words(page)
+    assert "content No content." in words(page)
 
 
 def test_a_value_as_a_file(store: Store, api: Api) -> None:
@@ -267,7 +290,7 @@ def test_without_the_right_there_are_no_values(store: Store, api: Api) -> None:
     assert "EUR" in with_right
     for piece in ("secret", "EUR", "paid", "values/"):
         assert piece not in without
-    assert "you have not the right payloads" in words(without)
+    assert "you do not have the payloads right" in words(without)
 
 
 def test_links(store: Store, shop: Celery) -> None:
@@ -340,8 +363,8 @@ def test_the_workflow_is_counted_up_to_a_bound(store: Store, api: Api, monkeypat
     add(store, [row("top", root_task_id="top")])
     add(store, [row(f"child-{number}", root_task_id="top", parent_task_id="top") for number in range(9)])
     page = look(api, "/tasks/top")
-    assert "4 or more tasks have its root" in words(page)
-    assert "Sent by it: 4 or more" in words(page)
+    assert "4 or more tasks in this workflow" in words(page)
+    assert "Children (4 or more)" in words(page)
     assert page.count("child-") == 4, "two, each with its id"
     assert "/console/tasks?search=parent%3A%22top%22&amp;ordering=createdAt" in page
 

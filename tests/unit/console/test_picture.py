@@ -45,7 +45,7 @@ def test_a_bar_for_every_attempt_and_what_it_waited_for() -> None:
         ("ran", 400, 100),
         ("failed", 50, 100),
     ], "what did not succeed is drawn last: nothing hides it"
-    assert found.says == "from 0 on: queued 1.0 s, failed after 2.0 s, waiting 3.0 s, queued 2.0 s, ran 2.0 s"
+    assert found.says == "from 0 on: queued 1.0 s, failed after 2.0 s, delayed 3.0 s, queued 2.0 s, ran 2.0 s"
     assert [one.says for one in found.bars if one.kind in ("ran", "failed")] == [
         "attempt 2 succeeded: 2.0 s, 2026-01-31T12:00:08.000000Z to 2026-01-31T12:00:10.000000Z, celery@two",
         "attempt 1 retried by TimeoutError: 2.0 s, 2026-01-31T12:00:01.000000Z to 2026-01-31T12:00:03.000000Z",
@@ -60,25 +60,40 @@ def test_an_attempt_of_which_no_time_is_known_keeps_its_number() -> None:
 def test_a_bar_grows_while_it_runs() -> None:
     running = run(published_at=0, started_at=15)
     assert bars(running, status="STARTED", completed=None)[-1] == ("ran", 750, 250)
-    assert "attempt 1 runs: 5.0 s" in drawn(running, status="STARTED", completed=None).bars[-1].says
+    assert "attempt 1 running: 5.0 s" in drawn(running, status="STARTED", completed=None).bars[-1].says
 
 
 def test_what_nobody_saw_the_end_of() -> None:
     found = drawn(run(published_at=0, started_at=5), status="LOST", completed=9)
     assert [one.kind for one in found.bars] == ["queued", "unknown"]
-    assert "its end was not seen" in found.bars[-1].says
-    assert found.says.endswith("ran with no end seen for 4.0 s")
+    assert "attempt 1 outcome unknown: 4.0 s" in found.bars[-1].says
+    assert found.says.endswith("outcome unknown after 4.0 s")
 
 
 def test_a_moment_can_be_seen_even_at_the_edge() -> None:
     found = drawn(status="REVOKED", started=None, completed=20)
     assert [(one.kind, one.x, one.width) for one in found.bars] == [("queued", 0, 1000), ("end", 998, 2)]
-    assert found.says == "from 0 on: queued 20.0 s, ended without a run"
+    assert found.says == "from 0 on: queued 20.0 s, never started"
 
 
 def test_a_step_that_was_not_sent_is_empty() -> None:
-    assert drawn(status="PENDING", started=None, completed=None, key=PLANNED) == Drawing((), "not sent yet", 0)
-    assert drawn(status="FAILURE", started=None, completed=9, key=UNSENT) == Drawing((), "never sent", 0)
+    assert drawn(status="PENDING", started=None, completed=None, key=PLANNED) == Drawing((), "not sent yet", 0, 984)
+    assert drawn(status="FAILURE", started=None, completed=9, key=UNSENT) == Drawing((), "never sent", 0, 450)
+
+
+def test_the_box_of_a_step_is_where_it_was_given_up() -> None:
+    """Not over all of the time; and one that is to come is at the end."""
+    unsent: dict[str, Any] = {"status": "FAILURE", "started": None, "completed": 9, "key": UNSENT}
+    assert drawn(**unsent, where=WHOLE._replace(zoom=2, at=0.25)).step_at == 400
+    assert drawn(**unsent, where=WHOLE._replace(zoom=2, at=0.5)).step_at is None
+    planned: dict[str, Any] = {"status": "PENDING", "started": None, "completed": None, "key": PLANNED}
+    assert drawn(**planned, where=WHOLE._replace(zoom=2, at=0)).step_at is None
+
+
+def test_a_row_extends_from_its_first_bar_to_its_last() -> None:
+    assert drawn(*RETRIED).extent == (0, 500)
+    assert drawn(run(published_at=5, started_at=6, ended_at=8, outcome="succeeded")).extent == (250, 150)
+    assert drawn(run(published_at=0, started_at=1, ended_at=3), where=WHOLE._replace(zoom=2, at=0.5)).extent is None
 
 
 def test_of_many_attempts_the_last_ones_are_drawn() -> None:
