@@ -95,7 +95,7 @@ def test_what_a_new_column_takes(database: str, tmp_path: Path) -> None:
 
     copy = changed / "celery_asynctask"
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    edit(copy / "core" / "columns.py", ')\n"""Of `AsyncTask`, in', COLUMN.lstrip("\n"))
+    edit(copy / "core" / "columns.py", ')\n"""The columns of `AsyncTask`, in', COLUMN.lstrip("\n"))
     (copy / "migrations" / "versions" / f"{NEXT}_urgency.py").write_text(MIGRATION, encoding="utf-8")
     edit(copy / "capture" / "extract.py", '    if known("retries") or known("replaced_task_nesting")', READ)
 
