@@ -213,7 +213,10 @@ def reach_broker(app: Any) -> None:
         with app.connection_for_write(connect_timeout=_BROKER_SECONDS) as connection:
             connection.ensure_connection(max_retries=1, timeout=_BROKER_SECONDS)
     except Exception as exc:
-        raise AsyncTaskError(f"The broker{_shown_broker(app)} cannot be reached: {exc}. Nothing was sent.") from exc
+        raise AsyncTaskError(
+            f"The broker{_shown_broker(app)} cannot be reached: {exc}. Nothing was sent. Check broker_url, and that "
+            "the broker runs."
+        ) from exc
 
 
 def _shown_broker(app: Any) -> str:
@@ -244,7 +247,10 @@ def link(app: Any) -> None:
         install(app)
         instrumentation = app.asynctask_recording
     if not instrumentation.settings.enabled:
-        raise AsyncTaskError("asynctask_enabled is False here: nothing would link the new execution to the old one.")
+        raise AsyncTaskError(
+            "asynctask_enabled is False here: nothing would link the rerun to its original. Set it to True in the "
+            "configuration of this process."
+        )
 
 
 def send(app: Any, one: Candidate, by: str, queue: str | None = None) -> str:

@@ -99,7 +99,8 @@ class Authenticator:
             self._function: Function | None = symbol_by_name(settings.access)
         except (ImportError, AttributeError, ValueError) as exc:
             raise SettingsError(
-                f"Setting 'asynctask_access' names {settings.access!r}, which cannot be imported: {exc}."
+                f"Setting 'asynctask_access' names {settings.access!r}, which cannot be imported: {exc}. Correct "
+                "the name, or run this where it can be imported."
             ) from exc
         self._open_here = loopback and not self.has_credentials
 

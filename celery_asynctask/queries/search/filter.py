@@ -178,7 +178,7 @@ def _term(word: _Word, now: dt.datetime) -> Term:
             "path, such as kwargs.order.id. What has a colon in it and is no key stands in double quotes."
         )
     if written == "creator" and re.fullmatch(r"[0-9]+(,[0-9]+)*", text := _bare_text(word[len(head) + 1 :])):
-        raise FilterError(f"'creator' is a name; the number has the key created_by: created_by:{text}.")
+        raise FilterError(f"'creator' takes a name. Search a number with its own key: created_by:{text}.")
     _check_path(name, key, path)
     parts = _split(word[len(head) + 1 :], ",")
     if len(parts) > MAX_VALUES:

@@ -271,7 +271,7 @@ def test_json_paths() -> None:
         ("createdby:7", "Did you mean 'created_by'"),
         ("creater:Ada", "Did you mean 'creator'"),
         ("name.x:1", r"no key 'name\.x'\. The keys are"),
-        ("creator:7", "'creator' is a name; the number has the key created_by: created_by:7"),
+        ("creator:7", "'creator' takes a name. Search a number with its own key: created_by:7"),
         ("-creator:7,8", "created_by:7,8"),
         ("http://x", r"no key 'http'\. The keys are .* What has a colon in it and is no key stands in double quotes"),
         ("status:DONE", "'status' cannot be 'DONE'; it must be one of PENDING, RECEIVED"),
