@@ -21,6 +21,7 @@ from tests.integration.commands import Project
 from tests.integration.oracle import add
 from tests.integration.oracle import row as pending
 from tests.integration.screen import ENTERED, LEFT, Screen
+from tests.integration.terminal import on_terminal
 from tests.pace import patience
 from tests.waiting import wait_for
 
@@ -198,6 +199,35 @@ class Gate:
                     self._flows.wait()
                 other.sendall(data)
             other.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("columns", [60, 80])
+def test_stats_on_a_narrow_terminal(small: Project, columns: int) -> None:
+    code, sent = on_terminal(small.path, "stats", "since:20d", columns=columns, NO_COLOR="1")
+    names = [one["name"] for one in small.run("stats", "since:20d", "--json").values]
+    head, _, *lines = sent.splitlines()[: len(names) + 2]
+    assert code == 0
+    assert head.split()[:3] == ["name", "tasks", "failed"]
+    assert max(map(len, [head, *lines])) <= columns
+    assert all(line.startswith(name[:8]) for line, name in zip(lines, names, strict=True))
+
+
+@pytest.mark.slow
+def test_the_live_view_on_a_small_screen(small: Project) -> None:
+    """Of each list there is a task, and no count is cut."""
+    with Screen(small.path, "top", rows=26, columns=80) as screen:
+        for text in (
+            "last hour",
+            "in the last 24 hours",
+            "recorder",
+            "Running for",
+            "Newest failures",
+            "Lost in the last",
+        ):
+            screen.wait_for(text)
+        screen.type("q")
+        assert screen.ended() == 0
 
 
 @pytest.mark.slow
