@@ -61,9 +61,13 @@ def recorder(context: click.Context, once: bool, loglevel: Any) -> None:
     while worker.is_running and not told.wait(0.05):
         elected = elected or worker.is_elected
         if once and not elected and time.monotonic() > deadline:
-            raise click.ClickException("Another dedicated recorder is at work, or the election is held for too long.")
+            raise click.ClickException(
+                "Another dedicated recorder is at work, or the election takes too long. Stop that one, or try again."
+            )
     failed = once and worker.in_trouble
     worker.stop(STOP_SECONDS)
     if once and (left := directory.waiting()):
-        raise click.ClickException(f"{left} bytes are left in {directory.path}; the log says why.")
+        raise click.ClickException(
+            f"{left} bytes are left in {directory.path}. Look for the reason in the log, and run this again."
+        )
     sys.exit(1 if failed else 0)
