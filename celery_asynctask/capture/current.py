@@ -106,7 +106,7 @@ class CurrentTask:
         if state is None:
             merged = Merged(context.content_of(self._fields()), encoder.max_bytes, _ALWAYS)
             state = self._request.__dict__.setdefault(CONTENT, _Content(merged))
-        state.merged.lay(encoder.value(content, "content"))
+        state.merged.update(encoder.value(content, "content"))
         state.updates += 1
         if time.monotonic() - state.at < THROTTLE_SECONDS:
             return

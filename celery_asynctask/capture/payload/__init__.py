@@ -1,26 +1,26 @@
-"""Values that Python hands over (args, kwargs, results, exceptions) to bounded, redacted JSON.
+"""Converts Python values (args, kwargs, results, exceptions) to bounded, redacted JSON.
 
-Pure, and it runs no code of the user's but his redaction rule: built-in types and their subclasses are read by the
-built-in type's own methods, dataclasses, attrs and pydantic objects from where they keep their fields, numpy scalars
-by numpy's own ``item``. No other object is asked for anything: its ``__repr__`` may query a database (a lazy query
-set), block or return megabytes, so it is described by its type alone. What recognizes a type compares identities
-along its method resolution order; ``isinstance`` would ask ``__class__`` and ``__instancecheck__``.
+Pure. It runs no code of the user's except the redaction rule. Built-in types and their subclasses are read by the
+built-in type's own methods; dataclasses, attrs and pydantic objects from where they keep their fields; numpy scalars
+by numpy's own ``item``. Any other object is described by its type alone: its ``__repr__`` may query a database (a lazy
+query set), block or return megabytes. Types are recognized by identity along their method resolution order, because
+``isinstance`` would call ``__class__`` and ``__instancecheck__``.
 
-The stored form: JSON says itself. Anything that is not the whole value is a mapping with the key ``$asynctask``:
+A value that JSON can represent is stored as it is. What was changed is a mark, a mapping with the key ``$asynctask``:
 
-* ``{"$asynctask": "redacted"}``, with ``text`` where only a part of a string was;
-* ``{"$asynctask": "cut", "type", "size"}``, with ``head`` for strings and bytes; ``size``, where it is known, in
-  characters, bytes, bits of an integer, items. The last element of a list that was cut, and under the key
-  ``$asynctask`` of such a mapping;
-* ``{"$asynctask": "as", "type", "value"}``: JSON's nearest for what JSON cannot say (NaN; in arguments also sets, enum
-  members, dataclasses: whatever Celery's JSON serializer refuses);
-* ``{"$asynctask": "object", "type"}``: not looked into, with ``repr`` for classes and functions;
+* ``{"$asynctask": "redacted"}``, with ``text`` if only a part of a string was redacted;
+* ``{"$asynctask": "cut", "type", "size"}``, with ``head`` for strings and bytes; ``size``, if it is known, in
+  characters, bytes, bits of an integer, or items. Of a list that was cut it is the last element, of a mapping it is
+  under the key ``$asynctask``;
+* ``{"$asynctask": "as", "type", "value"}``: JSON's nearest form of a value that JSON cannot represent (NaN; in
+  arguments also sets, enum members, dataclasses: whatever Celery's JSON serializer refuses);
+* ``{"$asynctask": "object", "type"}``: an object that was not read, with ``repr`` for classes and functions;
 * ``{"$asynctask": "cycle", "type", "up"}``: the container that is ``up`` levels above;
-* ``{"$asynctask": "erased"}``: taken out of the store later, on request (`operations.erase`);
+* ``{"$asynctask": "erased"}``: a value that was later erased from the store, on request (`operations.erase`);
 * ``{"$asynctask": "replaced", "text"}``: a string with NUL or lone surrogates, which databases refuse;
 * ``{"$asynctask": "keys"}`` under the key ``$asynctask`` of a mapping: its keys are not those of the original.
 
-What they say in words is in `marks`. A user's own key ``$asynctask…`` gets one more ``$`` in front.
+`core.marks` has them in words. A user's own key ``$asynctask…`` gets one more ``$`` in front.
 """
 
 from __future__ import annotations
@@ -41,35 +41,36 @@ from celery_asynctask.core.limits import MAX_MESSAGE, MAX_TRACEBACK, MAX_VALUE
 from celery_asynctask.core.marks import MARK
 
 OVERRUN: Final = 4_096
-"""Bytes by which the markers of a value that was cut may exceed its bound."""
+"""Bytes by which the marks in a value that was cut may exceed its limit."""
 MAX_REPR: Final = 500
-"""Characters kept of what stands for a value in an error message."""
+"""Characters kept of the text for a value in an error message."""
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """Makes JSON (dict, list, str, int, finite float, bool, None) of any value, never raising but the task's soft time
-    limit. One per recording; safe to share between threads."""
+    """Converts any value to JSON (dict, list, str, int, finite float, bool, None). Never raises, except the task's soft
+    time limit. One for each instrumentation; safe for threads."""
 
     max_bytes: int = MAX_VALUE
-    """Bytes of one value as ASCII JSON with ``", "`` and ``": "`` (at least 256); with `OVERRUN` for the markers of one
-    that is larger. A value that is larger is cut everywhere it is long, so that its small parts stay."""
+    """Most bytes of one value, as ASCII JSON with ``", "`` and ``": "``; at least 256. A larger value is cut wherever
+    it is long, so that its small parts stay; its marks may take `OVERRUN` bytes more."""
     redaction: Redaction | None = None
-    """What is taken out; None: nothing."""
+    """What is redacted; None: nothing."""
 
     def value(self, value: Any, name: str = "result") -> Any:
-        """A result or a content. What JSON cannot say becomes its plainest form: datetimes ISO 8601; Decimal, UUID,
-        timedelta and paths text; bytes text if they are UTF-8; tuples and sets lists; enum members their values;
-        dataclasses, attrs and pydantic objects mappings. ``name`` starts the paths that a redaction rule gets."""
+        """Convert a result or a content. Values without a form in JSON become their plainest form: datetimes become
+        ISO 8601; Decimal, UUID, timedelta and paths become text, and so do bytes if they are UTF-8; tuples and sets
+        become lists; enum members their values; dataclasses, attrs and pydantic objects mappings. ``name`` is the first
+        part of the paths that a redaction rule gets."""
         if value is None or value is True or value is False:
             return value
         return self._read(value, lambda walk: walk.element(value, 0, name), wire=False)
 
     def arguments(self, args: Any, kwargs: Any, names: tuple[str, ...] = ()) -> tuple[Any, Any]:
-        """The arguments of a task, each within ``max_bytes``, in the form in which Celery's JSON serializer sends
-        them: what is `is_whole` can be sent again as it is. Datetimes, Decimal, UUID and bytes have kombu's envelope,
-        ``{"__type__": "datetime", "__value__": "..."}``. ``names`` are the parameters that take the positional
-        arguments, in order, as far as there are; redaction goes by them."""
+        """Convert the arguments of a task, each within ``max_bytes``, to the form in which Celery's JSON serializer
+        sends them: if they are `is_whole`, a rerun can send them unchanged. Datetimes, Decimal, UUID and bytes have
+        kombu's envelope, ``{"__type__": "datetime", "__value__": "..."}``. ``names`` are the names of the positional
+        parameters, in order, as far as they are known; redaction uses them."""
 
         def positional(walk: Walk) -> Any:
             walk.trail = ("args",)
@@ -79,8 +80,8 @@ class Encoder:
 
         def named(walk: Walk) -> Any:
             walk.trail = ("kwargs",)
-            if type(kwargs) is not dict and (found := pairs(kwargs, MAX_ITEMS)) is not None:  # the task gets a dict
-                return walk.mapping(*found, kwargs, 0)
+            if type(kwargs) is not dict and (items := pairs(kwargs, MAX_ITEMS)) is not None:  # the task gets a dict
+                return walk.mapping(*items, kwargs, 0)
             return walk.convert(kwargs, 0)
 
         return (
@@ -89,8 +90,8 @@ class Encoder:
         )
 
     def text(self, value: str, limit: int) -> str:
-        """An error message or a part of one: redacted, without what databases refuse, at most ``limit`` characters of
-        it; one that was cut ends in ``…[+N characters]``."""
+        """The beginning of an error message, or of a part of it: redacted, without characters that databases refuse, at
+        most ``limit`` characters. If it was cut, it ends in ``…[+N characters]``."""
         size = str.__len__(value)
         head = str.__getitem__(value, slice(0, limit + MARGIN))
         if self.redaction is not None:
@@ -100,8 +101,8 @@ class Encoder:
         return clean(head)
 
     def traceback(self, value: Any) -> str | None:
-        """The end of a traceback given as text, redacted; one that was cut starts with ``[N characters cut]…``. None
-        for anything else."""
+        """The end of a traceback, redacted, at most `MAX_TRACEBACK` characters. If it was cut, it starts with
+        ``[N characters cut]…``. None if the value is no text, or empty."""
         if not inherits(type(value), str) or not value:
             return None
         size = str.__len__(value)
@@ -122,19 +123,19 @@ class Encoder:
             except Full:
                 pass
             return read(Walk(self.max_bytes, self.redaction, wire=wire, tight=True))
-        except SoftTimeLimitExceeded:  # raised by a signal handler, at any instruction: it is the task's
+        except SoftTimeLimitExceeded:  # it is the task's: a signal handler raises it at any instruction
             raise
-        except Exception:  # noqa: BLE001 - another thread may change what is being read
+        except Exception:  # noqa: BLE001 - another thread may change the value while it is read
             return {MARK: "object", "type": type_name(type(value))}
 
 
 PLAIN: Final = Encoder()
-"""The default bound, nothing redacted."""
+"""With the default limit; redacts nothing."""
 
 
 def safe_repr(value: Any, encoder: Encoder = PLAIN) -> str:
-    """A few words for any value, bounded, running no code of the user's: a scalar's ``repr``, else JSON, else the type
-    in angle brackets."""
+    """A short text for any value, at most `MAX_REPR` characters, that runs no code of the user's: the ``repr`` of a
+    scalar, else JSON, else the type in angle brackets."""
     kind = type(value)
     if value is None or kind is bool or kind is float or (kind is int and value.bit_length() <= MAX_BITS):
         return repr(value)
@@ -145,13 +146,15 @@ def safe_repr(value: Any, encoder: Encoder = PLAIN) -> str:
 
 
 def error_type(exc: BaseException) -> str:
-    """Class name of ``exc``, also where Celery replaced an exception that cannot be pickled by a wrapper."""
+    """Class name of an exception, at most 255 characters; of the original where Celery has wrapped one that cannot be
+    pickled."""
     return clean((_wrapped(exc) or class_name(type(exc)))[:255])
 
 
 def error_message(exc: BaseException, encoder: Encoder = PLAIN) -> str:
-    """Text of ``exc``, bounded and redacted, never raising. The one place where code of the user's runs, the
-    exception's ``__str__``: Celery has run it by then, for its own log and traceback."""
+    """Text of an exception, redacted, at most `MAX_MESSAGE` characters. Never raises. Besides the redaction rule, this
+    is the only code of the user's that runs, the exception's ``__str__``: Celery has run it before, for its own log and
+    traceback."""
     try:
         arguments = instance_dict(exc).get("exc_args") if _wrapped(exc) else None
         if isinstance(arguments, (list, tuple)):
@@ -170,7 +173,7 @@ def _wrapped(exc: BaseException) -> str | None:
 
 
 def reason_text(reason: Any, encoder: Encoder = PLAIN) -> str:
-    """Text of what a ``Reject`` was given: an exception's or a string's own, else `safe_repr`."""
+    """Text of the reason of a ``Reject``: of an exception or a string its own, else `safe_repr`."""
     kind = type(reason)
     if inherits(kind, BaseException):
         return error_message(reason, encoder)

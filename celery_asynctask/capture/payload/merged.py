@@ -1,6 +1,6 @@
-"""Stored values that are bounded each, laid over each other: what comes of it is bounded as each of them is.
+"""Merges converted mappings, and keeps the result within the limit of one.
 
-Pure. What is read here is JSON that `payload.Encoder` made: its marks stay what they are.
+Pure. It reads JSON that `payload.Encoder` made, and keeps its marks.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from celery_asynctask.capture.payload.walk import MARKER, Walk
 from celery_asynctask.core.marks import MARK, note_of
 
 _CUT: Final = {MARK: "cut", "type": "dict"}
-"""What is said of a mapping that was cut, of which nobody has counted what was to be in it."""
+"""The mark of a mapping that was cut, without its size, which is not known."""
 
 
 class Merged:
-    """A mapping over which others are laid, within ``room`` bytes (and `payload.OVERRUN` for the markers).
+    """A mapping that others update, within ``room`` bytes (and `payload.OVERRUN` more for the marks).
 
-    Where it gets too large, what is long is cut, so that small parts stay. What it was ``begun`` with has half of the
-    room for itself, then what was just told again and the keys in ``always`` half of the rest; then come the others,
-    older ones first. That is done to make room for more than is told at once: however often a mapping is laid over
-    it, each costs in proportion to its own size.
+    If it gets too large, its long values are cut, so that small ones stay. The keys in ``begun`` have half of the room
+    for themselves; the keys of the last update that were there before, and those in ``always``, have half of the rest;
+    then come the others, older ones first. Cutting makes more room than one update needs, so that each of many updates
+    costs in proportion to its own size.
     """
 
     __slots__ = ("_always", "_begun", "_room", "_sizes", "content")
@@ -34,19 +34,19 @@ class Merged:
         self._sizes: dict[str, int] = {}
         """Bytes of each member, with its key."""
         self.content: dict[str, Any] = {}
-        """JSON; not to be changed."""
-        self.lay(begun)
+        """The result, as JSON. Callers must not change it."""
+        self.update(begun)
 
-    def lay(self, told: Mapping[str, Any]) -> None:
-        """Lay ``told``, which an encoder made of a mapping, over it, key by key."""
-        if isinstance(told.get(MARK), str):  # nothing of it is there but what is said of it
-            told = {MARK: told}
-        again = {key for key in told if key in self.content}
+    def update(self, members: Mapping[str, Any]) -> None:
+        """Update the mapping, key by key, with ``members``, which an encoder made from a mapping."""
+        if isinstance(members.get(MARK), str):  # the encoder has made it a mark as a whole
+            members = {MARK: members}
+        again = {key for key in members if key in self.content}
         kept = self.content.get(MARK)
-        self._sizes.update((key, _written(key) + _written(value) + 4) for key, value in told.items())
-        self.content.update(told)
+        self._sizes.update((key, _written(key) + _written(value) + 4) for key, value in members.items())
+        self.content.update(members)
         if (note := self.content.get(MARK)) is not None:
-            self.content[MARK] = _CUT if "cut" in (_what(kept), _what(note)) else note
+            self.content[MARK] = _CUT if "cut" in (_kind(kept), _kind(note)) else note
         if sum(self._sizes.values()) > self._room:
             self._shorten(again)
 
@@ -66,12 +66,12 @@ class Merged:
         note = fitted.pop(MARK, note)
         self.content = {key: fitted[key] for key in content if key in fitted}
         if note is not None:
-            self.content[MARK] = _CUT if _what(note) == "cut" else note
+            self.content[MARK] = _CUT if _kind(note) == "cut" else note
         self._sizes = {key: _written(key) + _written(value) + 4 for key, value in self.content.items()}
 
 
 def fit(value: Any, room: int) -> Any:
-    """A stored value within ``room`` bytes of JSON, and what markers take: as it is, or cut wherever it is long."""
+    """A converted value, cut wherever it is long to ``room`` bytes of JSON (and more for its marks) if it is larger."""
     if _written(value) <= room:
         return value
     if isinstance(value, str):
@@ -80,7 +80,7 @@ def fit(value: Any, room: int) -> Any:
         return _elements(value, room)
     if isinstance(value, dict):
         return _marked(value, room) if isinstance(value.get(MARK), str) else _members(value, room)
-    return value  # a number has its own bound
+    return value  # a number has its own limit
 
 
 def _text(value: str, size: int, kind: str, room: int) -> dict[str, Any]:
@@ -97,37 +97,37 @@ def _marked(value: dict[str, Any], room: int) -> dict[str, Any]:
 
 def _elements(value: list[Any], room: int) -> list[Any]:
     note = note_of(value)
-    whole = value if note is None else value[:-1]
+    elements = value if note is None else value[:-1]
     kept: list[Any] = []
     room -= MARKER
-    for number, one in enumerate(whole, 1):
+    for number, element in enumerate(elements, 1):
         if room < 0:
             break
-        kept.append(fit(one, room if number == len(whole) else room // 2))
+        kept.append(fit(element, room if number == len(elements) else room // 2))
         room -= _written(kept[-1]) + 2
-    if note is None and len(kept) < len(whole):
-        note = {MARK: "cut", "type": "list", "size": len(whole)}
+    if note is None and len(kept) < len(elements):
+        note = {MARK: "cut", "type": "list", "size": len(elements)}
     return kept if note is None else [*kept, note]
 
 
 def _members(value: dict[str, Any], room: int) -> dict[str, Any]:
-    whole = {key: one for key, one in value.items() if key != MARK}
+    members = {key: member for key, member in value.items() if key != MARK}
     note = value.get(MARK)
     kept: dict[str, Any] = {}
     room -= MARKER
-    for number, (key, one) in enumerate(whole.items(), 1):
+    for number, (key, member) in enumerate(members.items(), 1):
         room -= _written(key) + 4
         if room < 0:
             break
-        kept[key] = fit(one, room if number == len(whole) else room // 2)
+        kept[key] = fit(member, room if number == len(members) else room // 2)
         room -= _written(kept[key])
-    if len(kept) < len(whole) and _what(note) != "cut":
-        note = {MARK: "cut", "type": "dict", "size": len(whole)}
+    if len(kept) < len(members) and _kind(note) != "cut":
+        note = {MARK: "cut", "type": "dict", "size": len(members)}
     return kept if note is None else {**kept, MARK: note}
 
 
-def _what(value: Any) -> Any:
-    """What a mark says; None: it is none."""
+def _kind(value: Any) -> Any:
+    """The kind of a mark; None: the value is no mark."""
     return value.get(MARK) if isinstance(value, dict) else None
 
 

@@ -1,6 +1,6 @@
-"""How values of each type become JSON; the readers that `walk` calls for what is no exact JSON type.
+"""Convert values of each type to JSON: the readers that `walk` calls for values of other types than JSON's own.
 
-Pure. A reader calls methods of built-in types only, and never those that a subclass may have replaced.
+Pure. A reader calls methods of built-in types only, never those that a subclass may have overridden.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ if TYPE_CHECKING:
     from celery_asynctask.capture.payload.walk import Walk
 
 MAX_ITEMS: Final = 10_000
-"""Elements of one list or mapping that are kept."""
+"""Elements kept of one list or mapping."""
 MAX_BITS: Final = 1_024
-"""Bits of an integer that is kept as one, about as large as a float gets; MySQL refuses larger ones."""
+"""Most bits of an integer that is kept as one: about the largest float. MySQL refuses larger ones."""
 MARGIN: Final = 2_048
-"""Characters behind a cut that redaction sees too, so that half a secret is recognized as one."""
+"""Characters after a cut that redaction sees, too, so that it recognizes a secret of which the cut leaves a part."""
 _MAX_DECIMAL: Final = 4_096
-"""Bytes of a Decimal that is written out."""
+"""Most bytes in memory of a Decimal that is written out."""
 
 
 def read_object(walk: Walk, value: Any, kind: type, depth: int, name: str) -> Any:
-    """What is of no built-in type."""
+    """Convert a value of no built-in type."""
     if value is HIDDEN:
         return walk.marker("redacted")
-    if (found := fields(value, hide=walk.redaction is not None)) is not None:
-        return walk.container(value, None, depth, name, (found, len(found)))
+    if (members := fields(value, hide=walk.redaction is not None)) is not None:
+        return walk.container(value, None, depth, name, (members, len(members)))
     if (generic := known("numpy", "generic")) is not None and inherits(kind, generic):
         return _scalar(walk, value, kind, generic, depth)
     if (array := known("numpy", "ndarray")) is not None and inherits(kind, array):
@@ -57,16 +57,16 @@ def read_object(walk: Walk, value: Any, kind: type, depth: int, name: str) -> An
 
 
 def _scalar(walk: Walk, value: Any, kind: type, generic: Any, depth: int) -> Any:
-    moments = (known("numpy", one) for one in ("datetime64", "timedelta64"))
-    moment = next((one for one in moments if inherits(kind, one)), None)
-    plain = generic.item(value) if moment is None else moment.__str__(value)
-    if inherits(type(plain), generic):  # wider than what Python has
+    times = (known("numpy", time) for time in ("datetime64", "timedelta64"))
+    time = next((time for time in times if inherits(kind, time)), None)
+    plain = generic.item(value) if time is None else time.__str__(value)
+    if inherits(type(plain), generic):  # wider than any type of Python
         return walk.marker("as", type=type_name(kind), value=generic.__str__(value))
     return walk.typed(kind, walk.convert(plain, depth))
 
 
 def _array(walk: Walk, value: Any, kind: type, array: Any, depth: int) -> Any:
-    size, written = (array.__dict__[one].__get__(value) for one in ("size", "nbytes"))
+    size, written = (array.__dict__[attribute].__get__(value) for attribute in ("size", "nbytes"))
     if size > MAX_ITEMS or written > 100 * MAX_ITEMS:
         return walk.marker("cut", type=type_name(kind), size=size)
     return walk.typed(kind, walk.convert(array.tolist(value), depth))
@@ -108,11 +108,11 @@ def _moment(base: Any, walk: Walk, value: Any, kind: type, *_: Any) -> Any:
 
 
 _ZONE_LIBRARIES = {"backports", "celery", "dateutil", "django", "pendulum", "psycopg2", "pytz", "tzlocal", "zoneinfo"}
-"""Whose time zones may be asked for their offset: they compute it. A user's own may do anything."""
+"""Packages whose time zones may be called, because they only compute an offset. A user's own may do anything."""
 
 
 def _decimal(walk: Walk, value: Any, kind: type, *_: Any) -> Any:
-    if decimal.Decimal.__sizeof__(value) > _MAX_DECIMAL:  # known without writing it out
+    if decimal.Decimal.__sizeof__(value) > _MAX_DECIMAL:  # which is known without writing it out
         return walk.marker("cut", type=type_name(kind))
     text = decimal.Decimal.__str__(value)
     if len(text) > walk.room:
@@ -128,14 +128,14 @@ def _uuid(walk: Walk, value: Any, *_: Any) -> Any:
 
 
 def _mapping(walk: Walk, value: Any, kind: type, depth: int, name: str) -> Any:
-    found = pairs(value, MAX_ITEMS)
-    if found is None:
+    items = pairs(value, MAX_ITEMS)
+    if items is None:
         return walk.marker("object", type=type_name(kind))
-    return walk.container(value, None, depth, name, found)
+    return walk.container(value, None, depth, name, items)
 
 
-def _held(base: type, walk: Walk, value: Any, kind: type, depth: int, name: str) -> Any:
-    """What a `UserList` or a `UserString` has as its ``data``, which should be of the built-in type."""
+def _data(base: type, walk: Walk, value: Any, kind: type, depth: int, name: str) -> Any:
+    """Convert the ``data`` of a `UserList` or a `UserString`, if it is of the built-in type ``base``."""
     data = dict.get(instance_dict(value), "data")
     if not inherits(type(data), base):
         return walk.marker("object", type=type_name(kind))
@@ -169,14 +169,14 @@ READERS: dict[int, _Reader] = {
     id(types.MappingProxyType): _mapping,
     id(ChainMap): _mapping,
     id(UserDict): _mapping,
-    id(UserList): partial(_held, list),
-    id(UserString): partial(_held, str),
+    id(UserList): partial(_data, list),
+    id(UserString): partial(_data, str),
     id(type): lambda walk, value, *_: walk.marker("object", type="type", repr=f"<class '{type_name(value)}'>"),
     id(types.FunctionType): lambda walk, value, *_: walk.marker(
         "object", type="function", repr=f"<function {function_name(value)}>"
     ),
 }
-"""How a type and its subclasses are read, by the type's identity: looking up a class would ask its metaclass."""
+"""The reader of a type and its subclasses, by the type's identity: a lookup by class would call its metaclass."""
 
 
 def _container(base: type, walk: Walk, value: Any, _: type, depth: int, name: str) -> Any:
@@ -198,4 +198,4 @@ _TEXTUAL = {
     "fractions": ("Fraction",),
     "zoneinfo": ("ZoneInfo",),
 }
-"""Types of the standard library, not their subclasses, whose ``str`` is their value."""
+"""Types of the standard library whose ``str`` is their value; not their subclasses."""

@@ -1,7 +1,7 @@
-"""What must not be written down: sensitive names, credentials that a text quotes, and a user's own rule.
+"""Decides what must not be recorded: by sensitive names, by credentials in texts, and by a user's own rule.
 
-Pure. A name is judged by its words: ``apiKey``, ``X-API-KEY`` and ``x_api_key`` are all ``api key``, while
-``tokenizer``, ``secretary`` and ``max_tokens`` are no ``token`` or ``secret``.
+Pure. A name is judged by its words: ``apiKey``, ``X-API-KEY`` and ``x_api_key`` are all ``api key``, but
+``tokenizer``, ``secretary`` and ``max_tokens`` are neither ``token`` nor ``secret``.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any, Final
 from billiard.exceptions import SoftTimeLimitExceeded
 
 Path = tuple[str | int, ...]
-"""Where a value is: ``args``, ``kwargs``, ``result`` or ``content``, then keys and list indexes. A positional argument
-has its parameter's name where that is known: ``("args", "card", "number")``."""
+"""The place of a value: ``args``, ``kwargs``, ``result`` or ``content``, then keys and list indexes. A positional
+argument has its parameter's name if that is known: ``("args", "card", "number")``."""
 Rule = Callable[[Path, Any], bool]
-"""A user's own rule, asked about every value but the keys: True redacts. It gets the value itself, not a copy."""
+"""A user's own rule, called for every value, not for keys: True redacts. It gets the value itself, not a copy."""
 
 STARS: Final = "***"
-"""What stands in a text for what was taken out of it."""
+"""Replaces what is redacted in a text."""
 
 SENSITIVE_NAMES: Final[tuple[str, ...]] = (
     *("password", "passwords", "passwd", "pwd", "passphrase", "passcode"),
@@ -35,13 +35,14 @@ SENSITIVE_NAMES: Final[tuple[str, ...]] = (
     *("card pin", "=pin", "pin code", "otp", "totp", "mfa code", "verification code", "recovery codes", "backup codes"),
     *("iban", "account number", "ssn", "social security number"),
 )
-"""Names that are redacted: one or more words in a row anywhere in a name, also written together (``apikey``); with
-``=``, the whole name. What tells only about such a thing is left alone (``token_type``, ``passwordChangedAt``), and
-``tokens`` alone is: language models count them."""
+"""The names whose values are redacted by default, the value of the setting ``asynctask_redact``: each one or more words
+that a name has in a row, also written together (``apikey``), or with ``=`` the whole name. A name that only describes
+such a value is not redacted (``token_type``, ``passwordChangedAt``), nor is ``tokens`` alone: language models count
+them."""
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_]+")
 _ENDINGS = ("password", "passwd", "passphrase", "secret", "token", "apikey", "credentials")
-"""Words that betray a name by its end too, however it is written together: ``csrfmiddlewaretoken``."""
+"""Words that are recognized at the end of a longer word, too: ``csrfmiddlewaretoken``."""
 
 
 def _set(words: str) -> frozenset[str]:
@@ -53,13 +54,13 @@ _ABOUT = _set(
     "expiration expiry field four hint in index last length len limit name policy present required size status "
     "strength ttl type types updated uri url usage used valid verified version 4"
 )
-"""Words after a sensitive one that make it something about it."""
+"""Words after a sensitive one with which a name only describes it."""
 _NO_TOKEN = _set("bos cancellation cls continuation eos mask max min next num pad page sep special stop sync unk")
-"""Words before ``token`` that make it something else."""
+"""Words before ``token`` that give it another meaning."""
 _MAX_NAME = 256
-"""Characters of a name that are looked at."""
+"""Characters of a name that are judged."""
 _MAX_CACHED = 4_096
-"""Names whose verdict is kept, of at most `_CACHED_LENGTH` characters."""
+"""Most names whose verdict is kept, of at most `_CACHED_LENGTH` characters each."""
 _CACHED_LENGTH = 64
 
 
@@ -68,7 +69,7 @@ def _words(name: str) -> tuple[str, ...]:
 
 
 class Redaction:
-    """What is redacted: by name, by a rule, and inside texts. Immutable but for its cache of verdicts."""
+    """Redacts by name, by a rule, and inside texts. Immutable except for its cache of verdicts; safe for threads."""
 
     def __init__(
         self,
@@ -76,8 +77,8 @@ class Redaction:
         rule: Rule | None = None,
         on_error: Callable[[Exception], None] | None = None,
     ) -> None:
-        """``names`` as in `SENSITIVE_NAMES`, in any style of writing. ``on_error`` is told what ``rule`` raised; the
-        value it was asked about is redacted. Raises `ValueError` for a name without a letter or digit."""
+        """``names`` are as in `SENSITIVE_NAMES`, in any style of writing. If ``rule`` raises, the value is redacted and
+        ``on_error`` is called with the exception. Raises `ValueError` for a name without a letter or digit."""
         self.names = tuple(names)
         self.rule = rule
         self._on_error = on_error
@@ -100,7 +101,7 @@ class Redaction:
         self._verdicts: dict[str, bool] = {}
 
     def sensitive(self, name: str) -> bool:
-        """Whether what has this name is redacted. Looks at no more than 256 characters."""
+        """Whether the value with this name is redacted. Judges by the first 256 characters."""
         verdict = self._verdicts.get(name)
         if verdict is None:
             verdict = not name.isdecimal() and self._judge(_words(name))
@@ -111,17 +112,17 @@ class Redaction:
         return verdict
 
     def opens(self, name: str) -> bool:
-        """Whether keys below this name are judged together with it: ``{"card": {"number": ...}}``."""
+        """Whether the keys of the mapping with this name are judged together with it: ``{"card": {"number": ...}}``."""
         words = _words(name)
         return bool(words) and words[-1] in self._openings
 
     def asks(self, path: Path, value: Any) -> bool:
-        """Whether the user's rule redacts this value. A rule that raises does."""
+        """Whether the user's rule redacts this value, or raises."""
         if self.rule is None:
             return False
         try:
             return bool(self.rule(path, value))
-        except SoftTimeLimitExceeded:  # raised by a signal handler, at any instruction: it is the task's
+        except SoftTimeLimitExceeded:  # it is the task's: a signal handler raises it at any instruction
             raise
         except Exception as exc:  # noqa: BLE001 - a user's rule may raise anything
             if self._on_error is not None:
@@ -129,11 +130,11 @@ class Redaction:
             return True
 
     def text(self, value: str, *, message: bool = False, cut: bool = False) -> str:
-        """``value`` without the credentials it quotes: in URLs and their queries, ``name=value`` and header lines,
-        quoted mappings, bearer tokens, JSON web tokens, private keys. The same object if there are none.
+        """The text without the credentials in it: in URLs and their queries, ``name=value`` and header lines, quoted
+        mappings, bearer tokens, JSON web tokens, private keys. The same object if there are none.
 
-        ``message``: it is an error message or traceback, where ``name: value`` in the middle of a line counts too.
-        ``cut``: it goes on behind its end, so a URL may have lost the ``@`` that would tell its credentials.
+        ``message``: the text is an error message or traceback, in which ``name: value`` in the middle of a line counts,
+        too. ``cut``: the text is the beginning of a longer one, so a URL may lack the ``@`` that ends its credentials.
         """
         if "://" in value:
             value = _USER_INFO.sub(f"://{STARS}@", value)
@@ -158,7 +159,7 @@ class Redaction:
                 for end in range(start + 1, min(len(words), start + self._longest) + 1):
                     if (
                         (words[start:end] in self._phrases or (end == start + 1 and word.endswith(self._endings)))
-                        and not (end < len(words) and all(one in _ABOUT for one in words[end:]))
+                        and not (end < len(words) and all(following in _ABOUT for following in words[end:]))
                         and not (word == "token" and start and words[start - 1] in _NO_TOKEN)
                     ):
                         return True
@@ -183,7 +184,7 @@ class Redaction:
                 if colon and not (starts_line or message or before["quote"]):
                     continue
                 secret = (_LINE if starts_line and _words(name)[-1:] in _LINES else _BARE).match(value, at)
-                if secret is None or (colon and len(secret[0]) < _SHORTEST):
+                if secret is None or (colon and len(secret[0]) < _MIN_SECRET):
                     continue
             elif secret[0] in _EMPTY:
                 continue
@@ -195,7 +196,7 @@ class Redaction:
 
 _USER_INFO = re.compile(r"""://(?!git@|\*\*\*@)[^\s/?#"'<>]*@""")
 _ODD_USER_INFO = re.compile(r"""://[^\s/?#"'<>@:,]{0,99}:(?!\d{1,5}(?:[/?#\s"'<>,]|$))[^\s"'<>@]{0,300}@""")
-"""A password that should have been quoted: it has ``/``, ``?`` or ``#`` in it."""
+"""With a password that should have been quoted, because it contains ``/``, ``?`` or ``#``."""
 _OPEN_USER_INFO = re.compile(
     r"""://(?!\*\*\*@)[^\s/?#"'<>@]*$|://[^\s/?#"'<>@:]{0,99}:(?!\d{1,5}[/?#])[^\s"'<>@]{0,300}$"""
 )
@@ -212,11 +213,11 @@ _EMPTY = ('""', "''", "[]", "()", "{}")
 _BARE = re.compile(r"""(?:(?:bearer|basic|digest|token|negotiate|apikey)[ \t]+)?[^\s,;&"'()\[\]{}<>]+""", re.I)
 _LINE = re.compile(r"[^\r\n]+")
 _LINES = {("authorization",), ("cookie",), ("cookies",)}
-"""Last words of headers whose values have spaces in them."""
+"""Last words of the names of headers whose values contain spaces."""
 _SIGNATURES = {("sig",), ("signature",)}
-"""Last words of what signs a URL."""
-_SHORTEST = 4
-"""Characters of what stands behind a colon and is taken for a secret: ``unexpected token: }`` is none."""
+"""Last words of the names of parameters that sign a URL."""
+_MIN_SECRET = 4
+"""Fewest characters after a colon that are taken for a secret: ``unexpected token: }`` has none."""
 _BEARER = re.compile(r"\b([Bb]earer +)(?=[\w.~+/=\-]*\d)[\w.~+/=\-]{8,}")
 _JWT = re.compile(r"(?<![\w\-])eyJ[\w\-]{8,}\.[\w\-]+\.?[\w\-]*")
 _PRIVATE_KEY = re.compile(r"(-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----).*?(?=-----END |\Z)", re.S)

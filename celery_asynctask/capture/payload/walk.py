@@ -1,6 +1,6 @@
-"""One value being converted to JSON; see `payload` for what comes of it.
+"""Converts one value to JSON; `payload` describes the result.
 
-Pure. Values are read by the methods of built-in types, at most as far as there is room.
+Pure. Values are read by the methods of built-in types, and only as far as there is room.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from billiard.exceptions import SoftTimeLimitExceeded
 
 from celery_asynctask.capture.payload.inspection import inherits, mro, type_name
 from celery_asynctask.capture.payload.mappings import Pairs
-from celery_asynctask.capture.payload.plain import PLAIN_KEY, SHORTEST
+from celery_asynctask.capture.payload.plain import MAX_HARMLESS, PLAIN_KEY
 from celery_asynctask.capture.payload.readers import MARGIN, MAX_BITS, MAX_ITEMS, READERS, read_object
 from celery_asynctask.capture.payload.redaction import Path, Redaction
 from celery_asynctask.core.marks import MARK, is_reserved
@@ -25,24 +25,24 @@ from celery_asynctask.core.marks import MARK, is_reserved
 MAX_DEPTH: Final = 20
 """Levels of nesting that are kept."""
 _MAX_KEY: Final = 512
-"""Characters of a key that are kept."""
+"""Characters kept of a key."""
 MARKER: Final = 80
-"""Bytes of a marker, about."""
+"""Bytes of a mark, approximately."""
 
 
 class Full(Exception):
-    """The value is larger than its bound."""
+    """The value is larger than its limit."""
 
 
 _ITEM: Final = "\0item"
-"""Stands for the name of an element of a list."""
+"""The name of an element of a list."""
 
 
 class Walk:
-    """One value being converted: the bytes there is still room for, and the way down to where we are.
+    """The conversion of one value: the bytes for which there is still room, and the path to the current part.
 
-    The first walk gives up (`Full`) when it finds the value too large; the second, tight one gives each part at most
-    half of what is left.
+    The first walk gives up (`Full`) when the value turns out to be too large. The second walk, a tight one, gives each
+    part at most half of the room that is left.
     """
 
     __slots__ = ("above", "redaction", "room", "slow", "tight", "trail", "wire")
@@ -57,7 +57,7 @@ class Walk:
         self.trail: Path = ()
 
     def element(self, value: Any, depth: int, key: str | int) -> Any:
-        """`convert`, after the user's rule, with a share of the room."""
+        """`convert`, after the user's rule; in a tight walk with half of the room."""
         name = key if isinstance(key, str) else _ITEM
         trail = self.trail
         if self.redaction is not None and self.redaction.rule is not None:
@@ -76,6 +76,7 @@ class Walk:
         return converted
 
     def convert(self, value: Any, depth: int, name: str = "") -> Any:
+        """The JSON of a value of any type, ``depth`` levels below the top. ``name`` is the key above it."""
         kind = type(value)
         if kind is str:
             return self.string(value)
@@ -97,7 +98,7 @@ class Walk:
             return self.cut(value, size)
         self.room -= written
         kept = value if written == size + 2 else clean(value)
-        if self.redaction is not None and size > SHORTEST and (scrubbed := self.redaction.text(kept)) != kept:
+        if self.redaction is not None and size > MAX_HARMLESS and (scrubbed := self.redaction.text(kept)) != kept:
             self.room -= len(_escape(scrubbed)) - written
             if self.room < 0:
                 self.room += len(_escape(scrubbed))
@@ -106,7 +107,8 @@ class Walk:
         return value if kept is value else self.marker("replaced", text=kept)
 
     def cut(self, value: str, size: int, type: str = "str") -> dict[str, Any]:
-        """The beginning of a string, or of the text that stands for bytes, as far as there is room."""
+        """A mark with the beginning of a string, or of the text of other values, as far as there is room. ``size`` is
+        that of the value. Raises `Full` in the first walk."""
         self.check()
         if (room := self.room - MARKER) <= len(_escape("")):
             return self.marker("cut", type=type, size=size)
@@ -120,44 +122,45 @@ class Walk:
         return self.marker("cut", type=type, size=size, head=head)
 
     def check(self) -> None:
-        """Give up the first walk, whose room is used up."""
+        """Raise `Full` in the first walk: its room is used up."""
         if not self.tight:
             raise Full
 
-    def marker(self, what: str, **more: Any) -> dict[str, Any]:
-        self.room -= MARKER + len(more.get("type", ""))
-        return {MARK: what, **more}
+    def marker(self, what: str, **members: Any) -> dict[str, Any]:
+        """A mark of the kind ``what``."""
+        self.room -= MARKER + len(members.get("type", ""))
+        return {MARK: what, **members}
 
     def typed(self, kind: type, converted: Any) -> Any:
-        """What Celery's JSON serializer refuses to send: marked as such in arguments."""
+        """The converted value; in arguments, marked as of a type that Celery's JSON serializer does not send."""
         return self.marker("as", type=type_name(kind), value=converted) if self.wire else converted
 
     def envelope(self, kind: str, value: Any, plain: str) -> Any:
-        """What Celery's JSON serializer sends in an envelope, as it does in arguments."""
+        """The ``plain`` text; in arguments, the envelope in which Celery's JSON serializer sends the value."""
         if not self.wire:
             return self.string(plain)
         self.room -= MARKER + len(plain)
         return {"__type__": kind, "__value__": value}
 
-    def container(self, value: Any, base: Any, depth: int, name: str = "", found: Pairs | None = None) -> Any:
-        """A dict, list, tuple, set, frozenset or deque, read by the methods of ``base``; anything else is read by the
-        pairs that were ``found`` in it."""
+    def container(self, value: Any, base: Any, depth: int, name: str = "", members: Pairs | None = None) -> Any:
+        """A dict, list, tuple, set, frozenset or deque, read by the methods of ``base``; or any other container, by its
+        ``members``."""
         here = id(value)
-        size = base.__len__(value) if found is None else found[1]
+        size = base.__len__(value) if members is None else members[1]
         if here in self.above:
             return self.marker("cycle", type=type_name(type(value)), up=len(self.above) - self.above.index(here))
         if depth >= MAX_DEPTH:
             return self.marker("cut", type=type_name(type(value)), size=size)
         self.above.append(here)
         if base is dict:
-            pairs = list(islice(dict.items(value), MAX_ITEMS))  # at one go: another thread may add to it
+            pairs = list(islice(dict.items(value), MAX_ITEMS))  # all at once: another thread may add to it
             converted: Any = self.mapping(pairs, size, value, depth, name)
-        elif found is not None:
-            converted = self.typed(type(value), self.mapping(found[0][:MAX_ITEMS], size, value, depth, name))
+        elif members is not None:
+            converted = self.typed(type(value), self.mapping(members[0][:MAX_ITEMS], size, value, depth, name))
         elif base is list or base is tuple:
             first = base.__getitem__(value, 0) if name == _ITEM and size == 2 and self.redaction is not None else None
             if first is not None and self.redaction is not None and self.redaction.sensitive(_short_text(first)):
-                converted = [self.convert(first, depth + 1), self.marker("redacted")]  # one of a list of headers
+                converted = [self.convert(first, depth + 1), self.marker("redacted")]  # a header in a list of headers
             else:
                 converted = self.sequence(base.__iter__(value), size, value, depth)
         else:
@@ -209,8 +212,8 @@ class Walk:
         if self.room < 0:
             self.check()
         if redaction is not None and "value" in items and not _says_nothing(items["value"]):
-            told = items.get("name", items.get("key"))  # {"name": "Authorization", "value": ...}
-            if type(told) is str and redaction.sensitive(told):
+            name_of_value = items.get("name", items.get("key"))  # {"name": "Authorization", "value": ...}
+            if type(name_of_value) is str and redaction.sensitive(name_of_value):
                 items["value"] = self.marker("redacted")
         if len(items) < size:
             note = self.marker("cut", type=type_name(type(whole)), size=size)
@@ -221,7 +224,8 @@ class Walk:
         return items
 
     def named(self, value: Any, depth: int, name: str, parent: str = "") -> Any:
-        """What has a name, unless it is sensitive; ``parent`` is the name above it if the two are judged together."""
+        """A value with a name, redacted if the name is sensitive. ``parent`` is the name above it if the two are judged
+        together, else empty."""
         if (
             (redaction := self.redaction) is not None
             and (redaction.sensitive(name) or (parent and redaction.sensitive(f"{parent} {name}")))
@@ -231,7 +235,7 @@ class Walk:
         return self.element(value, depth, name) if self.slow else self.convert(value, depth, name)
 
     def key(self, key: Any) -> tuple[str, bool]:
-        """A key as text, as JSON writes it, and whether it says the same."""
+        """A key as the text that JSON writes for it, and whether that is unchanged."""
         kind = type(key)
         wire, self.wire = self.wire, False
         if kind is int and key.bit_length() <= MAX_BITS:
@@ -262,13 +266,14 @@ class Walk:
             return read_object(self, value, kind, depth, name)
         except (SoftTimeLimitExceeded, Full):
             raise
-        except Exception:  # noqa: BLE001 - a type may be broken in any way
+        except Exception:  # noqa: BLE001 - a type may fail in any way
             del self.above[level:]
         return self.marker("object", type=type_name(kind))
 
 
 def clean(value: str) -> str:
-    """``value`` without what databases refuse (NUL, lone surrogates); the same object if there is none of it."""
+    """A text with substitutes for characters that databases refuse (NUL, lone surrogates); the same object if there are
+    none."""
     if "\0" in value:
         value = value.replace("\0", "\ufffd")
     if not value.isascii():
@@ -280,7 +285,7 @@ def clean(value: str) -> str:
 
 
 def _free(name: str, items: dict[str, Any]) -> str:
-    """``name``, or one like it that is no key yet."""
+    """The name, or a similar one that is no key yet."""
     free, number = name, len(items)
     while free in items:
         free, number = f"{name}…{number}", number + 1
@@ -288,19 +293,20 @@ def _free(name: str, items: dict[str, Any]) -> str:
 
 
 def _says_nothing(value: Any) -> bool:
-    """Whether a value is no secret whatever its name."""
+    """Whether a value is no secret, whatever its name: None, a bool or the empty text."""
     return value is None or value is True or value is False or (type(value) is str and not value)
 
 
 def _short_text(value: Any) -> str:
-    """A string, or bytes that are one, for a look at what it names."""
+    """A short string, or short bytes as one, which may be the name of a header; else empty."""
     if type(value) is bytes and len(value) <= 64:
         return value.decode("latin-1")
     return value if type(value) is str and len(value) <= 64 else ""
 
 
 def _in_order(values: list[Any], base: type) -> list[Any]:
-    """Elements of a set in an order that does not change from run to run, where comparing them runs no foreign code."""
+    """Elements of a set, sorted if comparing them runs no foreign code, so that they are stored in the same order each
+    time."""
     if base is not deque and {type(value) for value in values} in ({str}, {int}):
         values.sort()
     return values

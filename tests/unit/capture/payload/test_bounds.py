@@ -174,23 +174,23 @@ def test_what_is_laid_over_a_mapping_is_bounded_with_it() -> None:
     encoder = Encoder(4_000)
     merged = Merged({"from": 1}, 4_000, frozenset({"progress"}))
     for number in range(3_000):
-        merged.lay(encoder.value({f"k{number}": "x" * (number % 90), "log": "y" * number}))
-        merged.lay({"progress": number})
+        merged.update(encoder.value({f"k{number}": "x" * (number % 90), "log": "y" * number}))
+        merged.update({"progress": number})
         assert merged.content["progress"] == number
         assert len(json.dumps(merged.content)) <= 4_000 + OVERRUN
     assert merged.content["from"] == 1
     assert merged.content[MARK] == {MARK: "cut", "type": "dict"}
     assert merged.content["log"]["size"] > 2_900
-    assert quick.seconds(lambda: merged.lay({"progress": 1}), 0.01) < 0.01
+    assert quick.seconds(lambda: merged.update({"progress": 1}), 0.01) < 0.01
 
 
 def test_a_mapping_that_is_all_described_leaves_the_others_as_they_are() -> None:
     """As one that a rule redacts as a whole."""
     merged = Merged({"a": 1}, 4_000)
-    merged.lay({MARK: "redacted"})
+    merged.update({MARK: "redacted"})
     assert merged.content == {"a": 1, MARK: {MARK: "redacted"}}
-    merged.lay({"b": 2})
+    merged.update({"b": 2})
     assert merged.content == {"a": 1, "b": 2, MARK: {MARK: "redacted"}}
-    merged.lay({"c": 3, MARK: {MARK: "cut", "type": "dict", "size": 9}})
-    merged.lay({MARK: {MARK: "keys"}})
+    merged.update({"c": 3, MARK: {MARK: "cut", "type": "dict", "size": 9}})
+    merged.update({MARK: {MARK: "keys"}})
     assert merged.content == {"a": 1, "b": 2, "c": 3, MARK: {MARK: "cut", "type": "dict"}}
