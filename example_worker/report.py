@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from celery_asynctask import AsyncTask, AsyncTaskAttempt, AsyncTaskStatus
-from celery_asynctask.core.links import trace_link
+from celery_asynctask.present.links import trace_link
 from example_worker.spans import Span
 from example_worker.tasks import Census, add_up, quote
 

@@ -12,9 +12,9 @@ import click
 from celery_asynctask.cli.command import CommandContext, command, record
 from celery_asynctask.cli.output import Output, span
 from celery_asynctask.core.columns import VALUES
-from celery_asynctask.core.links import trace_link
 from celery_asynctask.core.marks import missing
 from celery_asynctask.core.status import TERMINAL, AsyncTaskStatus
+from celery_asynctask.present.links import trace_link
 from celery_asynctask.queries.task import attempts, find
 from celery_asynctask.queries.workflow.timeline import courses
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt

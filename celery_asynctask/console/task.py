@@ -12,13 +12,13 @@ from starlette.routing import Route
 
 from celery_asynctask.console import frames, markup, value
 from celery_asynctask.console.page import Make, Page, floored, route
-from celery_asynctask.core import links
 from celery_asynctask.core.fold import STATUS
 from celery_asynctask.core.limits import MAX_MESSAGE, MAX_TRACEBACK
 from celery_asynctask.core.rights import Right
 from celery_asynctask.core.status import TERMINAL, AsyncTaskStatus
 from celery_asynctask.core.text import span
 from celery_asynctask.errors import NotFoundError
+from celery_asynctask.present import links
 from celery_asynctask.present.diagnosis import Words, explain
 from celery_asynctask.queries.diagnosis import Evidence, evidence
 from celery_asynctask.queries.task import MAX_COUNTED, attempts, exact, find, is_id, number_of, of_page, task_detail
@@ -227,7 +227,7 @@ def _links(page: Page, row: TaskLike, last: AsyncTaskAttempt | None, now: dt.dat
         "start": row.created_at,
         "end": row.completed_at or now,
     }
-    return [*([links.Link("Trace", trace)] if trace else []), *links.filled(settings.links or {}, known)]
+    return [*([links.Link("Trace", trace)] if trace else []), *links.task_links(settings.links or {}, known)]
 
 
 async def file(page: Page) -> Response:

@@ -1,14 +1,9 @@
-"""Links from a task to the user's own places: the settings ``asynctask_links`` and ``asynctask_trace_url``. Pure."""
+"""The templates in the setting ``asynctask_links``, the user's own links; `present.links` fills them. Pure."""
 
 from __future__ import annotations
 
-import datetime as dt
 import re
-from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
-from urllib.parse import quote
-
-from celery_asynctask.core.time import microseconds
+from typing import Final
 
 PLACEHOLDERS: Final = (
     "task_id",
@@ -23,48 +18,15 @@ PLACEHOLDERS: Final = (
     "end",
 )
 """The names that a template of a link may have in braces."""
-_PLACEHOLDER: Final = re.compile(r"\{(\w+)\}")
-
-
-class Link(NamedTuple):
-    """A link as it is shown."""
-
-    title: str
-    url: str
+PLACEHOLDER: Final = re.compile(r"\{(\w+)\}")
+"""A name in braces."""
 
 
 def is_template(text: str) -> bool:
     """Whether a text is an http or https URL with a fixed host, and with nothing but `PLACEHOLDERS` in braces."""
-    rest = _PLACEHOLDER.sub("", text)
+    rest = PLACEHOLDER.sub("", text)
     return (
         re.match(r"https?://[^\s/?#{}\\@]+([/?#]|\Z)", text) is not None
         and re.fullmatch(r"[^\s{}\x00-\x1f\x7f]+", rest) is not None
-        and set(_PLACEHOLDER.findall(text)) <= set(PLACEHOLDERS)
+        and set(PLACEHOLDER.findall(text)) <= set(PLACEHOLDERS)
     )
-
-
-def filled(templates: Mapping[str, str], values: Mapping[str, Any]) -> list[Link]:
-    """The links of a task, in the order of ``templates`` (URLs by title).
-
-    ``values`` has the task's values by the names in `PLACEHOLDERS`; a link that needs a missing one is left out.
-    Times are written in milliseconds since the epoch.
-    """
-    links = []
-    for title, template in templates.items():
-        texts = {name: _text(values.get(name)) for name in _PLACEHOLDER.findall(template)}
-        if all(texts.values()):
-            links.append(Link(title, template.format_map(texts)))
-    return links
-
-
-def trace_link(template: str | None, trace_id: str | None, span_id: str | None) -> str | None:
-    """The URL of a trace: the template ``asynctask_trace_url`` filled in; None without a template or a trace."""
-    if template is None or trace_id is None:
-        return None
-    return template.replace("{trace_id}", trace_id).replace("{span_id}", span_id or "")
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, dt.datetime):
-        value = microseconds(value) // 1000
-    return "" if value is None else quote(str(value), safe="", errors="replace")
