@@ -16,6 +16,7 @@ from celery_asynctask.cli.output import Output
 from celery_asynctask.core.accounting import Account, Ledger, counts, listed, plural
 from celery_asynctask.errors import FilterError, JournalError
 from celery_asynctask.journal.survey import Survey, survey_of
+from celery_asynctask.present.ledger import verdict
 from celery_asynctask.queries.completeness import completeness
 from celery_asynctask.queries.search.filter import term
 
@@ -58,7 +59,7 @@ def verify(context: CommandContext, since: str | None, everything: bool) -> None
         for account in found.accounts:
             output.json({**{name: getattr(account, name) for name in _ABOUT}, **counts(account)})
     else:
-        output.line(found.ledger.sentence())
+        output.line(verdict(found.ledger))
         _list(output, found.accounts)
         for line in _advice(found.ledger, context.settings.directory, survey):
             output.line(line)

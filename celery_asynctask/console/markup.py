@@ -18,6 +18,7 @@ from celery_asynctask import __version__
 from celery_asynctask.console import static
 from celery_asynctask.core.status import FAILED
 from celery_asynctask.core.text import clean, rfc3339, span
+from celery_asynctask.present.ledger import verdict
 from celery_asynctask.present.symbols import SIGNS
 from celery_asynctask.queries.search.filter import term
 from celery_asynctask.queries.search.keys import KEYS
@@ -79,7 +80,12 @@ _ENVIRONMENT: Final = Environment(
     auto_reload=False,
 )
 _ENVIRONMENT.filters.update(
-    rfc3339=rfc3339, seconds=seconds, number="{:,}".format, percent=percent, per_minute=per_minute
+    rfc3339=rfc3339,
+    seconds=seconds,
+    number="{:,}".format,
+    percent=percent,
+    per_minute=per_minute,
+    verdict=verdict,
 )
 _ENVIRONMENT.globals.update(
     signs={status.value: sign for status, sign in SIGNS.items()},

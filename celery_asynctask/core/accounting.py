@@ -140,25 +140,6 @@ class Ledger:
         """Whether every event is stored, or in a journal that a recorder drains."""
         return not self.hosts
 
-    def sentence(self) -> str:
-        """The verdict in one sentence."""
-        of = f"{self.accepted:,} {plural(self.accepted, 'event')} of {self.processes:,} "
-        of += plural(self.processes, "process")
-        if not self.processes:
-            return "Nothing to check: no process is known to have written events."
-        if self.complete:
-            way = f", of which {self.in_journal:,} are on their way to the database" if self.in_journal else ""
-            return f"Complete: {of}{way}."
-        counts = {
-            "missing": (self.missing, "missing"),
-            "dropped": (self.dropped.total(), "dropped"),
-            "quarantined": (self.quarantined, "in quarantine"),
-            "damaged": (self.damaged, "damaged in the journal"),
-            "waiting": (self.waiting, "in a journal that nobody drains"),
-        }
-        told = [f"{count:,} {words} ({listed(self.hosts[what])})" for what, (count, words) in counts.items() if count]
-        return f"Not complete: of {of}, {', '.join(told)}."
-
 
 def counts(account: Account | Ledger) -> dict[str, int | Mapping[str, int] | None]:
     """The numbers of the equation by their JSON names. ``accepted`` is the sum of the others except ``abandoned``, the

@@ -15,6 +15,7 @@ from celery_asynctask.console import console
 from celery_asynctask.core.accounting import counts
 from celery_asynctask.core.rights import Right
 from celery_asynctask.http import actions, openapi, tasks
+from celery_asynctask.present.ledger import verdict
 from celery_asynctask.settings import Settings
 from celery_asynctask.store.tables import SCHEMA_VERSION
 from celery_asynctask.web import schema
@@ -78,7 +79,7 @@ def health(caller: Annotated[Caller, Depends(needing(Right.READ))]) -> Response:
     ledger = None
     if caller.access.customers is None:  # events are of processes, not of customers
         found = caller.health().ledger
-        ledger = schema.Ledger.of(found, sentence=found.sentence(), **counts(found))
+        ledger = schema.Ledger.of(found, sentence=verdict(found), **counts(found))
     return json_response({"schema_version": SCHEMA_VERSION, "ledger": ledger})
 
 

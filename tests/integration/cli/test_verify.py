@@ -15,6 +15,7 @@ from sqlalchemy import update
 from celery_asynctask.core.accounting import Account
 from celery_asynctask.journal import Directory, Journal, frame
 from celery_asynctask.journal.survey import Survey, holder
+from celery_asynctask.present.ledger import verdict
 from celery_asynctask.queries import Reader
 from celery_asynctask.queries.completeness import Completeness, _latest, completeness, silent
 from celery_asynctask.store import Position, SourceUpdate, Store
@@ -76,7 +77,7 @@ def test_all_is_stored(store: Store, journal: Journal, make_drain: MakeDrain) ->
     found = check(store, journal.path, everything=True)
     assert [numbers(one) for one in found.accounts] == [(5, 5, 0, 0, 0, 0)]
     assert found.ledger.complete
-    assert found.ledger.sentence() == "Complete: 5 events of 1 process."
+    assert verdict(found.ledger) == "Complete: 5 events of 1 process."
     assert check(store, journal.path).accounts == [], "nothing to say of it"
 
 
@@ -89,14 +90,14 @@ def test_what_is_in_the_journal(store: Store, journal: Journal, make_drain: Make
     found = check(store, journal.path)
     assert [numbers(one) for one in found.accounts] == [(8, 5, 3, 0, 0, 0)]
     assert not found.ledger.complete
-    assert f"3 in a journal that nobody drains ({HOST})" in found.ledger.sentence()
+    assert f"3 in a journal that nobody drains ({HOST})" in verdict(found.ledger)
     elected = drain.directory.elect()
     assert elected is not None
     found = check(store, journal.path, everything=True)
     os.close(elected)
     assert [numbers(one) for one in found.accounts] == [(8, 5, 3, 0, 0, 0)]
     assert found.ledger.complete
-    assert found.ledger.sentence() == "Complete: 8 events of 1 process, of which 3 are on their way to the database."
+    assert verdict(found.ledger) == "Complete: 8 events of 1 process, of which 3 are on their way to the database."
 
 
 def test_several_segments_of_which_some_are_stored(store: Store, journal: Journal, make_drain: MakeDrain) -> None:
@@ -189,7 +190,7 @@ def test_sources_of_other_hosts(store: Store, journal: Journal) -> None:
     ]
     assert numbers(found.accounts[0]) == (11, 5, None, 1, 2, 3)
     assert dict(found.ledger.unknown) == {"a": 1, "far": 1}
-    assert found.ledger.sentence() == (
+    assert verdict(found.ledger) == (
         "Not complete: of 21 events of 3 processes, 3 missing (a), 2 dropped (a), 1 in quarantine (a)."
     )
 
