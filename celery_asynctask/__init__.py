@@ -1,27 +1,29 @@
-"""Writes down every Celery execution as one true `AsyncTask` row in your SQL database.
+"""Records every Celery execution as one true `AsyncTask` row in your SQL database.
 
-Switch it on with ``Celery("proj", task_cls="celery_asynctask:RecordedTask")``. The names here are the public ones;
-they are loaded when first used, so a process that only publishes does not import SQLAlchemy's ORM.
+Switch it on with ``Celery("proj", task_cls="celery_asynctask:RecordedTask")``. The names in ``__all__`` are public and
+loaded on first use, so a process that only publishes does not import SQLAlchemy's ORM.
 
-What lies where, each part importing only what stands above it (`tests/unit/test_architecture.py` has the arrows):
+The parts of the package, each of which imports only parts listed before it (`tests/unit/test_architecture.py` has the
+arrows):
 
-* `core`: events, their fold into rows, keys, the columns, what became of every event. No Celery, no SQLAlchemy.
+* `core`: events, their fold into rows, keys, columns, and the ledger. No Celery, no SQLAlchemy.
 * `journal`: the files on disk between the processes that record and the recorder.
-* `store`: the tables, and the only code that writes them. `migrations` are Alembic's.
-* `recorder`: drains the journal into the store, one on each node.
-* `capture`: hears what Celery does, in the user's processes; `capture.install` lists every hook.
-* `queries`: reads the tables. `operations`: changes something (send again, purge, erase, import, upgrade) and `doctor`.
-* `present`: words, signs and drawings. `web`: what the API and the console share.
-* `cli`, `console` and `http` (the API): what people and programs see.
+* `store`: the tables, and the code that writes them. `migrations`: Alembic's migrations of the tables.
+* `recorder`: drains the journal into the store; one runs on each node.
+* `capture`: observes Celery in the user's processes; `capture.install` lists every hook.
+* `queries`: reads the tables. `operations`: everything that changes something (rerun, purge, erase, import, upgrade),
+  and `doctor`.
+* `present`: sentences, symbols and drawings. `web`: the code that the API and the console share.
+* `cli`, `console` and `http` (the API): the interfaces for people and programs.
 
-What happens, file by file:
+Three paths through the code, file by file:
 
-* A task is sent: `capture.publish`, `capture.extract` makes the event, `capture.instrumentation` hands it to
-  `journal.writer`. When it starts and when it ends, `capture.run` takes the place of `capture.publish`.
-* Its events become a row: `recorder.recorder`, `recorder.drain`, `store.store`, `store.fold`; `core.fold` where the
-  database cannot read events itself. Which of two events decides a column: its group in `core.columns`, whose key
-  `core.keys` makes.
-* Somebody asks for the list: `http.application`, `http.tasks`, `web.service`, `web.parameters`, `queries.search.page`,
+* A task is sent: `capture.publish` runs, `capture.extract` makes an event, `capture.instrumentation` hands it to
+  `journal.writer`. When the task starts and when it ends, `capture.run` takes the place of `capture.publish`.
+* Events become rows: `recorder.recorder`, `recorder.drain`, `store.store`, `store.fold`; and `core.fold` for databases
+  that cannot read events themselves. The group of a column in `core.columns` decides which of two events wins, by a
+  key that `core.keys` makes.
+* A list is requested: `http.application`, `http.tasks`, `web.service`, `web.parameters`, `queries.search.page`,
   `queries.reader`, `queries.search.condition`, `web.answer`.
 
 To add a column: a line in `core.columns`, a migration, and the place in `capture` that writes its event key.

@@ -1,7 +1,7 @@
-"""Switching it on by configuration alone: name this module in Celery's ``imports`` or ``include``.
+"""Switches recording on by configuration alone: name this module in Celery's ``imports`` or ``include``.
 
-A worker (and beat) imports it with its tasks, and it installs itself on the app that is loading. A process that only
-publishes does not load ``imports``; there, use the task class or `celery_asynctask.install`.
+Workers and beat import it together with the tasks, and it installs itself on the app that loads it. A process that only
+publishes does not load ``imports``; use the task class or `celery_asynctask.install` there.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""For Django projects: Celery's own `DjangoTask`, recorded.
+"""The task class for Django projects: Celery's own `DjangoTask`, recorded.
 
-Celery's Django support gives tasks ``delay_on_commit`` and ``apply_async_on_commit``, but only where no task class is
-set. ``Celery("proj", task_cls="celery_asynctask.django:RecordedDjangoTask")`` has both.
+Celery gives the tasks of a Django project ``delay_on_commit`` and ``apply_async_on_commit``, but only if no task class
+is set. ``Celery("proj", task_cls="celery_asynctask.django:RecordedDjangoTask")`` provides both.
 """
 
 from __future__ import annotations

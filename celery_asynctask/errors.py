@@ -1,4 +1,4 @@
-"""Our exceptions, whose docstrings say the remedy, and the guard that keeps our failures out of the user's task."""
+"""Our exceptions, whose docstrings state the remedy, and the guard that keeps our failures out of the user's task."""
 
 from __future__ import annotations
 
@@ -20,29 +20,31 @@ R = TypeVar("R")
 
 
 class AsyncTaskError(Exception):
-    """Base of the exceptions of celery-asynctask."""
+    """Base class of the exceptions of celery-asynctask."""
 
 
 class SettingsError(AsyncTaskError, ImproperlyConfigured):
-    """An ``asynctask_*`` setting is unknown or has a value that is not allowed; the message names the key, the
-    value and what is allowed. Correct it in the Celery configuration."""
+    """An ``asynctask_*`` setting is unknown, or has a value that is not allowed. The message names the key, the value,
+    and the allowed values. Correct it in the Celery configuration."""
 
 
 class ContextError(AsyncTaskError, TypeError):
-    """What was said about a task's customer, creator or content has the wrong type; the message names the field and
-    what is allowed. Nothing was sent."""
+    """The customer, creator or content given for a task has the wrong type. The message names the field and the allowed
+    types. Nothing was sent; correct the value where it is given."""
 
 
 class FilterError(AsyncTaskError, ValueError):
-    """A search cannot be understood; the message says what and what is allowed."""
+    """A search or a cursor cannot be read. The message says why and what is allowed; correct it and try again."""
 
 
 class NotFoundError(AsyncTaskError, LookupError):
-    """No task has the id that was asked for, or several begin with it; the message says which."""
+    """No task has the given id, several ids begin with it, or its workflow is too large for an export. The message says
+    which, and what to do."""
 
 
 class BundleError(AsyncTaskError, ValueError):
-    """A file that is to be imported is no bundle, or not a whole one; the message says the line and what is wrong."""
+    """A file to import is not a bundle, or not a complete one. The message gives the line and the problem; import
+    another file, or export it again."""
 
 
 class StoreError(AsyncTaskError):
@@ -55,18 +57,18 @@ class NoTablesError(StoreError):
 
 
 class JournalError(AsyncTaskError):
-    """The journal directory cannot be used; the message says why and which setting changes it."""
+    """The journal directory cannot be used. The message says why, and which setting changes the directory."""
 
 
 failures: Counter[str] = Counter()
-"""How often each hook failed in this process, by the hook's name."""
+"""Number of failures in this process by hook and exception, such as ``on_received: KeyError``."""
 _counting = RLock()
-"""Threads that count at once would lose each other's numbers, and the line that each believes the other has logged."""
+"""Keeps threads that fail at once from losing counts, and from each leaving the log line to the other."""
 os.register_at_fork(before=_counting.acquire, after_in_parent=_counting.release, after_in_child=_counting.release)
 
 
 def report(where: str, task_id: object, exc: Exception) -> None:
-    """Count a failure of ours and log the first of its kind in this process, with the task id."""
+    """Count a failure in the hook ``where``, and log the first of its kind in this process with the task id."""
     key = f"{where}: {type(exc).__name__}"
     with _counting:
         failures[key] += 1
@@ -83,10 +85,10 @@ def report(where: str, task_id: object, exc: Exception) -> None:
 
 
 def guard(hook: Callable[P, R]) -> Callable[P, R | None]:
-    """Wrap a hook so that nothing it raises reaches the task.
+    """Wrap a hook so that nothing it raises reaches the task; it then returns None.
 
-    Celery's soft time limit is let through: it is raised by a signal handler, at any instruction of the task, so
-    it may strike inside a hook and still belongs to the task.
+    Celery's soft time limit passes through: a signal handler raises it at any instruction of the task, so it can strike
+    inside a hook and still belongs to the task.
     """
 
     @functools.wraps(hook)
@@ -103,14 +105,14 @@ def guard(hook: Callable[P, R]) -> Callable[P, R | None]:
 
 
 def _task_id(args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
-    """The id of the task that a hook was called for, as far as its arguments tell; never raises."""
+    """The id of the task that a hook was called for, if the arguments have it; never raises."""
     try:
         return (
             kwargs.get("task_id")
             or kwargs.get("id")
             or getattr(kwargs.get("request"), "id", None)
             or getattr(getattr(kwargs.get("sender"), "request", None), "id", None)
-            or next((one.id for one in args[:2] if isinstance(getattr(one, "id", None), str)), None)
+            or next((arg.id for arg in args[:2] if isinstance(getattr(arg, "id", None), str)), None)
             or (getattr(args[2], "headers", {}).get("id") if len(args) > 2 else None)
         )
     except Exception:  # noqa: BLE001 - called while handling an error

@@ -24,10 +24,12 @@ DEFAULT_EXCLUDE = ("celery.chord_unlock", "celery.backend_cleanup")
 
 
 class _Rule(NamedTuple):
-    """What a value must be: in words for the error message, and as a function that raises `ValueError`."""
+    """The allowed values of a setting."""
 
     allowed: str
+    """For the error message: the end of "it must be ..."."""
     check: Callable[[Any], Any]
+    """Returns a value in its final form, or raises `ValueError`."""
 
 
 def _string(value: Any) -> str:
@@ -97,7 +99,7 @@ def _links(value: Any) -> Mapping[str, str]:
 
 
 def _retention(value: Any) -> Mapping[str, str | None]:
-    """Ages alone: `celery_asynctask.operations.retention` reads the searches, for it costs what only a purge needs."""
+    """Checks the ages only: `celery_asynctask.operations.retention` parses the searches, which only a purge needs."""
     rules = _mapping(value)
     for age in rules.values():
         if age is not None and not (isinstance(age, str) and _AGE.fullmatch(age)):
@@ -109,34 +111,34 @@ _RIGHTS = [right.value for right in Right]
 
 
 def _tokens(value: Any) -> Mapping[str, Mapping[str, Any]]:
-    """Each with all of its keys: what a token may see is said, and never taken for granted."""
-    found = {}
+    """Requires every key of a token: what it may see must be stated, never assumed."""
+    tokens = {}
     for name, grant in _mapping(value).items():
         if not name or set(_mapping(grant)) != {"sha256", "customers", "rights"}:
             raise ValueError
         customers, rights = grant["customers"], _globs(grant["rights"])
-        whole = isinstance(customers, (list, tuple, set, frozenset)) and all(type(one) is int for one in customers)
-        if not (whole or customers == "*") or not set(rights) <= set(_RIGHTS):
+        is_list = isinstance(customers, (list, tuple, set, frozenset)) and all(type(item) is int for item in customers)
+        if not (is_list or customers == "*") or not set(rights) <= set(_RIGHTS):
             raise ValueError
         if not re.fullmatch(r"[0-9a-fA-F]{64}", _string(grant["sha256"])):
             raise ValueError
-        found[name] = {**grant, "sha256": grant["sha256"].lower(), "rights": rights}
-    return found
+        tokens[name] = {**grant, "sha256": grant["sha256"].lower(), "rights": rights}
+    return tokens
 
 
-def _number(of: str, low: float, high: float, kinds: tuple[type[int] | type[float], ...] = (int,)) -> _Rule:
+def _number(noun: str, low: float, high: float, types: tuple[type[int] | type[float], ...] = (int,)) -> _Rule:
     def check(value: Any) -> Any:
-        if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
+        if isinstance(value, bool) or not isinstance(value, types) or not low <= value <= high:
             raise ValueError
         return value
 
-    return _Rule(f"{of} from {low} to {high}", check)
+    return _Rule(f"{noun} from {low} to {high}", check)
 
 
 def engine_options(given: Mapping[str, Any], **pool: Any) -> dict[str, Any]:
-    """Keyword arguments for an engine of ours: those ``given``, over what we want of the ``pool`` where they bring none
-    of their own. Of a pool that is made already each engine has a copy: what one sets for its connections, that they
-    only read for example, is not for those of another."""
+    """Keyword arguments for one of our engines: those ``given`` by the user, on top of our ``pool`` options unless the
+    user brings a pool. A pool that exists already is copied for each engine: what one engine sets on its connections,
+    such as read-only, must not reach those of another."""
     if "poolclass" in given:
         return dict(given)
     if given.get("pool") is not None:
@@ -155,23 +157,23 @@ _RULES = {
     "batch_size": _number("a whole number of events", 1, 100_000),
     "context": _Rule("a function, or its dotted path such as 'proj.tasks.whose'", _function),
     "trace_url": _Rule(
-        "an http or https URL with {trace_id} in it, and {span_id} if you like, such as 'https://traces/{trace_id}'",
+        "an http or https URL that contains {trace_id}, and optionally {span_id}, such as 'https://traces/{trace_id}'",
         _trace_url,
     ),
     "links": _Rule(
-        "a mapping of titles to http or https URLs, such as {'Logs': 'https://logs/?q={task_id}'}, in which only these "
-        f"names stand in braces, and none in the host: {', '.join(PLACEHOLDERS)}; any other brace is written %7B, %7D",
+        "a mapping of titles to http or https URLs, such as {'Logs': 'https://logs/?q={task_id}'}, with only these "
+        f"names in braces, and none in the host: {', '.join(PLACEHOLDERS)}; write other braces as %7B and %7D",
         _links,
     ),
     "tokens": _Rule(
         "a mapping of names to {'sha256': hash, 'customers': list of numbers or '*', 'rights': list of "
-        f"{', '.join(map(repr, _RIGHTS))}}}; `celery asynctask token` makes one",
+        f"{', '.join(map(repr, _RIGHTS))}}}; `celery asynctask token` creates one",
         _tokens,
     ),
     "access": _Rule("a function, or its dotted path such as 'proj.web.access'", _function),
     "retention": _Rule("a mapping of searches to ages, such as {'status:SUCCESS': '30d', '*': None}", _retention),
     "max_value_bytes": _number("a whole number of bytes", 256, 10_000_000),
-    "redact": _Rule("a list of names with a letter or digit each, such as ['password', 'api key']", _names),
+    "redact": _Rule("a list of names, each with a letter or digit, such as ['password', 'api key']", _names),
     "redact_rule": _Rule("a function, or its dotted path such as 'proj.privacy.is_secret'", _function),
     "include": _Rule("a list of task-name globs, such as ['billing.*']", _globs),
     "exclude": _Rule("a list of task-name globs, such as ['celery.*']", _globs),
@@ -180,57 +182,58 @@ _RULES = {
 
 @dataclass(frozen=True)
 class Settings:
-    """What the user configured; each field is the key ``asynctask_<field>``."""
+    """The settings of celery-asynctask. Each field is the key ``asynctask_<field>`` of the Celery configuration."""
 
     enabled: bool = True
-    """Whether anything is recorded. Off: no events, no files, no threads, and messages go out untouched."""
+    """Whether anything is recorded. If False: no events, no files, no threads, and messages are sent unchanged."""
     url: str = "sqlite:///asynctask.db"
     """SQLAlchemy URL of the store. The default is a file in the working directory."""
     engine_options: Mapping[str, Any] = field(default_factory=dict)
     """Keyword arguments for `sqlalchemy.create_engine`."""
     create_tables: bool = True
-    """Whether the recorder creates missing tables. Off for those who run the migrations themselves."""
+    """Whether the recorder creates missing tables. Set it to False if you run the migrations yourself."""
     journal_dir: Path | None = None
-    """Directory of the journal, local to the node and to one store. None: under the user's state directory, named
-    after the store; see `directory`."""
+    """Directory of the journal: local to the node, and for one store only. None: a directory below the user's state
+    directory, named after the store; see `directory`."""
     journal_max_bytes: int = MAX_JOURNAL
-    """Bytes that the journal directory may take while nothing can be stored; beyond, events are dropped and counted."""
+    """Largest size of the journal directory, in bytes. While it is full, events are dropped and counted."""
     flush_interval: float = 1.0
-    """Seconds between two looks of the recorder into the journal."""
+    """Seconds between two drains of the journal."""
     batch_size: int = 4000
-    """Events that the recorder stores in one transaction."""
+    """Largest number of events that the recorder stores in one transaction."""
     context: Callable[[], Mapping[str, Any] | None] | str | None = None
-    """A function without arguments, or its dotted path, that returns for whom the tasks are that this process sends: a
-    mapping with any of ``customer``, ``created_by``, ``created_by_name``, ``content``, or None. It is called for every
-    publish."""
+    """A function without arguments, or its dotted path, that returns the context of the tasks that this process sends:
+    a mapping with any of ``customer``, ``created_by``, ``created_by_name``, ``content``, or None. It is called once for
+    each message."""
     trace_url: str | None = None
-    """Where a trace can be looked at, with ``{trace_id}`` and ``{span_id}`` in place of the ids."""
+    """URL of a trace in your tracing system, with ``{trace_id}`` and optionally ``{span_id}`` for the ids."""
     links: Mapping[str, str] | None = None
-    """Where else a task can be looked at, such as logs: by title, a URL with any of ``{task_id}``, ``{root_id}``,
-    ``{parent_id}``, ``{name}``, ``{trace_id}``, ``{span_id}``, ``{customer}``, ``{worker}``, ``{start}`` and ``{end}``
-    in it, the last two in milliseconds since 1970: when the task was asked for, and its end, or now. One of which a
-    value is missing is not shown."""
+    """More links for a task, such as to its logs: URLs by title, which may contain ``{task_id}``, ``{root_id}``,
+    ``{parent_id}``, ``{name}``, ``{trace_id}``, ``{span_id}``, ``{customer}``, ``{worker}``, ``{start}`` and ``{end}``.
+    The last two are in milliseconds since 1970: the creation of the task, and its end or else the present. A link that
+    needs a value that the task does not have is not shown."""
     tokens: Mapping[str, Mapping[str, Any]] | None = None
-    """Who may use the HTTP API: by name, the SHA-256 of a bearer token, in hex, the ``customers`` whose tasks it sees
-    (``"*"``: all tasks), and its ``rights``: ``read``; ``payloads``, the values; ``rerun``; ``purge``. None: nobody."""
+    """Bearer tokens of the HTTP API by name, each with the ``sha256`` of the token in hex, the ``customers`` whose
+    tasks it may see (``"*"``: all tasks), and its ``rights``: ``read``, ``payloads`` (values), ``rerun``, ``purge``.
+    None: no tokens."""
     access: Callable[[Any], Any] | str | None = None
-    """A function, or its dotted path, that is given each request to the HTTP API (Starlette's), and returns an
-    `http.Access`, or None for what has no business there; it may be async."""
+    """A function, or its dotted path, that takes each request to the HTTP API (Starlette's) and returns an
+    `http.Access`, or None to refuse it. It may be async."""
     retention: Mapping[str, str | None] | None = None
-    """How long ``celery asynctask purge`` keeps what a search finds, such as ``30d``, or None: for ever. The first
-    search that finds a task decides; ``*`` finds all. What none of them finds is kept, so None keeps everything."""
+    """How long ``celery asynctask purge`` keeps tasks: ages by search, such as ``30d``; None: forever. The first search
+    that finds a task decides; ``*`` finds all tasks. A task that no search finds is kept; without searches, all are."""
     max_value_bytes: int = MAX_VALUE
-    """Bytes of JSON that are kept of one value (the args, the kwargs, a result, a content); what was cut says so."""
+    """Bytes of JSON that are kept of one value (the args, the kwargs, a result, a content). A cut value is marked."""
     redact: tuple[str, ...] | None = None
-    """Names of values that are never written down, in place of the built-in ones; case and separators do not count.
-    To add to those: ``[*celery_asynctask.SENSITIVE_NAMES, "account number"]``."""
+    """Names of values that are never recorded, in place of the built-in ones. Case and separators do not matter. To add
+    names to the built-in ones: ``[*celery_asynctask.SENSITIVE_NAMES, "account number"]``."""
     redact_rule: Callable[[tuple[str | int, ...], Any], bool] | str | None = None
-    """A function, or its dotted path, that is asked for every value with its path, such as ``("kwargs", "card",
-    "number")``, and says whether to leave it out."""
+    """A function, or its dotted path, that takes the path of a value, such as ``("kwargs", "card", "number")``, and the
+    value, and returns whether to leave the value out. It is called for every value."""
     include: tuple[str, ...] = ("*",)
-    """Globs of task names that are recorded."""
+    """Globs of the task names that are recorded."""
     exclude: tuple[str, ...] = DEFAULT_EXCLUDE
-    """Globs of task names that are not, whatever ``include`` says."""
+    """Globs of the task names that are not recorded, even if ``include`` has them."""
 
     @classmethod
     def from_app(cls, app: Celery) -> Settings:
@@ -266,7 +269,7 @@ class Settings:
 
     @property
     def store_id(self) -> str:
-        """Names the store, without credentials: the same for every process that writes to the same database."""
+        """The identity of the store, without credentials: equal for all processes that write to the same database."""
         url = parse(self.url)
         database = url.database
         if url.backend == "sqlite" and database not in ("", ":memory:"):
@@ -276,7 +279,7 @@ class Settings:
 
     @property
     def shown_url(self) -> str:
-        """The URL for log lines, its secrets hidden."""
+        """The URL for log lines, with its secrets hidden."""
         return parse(self.url).shown
 
     @property
@@ -291,14 +294,14 @@ class Settings:
 
 
 def _configured(app: Celery) -> dict[str, Any]:
-    """Every ``asynctask_*`` key that the configuration of ``app`` holds, by its plain lower-case name.
+    """All ``asynctask_*`` keys in the configuration of ``app``, by their plain lower-case names.
 
-    `Celery.conf` finds ``CELERY_ASYNCTASK_URL`` under ``asynctask_url`` when a namespace is set, but its iteration
-    gives the keys as they were written, and we must see the unknown ones too.
+    With a namespace, `Celery.conf` finds ``CELERY_ASYNCTASK_URL`` as ``asynctask_url``, but its iteration gives the
+    keys as they were written, and unknown keys must be seen, too.
     """
     conf = app.conf.finalize()
     prefix = (conf.prefix or "").lower()
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for mapping in conf.maps[:-1]:  # the last one holds Celery's defaults
         for key in list(mapping.keys()):
             if not isinstance(key, str):
@@ -307,7 +310,7 @@ def _configured(app: Celery) -> dict[str, Any]:
             if prefix and name.startswith(prefix):
                 name = name.removeprefix(prefix)
             elif prefix and key != name:
-                continue  # ASYNCTASK_X beside a namespace is somebody else's
+                continue  # ASYNCTASK_X beside a namespace belongs to somebody else
             if name.startswith("asynctask_"):
-                found.setdefault(name, mapping[key])
-    return found
+                values.setdefault(name, mapping[key])
+    return values
