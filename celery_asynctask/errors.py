@@ -51,6 +51,13 @@ class StoreError(AsyncTaskError):
     """The database cannot be read or written: it does not answer, has no tables, or those of another version. The
     message says which, and what to do."""
 
+    def __init__(self, problem: str, remedy: str = "") -> None:
+        super().__init__(f"{problem} {remedy}" if remedy else problem)
+        self.problem = problem
+        """What happened, without what to do."""
+        self.remedy = remedy
+        """What to do, in a sentence; empty where ``problem`` says it."""
+
 
 class NoTablesError(StoreError):
     """The database, or SQLite's file, has no tables yet: start a worker, or run ``celery asynctask upgrade``."""

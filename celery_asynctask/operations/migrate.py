@@ -6,12 +6,12 @@ from importlib.util import find_spec
 from typing import Final, NamedTuple
 
 from sqlalchemy import Connection, create_mock_engine, insert, inspect, literal_column
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from celery_asynctask.errors import AsyncTaskError, StoreError
 from celery_asynctask.operations.session import Writer
 from celery_asynctask.queries.reader import schema_problem, schema_version
+from celery_asynctask.store.remedies import usable
 from celery_asynctask.store.schema import create_tables, exclusive
 from celery_asynctask.store.tables import SCHEMA_VERSION, async_task_version, metadata
 
@@ -33,7 +33,7 @@ class Upgraded(NamedTuple):
 def upgrade(writer: Writer) -> Upgraded:
     """Run the migrations that are missing. Raises `StoreError`, also for tables that are newer than this code;
     `AsyncTaskError` without Alembic."""
-    with writer.guarded(), writer.engine.connect() as connection:
+    with writer.connection() as connection:
         before = schema_version(connection)
         problem = schema_problem(connection)
         begun = set(inspect(connection).get_table_names()) & _OURS
@@ -45,7 +45,7 @@ def upgrade(writer: Writer) -> Upgraded:
         with writer.guarded():
             create_tables(writer.engine)
         return Upgraded(None, SCHEMA_VERSION, [], completed=True)
-    with writer.guarded(), writer.engine.connect() as connection, exclusive(connection):
+    with writer.connection() as connection, exclusive(connection):
         before = schema_version(connection)  # others may have come before us
         applied = [] if before == SCHEMA_VERSION else _migrate(connection, before)
         connection.commit()
@@ -78,10 +78,8 @@ def _migrate(connection: Connection, before: str | None) -> list[tuple[str, str]
 def statements(url: str) -> list[str]:
     """The SQL that makes the tables and notes their version, for the database that a URL names; asks no database.
     Raises `StoreError` for a URL that SQLAlchemy cannot use."""
-    try:
+    with usable(url):
         dialect = create_mock_engine(url, lambda *_, **__: None).dialect
-    except (ArgumentError, NoSuchModuleError, ImportError) as exc:
-        raise StoreError(f"There is no such kind of database: {exc}.") from exc
     version = insert(async_task_version).values(version_num=literal_column(f"'{SCHEMA_VERSION}'")).inline()
     made: list[CreateTable | CreateIndex] = []
     for table in metadata.sorted_tables:

@@ -11,11 +11,12 @@ from functools import cached_property
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection, Engine, Executable, Row, SQLColumnExpression, select, text
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from celery_asynctask.core.text import reason
 from celery_asynctask.errors import StoreError
 from celery_asynctask.settings import Settings
+from celery_asynctask.store.remedies import BEFORE_CONNECTED, remedy
 from celery_asynctask.store.store import Store, advance
 
 T = TypeVar("T")
@@ -47,8 +48,9 @@ class Writer:
         """The engine. Raises `StoreError` for a URL that cannot be used."""
         try:
             engine = self._store.engine
-        except (ArgumentError, NoSuchModuleError, ImportError, TypeError) as exc:
-            raise StoreError(f"The database {self.settings.shown_url} cannot be used: {exc}.") from exc
+        except StoreError as exc:
+            shown = self.settings.shown_url
+            raise StoreError(f"The database {shown} cannot be used: {exc.problem}", exc.remedy) from exc
         if engine.dialect.name in ("mysql", "mariadb"):
             # Their default locks the gaps between rows, too, into which the recorder inserts.
             return engine.execution_options(isolation_level="READ COMMITTED")
@@ -93,6 +95,16 @@ class Writer:
             low = high
 
     @contextmanager
+    def connection(self) -> Iterator[Connection]:
+        """A connection, for transactions of the caller's own."""
+        try:
+            connection = self.engine.connect()
+        except (SQLAlchemyError, *BEFORE_CONNECTED) as exc:
+            raise self._error(exc) from exc
+        with self.guarded(), connection:
+            yield connection
+
+    @contextmanager
     def guarded(self) -> Iterator[None]:
         """Turn what the database raises inside into `StoreError`."""
         try:
@@ -104,8 +116,9 @@ class Writer:
         """Give the connections back."""
         self._store.close()
 
-    def _error(self, exc: SQLAlchemyError) -> StoreError:
-        return StoreError(f"The database {self.settings.shown_url} cannot be written: {reason(exc)}.")
+    def _error(self, exc: Exception) -> StoreError:
+        problem = f"The database {self.settings.shown_url} cannot be written: {reason(exc)}."
+        return StoreError(problem, remedy(exc, self.settings.url))
 
 
 def _begin(connection: Connection) -> None:

@@ -3,7 +3,6 @@ that it reads."""
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -14,15 +13,17 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, Select, event, select
-from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
 from sqlalchemy.orm import Session, defer
 
 from celery_asynctask.core import columns
+from celery_asynctask.core.text import reason
 from celery_asynctask.core.url import parse
 from celery_asynctask.errors import NoTablesError, StoreError
 from celery_asynctask.settings import engine_options
 from celery_asynctask.store import tables
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
+from celery_asynctask.store.remedies import BEFORE_CONNECTED, make_engine, remedy, usable
 from celery_asynctask.store.tables import SCHEMA_VERSION, async_task_revision
 
 QUERY_SECONDS: Final = 30
@@ -71,18 +72,20 @@ class Reader:
     @cached_property
     def engine(self) -> Engine:
         """The engine. Raises `StoreError` for a URL that SQLAlchemy cannot use, and for a missing SQLite file."""
-        options = engine_options(self._options)
         backend = parse(self.url).backend
         if backend == "sqlite":
             _look_for_file(self.url)
-        else:
-            options["connect_args"] = {**_connect_bound(self.url, self._seconds), **options.get("connect_args", {})}
-            if backend == "postgresql":
-                options["isolation_level"] = "AUTOCOMMIT"  # `_begin_bounded` begins transactions
         try:
-            engine = sa.create_engine(self.url, **options)
-        except (ArgumentError, NoSuchModuleError, ImportError, TypeError) as exc:
-            raise StoreError(f"The database {self.shown_url} cannot be used: {exc}.") from exc
+            with usable(self.url):
+                options = engine_options(self._options)
+                if backend != "sqlite":
+                    bound = _connect_bound(self.url, self._seconds)
+                    options["connect_args"] = {**bound, **options.get("connect_args", {})}
+                if backend == "postgresql":
+                    options["isolation_level"] = "AUTOCOMMIT"  # `_begin_bounded` begins transactions
+            engine = make_engine(self.url, options)
+        except StoreError as exc:
+            raise StoreError(f"The database {self.shown_url} cannot be used: {exc.problem}", exc.remedy) from exc
         event.listen(engine, "connect", self._bound)
         event.listen(engine, "checkin", _note_idle)
         event.listen(engine, "checkout", partial(_ping_if_idle, engine))
@@ -182,7 +185,7 @@ class Reader:
         try:
             with self.engine.connect() as connection:
                 problem = schema_problem(connection)
-        except (SQLAlchemyError, OSError, RuntimeError) as exc:  # drivers raise the last two before they are connected
+        except (SQLAlchemyError, *BEFORE_CONNECTED) as exc:
             raise self._error(exc) from exc
         if problem:
             kind = NoTablesError if problem == _NO_TABLES else StoreError
@@ -194,9 +197,7 @@ class Reader:
             self.engine.dispose()
 
     def _error(self, exc: Exception) -> StoreError:
-        cause = exc.orig if isinstance(exc, DBAPIError) and exc.orig is not None else exc
-        reason = re.sub(r"\s+", " ", str(cause)).strip().rstrip(".")[:300]
-        return StoreError(f"The database {self.shown_url} cannot be read: {reason}.")
+        return StoreError(f"The database {self.shown_url} cannot be read: {reason(exc)}.", remedy(exc, self.url))
 
 
 def seen_by(customers: Collection[int] | None, statement: Any) -> Any:
@@ -248,8 +249,8 @@ def schema_version(connection: Connection) -> str | None:
 
 
 _NO_TABLES: Final = (
-    "has no tables of celery-asynctask: the recorder creates them with the first task it stores, or "
-    "`celery asynctask upgrade` does."
+    "has no tables of celery-asynctask: `celery asynctask upgrade` creates them, and so does the recorder with the "
+    "first task it stores, unless asynctask_create_tables is False."
 )
 
 
@@ -275,10 +276,12 @@ def _look_for_file(url: str) -> None:
     """Raise `StoreError` for a missing SQLite file: SQLite would create an empty one for a mistyped name."""
     database = parse(url).database
     if database and database != ":memory:" and not database.startswith("file:") and not Path(database).exists():
-        raise NoTablesError(
-            f"There is no database file {Path(database).absolute()}: nothing has been recorded there yet. The recorder "
-            "writes to asynctask_url; check it. A relative path is relative to the working directory."
-        )
+        path = Path(database).absolute()
+        if path.parent.is_dir():
+            todo = "The recorder writes to asynctask_url; check it. A relative path counts from the working directory."
+        else:
+            todo = f"Nothing can be: create the directory {path.parent}, or correct asynctask_url."
+        raise NoTablesError(f"There is no database file {path}: nothing has been recorded there yet.", todo)
 
 
 def _note_idle(_connection: object, record: Any) -> None:

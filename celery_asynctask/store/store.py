@@ -23,6 +23,7 @@ from celery_asynctask.settings import Settings, engine_options
 from celery_asynctask.store import fold, liveness
 from celery_asynctask.store.executemany import Rows
 from celery_asynctask.store.liveness import OpenAttempt
+from celery_asynctask.store.remedies import make_engine, usable
 from celery_asynctask.store.schema import create_tables
 from celery_asynctask.store.tables import async_task, async_task_attempt, async_task_revision, async_task_source
 
@@ -69,15 +70,15 @@ class Store:
 
     @cached_property
     def engine(self) -> Engine:
-        """An engine with one connection. Raises `sqlalchemy.exc.ArgumentError` for a bad URL, and `ImportError` for a
-        missing driver."""
-        if self.settings.url.startswith("sqlite"):
-            options = engine_options(self.settings.engine_options)
-            options["connect_args"] = {"timeout": _SQLITE_BUSY_SECONDS, **options.get("connect_args", {})}
-        else:
-            options = engine_options(self.settings.engine_options, **_POOL)
+        """An engine with one connection. Raises `StoreError` for a URL, options or a driver that cannot be used."""
+        with usable(self.settings.url):
+            if self.settings.url.startswith("sqlite"):
+                options = engine_options(self.settings.engine_options)
+                options["connect_args"] = {"timeout": _SQLITE_BUSY_SECONDS, **options.get("connect_args", {})}
+            else:
+                options = engine_options(self.settings.engine_options, **_POOL)
         with importing():  # the dialect and the driver
-            engine = sa.create_engine(self.settings.url, **options)
+            engine = make_engine(self.settings.url, options)
         if engine.dialect.name == "sqlite":
             sa.event.listen(engine, "connect", _write_ahead)
             sa.event.listen(engine, "connect", _checkpoint_seldom)

@@ -45,7 +45,7 @@ def test_a_database_without_tables_or_with_those_of_another_release(database: st
     reader = Reader(database)
     if database.startswith("sqlite"):
         Path(database.removeprefix("sqlite:///")).touch()
-    with pytest.raises(StoreError, match="has no tables of celery-asynctask: the recorder creates them"):
+    with pytest.raises(StoreError, match="has no tables of celery-asynctask: `celery asynctask upgrade` creates them"):
         reader.check_schema()
     made = Store(Settings(url=database))
     made.prepare()
