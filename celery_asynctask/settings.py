@@ -38,11 +38,36 @@ def _string(value: Any) -> str:
     return value
 
 
+class _Unfit(ValueError):
+    """A value is not allowed; the message says what is wrong with it, and may be shown."""
+
+
+_KINDS = {
+    "sqlite": "sqlite",
+    "postgresql": "postgresql+psycopg",
+    "mysql": "mysql+pymysql",
+    "mariadb": "mariadb+pymysql",
+}
+"""The kinds of databases that can be a store, and how their URLs begin."""
+_MISNAMED = {"postgres": "postgresql", "pgsql": "postgresql", "psql": "postgresql", "sqlite3": "sqlite"}
+"""What others call them in their URLs."""
+
+
 def _url(value: Any) -> str:
     if not isinstance(value, str) and hasattr(value, "render_as_string"):  # an sqlalchemy.engine.URL
         value = value.render_as_string(hide_password=False)
-    parse(_string(value))
-    return str(value)
+    url = _string(value)
+    if url != url.strip() or not url.isprintable():
+        raise _Unfit("It has blanks or line breaks around it.")
+    backend = parse(url).backend
+    if backend not in _KINDS:
+        right = _MISNAMED.get(backend.lower())
+        raise _Unfit(
+            f"Write {_KINDS[right]}:// in place of {url.partition(':')[0]}://."
+            if right
+            else f"celery-asynctask cannot store in {backend}."
+        )
+    return url
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
@@ -148,7 +173,9 @@ def engine_options(given: Mapping[str, Any], **pool: Any) -> dict[str, Any]:
 
 _RULES = {
     "enabled": _Rule("True or False", _boolean),
-    "url": _Rule("an SQLAlchemy database URL, such as 'postgresql+psycopg://user@host/name'", _url),
+    "url": _Rule(
+        "an SQLAlchemy URL of SQLite, PostgreSQL, MySQL or MariaDB, such as 'postgresql+psycopg://user@host/name'", _url
+    ),
     "engine_options": _Rule("a mapping of keyword arguments of sqlalchemy.create_engine", _mapping),
     "create_tables": _Rule("True or False", _boolean),
     "journal_dir": _Rule("a path on a local file system", _directory),
@@ -252,20 +279,23 @@ class Settings:
                 continue  # as if it were not set
             try:
                 values[name] = rule.check(value)
-            except ValueError:
+            except ValueError as exc:
                 shown = "(not shown)" if name in ("url", "engine_options", "tokens") else repr(value)
                 raise SettingsError(
                     f"Setting {key!r} has the value {shown} of type {type(value).__name__}; it must be {rule.allowed}."
+                    f"{_hint(exc)}"
                 ) from None
         return cls(**values)
 
     def at(self, url: str) -> Settings:
-        """These settings for another store. Raises `SettingsError` for what is no URL."""
+        """These settings with another URL: of another store, whose journal is in its default directory, or of the same
+        one, as another user for example. Raises `SettingsError` for what is no URL."""
         try:
-            return replace(self, url=_url(url), engine_options={}, journal_dir=None)
-        except ValueError:
+            there = replace(self, url=_url(url), engine_options={}, journal_dir=None)
+        except ValueError as exc:
             # It is not shown, for a password may be in it.
-            raise SettingsError(f"This is no database URL; it must be {_RULES['url'].allowed}.") from None
+            raise SettingsError(f"This is no database URL; it must be {_RULES['url'].allowed}.{_hint(exc)}") from None
+        return replace(there, journal_dir=self.journal_dir) if there.store_id == self.store_id else there
 
     @property
     def store_id(self) -> str:
@@ -284,13 +314,26 @@ class Settings:
 
     @property
     def directory(self) -> Path:
-        """The journal directory: ``journal_dir``, or one under ``$XDG_STATE_HOME`` named after the store."""
+        """The journal directory: ``journal_dir``, or one under ``$XDG_STATE_HOME`` named after the store. For a user
+        without a home directory, one that can never be made: recording goes on in memory, as wherever there is none."""
         if self.journal_dir is not None:
             return self.journal_dir
-        state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+        state = os.environ.get("XDG_STATE_HOME") or _state_of_home()
         readable = re.sub(r"[^A-Za-z0-9]+", "-", self.store_id).strip("-")[-40:].lower()
         digest = hashlib.sha256(self.store_id.encode()).hexdigest()[:8]
         return Path(state).absolute() / "celery-asynctask" / f"{readable}-{digest}"
+
+
+def _state_of_home() -> Path:
+    try:
+        return Path.home() / ".local" / "state"
+    except RuntimeError:  # no $HOME, and no entry of this user in the password database
+        return Path(os.devnull)
+
+
+def _hint(exc: ValueError) -> str:
+    """What is wrong with a value, as a sentence behind what it must be."""
+    return f" {exc}" if isinstance(exc, _Unfit) else ""
 
 
 def _configured(app: Celery) -> dict[str, Any]:

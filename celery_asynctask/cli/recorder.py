@@ -12,9 +12,10 @@ from typing import Any
 import click
 from celery.bin.base import LOG_LEVEL
 
-from celery_asynctask.cli.group import examples
+from celery_asynctask.cli.group import URL, examples
 from celery_asynctask.errors import SettingsError
 from celery_asynctask.journal import Directory
+from celery_asynctask.operations.session import Writer
 from celery_asynctask.recorder import Recorder
 from celery_asynctask.settings import Settings
 
@@ -36,15 +37,18 @@ def recorder(context: click.Context, once: bool, loglevel: Any) -> None:
     It takes over from the recorders in workers and web processes, and they resume when it ends. A second one for the
     same journal stands by. A second signal ends it at once, and nothing is lost.
     """
+    if context.meta.get(URL):
+        raise SettingsError(
+            "The recorder stores where the app's processes record to, whatever --url says: set asynctask_url in the "
+            "app's configuration."
+        )
     app = context.obj.app
     app.log.setup(loglevel=loglevel, redirect_stdouts=False)
-    try:
-        settings = Settings.from_app(app)
-        directory = Directory(settings.directory, settings.store_id)
-    except SettingsError as exc:
-        raise click.UsageError(str(exc)) from exc
+    settings = Settings.from_app(app)
     if not settings.enabled:
-        raise click.UsageError("Nothing is recorded: asynctask_enabled is False.")
+        raise SettingsError("Nothing is recorded: asynctask_enabled is False. Set it to True, and start this again.")
+    _ = Writer(settings).engine  # one that can never be used is refused here, not logged again and again
+    directory = Directory(settings.directory, settings.store_id)
     told = threading.Event()
 
     def stop(received: int, _frame: object) -> None:

@@ -35,6 +35,7 @@ def serve(context: CommandContext, host: str, port: int, access_log: bool) -> No
     """
     loopback = all(ipaddress.ip_address(entry[4][0]).is_loopback for entry in _addresses(host, 0))
     api = _created(context, loopback=loopback)
+    _ = context.writer(context.settings).engine  # what can never be used is refused here, not with every answer
     if not loopback and not api.state.asynctask.authenticator.has_credentials:
         raise SettingsError(
             f"Other hosts can reach {host or 'all addresses'}: set asynctask_tokens (`celery asynctask token` creates "

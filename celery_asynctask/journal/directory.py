@@ -44,6 +44,11 @@ class Directory:
 
     def __init__(self, path: Path, store_id: str) -> None:
         self.path = path
+        if is_nowhere(path):
+            raise JournalError(
+                "This user has no home directory for the journal: set HOME, or asynctask_journal_dir to a directory of "
+                "this user."
+            )
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             status = path.lstat()
@@ -151,6 +156,11 @@ class Directory:
             write_all(handle, data + b"\n")
         finally:
             os.close(handle)
+
+
+def is_nowhere(path: Path) -> bool:
+    """Whether the settings have found no place for a journal; see `Settings.directory`."""
+    return path.is_relative_to(os.devnull)
 
 
 def write_all(handle: int, data: bytes) -> None:

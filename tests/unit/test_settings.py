@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +14,9 @@ from celery import Celery
 from celery.exceptions import ImproperlyConfigured
 from sqlalchemy.engine import make_url
 
-from celery_asynctask.errors import AsyncTaskError, SettingsError
+from celery_asynctask.errors import AsyncTaskError, JournalError, SettingsError
+from celery_asynctask.journal import Directory
+from celery_asynctask.journal.survey import survey_of
 from celery_asynctask.settings import _RULES, DEFAULT_EXCLUDE, Settings
 
 SECRET = "hunter2"
@@ -85,6 +87,9 @@ BAD: list[tuple[str, Any]] = [
     ("url", 5),
     ("url", "no url"),
     ("url", "postgresql://h:port/d"),
+    ("url", "postgres://h/d"),
+    ("url", "oracle://h/d"),
+    ("url", "sqlite:///x.db\n"),
     ("engine_options", [("echo", True)]),
     ("engine_options", {1: 2}),
     ("create_tables", 0),
@@ -181,6 +186,28 @@ def test_a_value_that_is_not(app: Celery, name: str, value: Any) -> None:
     assert f"'asynctask_{name}'" in message
     assert f"has the value {shown} of type {type(value).__name__}" in message
     assert f"it must be {_RULES[name].allowed}." in message
+
+
+@pytest.mark.parametrize(
+    ("url", "hint"),
+    [
+        (f"postgres://u:{SECRET}@h/d", "Write postgresql+psycopg:// in place of postgres://."),
+        (f"postgres+psycopg://u:{SECRET}@h/d", "Write postgresql+psycopg:// in place of postgres+psycopg://."),
+        ("sqlite3:///x.db", "Write sqlite:// in place of sqlite3://."),
+        (f"mssql+pyodbc://u:{SECRET}@h/d", "celery-asynctask cannot store in mssql."),
+        (f"postgresql://u:{SECRET}@h/d\n", "It has blanks or line breaks around it."),
+        ("sqlite:///\x00x.db", "It has blanks or line breaks around it."),
+        (f"u:{SECRET}@h/d", ""),
+    ],
+)
+def test_a_url_that_cannot_be_used_is_refused_with_the_right_form(app: Celery, url: str, hint: str) -> None:
+    app.conf.update(asynctask_url=url)
+    reads: tuple[Callable[[], Settings], ...] = (lambda: Settings.from_app(app), lambda: Settings().at(url))
+    for read in reads:
+        with pytest.raises(SettingsError) as caught:
+            read()
+        assert str(caught.value).endswith(f"{_RULES['url'].allowed}. {hint}".rstrip())
+        assert SECRET not in str(caught.value)
 
 
 def test_every_setting_has_a_rule_and_is_tested() -> None:
@@ -301,7 +328,7 @@ def test_no_credentials_in_what_is_shown_or_written(monkeypatch: pytest.MonkeyPa
 
 
 def test_what_is_no_url_is_not_shown() -> None:
-    with pytest.raises(SettingsError, match="must be an SQLAlchemy database URL") as refused:
+    with pytest.raises(SettingsError, match="must be an SQLAlchemy URL of SQLite") as refused:
         Settings().at(f"postgresql:/user:{SECRET}@host/name")
     assert SECRET not in str(refused.value)
 
@@ -326,6 +353,27 @@ def test_directory_without_a_state_home(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.delenv("XDG_STATE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert Settings().directory.parent == tmp_path / ".local" / "state" / "celery-asynctask"
+
+
+def test_a_user_without_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(_uid: int) -> None:
+        raise KeyError
+
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    directory = Settings().directory
+    with pytest.raises(JournalError, match=r"^This user has no home directory .* set HOME, or asynctask_journal_dir"):
+        Directory(directory, "store")
+    assert survey_of(directory) is None
+
+
+def test_another_url_of_the_same_store_has_the_same_journal(tmp_path: Path) -> None:
+    """An administrator's, for example."""
+    mine = Settings(url="postgresql+psycopg://shop@h/shop", journal_dir=tmp_path, engine_options={"echo": True})
+    same, other = mine.at("postgresql+psycopg://admin@h/shop"), mine.at("postgresql+psycopg://shop@h/other")
+    assert (same.journal_dir, same.engine_options) == (tmp_path, {})
+    assert (other.journal_dir, other.engine_options) == (None, {})
 
 
 def test_a_directory_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
