@@ -21,8 +21,8 @@ from celery_asynctask.settings import Settings
 _CONFIGURATION = Check("configuration")
 _TASKS = Check("recorded tasks")
 _CELERY = Check("Celery")
-_FUNCTIONS = ("context", "redact_rule")
-_SECRET = frozenset({"url", "engine_options", "redact"})
+_FUNCTIONS = ("context", "access", "redact_rule")
+_SECRET = frozenset({"url", "engine_options", "redact", "tokens"})
 
 
 def configuration(settings: Settings) -> Iterator[Finding]:
@@ -59,6 +59,14 @@ def wrong_configuration(exc: SettingsError) -> Finding:
     """A setting is refused."""
     return _CONFIGURATION.problem(
         str(exc), "Correct it in the Celery configuration; workers refuse to start with it, too."
+    )
+
+
+def unreadable_configuration(exc: Exception) -> Finding:
+    """The user's configuration raises an error."""
+    return _CONFIGURATION.problem(
+        f"The Celery configuration cannot be read here: {type(exc).__name__}: {reason(exc)}.",
+        "Run `doctor` where the workers run; a worker that starts with this fails, too.",
     )
 
 

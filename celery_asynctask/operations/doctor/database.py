@@ -20,16 +20,14 @@ from celery_asynctask.queries.completeness import silent
 from celery_asynctask.queries.database_health import DatabaseHealth, database_health, read_all
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Position, SourceUpdate, Store
+from celery_asynctask.store.remedies import BEFORE_CONNECTED, GRANT, remedy
 
 SKEW_SECONDS: Final = 2.0
 """By which the clocks may differ."""
 SLOW_SECONDS: Final = 0.25
 """That the shortest question may take before it is worth a note."""
 
-_GRANT: Final = (
-    "Give the user of asynctask_url SELECT, INSERT, UPDATE and DELETE on async_task, async_task_attempt and "
-    "async_task_source (in PostgreSQL also USAGE on their sequences)."
-)
+_WAITS: Final = "Until then, events wait in the journal."
 
 
 class Undone(Exception):
@@ -48,7 +46,14 @@ def database(settings: Settings, reader: Reader) -> Iterator[Finding]:
     try:
         found = database_health(reader)
     except StoreError as exc:
-        yield _DATABASE.problem(str(exc), "Start it, or correct asynctask_url; until then events wait in the journal.")
+        todo = exc.remedy or "See that the database runs, and that asynctask_url names it."
+        yield _DATABASE.problem(exc.problem, f"{todo} {_WAITS}")
+        return
+    except BEFORE_CONNECTED as exc:
+        yield _DATABASE.problem(
+            f"No connection to {reader.shown_url}: {type(exc).__name__}: {reason(exc)}.",
+            f"{remedy(exc, reader.url) or 'Correct asynctask_url or asynctask_engine_options.'} {_WAITS}",
+        )
         return
     took = f"connected in {found.connect * 1000:.0f} ms, answers in {found.answer * 1000:.1f} ms"
     if found.answer > SLOW_SECONDS:
@@ -57,14 +62,20 @@ def database(settings: Settings, reader: Reader) -> Iterator[Finding]:
         yield _DATABASE.ok(f"{reader.shown_url}: {took}.")
     yield _clock(found)
     if found.problem:
-        begun, _, remedy = found.problem.partition(": ")
-        yield _SCHEMA.problem(f"The database {begun}.", remedy[:1].upper() + remedy[1:])
+        problem, _, todo = found.problem.partition(": ")
+        if found.version is None:
+            todo = "Run `celery asynctask upgrade`" + (
+                ", or wait: the recorder makes them with the first task it stores."
+                if settings.create_tables
+                else ": asynctask_create_tables is False, so no recorder makes them."
+            )
+        yield _SCHEMA.problem(f"The database {problem}.", todo[:1].upper() + todo[1:])
         return
     yield _SCHEMA.ok(f"Version {found.version}, which this release needs.")
     try:
         read_all(reader)
     except StoreError as exc:
-        yield _RIGHTS.problem(str(exc), _GRANT)
+        yield _RIGHTS.problem(exc.problem, exc.remedy or GRANT)
         return
     yield _rights(settings)
     yield _silence(reader)
@@ -104,7 +115,9 @@ def _rights(settings: Settings) -> Finding:
         except Undone:
             return _RIGHTS.ok("All tables can be read and written (tried in a transaction that was rolled back).")
         except Exception as exc:  # noqa: BLE001 - whatever the database and its driver raise
-            return _RIGHTS.problem(f"The tables can be read, but not written: {reason(exc)}.", _GRANT)
+            return _RIGHTS.problem(
+                f"The tables can be read, but not written: {reason(exc)}.", remedy(exc, settings.url) or GRANT
+            )
     raise AssertionError("the store wrote without asking")
 
 

@@ -10,17 +10,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from celery_asynctask.core.accounting import plural
+from celery_asynctask.core.accounting import Ledger, plural
 from celery_asynctask.core.text import amount, reason
 from celery_asynctask.errors import StoreError
+from celery_asynctask.journal.directory import is_nowhere
 from celery_asynctask.journal.survey import UNKNOWN_PID, Survey
 from celery_asynctask.operations.doctor.finding import Check, Finding
 from celery_asynctask.queries import Reader
 from celery_asynctask.queries.completeness import completeness
 from celery_asynctask.settings import Settings
 
-OLD_SECONDS: Final = 60.0
-"""That an event may wait beyond ``flush_interval``."""
+LATE_SECONDS: Final = 5.0
+"""How long an event waits beyond ``flush_interval`` until the recorder's progress is looked at."""
+LOOK_SECONDS: Final = 5.0
+"""How long that look takes at most."""
+_PAUSE: Final = 0.25
 LITTLE_BYTES: Final = 100_000_000
 """Free space below which the disk counts as full."""
 FULL: Final = 0.8
@@ -40,6 +44,13 @@ _BACKLOG: Final = Check("backlog")
 def journal(settings: Settings) -> Iterator[Finding]:
     """The directory itself. Nothing is made or repaired."""
     path = settings.directory
+    if is_nowhere(path):
+        yield _JOURNAL.problem(
+            "This user has no home directory for the journal: events wait in memory, and end with a process that is "
+            "killed.",
+            "Set HOME, or asynctask_journal_dir to a directory of this user.",
+        )
+        return
     try:
         status = path.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -72,6 +83,10 @@ def journal(settings: Settings) -> Iterator[Finding]:
                 "Give each store its own asynctask_journal_dir.",
             )
         size = Survey.size(path)
+    except FileNotFoundError:  # its first file
+        yield _JOURNAL.note(f"{path} is not in use yet: the first process that records on this host begins a journal.")
+        yield from _file_system(path)
+        return
     except OSError as exc:
         yield _JOURNAL.problem(f"{path} cannot be read: {reason(exc)}.", _AS_USER)
         return
@@ -79,6 +94,7 @@ def journal(settings: Settings) -> Iterator[Finding]:
     yield from _file_system(path)
 
 
+_START: Final = "Start a worker here, or run `celery asynctask recorder --once` as the same user."
 _AS_USER: Final = (
     "Run `doctor` as the user of the workers; if it is that one, set asynctask_journal_dir to another directory."
 )
@@ -165,7 +181,7 @@ def recorder(settings: Settings) -> Iterator[Finding]:
         yield _RECORDER.problem(
             f"Nobody drains {settings.directory}, in which there {'is' if len(segments) == 1 else 'are'} "
             f"{len(segments):,} {plural(len(segments), 'segment')}.",
-            "Start a worker here, or run `celery -A proj asynctask recorder --once` as the same user.",
+            _START,
         )
     else:
         yield _RECORDER.note("None is elected, and nothing waits: no process of this host records at the moment.")
@@ -182,24 +198,46 @@ def recorder(settings: Settings) -> Iterator[Finding]:
 
 
 def backlog(settings: Settings, reader: Reader) -> Iterator[Finding]:
-    """How much waits to be stored, and for how long. Says nothing where the database or the journal cannot be read."""
+    """How many events wait to be stored, and for how long. Where they wait for longer than a recorder at work lets
+    them, looks a second time, to tell one that fails from one that catches up. Says nothing where the database or the
+    journal cannot be read."""
     try:
         survey = Survey(settings.directory)
-        now = dt.datetime.now(dt.timezone.utc)
-        found = completeness(reader, survey, since=now)
+        reader.check_schema()
+        ledger = _ledger(reader, survey)
+        if not ledger.in_journal:
+            yield _BACKLOG.ok("Every event in the journal is stored.")
+            return
+        age = time.time() - (ledger.oldest or 0) / 1_000_000
+        text = (
+            f"Not stored yet: {ledger.in_journal:,} {plural(ledger.in_journal, 'event')}, the oldest for {age:,.1f} s."
+        )
+        if age <= LATE_SECONDS + settings.flush_interval:
+            yield _BACKLOG.ok(text)
+            return
+        if survey.recorder() is None:
+            yield _BACKLOG.problem(text, _START)
+            return
+        until = time.monotonic() + LOOK_SECONDS
+        while not (moves := _done(_ledger(reader, survey)) > _done(ledger)) and time.monotonic() < until:
+            time.sleep(_PAUSE)
     except (OSError, StoreError):
         return
-    ledger = found.ledger
-    if not ledger.in_journal:
-        yield _BACKLOG.ok("Every event in the journal is stored.")
-        return
-    age = time.time() - (ledger.oldest or 0) / 1_000_000
-    text = f"Not stored yet: {ledger.in_journal:,} {plural(ledger.in_journal, 'event')}, the oldest for {age:,.1f} s."
-    if age > OLD_SECONDS + settings.flush_interval:
-        yield _BACKLOG.problem(
-            text,
-            "If a recorder is elected, its log (a worker's own) says what keeps it. A database that is slow may "
-            "need a larger asynctask_batch_size.",
-        )
+    if moves:
+        yield _BACKLOG.note(f"{text} The recorder catches up.")
     else:
-        yield _BACKLOG.ok(text)
+        yield _BACKLOG.problem(
+            f"{text} The recorder has stored none in {LOOK_SECONDS:.0f} s: it fails, or waits to try again.",
+            "Its log says why (a worker's own log, where the recorder runs in a worker). If statements time out there, "
+            "lower asynctask_batch_size, or raise the statement timeout of the database.",
+        )
+
+
+def _done(ledger: Ledger) -> int:
+    """Events that the recorder is done with."""
+    return ledger.stored + ledger.quarantined
+
+
+def _ledger(reader: Reader, survey: Survey) -> Ledger:
+    """Of the processes of this journal."""
+    return completeness(reader, survey, since=dt.datetime.now(dt.timezone.utc)).ledger

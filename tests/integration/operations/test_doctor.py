@@ -16,19 +16,21 @@ from sqlalchemy import func, select, update
 
 import celery_asynctask
 from celery_asynctask.core.time import now
-from celery_asynctask.errors import SettingsError
+from celery_asynctask.errors import JournalError, SettingsError, StoreError
 from celery_asynctask.journal import Directory, Journal
 from celery_asynctask.operations import doctor
 from celery_asynctask.operations.doctor import Finding, Level, examine
 from celery_asynctask.operations.doctor.journal import file_system
 from celery_asynctask.queries import database_health
+from celery_asynctask.queries.completeness import completeness
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Position, SourceUpdate, Store
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt, AsyncTaskSource
 from celery_asynctask.store.tables import SCHEMA_VERSION, async_task_version
+from tests import services
 from tests.histories import published
 from tests.integration.commands import Project
-from tests.integration.draining import append
+from tests.integration.draining import MakeDrain, append
 from tests.pace import patience
 
 AWAY = "postgresql+psycopg://somebody:secret@127.0.0.1:9/nothing"
@@ -220,6 +222,33 @@ def test_events_that_wait_for_too_long(store: Store, journal: Journal) -> None:
     assert text.startswith("Not stored yet: 1 event, the oldest for ")
 
 
+@pytest.mark.parametrize("catches_up", [False, True], ids=["a recorder that fails", "one that catches up"])
+def test_events_that_an_elected_recorder_has_not_stored(
+    store: Store, journal: Journal, make_drain: MakeDrain, monkeypatch: pytest.MonkeyPatch, catches_up: bool
+) -> None:
+    """For a minute, whatever kept the recorder from storing was no problem."""
+    append(journal, {**published(), "at": now() - 10_000_000}, {**published(), "id": "other"})
+    drain = make_drain(batch_size=1)
+    elected = drain.directory.elect()
+    assert elected is not None
+    looks = 0
+
+    def look_again(*given: Any, **options: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        if looks > 1 and catches_up:
+            drain.batch()
+        return completeness(*given, **options)
+
+    monkeypatch.setattr(doctor.journal, "completeness", look_again)
+    monkeypatch.setattr(doctor.journal, "LOOK_SECONDS", 0.2)
+    found = look(replace(store.settings, journal_dir=journal.path))
+    os.close(elected)
+    [text] = about(found, "backlog", Level.NOTE if catches_up else Level.PROBLEM)
+    assert text.startswith("Not stored yet: 2 events, the oldest for 1")
+    assert text.endswith("The recorder catches up." if catches_up else "it fails, or waits to try again.")
+
+
 def test_quarantine(settings: Settings) -> None:
     assert about(look(settings), "quarantine", Level.OK)
     directory = Directory(settings.directory, settings.store_id)
@@ -237,6 +266,18 @@ def test_a_journal_directory_that_is_not_there(settings: Settings, tmp_path: Pat
     file.touch()
     assert "may not make it" in about(look(replace(settings, journal_dir=file / "x")), "journal", Level.PROBLEM)[0]
     assert "is no directory" in about(look(replace(settings, journal_dir=file)), "journal", Level.PROBLEM)[0]
+
+
+def test_a_journal_directory_that_nobody_has_used(tmp_path: Path) -> None:
+    """As an image or an init container makes it."""
+    path = tmp_path / "journal"
+    path.mkdir(mode=0o700)
+    found = look(Settings(url=AWAY, journal_dir=path))
+    assert about(found, "journal") == [
+        f"{path} is not in use yet: the first process that records on this host begins a journal."
+    ]
+    assert about(found, "journal", Level.NOTE)
+    assert list(path.iterdir()) == [], "it only looks"
 
 
 def test_a_journal_directory_of_others(settings: Settings) -> None:
@@ -308,14 +349,107 @@ def test_a_wrong_setting() -> None:
     assert about(found, "telemetry")
 
 
-def test_a_check_that_fails_hides_no_other(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "text", "remedy"),
+    [
+        (RuntimeError("boom"), "A check failed: RuntimeError: boom.", "Please report this"),
+        (PermissionError(13, "Permission denied", "/x"), "A check failed: /x: Permission denied.", "Run `doctor` as"),
+        (StoreError("It does not answer.", "Start it."), "A check failed: It does not answer.", "Start it."),
+        (JournalError("It is no directory."), "A check failed: It is no directory.", "Correct that, and run"),
+    ],
+)
+def test_a_check_that_fails_hides_no_other(
+    settings: Settings, make_app: MakeApp, monkeypatch: pytest.MonkeyPatch, error: Exception, text: str, remedy: str
+) -> None:
+    """And only a fault of ours is to be reported."""
+
     def broken(_settings: Settings) -> Any:
-        raise RuntimeError("boom")
+        raise error
 
     monkeypatch.setattr(doctor.journal, "journal", broken)
-    found = look(settings)
-    assert "A check failed: RuntimeError: boom." in problems(found)
+    found = look(settings, make_app())
+    [finding] = [one for one in found if one.check == "doctor"]
+    assert (finding.text, finding.remedy.startswith(remedy)) == (text, True)
     assert found[-1].check == "telemetry"
+
+
+def test_a_configuration_that_cannot_be_read(tmp_path: Path) -> None:
+    source = 'from celery import Celery\napp = Celery("proj")\napp.config_from_object("nosuch_module")\n'
+    ended = Project(tmp_path, source).run("doctor")
+    assert ended.code == 1
+    assert "✖ problem   configuration: The Celery configuration cannot be read here: ModuleNotFoundError" in ended.out
+
+
+def test_tokens_are_not_shown(settings: Settings) -> None:
+    found = look(
+        replace(settings, tokens={"support": {"sha256": "0123456789abcdef" * 4, "customers": "*", "rights": ()}})
+    )
+    [text] = about(found, "configuration")
+    assert "asynctask_tokens" in text
+    assert "support" not in text
+    assert "0123456789" not in text
+
+
+# -- remedies
+
+
+@pytest.mark.parametrize(
+    ("url", "beginning"),
+    [
+        ("sqlite:///{path}/none/rows.db", "Nothing can be: create the directory {path}/none"),
+        ("sqlite:///{path}", "{path} is a directory: name a file"),
+        ("sqlite:///{path}/text.db", "Name an SQLite file in asynctask_url"),
+        ("postgresql+nosuch://h/d", "Write postgresql+psycopg:// in asynctask_url."),
+        ("mysql+pymysql://u@127.0.0.1:9/d", "Start the database, or correct the host and the port"),
+        ("postgresql+psycopg://u@nowhere.invalid/d", "Correct the host in asynctask_url"),
+        ("postgresql+psycopg://u@127.0.0.1:9/d?nonsense=1", "Correct asynctask_engine_options, or the options behind"),
+    ],
+)
+def test_a_database_that_cannot_be_used(
+    settings: Settings, make_app: MakeApp, tmp_path: Path, url: str, beginning: str
+) -> None:
+    (tmp_path / "text.db").write_text("no database" * 100, encoding="utf-8")
+    found = look(replace(settings, url=url.format(path=tmp_path)), make_app())
+    [finding] = [one for one in found if one.check == "database"]
+    assert finding.level is Level.PROBLEM
+    assert finding.remedy.startswith(beginning.format(path=tmp_path))
+    assert finding.remedy.endswith("Until then, events wait in the journal.")
+    assert not [one for one in found if "Please report" in one.remedy]
+
+
+def test_options_that_the_driver_does_not_know(store: Store, settings: Settings, make_app: MakeApp) -> None:
+    wrong = replace(settings, url=store.settings.url, engine_options={"connect_args": {"nosuch": 1}})
+    found = look(wrong, make_app())
+    [finding] = [one for one in found if one.check == "database"]
+    assert "nosuch" in finding.text
+    assert finding.remedy.startswith("Correct asynctask_engine_options")
+    assert not [one for one in found if "Please report" in one.remedy]
+
+
+@pytest.mark.databases(*services.SERVERS)
+def test_tables_that_nobody_makes(database: str, tmp_path: Path) -> None:
+    for creates, todo in ((True, "or wait: the recorder makes them"), (False, "so no recorder makes them.")):
+        found = look(Settings(url=database, journal_dir=tmp_path / "journal", create_tables=creates))
+        [finding] = [one for one in found if one.check == "schema"]
+        assert finding.remedy.startswith("Run `celery asynctask upgrade`")
+        assert todo in finding.remedy
+
+
+@pytest.mark.databases("sqlite", "postgresql")
+def test_tables_that_another_holds(store: Store, tmp_path: Path) -> None:
+    """What is in the way is a lock, not a missing right."""
+    options: dict[str, Any] = {"connect_args": {"timeout": 0}}
+    if store.settings.url.startswith("postgresql"):
+        options = {"connect_args": {"options": "-c lock_timeout=100"}}
+    with store.engine.connect() as connection:
+        if store.settings.url.startswith("sqlite"):
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        else:
+            connection.exec_driver_sql("LOCK TABLE async_task IN SHARE MODE")
+        found = look(replace(store.settings, journal_dir=tmp_path / "journal", engine_options=options))
+    [finding] = [one for one in found if one.check == "rights"]
+    assert finding.level is Level.PROBLEM
+    assert finding.remedy.startswith("Another transaction holds a lock")
 
 
 # -- the command
@@ -346,7 +480,10 @@ def test_the_command_with_a_database_that_is_away(tmp_path: Path) -> None:
         "✖ problem   database: The database postgresql+psycopg://somebody:***@127.0.0.1:9/nothing cannot be"
         in ended.out
     )
-    assert "            Start it, or correct asynctask_url" in ended.out
+    assert (
+        "            Start the database, or correct the host and the port in asynctask_url. Until then, events wait in "
+        "the journal.\n" in ended.out
+    )
     assert "journal: " in ended.out, "the rest is looked at all the same"
 
 
