@@ -14,8 +14,8 @@ from celery_asynctask.cli.command import CommandContext, command
 from celery_asynctask.cli.group import PROBLEM
 from celery_asynctask.cli.output import Output
 from celery_asynctask.core.accounting import Account, Ledger, counts, listed, plural
-from celery_asynctask.errors import FilterError, JournalError
-from celery_asynctask.journal.survey import Survey, survey_of
+from celery_asynctask.errors import FilterError
+from celery_asynctask.journal.survey import Survey, readable, survey_of
 from celery_asynctask.present.ledger import verdict
 from celery_asynctask.queries.completeness import completeness
 from celery_asynctask.queries.search.filter import term
@@ -45,13 +45,8 @@ def verify(context: CommandContext, since: str | None, everything: bool) -> None
     output = context.output
     moment = _moment(context, since) if since is not None else None
     survey = survey_of(context.settings.directory)
-    try:
+    with readable(context.settings.directory):
         found = completeness(context.reader, survey, since=moment, everything=everything)
-    except OSError as exc:
-        raise JournalError(
-            f"The journal directory {context.settings.directory} cannot be read: {exc.strerror or exc}. Run this as "
-            "the user of the workers."
-        ) from exc
     if output.as_json:
         ledger = found.ledger
         told = {"complete": ledger.complete, "processes": ledger.processes}
@@ -105,8 +100,8 @@ def _advice(ledger: Ledger, directory: Path, survey: Survey | None) -> Iterator[
         yield ""
     if ledger.waiting:
         yield (
-            f"Nobody drains {directory}: start a worker on this host, or run `celery -A proj asynctask recorder "
-            "--once` as the same user."
+            f"Nobody drains {directory}: start a worker on this host, or run `celery asynctask recorder --once` as the "
+            "same user."
         )
     if ledger.missing:
         yield (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -132,10 +132,18 @@ def holder(path: Path) -> int | None:
 
 def survey_of(path: Path) -> Survey | None:
     """The journal directory at ``path``; None: there is none. Raises `JournalError` if it cannot be read."""
+    with readable(path):
+        try:
+            return Survey(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+
+@contextlib.contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn what the operating system raises inside, about the journal directory, into `JournalError`."""
     try:
-        return Survey(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+        yield
     except OSError as exc:
         raise JournalError(
             f"The journal directory {path} cannot be read: {exc.strerror or exc}. Run this as the user of the workers."
