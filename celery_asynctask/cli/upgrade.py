@@ -38,15 +38,19 @@ def upgrade(context: CommandContext) -> None:
 
 
 @command(
-    "schema | psql shop",
+    "schema | psql -1 shop",
     "--url mysql:// schema > tables.sql",
     short="Print the SQL that creates the tables.",
     options=[UTC],
 )
 def schema(context: CommandContext) -> None:
-    """Print the SQL that creates the tables and records their version, for the app's kind of database.
+    """Print the SQL that creates the tables and records their version.
 
-    Does not connect to the database. Set asynctask_create_tables to False where the recorder may not create tables.
+    It is for the kind of database that the app has; nothing connects to it.
+    It has no BEGIN and COMMIT, so that a migration of yours can run it
+    (RunSQL in Django, op.execute in Alembic); `psql -1` runs it as one
+    transaction. Set asynctask_create_tables to False where the recorder may
+    not create tables.
     """
     for statement in statements(context.settings.url):
         click.echo(f"{statement};\n")

@@ -76,8 +76,9 @@ def _migrate(connection: Connection, before: str | None) -> list[tuple[str, str]
 
 
 def statements(url: str) -> list[str]:
-    """The SQL that makes the tables and notes their version, for the database that a URL names; asks no database.
-    Raises `StoreError` for a URL that SQLAlchemy cannot use."""
+    """The SQL that creates the tables and notes their version, for the kind of database that a URL names, without a
+    transaction around it: a migration of the user's has its own. Connects to none. Raises `StoreError` for a URL that
+    SQLAlchemy cannot use."""
     with usable(url):
         dialect = create_mock_engine(url, lambda *_, **__: None).dialect
     version = insert(async_task_version).values(version_num=literal_column(f"'{SCHEMA_VERSION}'")).inline()
@@ -85,10 +86,7 @@ def statements(url: str) -> list[str]:
     for table in metadata.sorted_tables:
         made.append(CreateTable(table))
         made += map(CreateIndex, sorted(table.indexes, key=lambda index: str(index.name)))
-    found = [_text(str(one.compile(dialect=dialect))) for one in (*made, version)]
-    if dialect.name in ("postgresql", "sqlite"):  # elsewhere a table cannot be taken back
-        return ["BEGIN", *found, "COMMIT"]
-    return found
+    return [_text(str(one.compile(dialect=dialect))) for one in (*made, version)]
 
 
 def _text(sql: str) -> str:
