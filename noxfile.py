@@ -1,8 +1,8 @@
 """The two corners of what pyproject.toml promises: ``nox`` runs both, ``nox -s oldest`` one, ``nox -l`` lists them.
 
-Each runs, on an installation of its own, the tests of single parts and, on SQLite, those that choose their database;
-other Pythons and releases lie between them. ``nox --install-only`` makes the installations, ``nox -R`` runs on those
-that are made.
+Each runs, on an installation of its own, the tests of single parts and, on SQLite, those that choose their database.
+``nox -s matrix`` runs whole workers on Pythons and releases between them, and needs the servers. ``nox --install-only``
+makes the installations, ``nox -R`` runs on those that are made.
 """
 
 from __future__ import annotations
