@@ -188,14 +188,14 @@ def add_context(event: Event, instrumentation: Instrumentation, header: Mapping[
 
 def planned(instrumentation: Instrumentation, event: Event, steps: list[canvas.Step]) -> list[Event]:
     """Events that these steps, which the message of ``event`` carries, are planned."""
-    return [_step(Kind.PLANNED, instrumentation, event, step) for step in steps if instrumentation.chooses(step.name)]
+    return [_step(Kind.PLANNED, instrumentation, event, step) for step in steps if instrumentation.records(step.name)]
 
 
 def unsent(instrumentation: Instrumentation, event: Event, steps: list[canvas.Step]) -> list[Event]:
     """Events that these steps are never sent, because of how the task of ``event`` ended."""
     events = []
     for step in steps:
-        if not instrumentation.chooses(step.name):
+        if not instrumentation.records(step.name):
             continue
         step_event = _step(Kind.UNSENT, instrumentation, event, step)
         if step.after_chord and step.parent is None:

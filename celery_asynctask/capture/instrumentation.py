@@ -145,21 +145,21 @@ class Instrumentation:
         known, self._chord = self._chord, body_id
         return body_id is not None and body_id == known
 
-    def chooses(self, name: str) -> bool:
+    def records(self, name: str) -> bool:
         """Whether tasks of this name are recorded."""
         return self.policies[name].recorded
 
     def policy_of(self, name: str, task: Any) -> RecordingPolicy:
         """The policy of a task name; ``task`` is None if this process does not know the task."""
         return RecordingPolicy(
-            self._chooses(name, task),
+            self._records(name, task),
             bool(getattr(task, "asynctask_record_args", True)),
             bool(getattr(task, "asynctask_record_kwargs", True)),
             bool(getattr(task, "asynctask_record_result", True)),
             _positional(task.run) if task is not None else (),
         )
 
-    def _chooses(self, name: str, task: Any) -> bool:
+    def _records(self, name: str, task: Any) -> bool:
         settings = self.settings
         if not settings.enabled or any(fnmatchcase(name, glob) for glob in settings.exclude):
             return False
@@ -264,4 +264,4 @@ def instrumentation_of(app: Celery) -> Instrumentation | None:
 def instrumentation_of_task(task: Any) -> Instrumentation | None:
     """The instrumentation of a task's app; None: the task is not recorded."""
     instrumentation = instrumentation_of(task.app)
-    return instrumentation if instrumentation is not None and instrumentation.chooses(task.name) else None
+    return instrumentation if instrumentation is not None and instrumentation.records(task.name) else None

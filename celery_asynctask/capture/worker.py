@@ -121,7 +121,7 @@ def _record_message(kind: Kind, app: Celery, message: Any, exc: Exception) -> No
     """Record the end of a task whose message the worker could not make a task from."""
     if (instrumentation := instrumentation_of(app)) is None or (request := extract.request_of(message)) is None:
         return
-    if not instrumentation.chooses(request.task):
+    if not instrumentation.records(request.task):
         return
     event = extract.from_request(kind, request.task, request, now())
     event["run"] = new_token(event["at"])  # the header of a message that no worker ran may have another task's token

@@ -199,10 +199,10 @@ ATTEMPT: Final = (
     Column("eta", Type.TIME, Group.START, event="eta", api=Property("Earliest time to run; null: at once"),
            doc="Earliest time to run; null: at once."),
     Column("started_at", Type.TIME, Group.START,
-           api=Property("When its body started; null: it did not, or nobody saw it"),
+           api=Property("When its body started; null: it did not, or it is not known"),
            doc="When the body started; null: its process was gone before it could say."),
-    Column("ended_at", Type.TIME, Group.END, api=Property("When it ended; null: it runs, or nobody saw its end"),
-           doc="When it ended; null: it runs, or nobody saw its end."),
+    Column("ended_at", Type.TIME, Group.END, api=Property("When it ended; null: it runs, or its end is not known"),
+           doc="When it ended; null: it runs, or its end is not known."),
     Column("outcome", Type.STRING, Group.END, limit=16,
            api=Property("succeeded, failed, retried, ignored, replaced, rejected, requeued, revoked, terminated "
                         "or lost"),

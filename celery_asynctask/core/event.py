@@ -150,14 +150,14 @@ quote: Any = encode_basestring_ascii
 _STARTED = b'"kind":"started","at":'
 
 
-def encode_end(start: bytes, kind: Kind, at: int, more: Event) -> bytes:
+def encode_end(start: bytes, kind: Kind, at: int, added: Event) -> bytes:
     """The end of an attempt together with all that its start said, encoded.
 
-    ``start`` is the encoded start, with the keys ``id``, ``run``, ``kind`` and ``at`` first; ``more`` is what the end
-    adds. Costs less than encoding all of it again.
+    ``start`` is the encoded start, with the keys ``id``, ``run``, ``kind`` and ``at`` first; ``added`` has the keys
+    that the end adds. Costs less than encoding all of it again.
     """
     head, _, rest = start.partition(_STARTED)
-    end = b",%b" % encode(more)[1:] if more else b"}"
+    end = b",%b" % encode(added)[1:] if added else b"}"
     return b'%b"kind":"%b","at":%d,"started":%b%b' % (head, kind.encode(), at, rest[:-1], end)
 
 

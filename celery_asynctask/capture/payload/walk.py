@@ -169,7 +169,7 @@ class Walk:
         self.above.pop()
         return converted
 
-    def sequence(self, values: Iterable[Any], size: int, whole: Any, depth: int, names: tuple[str, ...] = ()) -> Any:
+    def sequence(self, values: Iterable[Any], size: int, original: Any, depth: int, names: tuple[str, ...] = ()) -> Any:
         items: list[Any] = []
         if 3 * min(size, MAX_ITEMS) > self.room:
             self.check()
@@ -187,11 +187,11 @@ class Walk:
         if self.room < 0:
             self.check()
         if len(items) < size:
-            items.append(self.marker("cut", type=type_name(type(whole)), size=size))
+            items.append(self.marker("cut", type=type_name(type(original)), size=size))
         self.room -= 2
         return items
 
-    def mapping(self, pairs: list[tuple[Any, Any]], size: int, whole: Any, depth: int, parent: str = "") -> Any:
+    def mapping(self, pairs: list[tuple[Any, Any]], size: int, original: Any, depth: int, parent: str = "") -> Any:
         items: dict[str, Any] = {}
         note: dict[str, Any] | None = None
         redaction = self.redaction
@@ -216,7 +216,7 @@ class Walk:
             if type(name_of_value) is str and redaction.sensitive(name_of_value):
                 items["value"] = self.marker("redacted")
         if len(items) < size:
-            note = self.marker("cut", type=type_name(type(whole)), size=size)
+            note = self.marker("cut", type=type_name(type(original)), size=size)
         if note is not None:
             self.room -= MARKER
             items[MARK] = note

@@ -96,7 +96,7 @@ def tasks(app: Any, settings: Settings) -> Iterator[Finding]:
         )
         return
     own = sorted(name for name in app.tasks if not name.startswith("celery."))
-    left_out = [name for name in own if not instrumentation.chooses(name)]
+    left_out = [name for name in own if not instrumentation.records(name)]
     if not own:
         yield _TASKS.note("The app defines no tasks here; it records what it sends with send_task.")
     elif len(left_out) == len(own):

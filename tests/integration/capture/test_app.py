@@ -135,7 +135,7 @@ def test_threads_that_send_the_first_tasks_at_once(tmp_path: Path) -> None:
 def test_what_is_chosen_while_the_whole_app_is_installed_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A thread that looks at a task meanwhile has asked what was recorded before."""
+    """A thread that looks at a task meanwhile has read what was recorded before."""
     app = Celery("wider", broker="memory://", set_as_current=False)
     app.conf.update(asynctask_url=f"sqlite:///{tmp_path / 'rows.db'}", asynctask_journal_dir=tmp_path / "journal")
 
@@ -146,17 +146,17 @@ def test_what_is_chosen_while_the_whole_app_is_installed_is_not_kept(
     install(app, whole_app=False)
     instrumentation = instrumentation_of(app)
     assert instrumentation is not None
-    policy_of = instrumentation._chooses
+    records = instrumentation._records
 
     def meanwhile(name: str, task: Any) -> bool:
-        chosen = policy_of(name, task)
+        recorded = records(name, task)
         install(app)
-        return chosen
+        return recorded
 
     try:
         with monkeypatch.context() as patched:
-            patched.setattr(instrumentation, "_chooses", meanwhile)
-            assert not instrumentation.chooses("plain")
-        assert instrumentation.chooses("plain")
+            patched.setattr(instrumentation, "_records", meanwhile)
+            assert not instrumentation.records("plain")
+        assert instrumentation.records("plain")
     finally:
         uninstall(app)

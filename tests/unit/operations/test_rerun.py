@@ -326,7 +326,7 @@ def test_the_link_is_sent_where_only_some_tasks_are_recorded(app: Celery, tmp_pa
     try:
         link(app)
         assert instrumentation is not None
-        assert not instrumentation.chooses(NAME)
+        assert not instrumentation.records(NAME)
         send(app, look(app, row(customer=3)), "Grace", "slow")
         with app.connection() as connection, connection.SimpleQueue("slow") as queue:
             message = queue.get_nowait()
