@@ -1,4 +1,4 @@
-"""The routes that do something: each needs its right, and records who did it."""
+"""The routes that change something. Each needs its right; who called it is recorded or logged."""
 
 from __future__ import annotations
 
@@ -29,10 +29,9 @@ from celery_asynctask.web.service import Caller, needing
 MAX_PURGED: Final = 20_000
 """Tasks that one request deletes: a few seconds of work."""
 MAX_COUNTED: Final = 1_000_000
-"""Tasks that a dry run looks at."""
+"""Tasks that a dry run checks."""
 REMEDIES: Final = {"again": "`again` overrides this", "unfinished": "`unfinished` overrides this"}
-"""By field of `Options`, what who asks the API does who wants it all the same."""
-
+"""How a caller of the API overrides a refusal, by field of `Options`."""
 _DEFAULTS: Final = schema.RerunRequest.model_validate({})
 """What an empty body means."""
 
@@ -50,27 +49,31 @@ router: Final = APIRouter(tags=["async-tasks"])
 def rerun(
     caller: Annotated[Caller, Depends(needing(Right.RERUN))],
     task_id: TaskId,
-    asked: schema.RerunRequest = _DEFAULTS,
+    body: schema.RerunRequest = _DEFAULTS,
 ) -> Response:
     """Rerun a task with its recorded arguments: a new execution, linked to the original by its content (rerun_of,
     rerun_by). Later steps of its workflow are not sent. An empty body means `{}`. A number that is the `id` of one task
     and the Celery id of another reruns neither."""
-    how = Options(unfinished=asked.unfinished, again=asked.again)
+    options = Options(unfinished=body.unfinished, again=body.again)
     with caller.reader.session() as session:
-        task = _meant(caller, session, task_id)
-    new = None
-    if asked.dry_run:
-        one = preview(caller, task, how)
-        if one.refusals:
-            raise refused(one.refusals, REMEDIES)
+        task = _unambiguous(caller, session, task_id)
+    new_id = None
+    if body.dry_run:
+        candidate = preview(caller, task, options)
+        if candidate.refusals:
+            raise refused(candidate.refusals, REMEDIES)
     else:
-        one, new = send_again(caller, task, how, caller.access.name or "HTTP API", REMEDIES)
-    about = {"celery_task_id": new, "rerun_of": one.task.celery_task_id, "remarks": reasons(one.remarks)}
-    return json_response(schema.Rerun.of(one, **about), 200 if new is None else 201)
+        candidate, new_id = send_again(caller, task, options, caller.access.name or "HTTP API", REMEDIES)
+    fields = {
+        "celery_task_id": new_id,
+        "rerun_of": candidate.task.celery_task_id,
+        "remarks": reasons(candidate.remarks),
+    }
+    return json_response(schema.Rerun.of(candidate, **fields), 200 if new_id is None else 201)
 
 
-def _meant(caller: Caller, session: Session, task_id: str) -> AsyncTask:
-    """The one task that has this `id` or Celery id. Raises `ProblemError`."""
+def _unambiguous(caller: Caller, session: Session, task_id: str) -> AsyncTask:
+    """The task with this `id` or Celery id. Raises `ProblemError` where there is none, or one of each."""
     task = found_task(caller, session, task_id)
     other: AsyncTask | None = exact(caller.reader, session, task_id)
     if other is None or other.id == task.id:
@@ -90,32 +93,32 @@ def _meant(caller: Caller, session: Session, task_id: str) -> AsyncTask:
     responses=problems(413),
     response_description="What was deleted, or would be",
 )
-def purge(caller: Annotated[Caller, Depends(needing(Right.PURGE))], asked: schema.PurgeRequest) -> Response:
+def purge(caller: Annotated[Caller, Depends(needing(Right.PURGE))], body: schema.PurgeRequest) -> Response:
     """Delete tasks that ended before the given age, with their attempts; only counts them unless `dryRun` is false. One
     request deletes at most 20,000 tasks: repeat it until `complete` is true. A count covers at most a million tasks."""
-    terms, _ = searched(asked.search, caller.now)
+    terms, _ = searched(body.search, caller.now)
     if in_values(terms):
         caller.need(Right.PAYLOADS, "search")
     try:
-        rules = retention.older_than(asked.older_than, asked.search, caller.now)
+        rules = retention.older_than(body.older_than, body.search, caller.now)
     except FilterError as exc:
         raise invalid("olderThan", str(exc)) from None
-    _ = caller.reader  # has looked at the tables
+    _ = caller.reader  # checks the schema
     due = None
     with closing(Writer(caller.service.settings)) as writer:
-        work = Purge(writer, rules, caller.now, unfinished=asked.unfinished, customers=caller.access.customers)
-        if asked.dry_run:
-            due = sum(count.due for count in work.count(_unheard, limit=MAX_COUNTED))
+        work = Purge(writer, rules, caller.now, unfinished=body.unfinished, customers=caller.access.customers)
+        if body.dry_run:
+            due = sum(count.due for count in work.count(_no_progress, limit=MAX_COUNTED))
         else:
             try:
-                work.run(_unheard, limit=MAX_PURGED)
-            finally:  # where it was broken off, what it had deleted is
-                _note(caller, work.purged, rules[0])
+                work.run(_no_progress, limit=MAX_PURGED)
+            finally:  # what an interrupted purge deleted is logged as well
+                _log(caller, work.purged, rules[0])
     return json_response(schema.Purge.of(work.purged, due=due, complete=work.complete))
 
 
-def _note(caller: Caller, purged: Purged, rule: retention.Rule) -> None:
-    """Nothing that is left says who did it. Of the search its keys, for what it looks for are values."""
+def _log(caller: Caller, purged: Purged, rule: retention.Rule) -> None:
+    """No row is left to record the caller. The search is logged by its keys alone: its values may be secret."""
     keys = sorted({term.key for term in rule.search.terms})
     logger.warning(
         "%r deleted %d tasks and %d attempts over HTTP: older than %s%s.",
@@ -127,5 +130,5 @@ def _note(caller: Caller, purged: Purged, rule: retention.Rule) -> None:
     )
 
 
-def _unheard(_done: int) -> None:
-    """Nobody looks at the progress."""
+def _no_progress(_done: int) -> None:
+    """The progress of a purge, which no caller sees."""

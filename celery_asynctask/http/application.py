@@ -1,4 +1,4 @@
-"""`create_app`: the ASGI application, to be mounted in another or served alone."""
+"""`create_app`: the ASGI application of the API and the console, to be served alone or mounted in another one."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from celery_asynctask.web.problem import HANDLERS, HEADERS, ProblemError
 from celery_asynctask.web.service import Caller, Service, needing
 
 MAX_BODY: Final = 65_536
-"""Bytes of a request."""
+"""Bytes of a request's body."""
 _health: Final = APIRouter(tags=["health"])
 
 
 def create_app(celery: Any, *, settings: Settings | None = None, loopback: bool = False) -> FastAPI:
-    """The API of the store that the Celery app ``celery`` is configured for.
+    """The API and the console over the store that the Celery app ``celery`` is configured for.
 
-    ``settings``: in place of the app's own. ``loopback``: whoever serves it listens to this host alone, so that without
-    credentials it may be read; leave it where it is mounted. The database is reached when it is first asked for.
-    Raises `SettingsError`.
+    ``settings`` replaces the app's own. ``loopback`` says that the server listens to this host alone, so that without
+    credentials everybody on it may read; leave it out where the application is mounted. The first request connects to
+    the database. Raises `SettingsError`.
     """
     settings = settings or Settings.from_app(celery)
     api = FastAPI(
@@ -42,14 +42,14 @@ def create_app(celery: Any, *, settings: Settings | None = None, loopback: bool 
         openapi_tags=openapi.TAGS,
         license_info={"name": "MIT", "identifier": "MIT"},
         version=__version__,
-        docs_url=None,  # its page is fetched from elsewhere
+        docs_url=None,  # FastAPI's page loads scripts from another host
         redoc_url=None,
         openapi_url=None,
         redirect_slashes=False,
     )
     api.state.asynctask = Service(celery, settings, loopback=loopback)
     bearer = HTTPBearer(auto_error=False, scheme_name="token", description="A token of `asynctask_tokens`")
-    # Actions first: who asks what may be done with /async-tasks/purge is not told of the task of that id.
+    # Actions first: /async-tasks/purge must not match the route of a task with that id.
     for router in (actions.router, tasks.router, _health):
         api.include_router(router, dependencies=[Depends(bearer)], responses=openapi.problems())
     may_read = Depends(needing(Right.READ))
@@ -57,8 +57,8 @@ def create_app(celery: Any, *, settings: Settings | None = None, loopback: bool 
     for path in ("/", "/console"):
         api.add_route(path, _to_console, include_in_schema=False)
     api.mount("/console", console(api.state.asynctask))
-    for kind, answer in HANDLERS.items():
-        api.add_exception_handler(kind, answer)
+    for kind, handler in HANDLERS.items():
+        api.add_exception_handler(kind, handler)
     api.add_middleware(_Frame)
     openapi.describe(api)
     return api
@@ -77,33 +77,33 @@ def health(caller: Annotated[Caller, Depends(needing(Right.READ))]) -> Response:
     reader = caller.reader
     reader.check_schema()
     ledger = None
-    if caller.access.customers is None:  # events are of processes, not of customers
-        found = caller.health().ledger
-        ledger = schema.Ledger.of(found, sentence=verdict(found), **counts(found))
+    if caller.access.customers is None:  # events belong to processes, not to customers
+        total = caller.health().ledger
+        ledger = schema.Ledger.of(total, sentence=verdict(total), **counts(total))
     return json_response({"schema_version": SCHEMA_VERSION, "ledger": ledger})
 
 
 def _openapi(request: Request) -> JSONResponse:
-    """The document itself, for whoever may read; its paths are below where the application is mounted."""
+    """The OpenAPI document, for callers who may read; its server is where the application is mounted."""
     prefix = request.scope.get("root_path", "")
     servers = {"servers": [{"url": prefix}]} if prefix else {}
     return JSONResponse({**request.app.openapi(), **servers})
 
 
 async def _to_console(request: Request) -> RedirectResponse:
-    """Whoever opens the address in a browser is shown something."""
+    """The address of the application, opened in a browser, leads to the console."""
     return RedirectResponse(f"{request.scope.get('root_path', '')}/console/", 307)
 
 
 class _Frame:
-    """Puts `HEADERS` on every answer, those to errors too, and refuses bodies that are too large for what is asked here
-    before they are read: FastAPI reads them before it looks who asks."""
+    """Sets `HEADERS` on every answer, errors included, and refuses bodies over `MAX_BODY`, which FastAPI would read
+    before it authenticates the caller."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def sent(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
@@ -114,33 +114,33 @@ class _Frame:
             await self._app(scope, receive, send)
             return
         if scope["method"] == "GET":
-            await self._app(scope, receive, sent)
+            await self._app(scope, receive, send_with_headers)
             return
         body = await _body(scope, receive)
         if body is None:
             detail = f"The body is larger than {MAX_BODY:,} bytes. Send a smaller one."
-            await ProblemError("too-large", 413, detail).response()(scope, receive, sent)
+            await ProblemError("too-large", 413, detail).response()(scope, receive, send_with_headers)
             return
         parts = iter([body])
 
         async def replayed() -> Message:
             return next(parts, None) or await receive()
 
-        await self._app(scope, replayed, sent)
+        await self._app(scope, replayed, send_with_headers)
 
 
 async def _body(scope: Scope, receive: Receive) -> Message | None:
-    """All of a request's body, or what came in its place; None: it is too large."""
+    """The body of a request as one message, or the message that came instead (a disconnect); None: it is too large."""
     length = Headers(scope=scope).get("content-length", "")
     if length.isdecimal() and int(length) > MAX_BODY:
         return None
-    read = b""
+    body = b""
     while True:
         message = await receive()
         if message["type"] != "http.request":
             return message
-        read += message.get("body", b"")
-        if len(read) > MAX_BODY:
+        body += message.get("body", b"")
+        if len(body) > MAX_BODY:
             return None
         if not message.get("more_body"):
-            return {"type": "http.request", "body": read, "more_body": False}
+            return {"type": "http.request", "body": body, "more_body": False}

@@ -1,4 +1,4 @@
-"""The OpenAPI document, as those need it who read it and those who generate clients from it."""
+"""The OpenAPI document, for readers and for client generators."""
 
 from __future__ import annotations
 
@@ -32,23 +32,24 @@ _PROBLEMS: Final = {
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """``responses`` of a route, or of a router: the problems that it may answer with besides those of all routes."""
+    """``responses`` of a route or router: the problems of all routes, and those of the given statuses."""
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {one: {"description": _PROBLEMS[one], "content": content} for one in sorted({401, 403, 422, 503, *statuses})}
+    every = sorted({401, 403, 422, 503, *statuses})
+    return {status: {"description": _PROBLEMS[status], "content": content} for status in every}
 
 
 def describe(api: FastAPI) -> None:
-    """Make the document, once, of all routes that ``api`` has by now."""
-    made = api.openapi()
-    schemas = made["components"]["schemas"]
-    for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's own, of errors that `problem` answers
+    """Make the document once, of all routes that ``api`` has so far."""
+    document = api.openapi()
+    schemas = document["components"]["schemas"]
+    for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's own; `web.problem` answers these errors
         schemas.pop(name, None)
     schemas["Problem"] = Problem.model_json_schema()
-    schemas["AsyncTaskOrdering"]["x-enum-varnames"] = [one.name for one in AsyncTaskOrdering]
-    made["paths"] = dict(sorted(made["paths"].items()))
-    operations = [one for path in made["paths"].values() for one in path.values()]
-    titled = [parameter["schema"] for one in operations for parameter in one.get("parameters", ())]
+    schemas["AsyncTaskOrdering"]["x-enum-varnames"] = [order.name for order in AsyncTaskOrdering]
+    document["paths"] = dict(sorted(document["paths"].items()))
+    operations = [operation for path in document["paths"].values() for operation in path.values()]
+    titled = [parameter["schema"] for operation in operations for parameter in operation.get("parameters", ())]
     for schema in schemas.values():
         titled += [schema, *schema.get("properties", {}).values()]
-    for one in titled:  # such as Createdbyname, which Pydantic makes of a name
-        one.pop("title", None)
+    for described in titled:  # Pydantic makes titles of names, such as Createdbyname
+        described.pop("title", None)

@@ -43,34 +43,35 @@ def _if_none_match(
         Header(alias="If-None-Match", description="`ETag` of the answer that the client has; 304 if it is unchanged"),
     ] = None,
 ) -> None:
-    """For the document; `Answers` reads the header."""
+    """The header in the document; `Answers` reads it."""
 
 
 class ReadingRoute(APIRoute):
-    """Reads the query itself; FastAPI only documents it. FastAPI takes a quarter of the time of an answer to look for
-    each parameter of a search and to call each dependency.
+    """Reads the query itself; FastAPI only documents it: to look for each parameter of a search and to call each
+    dependency takes FastAPI a quarter of the time of an answer.
 
-    Its function takes the request, the caller, who may read, and one thing more: ``asked``, a model of the query, or
+    Its function takes the request, the caller, who may read, and either ``search``, a model of the query, or
     ``task_id``, the ``id`` in the path."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[object, object, Response]]:
-        """What answers."""
+        """The coroutine that answers a request."""
         function = self.endpoint
         hints = get_type_hints(function, include_extras=True)
-        is_search = "asked" in hints
-        wanted: TypeAdapter[object] = TypeAdapter(hints["asked" if is_search else "task_id"])
+        is_search = "search" in hints
+        parameter: TypeAdapter[object] = TypeAdapter(hints["search" if is_search else "task_id"])
         place = ("query",) if is_search else ("path", "id")
-        fields = hints["asked"].__origin__.model_fields.values() if is_search else ()
-        known = {one.alias: get_origin(one.annotation) is list for one in fields}
+        fields = hints["search"].__origin__.model_fields.values() if is_search else ()
+        known = {field.alias: get_origin(field.annotation) is list for field in fields}
 
         async def answer(request: Request) -> Response:
             caller = await caller_of(request, Right.READ)
             query = query_of(request, known)
             try:
-                asked = wanted.validate_python(query if is_search else request.path_params["id"])
+                value = parameter.validate_python(query if is_search else request.path_params["id"])
             except ValidationError as exc:
-                raise RequestValidationError([{**one, "loc": (*place, *one["loc"])} for one in exc.errors()]) from None
-            response: Response = await function(request, caller, asked)
+                errors = [{**error, "loc": (*place, *error["loc"])} for error in exc.errors()]
+                raise RequestValidationError(errors) from None
+            response: Response = await function(request, caller, value)
             return response
 
         return answer
@@ -92,30 +93,30 @@ router: Final = APIRouter(
     response_model=schema.AsyncTaskPage,
     response_description="A page of tasks",
 )
-async def list_tasks(request: Request, caller: Reading, asked: Annotated[PageSearch, Query()]) -> Response:
+async def list_tasks(request: Request, caller: Reading, search: Annotated[PageSearch, Query()]) -> Response:
     """Tasks that match a search, newest first. Without the right `payloads` their values are left out."""
-    search = _searched(caller, asked)
+    parsed = _parsed(caller, search)
     values = caller.payloads
 
     def make(session: Connection) -> str:
         try:
-            found = page(
+            rows = page(
                 caller.reader,
                 session,
-                search.filter,
-                limit=asked.limit,
-                after=asked.cursor,
-                order=asked.order,
+                parsed.filter,
+                limit=search.limit,
+                after=search.cursor,
+                order=search.order,
                 columns=task_columns(caller.reader.dialect, values=values, naive=True),
             )
         except FilterError as exc:
             raise invalid("cursor", str(exc)) from None
         return document(
-            {"next": found.next, "complete": found.looked_back_to is None, "looked_back_to": found.looked_back_to},
-            results=array(task_document(row, values=values) for row in found.tasks),
+            {"next": rows.next, "complete": rows.looked_back_to is None, "looked_back_to": rows.looked_back_to},
+            results=array(task_document(row, values=values) for row in rows.tasks),
         )
 
-    return await _answer(request, caller, make, Reader.connection, cacheable=not search.relative)
+    return await _answer(request, caller, make, Reader.connection, cacheable=not parsed.relative)
 
 
 @router.get(
@@ -125,23 +126,23 @@ async def list_tasks(request: Request, caller: Reading, asked: Annotated[PageSea
     response_model=schema.AsyncTaskStatistics,
     response_description="Statistics of each name",
 )
-async def stats(request: Request, caller: Reading, asked: Annotated[Search, Query()]) -> Response:
+async def stats(request: Request, caller: Reading, search: Annotated[Search, Query()]) -> Response:
     """Statistics of the tasks that match a search, by name; of the last 24 hours if the search names no time."""
-    search = _searched(caller, asked)
+    parsed = _parsed(caller, search)
     end = caller.this_minute
-    wanted = with_time(search.filter, end)
+    within = with_time(parsed.filter, end)
 
     def make(session: Session) -> str:
-        found = statistics(caller.reader, session, wanted, end)
-        shown = schema.AsyncTaskNameStatistics
+        total = statistics(caller.reader, session, within, end)
+        shape = schema.AsyncTaskNameStatistics
         results = [
-            shown.of(one, per_minute=found.per_minute(one), wait=one.wait._asdict(), run=one.run._asdict())
-            for one in found.names
+            shape.of(name, per_minute=total.per_minute(name), wait=name.wait._asdict(), run=name.run._asdict())
+            for name in total.names
         ]
-        complete = found.looked_back_to is None
-        return document(schema.AsyncTaskStatistics.of(found, results=results, complete=complete))
+        complete = total.looked_back_to is None
+        return document(schema.AsyncTaskStatistics.of(total, results=results, complete=complete))
 
-    return await _answer(request, caller, make, Reader.session, end, cacheable=not search.relative)
+    return await _answer(request, caller, make, Reader.session, end, cacheable=not parsed.relative)
 
 
 @router.get(
@@ -176,8 +177,8 @@ async def attempts(request: Request, caller: Reading, task_id: TaskId) -> Respon
 
     def make(session: Session) -> str:
         rows = attempt_rows(caller.reader, session, found_task(caller, session, task_id))
-        shown = array(map(attempt_document, rows[:MAX_ATTEMPTS]))
-        return document({"complete": len(rows) <= MAX_ATTEMPTS}, results=shown)
+        results = array(map(attempt_document, rows[:MAX_ATTEMPTS]))
+        return document({"complete": len(rows) <= MAX_ATTEMPTS}, results=results)
 
     return await _answer(request, caller, make, Reader.session)
 
@@ -190,25 +191,27 @@ async def attempts(request: Request, caller: Reading, task_id: TaskId) -> Respon
     response_description="All tasks of the workflow",
     responses=problems(404),
 )
-async def whole_workflow(request: Request, caller: Reading, task_id: TaskId) -> Response:
+async def workflow_of(request: Request, caller: Reading, task_id: TaskId) -> Response:
     """The workflow of a task: chains, groups, chords, children, and steps that were never sent."""
 
     def make(session: Session) -> str:
-        found = workflow(caller.reader, session, found_task(caller, session, task_id))
+        tasks = workflow(caller.reader, session, found_task(caller, session, task_id))
+        shape = schema.AsyncTaskMember
         results = [
-            schema.AsyncTaskMember.of(one.member, parent_task_id=one.above, depth=one.depth, critical=one.critical)
-            for one in lineage(found.members)
+            shape.of(placed.member, parent_task_id=placed.above, depth=placed.depth, critical=placed.critical)
+            for placed in lineage(tasks.members)
         ]
-        return document({"results": results, "complete": not found.bounded})
+        return document({"results": results, "complete": not tasks.bounded})
 
     return await _answer(request, caller, make, Reader.session)
 
 
-def _searched(caller: Caller, asked: Search) -> ParsedSearch:
-    search = parse_search(asked, caller.now)
-    if in_values(search.filter.terms):
+def _parsed(caller: Caller, search: Search) -> ParsedSearch:
+    """Raises `ProblemError`, also where the search reads values that the caller may not see."""
+    parsed = parse_search(search, caller.now)
+    if in_values(parsed.filter.terms):
         caller.need(Right.PAYLOADS, "search")
-    return search
+    return parsed
 
 
 async def _answer(
@@ -216,12 +219,13 @@ async def _answer(
     caller: Caller,
     make: Callable[[S], str],
     read: Callable[[Reader], AbstractContextManager[S]],
-    *more: Hashable,
+    *depends: Hashable,
     cacheable: bool = True,
 ) -> Response:
-    """In one of the threads for this; a path stands for its tasks, with what the query says of them."""
-    who = (caller.access.customers, caller.payloads)  # two callers who have these in common see the same
-    key = (who, request.scope["path"], request.scope["query_string"], *more)
+    """The answer that ``make`` makes, in a thread of the service. ``depends``: what it depends on besides the caller,
+    the path and the query."""
+    scope = (caller.access.customers, caller.payloads)  # callers with the same scope get the same answer
+    key = (scope, request.scope["path"], request.scope["query_string"], *depends)
     answers = caller.service.answers
     return await caller.service.run(
         lambda: answers.answer(request, caller.reader, key, make, read, cacheable=cacheable)
@@ -235,8 +239,8 @@ def found_task(caller: Caller, session: Session | Connection, task_id: str, colu
 def found_task(
     caller: Caller, session: Session | Connection, task_id: str, columns: TaskColumns | None = None
 ) -> AsyncTask | TaskRow:
-    """The task, or its columns. Raises `ProblemError`."""
-    found: AsyncTask | TaskRow | None = exact(caller.reader, session, task_id, number_of(task_id), columns)
-    if found is None:
+    """The task with this `id` or Celery id; its ``columns`` where they are given. Raises `ProblemError`."""
+    task: AsyncTask | TaskRow | None = exact(caller.reader, session, task_id, number_of(task_id), columns)
+    if task is None:
         raise not_found(f"No task has the id {task_id[:80]!r}.")
-    return found
+    return task
