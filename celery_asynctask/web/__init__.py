@@ -1,1 +1,1 @@
-"""What the API and the console have in common: who asks, what they may, problems, and answers that are kept."""
+"""What the API and the console share: callers and their rights, problems, answers with ETags."""

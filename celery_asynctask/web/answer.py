@@ -1,10 +1,10 @@
-"""Answers: rows as the JSON of the API, with an ETag, and what makes an idle poll cost one read.
+"""Answers: rows as the JSON of the API, with an ETag, so that an idle poll costs one read.
 
 Names are in camelCase, times in UTC, values the text that the database has.
 
-The ETag is a digest of the answer, so it tells nobody of what the answer does not show. Beside it we keep at which
-revision of the store the answer was made: while that is the newest, the answer cannot be another, and a client that
-has it is told so without making it again.
+The ETag is a digest of the answer, so it reveals nothing that the answer does not show. Beside it we keep the revision
+of the store at which the answer was made: while that is the newest revision, the answer is unchanged, and a client that
+has it gets a 304 without the answer being made again.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from celery_asynctask.web.memory import Latest
 S = TypeVar("S")
 
 MAX_CACHED: Final = 1000
-"""Answers whose ETags are kept."""
+"""ETags that are kept, one per answer."""
 _TAG: Final = re.compile(r'(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")')
 
 
 class Answers:
-    """Answers of one server process; used by many threads."""
+    """The ETags of one server process; used by many threads."""
 
     def __init__(self) -> None:
         self._tags: Latest[Hashable, tuple[int, str]] = Latest(MAX_CACHED)
@@ -55,34 +55,34 @@ class Answers:
         media_type: str = "application/json",
         headers: Mapping[str, str] = {},
     ) -> Response:
-        """What ``make`` makes of what ``read`` gives, `Reader.session` or `Reader.connection`, or 304 where the client
-        has it already. ``key`` names the answer and who may see it; not ``lasting`` is one that changes as time goes
-        by. The answer may be of a later revision than the one it is kept with: then that is not the newest, and it is
-        made again."""
-        asked = request.headers.get("if-none-match", "")
+        """The text that ``make`` makes of what ``read`` gives (`Reader.session` or `Reader.connection`), or a 304 where
+        the client has it. ``key`` names the answer and who may see it; one that changes with time alone is not
+        ``cacheable``. An answer may be of a later revision than the one it is kept with: that one is no longer the
+        newest then, and the answer is made again."""
+        if_none_match = request.headers.get("if-none-match", "")
         at = None
-        if cacheable and asked:
+        if cacheable and if_none_match:
             known = self._newest
             with reader.connection(consistent=False) as connection:
                 at = revision(connection)
             kept = self._kept(key, at, known)
-            if kept is not None and _matches(asked, kept):
+            if kept is not None and _matches(if_none_match, kept):
                 return _unchanged(kept, headers)
         with read(reader) as session:
             body = make(session).encode()
         tag = f'"{hashlib.blake2b(body, digest_size=16).hexdigest()}"'
         if at is not None:
             self._keep(key, at, tag)
-        if _matches(asked, tag):
+        if _matches(if_none_match, tag):
             return _unchanged(tag, headers)
         return Response(body, media_type=media_type, headers={**headers, "ETag": tag})
 
     def _kept(self, key: Hashable, at: int | None, known: int) -> str | None:
-        """The tag of the answer at a revision that was read when ``known`` was the newest."""
+        """The tag of the answer at a revision, which was read when ``known`` was the newest; None: there is none."""
         with self._lock:
             if at is None:
                 return None
-            if at < known:  # the database was set back: what comes is not what was there at these numbers
+            if at < known:  # the database was restored: its revisions to come are not those that had these numbers
                 self._tags.clear()
                 self._newest = at
             self._newest = max(self._newest, at)  # another thread may have read a newer one meanwhile
@@ -91,12 +91,12 @@ class Answers:
 
     def _keep(self, key: Hashable, at: int, tag: str) -> None:
         with self._lock:
-            if at == self._newest:  # nobody asks for an older one, and one that is newer is of before a setting back
+            if at == self._newest:  # an older one is never looked up; a newer one is from before a restore
                 self._tags[key] = (at, tag)
 
 
-def _matches(asked: str, tag: str) -> bool:
-    return asked.strip() == "*" or tag in _TAG.findall(asked)
+def _matches(if_none_match: str, tag: str) -> bool:
+    return if_none_match.strip() == "*" or tag in _TAG.findall(if_none_match)
 
 
 def _unchanged(tag: str, headers: Mapping[str, str]) -> Response:
@@ -107,7 +107,7 @@ _encode: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separator
 
 
 def document(fields: Mapping[str, object], **raw: str) -> str:
-    """A JSON object of fields, by their names here, and of members that are JSON already."""
+    """A JSON object of fields, by their Python names, and of members that are JSON text already."""
     text = _encode({to_camel(name): value for name, value in fields.items()})
     members = "".join(f'"{to_camel(name)}":{value},' for name, value in raw.items())
     return f"{{{members}{text[1:]}" if fields else f"{{{members.rstrip(',')}}}"
@@ -121,16 +121,16 @@ def array(documents: Iterable[str]) -> str:
 _WRITE: Final[dict[type, Callable[[Any], str]]] = {
     str: json.encoder.encode_basestring,
     int: str,
-    dt.datetime: lambda at: f'"{at.isoformat("T", "microseconds")[:26]}Z"',  # `rfc3339`, without a call more
+    dt.datetime: lambda at: f'"{at.isoformat("T", "microseconds")[:26]}Z"',  # `rfc3339`, inlined for speed
     AsyncTaskStatus: lambda status: f'"{status.value}"',
     bool: {True: "true", False: "false"}.__getitem__,
     type(None): lambda _: "null",
 }
-"""By the type of a column's value: a third of the time that an encoder takes which is asked row by row."""
+"""By the type of a column's value: takes a third of the time of a JSON encoder called for each row."""
 
 
 def _members(names: Iterable[str], raw: Collection[str] = ()) -> list[tuple[str, bool]]:
-    """What stands before the value of each column, and whether the value is JSON already."""
+    """The text before the value of each column, and whether the value is JSON text already."""
     return [(f'{"," if number else "{"}"{to_camel(name)}":', name in raw) for number, name in enumerate(names)]
 
 
@@ -151,15 +151,15 @@ _ATTEMPT: Final = _members(ATTEMPT_COLUMNS)
 
 
 def task_document(row: TaskRow, *, values: bool) -> str:
-    """A row with `reader.task_columns`."""
+    """A row of `reader.task_columns` as JSON."""
     return _row(row, _TASK[values])
 
 
 def attempt_document(row: AttemptRow) -> str:
-    """A row with `reader.attempt_columns`."""
+    """A row of `reader.attempt_columns` as JSON."""
     return _row(row, _ATTEMPT)
 
 
 def json_response(fields: Mapping[str, object], status: int = 200) -> Response:
-    """An answer that is not asked for twice: a `document` of fields."""
+    """A `document` of fields as an answer without an ETag."""
     return Response(document(fields).encode(), status, media_type="application/json")

@@ -1,4 +1,4 @@
-"""What the ledger and the journal of this host say, for who sees all customers: events are of processes, not of
+"""The ledger and the journal of this host, for callers who see all customers: events belong to processes, not to
 customers."""
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from celery_asynctask.queries.completeness import completeness
 from celery_asynctask.queries.reader import Reader
 
 MAX_ACCOUNTS: Final = 5000
-"""Accounts that are kept: of the processes that live, then of those that were seen last."""
+"""Accounts that are kept: of living processes, then of those seen last."""
 
 
 class Health(NamedTuple):
-    """What the ledger and the journal say."""
+    """The state of the record, as far as this host can tell."""
 
     ledger: Ledger
     accounts: Mapping[str, Account]
@@ -28,21 +28,21 @@ class Health(NamedTuple):
     journal: str
     """``there``, ``none`` or ``unreadable``."""
     recorder: int | None
-    """Process that stores what is in this host's journal, `UNKNOWN_PID` where that is not told; None: nobody."""
+    """PID of the recorder of this host's journal, `UNKNOWN_PID` where it is not known; None: no recorder runs."""
 
     @property
     def oldest(self) -> dt.datetime | None:
-        """When the first of the events in the journal happened; None: there is none."""
+        """When the oldest event in the journal happened; None: the journal is empty."""
         return None if self.ledger.oldest is None else time_of(self.ledger.oldest)
 
 
 def health(reader: Reader, directory: Path) -> Health:
-    """Reads the whole journal in ``directory``, which may have a gigabyte. Raises `StoreError`."""
+    """Reads all of the journal in ``directory``, up to a gigabyte. Raises `StoreError`."""
     try:
         survey = survey_of(directory)
         journal, recorder = ("none", None) if survey is None else ("there", survey.recorder())
         ledger, accounts = completeness(reader, survey, everything=True, limit=MAX_ACCOUNTS)
-    except (JournalError, OSError):  # of another user: nothing is known of it
+    except (JournalError, OSError):  # the journal of another user
         journal, recorder = "unreadable", None
         ledger, accounts = completeness(reader, None, everything=True, limit=MAX_ACCOUNTS)
-    return Health(ledger, {one.source: one for one in accounts}, journal, recorder)
+    return Health(ledger, {account.source: account for account in accounts}, journal, recorder)

@@ -1,4 +1,4 @@
-"""What one server process remembers for some seconds; used by many threads."""
+"""Short-lived memory of one server process; used by many threads."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ K = TypeVar("K")
 T = TypeVar("T")
 
 SENT_SECONDS: Final = 120.0
-"""How long a task counts as just sent again. A recorder looks for what it is to store every minute at least; after that
-the record itself says so."""
+"""How long a task counts as just rerun. A recorder drains every minute at least: after that the record has the
+rerun."""
 MAX_RECENT: Final = 10_000
-"""Tasks that are remembered: the latest."""
+"""Reruns that are remembered, the latest ones."""
 
 
 class Latest(OrderedDict[K, T]):
-    """What was set last, of so many keys at most."""
+    """A mapping of the ``limit`` keys that were set last."""
 
     def __init__(self, limit: int) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Latest(OrderedDict[K, T]):
 
 
 class RecentReruns:
-    """Tasks that were just sent again, by their Celery ids: what the record does not say yet."""
+    """Celery ids of tasks that were just rerun: the record does not have their reruns yet."""
 
     def __init__(self) -> None:
         self._at: Latest[str, float] = Latest(MAX_RECENT)
@@ -48,7 +48,7 @@ class RecentReruns:
         return at is not None and time.monotonic() - at < SENT_SECONDS
 
     def add(self, task_id: str) -> bool:
-        """Note that the task is being sent; whether it was not noted before."""
+        """Note that the task is being rerun; False: it was noted before."""
         with self._lock:
             if task_id in self:
                 return False
@@ -56,14 +56,14 @@ class RecentReruns:
             return True
 
     def discard(self, task_id: str) -> None:
-        """It was not sent after all."""
+        """Forget a rerun that was not sent after all."""
         with self._lock:
             self._at.pop(task_id, None)
 
 
 class SingleFlightCache(Generic[T]):
-    """A value that takes long to make: one thread makes it, and others that ask meanwhile get the one before, or where
-    there is none, what comes of that."""
+    """A value that takes long to make. One thread makes it; meanwhile others get the previous value, or where there is
+    none, wait for it."""
 
     def __init__(self) -> None:
         self._made: Future[T] | None = None
@@ -71,14 +71,14 @@ class SingleFlightCache(Generic[T]):
         self._lock = Lock()
 
     def get(self, make: Callable[[], T], seconds: float) -> T:
-        """What ``make`` has returned not longer than so many seconds ago; somewhat longer while it is made anew. What
-        it raises is raised by its caller and all that wait for it, and by no later call."""
+        """The value that ``make`` returned at most ``seconds`` ago; an older one while it is made anew. What ``make``
+        raises is raised in its caller and in all that wait for it, not in later calls."""
         mine: Future[T] = Future()
         with self._lock:
             made = self._made or mine
             is_mine = made is mine or time.monotonic() >= self._until
             if is_mine:
-                self._made, self._until = made, math.inf  # nobody else makes it meanwhile
+                self._made, self._until = made, math.inf  # no other thread makes it meanwhile
         if not is_mine:
             return made.result()
         try:

@@ -1,4 +1,4 @@
-"""The parameters of a search: the grammar that the command line has, and one for each common field."""
+"""The parameters of a search: the grammar of the command line, and one parameter for each common field."""
 
 from __future__ import annotations
 
@@ -23,19 +23,21 @@ from celery_asynctask.queries.search.page import MAX_ROWS
 from celery_asynctask.web.problem import invalid
 from celery_asynctask.web.schema import AsyncTaskStatusEnum, StrictShape
 
-_KEYS: Final = {one.name: one.search for one in (*TASK, *ATTEMPT) if one.search is not None}
-"""The grammar's keys by column; parameters have the names of columns."""
+_KEYS: Final = {column.name: column.search for column in (*TASK, *ATTEMPT) if column.search is not None}
+"""Keys of the grammar by column; parameters have the names of columns."""
 _SIDES: Final = {"after": ">=", "before": "<"}
 """Operators by the second word of a time's parameter; the first word is the grammar's key."""
 _LAST: Final = dt.datetime(2999, 12, 31, tzinfo=dt.timezone.utc)
-"""Before 1970 and after this there is nothing, nor does every database know such times."""
+"""Times before 1970 and after this are clamped: no task has them, and not every database knows them."""
 _GLOB: Final = "; * matches any characters, ? one"
 _HOURS: Final = dt.timedelta(hours=25)
 
-ORDER_BY: Final[dict[str, Order]] = {f"{'-' if one.descending else ''}{to_camel(one.column)}": one for one in ORDERS}
+ORDER_BY: Final[dict[str, Order]] = {
+    f"{'-' if order.descending else ''}{to_camel(order.column)}": order for order in ORDERS
+}
 AsyncTaskOrdering: Any = enum.Enum(  # type: ignore[misc]
     "AsyncTaskOrdering",
-    {f"{name.lstrip('-')}{'Descending' if one.descending else ''}": name for name, one in ORDER_BY.items()},
+    {f"{name.lstrip('-')}{'Descending' if order.descending else ''}": name for name, order in ORDER_BY.items()},
     type=str,
     module=__name__,
 )
@@ -43,34 +45,34 @@ AsyncTaskOrdering.__doc__ = "Time to sort tasks by; with - newest first. Tasks w
 
 
 def _rfc3339(value: object) -> object:
-    """What the document says. Pydantic would take a bare number, too, and guess what it counts."""
+    """Refuses what the document does not allow: Pydantic would take a bare number, too, and guess its unit."""
     if not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9:.]{5,}([Zz]|[+-][0-9]{2}:[0-9]{2})", str(value)):
         raise ValueError("must be a time with a zone, such as 2026-01-31T14:05:00Z")
     return value
 
 
-# A parameter is left out, and never null: the document does not have that, and clients do not send it.
+# A parameter is left out, never null: the document has no null, and clients do not send it.
 _Text = str | SkipJsonSchema[None]
 _Number = Annotated[int, Field(ge=-MAX_INTEGER, le=MAX_INTEGER)] | SkipJsonSchema[None]
 _Time = Annotated[AwareDatetime, BeforeValidator(_rfc3339)] | SkipJsonSchema[None]
 
 
-def _text(meaning: str, note: str = "") -> Any:
+def _text(description: str, note: str = "") -> Any:
     return Field(
         None,
-        description=f"{meaning}{note}",
+        description=f"{description}{note}",
         min_length=1,
         max_length=MAX_LENGTH,
         json_schema_extra={"format": "asynctask-text"},
     )
 
 
-def _number(meaning: str) -> Any:
-    return Field(None, description=meaning, json_schema_extra={"format": "int64"})
+def _number(description: str) -> Any:
+    return Field(None, description=description, json_schema_extra={"format": "int64"})
 
 
 class Search(StrictShape):
-    """What is looked for; everything must hold."""
+    """A search; a task must match all parameters."""
 
     search: str = Field(
         "",
@@ -104,7 +106,7 @@ class Search(StrictShape):
 
 
 class PageSearch(Search):
-    """What is looked for, in which order, and which page of it."""
+    """A search, its order, and a page of its results."""
 
     ordering: AsyncTaskOrdering = Field(AsyncTaskOrdering("-createdAt"), description=AsyncTaskOrdering.__doc__)
     cursor: _Text = Field(
@@ -118,31 +120,31 @@ class PageSearch(Search):
 
     @property
     def order(self) -> Order:
-        """The order that it names."""
+        """The order that ``ordering`` names."""
         return ORDER_BY[self.ordering.value]
 
 
 class ParsedSearch(NamedTuple):
-    """A search that was understood."""
+    """A search, parsed."""
 
     filter: Filter
     relative: bool
-    """Whether it means something else tomorrow: it counts time from now."""
+    """Whether it counts time from now, and so finds other tasks tomorrow."""
 
 
 def in_values(terms: Iterable[Term]) -> bool:
-    """Whether terms look into the values of tasks. The name of its schedule is none, though the content has it."""
+    """Whether terms search the values of tasks. The name of the schedule is no value, although the content holds it."""
     return any(term.key in JSON_KEYS for term in terms)
 
 
-def parse_search(asked: Search, now: dt.datetime) -> ParsedSearch:
+def parse_search(search: Search, now: dt.datetime) -> ParsedSearch:
     """Raises `ProblemError`, which names the parameter."""
-    terms, relative = searched(asked.search, now)
-    if asked.status:
-        values = dict.fromkeys(one.value for one in asked.status)
-        terms.append(Term("status", (), tuple(Value("=", one) for one in values), False))
+    terms, relative = searched(search.search, now)
+    if search.status:
+        statuses = dict.fromkeys(status.value for status in search.status)
+        terms.append(Term("status", (), tuple(Value("=", status) for status in statuses), False))
     for name, field in Search.model_fields.items():
-        match getattr(asked, name):
+        match getattr(search, name):
             case str(text) if name in _KEYS:
                 terms.append(_term(field.alias or name, _KEYS[name], text, now))
             case int(number) if name in _KEYS:
@@ -169,8 +171,8 @@ def searched(text: str, now: dt.datetime) -> tuple[list[Term], bool]:
 
 
 def _term(parameter: str, key: str, text: str, now: dt.datetime) -> Term:
-    """A parameter is one text: nothing in it but the wildcards means anything."""
-    quoted = "".join(one if one in "*?" else f'"\\{one}"' if one in '"\\' else f'"{one}"' for one in text)
+    """The term of a parameter, whose text is one value: only wildcards have a meaning in it. Raises `ProblemError`."""
+    quoted = "".join(char if char in "*?" else f'"\\{char}"' if char in '"\\' else f'"{char}"' for char in text)
     try:
         return parse_value(key, quoted, now)
     except FilterError as exc:

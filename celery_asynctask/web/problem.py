@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problem details: a stable ``type``, the status, and a sentence that says what to do."""
+"""Errors as RFC 9457 problem details: a stable ``type``, the status, and a detail that says what to do."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from celery_asynctask.errors import NoTablesError, StoreError, logger
 
 MEDIA_TYPE: Final = "application/problem+json"
 HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-"""Of every answer."""
+"""Headers of every answer."""
 TITLES: Final = {
     "invalid-parameter": "Invalid parameter",
     "unauthenticated": "Credentials required",
@@ -32,7 +32,7 @@ TITLES: Final = {
     "broker-unavailable": "Broker unavailable",
     "internal-error": "Internal error",
 }
-"""Problem types, which never change their names, and their titles."""
+"""Titles of the problem types, whose names never change."""
 
 
 NO_TABLES: Final = (
@@ -42,19 +42,17 @@ NO_TABLES: Final = (
 
 
 class Problem(BaseModel):
-    """An error, as RFC 9457 has it."""
+    """An error, as RFC 9457 defines it."""
 
-    type: str = Field(description="Stable name of the kind of problem, a URN")
-    title: str = Field(description="The kind of problem in words")
+    type: str = Field(description="Stable name of the problem type, a URN")
+    title: str = Field(description="Title of the problem type")
     status: int = Field(description="HTTP status code")
     detail: str = Field(description="What happened, and what to do")
-    parameter: str | SkipJsonSchema[None] = Field(
-        default=None, description="Name of the parameter or field that is not allowed"
-    )
+    parameter: str | SkipJsonSchema[None] = Field(default=None, description="Name of the invalid parameter or field")
 
 
 class ProblemError(Exception):
-    """Raised where a request is answered by a problem; ``kind`` is a key of `TITLES`."""
+    """Ends a request with a problem; ``kind`` is a key of `TITLES`."""
 
     def __init__(
         self, kind: str, status: int, detail: str, *, parameter: str | None = None, headers: Mapping[str, str] = {}
@@ -67,7 +65,7 @@ class ProblemError(Exception):
         self.headers = dict(headers)
 
     def response(self) -> JSONResponse:
-        """The answer."""
+        """The problem as an answer."""
         content = Problem(
             type=f"urn:problem-type:celery-asynctask:{self.kind}",
             title=TITLES[self.kind],
@@ -79,17 +77,17 @@ class ProblemError(Exception):
 
 
 def invalid(parameter: str, detail: str) -> ProblemError:
-    """A parameter, or a field of a body, that is not allowed."""
+    """The problem of a parameter, or of a field of a body, that is not allowed."""
     return ProblemError("invalid-parameter", 422, detail, parameter=parameter)
 
 
 def not_found(detail: str) -> ProblemError:
-    """What is not there, or not for this caller."""
+    """The problem of what does not exist, or not for this caller."""
     return ProblemError("not-found", 404, detail)
 
 
 def _of_http(_request: Request, exc: Exception) -> JSONResponse:
-    """Of Starlette's router."""
+    """Of Starlette's router, or of the function `asynctask_access`."""
     assert isinstance(exc, HTTPException)
     if exc.status_code == 405:
         allowed = (exc.headers or {}).get("Allow", "")
@@ -97,23 +95,23 @@ def _of_http(_request: Request, exc: Exception) -> JSONResponse:
         return ProblemError("method-not-allowed", 405, detail, headers=exc.headers or {}).response()
     if exc.status_code == 404:
         return not_found("This path does not exist. openapi.json lists all paths.").response()
-    if exc.status_code in (401, 403):  # raised by the function `asynctask_access`
+    if exc.status_code in (401, 403):  # of that function
         kind = "unauthenticated" if exc.status_code == 401 else "forbidden"
         return ProblemError(kind, exc.status_code, f"{exc.detail}.", headers=exc.headers or {}).response()
-    if exc.status_code == 400:  # of a body that is no JSON, or not of this encoding
+    if exc.status_code == 400:  # a body that is not JSON, or not in UTF-8
         return invalid("body", f"{exc.detail}.").response()
-    # Whatever else that function raises is the user's: a redirection to where one logs in, a limit.
+    # Any other status is that function's own: a redirect to a login, a rate limit.
     title = HTTPStatus(exc.status_code).phrase
     content = {"type": "about:blank", "title": title, "status": exc.status_code, "detail": str(exc.detail)}
     return JSONResponse(content, exc.status_code, headers=exc.headers, media_type=MEDIA_TYPE)
 
 
 def _of_validation(_request: Request, exc: Exception) -> JSONResponse:
-    """The first of what FastAPI found wrong; its place is such as ``("query", "limit")``, with more behind it for one
-    of a list, or of several types."""
+    """The first error that FastAPI found. Its place is such as ``("query", "limit")``, with more parts for an item of a
+    list or a union of types."""
     assert isinstance(exc, RequestValidationError)
     first = exc.errors()[0]
-    # Of a body that is no JSON, the place is that of a character.
+    # For a body that is not JSON, the second part is the position of a character.
     named = len(first["loc"]) > 1 and first["type"] != "json_invalid"
     parameter = str(first["loc"][1 if named else 0])
     return invalid(parameter, f"{parameter}: {first['msg'].removeprefix('Value error, ')}.").response()
@@ -124,7 +122,7 @@ Handlers = dict[type[Exception], Callable[[Request, Exception], Response]]
 
 def handlers(answer: Callable[[Request, ProblemError], Response], unreadable: str) -> Handlers:
     """The exception handlers that the API and the console share. ``answer`` makes the response to a problem;
-    ``unreadable`` is the problem's detail where the database cannot be read."""
+    ``unreadable`` is the detail where the database cannot be read."""
 
     def of_ours(request: Request, exc: Exception) -> Response:
         assert isinstance(exc, ProblemError)
@@ -135,9 +133,9 @@ def handlers(answer: Callable[[Request, ProblemError], Response], unreadable: st
         detail = NO_TABLES if isinstance(exc, NoTablesError) else unreadable
         return answer(request, ProblemError("database-unavailable", 503, detail, headers={"Retry-After": "5"}))
 
-    def of_any(request: Request, _exc: Exception) -> Response:  # Starlette raises it once more: the server logs it
+    def of_any(request: Request, _exc: Exception) -> Response:  # Starlette raises it again, and the server logs it
         detail = "The fault is in this server, not in your request. The server's log has the details."
-        # Starlette answers with this outside of all middleware: nothing else adds the headers.
+        # Starlette sends this answer outside all middleware, which would add the headers.
         return answer(request, ProblemError("internal-error", 500, detail, headers=HEADERS))
 
     return {ProblemError: of_ours, StoreError: of_store, Exception: of_any}
@@ -151,4 +149,4 @@ HANDLERS: Final[Handlers] = {
     RequestValidationError: _of_validation,
     HTTPException: _of_http,
 }
-"""The API's: they answer every error with a problem."""
+"""The API's exception handlers: every error becomes a problem."""

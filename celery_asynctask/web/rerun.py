@@ -1,4 +1,4 @@
-"""Sending a task again for who asks a server: once, unless it is wanted again, and with a problem where it is not."""
+"""Reruns for callers of a server: one per task unless the caller overrides that; a refusal is a problem."""
 
 from __future__ import annotations
 
@@ -21,29 +21,30 @@ from celery_asynctask.web.service import Caller
 _JUST_SENT: Final = Reason(Code.JUST_SENT, remedy="again")
 
 
-def preview(caller: Caller, task: AsyncTask, how: Options) -> Candidate:
-    """What sending a task again would mean. Raises `ProblemError` where this server cannot."""
-    one = _candidate(caller, task, how)
-    if not one.refusals and not how.again and task.celery_task_id in caller.service.sent:
-        return one._replace(refusals=[_JUST_SENT])
-    return one
+def preview(caller: Caller, task: AsyncTask, options: Options) -> Candidate:
+    """The rerun of a task, with its refusals and remarks; nothing is sent. Raises `ProblemError` where this server
+    cannot rerun tasks."""
+    candidate = _candidate(caller, task, options)
+    if not candidate.refusals and not options.again and task.celery_task_id in caller.service.sent:
+        return candidate._replace(refusals=[_JUST_SENT])
+    return candidate
 
 
 def send_again(
-    caller: Caller, task: AsyncTask, how: Options, by: str, remedies: Mapping[str, str]
+    caller: Caller, task: AsyncTask, options: Options, by: str, remedies: Mapping[str, str]
 ) -> tuple[Candidate, str]:
-    """Send a task again, for ``by``; what was sent, and its new task id. Raises `ProblemError` where it was not."""
+    """Rerun a task, for ``by``: the rerun, and its new task id. Raises `ProblemError` where nothing was sent."""
     app, sent = caller.service.celery, caller.service.sent
-    one = _candidate(caller, task, how)
-    if one.refusals:
-        raise refused(one.refusals, remedies)
+    candidate = _candidate(caller, task, options)
+    if candidate.refusals:
+        raise refused(candidate.refusals, remedies)
     with _set_up():
         rerun.link(app)
     is_first = sent.add(task.celery_task_id)
-    if not is_first and not how.again:
+    if not is_first and not options.again:
         raise refused([_JUST_SENT], remedies)
     try:
-        return one, _send(app, one, by)
+        return candidate, _send(app, candidate, by)
     except ProblemError:
         if is_first:
             sent.discard(task.celery_task_id)
@@ -52,7 +53,7 @@ def send_again(
 
 @contextmanager
 def _set_up() -> Iterator[None]:
-    """Answer what this server is not set up for; how it is, is not for those who ask."""
+    """Turns errors of the server's setup into a problem; their text is for the log, not for callers."""
     try:
         yield
     except AsyncTaskError as exc:
@@ -61,28 +62,28 @@ def _set_up() -> Iterator[None]:
         raise ProblemError("refused", 409, detail) from exc
 
 
-def refused(why: Iterable[Reason], remedies: Mapping[str, str] = {}) -> ProblemError:
-    """A task is not sent again. ``remedies`` as in `present.reasons.reason`."""
-    return ProblemError("refused", 409, f"Not rerun: {'; '.join(reasons(why, remedies))}.")
+def refused(refusals: Iterable[Reason], remedies: Mapping[str, str] = {}) -> ProblemError:
+    """The problem of a task that is not rerun. ``remedies`` as in `present.reasons.reason`."""
+    return ProblemError("refused", 409, f"Not rerun: {'; '.join(reasons(refusals, remedies))}.")
 
 
-def _send(app: Any, one: Candidate, by: str) -> str:
+def _send(app: Any, candidate: Candidate, by: str) -> str:
     """The new task id. Raises `ProblemError`."""
     is_reached = False
     try:
         rerun.reach_broker(app)
         is_reached = True
-        return rerun.send(app, one, by)
+        return rerun.send(app, candidate, by)
     except Exception as exc:
-        logger.error("%s could not be rerun: %s: %s", one.task.celery_task_id, type(exc).__name__, exc)
+        logger.error("%s could not be rerun: %s: %s", candidate.task.celery_task_id, type(exc).__name__, exc)
         if is_reached and not rerun.is_unreachable(app, exc):
             raise refused([Reason(Code.UNSENDABLE)]) from exc
         detail = "Not rerun: the broker could not be reached. The server's log says why; try again later."
         raise ProblemError("broker-unavailable", 503, detail, headers={"Retry-After": "5"}) from exc
 
 
-def _candidate(caller: Caller, task: AsyncTask, how: Options) -> Candidate:
-    """Raises `ProblemError` where this server cannot send anything."""
+def _candidate(caller: Caller, task: AsyncTask, options: Options) -> Candidate:
+    """Raises `ProblemError` where this server cannot rerun tasks."""
     app = caller.service.celery
     with _set_up():
         rerun.prepare(app)
@@ -90,8 +91,8 @@ def _candidate(caller: Caller, task: AsyncTask, how: Options) -> Candidate:
         before = reruns(caller.reader, session, [task])
         came_by = routing_keys(session, [task]).get(task.celery_task_id)
     earlier = before.by_task.get(task.celery_task_id, ())
-    one = rerun.assess(app, task, how, earlier, came_by, values=caller.payloads)
+    candidate = rerun.assess(app, task, options, earlier, came_by, values=caller.payloads)
     if before.looked_back_to is None:
-        return one
+        return candidate
     bounded = Reason(Code.BOUNDED, {"tasks": MAX_SCANNED, "since": rfc3339(before.looked_back_to)})
-    return one._replace(remarks=[*one.remarks, bounded])
+    return candidate._replace(remarks=[*candidate.remarks, bounded])

@@ -1,7 +1,7 @@
-"""The shapes of what is asked and answered, as the OpenAPI document shows them; `document` makes the answers.
+"""The shapes of requests and answers in the OpenAPI document; `answer.document` makes the answers.
 
-``AsyncTask`` is the resource that generated clients know: names, types, order, descriptions and flags of its
-properties are what they are built on.
+``AsyncTask`` is the resource that generated clients know: they are built on the names, types, order, descriptions and
+flags of its properties.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ AsyncTaskStatusEnum: Any = enum.Enum(  # type: ignore[misc]
 )
 AsyncTaskStatusEnum.__doc__ = "Where a task stands."
 Long = Annotated[int, WithJsonSchema({"type": "integer", "format": "int64"})]
-"""A number that may have 64 bits: clients in languages where an integer has 32 must know."""
+"""A number of up to 64 bits, for clients in languages whose integers have 32."""
 
 
 class Shape(BaseModel):
@@ -34,26 +34,26 @@ class Shape(BaseModel):
 
     @classmethod
     def of(cls, source: object, **others: object) -> dict[str, object]:
-        """The properties of this shape by their names in JSON: attributes of ``source``, or ``others`` where they are
-        given."""
+        """The properties of this shape, by their names in JSON, from ``others`` or else from attributes of
+        ``source``."""
         return {alias: others[name] if name in others else getattr(source, name) for name, alias in _names(cls)}
 
 
 @cache
 def _names(shape: type[Shape]) -> list[tuple[str, str]]:
-    """Of a shape's properties, here and in JSON; kept, for a workflow has thousands of members."""
+    """Names of a shape's properties, in Python and in JSON; cached, because a workflow has thousands of members."""
     return [(name, str(field.alias)) for name, field in shape.model_fields.items()]
 
 
 class StrictShape(Shape):
-    """Base of what is sent to us: nothing that is not known."""
+    """Base of what callers send: unknown names are refused."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class Body(StrictShape):
-    """Base of what is sent as JSON, which has types of its own: no "yes" is true. Its names are those of the document
-    alone."""
+    """Base of JSON bodies. JSON has types of its own, so nothing is converted ("yes" is not true); names are those of
+    the document alone."""
 
     model_config = ConfigDict(strict=True, validate_by_name=False)
 
@@ -69,22 +69,22 @@ _TYPES: Final[Mapping[columns.Type, Any]] = {
 }
 
 
-def _type_of(one: columns.Column) -> Any:
-    found = _TYPES.get(one.type, str)
-    return found | None if one.nullable and found is not Any else found
+def _type_of(column: columns.Column) -> Any:
+    kind = _TYPES.get(column.type, str)
+    return kind | None if column.nullable and kind is not Any else kind
 
 
-def _property(one: columns.Column, about: columns.Property) -> Any:
+def _property(column: columns.Column, about: columns.Property) -> Any:
     if about.required:
-        return _type_of(one), Field(json_schema_extra={"readOnly": True} if about.read_only else None)
-    return _type_of(one), Field(None, description=about.description or None)
+        return _type_of(column), Field(json_schema_extra={"readOnly": True} if about.read_only else None)
+    return _type_of(column), Field(None, description=about.description or None)
 
 
-# Described property by property; more would show in the clients' page.
+# No docstring: it would show in the clients' page of the resource.
 AsyncTask: Any = create_model(
     "AsyncTask",
     __base__=Shape,
-    **{one.name: _property(one, one.api) for one in columns.TASK if one.api is not None},
+    **{column.name: _property(column, column.api) for column in columns.TASK if column.api is not None},
 )
 
 
@@ -102,9 +102,9 @@ class AsyncTaskPage(Shape):
 _RUN: Final[dict[str, Any]] = {
     "attempt": (int, Field(description="Number of the attempt, from 1")),
     **{
-        one.name: (_type_of(one), Field(description=one.api.description))
-        for one in columns.ATTEMPT
-        if one.api is not None
+        column.name: (_type_of(column), Field(description=column.api.description))
+        for column in columns.ATTEMPT
+        if column.api is not None
     },
 }
 AsyncTaskAttempt: Any = create_model(

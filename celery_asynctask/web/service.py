@@ -1,7 +1,7 @@
-"""Who asks a server, for which customers and with which rights; and what all requests share: settings and the database.
+"""The callers of a server, with their customers and rights; and what all requests share: settings and the database.
 
-Closed: without a token of `asynctask_tokens`, or what the function `asynctask_access` says, nothing is answered. Only
-a server that listens to this host alone (`serve`) reads for whoever is on it, where nothing else is configured.
+Closed by default: a request needs a token of `asynctask_tokens`, or the consent of the function `asynctask_access`.
+Only where neither is configured, a server that listens to this host alone (`serve`) lets everybody on the host read.
 """
 
 from __future__ import annotations
@@ -33,49 +33,49 @@ T = TypeVar("T")
 QUERY_SECONDS: Final = 10
 """How long a query may take before the database stops it."""
 THREADS: Final = 6
-"""Queries at a time: one Python process makes no more answers by asking for more at once."""
+"""Queries at a time. With more, one Python process would not answer faster."""
 MAX_WAITING: Final = 200
-"""Requests that wait for one of them."""
+"""Requests that may wait for one of the threads."""
 KEPT_SECONDS: Final = 5.0
-"""How long a `Health` is answered with before it is made anew."""
+"""How long a `Health` is kept."""
 _POOL: Final = {"pool_size": THREADS, "max_overflow": THREADS, "pool_timeout": 5}
-"""Connections are kept, for making one takes longer than most queries."""
+"""Connections are kept: to open one takes longer than most queries."""
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 Function = Callable[[Request], object]
-"""`asynctask_access`: gives an `Access` or None, or a coroutine of that."""
+"""`asynctask_access`: returns an `Access` or None, or a coroutine of that."""
 
 _FORWARDED: Final = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
-"""Headers of proxies: who sent the request is not on this host."""
+"""Headers of proxies: the request may come from another host."""
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
 @dataclass(frozen=True)
 class Access:
-    """What a caller may see and do; also what the function `asynctask_access` returns."""
+    """What a caller may see and do. The function `asynctask_access` returns one, or None for an unknown caller."""
 
     customers: Set[int] | None = field(default_factory=frozenset)
-    """Customers whose tasks are seen; None: all tasks, also those of no customer. By default none at all."""
+    """Customers whose tasks the caller sees; None: all tasks, also those without a customer. By default no tasks."""
     rights: Set[Right | str] = frozenset({Right.READ})
-    """Of `Right`, or their names."""
+    """Members of `Right`, or their names."""
     name: str = ""
-    """Who it is: recorded with what the caller does."""
+    """Name of the caller, recorded with reruns and logged with purges."""
 
     def __post_init__(self) -> None:
-        """Raises `TypeError` and `ValueError` for what is none of this: a slip here must not open anything."""
+        """Raises `TypeError` and `ValueError` for wrong values: a slip must not grant anything."""
         customers = self.customers
         if customers is not None:
             if isinstance(customers, (str, bytes, Mapping)):
-                raise TypeError(f"customers is a {type(customers).__name__}, and not None or a set of numbers")
+                raise TypeError(f"customers must be None or a set of numbers, not a {type(customers).__name__}")
             customers = frozenset(customers)
-            if not all(isinstance(one, int) and not isinstance(one, bool) for one in customers):
-                raise TypeError("customers are numbers")
+            if not all(isinstance(customer, int) and not isinstance(customer, bool) for customer in customers):
+                raise TypeError("customers must be numbers")
         if not isinstance(self.rights, (set, frozenset, list, tuple)):
-            raise TypeError(f"rights is a {type(self.rights).__name__}, and not a set of names")
+            raise TypeError(f"rights must be a set of names, not a {type(self.rights).__name__}")
         object.__setattr__(self, "customers", customers)
-        object.__setattr__(self, "rights", frozenset(Right(one) for one in self.rights))
+        object.__setattr__(self, "rights", frozenset(Right(right) for right in self.rights))
         if not isinstance(self.name, str):
-            raise TypeError(f"name is a {type(self.name).__name__}, and not a str")
+            raise TypeError(f"name must be a str, not a {type(self.name).__name__}")
 
     def may(self, right: Right) -> bool:
         """Whether the caller has a right."""
@@ -83,11 +83,11 @@ class Access:
 
 
 class Authenticator:
-    """Lets requests in."""
+    """Finds the `Access` of a request."""
 
     def __init__(self, settings: Settings, *, loopback: bool = False) -> None:
-        """``loopback``: the server listens to this host alone. Raises `SettingsError` for a function that is not
-        there."""
+        """``loopback``: the server listens to this host alone. Raises `SettingsError` for a function that cannot be
+        imported."""
         self._tokens = {
             name: (
                 grant["sha256"].lower().encode(),
@@ -120,12 +120,12 @@ class Authenticator:
         return self._function is not None
 
     async def access(self, request: Request, kept: str | None = None) -> Access:
-        """What a request may see and do, or who has the token ``kept``. Raises `ProblemError`, and whatever the user's
-        function raises."""
-        if self._function is not None and (found := await _asked(self._function, request)) is not None:
-            return found
+        """What a request may see and do; ``kept`` is a token from a cookie. Raises `ProblemError`, and whatever the
+        user's function raises."""
+        if self._function is not None and (access := await _call(self._function, request)) is not None:
+            return access
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" and kept and self.has_credentials:  # a proxy's own "Basic" is not for us
+        if scheme.lower() != "bearer" and kept and self.has_credentials:  # "Basic" is for a proxy
             scheme, token = "bearer", kept
         if scheme.lower() == "bearer" and token:
             if (holder := self.holder(token.strip())) is not None:
@@ -137,7 +137,7 @@ class Authenticator:
         )
 
     def holder(self, token: str) -> Access | None:
-        """What whoever has a token may see and do; None: nobody has it."""
+        """What the holder of a token may see and do; None: the token is unknown."""
         digest = hashed(token).encode()
         return next((access for known, access in self._tokens.values() if hmac.compare_digest(known, digest)), None)
 
@@ -154,25 +154,25 @@ class Authenticator:
         return "No token. Send one: Authorization: Bearer …"
 
 
-async def _asked(function: Function, request: Request) -> Access | None:
+async def _call(function: Function, request: Request) -> Access | None:
     if inspect.iscoroutinefunction(function):
-        found = await function(request)
+        access = await function(request)
     else:
-        found = await run_in_threadpool(function, request)
-    if found is not None and not isinstance(found, Access):
-        raise TypeError(f"asynctask_access returned a {type(found).__name__}, and not an Access or None")
-    return found
+        access = await run_in_threadpool(function, request)
+    if access is not None and not isinstance(access, Access):
+        raise TypeError(f"asynctask_access must return an Access or None, not a {type(access).__name__}")
+    return access
 
 
 def _here(request: Request) -> Access:
-    """Of whoever is on this host, where no credentials are configured. A browser on it may be sent here by a page from
-    elsewhere, whose name then stands in Host; and a proxy on it passes on what comes from outside: one that says so, or
-    speaks HTTP/1.0, as nginx did until 1.29."""
+    """The access of everybody on this host, where no credentials are configured. Two kinds of requests only seem to
+    come from here: a page of another site may send a browser here by a name of its own, which is in Host then; and a
+    proxy passes on requests from outside, with its headers or in HTTP/1.0, as nginx did until 1.29."""
     host = request.headers.get("host", "")
     name = host if host.endswith("]") else host.rpartition(":")[0] or host
     if (
         name.lower() not in _LOOPBACK
-        or any(one in request.headers for one in _FORWARDED)
+        or any(header in request.headers for header in _FORWARDED)
         or request.scope["http_version"] == "1.0"
     ):
         raise ProblemError(
@@ -185,7 +185,7 @@ def _here(request: Request) -> Access:
 
 
 class Service:
-    """Of one ASGI application."""
+    """What the requests of one ASGI application share."""
 
     def __init__(self, celery: Any, settings: Settings, *, loopback: bool = False) -> None:
         """``loopback`` as in `Authenticator`. Raises `SettingsError`."""
@@ -198,19 +198,19 @@ class Service:
         options = engine_options(settings.engine_options, **_POOL)
         self._reader = Reader(settings.url, options, seconds=QUERY_SECONDS)
         self._checked = False
-        self._asked = 0
+        self._requests = 0
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Do what asks the database in a thread; of ours, for a host application needs its own. Raises `ProblemError`
-        where too many wait, and what ``work`` raises."""
-        if self._asked >= THREADS + MAX_WAITING:
+        """Run ``work``, which queries the database, in a thread; in one of our own, because a host application needs
+        its threads. Raises `ProblemError` where too many requests wait, and what ``work`` raises."""
+        if self._requests >= THREADS + MAX_WAITING:
             detail = f"{MAX_WAITING} requests are waiting for the database. Send fewer requests, and try again."
             raise ProblemError("busy", 503, detail, headers={"Retry-After": "1"})
-        self._asked += 1
+        self._requests += 1
         try:
             return await to_thread.run_sync(work, limiter=self._threads)
         finally:
-            self._asked -= 1
+            self._requests -= 1
 
     @cached_property
     def _threads(self) -> CapacityLimiter:
@@ -218,19 +218,19 @@ class Service:
 
     @property
     def reader(self) -> Reader:
-        """The database, found to have our tables. Raises `StoreError`."""
+        """The database, once its schema was checked. Raises `StoreError`."""
         if not self._checked:
-            self._reader.check_schema()  # by several threads at once, perhaps: none waits for a database that is away
+            self._reader.check_schema()  # without a lock: threads must not wait for each other if the database is away
             self._checked = True
         return self._reader
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         self._reader.close()
 
 
 class Caller:
-    """Who makes a request, and what that reaches: there is no other way to a task than by the `reader` here."""
+    """The caller of a request. Its `reader` is the only way to a task, and sees the caller's customers alone."""
 
     def __init__(self, access: Access, service: Service) -> None:
         self.access = access
@@ -239,22 +239,22 @@ class Caller:
 
     @cached_property
     def reader(self) -> Reader:
-        """The database, of which the caller's customers are seen. Raises `StoreError`."""
+        """The database, scoped to the caller's customers. Raises `StoreError`."""
         return self.service.reader.scoped(self.access.customers)
 
     @property
     def this_minute(self) -> dt.datetime:
-        """Its end: the same for who looks every second."""
+        """The end of this minute: the same for all requests within it, so that their answers can be too."""
         return self.now.replace(second=0, microsecond=0) + dt.timedelta(minutes=1)
 
     @property
     def payloads(self) -> bool:
-        """Whether the caller may see the tasks' values."""
+        """Whether the caller may see the values of tasks."""
         return self.access.may(Right.PAYLOADS)
 
     def health(self) -> Health:
-        """The ledger and the journal of this host, read anew every `KEPT_SECONDS` at most; only for callers who see all
-        customers. Raises `StoreError`."""
+        """The ledger and the journal of this host, `KEPT_SECONDS` old at most. Raises `ProblemError` for callers who do
+        not see all customers, and `StoreError`."""
         if self.access.customers is not None:
             raise ProblemError(
                 "forbidden",
@@ -265,7 +265,7 @@ class Caller:
         return self.service.health.get(make, KEPT_SECONDS)
 
     def need(self, right: Right, parameter: str | None = None) -> None:
-        """Raises `ProblemError` where the caller does not have the right."""
+        """Raises `ProblemError` unless the caller has the right; ``parameter`` is what needs it."""
         if not self.access.may(right):
             what = f"{parameter} needs" if parameter else "This needs"
             detail = f"{what} the right {right.value!r}. The operator of this server can grant it."
@@ -273,32 +273,31 @@ class Caller:
 
 
 async def caller_of(request: Request, *rights: Right, kept: str | None = None) -> Caller:
-    """The caller of a request, who has all these rights; ``kept`` as in `Authenticator.access`. Raises
-    `ProblemError`."""
+    """The caller of a request, with all these rights; ``kept`` as in `Authenticator.access`. Raises `ProblemError`."""
     service: Service = request.app.state.asynctask
-    found = Caller(await service.authenticator.access(request, kept), service)
+    caller = Caller(await service.authenticator.access(request, kept), service)
     for right in rights:
-        found.need(right)
+        caller.need(right)
     if request.method not in _SAFE:
         same_site(request)
-    return found
-
-
-def needing(right: Right) -> Callable[[Request], Awaitable[Caller]]:
-    """A dependency: the caller, who has the right, of an operation that has no query. On a route that finds the caller
-    itself (`http.tasks.ReadingRoute`) it is for the document alone. Raises `ProblemError`."""
-
-    async def caller(request: Request) -> Caller:
-        found = await caller_of(request, right)
-        query_of(request, {})
-        return found
-
     return caller
 
 
+def needing(right: Right) -> Callable[[Request], Awaitable[Caller]]:
+    """A dependency of operations without a query: the caller, with the right. `http.tasks.ReadingRoute` finds the
+    caller itself; there it is for the document alone. Raises `ProblemError`."""
+
+    async def dependency(request: Request) -> Caller:
+        caller = await caller_of(request, right)
+        query_of(request, {})
+        return caller
+
+    return dependency
+
+
 def query_of(request: Request, known: Mapping[str, bool]) -> dict[str, str | list[str]]:
-    """The parameters of a request's query. ``known`` has those of the operation, and whether each is a list. Raises
-    `ProblemError` for any other, and for one that is given more than once and is no list."""
+    """The parameters of a request's query. ``known``: those of the operation, and whether each is a list. Raises
+    `ProblemError` for others, and for one that is given more than once and is not a list."""
     given = request.query_params
     for name in given:
         if name not in known:
@@ -310,10 +309,10 @@ def query_of(request: Request, known: Mapping[str, bool]) -> dict[str, str | lis
 
 
 def same_site(request: Request) -> None:
-    """Raises `ProblemError` for an action of another site's: a browser lets any page send a form to us, with the
-    cookies that the function `asynctask_access` may look at."""
+    """Raises `ProblemError` for an action that a page of another site sends: browsers let any page post a form here,
+    with the cookies that the function `asynctask_access` may read."""
     site = request.headers.get("sec-fetch-site")
-    if site is None:  # no browser, or an old one; a proxy may have changed Host, which is not looked at otherwise
+    if site is None:  # no browser, or an old one. Only then Host counts: a proxy may change it
         origin = request.headers.get("origin")
         refused = origin is not None and origin.partition("://")[2] != request.headers.get("host", "")
     else:
