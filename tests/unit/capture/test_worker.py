@@ -1,4 +1,4 @@
-"""Messages that a worker can make no task of: what of them is read, whatever they are made of."""
+"""Messages that a worker cannot make a task from: what is read of them, whatever they are made of."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def app(tmp_path: Path) -> Iterator[Celery]:
 
 
 @pytest.fixture
-def told(app: Celery, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+def recorded(app: Celery, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """The events that are recorded."""
     events: list[dict[str, Any]] = []
     monkeypatch.setattr(instrumentation_of(app), "record", lambda event: events.append(dict(event)))
@@ -63,9 +63,9 @@ HEADERS = {"id": "x", "task": "no.such", "root_id": "r", "parent_id": "p", "retr
 STEP = {"task": "next.one", "args": [3], "kwargs": {}, "options": {"task_id": "y"}}
 
 
-def test_an_unknown_task_fails_and_what_follows_it_is_not_sent(app: Celery, told: list[dict[str, Any]]) -> None:
+def test_an_unknown_task_fails_and_what_follows_it_is_not_sent(app: Celery, recorded: list[dict[str, Any]]) -> None:
     unknown(app, Message(HEADERS, [[1], {"k": 2}, {"chain": [STEP]}], redelivered=True))
-    event, step = told
+    event, step = recorded
     assert AttemptKey.parse(attempt_key(event)) == (0, 2, True, event["run"])  # type: ignore[arg-type]
     del event["run"], event["at"]
     assert event == {
@@ -91,27 +91,27 @@ def test_an_unknown_task_fails_and_what_follows_it_is_not_sent(app: Celery, told
     assert (step["root"], step["customer"], step["args"]) == ("r", 7, [3])
 
 
-def test_an_unknown_task_that_replaces_another(app: Celery, told: list[dict[str, Any]]) -> None:
+def test_an_unknown_task_that_replaces_another(app: Celery, recorded: list[dict[str, Any]]) -> None:
     """Or was sent by a task that has no row, whose own would lead nowhere."""
     unknown(app, Message({**HEADERS, "replaced_task_nesting": 3, "asynctask": {**OURS, "root": "s"}}, [[], {}, {}]))
-    [event] = told
+    [event] = recorded
     assert AttemptKey.parse(attempt_key(event)) == (3, 2, False, event["run"])  # type: ignore[arg-type]
     assert (event["root"], event["parent"]) == ("s", None)
 
 
-def test_of_a_body_that_cannot_be_read_the_headers_are(app: Celery, told: list[dict[str, Any]]) -> None:
+def test_of_a_body_that_cannot_be_read_the_headers_are(app: Celery, recorded: list[dict[str, Any]]) -> None:
     rejected(app, Message(HEADERS, ValueError("not JSON")), ValueError("not JSON"))
-    [event] = told
+    [event] = recorded
     assert (event["kind"], event["id"], event["name"], event["customer"]) == ("rejected", "x", "no.such", 7)
     assert (event["error_type"], event["error_message"]) == ("ValueError", "not JSON")
     assert event.keys().isdisjoint({"args", "kwargs"})
 
 
-def test_a_token_in_the_header_is_of_another_task(app: Celery, told: list[dict[str, Any]]) -> None:
+def test_a_token_in_the_header_is_of_another_task(app: Celery, recorded: list[dict[str, Any]]) -> None:
     """A task has passed its own header on."""
     token = new_token(ms(2))
     unknown(app, Message({**HEADERS, "asynctask": {**OURS, "run": token}}, [[], {}, {}]))
-    [event] = told
+    [event] = recorded
     assert event["run"] != token
 
 
@@ -128,10 +128,10 @@ def test_what_a_process_is(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None
     assert role() == "producer"
 
 
-def test_a_message_of_protocol_1(app: Celery, told: list[dict[str, Any]]) -> None:
+def test_a_message_of_protocol_1(app: Celery, recorded: list[dict[str, Any]]) -> None:
     body = {"id": "x", "task": "no.such", "args": [1], "kwargs": {}, "retries": 1, "callbacks": [STEP]}
     unknown(app, Message(None, body))
-    event, step = told
+    event, step = recorded
     assert (event["id"], event["root"], event["parent"], event["retries"]) == ("x", None, None, 1)
     assert (event["args"], event["kwargs"], step["id"]) == ([1], {}, "y")
 
@@ -140,12 +140,12 @@ def test_a_message_of_protocol_1(app: Celery, told: list[dict[str, Any]]) -> Non
     ("headers", "body"),
     [({}, [[], {}, {}]), (None, "text"), ({"id": 4, "task": "t"}, [[], {}, {}]), (["id"], None)],
 )
-def test_a_message_that_tells_no_id(app: Celery, told: list[dict[str, Any]], headers: Any, body: Any) -> None:
+def test_a_message_without_an_id(app: Celery, recorded: list[dict[str, Any]], headers: Any, body: Any) -> None:
     rejected(app, Message(headers, body))
-    assert told == []
+    assert recorded == []
 
 
-def test_a_message_of_odd_things(app: Celery, told: list[dict[str, Any]]) -> None:
+def test_a_message_of_odd_things(app: Celery, recorded: list[dict[str, Any]]) -> None:
     odd = {
         "id": "x",
         "task": 5,
@@ -156,12 +156,12 @@ def test_a_message_of_odd_things(app: Celery, told: list[dict[str, Any]]) -> Non
         "asynctask": "ours",
     }
     rejected(app, Message(odd, [[1], {}, {"id": "z", "chain": 9, "replaced_task_nesting": "deep", "asynctask": 1}]))
-    [event] = told
+    [event] = recorded
     assert (event["id"], event["name"], event["root"], event["parent"]) == ("x", "unknown", None, None)
     assert AttemptKey.parse(attempt_key(event)) == (0, 0, False, event["run"])  # type: ignore[arg-type]
     assert (event["error_type"], event["args"]) == ("ValueError", [1])
 
 
-def test_a_task_that_is_left_out(app: Celery, told: list[dict[str, Any]]) -> None:
+def test_a_task_that_is_left_out(app: Celery, recorded: list[dict[str, Any]]) -> None:
     unknown(app, Message({"id": "x", "task": "celery.chord_unlock"}, [[], {}, {}]))
-    assert told == []
+    assert recorded == []

@@ -14,10 +14,10 @@ WHOLE = Account("s", "a", 1, "worker", "j", NOW, None, last_number=5, stored=5)
 
 
 def ledger(*accounts: Account) -> Ledger:
-    found = Ledger()
+    total = Ledger()
     for one in accounts:
-        found.add(one)
-    return found
+        total.add(one)
+    return total
 
 
 def test_nothing() -> None:
@@ -43,11 +43,18 @@ def test_complete() -> None:
 )
 def test_not_complete(changes: dict[str, Any], accepted: int, trouble: str) -> None:
     account = WHOLE._replace(**changes)
-    found = ledger(account)
-    assert (account.is_whole, found.complete, account.accepted) == (False, False, accepted)
-    assert found.hosts == {trouble: ["a"]}
-    parts = (found.stored, found.in_journal, found.quarantined, found.damaged, found.missing, found.dropped.total())
-    assert found.accepted == sum(parts)
+    total = ledger(account)
+    assert (account.is_whole, total.complete, account.accepted) == (False, False, accepted)
+    assert total.hosts == {trouble: ["a"]}
+    parts = (
+        total.stored,
+        total.in_journal,
+        total.quarantined,
+        total.damaged,
+        total.missing,
+        total.dropped.total(),
+    )
+    assert total.accepted == sum(parts)
 
 
 def test_an_account_of_a_process_that_has_written_nothing() -> None:
@@ -82,8 +89,8 @@ def test_counts_of_everything_that_can_become_of_an_event() -> None:
         "missing": 3,
     }
     assert counts(one) == expected
-    found = ledger(one, WHOLE._replace(in_journal=1, dropped={"ENOSPC": 1, "closed": 2}))
-    assert counts(found) == {
+    total = ledger(one, WHOLE._replace(in_journal=1, dropped={"ENOSPC": 1, "closed": 2}))
+    assert counts(total) == {
         **expected,
         "accepted": 148,
         "stored": 105,
@@ -93,13 +100,13 @@ def test_counts_of_everything_that_can_become_of_an_event() -> None:
 
 
 def test_not_complete_for_several_reasons_on_several_hosts() -> None:
-    found = ledger(WHOLE._replace(last_number=6), WHOLE._replace(host="b", damaged=2, last_number=6))
-    assert found.hosts == {"missing": ["a", "b"], "damaged": ["b"]}
+    total = ledger(WHOLE._replace(last_number=6), WHOLE._replace(host="b", damaged=2, last_number=6))
+    assert total.hosts == {"missing": ["a", "b"], "damaged": ["b"]}
 
 
 def test_complete_while_some_are_on_their_way() -> None:
-    found = ledger(WHOLE._replace(in_journal=1000))
-    assert (found.complete, found.accepted, found.in_journal) == (True, 1005, 1000)
+    total = ledger(WHOLE._replace(in_journal=1000))
+    assert (total.complete, total.accepted, total.in_journal) == (True, 1005, 1000)
 
 
 def test_more_stored_than_was_known_to_be_written_is_not_missing() -> None:
@@ -108,9 +115,9 @@ def test_more_stored_than_was_known_to_be_written_is_not_missing() -> None:
 
 
 def test_a_journal_that_is_not_seen_is_not_wrong() -> None:
-    found = ledger(WHOLE._replace(in_journal=None), WHOLE._replace(in_journal=None, host="b"), WHOLE)
-    assert found.complete
-    assert dict(found.unknown) == {"a": 1, "b": 1}
+    total = ledger(WHOLE._replace(in_journal=None), WHOLE._replace(in_journal=None, host="b"), WHOLE)
+    assert total.complete
+    assert dict(total.unknown) == {"a": 1, "b": 1}
 
 
 @pytest.mark.parametrize("unseen", [0, None])

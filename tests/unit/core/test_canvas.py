@@ -1,6 +1,6 @@
 """Steps behind a task: what we read out of a message is what Celery really sends later.
 
-Workflows of real signatures are sent on a memory broker; each message is caught, its steps are noted, and its task is
+Workflows of real signatures are sent on a memory broker; each message is caught, its steps are kept, and its task is
 run in this process as a worker would, until nothing is left to send.
 """
 
@@ -52,9 +52,9 @@ class Line:
     def _catch(self, producer: Any, name: str, message: Any, **options: Any) -> None:
         headers, (args, kwargs, embed) = message.headers, message.body
         travels = json.loads(json.dumps(embed))
-        found = steps(headers["id"], travels["chain"], travels["chord"], travels["callbacks"])
+        carried = steps(headers["id"], travels["chain"], travels["chord"], travels["callbacks"])
         before = steps(headers["id"], embed["chain"], embed["chord"], embed["callbacks"])
-        assert json.dumps(found) == json.dumps(before), "signatures say the same before they travel"
+        assert json.dumps(carried) == json.dumps(before), "signatures say the same before they travel"
         self.sent.append(
             Sent(
                 headers["id"],
@@ -64,7 +64,7 @@ class Line:
                 headers["root_id"],
                 headers["parent_id"],
                 travels["chord"],
-                found,
+                carried,
                 direct=not self._running,
             )
         )
@@ -161,7 +161,7 @@ WORKFLOWS: dict[str, Callable[[Line], Signature]] = {
 }
 
 BODY_AFTER_HEADER = celery.VERSION >= (5, 7)
-"""Before, the first header task in a chain carries the chord's body, which is told of before the others then, and
+"""Before, the first header task in a chain carries the chord's body, which is announced before the others then, and
 without who will send it."""
 
 
@@ -171,7 +171,7 @@ def _linked(signature: Signature, callback: Signature) -> Signature:
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)
-def test_what_follows_is_what_is_sent(line: Line, name: str) -> None:
+def test_the_steps_of_a_message_are_what_is_sent(line: Line, name: str) -> None:
     line.run(WORKFLOWS[name](line))
     sent = {one.id: one for one in line.sent}
     assert len(sent) == len(line.sent)
@@ -185,17 +185,17 @@ def test_what_follows_is_what_is_sent(line: Line, name: str) -> None:
     assert announced.keys() == later
     if sum(one.direct for one in line.sent) == 1:
         assert {step.id for step in line.sent[0].steps} == later, "the first message carries the whole workflow"
-    for task_id, told in announced.items():
+    for task_id, announcements in announced.items():
         one = sent[task_id]
-        assert {step.name for step in told} == {one.name}
-        assert {step.parent for step in told} <= {one.parent, None}, f"{one.name} {one.args}"
-        for step in told:
+        assert {step.name for step in announcements} == {one.name}
+        assert {step.parent for step in announcements} <= {one.parent, None}, f"{one.name} {one.args}"
+        for step in announcements:
             assert list(one.args)[-len(step.args) :] == list(step.args) if step.args else True
             assert step.kwargs.items() <= one.kwargs.items()
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)
-def test_who_sends_a_step_knows_it(line: Line, name: str) -> None:
+def test_the_sender_of_a_step_has_announced_itself(line: Line, name: str) -> None:
     """The task that sends a step had announced itself as the parent, unless as the last one of a chord's header."""
     line.run(WORKFLOWS[name](line))
     sent = {one.id: one for one in line.sent}
@@ -213,10 +213,10 @@ def test_parents_in_a_chain_with_a_chord(line: Line) -> None:
     line.run(WORKFLOWS["chain, chord, chain"](line))
     first, second, left, right, body, fifth, sixth = line.sent
     parents = [first.id, second.id, second.id, None, body.id, fifth.id]
-    told = {step.id: step.parent for step in first.steps}
+    parents_by_id = {step.id: step.parent for step in first.steps}
     ids = [one.id for one in (second, left, right, body, fifth, sixth)]
-    assert told == dict(zip(ids, parents, strict=True))
-    assert list(told) == ids or not BODY_AFTER_HEADER
+    assert parents_by_id == dict(zip(ids, parents, strict=True))
+    assert list(parents_by_id) == ids or not BODY_AFTER_HEADER
 
 
 def test_roots_are_known_but_after_a_chord_of_roots(line: Line) -> None:
@@ -234,19 +234,19 @@ def test_roots_are_known_but_after_a_chord_of_roots(line: Line) -> None:
 def test_what_is_never_sent_was_announced(line: Line) -> None:
     line.run(chain(line.add.s(1, 1), line.fail.s(), line.add.s(2), group(line.add.s(3), line.add.s(4)), line.total.s()))
     assert [one.name for one in line.sent] == ["add", "fail"]
-    told = [(step.name, step.args) for step in line.sent[1].steps]
+    announced = [(step.name, step.args) for step in line.sent[1].steps]
     expected = [("add", [2]), ("add", [3]), ("add", [4]), ("total", [])]
-    assert (told if BODY_AFTER_HEADER else sorted(told)) == expected
+    assert (announced if BODY_AFTER_HEADER else sorted(announced)) == expected
 
 
 def test_a_chain_in_a_header_is_followed_by_the_body(line: Line) -> None:
-    """It may fail: then its tasks alone tell what is not sent."""
+    """It may fail: then only its tasks say what is not sent."""
     line.run(chord([chain(line.fail.s(), line.add.s(2))], line.total.s()))
     [first] = line.sent
     assert sorted(step.name for step in first.steps) == ["add", "total"]
 
 
-def test_each_step_is_told_once_and_never_the_task_itself() -> None:
+def test_each_step_is_listed_once_and_the_task_itself_never() -> None:
     same: dict[str, Any] = {"task": "add", "args": [], "kwargs": {}, "options": {"task_id": "a"}, "subtask_type": None}
     other = {**same, "options": {"task_id": "b"}}
     assert [step.id for step in steps("a", [other, same], None, [other, same])] == ["b"]

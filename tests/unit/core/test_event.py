@@ -61,8 +61,8 @@ def test_a_key_that_is_not_known_yet_is_kept() -> None:
 
 def test_histories_use_keys_that_events_have() -> None:
     known = get_type_hints(Event).keys()
-    told: Iterable[Event] = (event for history in HISTORIES.values() for event in history())
-    assert {key for event in told for key in event} <= known
+    events: Iterable[Event] = (event for history in HISTORIES.values() for event in history())
+    assert {key for event in events for key in event} <= known
 
 
 def test_kinds_are_their_names_in_lower_case() -> None:

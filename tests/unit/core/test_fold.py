@@ -51,8 +51,8 @@ def test_fold_all_keeps_tasks_apart() -> None:
 
 def test_fold_all_is_the_fold_of_each() -> None:
     histories = {name: about(make(), name) for name, make in HISTORIES.items()}
-    mixed = [one for told in zip_longest(*histories.values()) for one in told if one is not None]
-    assert fold_all(mixed) == {name: fold(told) for name, told in histories.items()}
+    mixed = [one for events in zip_longest(*histories.values()) for one in events if one is not None]
+    assert fold_all(mixed) == {name: fold(events) for name, events in histories.items()}
 
 
 def test_fold_of_nothing() -> None:
@@ -62,14 +62,14 @@ def test_fold_of_nothing() -> None:
 # -- one row while it happens --------------------------------------------------------
 
 
-def statuses(told: list[Event]) -> list[str]:
+def statuses(events: list[Event]) -> list[str]:
     """The status after each event."""
-    return [fold(told[: count + 1]).task["status"] for count in range(len(told))]
+    return [fold(events[: count + 1]).task["status"] for count in range(len(events))]
 
 
 def test_statuses_of_a_retry() -> None:
     first, second = Delivery(2), Delivery(10, retries=1)
-    told = [
+    events = [
         published(),
         first.received(),
         first.started(3),
@@ -79,34 +79,34 @@ def test_statuses_of_a_retry() -> None:
         second.started(11),
         second.ended(Kind.FAILED, 12, **failure("no")),
     ]
-    assert statuses(told) == ["PENDING", "RECEIVED", "STARTED", "RETRY", "RETRY", "RETRY", "STARTED", "FAILURE"]
+    assert statuses(events) == ["PENDING", "RECEIVED", "STARTED", "RETRY", "RETRY", "RETRY", "STARTED", "FAILURE"]
 
 
 def test_statuses_of_a_redelivery() -> None:
     """A finished task is taken back only when its body really starts again."""
-    told = HISTORIES["lost_and_redelivered"]()
-    assert statuses(told) == ["PENDING", "RECEIVED", "STARTED", "LOST", "LOST", "STARTED", "SUCCESS"]
+    events = HISTORIES["lost_and_redelivered"]()
+    assert statuses(events) == ["PENDING", "RECEIVED", "STARTED", "LOST", "LOST", "STARTED", "SUCCESS"]
 
 
 def test_statuses_of_a_requeue() -> None:
-    told = HISTORIES["requeued"]()
-    assert statuses(told) == ["PENDING", "RECEIVED", "STARTED", "PENDING", "PENDING", "STARTED", "SUCCESS"]
+    events = HISTORIES["requeued"]()
+    assert statuses(events) == ["PENDING", "RECEIVED", "STARTED", "PENDING", "PENDING", "STARTED", "SUCCESS"]
 
 
 def test_statuses_of_a_replacement_with_its_late_end() -> None:
-    told = HISTORIES["replaced"]()
-    assert statuses(told)[3:] == ["PENDING", "RECEIVED", "STARTED", "SUCCESS", "SUCCESS"]
+    events = HISTORIES["replaced"]()
+    assert statuses(events)[3:] == ["PENDING", "RECEIVED", "STARTED", "SUCCESS", "SUCCESS"]
 
 
 def test_the_error_goes_when_the_next_attempt_starts() -> None:
-    told = HISTORIES["retries_exhausted"]()
-    assert fold(told[:4]).task["error_message"] == "no 0"
-    assert fold(told[:7]).task["error_message"] is None
+    events = HISTORIES["retries_exhausted"]()
+    assert fold(events[:4]).task["error_message"] == "no 0"
+    assert fold(events[:7]).task["error_message"] is None
 
 
 def test_a_stale_event_of_an_earlier_attempt_changes_nothing() -> None:
-    told = HISTORIES["retries_overlap"]()
-    before, after = fold(told[:-1]), fold(told)
+    events = HISTORIES["retries_overlap"]()
+    before, after = fold(events[:-1]), fold(events)
     assert after.task == before.task
 
 
@@ -131,7 +131,7 @@ def test_a_message_heard_of_after_it_was_received() -> None:
 # -- whose word counts ---------------------------------------------------------------
 
 
-def test_a_run_that_told_of_its_content_ends_as_any_other() -> None:
+def test_an_attempt_that_updated_its_content_ends_as_any_other() -> None:
     run = Delivery(2)
     inferred = run.ended(Kind.FAILED, 3, inferred=True, **failure("killed"))
     assert fold([run.started(3), run.noted(4, {"done": 1}), inferred]).task["status"] == "FAILURE"
@@ -145,7 +145,7 @@ def test_a_verdict_outranks_that_the_process_was_found_alive() -> None:
     assert [one["outcome"] for one in folded.attempts.values()] == ["failed"]
 
 
-def test_that_it_was_received_again_does_not_undo_what_a_run_said() -> None:
+def test_that_it_was_received_again_does_not_undo_what_an_attempt_said() -> None:
     """The same message is delivered once more, and its body does not start."""
     first, second = Delivery(2), Delivery(500, redelivered=True)
     assert fold([first.started(3), second.received()]).task["status"] == "STARTED"
@@ -192,30 +192,30 @@ def test_retries_of_a_replacement_come_after_those_of_what_it_replaced() -> None
     assert fold([old.started(3), new.started(10)]).task["retries"] == 0
 
 
-# -- what was asked for --------------------------------------------------------------
+# -- what was requested --------------------------------------------------------------
 
 
-def test_asked_for_facts_come_from_the_first_message_and_stay() -> None:
+def test_what_was_requested_comes_from_the_first_message_and_stays() -> None:
     again = published(9, retries=1, args=["changed"], parent=ID)
     first = published(0)
-    for told in ([first, again], [again, first]):
-        task = fold(told).task
+    for events in ([first, again], [again, first]):
+        task = fold(events).task
         assert (task["task_args"], task["parent_task_id"]) == ([7, "é"], PARENT)
 
 
-def test_asked_for_facts_come_from_the_message_if_there_is_one_and_from_what_was_not_sent_before_the_plan() -> None:
-    """Whenever they were told: a plan may lack what the step before it passes on."""
+def test_what_was_requested_comes_from_the_message_then_from_an_unsent_step_then_from_the_plan() -> None:
+    """Whenever they were events: a plan may lack what the step before it passes on."""
     planned = event(Kind.PLANNED, 0, **asked(args=["planned"]))
     unsent = event(Kind.UNSENT, 5, **asked(args=["unsent"]))
     message = published(9, args=["message"])
     run = Delivery(10).received()
-    for told, expected in (
+    for events, expected in (
         ([planned, run], "planned"),
         ([planned, unsent, run], "unsent"),
         ([planned, unsent, message, run], "message"),
     ):
-        assert fold(told).task["task_args"] == [expected]
-        assert fold(reversed(told)).task["task_args"] == [expected]
+        assert fold(events).task["task_args"] == [expected]
+        assert fold(reversed(events)).task["task_args"] == [expected]
 
 
 @pytest.mark.parametrize("parent", ["00000000-0000", PARENT])
@@ -240,7 +240,7 @@ def test_created_is_the_earliest_that_anyone_knows() -> None:
     assert fold([Delivery(7, created=None).received()]).task["created_at"] == ms(7)
 
 
-def test_started_is_the_first_run_s() -> None:
+def test_started_is_the_first_attempt_s() -> None:
     assert fold(HISTORIES["redelivered"]()).task["started_at"] == ms(3)
 
 
@@ -255,9 +255,9 @@ def test_a_replacement_keeps_its_own_name_on_its_attempt() -> None:
 
 def test_an_attempt_in_full() -> None:
     run = Delivery(2, retries=1, redelivered=True)
-    told = [run.started(3, eta=ms(1)), run.ended(Kind.FAILED, 5, **failure("no"))]
-    [attempt] = attempts_of(told)
-    assert attempts_of(told[::-1]) == [attempt]
+    events = [run.started(3, eta=ms(1)), run.ended(Kind.FAILED, 5, **failure("no"))]
+    [attempt] = attempts_of(events)
+    assert attempts_of(events[::-1]) == [attempt]
     assert attempt == {
         "celery_task_id": ID,
         "run_key": f"0000011{ms(2):014x}a1b2c3",
@@ -287,8 +287,8 @@ def test_a_span_belongs_to_a_trace() -> None:
     assert project(published(span="s1")).task["span_id"] is None
 
 
-def test_traces_of_message_and_runs() -> None:
-    """A message's trace is known before any run's, and stays known when the main process ends the run."""
+def test_traces_of_message_and_attempts() -> None:
+    """A message's trace is known before any attempt's, and stays known when the main process ends the attempt."""
     assert fold([published(trace="t0")]).task["trace_id"] == "t0"
     partial = fold(HISTORIES["noted"]()[:4])
     assert (partial.task["trace_id"], partial.task["span_id"]) == ("t1", "s1")
@@ -300,20 +300,20 @@ def test_traces_of_message_and_runs() -> None:
     ]
 
 
-def test_what_a_run_says_of_its_content_outranks_what_it_was_asked_with() -> None:
-    """Also when a later attempt starts, which came with the same message."""
-    told = HISTORIES["noted"]()
-    contents = [fold(told[:count]).task["content"] for count in range(1, len(told) + 1)]
+def test_updated_content_outranks_the_content_of_the_message() -> None:
+    """Also when a later attempt starts, which has the same message."""
+    events = HISTORIES["noted"]()
+    contents = [fold(events[:count]).task["content"] for count in range(1, len(events) + 1)]
     assert contents == [{"order": 1}] * 3 + [{"order": 1, "done": 1}] * 4 + [{"order": 1, "done": 2}] * 2
 
 
-def test_a_run_whose_start_nobody_told_has_its_end() -> None:
+def test_an_attempt_without_a_start_has_its_end() -> None:
     [attempt] = attempts_of([Delivery(2).ended(Kind.FAILED, 5, inferred=True)])
     assert (attempt["started_at"], attempt["ended_at"], attempt["worker"]) == (None, ms(5), None)
 
 
 def test_an_end_knows_nothing_of_its_start() -> None:
-    """A worker's main process tells of its child, and what it says of itself is not said of the run."""
+    """A worker's main process reports on its child: its own process, worker and queue are not the attempt's."""
     own = {"worker": "celery@two", "pid": 1, "source": "main", "queue": "other", "trace": "t0", "span": "s0"}
     [attempt] = attempts_of([Delivery(2).ended(Kind.FAILED, 5, sent=ms(1), eta=ms(1), **own)])
     assert [attempt[column] for column in ATTEMPT_FIRST] == [None] * len(ATTEMPT_FIRST)
@@ -345,18 +345,18 @@ def test_an_end_that_carries_its_start_amounts_to_both(
     assert fold([run.whole(kind, 9, 3, start, **end)]) == fold(parts) == fold(parts[::-1])
 
 
-def test_an_eager_run_was_received_by_nobody() -> None:
+def test_an_eager_attempt_was_never_received() -> None:
     [first, _] = attempts_of(HISTORIES["eager"]())
     assert first["received_at"] is None
 
 
-def test_a_run_without_an_end_has_no_key_of_one() -> None:
+def test_an_attempt_without_an_end_has_no_end_key() -> None:
     """So every end outranks it, also one that a version to come ranks lower than any of today's."""
     [attempt] = attempts_of([Delivery(2).started(3)])
     assert (attempt["end_key"], attempt["ended_at"], attempt["outcome"]) == ("", None, None)
 
 
-def test_the_time_of_delivery_is_read_in_its_whole_width() -> None:
+def test_the_time_of_delivery_is_read_in_full_width() -> None:
     """From the year 2112 on it fills all digits."""
     late = 0x12345678ABCDEF
     [attempt] = attempts_of([Delivery(2, run=f"{late:014x}a1b2c3").started(3)])
@@ -383,10 +383,10 @@ def test_every_column_is_decided_in_one_way() -> None:
 
 @pytest.mark.parametrize("name", HISTORIES)
 def test_constant_columns_of_an_attempt_are_the_same_in_all_its_events(name: str) -> None:
-    for told in HISTORIES[name]():
-        for key, attempt in project(told).attempts.items():
-            whole = fold(HISTORIES[name]()).attempts[key]
-            assert [attempt[column] for column in ATTEMPT_CONSTANT] == [whole[column] for column in ATTEMPT_CONSTANT]
+    for events in HISTORIES[name]():
+        for key, attempt in project(events).attempts.items():
+            folded = fold(HISTORIES[name]()).attempts[key]
+            assert [attempt[column] for column in ATTEMPT_CONSTANT] == [folded[column] for column in ATTEMPT_CONSTANT]
 
 
 # -- statuses ------------------------------------------------------------------------

@@ -165,19 +165,19 @@ def test_attempts(name: str) -> None:
 
 @pytest.mark.parametrize("name", HISTORIES)
 def test_completed_exactly_when_terminal_after_every_event(name: str) -> None:
-    told = HISTORIES[name]()
-    for count in range(1, len(told) + 1):
-        task = fold(told[:count]).task
+    events = HISTORIES[name]()
+    for count in range(1, len(events) + 1):
+        task = fold(events[:count]).task
         assert (task["completed_at"] is not None) == (task["status"] in TERMINAL)
 
 
 @pytest.mark.parametrize("name", HISTORIES)
 def test_any_order_any_duplicates_any_batches(name: str) -> None:
-    told = HISTORIES[name]()
-    whole = fold(told)
+    events = HISTORIES[name]()
+    expected = fold(events)
     chance = random.Random(name)
     for _ in range(200):
-        shuffled = told + chance.choices(told, k=3)
+        shuffled = events + chance.choices(events, k=3)
         chance.shuffle(shuffled)
         cut = chance.randrange(1, len(shuffled))
-        assert merge(fold(shuffled[:cut]), fold(shuffled[cut:])) == whole
+        assert merge(fold(shuffled[:cut]), fold(shuffled[cut:])) == expected

@@ -57,8 +57,8 @@ EVENTS = st.fixed_dictionaries(
 )
 
 
-def order_key(told: Event) -> str:
-    key: str = project(told).task["order_key"]
+def order_key(sample: Event) -> str:
+    key: str = project(sample).task["order_key"]
     return key
 
 
@@ -70,7 +70,7 @@ TOKEN = "06376c9dc1ca00a1b2c3"
 
 
 @pytest.mark.parametrize(
-    ("told", "run", "order", "origin"),
+    ("sample", "run", "order", "origin"),
     [
         (
             {"kind": "succeeded", "at": RECEIVED + 9, "started": RECEIVED + 3, "asked": True, "run": TOKEN},
@@ -111,10 +111,10 @@ TOKEN = "06376c9dc1ca00a1b2c3"
     ],
     ids=["succeeded", "lost", "planned", "unsent", "published", "received"],
 )
-def test_to_the_letter(told: Any, run: str, order: str, origin: str) -> None:
+def test_to_the_letter(sample: Any, run: str, order: str, origin: str) -> None:
     """Rows of an older release are compared with those of a newer one, and of another process."""
-    told = {"id": "a", "name": "n", **told}
-    assert (attempt_key(told), order_key(told), project(told).task["origin_key"]) == (run, order, origin)
+    sample = {"id": "a", "name": "n", **sample}
+    assert (attempt_key(sample), order_key(sample), project(sample).task["origin_key"]) == (run, order, origin)
 
 
 def test_which_key_of_a_row_is_which() -> None:
@@ -138,7 +138,7 @@ def test_which_key_of_a_row_is_which() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "phase"),
+    ("sample", "phase"),
     [
         (event(Kind.STARTED, 9), 0),
         (event(Kind.NOTED, 9), 0),
@@ -150,9 +150,9 @@ def test_which_key_of_a_row_is_which() -> None:
     ],
     ids=["started", "noted", "found", "lost", "inferred", "seen", "internal"],
 )
-def test_whose_word_counts(told: Event, phase: int) -> None:
-    assert end_key(told) == f"{phase}{ms(9):014x}"
-    assert order_key(told) == f"0000004{'0' * 21}{phase}{ms(9):014x}"
+def test_whose_word_counts(sample: Event, phase: int) -> None:
+    assert end_key(sample) == f"{phase}{ms(9):014x}"
+    assert order_key(sample) == f"0000004{'0' * 21}{phase}{ms(9):014x}"
 
 
 def test_an_event_of_no_delivery() -> None:
@@ -178,13 +178,13 @@ def test_counts_beyond_the_width_of_a_key_are_the_largest_that_has_it() -> None:
 
 
 def test_tokens_sort_by_time_and_differ() -> None:
-    runs = [new_token(at) for at in (1, 2, 1_750_000_000_000_000, 1_750_000_000_000_001)]
-    assert runs == sorted(runs)
-    assert {len(run) for run in runs} == {20}
+    tokens = [new_token(at) for at in (1, 2, 1_750_000_000_000_000, 1_750_000_000_000_001)]
+    assert tokens == sorted(tokens)
+    assert {len(token) for token in tokens} == {20}
     assert len({new_token(5) for _ in range(100)}) == 100
 
 
-def test_a_run_key_tells_when_its_delivery_was_received() -> None:
+def test_an_attempt_key_holds_the_time_of_delivery() -> None:
     at = 1_750_000_000_000_000
     assert received_at(attempt_key(event(Kind.STARTED, 3, run=new_token(at), redelivered=True))) == at
     assert received_at(attempt_key(event(Kind.STARTED, 3, run=new_token(16**14 - 1), retries=9))) == 16**14 - 1
@@ -193,8 +193,8 @@ def test_a_run_key_tells_when_its_delivery_was_received() -> None:
 # -- how they sort -------------------------------------------------------------------
 
 
-def test_run_keys_sort_by_nesting_retries_redelivery_and_time() -> None:
-    runs = [
+def test_attempt_keys_sort_by_nesting_retries_redelivery_and_time() -> None:
+    deliveries = [
         Delivery(9),
         Delivery(1, redelivered=True),
         Delivery(5, redelivered=True),
@@ -202,36 +202,36 @@ def test_run_keys_sort_by_nesting_retries_redelivery_and_time() -> None:
         Delivery(0, retries=10),
         Delivery(0, nesting=1),
     ]
-    keys = [attempt_key(run.received()) for run in runs]
+    keys = [attempt_key(delivery.received()) for delivery in deliveries]
     assert keys == sorted(keys)
 
 
-def run_parts(told: Any) -> tuple[Any, ...]:
-    return told["nesting"], told["retries"], told["redelivered"], told["run"]
+def attempt_parts(sample: Any) -> tuple[Any, ...]:
+    return sample["nesting"], sample["retries"], sample["redelivered"], sample["run"]
 
 
-def order_parts(told: Any) -> tuple[Any, ...]:
+def order_parts(sample: Any) -> tuple[Any, ...]:
     """What an order key is made of, as numbers."""
-    nesting, retries, *delivery = run_parts(told)
-    if told["kind"] in STAGE:
-        return nesting, retries, STAGE[told["kind"]], False, NO_TOKEN, 0, told["at"]
-    whose = PHASE_INTERNAL if told["internal"] else PHASE_INFERRED if told["inferred"] else PHASE_SEEN
-    return nesting, retries, STAGE_ATTEMPT, *delivery, PHASE.get(told["kind"], whose), told["at"]
+    nesting, retries, *delivery = attempt_parts(sample)
+    if sample["kind"] in STAGE:
+        return nesting, retries, STAGE[sample["kind"]], False, NO_TOKEN, 0, sample["at"]
+    whose = PHASE_INTERNAL if sample["internal"] else PHASE_INFERRED if sample["inferred"] else PHASE_SEEN
+    return nesting, retries, STAGE_ATTEMPT, *delivery, PHASE.get(sample["kind"], whose), sample["at"]
 
 
-def origin_key(told: Event) -> str:
-    key: str = project(told).task["origin_key"]
+def origin_key(sample: Event) -> str:
+    key: str = project(sample).task["origin_key"]
     return key
 
 
-def origin_parts(told: Any) -> tuple[Any, ...]:
-    source = SOURCE.get(told["kind"], SOURCE_MESSAGE) if told["asked"] else SOURCE_NAME_ONLY
-    return source, told["nesting"], told["retries"], told["at"]
+def origin_parts(sample: Any) -> tuple[Any, ...]:
+    source = SOURCE.get(sample["kind"], SOURCE_MESSAGE) if sample["asked"] else SOURCE_NAME_ONLY
+    return source, sample["nesting"], sample["retries"], sample["at"]
 
 
 @pytest.mark.parametrize(
     ("made", "parts"),
-    [(attempt_key, run_parts), (order_key, order_parts), (origin_key, origin_parts)],
+    [(attempt_key, attempt_parts), (order_key, order_parts), (origin_key, origin_parts)],
     ids=["run", "order", "origin"],
 )
 @given(one=EVENTS, other=EVENTS)
@@ -240,35 +240,40 @@ def test_keys_compare_as_their_parts_do(made: Any, parts: Any, one: Any, other: 
     assert (made(one) == made(other)) == (parts(one) == parts(other))
 
 
-@given(told=EVENTS)
-def test_a_run_key_is_read_to_the_parts_that_it_was_made_of(told: Any) -> None:
-    assert AttemptKey.parse(attempt_key(told)) == run_parts(told)
+@given(sample=EVENTS)
+def test_an_attempt_key_is_parsed_into_its_parts(sample: Any) -> None:
+    assert AttemptKey.parse(attempt_key(sample)) == attempt_parts(sample)
 
 
 # -- read back -----------------------------------------------------------------------
 
 
 def every_event() -> Iterator[Event]:
-    return (told for name in sorted(HISTORIES) for told in HISTORIES[name]())
+    return (sample for name in sorted(HISTORIES) for sample in HISTORIES[name]())
 
 
 def test_what_is_made_of_events_can_be_read() -> None:
-    for told in every_event():
-        task = project(told).task
-        said = told.get("nesting", 0), told.get("retries", 0), told.get("redelivered", False), told.get("run", NO_TOKEN)
-        assert AttemptKey.parse(attempt_key(told)) == said
-        assert happened_at(task["order_key"]) == time_of(told["at"])
-        since = told["at"] if told["kind"] == Kind.STARTED else told.get("started", told["at"])
+    for sample in every_event():
+        task = project(sample).task
+        said = (
+            sample.get("nesting", 0),
+            sample.get("retries", 0),
+            sample.get("redelivered", False),
+            sample.get("run", NO_TOKEN),
+        )
+        assert AttemptKey.parse(attempt_key(sample)) == said
+        assert happened_at(task["order_key"]) == time_of(sample["at"])
+        since = sample["at"] if sample["kind"] == Kind.STARTED else sample.get("started", sample["at"])
         assert int(task["origin_key"][-keys.TIME_DIGITS :], 16) == since
 
 
-def test_what_is_asked_of_keys() -> None:
-    for told in every_event():
-        task = project(told).task
-        assert is_planned(task["order_key"]) == (told["kind"] == Kind.PLANNED)
-        assert is_unsent(task["order_key"]) == (told["kind"] == Kind.UNSENT)
-        assert is_of_a_step(task["origin_key"]) == (told["kind"] in (Kind.PLANNED, Kind.UNSENT) and "asked" in told)
-        assert is_changed(task["content_key"]) == ("noted" in told)
+def test_what_keys_say_of_a_task() -> None:
+    for sample in every_event():
+        task = project(sample).task
+        assert is_planned(task["order_key"]) == (sample["kind"] == Kind.PLANNED)
+        assert is_unsent(task["order_key"]) == (sample["kind"] == Kind.UNSENT)
+        assert is_of_a_step(task["origin_key"]) == (sample["kind"] in (Kind.PLANNED, Kind.UNSENT) and "asked" in sample)
+        assert is_changed(task["content_key"]) == ("noted" in sample)
 
 
 ORDER = order_key(Delivery(2).started(3))
@@ -294,8 +299,8 @@ ASKED: list[Callable[[str], object]] = [AttemptKey.parse, is_planned, is_unsent,
 
 
 @pytest.mark.parametrize("text", NONE_OF_OURS, ids=repr)
-def test_a_key_that_something_else_has_written_is_none(text: str) -> None:
-    """As a row that was imported may have: nobody is stopped by it."""
+def test_a_text_that_is_no_key_is_none(text: str) -> None:
+    """As an imported row may have: it stops nobody."""
     assert not any(ask(text) for ask in ASKED)
 
 
@@ -329,7 +334,7 @@ def test_every_character_of_a_key_counts(ask: Callable[[str], object], text: str
 
 
 @pytest.mark.parametrize("whose", ["", "0", "2", "x"])
-def test_content_that_the_run_has_not_changed(whose: str) -> None:
+def test_content_that_the_attempt_has_not_updated(whose: str) -> None:
     assert not is_changed(whose + ORDER)
 
 

@@ -1,4 +1,4 @@
-"""What is said of values that are not there as they were: the same wherever they are shown."""
+"""Marks: each kind has one description, the same wherever a value is shown."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.unit.capture.payload.values import MARK
 
 
 def test_every_mark_has_one_description() -> None:
-    """Every one that `payload` names, or that anything of ours puts into a value."""
+    """Every kind that `payload` names, or that any module of ours makes."""
     assert set(re.findall(r'"\$asynctask": "(\w+)"', payload.__doc__ or "")) == MARKS.keys()
     made = {ERASED[MARK]}
     for path in Path(celery_asynctask.__file__).parent.rglob("*.py"):
@@ -31,11 +31,11 @@ def test_every_mark_has_one_description() -> None:
 
 
 @pytest.mark.parametrize("what", MARKS)
-def test_any_mark_can_be_told_whatever_is_in_it(what: str) -> None:
+def test_any_mark_can_be_described_whatever_is_in_it(what: str) -> None:
     for value in (None, 7, "x" * 10_000, [1], {"a": 1}):
-        told = MARKS[what].said({MARK: what, "type": value, "size": value, "up": value, "text": value})
-        assert told
-        assert len(told) < 500
+        description = MARKS[what].said({MARK: what, "type": value, "size": value, "up": value, "text": value})
+        assert description
+        assert len(description) < 500
 
 
 def test_what_is_missing_of_a_value() -> None:
@@ -48,7 +48,7 @@ def test_what_is_missing_of_a_value() -> None:
     assert missing([[ERASED]] * 9, limit=5) == {"erased": 1}
 
 
-def test_what_is_said_of_a_whole() -> None:
+def test_a_mark_that_describes_its_container() -> None:
     note = {MARK: "cut", "type": "dict", "size": 9}
     of_list = {**note, "type": "tuple"}
     assert note_of({"a": 1, MARK: note}) == note

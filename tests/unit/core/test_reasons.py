@@ -15,8 +15,8 @@ FIELDS = {"status": "STARTED", "name": "args", "detail": "a {brace}", "kind": "l
 
 @given(NAMES, st.text("abc-0123456789", min_size=1), st.text(min_size=1))
 def test_why_a_step_was_not_sent(name: str, task_id: str, why: str) -> None:
-    told = NotSent(name, task_id, why)
-    assert NotSent.parse(str(told)) == told
+    not_sent = NotSent(name, task_id, why)
+    assert NotSent.parse(str(not_sent)) == not_sent
 
 
 @pytest.mark.parametrize("text", ["", "Not sent", "boom", "Not sent: upstream task  [x] ended with "])
@@ -34,10 +34,12 @@ def test_the_first_reason_of_a_chain() -> None:
 
 @pytest.mark.parametrize("code", Code)
 def test_every_code_has_a_sentence(code: Code) -> None:
-    told = reason(Reason(code, {**FIELDS, "queue": "slow", "tasks": 1000, "since": "then"}, "again"), {"again": "so"})
-    assert told.endswith(" (so)")
-    assert told[:1].islower()
-    assert "{" not in told.replace("{brace}", "")
+    sentence = reason(
+        Reason(code, {**FIELDS, "queue": "slow", "tasks": 1000, "since": "then"}, "again"), {"again": "so"}
+    )
+    assert sentence.endswith(" (so)")
+    assert sentence[:1].islower()
+    assert "{" not in sentence.replace("{brace}", "")
 
 
 def test_a_remedy_that_nobody_has() -> None:

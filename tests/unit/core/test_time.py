@@ -25,7 +25,7 @@ def test_now_is_in_microseconds() -> None:
 
 
 @pytest.mark.parametrize(
-    "told",
+    "value",
     [
         AT,
         AT.replace(tzinfo=None),
@@ -35,13 +35,13 @@ def test_now_is_in_microseconds() -> None:
     ],
     ids=["utc", "naive", "zone", "text", "naive text"],
 )
-def test_times_are_read(told: object, far: None) -> None:
-    at = read_microseconds(told)
+def test_times_are_read(value: object, far: None) -> None:
+    at = read_microseconds(value)
     assert at is not None
     assert time_of(at) == AT
     assert microseconds(AT) == at
 
 
-@pytest.mark.parametrize("told", [None, 1, 1.5, "", "soon", b"2026-01-31T14:05:00", [AT]])
-def test_what_is_no_time(told: object) -> None:
-    assert read_microseconds(told) is None
+@pytest.mark.parametrize("value", [None, 1, 1.5, "", "soon", b"2026-01-31T14:05:00", [AT]])
+def test_what_is_no_time(value: object) -> None:
+    assert read_microseconds(value) is None

@@ -38,11 +38,11 @@ PART = st.text(st.sampled_from("ab1-_.+~"), max_size=4)
 
 def check(url: str) -> None:
     expected = make_url(url)
-    found = parse(url)
-    assert found.backend == expected.get_backend_name()
-    assert found.host == (expected.host or "")
-    assert found.port == expected.port
-    assert found.database == (expected.database or "")
+    parsed = parse(url)
+    assert parsed.backend == expected.get_backend_name()
+    assert parsed.host == (expected.host or "")
+    assert parsed.port == expected.port
+    assert parsed.database == (expected.database or "")
 
 
 @pytest.mark.parametrize("url", URLS)

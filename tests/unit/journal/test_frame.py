@@ -30,11 +30,11 @@ def test_any_changed_byte_is_noticed(data: bytes, draw: st.DataObject) -> None:
     was = line[at]
     line[at] = draw.draw(st.integers(0, 255).filter(lambda byte: byte != was))
     try:
-        found = unpack(bytes(line))
+        unpacked = unpack(bytes(line))
     except ValueError:
         return
     # The checksum itself may be written in capitals, too.
-    assert found == (12, data)
+    assert unpacked == (12, data)
     assert at < 8
 
 
@@ -47,24 +47,24 @@ def test_what_is_no_frame(line: bytes) -> None:
 @given(st.lists(LINE, max_size=5), LINE, st.integers(0, 7))
 def test_scan_takes_whole_lines_only(lines: list[bytes], rest: bytes, limit: int) -> None:
     packed = [pack(number, data) for number, data in enumerate(lines)]
-    found = scan(b"".join(packed) + rest, limit)
+    frames = scan(b"".join(packed) + rest, limit)
     taken = min(limit, len(lines))
-    assert (found.numbers, found.data) == (list(range(taken)), lines[:taken])
-    assert (found.damaged, found.tail) == ([], 0)
-    assert found.consumed == sum(map(len, packed[:taken]))
+    assert (frames.numbers, frames.data) == (list(range(taken)), lines[:taken])
+    assert (frames.damaged, frames.tail) == ([], 0)
+    assert frames.consumed == sum(map(len, packed[:taken]))
 
 
 def test_a_damaged_line_is_set_aside_and_the_next_is_read() -> None:
     first, second, third = pack(1, b"a"), pack(2, b"b"), pack(3, b"c")
-    found = scan(first + b"X" + second[1:] + third, 10)
-    assert (found.numbers, found.data, found.tail) == ([1, 3], [b"a", b"c"], 0)
-    assert found.damaged == [b"X" + second[1:-1]]
-    assert found.consumed == len(first + second + third)
+    frames = scan(first + b"X" + second[1:] + third, 10)
+    assert (frames.numbers, frames.data, frames.tail) == ([1, 3], [b"a", b"c"], 0)
+    assert frames.damaged == [b"X" + second[1:-1]]
+    assert frames.consumed == len(first + second + third)
 
 
 @given(st.binary(), st.integers(0, 10))
 def test_scan_never_raises_and_accounts_for_every_line(data: bytes, limit: int) -> None:
-    found = scan(data, limit)
-    assert len(found.data) + len(found.damaged) == min(limit, data.count(b"\n"))
-    assert found.consumed <= len(data)
-    assert scan(data[found.consumed :], limit).consumed >= 0
+    frames = scan(data, limit)
+    assert len(frames.data) + len(frames.damaged) == min(limit, data.count(b"\n"))
+    assert frames.consumed <= len(data)
+    assert scan(data[frames.consumed :], limit).consumed >= 0

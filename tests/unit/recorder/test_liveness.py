@@ -19,7 +19,7 @@ from tests.histories import ID, NAME, Delivery, fold, ms
 
 SEEN = dt.datetime(2026, 1, 31, 9, 5, 7, tzinfo=dt.timezone.utc)
 
-RUNS = [
+DELIVERIES = [
     Delivery(2),
     Delivery(2, nesting=0x1F, retries=0x1234, redelivered=True),
     Delivery(2, nesting=0xFF, retries=0xFFFF),
@@ -27,7 +27,7 @@ RUNS = [
 ]
 
 
-def told(kind: Kind, key: str, evidence: str = "its process is gone") -> Event:
+def event_of(kind: Kind, key: str, evidence: str = "its process is gone") -> Event:
     event = liveness._event(kind, OpenAttempt(ID, key, NAME, "db-1", 4711, "worker", SEEN), evidence)
     assert event is not None
     return event
@@ -39,11 +39,11 @@ def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("kind", [Kind.LOST, Kind.FOUND])
-@pytest.mark.parametrize("run", RUNS)
-def test_the_event_has_the_run_key_of_the_attempt(kind: Kind, run: Delivery) -> None:
+@pytest.mark.parametrize("run", DELIVERIES)
+def test_the_event_has_the_key_of_the_attempt(kind: Kind, run: Delivery) -> None:
     """Each part of it, too: else a key that is cut in other places would be put together again the same."""
     start = run.started(3)
-    event = told(kind, attempt_key(start))
+    event = event_of(kind, attempt_key(start))
     assert attempt_key(event) == attempt_key(start)
     parts = [(one.get("nesting", 0), one.get("retries", 0), one.get("redelivered", False)) for one in (event, start)]
     assert parts[0] == parts[1]
@@ -51,13 +51,13 @@ def test_the_event_has_the_run_key_of_the_attempt(kind: Kind, run: Delivery) -> 
 
 
 @pytest.mark.parametrize("key", ["", "x", "0", f"x{'0' * 26}", "0" * 28])
-def test_of_an_attempt_whose_key_is_none_nothing_is_told(key: str) -> None:
+def test_an_attempt_whose_key_is_none_gets_no_event(key: str) -> None:
     """As an imported one may have: no event has that key."""
     assert liveness._event(Kind.LOST, OpenAttempt(ID, key, NAME, "db-1", 4711, "worker", SEEN), "gone") is None
 
 
-def test_a_run_key_that_the_recorder_did_not_write(tmp_path: Path) -> None:
-    """As an imported attempt may have one: nothing can be told of it, and others are."""
+def test_a_key_that_the_recorder_did_not_write(tmp_path: Path) -> None:
+    """As an imported attempt may have one: it gets no event, but others do."""
     ours = attempt_key(Delivery(2).started(3))
     written: list[bytes] = []
     store: Any = SimpleNamespace(write=written.extend)
@@ -66,14 +66,14 @@ def test_a_run_key_that_the_recorder_did_not_write(tmp_path: Path) -> None:
     assert [attempt_key(json.loads(one)) for one in written] == [ours]
 
 
-def test_a_run_of_no_delivery() -> None:
+def test_an_attempt_of_no_delivery() -> None:
     key = attempt_key(Delivery(2, run="").started(3))
-    assert attempt_key(told(Kind.LOST, key)) == key
+    assert attempt_key(event_of(Kind.LOST, key)) == key
 
 
 def test_lost_ends_the_attempt_and_says_why() -> None:
     start = Delivery(2, retries=1).started(3)
-    folded = fold([start, told(Kind.LOST, attempt_key(start))])
+    folded = fold([start, event_of(Kind.LOST, attempt_key(start))])
     assert (folded.task["status"], folded.task["retries"], folded.task["completed_at"]) == ("LOST", 1, ms(100))
     [attempt] = folded.attempts.values()
     assert (attempt["outcome"], attempt["ended_at"], attempt["error_type"]) == ("lost", ms(100), "WorkerLostError")
@@ -84,17 +84,17 @@ def test_lost_ends_the_attempt_and_says_why() -> None:
 
 
 def test_lost_and_found_are_what_the_main_process_infers() -> None:
-    """So an end that the run itself tells outranks them, whenever it comes."""
+    """So an end that the attempt itself reports outranks them, whenever it comes."""
     run = Delivery(2)
     start, end = run.started(3), run.ended(Kind.SUCCEEDED, 5, result="kept")
     for kind in (Kind.LOST, Kind.FOUND):
-        event = told(kind, attempt_key(start))
+        event = event_of(kind, attempt_key(start))
         assert event["inferred"] is True
         assert fold([start, end, event]) == fold([start, end])
 
 
-def test_an_attempt_of_which_only_the_watch_tells() -> None:
-    [attempt] = fold([told(Kind.LOST, attempt_key(Delivery(2).received()))]).attempts.values()
+def test_an_attempt_whose_start_was_never_stored() -> None:
+    [attempt] = fold([event_of(Kind.LOST, attempt_key(Delivery(2).received()))]).attempts.values()
     assert (attempt["name"], attempt["celery_task_id"], attempt["outcome"]) == (NAME, ID, "lost")
 
 
@@ -102,7 +102,7 @@ def test_found_takes_the_loss_back() -> None:
     run = Delivery(2)
     start = run.started(3)
     lost = run.ended(Kind.LOST, 50, inferred=True, error_type="WorkerLostError", error_message="gone")
-    found = told(Kind.FOUND, attempt_key(start), "")
+    found = event_of(Kind.FOUND, attempt_key(start), "")
     assert "error_type" not in found
     folded = fold([start, lost, found])
     assert (folded.task["status"], folded.task["error_type"]) == ("STARTED", None)
