@@ -34,7 +34,7 @@ def upgrade():
     op.add_column("async_task", sa.Column("urgency", sa.Integer()))
 """
 READ = """    if (urgency := info.get("priority")) is not None:
-        more += f'"urgency":{urgency},'
+        text += f'"urgency":{urgency},'
 """
 PROJECT = """
 from celery import Celery
