@@ -1,4 +1,4 @@
-"""The console: the record as pages, rendered here, over the same queries and with the same access as the API."""
+"""The console: the record as HTML pages, from the same queries and with the same access as the API."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`console`: the pages as one ASGI application, to be mounted in the API's."""
+"""`console`: the pages as an ASGI application, mounted in that of the API."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _UNREADABLE: Final = (
 
 
 def console(service: Service) -> Starlette:
-    """The pages of the store that ``service`` reads, below wherever they are mounted."""
+    """The pages of the store that ``service`` reads."""
     app = Starlette(
         routes=[
             *overview.ROUTES,
@@ -51,7 +51,7 @@ def console(service: Service) -> Starlette:
 
 def _answer(request: Request, exc: ProblemError) -> Response:
     if exc.kind == "unauthenticated":
-        return entry.asked(request, exc)
+        return entry.form(request, exc)
     title = "No tables yet" if exc.detail == NO_TABLES else ""
     return failed(request, exc.status, exc.detail, exc.headers, title=title)
 
@@ -61,10 +61,10 @@ def _of_filter(request: Request, exc: Exception) -> Response:
 
 
 def _of_http(request: Request, exc: Exception) -> Response:
-    """Of Starlette's router, or of the function `asynctask_access`: it may lead to where one logs in."""
+    """Answers errors of Starlette's router and of the function `asynctask_access`, which may redirect to a login."""
     assert isinstance(exc, HTTPException)
     headers = exc.headers or {}
     if exc.status_code < 400:
         return Response(None, exc.status_code, headers=headers)
-    told = {404: "This page does not exist.", 405: f"Allowed methods: {headers.get('Allow', '')}."}
-    return failed(request, exc.status_code, told.get(exc.status_code, f"{exc.detail}."), headers)
+    details = {404: "This page does not exist.", 405: f"Allowed methods: {headers.get('Allow', '')}."}
+    return failed(request, exc.status_code, details.get(exc.status_code, f"{exc.detail}."), headers)

@@ -1,4 +1,4 @@
-"""Who looks at the console: as for the API, or by a token that was typed once and is kept in a cookie."""
+"""Signing in to the console: credentials as for the API, or a token that a cookie keeps."""
 
 from __future__ import annotations
 
@@ -19,34 +19,35 @@ _MAX_AGE: Final = 30 * 86_400
 """Seconds that a browser keeps the cookie."""
 
 
-def asked(request: Request, exc: ProblemError | None = None, told: str = "", back: str | None = None) -> Response:
-    """The form; where nothing is to be typed, what else there is to do. ``back``: where it leads to; None: here."""
+def form(request: Request, exc: ProblemError | None = None, error: str = "", back: str | None = None) -> Response:
+    """The form to sign in, or where the server takes no tokens, what to do. ``back``: the address to go to afterwards;
+    None: this one."""
     service: Service = request.app.state.asynctask
-    query = request.scope["query_string"].decode("latin-1")  # in `request.url` a path may be cut
+    query = request.scope["query_string"].decode("latin-1")  # `request.url` may cut the path
     here = quote(request.scope["path"]) + (f"?{query}" if query else "")
-    found = markup.render(
+    page = markup.render(
         request,
         "sign-in.html",
         takes_tokens=service.authenticator.takes_tokens,
         has_function=service.authenticator.has_function,
-        detail=told or (exc.detail if exc and not service.authenticator.takes_tokens else ""),
+        detail=error or (exc.detail if exc and not service.authenticator.takes_tokens else ""),
         back=_safe(here if back is None else back),
     )
     headers = {**markup.SECURITY, **(exc.headers if exc else {})}
-    return HTMLResponse(found, 401 if exc or told else 200, headers=headers)
+    return HTMLResponse(page, 401 if exc or error else 200, headers=headers)
 
 
 async def _sign_in(request: Request) -> Response:
     if request.method != "POST":
-        return asked(request, back="")
+        return form(request, back="")
     same_site(request)
-    form = await fields(request)
-    token, back = form.get("token", "").strip(), _safe(form.get("back", ""))
+    sent = await fields(request)
+    token, back = sent.get("token", "").strip(), _safe(sent.get("back", ""))
     service: Service = request.app.state.asynctask
     if service.authenticator.holder(token) is None:
-        return asked(
+        return form(
             request,
-            told="Invalid token. Check that you copied all of it, or ask the operator of this server for another.",
+            error="Invalid token. Check that you copied all of it, or ask the operator of this server for another.",
             back=back,
         )
     answer = RedirectResponse(back or markup.url(request), 303, headers=markup.SECURITY)
@@ -70,7 +71,7 @@ async def _sign_out(request: Request) -> Response:
 
 
 async def fields(request: Request) -> dict[str, str]:
-    """Of a form that was sent: the first of each name. Raises `ProblemError`."""
+    """The fields of a posted form, the first of each name. Raises `ProblemError`."""
     body = (await request.body()).decode("utf-8", "replace")
     try:
         return {name: values[0] for name, values in parse_qs(body, max_num_fields=MAX_FIELDS).items()}
@@ -79,7 +80,7 @@ async def fields(request: Request) -> dict[str, str]:
 
 
 def _safe(back: str) -> str:
-    """A path of this server; nothing that leads to another."""
+    """``back`` if it is a path of this server; else empty, so that no address leads to another site."""
     ours = re.fullmatch(r"/(?!/)[^\\]*", back) is not None and back.isprintable()
     return back if ours else ""
 

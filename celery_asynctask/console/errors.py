@@ -1,4 +1,4 @@
-"""The page of errors: what fails, cause by cause, and from each cause to its tasks."""
+"""The page of errors: failures by cause, with a link from each cause to its tasks."""
 
 from __future__ import annotations
 
@@ -20,37 +20,37 @@ from celery_asynctask.queries.search.filter import MAX_VALUES, parse, quoted, te
 from celery_asynctask.queries.types import Session
 
 SCANNED: Final = (1000, 10_000)
-"""Newest failures that are looked at: as many as within a tenth of a second, or all that are ever grouped."""
+"""Newest failures that are grouped: by default what takes a tenth of a second; on request, the maximum."""
 CAUSES: Final = (50, 1000)
-"""Groups that are shown."""
+"""Causes that are shown: by default, on request."""
 NAMES_SHOWN: Final = 3
-"""Names of tasks that are shown of a group."""
+"""Task names that are shown of a cause."""
 SORTS: Final[Mapping[str, tuple[str, Callable[[Group], int | dt.datetime]]]] = {
     "count": ("Most frequent", lambda group: group.tasks),
     "last": ("Most recent", lambda group: group.last),
     "first": ("Newest", lambda group: group.first),
 }
 SHORTCUTS: Final = (("Last hour", "since:1h"), ("Last day", "since:1d"), ("Last week", "since:1w"))
-"""Common terms of a search."""
+"""Common terms of a search, by their titles."""
 _TICK: Final = dt.timedelta(microseconds=1)
 
 
 class Cause(NamedTuple):
-    """One group, as it is shown."""
+    """A row of the table."""
 
     id: str
-    """Of its row, the same whenever it is shown."""
+    """Of the row, the same in every refresh."""
     group: Group
     tasks: str
-    """Where its tasks are listed."""
+    """Address of the list of its tasks."""
     peak: str
-    """When most of them failed, in words."""
+    """Text of the bars: when most of them failed."""
     bars: Sequence[tuple[float, str, str]]
-    """As the macro takes them."""
+    """As the macro `bars` takes them."""
 
 
 async def errors(page: Page) -> Response:
-    """What fails of what a search finds."""
+    """The failures among the tasks that match a search, by cause."""
     page.query("search", "sort", "most", "causes")
     sort = page.choice("sort", SORTS, "count")
     scanned, shown = int(page.choice("most", SCANNED, SCANNED[0])), int(page.choice("causes", CAUSES, CAUSES[0]))
@@ -66,16 +66,16 @@ async def errors(page: Page) -> Response:
         "max_failures": SCANNED[-1],
     }
     if search.refusal:
-        return page.error("errors.html", 422, found=None, **shared)
+        return page.error("errors.html", 422, failures=None, **shared)
 
     def make(session: Session) -> Mapping[str, object]:
-        found = failures(page.reader, session, search.filter, limit=scanned)
-        groups = sorted(found.groups, key=SORTS[sort][1], reverse=True)
+        total = failures(page.reader, session, search.filter, limit=scanned)
+        groups = sorted(total.groups, key=SORTS[sort][1], reverse=True)
         head = groups[:shown]
         return {
             **shared,
-            "found": found,
-            "causes": list(_causes(page, search, found, head)),
+            "failures": total,
+            "causes": list(_causes(page, search, total, head)),
             "left": len(groups) - len(head),
             "left_tasks": sum(group.tasks for group in groups[len(head) :]),
             "names_shown": NAMES_SHOWN,
@@ -84,11 +84,11 @@ async def errors(page: Page) -> Response:
     return await page.answer("errors.html", make, cacheable=not search.relative)
 
 
-def _causes(page: Page, search: Search, found: Failures, groups: Sequence[Group]) -> Iterator[Cause]:
-    bounds = found.bounds
-    shown = "%m-%d %H:%M" if bounds and bounds[-1] - bounds[0] > BUCKETS * dt.timedelta(minutes=1) else "%m-%d %H:%M:%S"
-    periods = [f"{begin:{shown}} to {end:{shown}} UTC" for begin, end in pairwise(bounds)]
-    names_status = any(one.key == "status" for one in search.filter.terms)
+def _causes(page: Page, search: Search, total: Failures, groups: Sequence[Group]) -> Iterator[Cause]:
+    bounds = total.bounds
+    form = "%m-%d %H:%M" if bounds and bounds[-1] - bounds[0] > BUCKETS * dt.timedelta(minutes=1) else "%m-%d %H:%M:%S"
+    periods = [f"{begin:{form}} to {end:{form}} UTC" for begin, end in pairwise(bounds)]
+    names_status = any(term.key == "status" for term in search.filter.terms)
     for group in groups:
         key = repr((group.error_type, group.message, group.place)).encode(errors="surrogatepass")
         peak = max(group.counts)
@@ -110,22 +110,22 @@ def _causes(page: Page, search: Search, found: Failures, groups: Sequence[Group]
 
 
 def search_of(group: Group, search: str, now: dt.datetime) -> str:
-    """A search of the tasks that are in a group of what ``search`` finds, as nearly as the grammar can say it: it knows
-    nothing of places. What would make it too long is left out, the names first."""
+    """A search for the tasks of a group among those of ``search``, as nearly as the grammar can say it: it has no key
+    for the line in the code. Parts that would make it too long are left out, the names first."""
     has_error = group.error_type not in FAILED
     of_type = term("error", group.error_type) if has_error else f"status:{group.error_type} error:none"
     message = "*".join(quoted(piece) for piece in pieces(group.message))
     names = ",".join(map(quoted, group.names)) if len(group.names) <= MAX_VALUES else ""
     between = f"since:{rfc3339(group.first_asked)} until:{rfc3339(group.last_asked + _TICK)}"
-    needed = [search.strip(), of_type]
-    wanted = [between, f"message:{message}" if message else "", f"name:{names}" if names else ""]
-    for left_out in range(len(wanted) + 1):
-        found = " ".join(filter(None, [*needed, *wanted[: len(wanted) - left_out]]))
+    required = [search.strip(), of_type]
+    optional = [between, f"message:{message}" if message else "", f"name:{names}" if names else ""]
+    for left_out in range(len(optional) + 1):
+        text = " ".join(filter(None, [*required, *optional[: len(optional) - left_out]]))
         try:
-            parse(found, now)
+            parse(text, now)
         except FilterError:
             continue
-        return found
+        return text
     return of_type
 
 

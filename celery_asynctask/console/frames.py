@@ -11,29 +11,28 @@ from celery_asynctask.queries.failures.fingerprint import FRAME, is_own
 class _Part(NamedTuple):
     lines: Sequence[str]
     path: str = ""
-    """Of the file, where it is a frame."""
+    """Of a frame: its file; else empty."""
 
 
 def folded(traceback: str, package: str = "") -> str:
-    """A traceback in which each row of frames that are not the user's own is a line that says how many; where none is,
-    the last one stays. ``package`` as in `fingerprint.place`."""
+    """A traceback in which one line, with their number, stands for consecutive frames that are not the user's own. If
+    none is, the last frame is kept. ``package`` as in `fingerprint.place`."""
     parts = list(_parts(traceback.splitlines()))
     frames = [number for number, part in enumerate(parts) if part.path]
     own = {path: is_own(path, package) for path in {part.path for part in parts if part.path}}
     kept = {number for number in frames if own[parts[number].path]}
     if not kept:
-        kept = {
-            next((one for one in reversed(frames) if own[parts[one].path] is not None), frames[-1] if frames else -1)
-        }
-    found: list[str] = []
+        last = frames[-1] if frames else -1
+        kept = {next((number for number in reversed(frames) if own[parts[number].path] is not None), last)}
+    lines: list[str] = []
     hidden = 0
     for number, part in enumerate(parts):
         if part.path and number not in kept:
             hidden += 1
             continue
-        found += [*_hidden(hidden), *part.lines]
+        lines += [*_hidden(hidden), *part.lines]
         hidden = 0
-    return "\n".join([*found, *_hidden(hidden)])
+    return "\n".join([*lines, *_hidden(hidden)])
 
 
 def _hidden(count: int) -> list[str]:
@@ -41,7 +40,7 @@ def _hidden(count: int) -> list[str]:
 
 
 def _parts(lines: Sequence[str]) -> Iterator[_Part]:
-    """Each frame with its lines of code, and what is between frames line by line."""
+    """The frames, each with its lines of code, and the lines between them."""
     frame: list[str] = []
     path = below = ""
     for line in lines:

@@ -1,4 +1,4 @@
-"""How pages are written: templates, how values are shown in them, where pages are."""
+"""Templates, the form of values in them, and the addresses of pages."""
 
 from __future__ import annotations
 
@@ -32,30 +32,30 @@ SEARCH_EXAMPLES: Final = (
 )
 """Searches that show the grammar; a click runs them."""
 COOKIE: Final = "asynctask_token"
-"""Of who has signed in."""
+"""Holds the token of a user who has signed in."""
 SECURITY: Final = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "Referrer-Policy": "same-origin",
     "X-Frame-Options": "DENY",
 }
-"""Of every page."""
+"""Headers of every page."""
 
 
 def _finalized(value: object) -> object:
-    """What a template writes: nothing that turns the direction of writing, and no control characters."""
+    """A value as a template writes it: without control characters and marks of writing direction."""
     if value is None:
         return ""
     return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def seconds(value: dt.timedelta | float | None) -> str:
-    """A length of time in at most two units; empty where there is none."""
+    """A length of time in at most two units; None: empty."""
     return span(value.total_seconds() if isinstance(value, dt.timedelta) else value)
 
 
 def percent(value: float) -> str:
-    """A part of 1; what is not quite nothing or all is never shown as that."""
+    """A share of 1. Only exactly 0 and 1 are shown as 0 % and 100 %."""
     shown = f"{value * 100:.1f}".rstrip("0").rstrip(".")
     return f"{'<0.1' if shown == '0' and value else '>99.9' if shown == '100' and value < 1 else shown} %"
 
@@ -99,27 +99,27 @@ _ENVIRONMENT.globals.update(
 
 def url(request: Request, path: str = "", **query: object) -> str:
     """As `Page.url`."""
-    asked = {name: value for name, value in query.items() if value not in (None, "", [])}
-    found = f"{request.scope.get('root_path', '')}{quote(path) or '/'}"
-    return f"{found}?{urlencode(asked, doseq=True)}" if asked else found
+    given = {name: value for name, value in query.items() if value not in (None, "", [])}
+    address = f"{request.scope.get('root_path', '')}{quote(path) or '/'}"
+    return f"{address}?{urlencode(given, doseq=True)}" if given else address
 
 
 def task_url(request: Request, task_id: str) -> str:
-    """Where the page of the task with that Celery id is: browsers change paths with slashes and dots in them, and a
-    number leads to another task's row where this one is gone."""
+    """The address of the task with that Celery id. An id that browsers would change in a path (slashes, dots), or that
+    is a number and so may be the row of another task, goes by the page that redirects to it."""
     is_plain = re.fullmatch(r"(?!(\.{1,2}|[0-9]+)$)[^/\\]+", task_id) is not None
     return url(request, f"/tasks/{task_id}") if is_plain else url(request, "/task", id=task_id)
 
 
-def render(request: Request, template: str, **found: object) -> str:
-    """The HTML that a template makes of what was found, and of what every template has."""
+def render(request: Request, template: str, **values: object) -> str:
+    """The HTML of a template, from ``values`` and what every template has."""
     return _ENVIRONMENT.get_template(template).render(
         url=partial(url, request),
         task_url=partial(task_url, request),
         asset=lambda name: url(request, f"/static/{name}", v=static.version(name)),
         at=request.scope["path"].removeprefix(request.scope.get("root_path", "")),
         signed_in=COOKIE in request.cookies,
-        **found,
+        **values,
     )
 
 

@@ -1,4 +1,4 @@
-"""The pages of names: how the tasks of each do, and more of those of one."""
+"""The pages of task types: statistics of all names, and of one."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from celery_asynctask.queries.types import Session
 from celery_asynctask.web.problem import invalid, not_found
 
 MAX_SCANNED: Final = 20_000
-"""Tasks of all names: a page is not to take as long as a report does."""
+"""Tasks that are read: a page must be faster than a report."""
 MAX_SHOWN: Final = 500
-"""Names of a page."""
+"""Names that are shown."""
 SHORTCUTS: Final = (("Last hour", "since:1h"), ("Last day", "since:1d"), ("Last week", "since:7d"))
 
 
 class Column(NamedTuple):
-    """One of the table, and what it is sorted by; the largest comes first, and what is None last."""
+    """A column and its sort key; the largest value comes first, None last."""
 
     title: str
     by: Callable[[Name], float | None]
@@ -56,25 +56,25 @@ ORDERS: Final = ("name", *COLUMNS)
 
 
 async def names(page: Page) -> Response:
-    """How the tasks of each name do, of those that a search finds: of the last day where it names no time."""
+    """Statistics by name of the tasks that match a search, of the last 24 hours if it names no time."""
     page.query("search", "order")
     order = page.choice("order", ORDERS, "tasks")
     end = page.this_minute
-    search = page.search(end)  # from a whole minute, so that it is the same within one
+    search = page.search(end)  # times count from the end of the minute: the page is the same within it
     shared = {"search": search, "order": order, "columns": COLUMNS, "shortcuts": SHORTCUTS}
     if search.refusal:
-        return page.error("names.html", 422, found=None, **shared)
+        return page.error("names.html", 422, statistics=None, **shared)
     within = with_time(search.filter, end)
     is_of_day = within != search.filter
 
     def make(session: Session) -> Mapping[str, object]:
-        found = statistics(page.reader, session, within, end, limit=MAX_SCANNED)
-        shown = ordered(found, order)
+        total = statistics(page.reader, session, within, end, limit=MAX_SCANNED)
+        shown = ordered(total, order)
         return {
             **shared,
             "narrow": f"{search.text} since:1d".strip() if is_of_day else search.text,
             "is_of_day": is_of_day,
-            "found": found,
+            "statistics": total,
             "shown": shown[:MAX_SHOWN],
             "max_scanned": MAX_SCANNED,
         }
@@ -82,17 +82,17 @@ async def names(page: Page) -> Response:
     return await page.answer("names.html", make, end)
 
 
-def ordered(found: Statistics, order: str) -> Sequence[Name]:
-    """The names in one of `ORDERS`; those that are alike by name."""
-    alike = sorted(found.names, key=lambda one: one.name)
+def ordered(total: Statistics, order: str) -> Sequence[Name]:
+    """The names in one of `ORDERS`; equal ones by name."""
+    by_name = sorted(total.names, key=lambda row: row.name)
     if order == "name":
-        return alike
-    by = COLUMNS[order].by
-    return sorted(alike, key=lambda one: (by(one) is None, -(by(one) or 0)))
+        return by_name
+    value = COLUMNS[order].by
+    return sorted(by_name, key=lambda row: (value(row) is None, -(value(row) or 0)))
 
 
 async def name(page: Page) -> Response:
-    """The tasks of one name. It stands in the query, for in a path browsers would make another of some names."""
+    """The tasks of one name, which is in the query: browsers would change some names in a path."""
     of = page.query("name")["name"]
     try:
         parse_value("name", quoted(of), page.now)

@@ -1,4 +1,4 @@
-"""The page that comes first: whether the record is complete, and what runs, fails, waits and is lost."""
+"""The first page: whether the record is complete, and what runs, fails, waits and is lost."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from celery_asynctask.queries.types import Session
 from celery_asynctask.store.models import AsyncTask
 
 ROWS: Final = 10
-"""Of each list."""
+"""Rows of each list."""
 DAY: Final = dt.timedelta(days=1)
 """For how long a lost task is shown as open."""
 MAX_RERUNS_SCANNED: Final = 2_000
@@ -44,7 +44,7 @@ class Lost(NamedTuple):
 
     @property
     def is_open(self) -> bool:
-        """Whether one may still need somebody: a lost task that was rerun, or is older than a day, does not."""
+        """Whether a lost task may still need attention: one that was rerun, or lost over a day ago, does not."""
         return self.of_day > self.rerun
 
 
@@ -65,42 +65,42 @@ def lost(reader: Reader, session: Session, newest: Sequence[AsyncTask], end: dt.
 
 
 async def overview(page: Page) -> Response:
-    """What happens now."""
+    """The present state of all tasks."""
     page.query()
     end = page.this_minute
-    whole = page.access.customers is None  # events are of processes, not of customers
-    ledger = (await page.service.run(page.health)).ledger if whole else None
+    sees_all = page.access.customers is None
+    ledger = (await page.service.run(page.health)).ledger if sees_all else None  # events belong to no customer
     record = {"ledger": ledger, "equation": [] if ledger is None else _equation(ledger)}
 
     def make(session: Session) -> Mapping[str, object]:
-        reader = page.reader  # which connects: not before we are in a thread
+        reader = page.reader  # connects, so only here, in a thread
         if is_empty(reader, session):
-            return {"found": None, **record}
-        parts = series(reader, session, Filter(), end, limit=MAX_SCANNED if whole else FEWER)
-        found = overview_of(reader, session, end, rows=ROWS)
+            return {"overview": None, **record}
+        parts = series(reader, session, Filter(), end, limit=MAX_SCANNED if sees_all else FEWER)
+        now = overview_of(reader, session, end, rows=ROWS)
         return {
-            "found": found,
+            "overview": now,
             **record,
             "now": backlog(reader, session),
-            "lost": lost(reader, session, found.lost, end),
+            "lost": lost(reader, session, now.lost, end),
             "max_counted": MAX_BACKLOG,
             "max_running": MAX_RUNNING,
-            "names_are_of_some": sum(found.running.values()) >= MAX_RUNNING,
+            "names_are_of_some": sum(now.running.values()) >= MAX_RUNNING,
             "waiting": WAITING,
-            "failures_of_hour": sum(found.counts.get(one, 0) for one in FAILED),
+            "failures_of_hour": sum(now.counts.get(status, 0) for status in FAILED),
             "sparks": sparks(parts),
             "sparks_note": sparks_note(parts),
             "statuses": AsyncTaskStatus,
-            "failures": sorted(
-                [*found.failures, *found.lost], key=lambda task: (task.created_at, task.id), reverse=True
-            )[:ROWS],
+            "failures": sorted([*now.failures, *now.lost], key=lambda task: (task.created_at, task.id), reverse=True)[
+                :ROWS
+            ],
         }
 
     return await page.answer("overview.html", make, end, repr(ledger))
 
 
 def _equation(ledger: Ledger) -> list[tuple[int, str]]:
-    """Counts and what they are of, which add up to what was accepted; nothing that is 0 but what was stored."""
+    """The counts of a ledger and their words, which add up to the accepted events; only stored events may be 0."""
     counts = {
         "stored": ledger.stored,
         "in the journal": ledger.in_journal,

@@ -1,4 +1,4 @@
-"""One look at a page: who looks, what was asked for, and the answer with its ETag."""
+"""A request for a page: its caller, its query, and the answer with its ETag."""
 
 from __future__ import annotations
 
@@ -22,49 +22,48 @@ from celery_asynctask.web.service import Caller, caller_of
 
 
 class Search(NamedTuple):
-    """A search as it was typed, and what it means."""
+    """A search as typed, and parsed."""
 
     text: str
-    meaning: Filter | None = None
+    parsed: Filter | None = None
     relative: bool = False
-    """Whether it means something else tomorrow."""
+    """Whether it counts time from now, and so finds other tasks tomorrow."""
     refusal: str = ""
-    """Why it was not understood; empty: it was."""
+    """Why it cannot be parsed; empty: it can."""
 
     @property
     def filter(self) -> Filter:
-        """What it means. Raises `ProblemError` where it was not understood: nothing must be found for it by chance."""
-        if self.meaning is None:
+        """The parsed search. Raises `ProblemError` for a wrong search, which must not find all tasks."""
+        if self.parsed is None:
             raise invalid("search", self.refusal)
-        return self.meaning
+        return self.parsed
 
 
 class Page(Caller):
-    """One look at a page, by whoever asks for it."""
+    """A request for a page."""
 
     def __init__(self, request: Request, caller: Caller) -> None:
         super().__init__(caller.access, caller.service)
         self.request = request
 
     def url(self, path: str = "", **query: object) -> str:
-        """Where a page is: a path below the console, whose parts are quoted, with what its query says; what is None or
-        empty is left out."""
+        """The address of a path below the console, with a query; None and empty values are left out."""
         return markup.url(self.request, path, **query)
 
     def here(self, **changes: object) -> str:
-        """This page, with another query: what is None is taken out."""
+        """The address of this page with changes to its query; None removes a parameter."""
         given = self.request.query_params
         return markup.url(self.request, self.path, **{**{name: given.getlist(name) for name in given}, **changes})
 
     @cached_property
     def path(self) -> str:
-        """Of this page below the console."""
-        whole: str = self.request.scope["path"]
-        return whole.removeprefix(self.request.scope.get("root_path", ""))
+        """The path of this page below the console."""
+        path: str = self.request.scope["path"]
+        return path.removeprefix(self.request.scope.get("root_path", ""))
 
     def query(self, *names: str, often: Collection[str] = ()) -> dict[str, str]:
-        """The query's parameters, empty where they are not given; those ``often`` are had by `choices`. Raises
-        `ProblemError` for any other: a slip in a link must not look like an answer."""
+        """The parameters of the query, empty where they are missing. `choices` reads those in ``often``, which may be
+        repeated. Raises `ProblemError` for others: a mistyped parameter must not be ignored."""
         given = self.request.query_params
         for name in given:
             if name not in names and name not in often:
@@ -72,18 +71,17 @@ class Page(Caller):
         return {name: given.get(name, "") for name in names}
 
     def choice(self, name: str, options: Iterable[object], default: object = "") -> str:
-        """Which of the options a parameter of the query names, ``default`` where it is not given. Raises
-        `ProblemError`."""
+        """The option that a parameter of the query names; ``default`` where it is missing. Raises `ProblemError`."""
         given = self.request.query_params.get(name, "")
         return _one_of(name, given, options) if given else str(default)
 
     def choices(self, name: str, options: Iterable[object]) -> list[str]:
-        """Those of the options that a parameter of the query names, which may be given often. Raises `ProblemError`."""
+        """The options that a parameter of the query names, which may be repeated. Raises `ProblemError`."""
         return [_one_of(name, given, options) for given in dict.fromkeys(self.request.query_params.getlist(name))]
 
     def search(self, now: dt.datetime) -> Search:
-        """The query's search; one that was not understood is shown again, to be corrected. Raises `ProblemError` for
-        one that looks into values which are not to be seen."""
+        """The search of the query; a page shows a wrong one again, with its refusal, to be corrected. Raises
+        `ProblemError` for a search in values that the caller may not see."""
         text = self.request.query_params.get("search", "")
         try:
             terms, relative = searched(text, now)
@@ -94,12 +92,12 @@ class Page(Caller):
         return Search(text, Filter(tuple(terms)), relative)
 
     async def answer(
-        self, template: str, make: Callable[[Session], Mapping[str, object]], *more: Hashable, cacheable: bool = True
+        self, template: str, make: Callable[[Session], Mapping[str, object]], *depends: Hashable, cacheable: bool = True
     ) -> Response:
-        """The page that ``template`` makes of what ``make`` finds in a session, or 304 where the browser has it.
-        ``more``, besides the path and its query, is what it depends on; not ``lasting`` as in `Answers.answer`."""
+        """The page that ``template`` makes of the values of ``make``, or a 304 where the browser has it. ``depends``:
+        what it depends on besides the path and the query; ``cacheable`` as in `Answers.answer`."""
         scope = self.request.scope
-        key = (self.access, scope["path"], scope["query_string"], scope.get("root_path", ""), *more)
+        key = (self.access, scope["path"], scope["query_string"], scope.get("root_path", ""), *depends)
 
         def work() -> Response:
             return self.service.answers.answer(
@@ -115,34 +113,34 @@ class Page(Caller):
 
         return await self.service.run(work)
 
-    def error(self, template: str, status: int, **found: object) -> Response:
-        """A page that is not what was asked for."""
-        return HTMLResponse(self.render(template, **found), status, headers=markup.SECURITY)
+    def error(self, template: str, status: int, **values: object) -> Response:
+        """A page with the status of an error."""
+        return HTMLResponse(self.render(template, **values), status, headers=markup.SECURITY)
 
-    def render(self, template: str, **found: object) -> str:
+    def render(self, template: str, **values: object) -> str:
         """The HTML of a page."""
-        return markup.render(self.request, template, page=self, **found)
+        return markup.render(self.request, template, page=self, **values)
 
 
 def floored(now: dt.datetime, seconds: int) -> dt.datetime:
-    """The moment that all looks within so many seconds have in common."""
-    whole = int(now.timestamp())
-    return dt.datetime.fromtimestamp(whole - whole % seconds, dt.timezone.utc)
+    """``now``, rounded down to a multiple of ``seconds``: the same for all requests within that time."""
+    timestamp = int(now.timestamp())
+    return dt.datetime.fromtimestamp(timestamp - timestamp % seconds, dt.timezone.utc)
 
 
 Make = Callable[[Page], Awaitable[Response]]
-"""Answers a look at a page."""
+"""Answers a request for a page."""
 
 
 def _one_of(name: str, given: str, options: Iterable[object]) -> str:
-    known = [str(one) for one in options]
+    known = [str(option) for option in options]
     if given not in known:
         raise invalid(name, f"{name} must be one of {', '.join(known)}, or left out; {given[:40]!r} is not.")
     return given
 
 
 def route(path: str, make: Make, right: Right = Right.READ, method: str = "GET") -> Route:
-    """A page at a path; one that is posted to is an action, which is taken from pages of ours alone."""
+    """The route of a page. A ``method`` of POST makes it an action, which only pages of this server may send."""
 
     async def endpoint(request: Request) -> Response:
         caller = await caller_of(request, Right.READ, right, kept=request.cookies.get(markup.COOKIE))

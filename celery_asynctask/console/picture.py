@@ -1,6 +1,6 @@
-"""A workflow drawn in time: where its bars and ticks stand, and what they say. Pure.
+"""A workflow drawn in time: places and texts of its bars and ticks. Pure.
 
-Across, a drawing has `ACROSS` units whatever its width; each row is 16 units high.
+A drawing is `ACROSS` units wide, whatever its width on the screen; each row is 16 units high.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ HEIGHTS: Final = {
     Time.UNKNOWN: (3, 10),
     Time.END: (0, 16),
 }
-"""Top and height of each: they differ in more than their color."""
+"""Top and height of each kind of bar: they differ in more than their color."""
 _ORDER: Final = {time: number for number, time in enumerate(MEANINGS)}
 _WORDS: Final = {
     Time.QUEUED: "queued",
@@ -37,12 +37,12 @@ _WORDS: Final = {
 }
 """As `present.waterfall.MEANINGS`, before a length of time."""
 _LEAST: Final = 2.0
-"""Units that a bar has at least."""
+"""Units of the narrowest bar."""
 STEP_WIDTH: Final = 16
 """Units of the box that stands for a step without a run."""
-_MOST_SAID: Final = 12
-"""Parts that a row's text alternative has."""
-_MOST_TICKS: Final = 5
+_MAX_TEXT_PARTS: Final = 12
+"""Parts in the text alternative of a row."""
+_MAX_TICKS: Final = 5
 _STEPS: Final = (
     *(unit / 1000 for unit in (1, 2, 5, 10, 20, 50, 100, 200, 500)),
     *(1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600),
@@ -59,17 +59,17 @@ class Bar(NamedTuple):
     y: int
     height: int
     kind: str
-    says: str
+    text: str
 
 
 class Drawing(NamedTuple):
-    """A row."""
+    """The picture of a task's row."""
 
     bars: Sequence[Bar]
-    says: str
-    """All of it in words, for who does not see it."""
+    text: str
+    """Text alternative of the row."""
     left_out: int
-    """Runs that are not drawn, the first ones."""
+    """Number of attempts, the first ones, that are not drawn."""
     step_at: float | None = None
     """Where the box of a step without a run begins: one that was never sent where that was known, one that is not sent
     yet at the end. None: nowhere in view, or the task was sent."""
@@ -87,40 +87,40 @@ class Tick(NamedTuple):
     """A time on the axis."""
 
     x: float
-    says: str
+    text: str
 
 
 def ticks(scale: Scale) -> list[Tick]:
-    """Round times since the start, a few of them."""
-    wanted = scale.seen.total_seconds() / _MOST_TICKS
-    step = next((one for one in _STEPS if one >= wanted), None)
-    step = step if step is not None else -(-wanted // _STEPS[-1]) * _STEPS[-1]
+    """At most `_MAX_TICKS` + 1 round times since the start."""
+    least = scale.seen.total_seconds() / _MAX_TICKS
+    step = next((step for step in _STEPS if step >= least), None)
+    step = step if step is not None else -(-least // _STEPS[-1]) * _STEPS[-1]
     first = -(-scale.left.total_seconds() // step)
-    found = []
-    for number in range(_MOST_TICKS + 1):
+    marks = []
+    for number in range(_MAX_TICKS + 1):
         since = (first + number) * step
         x = (since - scale.left.total_seconds()) / scale.seen.total_seconds() * ACROSS
         if x <= ACROSS:
-            found.append(Tick(round(x, 1), offset(since, step)))
-    return found
+            marks.append(Tick(round(x, 1), offset(since, step)))
+    return marks
 
 
-def drawing(member: Member, runs: Sequence[Run], found: Sequence[Part], scale: Scale, limit: int) -> Drawing:
-    """A task's row: what its time went into, at most so many runs, the last ones."""
+def drawing(member: Member, runs: Sequence[Run], parts: Sequence[Part], scale: Scale, limit: int) -> Drawing:
+    """The row of a task: the ``parts`` of its time, with its last ``limit`` attempts at most."""
     if member.unsent:
         return Drawing((), "never sent", 0, _step_at(member.completed_at or member.created_at, scale))
-    if not found:
+    if not parts:
         return Drawing((), "not sent yet", 0, _step_at(scale.start + scale.length, scale))
-    said = list(_said(runs, found))
-    first = max(len(found) - limit * 3, 0)  # a run waits, is queued, and runs
-    bars = [_bar(part, says, scale) for part, says in zip(found[first:], said[first:], strict=True)]
-    shown = sorted((one for one in bars if one is not None), key=lambda one: _ORDER[Time(one.kind)])
-    left_out = sum(part.time in (Time.RAN, Time.FAILED, Time.UNKNOWN) for part in found[:first])
-    words = [_summed(part) for part in found[:_MOST_SAID]]
-    if len(found) > _MOST_SAID:
-        words.append(f"and {len(found) - _MOST_SAID} more")
-    begun = f"from {offset((found[0].start - scale.start).total_seconds(), 0.001)} on: "
-    return Drawing(shown, begun + ", ".join(words), left_out)
+    texts = list(_texts(runs, parts))
+    first = max(len(parts) - limit * 3, 0)  # an attempt has three parts at most: delayed, queued, run
+    bars = [_bar(part, text, scale) for part, text in zip(parts[first:], texts[first:], strict=True)]
+    in_view = sorted((bar for bar in bars if bar is not None), key=lambda bar: _ORDER[Time(bar.kind)])
+    left_out = sum(part.time in (Time.RAN, Time.FAILED, Time.UNKNOWN) for part in parts[:first])
+    words = [_summary(part) for part in parts[:_MAX_TEXT_PARTS]]
+    if len(parts) > _MAX_TEXT_PARTS:
+        words.append(f"and {len(parts) - _MAX_TEXT_PARTS} more")
+    begin = f"from {offset((parts[0].start - scale.start).total_seconds(), 0.001)} on: "
+    return Drawing(in_view, begin + ", ".join(words), left_out)
 
 
 def _step_at(at: dt.datetime, scale: Scale) -> float | None:
@@ -129,7 +129,7 @@ def _step_at(at: dt.datetime, scale: Scale) -> float | None:
 
 
 def offset(since: float, step: float) -> str:
-    """A time since the start, as fine as a step is: ``+250 ms``, ``+12.5 s``, ``+1:02:05``, ``+2 d 3:00:00``."""
+    """A time since the start, as exact as ``step``: ``+250 ms``, ``+12.5 s``, ``+1:02:05``, ``+2 d 3:00:00``."""
     if since < 0:
         return f"before {offset(-since, step)}"
     thousandths = round(since * 1000)
@@ -140,28 +140,28 @@ def offset(since: float, step: float) -> str:
         return f"+{thousandths} ms"
     if thousandths < 60_000:
         return f"+{thousandths / 1000:.{digits}f} s"
-    whole, rest = divmod(thousandths, 1000)
-    fine = f".{rest:03d}"[: digits + 1] if digits else ""
-    days, hours, minutes, last = whole // 86_400, whole // 3600 % 24, whole // 60 % 60, whole % 60
-    clock = f"{hours}:{minutes:02d}:{last:02d}{fine}"
+    total, rest = divmod(thousandths, 1000)
+    fraction = f".{rest:03d}"[: digits + 1] if digits else ""
+    days, hours, minutes, last = total // 86_400, total // 3600 % 24, total // 60 % 60, total % 60
+    clock = f"{hours}:{minutes:02d}:{last:02d}{fraction}"
     return f"+{days} d {clock}" if days else f"+{clock}"
 
 
-def _bar(part: Part, says: str, scale: Scale) -> Bar | None:
-    """None: it is not within what is seen."""
+def _bar(part: Part, text: str, scale: Scale) -> Bar | None:
+    """The bar of a part; None: it is out of view."""
     start, end = scale.share(part.start) * ACROSS, scale.share(part.end) * ACROSS
     if end < 0 or start > ACROSS:
         return None
     start, end = max(start, 0.0), min(end, float(ACROSS))
     width = max(end - start, _LEAST)
     y, height = HEIGHTS[part.time]
-    return Bar(round(min(start, ACROSS - width), 1), round(width, 1), y, height, part.time.value, says)
+    return Bar(round(min(start, ACROSS - width), 1), round(width, 1), y, height, part.time.value, text)
 
 
-def _said(runs: Sequence[Run], found: Sequence[Part]) -> Iterable[str]:
-    """What each part was, when, and how long. Runs of which no time is known have no part."""
+def _texts(runs: Sequence[Run], parts: Sequence[Part]) -> Iterable[str]:
+    """The text of each part: kind, time and length. Attempts without any known time have no part."""
     drawn = iter([(number, run) for number, run in enumerate(runs, 1) if run.started_at or run.ended_at])
-    for part in found:
+    for part in parts:
         when = f"{seconds(part.end - part.start)}, {rfc3339(part.start)} to {rfc3339(part.end)}"
         if part.time is Time.END:
             yield f"{_WORDS[Time.END]}, {rfc3339(part.start)}"
@@ -175,7 +175,7 @@ def _said(runs: Sequence[Run], found: Sequence[Part]) -> Iterable[str]:
             yield f"attempt {number} {outcome}{error}: {when}{where}"
 
 
-def _summed(part: Part) -> str:
+def _summary(part: Part) -> str:
     if part.time is Time.END:
         return _WORDS[Time.END]
     return f"{_WORDS[part.time]} {seconds(part.end - part.start)}"

@@ -1,4 +1,4 @@
-"""Sending a task again from its page: what it would mean, doing it, and what became of it."""
+"""Reruns from the page of a task: preview, confirmation, and the outcome."""
 
 from __future__ import annotations
 
@@ -20,63 +20,63 @@ from celery_asynctask.web import rerun
 from celery_asynctask.web.problem import invalid, not_found
 
 REMEDIES: Final = {"again": "also if it was rerun before", "unfinished": "also if it has not ended"}
-"""By field of `Options`: what is to be ticked by who wants it all the same."""
+"""Titles of the checkboxes that override a refusal, by field of `Options`."""
 _WORDS: Final = {field: f"unless you tick “{title}”" for field, title in REMEDIES.items()}
 
 
 def _by(page: Page) -> str:
-    """Who it is recorded for."""
+    """The name that the rerun records."""
     return page.access.name or "console"
 
 
 async def preview(page: Page) -> Response:
-    """What would be sent, and what speaks against it."""
-    asked = page.query(*REMEDIES)
+    """What would be sent, with warnings and refusals."""
+    overrides = page.query(*REMEDIES)
 
     def work() -> Response:
         reader = page.reader
         with reader.session() as session:
             row = located(page, session, of_page(reader.dialect, values=page.payloads))
-            found = exact(reader, session, "", row.id)
-        if found is None:  # it was deleted meanwhile
+            task = exact(reader, session, "", row.id)
+        if task is None:  # deleted in between
             raise not_found("This task was deleted.")
-        one = rerun.preview(page, found, _options(asked))
-        shown = page.render(
+        candidate = rerun.preview(page, task, _options(overrides))
+        text = page.render(
             "rerun.html",
-            state="asked",
+            state="preview",
             name=row.name,
             base=address(row),
             task=row,
-            one=one,
+            candidate=candidate,
             by=_by(page),
-            asked=asked,
+            overrides=overrides,
             values=values(page, row, ("args", "kwargs")),
-            refusals=reasons(one.refusals, _WORDS),
-            remarks=reasons(one.remarks),
-            remedies={refusal.remedy for refusal in one.refusals} & REMEDIES.keys(),
+            refusals=reasons(candidate.refusals, _WORDS),
+            remarks=reasons(candidate.remarks),
+            remedies={refusal.remedy for refusal in candidate.refusals} & REMEDIES.keys(),
             all_remedies=REMEDIES,
         )
-        return HTMLResponse(shown, headers=markup.SECURITY)
+        return HTMLResponse(text, headers=markup.SECURITY)
 
     return await page.service.run(work)
 
 
 async def confirmed(page: Page) -> Response:
-    """Send it."""
+    """Send the rerun."""
     page.query()
-    asked = await entry.fields(page.request)
+    overrides = await entry.fields(page.request)
 
     def work() -> Response:
         with page.reader.session() as session:
-            found = located(page, session)
-        _, new = rerun.send_again(page, found, _options(asked), _by(page), _WORDS)
-        return RedirectResponse(page.url(f"{address(found)}/rerun/sent", id=new), 303, headers=markup.SECURITY)
+            task = located(page, session)
+        _, new = rerun.send_again(page, task, _options(overrides), _by(page), _WORDS)
+        return RedirectResponse(page.url(f"{address(task)}/rerun/sent", id=new), 303, headers=markup.SECURITY)
 
     return await page.service.run(work)
 
 
 async def sent(page: Page) -> Response:
-    """It was sent; what came of it is perhaps not stored yet."""
+    """The rerun after it was sent; its row may not be stored yet."""
     new = page.query("id")["id"]
     if not is_id(new):
         raise invalid("id", "id must be the id of the task that the rerun created.")
@@ -84,23 +84,23 @@ async def sent(page: Page) -> Response:
     def make(session: Session) -> Mapping[str, object]:
         columns = of_page(page.reader.dialect, values=True)
         row = located(page, session, columns)
-        found: PageRow | None = exact(page.reader, session, new, None, columns)
-        if found is not None and value.member(found.content, RERUN_OF) != row.celery_task_id:
-            found = None  # an address that somebody made up
+        new_row: PageRow | None = exact(page.reader, session, new, None, columns)
+        if new_row is not None and value.member(new_row.content, RERUN_OF) != row.celery_task_id:
+            new_row = None  # a made-up address
         return {
             "state": "sent",
             "name": row.name,
             "base": address(row),
             "new": new,
-            "new_status": None if found is None else found.status,
+            "new_status": None if new_row is None else new_row.status,
             "just_sent": row.celery_task_id in page.service.sent,
         }
 
     return await page.answer("rerun.html", make, cacheable=False)
 
 
-def _options(asked: Mapping[str, str]) -> Options:
-    return Options(again=bool(asked.get("again")), unfinished=bool(asked.get("unfinished")))
+def _options(overrides: Mapping[str, str]) -> Options:
+    return Options(again=bool(overrides.get("again")), unfinished=bool(overrides.get("unfinished")))
 
 
 ROUTES: Final = (

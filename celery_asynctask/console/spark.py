@@ -1,4 +1,4 @@
-"""A series as bars, each with what it says in words."""
+"""A series as bars, each with its text."""
 
 from __future__ import annotations
 
@@ -11,40 +11,40 @@ from celery_asynctask.core.text import span
 from celery_asynctask.queries.statistics.series import Part
 
 Bar = tuple[float, str, str]
-"""Height from 0 to 1, class, and what it says."""
+"""Height from 0 to 1, class, text."""
 
 
 class Spark(NamedTuple):
-    """One row of bars."""
+    """A chart."""
 
     title: str
     values: Sequence[Bar]
     last: str
-    """What the last hour has."""
+    """Value of the last hour, as text."""
     peak: str
-    """What the hour with the most has; empty: there is nothing at all."""
+    """Value and time of the highest hour, as text; empty: all hours are empty."""
 
 
 def sparks(parts: Sequence[Part]) -> list[Spark]:
-    """Tasks, failures, and the times that most of them stay under, hour by hour."""
+    """Hourly charts: tasks created, failure rate, 95th percentiles of wait and run times."""
     return [
-        _spark("Tasks created", parts, lambda one: one.there, _count, "calm"),
-        _spark("Failure rate", parts, lambda one: one.failure_rate, _rate, "bad"),
-        _spark("Wait time p95", parts, lambda one: one.wait.p95, _time, "warn"),
-        _spark("Run time p95", parts, lambda one: one.run.p95, _time, "ok"),
+        _spark("Tasks created", parts, lambda part: part.there, _count, "calm"),
+        _spark("Failure rate", parts, lambda part: part.failure_rate, _rate, "bad"),
+        _spark("Wait time p95", parts, lambda part: part.wait.p95, _time, "warn"),
+        _spark("Run time p95", parts, lambda part: part.run.p95, _time, "ok"),
     ]
 
 
 def sparks_note(parts: Sequence[Part]) -> str:
-    """What the bars are made of."""
-    said = "Hourly, last 24 h."
-    looked_at = max((one.tasks for one in parts if one.looked_back_to is not None), default=None)
-    if looked_at is not None:
-        said += f" Rates and times are sampled from the newest {looked_at:,} tasks per hour."
-    peak = max((one.there for one in parts if one.has_more), default=None)
-    if peak is not None:
-        said += f" Counts stop at {peak:,} tasks per hour."
-    return said
+    """What the charts cover."""
+    text = "Hourly, last 24 h."
+    sample = max((part.tasks for part in parts if part.looked_back_to is not None), default=None)
+    if sample is not None:
+        text += f" Rates and times are sampled from the newest {sample:,} tasks per hour."
+    limit = max((part.there for part in parts if part.has_more), default=None)
+    if limit is not None:
+        text += f" Counts stop at {limit:,} tasks per hour."
+    return text
 
 
 def _spark(
@@ -54,17 +54,17 @@ def _spark(
     words: Callable[[Part, float | None], str],
     class_: str,
 ) -> Spark:
-    values = [value(one) for one in parts]
-    top = max((one for one in values if one is not None), default=0)
+    heights = [value(part) for part in parts]
+    top = max((height for height in heights if height is not None), default=0)
     bars = [
-        ((one or 0) / top if top else 0.0, class_, f"{_hour(part)}: {words(part, one)}")
-        for part, one in zip(parts, values, strict=True)
+        ((height or 0) / top if top else 0.0, class_, f"{_hour(part)}: {words(part, height)}")
+        for part, height in zip(parts, heights, strict=True)
     ]
     peak = ""
     if top:
-        part = parts[values.index(top)]
+        part = parts[heights.index(top)]
         peak = f"{words(part, top)} at {_hour(part)}"
-    return Spark(title, bars, words(parts[-1], values[-1]), peak)
+    return Spark(title, bars, words(parts[-1], heights[-1]), peak)
 
 
 def _hour(part: Part) -> str:

@@ -1,4 +1,4 @@
-"""The script, the style sheet and the icon: files of the package, kept by browsers until a release changes them."""
+"""The script, the style sheet and the icon: files of the package, which browsers keep until a release changes them."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def _content(name: str) -> bytes:
 
 @cache
 def version(name: str) -> str:
-    """Part of a file's address: another one for another content."""
+    """A digest of a file's content, for its address."""
     return hashlib.blake2b(_content(name), digest_size=6).hexdigest()
 
 
 async def file(request: Request) -> Response:
-    """For anybody: it says nothing."""
+    """A file, for everybody: it holds no data."""
     name = request.path_params["name"]
     if name not in TYPES:
         raise not_found("This file does not exist.")

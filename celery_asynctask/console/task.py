@@ -1,4 +1,4 @@
-"""The page of a task: how it went and why, every attempt, its values, and what is around it."""
+"""The page of a task: its state and why, its attempts, its values and its workflow."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
 from celery_asynctask.web.problem import invalid, not_found
 
 VALUES: Final = {"args": "task_args", "kwargs": "task_kwargs", "result": "result", "content": "content"}
-"""By how a page calls them, the columns."""
+"""Columns, by their names on the page."""
 ATTEMPTS: Final = 20
-"""Of a task that are shown at a time."""
+"""Attempts that are shown at a time."""
 MAX_SHOWN_TRACEBACK: Final = MAX_TRACEBACK + 1000
-"""Characters of the end of a traceback that are shown, with what says that it was cut."""
+"""Characters of a traceback's end that are shown, with the note that it was cut."""
 TICK: Final = 10
-"""Seconds for which the page of a task that nothing happens to stays the same."""
+"""Seconds for which the page of an unchanged task stays the same."""
 OUTCOMES: Final = {
     **{kind.value: status for kind, status in STATUS.items()},
     "replaced": AsyncTaskStatus.SUCCESS,
@@ -42,24 +42,24 @@ OUTCOMES: Final = {
     "terminated": AsyncTaskStatus.REVOKED,
     "running": AsyncTaskStatus.STARTED,
 }
-"""Like which status a run's end looks; any other one like LOST."""
+"""Status whose look an outcome has; any other outcome looks like LOST."""
 
 
 class Attempt(NamedTuple):
-    """One of the table."""
+    """A row of the table of attempts."""
 
     number: int
     run: AsyncTaskAttempt
     course: Course
     looks: AsyncTaskStatus
     traceback: str
-    """Its end."""
+    """The end of the traceback."""
     own: str
     """The same, folded to the user's own frames."""
 
 
 class _ElsewhereError(Exception):
-    """The task has another address."""
+    """The page of the task has another address."""
 
 
 @overload
@@ -67,78 +67,81 @@ def located(page: Page, session: Session) -> AsyncTask: ...
 @overload
 def located(page: Page, session: Session, columns: PageColumns) -> PageRow: ...
 def located(page: Page, session: Session, columns: PageColumns | None = None) -> AsyncTask | PageRow:
-    """The task of the page's path, or its columns: by its row's number, where the path is of that, else by its Celery
-    id, that number where no Celery id is like it, or a beginning of the id that no other has. Raises `ProblemError`."""
+    """The task of the page's path; its ``columns`` where they are given. A path has the number of a row, or a Celery
+    id. An id that no task has may be a row number, or the beginning of one task's id. Raises `ProblemError`."""
     reader, given = page.reader, page.request.path_params
 
     def of_row(number: int | None) -> AsyncTask | PageRow | None:
         row: AsyncTask | PageRow | None = exact(reader, session, "", number, columns)
         return row
 
-    found: AsyncTask | PageRow | None
+    row: AsyncTask | PageRow | None
     if (number := given.get("number")) is not None:
-        if (found := of_row(number_of(number))) is None:
+        if (row := of_row(number_of(number))) is None:
             raise not_found(f"No task has the row number {number[:80]}.")
-        return found
+        return row
     text = given["id"]
-    found = exact(reader, session, text, None, columns) or of_row(number_of(text))
-    if found is None:
+    row = exact(reader, session, text, None, columns) or of_row(number_of(text))
+    if row is None:
         try:
             task = find(reader, session, text)
         except NotFoundError as exc:
             raise not_found(str(exc)) from None
-        found = task if columns is None else of_row(task.id)
-    if found is None:  # it was deleted meanwhile
+        row = task if columns is None else of_row(task.id)
+    if row is None:  # deleted in between
         raise not_found(f"No task has the id {text[:80]!r}.")
-    return found
+    return row
 
 
 def address(row: TaskLike) -> str:
-    """The path of a task's page, which is that of no other: by its Celery id, or where that cannot be in a path, by its
-    row's number."""
+    """The path of a task's page, which no other task has: by its Celery id, or if that cannot be in a path, by its row
+    number."""
     task_id = row.celery_task_id
     return f"/task/{row.id}" if "/" in task_id or task_id in (".", "..") else f"/tasks/{task_id}"
 
 
 def routes(below: str, make: Make, right: Right = Right.READ, method: str = "GET") -> list[Route]:
-    """Of a page below that of a task, for both of a task's addresses."""
+    """The routes of a page below that of a task, for both forms of its address."""
     return [route(f"{base}{below}", make, right, method) for base in ("/tasks/{id}", "/task/{number}")]
 
 
 async def task(page: Page) -> Response:
-    """All about one task."""
-    asked = page.query("attempts")
+    """The page of a task."""
+    first = page.query("attempts")["attempts"]
     now = floored(page.now, TICK)
 
     def make(session: Session) -> Mapping[str, object]:
         row = located(page, session, of_page(page.reader.dialect, values=page.payloads))
         if (base := address(row)) != page.path:
             raise _ElsewhereError(base)
-        return _found(page, session, row, base, asked["attempts"], now)
+        return _values(page, session, row, base, first, now)
 
     try:
         return await page.answer("task.html", make, now)
     except _ElsewhereError as exc:
-        return RedirectResponse(page.url(exc.args[0], attempts=asked["attempts"]), 302, headers=markup.SECURITY)
+        return RedirectResponse(page.url(exc.args[0], attempts=first), 302, headers=markup.SECURITY)
 
 
-def _found(page: Page, session: Session, row: PageRow, base: str, first: str, now: dt.datetime) -> Mapping[str, object]:
+def _values(
+    page: Page, session: Session, row: PageRow, base: str, first: str, now: dt.datetime
+) -> Mapping[str, object]:
+    """The values of the template."""
     reader = page.reader
-    told = evidence(reader, session, row)
+    known = evidence(reader, session, row)
     if reader.customers is not None:
-        told = _scoped(told)
-    last = told.last
+        known = _scoped(known)
+    last = known.last
     content = row.content if page.payloads else None
-    rerun_of = value.member(content, "rerun_of")  # the content is the user's own, too: it may be no id
+    rerun_of = value.member(content, "rerun_of")  # users write into the content, too: this may be no id
     return {
         "row": row,
         "base": base,
         "last": last,
         "over": row.status in TERMINAL,
-        "sentences": explain(told, Words(now, _shown, _age)),
-        "causes": list(_causes(told)),
-        "attempts": _attempts(session, row, told.runs, first, now),
-        "runs": told.runs,
+        "sentences": explain(known, Words(now, _shown, _age)),
+        "causes": list(_causes(known)),
+        "attempts": _attempts(session, row, known.runs, first, now),
+        "runs": known.runs,
         "per_page": ATTEMPTS,
         "detail": task_detail(reader, session, row),
         "max_counted": MAX_COUNTED,
@@ -152,64 +155,66 @@ def _found(page: Page, session: Session, row: PageRow, base: str, first: str, no
     }
 
 
-def _scoped(told: Evidence) -> Evidence:
-    """Without what is known of processes, and of the tasks of others on a queue."""
-    cause = None if told.cause is None else _scoped(told.cause)
-    return told._replace(source=None, sources_are_seen=False, ahead=told.ahead or None, cause=cause)
+def _scoped(known: Evidence) -> Evidence:
+    """Evidence without processes, and without the tasks of other customers on a queue."""
+    cause = None if known.cause is None else _scoped(known.cause)
+    return known._replace(source=None, sources_are_seen=False, ahead=known.ahead or None, cause=cause)
 
 
-def _shown(what: object) -> str:
-    if isinstance(what, dt.datetime):
-        return f"{what.astimezone(dt.timezone.utc):%Y-%m-%d %H:%M:%S} UTC"
-    if isinstance(what, dt.timedelta):
-        return span(what.total_seconds())
-    return f"{what:,}" if isinstance(what, int) else str(what)
+def _shown(item: object) -> str:
+    if isinstance(item, dt.datetime):
+        return f"{item.astimezone(dt.timezone.utc):%Y-%m-%d %H:%M:%S} UTC"
+    if isinstance(item, dt.timedelta):
+        return span(item.total_seconds())
+    return f"{item:,}" if isinstance(item, int) else str(item)
 
 
 def _age(age: dt.timedelta) -> str:
-    """About how long ago something is, on a page that is the same for some seconds."""
+    """An age, no more exact than a page that stays the same for `TICK` seconds."""
     seconds = int(age.total_seconds())
     if seconds < TICK:
-        return "moments"
+        return "a few seconds"
     if seconds < 3600:
         return f"{seconds // 60} m" if seconds >= 60 else f"{seconds - seconds % TICK} s"
     return span(seconds - seconds % 60)
 
 
-def _causes(told: Evidence) -> Iterator[TaskLike]:
-    while told.cause is not None:
-        told = told.cause
-        yield told.task
+def _causes(known: Evidence) -> Iterator[TaskLike]:
+    while known.cause is not None:
+        known = known.cause
+        yield known.task
 
 
 def _attempts(session: Session, row: TaskLike, total: int, first: str, now: dt.datetime) -> list[Attempt]:
-    """The last ones, or those from the number that was asked for."""
+    """`ATTEMPTS` of the ``total`` attempts: from the number ``first`` on, or where that is empty, the last ones."""
     if first and not (re.fullmatch(r"[0-9]{1,9}", first, re.ASCII) and 1 <= int(first) <= total):
         options = f"must be a number from 1 to {total:,}" if total else "must be left out: this task has none"
         raise invalid("attempts", f"attempts {options}; {first[:40]!r} is not allowed.")
     if not total:
         return []
     start = int(first) if first else max(1, total - ATTEMPTS + 1)
-    begin = max(1, start - 1)  # the one before, for the wait of the first, and one after, for the end of the last
+    begin = max(
+        1, start - 1
+    )  # one more before, which the first one's queue time needs, and one after, for the end of the last
     runs = attempts(session, row, begin, start - begin + ATTEMPTS + 1)
-    found = []
+    rows = []
     for number, (run, course) in enumerate(zip(runs, courses(row, runs, now), strict=True), begin):
         if start <= number < start + ATTEMPTS:
             text = (run.traceback or "")[-MAX_SHOWN_TRACEBACK:]
             own = frames.folded(text, run.name.partition(".")[0]) if text else ""
             looks = OUTCOMES.get(course.outcome, AsyncTaskStatus.LOST)
-            found.append(Attempt(number, run, course, looks, text, own))
-    return found
+            rows.append(Attempt(number, run, course, looks, text, own))
+    return rows
 
 
 def values(page: Page, row: TaskRow, names: Iterable[str] = VALUES) -> dict[str, value.Shown | None]:
-    """What a task was given, and gave, by name, as far as who looks may see it; None: it was not recorded."""
-    found: dict[str, value.Shown | None] = {}
+    """The values of a task by name, if the caller may see them; None: not recorded."""
+    shown: dict[str, value.Shown | None] = {}
     for name in names if page.payloads else ():
         text = getattr(row, VALUES[name])
-        where = page.url(f"{address(row)}/values/{name}.json")
-        found[name] = None if text is None else value.shown(text, where)
-    return found
+        download = page.url(f"{address(row)}/values/{name}.json")
+        shown[name] = None if text is None else value.shown(text, download)
+    return shown
 
 
 def _links(page: Page, row: TaskLike, last: AsyncTaskAttempt | None, now: dt.datetime) -> list[links.Link]:
@@ -231,7 +236,7 @@ def _links(page: Page, row: TaskLike, last: AsyncTaskAttempt | None, now: dt.dat
 
 
 async def file(page: Page) -> Response:
-    """A value as it is stored."""
+    """A value as a file, as it is stored."""
     page.query()
     page.need(Right.PAYLOADS)
     column = VALUES.get(page.request.path_params["name"])
@@ -252,7 +257,7 @@ async def file(page: Page) -> Response:
 
 
 async def elsewhere(page: Page) -> Response:
-    """Leads to the page of a task whose id cannot be in a path."""
+    """Redirects to the page of a task by an id that cannot be in a path."""
     task_id = page.query("id")["id"]
 
     def work() -> Response:

@@ -1,4 +1,4 @@
-"""The page of tasks: what a search finds, how many of which status, and the same as a file."""
+"""The page of tasks: those that match a search, counts by status, and the same tasks as a file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from celery_asynctask.present import csv
 from celery_asynctask.queries.reader import TASK_COLUMNS, task_columns
 from celery_asynctask.queries.search.filter import Filter, Term, Value
 from celery_asynctask.queries.search.page import MAX_SCANNED
-from celery_asynctask.queries.search.page import Page as Found
+from celery_asynctask.queries.search.page import Page as Rows
 from celery_asynctask.queries.search.page import page as page_of
 from celery_asynctask.queries.statistics.counts import MAX_COUNTED, counts
 from celery_asynctask.queries.types import Session, TaskRow
@@ -25,7 +25,7 @@ from celery_asynctask.web.parameters import ORDER_BY
 from celery_asynctask.web.problem import invalid
 
 LIMITS: Final = (25, 50, 100, 200)
-"""Rows of a page that can be chosen."""
+"""Choices for the rows of a page."""
 SHORTCUTS: Final = (
     ("Last hour", "since:1h"),
     ("Last day", "since:1d"),
@@ -33,7 +33,7 @@ SHORTCUTS: Final = (
     ("Ran over 10 s", "run:>10s"),
     ("Waited over 1 m", "wait:>1m"),
 )
-"""Common terms of a search."""
+"""Common terms of a search, by their titles."""
 ORDERS: Final = {
     "-createdAt": "newest first",
     "createdAt": "oldest first",
@@ -60,13 +60,13 @@ COLUMNS: Final = {
     "trace": "Trace",
     "id": "Id",
 }
-"""Titles of those that the table may have; each has a macro in tasks.html."""
+"""Titles of the columns that the table may have; each has a macro in tasks.html."""
 SHOWN: Final = ("status", "name", "customer", "creator", "created", "wait", "run", "retries", "error")
-"""Columns, unless others are chosen."""
+"""Columns that are shown by default."""
 
 
 class Query(NamedTuple):
-    """What the page's query says."""
+    """The query of the page."""
 
     search: Search
     statuses: Sequence[str]
@@ -77,15 +77,15 @@ class Query(NamedTuple):
 
     @property
     def filter(self) -> Filter:
-        """Its search, of the tasks in one of its statuses."""
+        """The search together with the statuses."""
         if not self.statuses:
             return self.search.filter
-        status = Term("status", (), tuple(Value("=", one) for one in self.statuses), False)
+        status = Term("status", (), tuple(Value("=", status) for status in self.statuses), False)
         return Filter((*self.search.filter.terms, status))
 
 
 def parse_query(page: Page) -> Query:
-    """Raises `ProblemError`, but for a search that was not understood."""
+    """Raises `ProblemError`, but not for a wrong search."""
     given = page.query("search", "ordering", "cursor", "limit", often=("status", "columns"))
     named = page.choices("columns", COLUMNS)
     return Query(
@@ -93,13 +93,13 @@ def parse_query(page: Page) -> Query:
         ordering=page.choice("ordering", ORDER_BY, "-createdAt"),
         cursor=given["cursor"],
         limit=int(page.choice("limit", LIMITS, 50)),
-        columns=[one for one in COLUMNS if one in named] or SHOWN,
+        columns=[name for name in COLUMNS if name in named] or SHOWN,
         search=page.search(page.now),
     )
 
 
 async def tasks(page: Page) -> Response:
-    """What a search finds."""
+    """The tasks that match a search."""
     query = parse_query(page)
     shared = {
         "query": query,
@@ -109,12 +109,12 @@ async def tasks(page: Page) -> Response:
         "limits": LIMITS,
     }
     if query.search.refusal:
-        return page.error("tasks.html", 422, found=None, **shared)
+        return page.error("tasks.html", 422, rows=None, **shared)
 
     def make(session: Session) -> Mapping[str, object]:
         return {
             **shared,
-            "found": _found(page, query, session, values=False),
+            "rows": _page_of(page, query, session, values=False),
             "counts": counts(page.reader, session, query.search.filter),
             "statuses": AsyncTaskStatus,
             "max_counted": MAX_COUNTED,
@@ -124,7 +124,7 @@ async def tasks(page: Page) -> Response:
     return await page.answer("tasks.html", make, cacheable=not query.search.relative)
 
 
-def _found(page: Page, query: Query, session: Session, *, values: bool) -> Found:
+def _page_of(page: Page, query: Query, session: Session, *, values: bool) -> Rows:
     try:
         return page_of(
             page.reader,
@@ -153,22 +153,22 @@ def _file(write: Callable[[Sequence[TaskRow], bool], str], media_type: str, suff
 
 
 def _rows(page: Page, query: Query) -> list[TaskRow]:
-    """What the page shows, with the values, of which a page takes only so many: then there are several."""
+    """The tasks that the page shows, with their values. One query stops at a size of values: then there are several."""
     rows: list[TaskRow] = []
     with page.reader.session() as session:
         while True:
-            found = _found(page, query._replace(limit=query.limit - len(rows)), session, values=page.payloads)
-            rows += found.tasks
-            if found.next is None or not found.tasks or len(rows) >= query.limit:
+            part = _page_of(page, query._replace(limit=query.limit - len(rows)), session, values=page.payloads)
+            rows += part.tasks
+            if part.next is None or not part.tasks or len(rows) >= query.limit:
                 return rows
-            query = query._replace(cursor=found.next, limit=query.limit)
+            query = query._replace(cursor=part.next)
 
 
 def _csv(rows: Sequence[TaskRow], values: bool) -> str:
     names = [name for name in TASK_COLUMNS if values or name not in VALUES]
-    written = io.StringIO()
-    csv.write(written, names, ([getattr(row, name) for name in names] for row in rows))
-    return written.getvalue()
+    text = io.StringIO()
+    csv.write(text, names, ([getattr(row, name) for name in names] for row in rows))
+    return text.getvalue()
 
 
 def _ndjson(rows: Sequence[TaskRow], values: bool) -> str:

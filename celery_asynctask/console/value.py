@@ -1,7 +1,6 @@
-"""Stored values as folded JSON: every digit as it was stored, and what is not there as it was says so. Pure.
+"""Stored values as folded JSON: digits as stored, and a mark wherever a value was changed. Pure.
 
-What is written is bounded, whatever the value: in nodes, in characters and in depth. The rest is behind a link to the
-whole value.
+The HTML is bounded in nodes, characters and depth, whatever the value; a link leads to the complete value.
 """
 
 from __future__ import annotations
@@ -18,27 +17,27 @@ from celery_asynctask.core.marks import MARK, is_reserved, mark_of, missing, not
 from celery_asynctask.core.text import clean, json_line
 
 MAX_NODES: Final = 2_000
-"""Of one value that are written."""
+"""Nodes of one value that are written."""
 MAX_ITEMS: Final = 500
-"""Of one list or mapping that are written."""
+"""Items of one list or mapping that are written."""
 MAX_TEXT: Final = 2_000
-"""Characters of a string."""
+"""Characters of a string that are written."""
 MAX_KEY: Final = 200
-"""Characters of a key."""
+"""Characters of a key that are written."""
 MAX_CHARACTERS: Final = 200_000
-"""Of all strings of a value."""
+"""Characters of all strings of a value that are written."""
 MAX_DEPTH: Final = 60
 """Levels that are written."""
 MAX_PARSED: Final = 4_000_000
-"""Characters of a value that is looked into."""
+"""Characters of the largest value that is parsed."""
 MAX_COUNTED: Final = 50_000
-"""Nodes that are looked at for what is missing."""
+"""Nodes that are checked for marks."""
 _OPEN: Final = 20
-"""Items of a list or mapping that is unfolded."""
+"""Items of the largest list or mapping that is unfolded."""
 
 
 class Number(str):
-    """A number as it was written: Python's would lose digits."""
+    """A number as text: Python's numbers would lose digits."""
 
     __slots__ = ()
 
@@ -48,33 +47,33 @@ class Shown(NamedTuple):
 
     html: Markup
     missing: Mapping[str, int]
-    """What is not there as it was, and how often, such as ``redacted``."""
+    """How often the value has each mark, such as ``redacted``."""
 
 
 def parsed(text: str) -> object:
-    """JSON, its numbers as `Number`. Raises `ValueError` for what is none, or too long or too deep to look into."""
+    """JSON with its numbers as `Number`. Raises `ValueError` if it is not JSON, too long or too deep."""
     if len(text) > MAX_PARSED:
         raise ValueError(f"it has {len(text):,} characters")
     try:
-        found: object = json.loads(text, parse_int=Number, parse_float=Number, parse_constant=Number)
+        value: object = json.loads(text, parse_int=Number, parse_float=Number, parse_constant=Number)
     except RecursionError:
         raise ValueError("it is too deep") from None
-    return found
+    return value
 
 
-def shown(text: str, whole: str) -> Shown:
-    """A value, given as JSON text; ``whole`` is where all of it is."""
+def shown(text: str, download: str) -> Shown:
+    """A value, given as JSON text; ``download`` is the address of the complete value."""
     try:
         value = parsed(text)
     except ValueError as exc:
-        return Shown(Markup(_mark("Not shown:", str(exc)) + _more(whole, "download it")), {})  # noqa: S704
-    writer = _Writer(whole)
+        return Shown(Markup(_mark("Not shown:", str(exc)) + _link(download, "download it")), {})  # noqa: S704
+    writer = _Writer(download)
     writer.node(value, "", 0)
     return Shown(Markup("".join(writer.parts)), missing(value, MAX_COUNTED) if f'"{MARK}"' in text else {})  # noqa: S704
 
 
 def _text(text: str) -> str:
-    """Anything as HTML."""
+    """Text as HTML."""
     return escape(clean(text), quote=True)
 
 
@@ -82,21 +81,21 @@ def _mark(*words: str) -> str:
     return f'<span class="mark">{_text(" ".join(words))}</span>'
 
 
-def _more(whole: str, what: str) -> str:
-    return f' <a href="{_text(whole)}">{_text(what)}</a>'
+def _link(address: str, title: str) -> str:
+    return f' <a href="{_text(address)}">{_text(title)}</a>'
 
 
 class _Writer:
-    """Writes a value, as far as there is room. Its strings are HTML: whatever comes from the value goes by `_text`."""
+    """Writes a value within the limits. Its strings are HTML: `_text` escapes all text of the value."""
 
-    def __init__(self, whole: str) -> None:
-        self.whole = whole
+    def __init__(self, download: str) -> None:
+        self.download = download
         self.parts: list[str] = []
         self._nodes = MAX_NODES
         self._characters = MAX_CHARACTERS
 
     def node(self, value: object, key: str, depth: int) -> None:
-        """One line, or what folds; ``key`` is HTML."""
+        """Write a value as a line, or as an element that folds; ``key`` is HTML."""
         self._nodes -= 1
         note = ""
         if isinstance(value, dict) and (mark := mark_of(value)) is not None:
@@ -122,38 +121,38 @@ class _Writer:
                 return f'<span class="lit">{_LITERALS[value]}</span>'
             case dict() | list():
                 if value:
-                    return _mark("too deep to show:") + _more(self.whole, "download all")
+                    return _mark("too deep to show:") + _link(self.download, "download all")
                 return f'<span class="lit">{"{}" if isinstance(value, dict) else "[]"}</span>'
             case _:
                 return ""
 
     def _rest(self, value: str, size: int = MAX_TEXT) -> str:
-        more = len(value) - size
-        return _more(self.whole, f"… {more:,} more characters") if more > 0 else ""
+        left = len(value) - size
+        return _link(self.download, f"… {left:,} more characters") if left > 0 else ""
 
     def _container(self, value: Mapping[str, object] | list[object], key: str, note: str, depth: int) -> None:
         of_all = note_of(value)
         items: Sequence[tuple[str | int, object]]
         if isinstance(value, list):
-            items, what, ends = list(enumerate(value if of_all is None else value[:-1])), "item", "[]"
+            items, unit, ends = list(enumerate(value if of_all is None else value[:-1])), "item", "[]"
         else:
-            items = [(_own(name), one) for name, one in value.items() if of_all is None or one is not of_all]
-            what, ends = "key", "{}"
+            items = [(_own(name), item) for name, item in value.items() if of_all is None or item is not of_all]
+            unit, ends = "key", "{}"
         if of_all is not None and (mark := mark_of(of_all)) is not None:
             note = f"{note} {_mark(mark.said(of_all))}".strip()
         size = len(items)
         opened = " open" if depth == 0 or (depth < 3 and size <= _OPEN) else ""
-        said = f"{ends[0]} {size:,} {what}{'s' if size != 1 else ''} {ends[1]} {note}".rstrip()
-        self.parts.append(f"<details{opened}><summary>{key}{said}</summary>")
+        summary = f"{ends[0]} {size:,} {unit}{'s' if size != 1 else ''} {ends[1]} {note}".rstrip()
+        self.parts.append(f"<details{opened}><summary>{key}{summary}</summary>")
         written = 0
-        for name, one in islice(items, MAX_ITEMS):
+        for name, item in islice(items, MAX_ITEMS):
             if self._nodes <= 0:
                 break
             label = json_line(name[:MAX_KEY]) if isinstance(name, str) else str(name)
-            self.node(one, f'<span class="key">{_text(label)}</span>: ', depth + 1)
+            self.node(item, f'<span class="key">{_text(label)}</span>: ', depth + 1)
             written += 1
         if written < size:
-            self.parts.append(f'<div class="node">{_more(self.whole, f"… {size - written:,} more")}</div>')
+            self.parts.append(f'<div class="node">{_link(self.download, f"… {size - written:,} more")}</div>')
         self.parts.append("</details>")
 
 
@@ -162,11 +161,11 @@ _LITERALS: Final = {None: "null", True: "true", False: "false"}
 
 
 def _own(name: str) -> str:
-    """A key as the user has it: one that looks like ours is stored with one more $."""
+    """A key as the user wrote it: one that looks like a mark is stored with an additional $."""
     return name[1:] if name.startswith("$$") and is_reserved(name) else name
 
 
-def _told(text: str | None, key: str) -> object:
+def _member(text: str | None, key: str) -> object:
     """A member of a mapping, given as JSON text; None: there is none."""
     if text is None or f'"{key}"' not in text:
         return None
@@ -178,12 +177,12 @@ def _told(text: str | None, key: str) -> object:
 
 
 def progress(text: str | None) -> Mapping[str, object] | None:
-    """What `Note.progress` wrote into a content, given as JSON text: ``done`` and ``total`` (None: not known) as they
-    were written, ``message``, and ``part``, from 0 to 1; None: nothing, or something else."""
-    told = _told(text, "progress")
-    if not isinstance(told, dict) or not isinstance(done := told.get("done"), Number):
+    """The progress that `CurrentTask.progress` wrote into a content, given as JSON text: ``done`` and ``total`` (None:
+    unknown) as written, ``message``, and ``part``, from 0 to 1. None: there is none."""
+    found = _member(text, "progress")
+    if not isinstance(found, dict) or not isinstance(done := found.get("done"), Number):
         return None
-    total, message = told.get("total"), told.get("message")
+    total, message = found.get("total"), found.get("message")
     total = total if isinstance(total, Number) else None
     part = None
     if total is not None and 0 < float(total) < float("inf") and float("-inf") < float(done) < float("inf"):
@@ -198,5 +197,5 @@ def progress(text: str | None) -> Mapping[str, object] | None:
 
 def member(text: str | None, key: str) -> str | None:
     """A string in a mapping, given as JSON text; None: there is none."""
-    found = _told(text, key)
-    return found[:MAX_TEXT] if isinstance(found, str) else None
+    value = _member(text, key)
+    return value[:MAX_TEXT] if isinstance(value, str) else None

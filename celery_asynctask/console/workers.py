@@ -1,4 +1,4 @@
-"""The page of workers and health: the processes that write, what became of their events, and how much there is."""
+"""The page of workers and health: processes, the ledger of their events, and the size of the database."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ from celery_asynctask.store.tables import SCHEMA_VERSION
 from celery_asynctask.web.health import Health
 
 ALL_GONE: Final = 500
-"""Processes that are gone, where all are wanted."""
+"""Gone processes that are shown on request."""
 TABLES: Final = 3
-"""Tables whose size is shown: the largest."""
+"""Tables whose size is shown, the largest ones."""
 RUNS_SHOWN: Final = 3
-"""Tasks that are shown of a process."""
+"""Tasks that are shown per process."""
 DATABASES: Final = {"postgresql": "PostgreSQL", "mysql": "MySQL", "mariadb": "MariaDB", "sqlite": "SQLite"}
 
 
 async def workers(page: Page) -> Response:
-    """Processes and health."""
+    """The page of workers and health."""
     page.query("all")
     wants_all = bool(page.choice("all", ("1",)))
     if page.access.customers is not None:
-        return await page.answer("workers.html", lambda _session: {"found": None})
-    # Before a session is open: to read a journal of a gigabyte takes a while.
+        return await page.answer("workers.html", lambda _session: {"processes": None})
+    # Before a session is open: reading a journal of a gigabyte takes a while.
     health = await page.service.run(page.health)
 
     def make(session: Session) -> Mapping[str, object]:
-        found = sources(page.reader, session, page.now, gone=ALL_GONE if wants_all else MAX_GONE)
+        processes = sources(page.reader, session, page.now, gone=ALL_GONE if wants_all else MAX_GONE)
         return {
-            "found": found,
-            "rows": [(one, health.accounts.get(one.source)) for one in found.sources],
-            "unstored": _unstored(health, found),
+            "processes": processes,
+            "rows": [(process, health.accounts.get(process.source)) for process in processes.sources],
+            "unstored": _unstored(health, processes),
             "health": health,
             "ledger": health.ledger,
-            "recorder_is_silent": found.seen is not None and found.seen < page.now - SILENT,
+            "recorder_is_silent": processes.seen is not None and processes.seen < page.now - SILENT,
             "silent_seconds": int(SILENT.total_seconds()),
             "unknown_pid": UNKNOWN_PID,
             "all": wants_all,
@@ -59,18 +59,20 @@ async def workers(page: Page) -> Response:
     return await page.answer("workers.html", make, cacheable=False)
 
 
-def _unstored(health: Health, found: Sources) -> list[Account]:
-    """Of processes that are in the journal alone."""
-    known = {one.source for one in found.sources}
+def _unstored(health: Health, processes: Sources) -> list[Account]:
+    """Accounts of processes that are only in the journal so far."""
+    known = {process.source for process in processes.sources}
     return [
-        one
-        for one in health.accounts.values()
-        if one.segment == one.position == one.last_number == 0 and one.in_journal and one.source not in known
+        account
+        for account in health.accounts.values()
+        if account.segment == account.position == account.last_number == 0
+        and account.in_journal
+        and account.source not in known
     ]
 
 
 def _store(page: Page, session: Session) -> dict[str, object]:
-    """About the database, and how long things are kept in it."""
+    """The database, its size and its retention."""
     room = size(session)
     dialect = page.reader.dialect
     return {

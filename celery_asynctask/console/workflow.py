@@ -1,4 +1,4 @@
-"""The page of a workflow: as a tree, drawn in time, and as a plain table of all attempts."""
+"""The page of a workflow: as a tree, as a waterfall, and as a table of all attempts."""
 
 from __future__ import annotations
 
@@ -26,45 +26,45 @@ from celery_asynctask.web.memory import Latest
 from celery_asynctask.web.problem import invalid
 
 ROWS: Final = 500
-"""Tasks that are shown at a time."""
+"""Tasks in a window."""
 VIEWS: Final = {"tree": "Tree", "waterfall": "Waterfall", "table": "Table"}
 MAX_SHOWN_RUNS: Final = 3000
-"""Attempts on one page, about: of a task with many, the last ones are shown."""
+"""Attempts on one page, about; of a task with many, the last ones are shown."""
 LEAST_SHOWN_RUNS: Final = 6
-"""Attempts of a task that are shown however many there are in all."""
+"""Attempts of a task that are always shown."""
 MAX_LEVELS: Final = 12
-"""Levels of a tree that are indented."""
+"""Levels of a tree with an indentation of their own."""
 FASTEST: Final = 2
-"""Seconds that a picture lasts at least while something is under way."""
+"""Seconds for which a page stays the same, at least, while a task is under way."""
 
 
 Paces = Latest[Hashable, int]
-"""How many seconds the pictures of workflows last, as they were seen last; 0: till the record changes. So looking again
-at one that is over costs next to nothing, and while something is under way its bars grow."""
+"""Seconds for which the page of each workflow stays the same; 0: until the record changes. So a workflow that has ended
+costs next to nothing to poll, and the bars of one under way grow."""
 
 
 class Query(NamedTuple):
-    """What the page's query says."""
+    """The query of the page."""
 
     view: str
     failed: bool
     start: int | None
-    """Number of the first row; None: of the window in which the task is."""
+    """Number of the first row; None: that of the window with the task."""
     zoom: int
     at: float
 
 
 class Row(NamedTuple):
-    """A task in its place; what a treegrid says of it."""
+    """A task in its place, with the numbers that a treegrid announces."""
 
     number: int
     """Among all rows, from 0."""
     placed: Placed
     position: int
-    """Among what hangs on the same task, from 1."""
+    """Among its siblings, from 1."""
     siblings: int
     branch: bool
-    """Whether something in the same window hangs on it."""
+    """Whether a task below it is in the same window."""
 
     @property
     def member(self) -> Member:
@@ -78,22 +78,22 @@ class Row(NamedTuple):
 
 
 class Window(NamedTuple):
-    """The rows that are shown of all."""
+    """The rows that are shown."""
 
     rows: Sequence[Row]
     start: int
     total: int
     requested: int | None
-    """Where a window with the task begins that was asked for; None: it is not among them."""
+    """Start of the window with the requested task; None: the task is not in the list."""
     first_failure: int | None
     failure: Member | None
     """The first task that failed."""
     above: Sequence[Member]
-    """What the first row hangs on: in another window."""
+    """The tasks above the first row, from the top, which are in other windows."""
 
 
 class Summary(NamedTuple):
-    """All of a workflow in numbers."""
+    """A workflow in numbers."""
 
     counts: Mapping[AsyncTaskStatus, int]
     tasks: int
@@ -102,9 +102,9 @@ class Summary(NamedTuple):
     under_way: bool
     begun: dt.datetime
     ended: dt.datetime | None
-    """When the last one ended, of those that have; None: none has."""
+    """When the last task ended; None: none has."""
     took: dt.timedelta
-    """Till then, or so far."""
+    """Time until the last end, or until now while a task is under way."""
 
 
 def parse_query(page: Page) -> Query:
@@ -121,7 +121,7 @@ def parse_query(page: Page) -> Query:
 
 
 async def workflow(page: Page) -> Response:
-    """The workflow that a task is in."""
+    """The page of a task's workflow."""
     query = parse_query(page)
     paces: Paces = page.request.app.state.paces
     key = (page.access.customers, page.path)
@@ -130,11 +130,11 @@ async def workflow(page: Page) -> Response:
 
     def make(session: Session) -> Mapping[str, object]:
         task: AsyncTask = located(page, session)
-        whole = members_of(page.reader, session, task)
-        everything = lineage(whole.members)
-        shown = failed_branches(everything) if query.failed else everything
+        tasks = members_of(page.reader, session, task)
+        tree = lineage(tasks.members)
+        shown = failed_branches(tree) if query.failed else tree
         window = windowed(shown, task.celery_task_id, query.start)
-        summary = summed(whole.members, now)
+        summary = summed(tasks.members, now)
         paces[key] = pace_of(summary)
         ids = [row.member.celery_task_id for row in window.rows]
         attempts = runs(session, ids) if query.view != "tree" else {}
@@ -148,27 +148,27 @@ async def workflow(page: Page) -> Response:
             "window": window,
             "rows_at_once": ROWS,
             "max_levels": MAX_LEVELS,
-            "bounded": MAX_MEMBERS if whole.bounded else None,
+            "bounded": MAX_MEMBERS if tasks.bounded else None,
             "max_runs": MAX_RUNS if sum(map(len, attempts.values())) >= MAX_RUNS else None,
-            **_drawn(query, whole.members, window, attempts, task.celery_task_id, now),
+            **_drawn(query, tasks.members, window, attempts, task.celery_task_id, now),
         }
 
     return await page.answer("workflow.html", make, *((now,) if pace else ()))
 
 
 def pace_of(summary: Summary) -> int:
-    """How long a picture lasts: it grows by steps that hardly show, and one that takes long to make less often."""
+    """Seconds for which a page stays the same: so long that bars grow in small steps, longer if it is slow to make."""
     if not summary.under_way:
         return 0
-    wanted = max(summary.took.total_seconds() / 500, summary.tasks / 1000)
+    least = max(summary.took.total_seconds() / 500, summary.tasks / 1000)
     pace = FASTEST
-    while pace < wanted:
+    while pace < least:
         pace *= 2
     return pace
 
 
 def summed(members: Collection[Member], now: dt.datetime) -> Summary:
-    """What is said above all rows."""
+    """The summary of all tasks of a workflow."""
     begun = min(member.created_at for member in members)
     ended = max((member.completed_at for member in members if member.completed_at is not None), default=None)
     under_way = any(member.open for member in members)
@@ -185,23 +185,22 @@ def summed(members: Collection[Member], now: dt.datetime) -> Summary:
     )
 
 
-def windowed(shown: Sequence[Placed], asked: str, start: int | None) -> Window:
-    """The rows from ``start`` on, else the ones among which the task is that was asked for."""
-    at = next((number for number, one in enumerate(shown) if one.member.celery_task_id == asked), None)
-    failed = next((number for number, one in enumerate(shown) if one.member.status in FAILED), None)
+def windowed(shown: Sequence[Placed], task_id: str, start: int | None) -> Window:
+    """The window from row ``start`` on, or where that is None, the one with the requested task."""
+    at = next((number for number, placed in enumerate(shown) if placed.member.celery_task_id == task_id), None)
+    failed = next((number for number, placed in enumerate(shown) if placed.member.status in FAILED), None)
     here = _start_of(at) or 0
     if start is not None:
         here = start if start < len(shown) else _start_of(max(len(shown) - 1, 0)) or 0
     positions: Counter[str | None] = Counter()
-    siblings = Counter(one.above for one in shown)
-    part = shown[here : here + ROWS]
-    branches = {one.above for one in part}
+    siblings = Counter(placed.above for placed in shown)
+    branches = {placed.above for placed in shown[here : here + ROWS]}
     rows = []
-    for number, one in enumerate(shown[: here + ROWS]):
-        positions[one.above] += 1
+    for number, placed in enumerate(shown[: here + ROWS]):
+        positions[placed.above] += 1
         if number >= here:
-            is_branch = one.member.celery_task_id in branches
-            rows.append(Row(number, one, positions[one.above], siblings[one.above], is_branch))
+            is_branch = placed.member.celery_task_id in branches
+            rows.append(Row(number, placed, positions[placed.above], siblings[placed.above], is_branch))
     failure = shown[failed].member if failed is not None else None
     return Window(rows, here, len(shown), _start_of(at), _start_of(failed), failure, _above(shown, here))
 
@@ -211,14 +210,14 @@ def _start_of(number: int | None) -> int | None:
 
 
 def _above(shown: Sequence[Placed], here: int) -> list[Member]:
-    """What the row there hangs on, from the top: of what is before it, the last of each level above."""
-    found: list[Member] = []
+    """The tasks above the row ``here``, from the top: of the rows before it, the last one of each higher level."""
+    above: list[Member] = []
     depth = shown[here].depth if here < len(shown) else 0
-    for one in reversed(shown[:here]):
-        if one.depth < depth:
-            depth = one.depth
-            found.append(one.member)
-    return found[::-1]
+    for placed in reversed(shown[:here]):
+        if placed.depth < depth:
+            depth = placed.depth
+            above.append(placed.member)
+    return above[::-1]
 
 
 def _drawn(
@@ -229,7 +228,7 @@ def _drawn(
     task_id: str,
     now: dt.datetime,
 ) -> dict[str, object]:
-    """What the views with attempts show."""
+    """The values of the views with attempts."""
     limit = MAX_SHOWN_RUNS
     if sum(map(len, attempts.values())) > MAX_SHOWN_RUNS:
         limit = max(MAX_SHOWN_RUNS // max(len(window.rows), 1), LEAST_SHOWN_RUNS)

@@ -87,7 +87,7 @@ def not_found(detail: str) -> ProblemError:
 
 
 def _of_http(_request: Request, exc: Exception) -> JSONResponse:
-    """Of Starlette's router, or of the function `asynctask_access`."""
+    """Answers errors of Starlette's router and of the function `asynctask_access`."""
     assert isinstance(exc, HTTPException)
     if exc.status_code == 405:
         allowed = (exc.headers or {}).get("Allow", "")

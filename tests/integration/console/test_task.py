@@ -117,7 +117,7 @@ def test_a_task_that_runs_says_since_when_and_how_far_it_is(store: Store, api: A
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(3, "moments"), (10, "10 s"), (59.9, "50 s"), (60, "1 m"), (119, "1 m"), (156, "2 m"), (3600, "1 h 00 m")],
+    [(3, "a few seconds"), (10, "10 s"), (59.9, "50 s"), (60, "1 m"), (119, "1 m"), (156, "2 m"), (3600, "1 h 00 m")],
 )
 def test_an_age_is_as_exact_as_it_is_written(seconds: float, words: str) -> None:
     """The page stays the same for some seconds: "2 m 00 s ago" would lie."""

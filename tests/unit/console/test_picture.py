@@ -45,8 +45,8 @@ def test_a_bar_for_every_attempt_and_what_it_waited_for() -> None:
         ("ran", 400, 100),
         ("failed", 50, 100),
     ], "what did not succeed is drawn last: nothing hides it"
-    assert found.says == "from 0 on: queued 1.0 s, failed after 2.0 s, delayed 3.0 s, queued 2.0 s, ran 2.0 s"
-    assert [one.says for one in found.bars if one.kind in ("ran", "failed")] == [
+    assert found.text == "from 0 on: queued 1.0 s, failed after 2.0 s, delayed 3.0 s, queued 2.0 s, ran 2.0 s"
+    assert [one.text for one in found.bars if one.kind in ("ran", "failed")] == [
         "attempt 2 succeeded: 2.0 s, 2026-01-31T12:00:08.000000Z to 2026-01-31T12:00:10.000000Z, celery@two",
         "attempt 1 retried by TimeoutError: 2.0 s, 2026-01-31T12:00:01.000000Z to 2026-01-31T12:00:03.000000Z",
     ]
@@ -54,26 +54,26 @@ def test_a_bar_for_every_attempt_and_what_it_waited_for() -> None:
 
 def test_an_attempt_of_which_no_time_is_known_keeps_its_number() -> None:
     found = drawn(run(published_at=0), run(published_at=2, started_at=4, ended_at=6, outcome="succeeded"))
-    assert [one.says[:9] for one in found.bars if one.kind == "ran"] == ["attempt 2"]
+    assert [one.text[:9] for one in found.bars if one.kind == "ran"] == ["attempt 2"]
 
 
 def test_a_bar_grows_while_it_runs() -> None:
     running = run(published_at=0, started_at=15)
     assert bars(running, status="STARTED", completed=None)[-1] == ("ran", 750, 250)
-    assert "attempt 1 running: 5.0 s" in drawn(running, status="STARTED", completed=None).bars[-1].says
+    assert "attempt 1 running: 5.0 s" in drawn(running, status="STARTED", completed=None).bars[-1].text
 
 
 def test_what_nobody_saw_the_end_of() -> None:
     found = drawn(run(published_at=0, started_at=5), status="LOST", completed=9)
     assert [one.kind for one in found.bars] == ["queued", "unknown"]
-    assert "attempt 1 outcome unknown: 4.0 s" in found.bars[-1].says
-    assert found.says.endswith("outcome unknown after 4.0 s")
+    assert "attempt 1 outcome unknown: 4.0 s" in found.bars[-1].text
+    assert found.text.endswith("outcome unknown after 4.0 s")
 
 
 def test_a_moment_can_be_seen_even_at_the_edge() -> None:
     found = drawn(status="REVOKED", started=None, completed=20)
     assert [(one.kind, one.x, one.width) for one in found.bars] == [("queued", 0, 1000), ("end", 998, 2)]
-    assert found.says == "from 0 on: queued 20.0 s, never started"
+    assert found.text == "from 0 on: queued 20.0 s, never started"
 
 
 def test_a_step_that_was_not_sent_is_empty() -> None:
@@ -101,8 +101,8 @@ def test_of_many_attempts_the_last_ones_are_drawn() -> None:
     found = drawn(*runs, limit=4)
     assert len([one for one in found.bars if one.kind == "failed"]) + found.left_out == 18
     assert found.left_out > 0
-    assert found.bars[-1].says.startswith("attempt 18 ")
-    assert found.says.endswith("and 6 more")
+    assert found.bars[-1].text.startswith("attempt 18 ")
+    assert found.text.endswith("and 6 more")
 
 
 def test_what_is_not_seen_is_not_drawn() -> None:
@@ -124,7 +124,7 @@ def test_a_workflow_of_one_moment_has_a_scale() -> None:
     only = member("a", status="PENDING", started=None, completed=None, key=PLANNED)
     found = scale([only], [], NOW)
     assert found.length > dt.timedelta()
-    assert [one.says for one in ticks(found)] == ["0", "+1 ms"]
+    assert [one.text for one in ticks(found)] == ["0", "+1 ms"]
     assert scale([], [], NOW).length > dt.timedelta()
 
 
@@ -178,7 +178,7 @@ def test_nothing_is_drawn_outside(seconds: float, zoom: int, at: float, start: f
     found = ticks(where)
     assert len(found) <= 6
     assert all(0 <= one.x <= ACROSS for one in found)
-    assert len({one.says for one in found}) == len(found)
+    assert len({one.text for one in found}) == len(found)
     ran = run(published_at=start, started_at=start, ended_at=start + length, outcome="succeeded")
     for one in drawn(ran, where=where, created=start).bars:
         assert one.x >= 0
