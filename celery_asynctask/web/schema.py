@@ -22,7 +22,7 @@ from celery_asynctask.queries.search.filter import MAX_LENGTH
 AsyncTaskStatusEnum: Any = enum.Enum(  # type: ignore[misc]
     "AsyncTaskStatusEnum", {status.name: status.value for status in AsyncTaskStatus}, type=str, module=__name__
 )
-AsyncTaskStatusEnum.__doc__ = "Where a task stands."
+AsyncTaskStatusEnum.__doc__ = "Status of a task."
 Long = Annotated[int, WithJsonSchema({"type": "integer", "format": "int64"})]
 """A number of up to 64 bits, for clients in languages whose integers have 32."""
 
