@@ -131,7 +131,7 @@ def test_a_task_may_say_more_at_once_than_a_message_carries(make: Make) -> None:
     @app.task(shared=False, name="reports", bind=True)
     def reports(self: Any) -> None:
         self.asynctask.update({"report": "z" * 20_000})
-        self.asynctask.content["report"] += "not told"
+        self.asynctask.content["report"] += "not updated"
         self.asynctask.update({"pages": [1, 2]})
         self.asynctask.content["pages"].append(3)
         seen.append(self.asynctask.content)
@@ -221,9 +221,9 @@ def test_what_is_no_content_is_refused_where_it_is_said(make: Make, content: Any
     @app.task(shared=False, name="says", bind=True)
     def says(self: Any) -> None:
         for one in (content, None):
-            with pytest.raises(ContextError, match=r"'content' is .* must be a mapping with string keys") as told:
+            with pytest.raises(ContextError, match=r"'content' is .* must be a mapping with string keys") as error:
                 self.asynctask.update(one)
-            refused.append(str(told.value))
+            refused.append(str(error.value))
         with pytest.raises(ContextError), context(content=content):
             pytest.fail("it went on")
 
@@ -246,9 +246,9 @@ def test_what_is_no_content_is_told_where_we_ask_for_it(
     first = runs.delay().id
     runs.delay()
     assert errors.failures == {"the context (asynctask_context): ContextError": 2}
-    [told] = [record.getMessage() for record in caplog.records if "asynctask_context" in record.getMessage()]
-    assert first in told
-    assert "must be a mapping with string keys" in told
+    [message] = [record.getMessage() for record in caplog.records if "asynctask_context" in record.getMessage()]
+    assert first in message
+    assert "must be a mapping with string keys" in message
     assert stored(app) == {"runs": (7, None, None, None)}
 
 

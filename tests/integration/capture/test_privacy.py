@@ -19,15 +19,15 @@ SECRET = "correct horse battery staple"
 @pytest.fixture
 def written(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """Every event as it was given to the journal."""
-    found: list[bytes] = []
+    written: list[bytes] = []
     append = Journal.append
 
     def noting(self: Journal, data: bytes) -> bool:
-        found.append(data)
+        written.append(data)
         return append(self, data)
 
     monkeypatch.setattr(Journal, "append", noting)
-    return found
+    return written
 
 
 def stored(app: Celery, tmp_path: Path) -> str:

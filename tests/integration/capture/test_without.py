@@ -51,22 +51,22 @@ def without(name: str, directory: Path) -> dict[str, Any]:
         timeout=patience(90),
     )
     assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    outcome: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return outcome
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
-    [*CASES.items(), *(pytest.param(name, told, marks=pytest.mark.slow) for name, told in MORE.items())],
+    ("name", "shown"),
+    [*CASES.items(), *(pytest.param(name, shown, marks=pytest.mark.slow) for name, shown in MORE.items())],
 )
-def test_a_name_that_is_gone_costs_its_own_fact_only(name: str, told: str, tmp_path: Path) -> None:
-    found = without(name, tmp_path)
-    assert found["returned"] == [3, "last"]
-    assert found["rows"] == (NOT_SENT if name in ("send_task_message", "amqp_cls") else SOUND)
-    problems = [one for one in found["problems"] if " has no " in one and "database" not in one]
-    if not told:
-        assert (found["logged"], problems) == ([], [])
+def test_a_name_that_is_gone_costs_its_own_fact_only(name: str, shown: str, tmp_path: Path) -> None:
+    outcome = without(name, tmp_path)
+    assert outcome["returned"] == [3, "last"]
+    assert outcome["rows"] == (NOT_SENT if name in ("send_task_message", "amqp_cls") else SOUND)
+    problems = [one for one in outcome["problems"] if " has no " in one and "database" not in one]
+    if not shown:
+        assert (outcome["logged"], problems) == ([], [])
         return
-    [line], [problem] = found["logged"], problems
-    assert f" has no {told}: " in problem
+    [line], [problem] = outcome["logged"], problems
+    assert f" has no {shown}: " in problem
     assert line.startswith(f"celery-asynctask: {problem}")

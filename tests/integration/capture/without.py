@@ -26,7 +26,7 @@ class Renaming(SourceFileLoader):
 
     def get_code(self, fullname: str) -> CodeType | None:
         source = self.get_data(self.path).decode()
-        changed = re.sub(rf"\b{self.gone}\b", lambda found: f"{found[0].rstrip('_')}_renamed", source)
+        changed = re.sub(rf"\b{self.gone}\b", lambda match: f"{match[0].rstrip('_')}_renamed", source)
         return compile(changed, self.path, "exec") if changed != source else super().get_code(fullname)
 
 

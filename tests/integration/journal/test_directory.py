@@ -70,10 +70,10 @@ def test_a_store_that_comes_in_between(path: Path, monkeypatch: pytest.MonkeyPat
     """Another process claims the directory after this one has seen that nobody has."""
     flock = fcntl.flock
 
-    def other_first(handle: int, how: int) -> None:
+    def other_first(handle: int, lock: int) -> None:
         monkeypatch.setattr(fcntl, "flock", flock)
         Directory(path, "other")
-        flock(handle, how)
+        flock(handle, lock)
 
     monkeypatch.setattr(fcntl, "flock", other_first)
     with pytest.raises(JournalError, match="belongs to the store other"):
@@ -204,16 +204,16 @@ def test_who_looks_is_not_seen(path: Path, look: Callable[[Path], object], monke
     segment = path / "dead.000001.segment"
     segment.touch()
     flock = fcntl.flock
-    found: list[bool] = []
+    held: list[bool] = []
 
-    def meanwhile(handle: int, how: int) -> None:
-        flock(handle, how)
+    def meanwhile(handle: int, lock: int) -> None:
+        flock(handle, lock)
         monkeypatch.setattr(fcntl, "flock", flock)
-        found.append(is_being_written(segment))
+        held.append(is_being_written(segment))
 
     monkeypatch.setattr(fcntl, "flock", meanwhile)
     assert not look(segment)
-    assert found == [False]
+    assert held == [False]
 
 
 @pytest.mark.parametrize("look", [is_being_written, holder], ids=lambda look: look.__name__)
@@ -227,11 +227,11 @@ def test_who_looks_keeps_nobody_from_writing(path: Path, monkeypatch: pytest.Mon
     flock = fcntl.flock
     names: list[str] = []
 
-    def looking(handle: int, how: int) -> None:
+    def looking(handle: int, lock: int) -> None:
         names.extend(os.listdir(path))  # noqa: PTH208
         for segment in Directory(path, STORE).segments():
             assert not is_being_written(segment.path)
-        flock(handle, how)
+        flock(handle, lock)
 
     journal = Journal(path, STORE)
     Directory(path, STORE)

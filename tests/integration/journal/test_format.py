@@ -35,16 +35,16 @@ def test_version_1(store: Store, make_drain: MakeDrain) -> None:
     drain = make_drain()
     drain.directory.path.joinpath(f"{SOURCE}.000001.segment").write_bytes(SEGMENT)
     drain.work()
-    found = stored(store)
-    task = found["t1"].task
+    rows = stored(store)
+    task = rows["t1"].task
     assert (task["status"], task["name"], task["result"]) == (AsyncTaskStatus.SUCCESS, "n", {"ok": True})
     assert (task["task_args"], task["task_kwargs"], task["root_task_id"]) == ([1], {"k": "é"}, "t1")
     at = 1_767_323_045_000_000
     assert (task["created_at"], task["started_at"], task["completed_at"]) == (at, at + 10, at + 20)
-    [attempt] = found["t1"].attempts.values()
+    [attempt] = rows["t1"].attempts.values()
     assert (attempt["outcome"], attempt["worker"], attempt["pid"]) == ("succeeded", "celery@h", 4711)
     assert (attempt["published_at"], attempt["received_at"], attempt["source"]) == (at + 1, at + 5, SOURCE)
-    assert (found["t2"].task["status"], found["t2"].task["retries"]) == (AsyncTaskStatus.FAILURE, 1)
+    assert (rows["t2"].task["status"], rows["t2"].task["retries"]) == (AsyncTaskStatus.FAILURE, 1)
     source = source_of(store, SOURCE)
     assert (source.stored, source.last_number, source.quarantined, source.dropped) == (4, 4, 0, None)
     assert (source.host, source.pid, source.role) == ("h", 4711, "child")

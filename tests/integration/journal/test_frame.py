@@ -26,16 +26,16 @@ def segment(tmp_path: Path) -> Segment:
 
 @pytest.mark.parametrize("limit", range(1, 8))
 def test_read_on_from_where_it_stopped(segment: Segment, limit: int) -> None:
-    found: list[int] = []
+    numbers: list[int] = []
     position = 0
     while True:
         chunk = read(segment, position, limit, ended=True)
-        assert len(chunk.events) == min(limit, 5 - len(found)), "the description is not counted as an event"
-        found += chunk.numbers
+        assert len(chunk.events) == min(limit, 5 - len(numbers)), "the description is not counted as an event"
+        numbers += chunk.numbers
         position = chunk.end
         if chunk.at_end:
             break
-    assert found == [1, 2, 3, 4, 5]
+    assert numbers == [1, 2, 3, 4, 5]
     assert position == segment.path.stat().st_size
 
 
@@ -43,26 +43,26 @@ def test_read_on_from_where_it_stopped(segment: Segment, limit: int) -> None:
 def test_read_in_small_parts(segment: Segment, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """An event that is longer than what is read at a time is read whole."""
     monkeypatch.setattr(frame, "READ_BYTES", size)
-    found: list[int] = []
+    numbers: list[int] = []
     position = 0
-    whole = False
-    while not whole:
+    at_end = False
+    while not at_end:
         chunk = read(segment, position, 100, ended=True)
         assert chunk.end > position
-        found += chunk.numbers
-        position, whole = chunk.end, chunk.at_end
-    assert found == [1, 2, 3, 4, 5]
+        numbers += chunk.numbers
+        position, at_end = chunk.end, chunk.at_end
+    assert numbers == [1, 2, 3, 4, 5]
 
 
 def test_a_last_line_that_is_cut(segment: Segment) -> None:
-    whole = segment.path.stat().st_size
+    size = segment.path.stat().st_size
     cut = frame.pack(6, b"never finished")[:-5]
     with segment.path.open("ab") as file:
         file.write(cut)
     living = read(segment, 0, 100, ended=False)
-    assert (len(living.events), living.damaged, living.end, living.at_end) == (5, [], whole, True)
+    assert (len(living.events), living.damaged, living.end, living.at_end) == (5, [], size, True)
     dead = read(segment, 0, 100, ended=True)
-    assert (len(dead.events), dead.damaged, dead.end, dead.at_end) == (5, [cut], whole + len(cut), True)
+    assert (len(dead.events), dead.damaged, dead.end, dead.at_end) == (5, [cut], size + len(cut), True)
 
 
 def test_a_segment_that_says_nothing_of_itself(segment: Segment) -> None:

@@ -73,9 +73,9 @@ def test_threads_share_a_segment(journal: Journal, path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    [found] = events_in(path).values()
-    assert [number for number, _ in found] == list(range(1, 1601))
-    assert {data for _, data in found} == {b"%d.%d" % (name, number) for name in range(8) for number in range(200)}
+    [written] = events_in(path).values()
+    assert [number for number, _ in written] == list(range(1, 1601))
+    assert {data for _, data in written} == {b"%d.%d" % (name, number) for name in range(8) for number in range(200)}
 
 
 def test_forked_children_write_segments_of_their_own(journal: Journal, path: Path) -> None:
@@ -89,10 +89,10 @@ def test_forked_children_write_segments_of_their_own(journal: Journal, path: Pat
     sources = at_once(4, child)
     journal.append(b"parent again")
     assert len({journal.source, *sources}) == 5
-    found = events_in(path)
-    assert found[journal.source] == [(1, b"parent"), (2, b"parent again")]
+    by_source = events_in(path)
+    assert by_source[journal.source] == [(1, b"parent"), (2, b"parent again")]
     for number, source in enumerate(sources):
-        assert found[source] == [(count + 1, b"%d.%d" % (number, count)) for count in range(100)]
+        assert by_source[source] == [(count + 1, b"%d.%d" % (number, count)) for count in range(100)]
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -111,7 +111,7 @@ def test_a_fork_while_a_thread_appends_blocks_nobody(journal: Journal, path: Pat
     finally:
         stop.set()
         thread.join()
-    assert sum(data == b"child" for found in events_in(path).values() for _, data in found) == 10
+    assert sum(data == b"child" for events in events_in(path).values() for _, data in events) == 10
 
 
 def test_appending_inside_of_append(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,8 +131,8 @@ def test_appending_inside_of_append(path: Path, monkeypatch: pytest.MonkeyPatch)
     thread.start()
     thread.join(patience(20))
     assert not thread.is_alive()
-    [found] = events_in(path).values()
-    assert sorted(found) == [(1, b"interrupted"), (2, b"from the handler")]
+    [written] = events_in(path).values()
+    assert sorted(written) == [(1, b"interrupted"), (2, b"from the handler")]
     journal.close()
 
 
@@ -181,11 +181,11 @@ def test_a_segment_that_has_grown_is_followed_by_another(
     data = [b"%d" % number * 100 for number in range(10)]
     for one in data:
         journal.append(one)
-    found = segments(path)
-    assert [segment.number for segment in found] == list(range(1, len(found) + 1))
-    assert len(found) > 3
+    begun = segments(path)
+    assert [segment.number for segment in begun] == list(range(1, len(begun) + 1))
+    assert len(begun) > 3
     assert events_in(path) == {journal.source: list(enumerate(data, 1))}
-    assert [is_being_written(segment.path) for segment in found] == [False] * (len(found) - 1) + [
+    assert [is_being_written(segment.path) for segment in begun] == [False] * (len(begun) - 1) + [
         journal._handle is not None
     ]
 

@@ -75,8 +75,8 @@ def test_memory_has_a_bound(
     path.unlink()
     assert journal.append(b"last")
     assert "it has dropped 3 events" in caplog.text
-    [found] = events_in(path).values()
-    assert found == [(1, b"x0"), (2, b"x1"), (3, b"last")]
+    [written] = events_in(path).values()
+    assert written == [(1, b"x0"), (2, b"x1"), (3, b"last")]
     assert describe(segments(path)[-1])["dropped"] == {"unusable directory": 3}
 
 
@@ -231,8 +231,8 @@ def test_a_full_disk(path: Path) -> None:
     [(kept, dropped)] = at_once(1, child)
     assert kept == [True, False, True, False, True]
     assert dropped == {}
-    [found] = events_in(path).values()
-    assert found == [(1, b"a"), (2, b"x" * 1000), (3, b"b"), (4, b"x" * 1000), (5, b"b")]
+    [written] = events_in(path).values()
+    assert written == [(1, b"a"), (2, b"x" * 1000), (3, b"b"), (4, b"x" * 1000), (5, b"b")]
 
 
 def test_appending_never_raises(journal: Journal, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,5 +248,5 @@ def test_appending_never_raises(journal: Journal, path: Path, monkeypatch: pytes
         assert journal.append(b"x"), name
         journal.close()
     assert journal.dropped == {}
-    [found] = events_in(path).values()
-    assert [number for number, _ in found] == [1, 2, 3, 4, 5, 6]
+    [written] = events_in(path).values()
+    assert [number for number, _ in written] == [1, 2, 3, 4, 5, 6]

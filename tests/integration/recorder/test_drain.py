@@ -40,18 +40,18 @@ def make_journal(store: Store, tmp_path: Path) -> Iterator[Callable[[str], Journ
 
 def test_what_dead_processes_left_behind(store: Store, make_drain: MakeDrain, tmp_path: Path) -> None:
     """Each tells a part of what happened to the same tasks; two of them are killed."""
-    told = tasks(3, "retries_overlap")
+    by_task = tasks(3, "retries_overlap")
 
     def child(number: int) -> str:
         mine = Journal(tmp_path / "journal", store.settings.store_id)
-        for events in told.values():
+        for events in by_task.values():
             append(mine, *events[number::3])
         return mine.source
 
     names = at_once(3, child)
     drain = make_drain()
     drain.work()
-    assert stored(store) == rows(told)
+    assert stored(store) == rows(by_task)
     assert segment_files(drain) == []
     assert [one.source for one in sources(store)] == sorted(names)
     for number, name in enumerate(names):
@@ -63,33 +63,33 @@ def test_what_dead_processes_left_behind(store: Store, make_drain: MakeDrain, tm
 
 
 def test_a_living_process_s_segment_stays(store: Store, make_drain: MakeDrain, journal: Journal) -> None:
-    told = HISTORIES["success"]()
+    history = HISTORIES["success"]()
     drain = make_drain()
-    for count, event in enumerate(told, 1):
+    for count, event in enumerate(history, 1):
         append(journal, event)
         assert drain.batch() == 1
         assert drain.batch() == 0
-        assert stored(store) == {ID: fold(told[:count])}
+        assert stored(store) == {ID: fold(history[:count])}
         assert len(segment_files(drain)) == 1
     journal.close()
     assert drain.batch() == 0
     assert segment_files(drain) == []
-    assert source_of(store, journal.source).stored == len(told)
+    assert source_of(store, journal.source).stored == len(history)
 
 
 def test_a_process_killed_in_the_middle_of_a_line(store: Store, make_drain: MakeDrain, tmp_path: Path) -> None:
-    told = HISTORIES["success"]()
-    cut = frame.pack(3, encode(told[2]))[:20]
+    history = HISTORIES["success"]()
+    cut = frame.pack(3, encode(history[2]))[:20]
     pid = os.fork()
     if pid == 0:
         mine = Journal(tmp_path / "journal", store.settings.store_id)
-        append(mine, *told[:2])
+        append(mine, *history[:2])
         os.write(mine._handle or -1, cut)
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(pid, 0)
     drain = make_drain()
     drain.work()
-    assert stored(store) == {ID: fold(told[:2])}
+    assert stored(store) == {ID: fold(history[:2])}
     assert quarantined(drain) == [cut]
     [source] = sources(store)
     assert (source.stored, source.quarantined, source.last_number) == (2, 1, 3)
@@ -101,8 +101,8 @@ def test_batches_of_any_size(
     store: Store, make_drain: MakeDrain, journal: Journal, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer, "SEGMENT_BYTES", 1500)  # several segments
-    told = tasks(5)
-    append(journal, *(event for events in told.values() for event in events))
+    by_task = tasks(5)
+    append(journal, *(event for events in by_task.values() for event in events))
     journal.close()
     drain = make_drain(batch_size=size)
     assert len(segment_files(drain)) > 2
@@ -112,7 +112,7 @@ def test_batches_of_any_size(
     assert counts == [size] * (20 // size) + [20 % size] * bool(20 % size)
     drain.batch()
     assert segment_files(drain) == []
-    assert stored(store) == rows(told)
+    assert stored(store) == rows(by_task)
     source = source_of(store, journal.source)
     assert (source.stored, source.last_number) == (20, 20)
 
@@ -122,11 +122,11 @@ def test_all_leaves_nothing(
 ) -> None:
     """Also where a batch is small because its events are long."""
     monkeypatch.setattr(frame, "READ_BYTES", 600)
-    told = tasks(5)
-    append(journal, *(event for events in told.values() for event in events))
+    by_task = tasks(5)
+    append(journal, *(event for events in by_task.values() for event in events))
     drain = make_drain()
     drain.work()
-    assert stored(store) == rows(told)
+    assert stored(store) == rows(by_task)
     assert drain.batch() == 0
 
 
@@ -136,14 +136,14 @@ def test_nothing_of_a_long_segment_is_passed_over(
     """After an outage a process has several segments, each longer than what is read at a time."""
     monkeypatch.setattr(frame, "READ_BYTES", 600)
     monkeypatch.setattr(writer, "SEGMENT_BYTES", 2000)
-    told = tasks(10)
-    append(journal, *(event for events in told.values() for event in events))
+    by_task = tasks(10)
+    append(journal, *(event for events in by_task.values() for event in events))
     journal.close()
     drain = make_drain()
     assert len(segment_files(drain)) > 3
     while segment_files(drain):
         drain.batch()
-    assert stored(store) == rows(told)
+    assert stored(store) == rows(by_task)
     source = source_of(store, journal.source)
     assert (source.stored, source.last_number) == (40, 40)
 
@@ -154,18 +154,18 @@ def test_a_busy_process_does_not_keep_the_others_waiting(
     """Which has more for each batch than the batch takes, and comes first."""
     monkeypatch.setattr(writer, "SEGMENT_BYTES", 1500)  # several segments
     busy, *others = (make_journal(name) for name in "abc")
-    told = tasks(12)
+    by_task = tasks(12)
     for journal, number in zip(others, (10, 11), strict=True):
-        append(journal, *told.pop(f"task-{number}")[:1])
+        append(journal, *by_task.pop(f"task-{number}")[:1])
     drain = make_drain(batch_size=3)
-    for number, events in enumerate(told.values()):
+    for number, events in enumerate(by_task.values()):
         append(busy, *events)
         if number == 2:
             assert {"task-10", "task-11"} <= stored(store).keys()
         assert drain.batch() == 3
     drain.work()
     kept = stored(store)
-    assert {task_id: kept[task_id] for task_id in told} == rows(told)
+    assert {task_id: kept[task_id] for task_id in by_task} == rows(by_task)
     assert (source_of(store, "a").stored, source_of(store, "a").last_number) == (40, 40)
 
 
@@ -219,12 +219,12 @@ def test_a_replay_does_nothing(store: Store, make_drain: MakeDrain, journal: Jou
 
 
 def test_another_recorder_goes_on_where_one_stopped(store: Store, make_drain: MakeDrain, journal: Journal) -> None:
-    told = HISTORIES["retries_overlap"]()
-    for event in told:
+    history = HISTORIES["retries_overlap"]()
+    for event in history:
         append(journal, event)
         make_drain().work()
-    assert stored(store) == {ID: fold(told)}
-    assert source_of(store, journal.source).stored == len(told)
+    assert stored(store) == {ID: fold(history)}
+    assert source_of(store, journal.source).stored == len(history)
 
 
 def test_a_closed_drain_goes_on(store: Store, make_drain: MakeDrain, journal: Journal) -> None:
@@ -249,8 +249,8 @@ def test_accepted_is_stored_and_quarantined_and_dropped_and_still_there(
     monkeypatch.setattr(writer, "KEPT_EVENTS", 1)
     write = os.write
     drain = make_drain(batch_size=10)
-    told = tasks(10)
-    events: Sequence[Event] = [event for one in told.values() for event in one]
+    by_task = tasks(10)
+    events: Sequence[Event] = [event for one in by_task.values() for event in one]
     for number, event in enumerate(events):
         if number % 7 in (2, 3):
             with monkeypatch.context() as patch:
@@ -305,13 +305,13 @@ def test_a_source_is_told_of_as_its_newest_segment_describes_it(
 
 
 def test_many_processes_in_one_batch(store: Store, make_drain: MakeDrain, tmp_path: Path) -> None:
-    told = tasks(30, "failed")
+    by_task = tasks(30, "failed")
     journals = [Journal(tmp_path / "journal", store.settings.store_id) for _ in range(4)]
-    for number, event in enumerate(event for one in told.values() for event in one):
+    for number, event in enumerate(event for one in by_task.values() for event in one):
         append(journals[number % 3], event)
     drain = make_drain()
     assert drain.batch() == 120
-    assert stored(store) == rows(told)
+    assert stored(store) == rows(by_task)
     assert len(sources(store)) == 3
     for one in journals:
         one.close()

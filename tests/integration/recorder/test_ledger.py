@@ -224,21 +224,21 @@ class World:
 
     def damage(self, rng: Random) -> bool:
         self.ledger.see()
-        if found := self.ledger.undrained():
-            source, image, end = rng.choice(found)
-            how = rng.choice(DAMAGES)
-            self.ledger.hurt(source, image, *how(image.data, end, rng))
-            self.happened[f"damage: {how.__name__}"] += 1
-        return bool(found)
+        if undrained := self.ledger.undrained():
+            source, image, end = rng.choice(undrained)
+            damage = rng.choice(DAMAGES)
+            self.ledger.hurt(source, image, *damage(image.data, end, rng))
+            self.happened[f"damage: {damage.__name__}"] += 1
+        return bool(undrained)
 
     def remove_segment(self, rng: Random) -> bool:
         self.ledger.see()
-        if found := self.ledger.undrained():
-            source, image, _ = rng.choice(found)
+        if undrained := self.ledger.undrained():
+            source, image, _ = rng.choice(undrained)
             self.ledger.remove(source, image)
             handle = source.journal._handle
             self.happened["removed while written to"] += handle is not None and not os.fstat(handle).st_nlink
-        return bool(found)
+        return bool(undrained)
 
     # -- the recorder
 
@@ -297,10 +297,10 @@ class World:
 
     def replay(self, rng: Random) -> bool:
         """Segments that were stored and removed are there again."""
-        found = [image for _, image, _ in self.ledger.images(drained=True)]
-        for image in rng.sample(found, min(len(found), 2)):
+        drained = [image for _, image, _ in self.ledger.images(drained=True)]
+        for image in rng.sample(drained, min(len(drained), 2)):
             (self.ledger.directory / image.path.name).write_bytes(image.data)
-        return bool(found)
+        return bool(drained)
 
     # -- the end
 
@@ -322,10 +322,10 @@ class World:
         assert not self.drain.behind, "the drain does not come to an end"
         self._batch(size, rng)
         assert sorted(path.suffix for path in self.path.iterdir() if path.suffix in (".segment", ".new")) == []
-        rows, told = stored(self.store), fold_all(map(decode, self.ledger.check()))
+        rows, folded = stored(self.store), fold_all(map(decode, self.ledger.check()))
         early = self.ledger.early()
         assert {task: row for task, row in rows.items() if task not in early} == {
-            task: row for task, row in told.items() if task not in early
+            task: row for task, row in folded.items() if task not in early
         }, "rows"
 
     def let_go(self) -> None:
@@ -358,7 +358,7 @@ EFFECTS = (
     *("poison", "no event", "torn line", "memory lost", "dropped", "removed while written to", "batch: the disk"),
     *(f"disk: {fault}" for fault in ("full", "part", "open")),
     *(f"batch: {fault}" for fault in FAULTS),
-    *(f"damage: {how.__name__}" for how in DAMAGES),
+    *(f"damage: {damage.__name__}" for damage in DAMAGES),
 )
 
 

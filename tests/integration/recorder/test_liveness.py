@@ -69,12 +69,12 @@ def make_node(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def status(store: Store) -> AsyncTaskStatus:
-    found: AsyncTaskStatus = stored(store)[ID].task["status"]
-    return found
+    status: AsyncTaskStatus = stored(store)[ID].task["status"]
+    return status
 
 
-def started(node: Node, **more: Any) -> bytes:
-    return encode(Delivery(2, **more).started(3, source=node.journal.source))
+def started(node: Node, **fields: Any) -> bytes:
+    return encode(Delivery(2, **fields).started(3, source=node.journal.source))
 
 
 def test_a_run_whose_process_is_gone_is_lost(store: Store, make_node: Callable[..., Node]) -> None:
@@ -254,10 +254,10 @@ def test_life_is_noted_while_poison_is_looked_for(
         node.journal.append(encode({**Delivery(2).started(3), "at": 10**30}))
     write, heard = Store.write, []
 
-    def slow(*arguments: Any, **more: Any) -> int:
+    def slow(*arguments: Any, **options: Any) -> int:
         node.clock.at += liveness.LOOK_SECONDS
         heard.append(node.clock.at - (source_of(store, node.journal.source).last_seen_at - EPOCH).total_seconds())
-        return write(*arguments, **more)
+        return write(*arguments, **options)
 
     monkeypatch.setattr(Store, "write", slow)
     node.after(0)

@@ -33,14 +33,14 @@ journal.append(b'{"no": "event"}')
 
 
 def collected():
-    found = {}
+    measured = {}
     for resource in reader.get_metrics_data().resource_metrics:
         for scope in resource.scope_metrics:
             for metric in scope.metrics:
                 point = metric.data.data_points[0]
                 value = point.value if hasattr(point, "value") else (point.count, point.sum)
-                found[metric.name] = (metric.unit, value, dict(point.attributes))
-    return found
+                measured[metric.name] = (metric.unit, value, dict(point.attributes))
+    return measured
 
 
 waiting = collected()

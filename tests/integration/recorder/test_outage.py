@@ -125,15 +125,15 @@ def test_a_full_database_is_an_outage(tmp_path: Path) -> None:
 
 
 @pytest.mark.databases(*services.SERVERS)  # SQLite knows one lock, see above
-@pytest.mark.parametrize("how", ["deadlock", "lock timeout"])
-def test_a_lock_that_is_not_got_is_an_outage(store: Store, how: str) -> None:
+@pytest.mark.parametrize("failure", ["deadlock", "lock timeout"])
+def test_a_lock_that_is_not_got_is_an_outage(store: Store, failure: str) -> None:
     """Somebody else's transaction has the rows: once for ever, once it waits for ours in turn."""
     dialect = store.engine.dialect.name
     timeout = {"postgresql": "SET lock_timeout = '1s'", "mysql": "SET innodb_lock_wait_timeout = 1"}.get(dialect, "")
     events = lines([cast("Event", {**published(), "id": one}) for one in "ab"])
     store.write(events)
     made = Store(Settings(url=store.settings.url))
-    if how == "lock timeout":
+    if failure == "lock timeout":
 
         @event.listens_for(made.engine, "connect")
         def impatient(connection: Any, _record: object) -> None:
@@ -150,12 +150,12 @@ def test_a_lock_that_is_not_got_is_an_outage(store: Store, how: str) -> None:
         except DBAPIError as exc:
             errors.append(exc)
 
-    if how:
+    if failure:
         thread = threading.Thread(target=write)
         with other.connect() as connection:
             connection.exec_driver_sql(take.format("b"))
             thread.start()
-            if how == "deadlock":
+            if failure == "deadlock":
                 wait_for(lambda: _waits(store), 10, "the store to wait for b")
                 try:
                     connection.exec_driver_sql(take.format("a"))

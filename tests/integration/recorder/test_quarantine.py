@@ -25,8 +25,8 @@ pytestmark = pytest.mark.every_database
 def test_damaged_lines_are_put_aside_and_the_rest_is_stored(
     store: Store, make_drain: MakeDrain, journal: Journal
 ) -> None:
-    told = tasks(4)
-    append(journal, *(event for events in told.values() for event in events))
+    by_task = tasks(4)
+    append(journal, *(event for events in by_task.values() for event in events))
     journal.close()
     drain = make_drain()
     [segment] = drain.directory.segments()
@@ -34,9 +34,9 @@ def test_damaged_lines_are_put_aside_and_the_rest_is_stored(
     damaged = {5: lines[5][:-1], 6: b"", 9: b"\xff" * 30, 16: lines[16].replace(b"task-3", b"task-9")}
     segment.path.write_bytes(b"\n".join([damaged.get(number, line) for number, line in enumerate(lines)]) + b"\n")
     drain.work()
-    events = [event for one in told.values() for event in one]
+    events = [event for one in by_task.values() for event in one]
     kept = [event for number, event in enumerate(events, 1) if number not in damaged]
-    assert stored(store) == {task_id: fold([event for event in kept if event["id"] == task_id]) for task_id in told}
+    assert stored(store) == {task_id: fold([event for event in kept if event["id"] == task_id]) for task_id in by_task}
     assert quarantined(drain) == list(damaged.values())
     source = source_of(store, journal.source)
     assert (source.stored, source.quarantined, source.last_number) == (12, 4, 16)
@@ -74,13 +74,13 @@ POISON: list[dict[str, Any]] = [
 def test_poison_is_put_aside_alone(
     store: Store, make_drain: MakeDrain, journal: Journal, poison: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    told = tasks(5)
-    events = [event for one in told.values() for event in one]
+    by_task = tasks(5)
+    events = [event for one in by_task.values() for event in one]
     bad = cast("Event", {**published(), "id": "bad", **poison})
     append(journal, *events[:7], bad, *events[7:])
     drain = make_drain()
     drain.work()
-    assert stored(store, "task-") == rows(told)
+    assert stored(store, "task-") == rows(by_task)
     assert quarantined(drain) == [encode(bad)]
     source = source_of(store, journal.source)
     assert (source.stored, source.quarantined, source.last_number) == (20, 1, 21)
@@ -124,8 +124,8 @@ def rename(store: Store, table: str, new_name: str) -> None:
 @pytest.mark.parametrize("table", ["async_task", "async_task_attempt"])
 def test_an_outage_loses_nothing(store: Store, make_drain: MakeDrain, journal: Journal, table: str) -> None:
     """A table that is not there stands for whatever keeps a database from working."""
-    told = tasks(3)
-    events = [event for one in told.values() for event in one]
+    by_task = tasks(3)
+    events = [event for one in by_task.values() for event in one]
     append(journal, *events[:5])
     assert journal.append(b"no event")
     drain = make_drain()
@@ -144,7 +144,7 @@ def test_an_outage_loses_nothing(store: Store, make_drain: MakeDrain, journal: J
     finally:
         rename(store, "away", table)
     drain.work()
-    assert stored(store) == rows(told)
+    assert stored(store) == rows(by_task)
     assert quarantined(drain) == [b"no event"]
     source = source_of(store, journal.source)
     assert (source.stored, source.quarantined, source.last_number) == (12, 1, 13)
@@ -168,8 +168,8 @@ def test_an_outage_between_two_parts_of_a_batch_with_poison(
     store: Store, make_drain: MakeDrain, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Parts of it are stored already; they are stored again, which does nothing."""
-    told = tasks(4)
-    events = [event for one in told.values() for event in one]
+    by_task = tasks(4)
+    events = [event for one in by_task.values() for event in one]
     bad = cast("Event", {**published(), "name": None})
     append(journal, *events[:8], bad, *events[8:])
     drain = make_drain()
@@ -186,9 +186,9 @@ def test_an_outage_between_two_parts_of_a_batch_with_poison(
     with pytest.raises(ConnectionResetError):
         drain.work()
     assert quarantined(drain) == []
-    assert 0 < len(stored(store)) < len(told)
+    assert 0 < len(stored(store)) < len(by_task)
     drain.work()
-    assert stored(store) == rows(told)
+    assert stored(store) == rows(by_task)
     assert quarantined(drain) == [encode(bad)]
     assert source_of(store, journal.source).stored == len(events)
 

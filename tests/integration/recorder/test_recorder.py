@@ -1,4 +1,4 @@
-"""The recorder's thread: when it works, when it notes who lives, and how it ends."""
+"""The recorder's thread: when it works, when it records which processes live, and how it ends."""
 
 from __future__ import annotations
 
@@ -261,8 +261,8 @@ def forked(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, Callable[
     def fork(name: str, action: Callable[[], object]) -> None:
         locked, is_forked = threading.Event(), threading.Event()
 
-        def slow(handle: int, how: int) -> None:
-            flock(handle, how)
+        def slow(handle: int, lock: int) -> None:
+            flock(handle, lock)
             path = Path(f"/proc/self/fd/{handle}").readlink()
             if path.name.endswith(name) and not locked.is_set():
                 locked.set()

@@ -192,23 +192,23 @@ def test_celery_s_own_sender_is_made_anew_when_asked(app: Celery) -> None:
 
 
 def test_the_loader_is_asked_last_before_the_body(app: Celery) -> None:
-    """By what a tracer found on it when it was built."""
-    told: list[str] = []
-    task = task_of(app, lambda: told.append("body"))
+    """The tracer looks it up when it is built."""
+    calls: list[str] = []
+    task = task_of(app, lambda: calls.append("body"))
 
     def prerun(**_: Any) -> None:
-        told.append("prerun")
+        calls.append("prerun")
 
     def run() -> list[str]:
-        told.clear()
+        calls.clear()
         task.__trace__("one", (), {}, {"id": "one"})
-        return [*told]
+        return [*calls]
 
-    def hook(task_id: str, found: Any) -> None:
-        assert found is task
-        assert (task_id, found.request.id) == ("one", "one")
+    def hook(task_id: str, traced: Any) -> None:
+        assert traced is task
+        assert (task_id, traced.request.id) == ("one", "one")
         assert celery_private.get_current_task() is task
-        told.append("hook")
+        calls.append("hook")
 
     own = celery_private.on_task_init_of(app)
     assert own.__func__ is BaseLoader.on_task_init
@@ -244,26 +244,26 @@ def test_the_tasks_by_what_is_public(app: Celery) -> None:
 
 def test_a_task_class_is_bound_before_its_tasks_can_be_sent(app: Celery) -> None:
     """And looks bound before ``on_bound``: that would be too late for us."""
-    told: list[tuple[str, bool]] = []
+    calls: list[tuple[str, bool]] = []
 
     class Own(Task):
         abstract = True
 
         @classmethod
         def bind(cls, app: Celery) -> Any:
-            told.append(("bind", cls.__bound__))
+            calls.append(("bind", cls.__bound__))
             return super().bind(app)
 
         @classmethod
         def on_bound(cls, app: Celery) -> None:
-            told.append(("on_bound", cls.__bound__))
+            calls.append(("on_bound", cls.__bound__))
 
     def body() -> None: ...
 
     lazily = app.task(base=Own, shared=False, name="own")(body)
-    assert told == []
+    assert calls == []
     _ = lazily.name
-    assert told == [("bind", False), ("on_bound", True)]
+    assert calls == [("bind", False), ("on_bound", True)]
     assert issubclass(app.Task, Task)
 
 
@@ -344,14 +344,14 @@ def test_requests_without_these_names() -> None:
 
 
 def test_a_result_that_a_lost_child_has_stored(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[Any] = []
+    calls: list[Any] = []
     if not SINCE_5_7:
         celery_private.hook_stored_results(lambda *_: None)
         assert not hasattr(Request, "_success_was_stored")
         return
     monkeypatch.setattr(Request, "_success_was_stored", Request._success_was_stored)
     for _ in range(2):  # the second one finds the first
-        celery_private.hook_stored_results(lambda request, stored: told.append((request, stored)))
+        celery_private.hook_stored_results(lambda request, stored: calls.append((request, stored)))
     task = task_of(app, acks_late=True, reject_on_worker_lost=False)
     lost, kept = received(app, task), received(app, task)
     app.backend.store_result(kept.id, 7, "SUCCESS")
@@ -359,18 +359,18 @@ def test_a_result_that_a_lost_child_has_stored(app: Celery, monkeypatch: pytest.
         with pytest.raises(WorkerLostError) as killed:
             raise WorkerLostError("killed")
         request.on_failure(ExceptionInfo((killed.type, killed.value, killed.tb)))
-    [(request, stored)] = told
+    [(request, stored)] = calls
     assert (request, stored["status"], stored["result"]) == (kept, "SUCCESS", 7)
     assert {"date_done"} <= stored.keys()
 
 
 def test_a_consumer_looks_up_what_hears_of_bodies_it_cannot_decode(app: Celery) -> None:
     """For every message, on itself; its own method acknowledges the message, and is called as well."""
-    told: list[Any] = []
+    calls: list[Any] = []
     consumer = object.__new__(Consumer)
     consumer.strategies, consumer.on_task_message = {}, set()
     handle = consumer.create_task_handler()
-    celery_private.hook_decode_errors(consumer, lambda message, exc: told.append((message.body, exc)))
+    celery_private.hook_decode_errors(consumer, lambda message, exc: calls.append((message.body, exc)))
     with app.connection_for_write() as connection:
         queue = app.amqp.default_queue(connection.default_channel)
         queue.declare()
@@ -380,7 +380,7 @@ def test_a_consumer_looks_up_what_hears_of_bodies_it_cannot_decode(app: Celery) 
         )
         handle(message := queue.get())
         assert message.acknowledged
-    [(body, exc)] = told
+    [(body, exc)] = calls
     assert body in (b"{broken", "{broken")
     assert isinstance(exc, DecodeError)
     celery_private.hook_decode_errors(object(), lambda *_: None)  # one without the method
@@ -389,18 +389,18 @@ def test_a_consumer_looks_up_what_hears_of_bodies_it_cannot_decode(app: Celery) 
 def test_beat_sends_an_entry_by_what_stands_on_its_scheduler(app: Celery) -> None:
     app.conf.beat_schedule = {"nightly": {"task": "clean", "schedule": dt.timedelta(0)}}
     service = Service(app, scheduler_cls=Scheduler)
-    told: list[str] = []
+    calls: list[str] = []
 
     def around(send: Callable[..., Any]) -> Callable[..., Any]:
         def apply_async(entry: Any, *args: Any, **kwargs: Any) -> Any:
-            told.append(entry.name)
+            calls.append(entry.name)
             return send(entry, *args, **kwargs)
 
         return apply_async
 
     celery_private.hook_entries(service, around)
     service.scheduler.tick()
-    assert told == ["nightly"]
+    assert calls == ["nightly"]
     celery_private.hook_entries(object(), around)  # a service without a scheduler
 
 

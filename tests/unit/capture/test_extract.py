@@ -59,13 +59,13 @@ def test_a_start_is_the_event_of_its_request(instrumentation: Instrumentation, n
         "kwargs": {"k": 2},
     }
     request = Context({**about, **REQUESTS[name]})
-    told: dict[str, Any] = dict(decode(start_of(instrumentation, request, ids)))
+    event: dict[str, Any] = dict(decode(start_of(instrumentation, request, ids)))
     expected = extract.from_request(Kind.STARTED, "a.task", request, ms(3))
     extract.add_requested(expected, instrumentation, "a.task", request)
     told_where = {
-        key: told.pop(key, None) for key in ("pid", "source", "worker", "queue", "sent", "trace", "span", "eta")
+        key: event.pop(key, None) for key in ("pid", "source", "worker", "queue", "sent", "trace", "span", "eta")
     }
-    assert told == expected
+    assert event == expected
     assert told_where["source"] == instrumentation.journal.source
     assert told_where["worker"] == (request.hostname or None)
     assert told_where["queue"] == ("q" if request.delivery_info else None)
@@ -109,10 +109,10 @@ def test_a_header_from_anywhere_puts_nothing_into_the_event_of_a_message(
     instrumentation: Instrumentation, created: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where it says of a task that is asked for again when that was first asked for."""
-    told: list[bytes] = []
-    monkeypatch.setattr(instrumentation, "write", told.append)
+    written: list[bytes] = []
+    monkeypatch.setattr(instrumentation, "write", written.append)
     instrumentation.app.send_task("a.task", retries=1, headers={"asynctask": {"created": created, "root": 7}})
-    [line] = told
+    [line] = written
     event = decode(line)
     assert type(event["created"]) is int
     assert event["created"] == event["at"]
@@ -123,10 +123,10 @@ def test_a_header_from_anywhere_puts_nothing_into_the_event_of_a_message(
 def test_a_message_keeps_when_its_task_was_first_asked_for(
     instrumentation: Instrumentation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[bytes] = []
-    monkeypatch.setattr(instrumentation, "write", told.append)
+    written: list[bytes] = []
+    monkeypatch.setattr(instrumentation, "write", written.append)
     instrumentation.app.send_task("a.task", retries=1, headers={"asynctask": {"created": ms(0), "root": "elsewhere"}})
-    event = decode(told[0])
+    event = decode(written[0])
     assert (event["created"], event["root"]) == (ms(0), "elsewhere")
 
 

@@ -74,14 +74,14 @@ def modules() -> Iterator[tuple[str, ast.Module]]:
 
 def test_no_other_module_touches_a_private_name() -> None:
     """As an attribute of something else, or in a text that is one whole name."""
-    found = set()
+    used = set()
     for name, tree in modules():
         for node in ast.walk(tree):
             if isinstance(node, ast.Attribute) and not (isinstance(node.value, ast.Name) and node.value.id == "self"):
-                found.add((name, node.attr))
+                used.add((name, node.attr))
             elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id.endswith("attr"):
-                found.update((name, str(one.value)) for one in node.args if isinstance(one, ast.Constant))
-    assert {(name, one) for name, one in found if one in PRIVATE} == ALLOWED
+                used.update((name, str(one.value)) for one in node.args if isinstance(one, ast.Constant))
+    assert {(name, one) for name, one in used if one in PRIVATE} == ALLOWED
 
 
 def test_no_other_module_imports_a_private_name() -> None:
@@ -116,12 +116,12 @@ def test_each_name_is_looked_for(app: Celery, monkeypatch: pytest.MonkeyPatch) -
         assert one.lost[0].islower() or one.lost.startswith("`"), one.name
         assert not one.lost.endswith("."), one.name
     monkeypatch.setattr(celery_private, "_NAMES", [celery_private.Name("x.y", "z is lost", lambda _: 1 / 0)])
-    [found] = celery_private.missing(app)
-    assert str(found) == f"Celery {celery.__version__} has no x.y: z is lost"
+    [gone] = celery_private.missing(app)
+    assert str(gone) == f"Celery {celery.__version__} has no x.y: z is lost"
 
 
 @pytest.mark.parametrize(
-    ("owner", "name", "told"),
+    ("owner", "name", "shown"),
     [
         (AMQP, "send_task_message", "amqp.send_task_message"),
         (BaseLoader, "on_task_init", "loader.on_task_init"),
@@ -133,24 +133,29 @@ def test_each_name_is_looked_for(app: Celery, monkeypatch: pytest.MonkeyPatch) -
     ids=lambda value: value if isinstance(value, str) and "." in value else "",
 )
 def test_one_that_is_gone_is_found(
-    app: Celery, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, owner: type, name: str, told: str
+    app: Celery,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    owner: type,
+    name: str,
+    shown: str,
 ) -> None:
     monkeypatch.delattr(owner, name)
     monkeypatch.setattr(celery_private, "_logged", set())
-    [found] = celery_private.missing(app)
-    assert (found.name, found.library) == (told, f"Celery {celery.__version__}")
+    [gone] = celery_private.missing(app)
+    assert (gone.name, gone.library) == (shown, f"Celery {celery.__version__}")
     for _ in range(2):
         celery_private.log_missing(app)
     [record] = caplog.records
     assert (record.name, record.levelname) == ("celery_asynctask", "WARNING")
     message = record.getMessage()
-    assert f"Celery {celery.__version__} has no {told}: {found.lost}. Everything else is recorded." in message
+    assert f"Celery {celery.__version__} has no {shown}: {gone.lost}. Everything else is recorded." in message
 
 
 def test_a_name_of_billiard_s_is_not_celery_s(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(celery_private, "current_process", object)
-    [found] = celery_private.missing(app)
-    assert str(found).startswith(
+    [gone] = celery_private.missing(app)
+    assert str(gone).startswith(
         f"billiard {billiard.__version__} has no billiard.process.current_process()._parent_pid:"
     )
 

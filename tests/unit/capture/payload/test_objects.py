@@ -128,7 +128,7 @@ def test_unknown_objects_are_described_and_not_touched(make: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "found"),
+    ("make", "expected"),
     [
         (lambda: hostile(UserDict, {"a": 1}), {"a": 1}),
         (lambda: types.MappingProxyType(hostile(dict, {"a": 1})), {"a": 1}),
@@ -140,13 +140,13 @@ def test_unknown_objects_are_described_and_not_touched(make: Any) -> None:
         (lambda: hostile(UserString, "x"), "x"),
     ],
 )
-def test_wrapped_containers_are_read_where_they_keep_what_they_hold(make: Any, found: Any) -> None:
+def test_wrapped_containers_are_read_where_they_keep_what_they_hold(make: Any, expected: Any) -> None:
     value = make()
     with armed():
         converted = to_json(value)
-        told = argument(value)
-    assert converted == found
-    assert (told[MARK], is_whole(told)) == ("as", False)
+        argued = argument(value)
+    assert converted == expected
+    assert (argued[MARK], is_whole(argued)) == ("as", False)
 
 
 @pytest.mark.parametrize(
@@ -174,9 +174,9 @@ def test_wrapped_containers_end() -> None:
     assert to_json(itself)[MARK] == "object"
     many: Any = types.MappingProxyType(dict.fromkeys(map(str, range(MAX_ITEMS + 1))))
     for one in (many, ChainMap({"-": 0}, many)):
-        told = Encoder(10**6).value(one)
-        assert told[MARK][MARK] == "cut"
-        assert told[MARK]["size"] >= MAX_ITEMS + 1
+        argued = Encoder(10**6).value(one)
+        assert argued[MARK][MARK] == "cut"
+        assert argued[MARK]["size"] >= MAX_ITEMS + 1
     assert to_json(ChainMap(*[{}] * (2 * MAX_ITEMS)))[MARK] == "object"
 
 

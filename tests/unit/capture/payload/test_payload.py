@@ -149,13 +149,13 @@ def test_arguments_that_celery_would_refuse_are_not_whole(value: Any) -> None:
 )
 def test_what_becomes_of_a_value(value: Any, plain: Any, as_argument: Any) -> None:
     assert (to_json(value), type(to_json(value))) == (plain, type(plain))
-    told = argument(value)
-    if isinstance(told, dict) and isinstance(as_argument, str):
-        assert told.get("__type__", told.get(MARK)) == as_argument
-        assert is_whole(told) == (as_argument != "as")
-        assert as_argument != "as" or told["value"] == plain
+    argued = argument(value)
+    if isinstance(argued, dict) and isinstance(as_argument, str):
+        assert argued.get("__type__", argued.get(MARK)) == as_argument
+        assert is_whole(argued) == (as_argument != "as")
+        assert as_argument != "as" or argued["value"] == plain
     else:
-        assert (told, type(told)) == (as_argument, type(as_argument))
+        assert (argued, type(argued)) == (as_argument, type(as_argument))
 
 
 @pytest.mark.parametrize(

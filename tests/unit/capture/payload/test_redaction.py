@@ -279,7 +279,7 @@ def test_no_text_takes_long(piece: str) -> None:
 # -- a user's own rule ---------------------------------------------------------------------
 
 
-def test_a_rule_is_asked_with_the_path() -> None:
+def test_a_rule_gets_the_path() -> None:
     asked: list[Path] = []
 
     def rule(path: Path, value: Any) -> bool:
@@ -299,14 +299,14 @@ def test_a_rule_is_asked_with_the_path() -> None:
     assert asked[-2:] == [("result",), ("content",)]
 
 
-def test_a_rule_that_raises_redacts_and_is_told() -> None:
-    told: list[Exception] = []
+def test_a_rule_that_raises_redacts_and_is_reported() -> None:
+    errors: list[Exception] = []
 
     def rule(path: Path, value: Any) -> bool:
         raise RuntimeError(path)
 
-    assert Encoder(redaction=Redaction(rule=rule, on_error=told.append)).value([1, 2]) == GONE
-    assert [str(one) for one in told] == ["('result',)"]
+    assert Encoder(redaction=Redaction(rule=rule, on_error=errors.append)).value([1, 2]) == GONE
+    assert [str(one) for one in errors] == ["('result',)"]
     assert Encoder(redaction=Redaction(rule=rule)).value({"a": 1}) == GONE
 
 
