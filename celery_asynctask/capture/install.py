@@ -54,8 +54,8 @@ def install(app: Celery, *, whole_app: bool = True) -> None:
 
 
 def uninstall(app: Celery) -> None:
-    """Undo `install`: store what was recorded, for at most two seconds, and leave the app as it was. It removes no
-    tables and no files."""
+    """Undo `install`: store what was recorded, for at most two seconds, and leave the app as it was. Tables and the
+    journal directory stay."""
     instrumentation = instrumentation_of(app)
     if instrumentation is None:
         return

@@ -7,7 +7,7 @@ from typing import Final
 MAX_NAME: Final = 255
 """Characters kept of a name (of a task, a queue, a person): the width of the columns."""
 MAX_INTEGER: Final = 2**63 - 1
-"""Largest whole number that is recorded as one, in 64 bits; the smallest is its negative."""
+"""Largest number in a 64-bit column, such as the id of a customer; the smallest allowed is its negative."""
 MAX_VALUE: Final = 65_536
 """Bytes of JSON kept of one value: the default of ``asynctask_max_value_bytes``."""
 MAX_JOURNAL: Final = 1_073_741_824

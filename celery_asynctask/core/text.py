@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 import unicodedata
 from typing import Any, Final
 
 _REPLACED: Final = "\N{REPLACEMENT CHARACTER}"
+_QUOTING: Final = re.compile(r"\n(?:DETAIL|CONTEXT|LINE [0-9]+):")
 
 
 def clean(text: str) -> str:
@@ -101,7 +103,8 @@ def amount(size: float) -> str:
 
 def reason(exc: BaseException) -> str:
     """An exception's text on one line, at most 500 characters, without a full stop: the driver's own where SQLAlchemy
-    wraps it, the system's of an `OSError`; the class name where there is no text."""
+    wraps it, the system's of an `OSError`; the class name where there is no text. The lines in which PostgreSQL quotes
+    values of the row or of the statement are left out."""
     cause = exc.strerror if isinstance(exc, OSError) else getattr(exc, "orig", None)
-    text = " ".join(str(cause or exc).split()).rstrip(".")
+    text = " ".join(_QUOTING.split(str(cause or exc), 1)[0].split()).rstrip(".")
     return text[:500] or type(exc).__name__

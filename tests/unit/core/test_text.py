@@ -23,6 +23,16 @@ def test_amounts() -> None:
     [
         (OSError(28, "No space left on device"), "No space left on device"),
         (OperationalError("SELECT 'secret'", {}, Exception("it is\n away.")), "it is away"),
+        (
+            OperationalError(
+                "INSERT", {}, Exception("bad JSON\nDETAIL:  \\u0000 is 'secret'\nCONTEXT:  JSON data, line 1")
+            ),
+            "bad JSON",
+        ),
+        (
+            OperationalError("INSERT", {}, Exception("bad value\nLINE 1: SELECT 'secret'\n               ^")),
+            "bad value",
+        ),
         (ValueError(), "ValueError"),
         (ValueError("x" * 600), "x" * 500),
     ],
