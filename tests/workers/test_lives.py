@@ -139,7 +139,7 @@ def test_children_recycled(tmp_path: Path) -> None:
 BROKEN = {
     "hooks": ({"SHAPES_BREAK": "facts"}, "could not record"),
     "database": ({"SHAPES_STORE": "postgresql+psycopg://nobody@127.0.0.1:1/none"}, "cannot store events in"),
-    "driver": ({"SHAPES_STORE": "oracle+cx_oracle://nobody@127.0.0.1:1/none"}, "cannot store events in"),
+    "driver": ({"SHAPES_STORE": "postgresql+pg8000://nobody@127.0.0.1:1/none"}, "cannot store events in"),
     "directory": ({"SHAPES_JOURNAL": "/dev/null/journal"}, "cannot write to its journal in this process"),
 }
 
