@@ -1,4 +1,4 @@
-"""``celery asynctask doctor``: is everything as it should be, and what to do if not?"""
+"""``celery asynctask doctor``: check the setup, with a remedy for each problem."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def doctor(context: CommandContext) -> None:
     """
     output = context.output
     count = dict.fromkeys(Level, 0)
-    for found in examine(context.app, lambda: context.settings):
-        count[found.level] += 1
-        remedy = f"\n{_INDENT}{found.remedy}" if found.remedy else ""
-        text = f"{_SIGNS[found.level]} {found.level.value:8}  {found.check}: {found.text}{remedy}"
-        output.tell(found._asdict(), text)
+    for finding in examine(context.app, lambda: context.settings):
+        count[finding.level] += 1
+        remedy = f"\n{_INDENT}{finding.remedy}" if finding.remedy else ""
+        text = f"{_SIGNS[finding.level]} {finding.level.value:8}  {finding.check}: {finding.text}{remedy}"
+        output.tell(finding._asdict(), text)
     problems, notes = count[Level.PROBLEM], count[Level.NOTE]
     if not output.as_json:
-        told = f"{problems:,} {plural(problems, 'problem')}, {notes:,} {plural(notes, 'note')}"
-        output.line(f"\n{told[0].upper()}{told[1:]}." if problems or notes else "\nAll is well.")
+        total = f"{problems:,} {plural(problems, 'problem')}, {notes:,} {plural(notes, 'note')}"
+        output.line(f"\n{total}." if problems or notes else "\nAll is well.")
     if problems:
         context.click.exit(PROBLEM)

@@ -20,7 +20,7 @@ from celery_asynctask.recorder import Recorder
 from celery_asynctask.settings import Settings
 
 STOP_SECONDS = 10.0
-"""How long the recorder may take to store what is there when it is told to stop; the rest stays in the journal."""
+"""How long the recorder may store what is there after a signal to stop; the rest stays in the journal."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -49,12 +49,12 @@ def recorder(context: click.Context, once: bool, loglevel: Any) -> None:
         raise SettingsError("Nothing is recorded: asynctask_enabled is False. Set it to True, and start this again.")
     _ = Writer(settings).engine  # one that can never be used is refused here, not logged again and again
     directory = Directory(settings.directory, settings.store_id)
-    told = threading.Event()
+    stopped = threading.Event()
 
     def stop(received: int, _frame: object) -> None:
-        if told.is_set():
+        if stopped.is_set():
             os._exit(128 + received)
-        told.set()
+        stopped.set()
 
     for number in SIGNALS:
         signal.signal(number, stop)
@@ -62,7 +62,7 @@ def recorder(context: click.Context, once: bool, loglevel: Any) -> None:
     worker.start(once=once)
     deadline = time.monotonic() + STOP_SECONDS
     elected = False
-    while worker.is_running and not told.wait(0.05):
+    while worker.is_running and not stopped.wait(0.05):
         elected = elected or worker.is_elected
         if once and not elected and time.monotonic() > deadline:
             raise click.ClickException(

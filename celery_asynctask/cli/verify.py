@@ -1,4 +1,4 @@
-"""``celery asynctask verify``: is the record complete?"""
+"""``celery asynctask verify``: check that the record is complete."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ from celery_asynctask.queries.completeness import completeness
 from celery_asynctask.queries.search.filter import term
 
 MAX_LISTED: Final = 1000
-"""Processes that are listed for a person."""
+"""Processes listed for a person; ``--json`` lists all."""
 _ABOUT: Final = ("source", "host", "pid", "role", "last_seen_at", "ended_at")
-"""Of an account, beside its counts."""
+"""Fields of an account that ``--json`` has beside its counts."""
 _NUMBERS: Final = ("accepted>", "stored>", "journal>", "quarantined>", "dropped>", "missing>")
 _COLUMNS: Final = ("source", "role", "last seen", *_NUMBERS, "because")
+_SPARE: Final = ("role", "last seen", "accepted", "stored")
+"""Columns that a narrow terminal leaves out, in this order."""
 
 
 @command(
@@ -46,19 +48,19 @@ def verify(context: CommandContext, since: str | None, everything: bool) -> None
     moment = _moment(context, since) if since is not None else None
     survey = survey_of(context.settings.directory)
     with readable(context.settings.directory):
-        found = completeness(context.reader, survey, since=moment, everything=everything)
+        result = completeness(context.reader, survey, since=moment, everything=everything)
     if output.as_json:
-        ledger = found.ledger
-        told = {"complete": ledger.complete, "processes": ledger.processes}
-        output.json({**told, **counts(ledger), "unknown": dict(ledger.unknown)})
-        for account in found.accounts:
+        ledger = result.ledger
+        total = {"complete": ledger.complete, "processes": ledger.processes}
+        output.json({**total, **counts(ledger), "unknown": dict(ledger.unknown)})
+        for account in result.accounts:
             output.json({**{name: getattr(account, name) for name in _ABOUT}, **counts(account)})
     else:
-        output.line(verdict(found.ledger))
-        _list(output, found.accounts)
-        for line in _advice(found.ledger, context.settings.directory, survey):
+        output.line(verdict(result.ledger))
+        _list(output, result.accounts)
+        for line in _advice(result.ledger, context.settings.directory, survey):
             output.line(line)
-    if not found.ledger.complete:
+    if not result.ledger.complete:
         context.click.exit(PROBLEM)
 
 
@@ -71,28 +73,29 @@ def _moment(context: CommandContext, since: str) -> dt.datetime:
 
 
 def _list(output: Output, accounts: list[Account]) -> None:
-    for host, group in groupby(accounts[:MAX_LISTED], key=lambda one: one.host):
+    for host, group in groupby(accounts[:MAX_LISTED], key=lambda account: account.host):
         output.title(f"Host {output.show(host)}")
         output.table(
             _COLUMNS,
             (
                 (
-                    one.source,
-                    one.role,
-                    one.last_seen_at,
-                    one.accepted,
-                    one.stored,
-                    "?" if one.in_journal is None else one.in_journal + one.damaged,
-                    one.quarantined,
-                    one.dropped_total,
-                    one.missing,
-                    ", ".join(sorted(one.dropped)) or None,
+                    account.source,
+                    account.role,
+                    account.last_seen_at,
+                    account.accepted,
+                    account.stored,
+                    "?" if account.in_journal is None else account.in_journal + account.damaged,
+                    account.quarantined,
+                    account.dropped_total,
+                    account.missing,
+                    ", ".join(sorted(account.dropped)) or None,
                 )
-                for one in group
+                for account in group
             ),
+            spare=_SPARE,
         )
-    if (more := len(accounts) - MAX_LISTED) > 0:
-        output.hint(f"{more:,} more processes: --json lists them all.")
+    if (others := len(accounts) - MAX_LISTED) > 0:
+        output.hint(f"{others:,} more {plural(others, 'process')}: --json lists all.")
 
 
 def _advice(ledger: Ledger, directory: Path, survey: Survey | None) -> Iterator[str]:
@@ -100,30 +103,30 @@ def _advice(ledger: Ledger, directory: Path, survey: Survey | None) -> Iterator[
         yield ""
     if ledger.waiting:
         yield (
-            f"Nobody drains {directory}: start a worker on this host, or run `celery asynctask recorder --once` as the "
-            "same user."
+            f"No recorder drains {directory}: start a worker on this host, or run `celery asynctask recorder --once` "
+            "as the same user."
         )
     if ledger.missing:
         yield (
-            "Missing events were in a segment that is gone: somebody removed it from the journal directory, or the "
-            "disk lost it. Rows of that time may lack a start or an end."
+            "Missing events were in a segment that is gone: it was removed from the journal directory, or lost by the "
+            "disk. Rows of that time may lack a start or an end."
         )
     if ledger.dropped:
         reasons = ", ".join(f"{count:,} for {reason}" for reason, count in ledger.dropped.most_common())
         yield (
-            f"Dropped: {reasons}. `doctor` on that host looks at the disk, the directory's rights and "
+            f"Dropped: {reasons}. Run `doctor` on that host: it checks the disk, the directory's rights and "
             "asynctask_journal_max_bytes."
         )
     if ledger.quarantined or ledger.damaged:
         yield (
-            "What is in quarantine stands in <source>.quarantine in the journal directory of that host: one event or "
-            "damaged line a line; the recorder's log says why."
+            "Events in quarantine are in <source>.quarantine in the journal directory of that host, an event or a "
+            "damaged line per line. The recorder's log says why."
         )
     if ledger.unknown:
         count = ledger.unknown.total()
         yield (
-            f"Not known here: what still lies in the {plural(count, 'journal')} of {count:,} "
-            f"{plural(count, 'process')} on {listed(sorted(ledger.unknown))}. Run `verify` there."
+            f"Not visible here: the {plural(count, 'journal')} of {count:,} {plural(count, 'process')} on "
+            f"{listed(sorted(ledger.unknown))}. Run `verify` there."
         )
     if survey is None:
         yield f"This host has no journal directory {directory}."
