@@ -63,6 +63,7 @@ CASES = {
     "token": Case(("support", "--customer", "42"), varies=True),
     "top": Case((), varies=True),
     "tree": Case((SHIP, "--waterfall")),
+    "uninstall": Case(("--dry-run",)),
     "upgrade": Case(()),
     "verify": Case(("--all",), code=1),
     "why": Case((NOTIFY,)),

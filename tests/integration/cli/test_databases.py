@@ -23,6 +23,7 @@ WORDS = {
     "serve": ("--port", "0"),
     "show": ("x",),
     "tree": ("x",),
+    "uninstall": ("--yes",),
     "why": ("x",),
 }
 WITHOUT = {"doctor", "import", "openapi", "schema", "token"}
@@ -76,6 +77,8 @@ def test_a_database_that_is_not_right(command: str, tmp_path: Path) -> None:
         ("postgresql+psycopg://u:secret@127.0.0.1:9/d", "Start the database, or correct the host and the port"),
         ("mysql+pymysql://u:secret@127.0.0.1:9/d", "Start the database, or correct the host and the port"),
     ):
+        if command == "uninstall" and "none" in url:
+            continue  # there is nothing to remove
         project = Project(tmp_path, asynctask_url=url, asynctask_journal_dir=str(tmp_path / "journal"))
         ends_in_a_line(project, command, 3, todo)
     assert not (tmp_path / "journal").exists()

@@ -1,0 +1,100 @@
+"""``celery asynctask uninstall``: removes the tables and the journal of this host."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from celery_asynctask.cli.command import JSON, CommandContext, ask, command
+from celery_asynctask.core.accounting import listed, plural
+from celery_asynctask.core.text import amount
+from celery_asynctask.core.url import parse
+from celery_asynctask.operations.uninstall import JournalFiles, Leftovers, Uninstall, refuse
+
+
+@command(
+    "uninstall --dry-run", "uninstall --yes", "--url postgresql+psycopg://admin@host/name uninstall", options=[JSON]
+)
+@click.option("--dry-run", is_flag=True, help="Show what would be removed only.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def uninstall(context: CommandContext, dry_run: bool, yes: bool) -> None:
+    """Remove the record for good: our tables, and the journal of this host.
+
+    Take celery-asynctask out of the app's configuration, or set asynctask_enabled to False, and restart the processes
+    first: one that still records would create everything again. While any is seen at work, nothing is removed. Run it
+    as the user of the workers, and once more on each other host, for its journal.
+
+    Other tables of the database, an SQLite file itself, files that are not ours, logs, exports and backups stay. If it
+    is interrupted, run it again. It does not undo `celery_asynctask.install(app)` in a process; the function
+    `celery_asynctask.uninstall(app)` does.
+    """
+    output = context.output
+    work = Uninstall(context.writer(context.settings))
+    leftovers = work.find()
+    _show(context, leftovers)
+    if leftovers.is_empty:
+        return
+    if dry_run:
+        if leftovers.in_use:
+            output.hint(f"Now it would be refused, for these still record: {'; '.join(leftovers.in_use)}.")
+        return
+    refuse(leftovers.in_use)
+    rows = sum(leftovers.tables.values())
+    ask(f"Remove {len(leftovers.tables)} tables with {rows:,} rows, and the journal of this host, for good?", yes)
+    removed = work.run()
+    output.tell(
+        {"state": "removed", **removed._asdict()},
+        f"Removed {len(removed.tables)} {plural(len(removed.tables), 'table')} and {removed.files:,} "
+        f"{plural(removed.files, 'file')} of the journal.",
+    )
+    for line in _left(context, leftovers, directory=removed.directory):
+        output.hint(line)
+
+
+def _show(context: CommandContext, leftovers: Leftovers) -> None:
+    output, database = context.output, context.settings.shown_url
+    if output.as_json:
+        journal: dict[str, Any] | None = None
+        if leftovers.journal is not None:
+            journal = {**leftovers.journal._asdict(), "path": str(leftovers.journal.path)}
+            journal["files"] = len(journal.pop("names"))
+        output.json({"state": "found", "database": database, **leftovers._asdict(), "journal": journal})
+        return
+    if leftovers.is_empty:
+        output.line(f"Nothing is left in {database}, nor in a journal on this host.")
+        return
+    tables = ", ".join(f"{name} ({rows:,} {plural(rows, 'row')})" for name, rows in sorted(leftovers.tables.items()))
+    output.fields(
+        [
+            ("database", database),
+            ("tables", tables or "none"),
+            ("journal", "none on this host" if leftovers.journal is None else _journal(leftovers.journal)),
+        ]
+    )
+
+
+def _journal(journal: JournalFiles) -> str:
+    parts = [
+        f"{journal.segments:,} {plural(journal.segments, 'segment')}",
+        amount(journal.size),
+        f"{journal.unstored:,} {plural(journal.unstored, 'event')} not stored yet",
+    ]
+    if journal.quarantines:
+        parts.append(f"{journal.quarantines:,} {plural(journal.quarantines, 'file')} in quarantine")
+    return f"{journal.path}: {', '.join(parts)}"
+
+
+def _left(context: CommandContext, leftovers: Leftovers, *, directory: bool) -> list[str]:
+    """What a person may still have to do."""
+    lines = []
+    if leftovers.journal is not None and not directory:
+        names = listed(leftovers.journal.strangers) or "files that are new"
+        lines.append(f"The directory {leftovers.journal.path} stays, for what is not ours: {names}.")
+    url = parse(context.settings.url)
+    if url.backend == "sqlite" and Path(url.database).is_file():
+        lines.append(f"The file {Path(url.database).absolute()} stays: delete it if nothing else uses it.")
+    if leftovers.elsewhere:
+        lines.append(f"Run this on the other hosts too, for their journals: {listed(leftovers.elsewhere)}.")
+    return lines
