@@ -12,7 +12,7 @@ import datetime as dt
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from itertools import islice
-from typing import Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement, Connection
@@ -169,7 +169,7 @@ class Purge:
         by_rule = [sa.false() if rule.age is None else self._over < self._now - rule.age for rule in self._rules]
         return sa.and_(self._seen, self._decided(by_rule, sa.false()))
 
-    def _batches(self, asked: sa.Select[int]) -> Iterator[list[int]]:
+    def _batches(self, asked: sa.Select[Any]) -> Iterator[list[int]]:
         ids = iter([number for (number,) in self._writer.read(asked)])
         while batch := list(islice(ids, self._batch)):
             yield batch
