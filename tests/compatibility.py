@@ -2,7 +2,7 @@
 
 A RUN is broker/database/pool, such as ``redis/sqlite/prefork``. ``nox -s matrix`` gives it many sets of releases, and
 docs/compatibility.md says what came of that. Prints a line of a Markdown table; the exit code says whether every run
-was right. ``--servers`` prints the versions of the servers.
+was right. ``--servers`` prints the versions of the servers, and of the machine.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import sqlite3
 import sys
 import tempfile
 import traceback
@@ -57,20 +56,16 @@ def releases(runs: list[str]) -> str:
     return ", ".join(f"{name} {version(name)}" for word, name in names.items() if word in used)
 
 
-def servers() -> str:
-    from tests.benchmarks import machine
-
-    return f"{machine.describe()} SQLite of this Python: {sqlite3.sqlite_version}."
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.compatibility", description=__doc__)
     parser.add_argument("runs", nargs="*", metavar="RUN", help=f"{BROKERS} / {DATABASES} / {POOLS}")
-    parser.add_argument("--servers", action="store_true", help="print the versions of the servers")
+    parser.add_argument("--servers", action="store_true", help="print the versions of the servers, and of the machine")
     given = parser.parse_args()
     os.environ["PYTHONUTF8"] = "1"
     if given.servers:
-        print(servers())
+        from tests.benchmarks import machine
+
+        print(machine.describe())
     failed = []
     for one in given.runs:
         try:
