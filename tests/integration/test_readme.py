@@ -139,8 +139,6 @@ class Project:
 
     def show(self, block: Block) -> None:
         """Each command of a block prints what the page says."""
-        if (pending := LATER.get(block.page)) and pending not in asynctask.list_commands(click.Context(asynctask)):
-            return
         shown = commands(block)
         printed = ""
         for command, expected in shown:
@@ -206,8 +204,6 @@ def token(project: Project, command: str, expected: str, block: Block) -> str:
 
 COMMANDS = {"celery -A proj asynctask token": token, "celery": celery, "curl": curl}
 """How commands of a console are run, by how they begin."""
-LATER = {"docs/uninstalling.md": "uninstall"}
-"""A page whose console shows a command that is not there yet: as soon as it is, the block is run."""
 UUID = r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]+"
 MASKS = (
     (r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|\b[0-9a-f]{8}\b", "ID"),
@@ -490,7 +486,7 @@ def test_every_search_key_is_described() -> None:
 def test_every_command_is_described() -> None:
     rows = table("docs/searching.md", r"^\| (`[a-z].*?`) \| ")
     described = {one.split()[0] for row in rows for one in re.findall(r"`(.+?)`", row)}
-    there = set(asynctask.list_commands(click.Context(asynctask))) - set(LATER.values())
+    there = set(asynctask.list_commands(click.Context(asynctask)))
     assert there <= described, there - described
 
 
