@@ -1,4 +1,4 @@
-"""A browser and what it looks at, once for all tests."""
+"""A browser and the site that it opens, once for all tests."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ Open = Callable[..., Page]
 
 
 def patient(context: BrowserContext) -> BrowserContext:
-    """One that waits for pages as long as this machine takes."""
+    """A context whose timeouts fit the speed of this machine."""
     context.set_default_timeout(1000 * patience(30))
     return context
 
@@ -53,7 +53,7 @@ def patient(context: BrowserContext) -> BrowserContext:
 @pytest.fixture
 def opened(made: Shop, browser: Browser) -> Iterator[Open]:
     """``opened(path, who="admin", **context)``: a page of a new browser, signed in as one of the shop's tokens. A test
-    fails for whatever the page writes to the console of the browser, and for what it asks of another server."""
+    fails if the page writes an error to the browser's console, or sends a request to another server."""
     contexts: list[BrowserContext] = []
     wrong: list[str] = []
 

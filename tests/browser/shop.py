@@ -1,4 +1,4 @@
-"""A project whose tasks leave everything that the console has to show, and the processes that run it."""
+"""A project whose tasks leave all that the console can show, and the processes that run it."""
 
 from __future__ import annotations
 
@@ -93,11 +93,11 @@ with context(customer=43, created_by_name="Grace Hopper"):
     print(hostile.delay(HOSTILE).id)
 """
 SENT = 14
-"""Rows that it makes: two chains of three, a task, a chord of five and its body, and one more."""
+"""Rows that `SEND` leaves: two chains of three, a task, a chord of five with its body, and one more."""
 
 
 class Shop:
-    """What runs, and where it is."""
+    """The running project and its address."""
 
     def __init__(self, project: Project, url: str, address: str, ids: list[str]) -> None:
         self.project = project
@@ -119,7 +119,7 @@ class Shop:
         return done.stdout.strip()
 
     def count(self, *conditions: Any) -> int:
-        """Rows that are like this."""
+        """Rows that match all conditions."""
         return count(self.url, *conditions)
 
 
@@ -136,7 +136,7 @@ def count(url: str, *conditions: Any) -> int:
 
 @contextmanager
 def shop(directory: Path) -> Iterator[Shop]:
-    """A worker on Redis that records into PostgreSQL, what it has run, and a server of the console."""
+    """A worker on Redis that records into PostgreSQL, the tasks that it ran, and a server of the console."""
     queue, broker = f"shop-{uuid.uuid4().hex[:12]}", services.redis_url(6)
     with ExitStack() as stack:
         url = stack.enter_context(services.fresh_database(services.postgresql_url()))

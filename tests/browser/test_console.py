@@ -55,14 +55,14 @@ LOOKS = (
     if "ASYNCTASK_BROWSER" in os.environ
     else [(name, *VIEWS[number % 2]) for number, name in enumerate(PAGES)]
 )
-"""A page, and how it is seen; `tests.soak` looks at each in every view. They have one stylesheet in common."""
+"""Pages and how they are opened. `tests.soak` opens each in every view; they share one stylesheet."""
 
 
 @pytest.mark.parametrize(("name", "theme", "width"), LOOKS)
 def test_everybody_can_use_it(
     made: Shop, opened: Open, name: str, theme: Any, width: int, pictures: Path | None
 ) -> None:
-    """No axe violation, no scrolling sideways, and nothing that came out of the database runs."""
+    """No axe violation, no scrolling sideways, and no script out of the database runs."""
     page = opened(path_of(made, name), color_scheme=theme, viewport={"width": width, "height": 900})
     if pictures is not None:
         page.screenshot(path=pictures / f"{name}-{theme}-{width}.png", full_page=width == 1280)
@@ -137,7 +137,7 @@ def test_a_tree_folds(made: Shop, opened: Open) -> None:
 
 
 def test_it_is_live(made: Shop, opened: Open, tmp_path: Path) -> None:
-    """What happens is seen without a reload; focus, selection and what was unfolded stay; paused, nothing is asked."""
+    """Changes appear without a reload; focus, selection and open parts stay; paused, no request is sent."""
     until = tmp_path / "until"
     page = opened("/tasks?search=name:shop.wait")
     page.get_by_text("Search syntax").click()
@@ -226,7 +226,7 @@ def test_a_long_name_stays_beside_its_twist(made: Shop, opened: Open, view: str)
 
 
 def test_an_error_uses_the_room_that_is_there(made: Shop, opened: Open) -> None:
-    """And leaves the page as wide as the window."""
+    """And the page stays as wide as the window."""
     page = opened("/tasks?search=status:FAILURE", viewport={"width": 1800, "height": 900})
     cell, table = page.locator("td.text").first.bounding_box(), page.locator("table.rows").bounding_box()
     assert cell is not None
@@ -266,7 +266,7 @@ def test_signing_in_and_out(made: Shop, opened: Open) -> None:
 
 
 def test_signing_in_without_tls_at_another_name(made: Shop, browser: Browser) -> None:
-    """There, browsers do not say from which site a form comes."""
+    """There, browsers do not send the site that a form comes from."""
     page = browser.new_page()
     page.goto(f"{made.address.replace('localhost', HOST)}/console/tasks")
     page.get_by_label("Token").fill("asynctask_ours_0123456789abcdef")
@@ -341,7 +341,7 @@ def links(page: Any) -> list[str]:
 
 
 def test_a_live_list_keeps_the_focus(made: Shop, opened: Open, tmp_path: Path) -> None:
-    """Rows above the focused one go away: it stays focused. A list that was empty is reached by Tab."""
+    """When rows above the focused row disappear, it stays focused. Tab reaches a list that was empty."""
     first, second = tmp_path / "first", tmp_path / "second"
     page = opened("/tasks?search=name:shop.wait status:STARTED")
     row = page.locator("table.rows tbody tr")

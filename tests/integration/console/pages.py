@@ -1,4 +1,4 @@
-"""The pages of the console, asked for and read."""
+"""Requests for pages of the console, and their text."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def look(api: Api, path: str, who: str | None = ADMIN, status: int = 200, **para
 
 
 def words(page: str) -> str:
-    """What one reads."""
+    """The text of a page's main part."""
     main = page[page.index("<main") : page.index("</main>")]
     return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", main)).split())
 
 
 def sent_form(api: Api, path: str, who: str | None = ADMIN, headers: Any = (), **fields: str) -> Response:
-    """What a form does."""
+    """The answer to a posted form."""
     return api.ask("POST", f"/console{path}", who, headers, data=fields)

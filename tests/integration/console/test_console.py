@@ -1,4 +1,4 @@
-"""What all pages of the console have in common: who is let in, headers, files, addresses; and the page of tasks."""
+"""All pages of the console: authentication, headers, files, addresses; and the page of tasks."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ROWS = re.compile(r'<tr id="t-\d+">')
 
 
 def get(api: Api, path: str, who: str | None = "admin", headers: Any = ()) -> Response:
-    """A page as a browser asks for it, with the cookie of who has signed in."""
+    """A page as a browser requests it, with the cookie of a signed-in user."""
     cookie = {"Cookie": f"asynctask_token={token_of(who)}"} if who is not None else {}
     answer = api.ask("GET", f"/console{path}", None, {**cookie, **dict(headers)})
     if answer.headers.get("content-type", "").startswith("text/html"):
@@ -63,7 +63,7 @@ def test_nobody_sees_a_page_who_has_not_signed_in(api: Api, path: str) -> None:
 @pytest.mark.usefixtures("one_minute")
 @pytest.mark.parametrize("path", [path for path in PAGES if path != "/workers"])
 def test_an_idle_page_is_one_read(api: Api, path: str) -> None:
-    """But that of the workers: their heartbeats are no change of the record."""
+    """Except the page of workers: their heartbeats are no change of the record."""
     first = get(api, path)
     tag = {"If-None-Match": first.headers["etag"]}
     get(api, path, headers=tag)  # from here on it is known at which revision that was
@@ -77,7 +77,7 @@ def test_an_idle_page_is_one_read(api: Api, path: str) -> None:
 @pytest.mark.parametrize("path", ["/tasks", "/errors"])
 @pytest.mark.parametrize(("search", "made"), [("since:2d", True), ("since:2020-01-01Z", False)])
 def test_a_search_that_counts_from_now_is_made_again(api: Api, path: str, search: str, made: bool) -> None:
-    """As time goes by it finds something else, though nothing has changed."""
+    """Later it finds other tasks, although no task has changed."""
     there = f"{path}?search={search}"
     tag = {"If-None-Match": get(api, there).headers["etag"]}
     get(api, there, headers=tag)
@@ -141,7 +141,7 @@ def test_other_sites_do_nothing(api: Api, path: str) -> None:
 
 
 def test_the_api_knows_no_cookie(api: Api) -> None:
-    """So no page of another site can ask it for anything."""
+    """So no page of another site can query it."""
     answer = api.ask("GET", "/async-tasks", None, {"Cookie": f"asynctask_token={token_of('admin')}"})
     assert answer.status_code == 401
 
@@ -159,7 +159,7 @@ def test_files_are_small_and_kept(api: Api) -> None:
 
 
 def asked(api: Api, path: str) -> Response:
-    """Without what `Api.ask` expects of every answer: files are kept."""
+    """Without the headers that `Api.ask` expects of every answer: browsers keep files."""
     answer: Response = api.loop.run_until_complete(api._asked("GET", path))
     return answer
 
@@ -311,7 +311,7 @@ def test_tenants_see_and_count_their_own(api: Api) -> None:
 
 
 def test_counts_are_of_the_search_whatever_status_is_chosen(api: Api) -> None:
-    """They lead to the other statuses."""
+    """They link to the other statuses."""
     for search, count in (("", 2), (f"customer:{OURS}", 1)):
         page = get(api, f"/tasks?status=FAILURE&search={search}").text
         assert not ROWS.findall(page)

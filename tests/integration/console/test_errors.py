@@ -1,4 +1,4 @@
-"""The console's page of errors: the causes of a search, and the way from each to its tasks, on each database."""
+"""The console's page of errors: the causes of a search, and the link from each to its tasks, on each database."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def page(api: Api, who: str = "admin", status: int = 200, **parameters: Any) -> 
 
 
 def causes(text: str) -> list[tuple[int, str, str]]:
-    """How many tasks, of which type, and where they are."""
+    """Number of tasks, exception, and link to the tasks, by cause."""
     found = re.findall(r'<tr id="g-.*?</tr>', text, re.S)
     return [
         (
@@ -60,7 +60,7 @@ def causes(text: str) -> list[tuple[int, str, str]]:
 
 
 def tasks(api: Api, url: str) -> list[str]:
-    """The tasks of a list, as its file has them."""
+    """The tasks of a list, from its CSV file."""
     query: Any = parse_qs(urlsplit(url).query)
     answer = api.get("/console/tasks.csv", **query, limit="200")
     assert answer.status_code == 200, answer.text

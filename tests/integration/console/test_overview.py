@@ -1,4 +1,4 @@
-"""The pages that come first: the overview, the names, and one name; who sees what of them, and what leads where."""
+"""The overview, the task types and one of them: numbers, links, and what each caller sees."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ ODD = (
 
 
 class Html(HTMLParser):
-    """What matters of a page; raises nothing: a browser would not either."""
+    """Links, tags and text of a page; like a browser, it raises nothing."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class Html(HTMLParser):
             self.links[-1] = href, text + data
 
     def to(self, text: str) -> str:
-        """Where the first link that says this leads; one that says nothing else comes first."""
+        """The address of the first link with this text, or else of the first that contains it."""
         return next(
             href
             for exactly in (True, False)
@@ -91,7 +91,7 @@ def api(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 
 def page(api: Api, path: str, who: str = "admin", status: int = 200, **parameters: Any) -> Html:
-    """A page, in which ids are unique, what is live has one, and nothing is inline."""
+    """A page. Its ids are unique, live regions have one, and no style or script is inline."""
     more = {"params": parameters} if parameters else {}
     answer = api.ask("GET", f"/console{path}", who, **more)
     assert answer.status_code == status, answer.text
@@ -110,7 +110,7 @@ def query(href: str) -> dict[str, list[str]]:
 
 
 def ended(task_id: str, minutes: float, run: float = 1, status: str = "SUCCESS", **more: Any) -> dict[str, Any]:
-    """Asked for so many minutes ago, started a second later, and ended after so many seconds."""
+    """A task created ``minutes`` ago, started a second later, and ended ``run`` seconds after that."""
     created = NOW - minutes * MINUTE
     started = created + MINUTE / 60
     completed = started + run * MINUTE / 60
@@ -162,7 +162,7 @@ def test_from_each_count_to_its_tasks(api: Api, some: None) -> None:
 
 @pytest.mark.every_database
 def test_a_lost_task_is_open_for_a_day_unless_it_was_rerun(api: Api, store: Store) -> None:
-    """By when it was lost, whenever it was created; the total leads to all."""
+    """It counts by when it was lost, whenever it was created; the total links to all."""
     add(store, [ended("long-ago", 60 * 30, status="LOST")])
     assert lost_tile(api) == ("0 in the last 24 h", "1 in total", False)
     add(store, [ended("late", 60 * 30, 60 * 60 * 7, status="LOST"), ended("gone", 20, status="LOST")])
@@ -182,7 +182,7 @@ def test_where_nothing_is_lost(api: Api, store: Store) -> None:
 
 
 def lost_tile(api: Api) -> tuple[str, str, bool]:
-    """Its number, what is below it, and whether it is an alarm."""
+    """The tile's number, the text below it, and whether it is an alarm."""
     text = api.ask("GET", "/console/").text
     tile = text[text.index("<h2>Lost</h2>") :]
     tile = tile[: tile.index("</section>")]
@@ -202,7 +202,7 @@ def test_a_failure_is_one_click_away_and_says_why(api: Api, some: None) -> None:
 
 
 def tell(store: Store, numbered: int, stored: int) -> None:
-    """A process that has written so many events, of which so many are stored."""
+    """A process that wrote ``numbered`` events, of which ``stored`` are stored."""
     source = {"source": "a", "host": "h", "pid": 1, "role": "child", "at": START, "journal": "j"}
     store.write([], [SourceUpdate(source, Position(last_number=numbered, stored=stored))])
     store.note_ended("j", [], dt.timedelta(0))
@@ -247,7 +247,7 @@ def test_who_has_a_page_is_told_so(api: Api, some: None) -> None:
 def test_another_verdict_is_another_page(
     api: Api, some: None, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Though nothing in the database has changed."""
+    """Although the database has not changed."""
     monkeypatch.setattr(service, "KEPT_SECONDS", 0)
     again = {"If-None-Match": api.ask("GET", "/console/").headers["etag"]}
     assert api.ask("GET", "/console/", headers=again).status_code == 304

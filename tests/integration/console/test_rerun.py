@@ -1,4 +1,4 @@
-"""The console's page that sends a task again: who may, what it says before and afterwards; on each kind of database."""
+"""The console's page of reruns: rights, preview and outcome; on each kind of database."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_only_who_may_is_offered_to_send_it_again(store: Store, api: Api, who: s
 
 
 def test_who_may_not_read_sees_none_of_its_pages(store: Store, api: Api) -> None:
-    """But may send it again over the API."""
+    """But may rerun it over the API."""
     tell(store, "mine", OURS)
     look(api, "/tasks/mine/rerun", "ours-rerun", 403)
     look(api, "/tasks/mine/rerun/sent", "ours-rerun", 403, id="x")
@@ -67,7 +67,7 @@ def test_a_made_up_address_says_nothing_of_a_rerun(store: Store, api: Api) -> No
 
 @pytest.mark.parametrize("path", ["/tasks/{number}", "/task/{own}"])
 def test_of_ids_that_are_numbers_the_task_of_the_page_is_sent(store: Store, shop: Celery, api: Api, path: str) -> None:
-    """The Celery id of the one is the row's number of the other."""
+    """The Celery id of one is the row number of the other."""
     tell(store, "a/b", OURS, args=[1, "of the row"])
     number = rows(store)["a/b"].id
     tell(store, str(number), OURS, args=[2, "of the id"])

@@ -172,7 +172,7 @@ def test_another_name_of_a_task_leads_to_its_page(store: Store, api: Api) -> Non
 
 
 def test_where_ids_are_numbers_each_task_has_a_page_of_its_own(store: Store, api: Api) -> None:
-    """A task whose id cannot be in a path is found by its row's number, which is the Celery id of another."""
+    """A task whose id cannot be in a path has its row number there, which is the Celery id of another."""
     add(store, [row("a/b", task_args=["of the row"])])
     with store.engine.connect() as connection:
         number = connection.scalar(select(AsyncTask.id))
@@ -193,7 +193,7 @@ def test_where_ids_are_numbers_each_task_has_a_page_of_its_own(store: Store, api
 
 
 def test_a_link_to_a_task_that_is_gone_leads_to_no_other(store: Store, api: Api) -> None:
-    """Its Celery id is the row's number of another."""
+    """Its Celery id is the row number of another."""
     add(store, [row("here")])
     with store.engine.begin() as connection:
         number = connection.scalar(select(AsyncTask.id))
@@ -213,7 +213,7 @@ def test_what_is_not_seen_is_not_there(store: Store, api: Api) -> None:
 
 
 def test_the_workflow_of_others_is_not_seen(store: Store, api: Api) -> None:
-    """Nor the processes, which are of all."""
+    """Nor the processes, which belong to all."""
     told = [{**one, "customer": OURS if one["id"] == SHIP else THEIRS} for one in order()]
     store.write(lines(cast("list[Event]", told)))
     read = words(look(api, f"/tasks/{SHIP}", "ours"))
@@ -248,7 +248,7 @@ def test_what_waits_says_nothing_of_the_queues_of_others(store: Store, api: Api)
 
 
 def stored(store: Store, told: str) -> None:
-    """Args as they are in the database, whatever Python would make of it."""
+    """A task whose args are this text in the database: Python would change it."""
     value = "CAST(:told AS JSONB)" if store.engine.dialect.name == "postgresql" else ":told"
     add(store, [row("mine", customer=OURS, status="SUCCESS", completed_at=AT)])
     with store.engine.begin() as connection:

@@ -1,4 +1,4 @@
-"""The console's page of workers and health: processes, their events, the recorder's lag, the database; on each kind."""
+"""The console's page of workers and health: processes, events, backlog, database; on each kind of database."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_what_lies_in_the_journal(store: Store, api: Api, journal: Journal, make
 def test_a_process_is_there_once(
     store: Store, api: Api, journal: Journal, make_drain: MakeDrain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The ledger is of some seconds ago, when nothing of it was stored."""
+    """The ledger is some seconds old: none of its events was stored then."""
     monkeypatch.setattr(service, "KEPT_SECONDS", 60)
     append(journal, published())
     [new] = rows(page(api))
@@ -250,7 +250,7 @@ def test_hostile_texts(store: Store, api: Api) -> None:
 
 
 def test_what_a_worker_leaves(store: Store, api: Api) -> None:
-    """By way of the store, as a recorder writes it."""
+    """Written by way of the store, as by a recorder."""
     process(store, SOURCE, last_seen_at=now())
     store.write(lines([published(), Delivery(2).received(), Delivery(2).started(3)]))
     assert cells(page(api), f"p-{SOURCE}")[2].startswith("1 task shop.charge since")

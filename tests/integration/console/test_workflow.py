@@ -1,4 +1,4 @@
-"""The page of a workflow: its three views, its windows, and what a look at it costs; on each kind of database."""
+"""The page of a workflow: its three views, its windows, and what a refresh costs; on each kind of database."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def shown(api: Api, task_id: str, who: str | None = "admin", /, **query: Any) ->
 
 
 def rows(text: str) -> list[str]:
-    """Those of the table."""
+    """The rows of the table."""
     return re.findall(r"<tr id=.*?</tr>", text, re.DOTALL)
 
 
 def plain(text: str) -> str:
-    """What a reader sees of it, and of pictures what is said in their place."""
+    """The text of a page, with the text alternatives of its pictures."""
     text = re.sub(r'<svg[^>]*aria-label="([^"]*)".*?</svg>', r" [\1] ", text, flags=re.DOTALL)
     return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", text)).split())
 
@@ -73,7 +73,7 @@ def follow(api: Api, link: str) -> str:
 
 
 def wide(store: Store, count: int, **more: Any) -> None:
-    """A task that has sent many; the one before the last has failed."""
+    """A task with many children; the last but one has failed."""
     many = [
         row(
             f"w-{number:05d}",
@@ -287,7 +287,7 @@ def test_of_a_task_with_many_attempts_the_last_ones(store: Store, api: Api, monk
 
 
 def test_looking_again_costs_one_read(store: Store, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once it is over; while something is under way, what is seen lasts some seconds."""
+    """Once it has ended; while a task is under way, the page stays the same for some seconds."""
     wide(store, 3)
     for view in VIEWS:
         tag = {"If-None-Match": asked(api, "w-00001", view=view).headers["etag"]}

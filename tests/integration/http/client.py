@@ -1,4 +1,4 @@
-"""The HTTP API over a store, asked in this process, by callers of every kind."""
+"""The HTTP API over a store, called in this process, by callers of every kind."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.histories import HISTORIES, about, lines, variant
 from tests.integration.statements import statements_of
 
 ADMIN = "admin"
-"""Sees all tasks, and may do everything."""
+"""Sees all tasks and has all rights."""
 RIGHTS = ("read", "payloads", "rerun", "purge")
 OURS, THEIRS = 42, 43
 """Customers."""
@@ -32,7 +32,7 @@ def token_of(name: str) -> str:
 
 
 def grant(name: str, customers: Any = "*", rights: tuple[str, ...] = RIGHTS) -> dict[str, Any]:
-    """What is configured for a caller."""
+    """The grant of a caller's token."""
     return {"sha256": hashlib.sha256(token_of(name).encode()).hexdigest(), "customers": customers, "rights": rights}
 
 
@@ -53,7 +53,7 @@ TOKENS: Mapping[str, Mapping[str, Any]] = {
 
 @cache
 def _document() -> dict[str, Any]:
-    """OpenAPI's, which is the same for all; making it takes longer than most tests."""
+    """The OpenAPI document, made once: that takes longer than most tests."""
     app = Celery("document", broker="memory://", set_as_current=False)
     made: dict[str, Any] = create_app(app).openapi()
     app.close()
@@ -61,7 +61,7 @@ def _document() -> dict[str, Any]:
 
 
 class Api:
-    """The application over a store; ``settings`` are ``asynctask_`` keys of the app, others as they are."""
+    """The application over a store; ``settings`` are keys of the Celery configuration."""
 
     def __init__(self, store: Store, celery: Celery | None = None, *, loopback: bool = False, **settings: Any) -> None:
         self.own = celery is None
@@ -93,7 +93,7 @@ class Api:
         return self.ask("POST", path, who, headers, json=body)
 
     def ok(self, path: str, who: str | None = ADMIN, **parameters: Any) -> Any:
-        """What is there."""
+        """The JSON of a 200."""
         answer = self.get(path, who, **parameters)
         assert answer.status_code == 200, answer.text
         assert answer.headers["content-type"] == "application/json"
@@ -112,7 +112,7 @@ class Api:
 
 @contextmanager
 def api_over(store: Store, celery: Celery | None = None, **more: Any) -> Iterator[Api]:
-    """The application; afterwards no connection of it is in use."""
+    """The application; afterwards none of its connections is in use."""
     made = Api(store, celery, **more)
     try:
         yield made
@@ -124,7 +124,7 @@ def api_over(store: Store, celery: Celery | None = None, **more: Any) -> Iterato
 
 
 def is_problem(answer: Response, kind: str, status: int, parameter: str | None = None) -> str:
-    """Look that an answer is a problem of that kind; what it says."""
+    """Assert that an answer is a problem of that kind; its detail."""
     assert (answer.status_code, answer.headers["content-type"]) == (status, MEDIA_TYPE), answer.text
     said = answer.json()
     expected = {"type": f"urn:problem-type:celery-asynctask:{kind}", "title": TITLES[kind], "status": status}
@@ -137,13 +137,13 @@ def is_problem(answer: Response, kind: str, status: int, parameter: str | None =
 
 @contextmanager
 def statements(api: Api) -> Iterator[list[str]]:
-    """What is asked of the database meanwhile; not how a connection is made."""
+    """The statements sent to the database meanwhile, without those that open a connection."""
     with statements_of(api.app.state.asynctask.reader.engine) as sent:
         yield sent
 
 
 def tell(store: Store, task_id: str, customer: int | None, **more: Any) -> None:
-    """A task of a customer that has succeeded."""
+    """Store a succeeded task of a customer."""
     told = about(HISTORIES["success"](), task_id)
     store.write(
         lines(

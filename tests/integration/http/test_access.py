@@ -1,4 +1,4 @@
-"""Who may see and do what over HTTP: each right, each route, each tenant; and what is not seen is not there."""
+"""Rights over HTTP: each right, each route, each tenant; tasks of others do not exist."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_hashes_are_in_any_case(one_store: Store) -> None:
 
 
 def test_what_is_foreign_is_as_if_it_were_not(api: Api) -> None:
-    """By either id; and nothing in the answer tells it from one that is not there."""
+    """By either id; the answer is that of a task that does not exist."""
     numbers = {one["celeryTaskId"]: one["id"] for one in api.ok("/async-tasks")["results"]}
     for hidden in (FOREIGN, OF_NOBODY):
         for task_id in (hidden, str(numbers[hidden])):
@@ -163,7 +163,7 @@ def test_without_their_right_values_are_left_out(api: Api) -> None:
      'status:SUCCESS "kwargs".currency:E*', "KWARGS.currency:EUR"],
 )  # fmt: skip
 def test_without_their_right_values_are_not_searched(one_store: Store, search: str) -> None:
-    """Whoever may ask for them could guess them."""
+    """A caller who may search them could guess them."""
     with api_over(one_store) as api:
         for path in ("/async-tasks", "/async-tasks/stats"):
             said = is_problem(api.get(path, "ours-read", search=search), "forbidden", 403, "search")
@@ -175,7 +175,7 @@ def test_without_their_right_values_are_not_searched(one_store: Store, search: s
 
 
 def test_the_schedule_of_a_task_is_no_way_to_its_values(one_store: Store) -> None:
-    """It is in the content; a search by its name looks at that name alone."""
+    """It is in the content; a search by it reads that name alone."""
     tell(one_store, "scheduled", OURS, content={"periodic_task_name": "nightly", "secret": "nightly"})
     with api_over(one_store) as api:
         assert api.ids("ours-read", search="periodic:nightly") == ["scheduled"]
@@ -183,7 +183,7 @@ def test_the_schedule_of_a_task_is_no_way_to_its_values(one_store: Store) -> Non
 
 
 def test_no_parameter_of_a_field_looks_into_values(one_store: Store) -> None:
-    """What the right is asked for is what `search` says: the others must not say more."""
+    """The right is required for `search`: other parameters must not reach values."""
     with api_over(one_store) as api:
         for field in Search.model_fields.values():
             if field.alias != "search":

@@ -1,4 +1,4 @@
-"""Where a task goes that is sent again over HTTP, and what is said where that is away or not set up."""
+"""The broker of reruns over HTTP, and problems where it is away or not set up."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.waiting import wait_for
 def test_what_the_server_is_not_set_up_for(
     store: Store, shop: Celery, settings: dict[str, Any], told: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """How it is, is for who reads the log."""
+    """The setup itself is in the log alone."""
     tell(store, "old", OURS)
     with api_over(store, shop, **settings) as api:
         said = is_problem(api.post("/async-tasks/old/rerun", "ours"), "refused", 409)
@@ -42,7 +42,7 @@ def test_what_the_server_is_not_set_up_for(
 
 
 def test_a_broker_that_is_away(store: Store, shop: Celery, caplog: pytest.LogCaptureFixture) -> None:
-    """Where it is, is for who reads the log."""
+    """Its address is in the log alone."""
     tell(store, "old", OURS)
     with api_over(store, shop, broker_url="redis://:secret@127.0.0.1:9/0") as api:
         answer = api.post("/async-tasks/old/rerun", "ours")
@@ -58,7 +58,7 @@ def test_a_broker_that_is_away(store: Store, shop: Celery, caplog: pytest.LogCap
 def test_a_broker_that_refuses_it(
     store: Store, shop: Celery, api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It was there a moment ago."""
+    """It was reached a moment before."""
     tell(store, "old", OURS)
 
     def fail(*_: Any, **__: Any) -> Any:
@@ -75,7 +75,7 @@ def test_a_broker_that_refuses_it(
 def test_an_error_that_says_nothing_of_a_connection(
     store: Store, api: Api, monkeypatch: pytest.MonkeyPatch, step: str, kind: str, status: int
 ) -> None:
-    """Until the broker was reached, it is the broker's all the same."""
+    """Before the broker was reached, it counts as the broker's."""
     tell(store, "old", OURS)
 
     def fail(*_: Any) -> Any:
@@ -90,7 +90,7 @@ def test_an_error_that_says_nothing_of_a_connection(
 def test_a_broker_that_goes_away_after_it_was_reached(
     store: Store, shop: Celery, broker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each says so in its own way."""
+    """Each raises errors of its own."""
     tell(store, "old", OURS)
     url = {"redis": "redis://127.0.0.1:9/0", "amqp": "amqp://127.0.0.1:9//"}[broker]
     monkeypatch.setattr(rerun, "reach_broker", lambda _app: None)
@@ -99,7 +99,7 @@ def test_a_broker_that_goes_away_after_it_was_reached(
 
 
 def test_a_result_backend_that_is_away(store: Store, shop: Celery) -> None:
-    """It is told of each task before that is sent."""
+    """Celery calls it before it sends a task."""
     tell(store, "old", OURS)
     shop.conf.result_backend_transport_options = {"retry_policy": {"max_retries": 0, "timeout": 1}}
     with api_over(store, shop, result_backend="redis://127.0.0.1:9/0", redis_retry_on_timeout=False) as api:

@@ -1,4 +1,4 @@
-"""Whom the HTTP API lets in: by the user's function, on this host without credentials; no token is logged."""
+"""Callers without a token: by the user's function, or on this host without credentials; no token is logged."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.integration.tenants import FOREIGN, MINE, VALUES, ask, routes
 
 
 async def by_cookie(request: Request) -> Access | None:
-    """As an application with sessions has it."""
+    """The function of an application with sessions."""
     who = request.cookies.get("who")
     return None if who is None else Access(customers={int(who)}, rights=set(RIGHTS), name=f"user {who}")
 
@@ -33,7 +33,7 @@ def by_header(request: Request) -> Access | None:
 
 
 def test_a_function_says_who_it_is(one_store: Store) -> None:
-    """Where it says None, a token may."""
+    """Where it returns None, a token counts."""
     with api_over(one_store, asynctask_access=by_cookie) as api:
         cookie = {"Cookie": f"who={OURS}"}
         assert [one["celeryTaskId"] for one in api.get("/async-tasks", None, cookie).json()["results"]] == [MINE]
@@ -71,7 +71,7 @@ def refuse(_request: Request) -> Access:
     ],
 )
 def test_a_function_that_fails_opens_nothing(one_store: Store, says: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """Not even to who has a token: what it would have said is not known."""
+    """Not even for the holder of a token: what it would have returned is not known."""
     with api_over(one_store, asynctask_access=says) as api, caplog.at_level(logging.CRITICAL):
         for route in routes(MINE):
             is_problem(ask(api, route, "admin"), "internal-error", 500)
@@ -133,7 +133,7 @@ def test_on_this_host_it_may_be_read(one_store: Store) -> None:
     ],
 )
 def test_what_comes_from_elsewhere_may_not(one_store: Store, headers: dict[str, str]) -> None:
-    """By a name that somebody else has made to mean this host, or by way of a proxy."""
+    """By a name of another site for this host, or by way of a proxy."""
     with api_over(one_store, loopback=True, asynctask_tokens=None) as api:
         for route in routes(MINE):
             said = is_problem(ask(api, route, None, headers), "forbidden", 403)
@@ -147,7 +147,7 @@ def test_with_credentials_this_host_is_as_any_other(one_store: Store, settings: 
 
 
 def test_closed_where_nothing_is_configured(one_store: Store) -> None:
-    """As where it is mounted in another application, on whatever host."""
+    """As in an application that it is mounted in, on any host."""
     with api_over(one_store, asynctask_tokens=None) as api:
         for route in routes(MINE):
             assert "asynctask_tokens" in is_problem(ask(api, route, None), "unauthenticated", 401)

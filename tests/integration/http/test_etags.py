@@ -1,4 +1,4 @@
-"""ETags of the HTTP API: a poll costs next to nothing, and none says unchanged of what has changed."""
+"""ETags of the HTTP API: an idle poll costs next to nothing, and no changed answer gets a 304."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ READ = [LIST, f"{LIST}/ours", f"{LIST}/ours/attempts", f"{LIST}/ours/workflow", 
 
 
 def again(api: Api, path: str, tag: str, who: str = "admin", **parameters: Any) -> Response:
-    """Asked for once more by who has that."""
+    """Repeated by a client that has the answer."""
     return api.get(path, who, {"If-None-Match": tag}, **parameters)
 
 
@@ -91,7 +91,7 @@ def purge(store: Store) -> None:
 
 
 def bring(store: Store) -> None:
-    """A bundle that has a task which is not there."""
+    """A bundle with a task that is not stored."""
     tell(store, "imported", OURS)
     reader = Reader(store.settings.url)
     told = bundle_of(reader, "id:imported")
@@ -136,7 +136,7 @@ def test_whatever_changes_it_is_no_304(store: Store, api: Api, what: str, who: s
 
 
 def test_the_tag_of_one_customer_tells_nothing_of_another(store: Store, api: Api) -> None:
-    """It would tell that there is one, and when it is at work."""
+    """It would reveal that there is one, and when it works."""
     paths = [LIST, f"{LIST}/ours", f"{LIST}/ours/attempts", f"{LIST}/ours/workflow"]
     before = {path: tag_of(api, path, "ours") for path in paths}
     hidden = {path: tag_of(api, path) for path in paths}
@@ -149,7 +149,7 @@ def test_the_tag_of_one_customer_tells_nothing_of_another(store: Store, api: Api
 
 
 def test_callers_who_see_different_things_share_nothing(api: Api) -> None:
-    """With the tag of the one, the other is not told that it has the answer."""
+    """The tag of one caller gets no 304 for the other."""
     tags = {who: tag_of(api, LIST, who) for who in ("admin", "reader", "ours", "ours-read", "theirs", "nobody")}
     assert len(set(tags.values())) == len(tags)
     for who in tags:
@@ -159,7 +159,7 @@ def test_callers_who_see_different_things_share_nothing(api: Api) -> None:
 
 
 def test_a_search_that_counts_from_now_is_made_again(api: Api) -> None:
-    """As time goes by it finds something else, though nothing has changed."""
+    """Later it finds other tasks, although no task has changed."""
     for search, made in (("since:2d", True), ("since:today", True), ("since:2020-01-01Z", False), ("name:*", False)):
         tag = tag_of(api, LIST, search=search)
         again(api, LIST, tag, search=search)
@@ -187,7 +187,7 @@ def test_not_more_are_kept_than_are_to_be(api: Api, monkeypatch: pytest.MonkeyPa
 
 
 class Asked:
-    """Answers of a store whose revision is said here, and what was made for them."""
+    """Answers of a store whose revision the test sets, and what was made for them."""
 
     def __init__(self, reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
         self.revision: Callable[[], int] = lambda: 8
@@ -197,7 +197,7 @@ class Asked:
         monkeypatch.setattr(answering, "revision", lambda _: self.revision())
 
     def __call__(self, key: str, tag: str = '"other"', make: Callable[[], Any] = lambda: None) -> str:
-        """The tag of the answer to who has that with ``tag``."""
+        """The tag of the answer to a client that has ``tag``."""
         request = Request({"type": "http", "headers": [(b"if-none-match", tag.encode())]})
         made = self._answers.answer(request, self._reader, key, lambda _: self._make(key, make), Reader.session)
         return made.headers["etag"]
@@ -208,7 +208,7 @@ class Asked:
         return key
 
     def is_made(self, key: str, tag: str) -> bool:
-        """Whether the answer was made for who has it."""
+        """Whether the answer was made for a client that has it."""
         self.made.clear()
         assert self(key, tag) == tag
         return self.made == [key]
@@ -251,7 +251,7 @@ def test_a_database_that_was_set_back_has_other_answers_at_the_same_revisions(as
 
 
 def test_where_nobody_counts_it_is_made_each_time(store: Store, api: Api) -> None:
-    """Somebody has emptied the table: then what was kept is not believed."""
+    """The table was emptied: kept tags do not count then."""
     tag = tag_of(api, LIST)
     again(api, LIST, tag)
     with store.engine.begin() as connection:

@@ -1,4 +1,4 @@
-"""Requests that nobody thought of: every operation holds what the document says of it, whoever asks.
+"""Generated requests: every operation keeps what the document promises, for all callers.
 
 Schemathesis makes them of the document, such as fit it and such as do not, and looks at every answer: no error of the
 server; a status, a content type and a body that the document has; what fits is accepted, what does not is refused, and
@@ -40,7 +40,7 @@ EXAMPLES = int(os.environ.get("ASYNCTASK_FUZZED", "5"))
 CALLERS = (ADMIN, "ours", "reader", None)
 CALLERS_OF_SERVERS = CALLERS if "ASYNCTASK_FUZZED" in os.environ else (ADMIN,)
 IDS = [f"of-{OURS}", f"of-{THEIRS}", CHARGE, f"of-{OURS}", "success"]
-"""Of tasks that are there; one of a customer more often, so that its own caller sees it."""
+"""Ids of stored tasks; one of a customer more often, so that its own caller sees it."""
 
 _PLAIN = st.text(st.characters(exclude_categories=["Cs"], exclude_characters='\0",<>'), min_size=1, max_size=20)
 _QUOTED = st.text(st.characters(exclude_categories=["Cs"], exclude_characters='\0"\\'), max_size=9).map('"{}"'.format)
@@ -64,7 +64,7 @@ FORMATS = {
     "asynctask-duration": st.sampled_from(["0s", "1ms", "1.5h", "30d", "2w", "100y"]),
     "asynctask-cursor": _CURSORS,
 }
-"""The formats that the document has of its own, and texts that are of them."""
+"""Texts of the document's own formats."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -75,7 +75,7 @@ def _formats() -> None:
 
 @pytest.fixture
 def api(store: Store, tmp_path: Path) -> Iterator[Api]:
-    """Over tasks with every history, of some customers and of none."""
+    """The API over tasks with every history, of some customers and of none."""
     for name, history in HISTORIES.items():
         store.write(lines(about(history(), name)))
     for customer in (OURS, THEIRS):
@@ -90,7 +90,7 @@ def api(store: Store, tmp_path: Path) -> Iterator[Api]:
 
 
 def document() -> dict[str, Any]:
-    """The document of the API, which is the same over every store."""
+    """The OpenAPI document, the same over every store."""
     app = Celery("document", broker="memory://", set_as_current=False)
     made: dict[str, Any] = create_app(app).openapi()
     app.close()
@@ -98,7 +98,7 @@ def document() -> dict[str, Any]:
 
 
 def ask(api: Api, who: str | None, examples: int) -> None:
-    """So many requests of either kind to each operation."""
+    """Send so many valid and invalid requests to each operation."""
     schema = schemathesis.openapi.from_dict(document())
     schema.app = api.app
     headers = {} if who is None else {"Authorization": f"Bearer {token_of(who)}"}
@@ -131,8 +131,8 @@ def ask(api: Api, who: str | None, examples: int) -> None:
 
 
 def _make_sense(case: Any, ids: dict[str, str]) -> None:
-    """What no schema says: ids of tasks that are there, each in place of one that was made up, and a cursor of the
-    order that is asked for."""
+    """Values that no schema has: ids of stored tasks in place of generated ones, and a cursor of the requested
+    order."""
     if "id" in case.path_parameters:
         made_up = case.path_parameters["id"]
         case.path_parameters["id"] = ids.setdefault(made_up, IDS[len(ids) % len(IDS)])
@@ -141,7 +141,7 @@ def _make_sense(case: Any, ids: dict[str, str]) -> None:
 
 
 def _is_enough(seen: dict[str, set[int]], who: str | None) -> None:
-    """Every operation did what it is for, or refused it for the right reason, and refused what does not fit."""
+    """Every operation succeeded or refused for the right reason, and refused invalid requests."""
     task = {200, 404} if who == "ours" else {200}
     expected = {
         "async_tasks_list": {200, 422},

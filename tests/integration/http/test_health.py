@@ -1,4 +1,4 @@
-"""`/health`: what it says of the record, and its ledger, made once for all who ask within some seconds."""
+"""`/health`: the state of the record, and its ledger, made once for all callers within some seconds."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_health_of_a_record_that_is_not(store: Store, api: Api) -> None:
 def test_health_where_the_journal_cannot_be_read(
     store: Store, api: Api, fault: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is another user's: the tables say what they know."""
+    """It is another user's: the answer has what the tables know."""
 
     def refuse(_directory: Path) -> Any:
         raise fault
@@ -104,7 +104,7 @@ def test_health_where_the_journal_cannot_be_read(
 
 @pytest.fixture
 def surveys(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Every look into the journal."""
+    """Every survey of the journal."""
     looked: list[Path] = []
 
     def look(directory: Path) -> Survey | None:
@@ -158,7 +158,7 @@ def test_a_ledger_that_is_kept_hides_no_outage(store: Store, api: Api) -> None:
 
 
 class Slow:
-    """Makes a value when it may, or fails with an error."""
+    """Makes a value when the test allows it, or fails with an error."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -174,7 +174,7 @@ class Slow:
 
 
 def asked_by_many(kept: SingleFlightCache[int], slow: Slow) -> list[Any]:
-    """What becomes of eight calls that are all under way before the value is there."""
+    """The outcome of eight calls that are all under way before the value is made."""
     entered = threading.Barrier(8)
 
     def ask() -> int | Exception:
@@ -195,7 +195,7 @@ def asked_by_many(kept: SingleFlightCache[int], slow: Slow) -> list[Any]:
 
 
 def waiters(made: Any) -> list[Any]:
-    """Threads that wait for a future, as its condition has them."""
+    """Number of threads that wait for a future."""
     return list(made._condition._waiters)
 
 

@@ -1,4 +1,4 @@
-"""What the HTTP API does not let anybody do to it, and to the database that others share."""
+"""Limits that protect the HTTP API, and the database that others share."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_what_the_access_function_raises_is_the_answer(store: Store, status: int
 
 
 def test_a_cursor_does_not_lift_the_bound(store: Store, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One made up, or of a time when there were few tasks."""
+    """A made-up cursor, or one from when there were few tasks."""
     monkeypatch.setattr(PAGE, "MAX_SCANNED", 5)
     add(store, [row(f"task-{number:02}", started_at=START) for number in range(10)])
     bounds = (None, Place(START.replace(year=1970), 0))
@@ -131,7 +131,7 @@ def test_a_page_of_large_values_ends_early(store: Store, api: Api, limit: int, m
 
 
 def test_a_database_that_was_set_back(store: Store, api: Api) -> None:
-    """Its revisions come to numbers that were there before, with other rows."""
+    """Its revisions get the numbers of earlier ones, with other rows."""
     add(store, [row("task")])
 
     def revise(number: int, name: str) -> None:
@@ -153,7 +153,7 @@ def test_a_database_that_was_set_back(store: Store, api: Api) -> None:
 
 @pytest.mark.databases("postgresql")
 def test_nothing_is_set_for_a_session(store: Store) -> None:
-    """Behind PgBouncer it is somebody else's next, perhaps a recorder's."""
+    """Behind PgBouncer it is another client's next, perhaps a recorder's."""
     names = ("statement_timeout", "default_transaction_read_only", "default_transaction_isolation")
     reader = Reader(store.settings.url, seconds=7)
     with reader.session() as session:

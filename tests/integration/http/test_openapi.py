@@ -1,4 +1,4 @@
-"""The OpenAPI document: valid, whole, and what client generators make of it is what users of `AsyncTask` know."""
+"""The OpenAPI document: valid and complete; generated clients have the `AsyncTask` that their users know."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.integration.generator import generate, run_generator
 from tests.pace import patience
 
 DATA = Path(__file__).parent / "data"
-"""`AsyncTask.md` is the page that the generated client of the API before ours had for the resource."""
+"""`AsyncTask.md` is the page of the resource in the generated client of the previous API."""
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def client(document: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_it_is_valid(document: Any, tmp_path: Path) -> None:
-    """By the schema of OpenAPI 3.1, and by the generator's own rules."""
+    """By the schema of OpenAPI 3.1 and the generator's own rules."""
     import schemathesis  # takes seconds, of all who look at this file
 
     assert document["openapi"].startswith("3.1.")
@@ -79,7 +79,7 @@ def test_statuses_and_orders(document: Any, client: Path) -> None:
 
 
 def test_everything_is_described(document: Any) -> None:
-    """But the properties of the resource, whose descriptions are what they were."""
+    """Except the properties of the resource, whose descriptions stay as they were."""
     silent = [
         f"{name} {one['name']}"
         for name, operation in operations(document)
@@ -127,7 +127,7 @@ def test_every_status_is_where_it_happens(document: Any) -> None:
 
 
 def test_names_read_well_in_clients(document: Any) -> None:
-    """No title of Pydantic's or FastAPI's making; no parameter that may be null; 64 bits are said."""
+    """No generated title; no parameter that may be null; numbers of 64 bits have their format."""
     text = json.dumps(document)
     for word in ("Createdbyname", "Celerytaskid", "HTTPValidationError", "ValidationError", "Successful Response"):
         assert word not in text
@@ -143,7 +143,7 @@ def test_names_read_well_in_clients(document: Any) -> None:
 
 
 def test_every_reference_leads_somewhere(document: Any) -> None:
-    """And every schema is referred to."""
+    """And every schema is used."""
     schemas = document["components"]["schemas"]
 
     def references(node: Any) -> Iterator[str]:
@@ -157,7 +157,7 @@ def test_every_reference_leads_somewhere(document: Any) -> None:
 
 
 def test_it_is_printed_the_same_by_every_process(document: Any, tmp_path: Path) -> None:
-    """So that it can be kept in a repository and compared."""
+    """So that a repository can hold it and compare it."""
     (tmp_path / "proj.py").write_text(
         "from celery import Celery\napp = Celery('proj', broker='memory://')\n", encoding="utf-8"
     )

@@ -1,4 +1,4 @@
-"""How the HTTP API answers where it cannot do what is asked: problems of every kind, and nothing of ours in them."""
+"""Problems of every kind that the HTTP API answers with; none reveals anything of the server."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_bodies_that_are_none(api: Api, body: bytes) -> None:
 
 @pytest.mark.every_database
 def test_a_database_that_is_away(store: Store, caplog: pytest.LogCaptureFixture) -> None:
-    """Never an empty list; where it is, and why it does not answer, is for the log."""
+    """Never an empty list; its address and the reason are in the log alone."""
     url = {
         "sqlite": "sqlite:////nowhere/secret.db",
         "postgresql": "postgresql+psycopg://user:hunter2@127.0.0.1:9/secret",
@@ -74,7 +74,7 @@ def test_a_database_that_is_away(store: Store, caplog: pytest.LogCaptureFixture)
 
 
 def test_a_database_without_tables_and_when_it_has_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """It need not be started again."""
+    """The server need not be restarted."""
     made = Store(Settings(url=f"sqlite:///{tmp_path / 'rows.db'}"))
     with api_over(made) as api:
         is_problem(api.get(LIST), "database-unavailable", 503)
@@ -89,7 +89,7 @@ def test_a_database_without_tables_and_when_it_has_them(tmp_path: Path, caplog: 
 
 @pytest.mark.every_database
 def test_a_database_that_comes_back(store: Store, api: Api) -> None:
-    """Tables that are gone in the middle, and there again."""
+    """Tables that disappear while the server runs, and come back."""
     assert len(api.ids()) == 2
     with store.engine.begin() as connection:
         connection.execute(text("ALTER TABLE async_task RENAME TO elsewhere"))

@@ -1,4 +1,4 @@
-"""What the HTTP API deletes: old tasks, within what the caller sees, and on record."""
+"""Purges over HTTP: old tasks that the caller sees, logged."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PATH = "/async-tasks/purge"
 
 @pytest.fixture
 def old(store: Store) -> Callable[[], dict[str, set[str]]]:
-    """Old tasks of two customers and of none; which ones are left of each."""
+    """Old tasks of two customers and of none; those that are left."""
     for prefix, customer in (("ours", OURS), ("theirs", THEIRS), ("none", None)):
         for number in range(5):
             tell(store, f"{prefix}-{number}", customer)
@@ -50,7 +50,7 @@ def test_a_purge_only_counts_unless_it_is_told(store: Store, api: Api, old: Call
 
 
 def test_counting_deletes_nothing_else(store: Store, api: Api) -> None:
-    """Attempts whose task is gone are tidied up by a purge, and not by a look at what it would do."""
+    """A purge deletes attempts without a task; a dry run does not."""
     tell(store, "gone", OURS)
     with store.engine.begin() as connection:
         connection.execute(delete(AsyncTask))
@@ -100,7 +100,7 @@ def test_a_request_deletes_so_many_at_most(
 def test_a_dry_run_looks_at_so_many_at_most(
     store: Store, api: Api, old: Callable[[], Any], monkeypatch: pytest.MonkeyPatch, who: str
 ) -> None:
-    """Five of each of two customers, the first of them too young."""
+    """Five tasks of each of two customers, the first ones too young."""
     with store.engine.begin() as connection:
         now = dt.datetime.now(dt.timezone.utc)
         connection.execute(update(AsyncTask).where(AsyncTask.celery_task_id == "ours-0").values(completed_at=now))
@@ -118,7 +118,7 @@ def test_a_dry_run_looks_at_so_many_at_most(
 def test_who_deleted_how_many_is_on_record(
     store: Store, api: Api, old: Callable[[], Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """By what, too, but not what was looked for."""
+    """With the keys of the search, but not its values."""
     api.post(PATH, "ours", olderThan="90d")
     assert caplog.records == []
     search = "-content.order:4711 id:ours-*"

@@ -1,4 +1,4 @@
-"""What the HTTP API sends again: within what the caller sees, once unless it is told, and on record."""
+"""Reruns over HTTP: of tasks that the caller sees, once unless overridden, recorded with the caller's name."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_dry_run_sends_nothing(store: Store, shop: Celery, api: Api) -> None:
 
 
 def test_what_is_refused(store: Store, shop: Celery, api: Api) -> None:
-    """Also what only a dry run asks."""
+    """A dry run, too."""
     tell(store, "redacted", OURS, kwargs={"password": {"$asynctask": "redacted"}})
     tell(store, "misfit", OURS, kwargs={"color": "red"})
     tell(store, "unknown", OURS)
@@ -133,7 +133,7 @@ UNTOLD: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("case", UNTOLD)
 def test_without_the_right_to_values_a_refusal_tells_nothing_of_them(store: Store, shop: Celery, case: str) -> None:
-    """No key, no type, no piece: who has the right is told where to look."""
+    """No key, type or part of them; a caller with the right gets the details."""
     more, told = UNTOLD[case]
     tell(store, "old", OURS, **{"args": [7] if case == "route" else [7, "é"], "kwargs": {}, **more})
 
@@ -166,7 +166,7 @@ def test_a_second_click(store: Store, shop: Celery, api: Api) -> None:
 
 @pytest.mark.usefixtures("not_stored")
 def test_clicks_at_once(store: Store, shop: Celery, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also before the first is sent."""
+    """Even before the first rerun is sent."""
     tell(store, "old", OURS)
     task, answers = shop.tasks["shop.charge"], []
     real = type(task).apply_async
@@ -184,7 +184,7 @@ def test_clicks_at_once(store: Store, shop: Celery, api: Api, monkeypatch: pytes
 
 @contextmanager
 def api_like(api: Api) -> Iterator[Api]:
-    """The same application, asked out of a thread that one of its requests is in."""
+    """The same application, called from a thread that handles one of its requests."""
     second = copy(api)
     second.loop = asyncio.new_event_loop()
     try:
@@ -197,7 +197,7 @@ def api_like(api: Api) -> Iterator[Api]:
 def test_what_was_not_sent_may_be_sent_at_once(
     store: Store, shop: Celery, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """But what was sent before stays so, whatever becomes of it once more."""
+    """But a task that was rerun stays so, even if another rerun fails."""
     tell(store, "old", OURS)
 
     def fail(*_: Any, **__: Any) -> Any:
@@ -231,7 +231,7 @@ def test_where_earlier_reruns_were_not_looked_for(store: Store, api: Api, monkey
 def test_arguments_that_cannot_be_serialized(
     store: Store, shop: Celery, api: Api, caplog: pytest.LogCaptureFixture, options: dict[str, Any]
 ) -> None:
-    """By the serializer of the task; the broker is there all the while."""
+    """By the task's serializer; the broker is reachable."""
 
     def refuse(_value: Any) -> Any:
         raise TypeError("not as YAML")

@@ -1,4 +1,4 @@
-"""What the HTTP API reads of one task: columns, attempts, its workflow; on each kind of database."""
+"""One task over HTTP: its columns, attempts and workflow; on each kind of database."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def api(store: Store, tmp_path: Path) -> Iterator[Api]:
 
 
 def test_a_celery_id_that_is_a_number(store: Store, api: Api) -> None:
-    """Our own number comes first, for it is what a list links to."""
+    """The row number comes first: lists link to it."""
     add(store, [row("first"), row("9" * 18), row("9" * 19), row("00700700")])
     first = api.ok("/async-tasks/first")
     add(store, [row(str(first["id"]), name="shop.named")])
@@ -85,7 +85,7 @@ def test_a_task_in_which_nothing_is_there(api: Api, two: None) -> None:
 
 @pytest.mark.every_database
 def test_a_celery_id_of_any_kind(store: Store, api: Api) -> None:
-    """One with a slash is found by our number alone."""
+    """A task whose id has a slash is found by its row number alone."""
     odd = ["a/b", "é 😀", "50%", "a+b", "?", "#", "stats ", "..;"]
     add(store, [row(task_id) for task_id in odd])
     for task in api.ok("/async-tasks")["results"]:
@@ -98,7 +98,7 @@ def test_a_celery_id_of_any_kind(store: Store, api: Api) -> None:
 
 
 def test_there_is_no_such_task(api: Api, two: None) -> None:
-    """Only the whole id is one: its beginning, or a pattern, is a matter of searches."""
+    """Only the complete id counts; its beginning, or a pattern, is for searches."""
     for task_id in ("none", "0", "-1", "9" * 30, "%00", "a%0Ab", "%25", UUID[:8], UUID.upper(), "x" * 255):
         for below in ("", "/attempts", "/workflow"):
             is_problem(api.get(f"/async-tasks/{task_id}{below}"), "not-found", 404)

@@ -1,4 +1,4 @@
-"""What the HTTP API reads of many tasks: lists and statistics; on each kind of database."""
+"""Lists and statistics over HTTP; on each kind of database."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_elsewhere_there_are_no_parameters(api: Api) -> None:
 
 @pytest.fixture
 def many(store: Store) -> list[dict[str, Any]]:
-    """37 tasks, of which several have the same times, and some have none."""
+    """37 tasks; several have equal times, some have none."""
     rows = [
         row(
             f"task-{number:02}",
@@ -142,7 +142,7 @@ def many(store: Store) -> list[dict[str, Any]]:
 
 
 def walk(api: Api, who: str = "admin", **parameters: Any) -> list[Any]:
-    """The pages, from the first to the last."""
+    """All pages, the first one first."""
     pages = [api.ok("/async-tasks", who, **parameters)]
     while pages[-1]["next"] is not None:
         assert len(pages) < 100

@@ -1,4 +1,4 @@
-"""Values that the HTTP API answers with: numbers as exact as they are, every text, every history."""
+"""Values over HTTP: exact numbers, every text, every history."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ NUMBERS = "[1e400, -1.5e-400, 0.1234567890123456789012345678901234567890, 1.10, 
 
 @pytest.mark.every_database
 def test_numbers_that_no_float_has(store: Store, api: Api) -> None:
-    """As another program may have written them."""
+    """Values as another program may have written them."""
     with store.engine.begin() as connection:
         change = text("UPDATE async_task SET task_args = :value WHERE celery_task_id = 'ours'")
         if store.engine.dialect.name == "postgresql":
@@ -74,7 +74,7 @@ def test_values_of_every_kind(store: Store, api: Api) -> None:
 
 @pytest.mark.every_database
 def test_a_history_of_each_kind_is_shown(store: Store, api: Api) -> None:
-    """Whatever happens to a task: its row, its attempts and its workflow are answered."""
+    """Whatever happens to a task, its row, attempts and workflow can be read."""
     for name, history in HISTORIES.items():
         store.write(lines(about(history(), f"history-{name}")))
     listed = api.ok(LIST, limit=1000, celeryTaskId="history-")["results"]

@@ -1,4 +1,4 @@
-"""Where the bars of a workflow stand, what they say, and that they stay where they are seen."""
+"""Places and texts of the bars of a workflow, and that all bars stay in view."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_a_step_that_was_not_sent_is_empty() -> None:
 
 
 def test_the_box_of_a_step_is_where_it_was_given_up() -> None:
-    """Not over all of the time; and one that is to come is at the end."""
+    """Not a box over all time; a step that is still to come is at the end."""
     unsent: dict[str, Any] = {"status": "FAILURE", "started": None, "completed": 9, "key": UNSENT}
     assert drawn(**unsent, where=WHOLE._replace(zoom=2, at=0.25)).step_at == 400
     assert drawn(**unsent, where=WHOLE._replace(zoom=2, at=0.5)).step_at is None

@@ -23,7 +23,7 @@ def shown(what: Any) -> value.Shown:
 
 
 def words(what: Any) -> str:
-    """What one reads."""
+    """The text of HTML."""
     text = re.sub(r"</(div|summary|details)>", " ", str(shown(what).html))
     return " ".join(html.unescape(re.sub(r"<[^>]+>", "", text)).split())
 

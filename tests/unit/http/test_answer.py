@@ -1,4 +1,4 @@
-"""How rows become JSON: names and their order, times in UTC, values untouched."""
+"""Rows as JSON: names and their order, times in UTC, values untouched."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TEXTS = st.none() | st.text()
 
 
 def row(names: tuple[str, ...], **values: Any) -> Any:
-    """As the database gives it: the columns in their order."""
+    """A row as the database returns it, its columns in order."""
     return tuple({**dict.fromkeys(names), **values}.values())
 
 
@@ -69,7 +69,7 @@ def test_texts_and_numbers_of_every_kind(name: str | None, message: str | None, 
     ],
 )
 def test_times_are_as_long_as_each_other(at: dt.datetime, text: str) -> None:
-    """So that they sort as texts."""
+    """Texts of such times sort by time."""
     assert json.loads(document({"created_at": at})) == {"createdAt": text}
 
 

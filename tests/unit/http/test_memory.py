@@ -1,4 +1,4 @@
-"""What a server remembers: the tasks that it has just sent again, and values that take long to make."""
+"""The short-lived memory of a server: recent reruns, and values that take long to make."""
 
 from __future__ import annotations
 

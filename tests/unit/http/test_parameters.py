@@ -1,4 +1,4 @@
-"""The parameters of a search: what they mean is what the grammar says, and what they may not be names the parameter."""
+"""The parameters of a search: they mean what the grammar says, and an error names the parameter."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ TEXT_KEYS = {
     "worker": "worker",
     "queue": "queue",
 }
-"""Keys of the grammar, by the parameters that are texts."""
+"""Keys of the grammar, by text parameters."""
 
 
 def meaning(**asked: Any) -> ParsedSearch:
-    """What is understood of these parameters."""
+    """The parsed search of these parameters."""
     return parse_search(Search.model_validate(asked), NOW)
 
 
 def outcome(read: Callable[[], Any]) -> Any:
-    """Terms; or what is wrong, for a problem with the parameter's name."""
+    """The terms; or the detail of a problem, which has the parameter's name."""
     try:
         return read()
     except FilterError as exc:
@@ -78,7 +78,7 @@ def test_a_search_is_what_the_command_line_understands(text: str) -> None:
 @example("celery_task_id", "\0")
 @example("name", "*")
 def test_a_field_is_one_text_with_wildcards(field: str, text: str) -> None:
-    """Or a problem of its own name. Nothing else of the grammar means anything in it."""
+    """Or a problem with its name. Nothing but wildcards has a meaning in it."""
     found = outcome(lambda: meaning(**{field: text}).filter.terms)
     if re.search("[\0\ud800-\udfff]", text):
         assert found[0] == Search.model_fields[field].alias
@@ -122,7 +122,7 @@ def test_times_are_such_as_every_database_knows(at: dt.datetime) -> None:
     ],
 )  # fmt: skip
 def test_which_searches_count_from_now(search: str, relative: bool) -> None:
-    """The answer to those is not the same an hour later, though nothing has changed."""
+    """They find other tasks an hour later, although no task has changed."""
     assert meaning(search=search).relative is relative
 
 
