@@ -14,8 +14,8 @@ from celery_asynctask.core.accounting import Ledger
 from celery_asynctask.core.status import FAILED, AsyncTaskStatus
 from celery_asynctask.queries.reader import Reader
 from celery_asynctask.queries.reruns import reruns
-from celery_asynctask.queries.search.filter import Filter, Term, Value
-from celery_asynctask.queries.statistics.counts import MAX_BACKLOG, MAX_COUNTED, backlog, counts, is_empty
+from celery_asynctask.queries.search.filter import Filter
+from celery_asynctask.queries.statistics.counts import MAX_BACKLOG, backlog, is_empty, lost_counts
 from celery_asynctask.queries.statistics.overview import MAX_RUNNING
 from celery_asynctask.queries.statistics.overview import overview as overview_of
 from celery_asynctask.queries.statistics.series import FEWER, MAX_SCANNED, series
@@ -36,7 +36,7 @@ class Lost(NamedTuple):
 
     of_day: int
     has_more: bool
-    """Only the newest `MAX_COUNTED` lost tasks were looked at: there may be more."""
+    """Whether only the newest `MAX_BACKLOG` lost tasks were counted."""
     rerun: int
     """How many of those listed were rerun since."""
     search: str
@@ -51,17 +51,10 @@ class Lost(NamedTuple):
 def lost(reader: Reader, session: Session, newest: Sequence[AsyncTask], end: dt.datetime) -> Lost:
     """The tasks lost in the day before ``end``; of the ``newest`` ones, whether they were rerun."""
     since = end - DAY
-    search = Filter(
-        (
-            Term("status", (), (Value("=", AsyncTaskStatus.LOST.value),), False),
-            Term("completed", (), (Value(">=", since),), False),
-        )
-    )
-    count = counts(reader, session, search, limit=MAX_COUNTED)
+    counts = lost_counts(reader, session, since)
     of_day = [task for task in newest if task.completed_at is not None and task.completed_at >= since]
     rerun = reruns(reader, session, of_day, limit=MAX_RERUNS_SCANNED).by_task
-    total = count.by_status[AsyncTaskStatus.LOST]
-    return Lost(total, count.looked_back_to is not None, len(rerun), "completed:>=1d")
+    return Lost(counts.recent, counts.bounded, len(rerun), "completed:>=1d")
 
 
 async def overview(page: Page) -> Response:
