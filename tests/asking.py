@@ -1,4 +1,4 @@
-"""Asking one question of a store, in a session of its own."""
+"""Runs one query on a store, in a session of its own."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ T = TypeVar("T")
 
 
 def ask(query: Callable[Concatenate[Reader, Session, P], T], reader: Reader, *args: P.args, **kwargs: P.kwargs) -> T:
-    """What a query finds."""
+    """The result of a query."""
     with reader.session() as session:
         return query(reader, session, *args, **kwargs)

@@ -1,4 +1,4 @@
-"""Tiers, databases, and what holds for all tests."""
+"""Tiers, databases, and the rules that hold for all tests."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from tests.pace import pace
 from tests.services import DATABASES, SERVERS, TIERS, Current
 
 EXAMPLES = int(os.environ.get("ASYNCTASK_EXAMPLES", "100"))
-"""Of each property that does not say how many itself."""
+"""Examples of each property that does not set a number itself."""
 
 SKIP_NOTHING = "ASYNCTASK_SKIP_NOTHING" in os.environ
-"""Whether a test that does not run is a failure, as it is for .ci/run."""
+"""Whether a skipped test counts as a failure, as in .ci/run."""
 
 settings.register_profile("asynctask", deadline=None, print_blob=True, max_examples=EXAMPLES)
 settings.load_profile("asynctask")
 
 TOGETHER = ("broker", "browser", "faults", "slow")
-"""Tiers in which the tests of a module share processes or servers of their own: one process runs them all."""
+"""Tiers in which the tests of a module share processes or servers: one process runs them all."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -42,20 +42,20 @@ def pytest_configure(config: pytest.Config) -> None:
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, _ignore)
-    # Bytecode is kept, whatever the environment says: else each of some thousand processes compiles the package anew.
+    # Keep bytecode, whatever the environment says: otherwise each of some thousand processes compiles the package anew.
     sys.dont_write_bytecode = False
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    os.environ["PYTHONUTF8"] = "1"  # of all processes from here on, in whatever locale this one is
+    os.environ["PYTHONUTF8"] = "1"  # for all processes from here on, whatever the locale of this one
     if not config.option.collectonly:
         pace(config.getoption("numprocesses", None) or 1)
 
 
 def _ignore(*_: object) -> None:
-    """What a background job does with a signal; unlike SIG_IGN, no process inherits it that is started here."""
+    """Does nothing, as a background job does with a signal; unlike SIG_IGN, no process started here inherits it."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test that asks for a database has SQLite, or each of those that its mark names."""
+    """A test that requests a database gets SQLite, or each database that its mark names."""
     if "database_kind" not in metafunc.fixturenames:
         return
     marks = {mark.name: mark for mark in metafunc.definition.iter_markers()}
@@ -66,11 +66,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def tier_of(item: pytest.Item) -> str:
-    """The mark of the test's tier; the default tier's is ""."""
-    found = TIERS.keys() & {mark.name for mark in item.iter_markers()}
-    if len(found) > 1:
-        raise pytest.UsageError(f"{item.nodeid} is of more than one tier: {', '.join(sorted(found))}")
-    return next(iter(found), "")
+    """The mark of the test's tier; "" for the default tier."""
+    marks = TIERS.keys() & {mark.name for mark in item.iter_markers()}
+    if len(marks) > 1:
+        raise pytest.UsageError(f"{item.nodeid} is of more than one tier: {', '.join(sorted(marks))}")
+    return next(iter(marks), "")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -85,7 +85,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(trylast=True, specname="pytest_collection_modifyitems")
 def pytest_look_that_groups_are_kept(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """pytest-xdist tells a group by the end of a test's id, which not every pytest lets it write."""
+    """pytest-xdist recognizes a group by the end of a test's id, which not every pytest lets it write."""
     if config.getoption("loadgroup", False):
         for item in items:
             group = item.get_closest_marker("xdist_group")
@@ -94,7 +94,7 @@ def pytest_look_that_groups_are_kept(config: pytest.Config, items: list[pytest.I
 
 
 def pytest_collection_finish() -> None:
-    """All that is there now stays to the end: without it, a tenth of the tests' time is that of the collector."""
+    """Freeze all objects that exist now: otherwise a tenth of the tests' time goes to the garbage collector."""
     gc.collect()
     gc.freeze()
 
@@ -124,14 +124,14 @@ def database_kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def database(database_kind: str, tmp_path: Path) -> Iterator[str]:
-    """URL of an empty database of the test's own."""
+    """URL of an empty database for this test only."""
     with services.new_database(database_kind, tmp_path) as url:
         yield url
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _state_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Journals that are not told where to be are kept out of the home of whoever runs the tests."""
+    """Keep journals without a configured directory out of the home of the user who runs the tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield

@@ -1,4 +1,4 @@
-"""Other environment variables for a while."""
+"""Sets environment variables for a while."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from unittest import mock
 
 
 @contextmanager
-def variables(more: Mapping[str, str]) -> Iterator[None]:
-    """These, and what the C library makes of TZ."""
+def variables(values: Mapping[str, str]) -> Iterator[None]:
+    """Sets these variables, and applies TZ in the C library."""
     try:
-        with mock.patch.dict(os.environ, more):
+        with mock.patch.dict(os.environ, values):
             time.tzset()
             yield
     finally:

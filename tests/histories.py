@@ -1,7 +1,7 @@
-"""What can happen to a task, as the events that tell it, in the order in which they happen.
+"""Everything that can happen to a task, as lists of events in the order in which they happen.
 
-Each history is about the task `ID`. The rows they must fold into are in `unit/test_histories.py`; that any order of
-them, in any batches and on any database, gives the same row, in `integration/test_fold.py`.
+Each history is about the task `ID`. `unit/core/test_histories.py` has the rows that they must fold into;
+`integration/store/test_fold.py` checks that any order of them, in any batches and on any database, gives the same row.
 """
 
 from __future__ import annotations
@@ -29,42 +29,42 @@ def history(function: Callable[[], list[Event]]) -> Callable[[], list[Event]]:
 
 
 def ms(milliseconds: int) -> int:
-    """A moment so long after the start."""
+    """A moment, in milliseconds after the start."""
     return START + milliseconds * 1000
 
 
-def event(kind: Kind, at: int, **more: Any) -> Event:
-    run = {"run": more["run"]} if "run" in more else {}
-    return cast("Event", {"id": ID, **run, "kind": kind.value, "at": ms(at), "name": NAME, **more})
+def event(kind: Kind, at: int, **extra: Any) -> Event:
+    run = {"run": extra["run"]} if "run" in extra else {}
+    return cast("Event", {"id": ID, **run, "kind": kind.value, "at": ms(at), "name": NAME, **extra})
 
 
-def variant(one: Event, **more: Any) -> Event:
-    """The event with other values; it may be none any more."""
-    return cast("Event", {**one, **more})
+def variant(event: Event, **extra: Any) -> Event:
+    """The event with other values; it may no longer be a valid one."""
+    return cast("Event", {**event, **extra})
 
 
-def lines(told: Iterable[Event]) -> list[bytes]:
-    """Events as the journal has them."""
-    return [encode(one) for one in told]
+def lines(events: Iterable[Event]) -> list[bytes]:
+    """The events as lines of a journal."""
+    return [encode(event) for event in events]
 
 
-def fold(told: Iterable[Event]) -> Partial:
+def fold(events: Iterable[Event]) -> Partial:
     """The rows of one task."""
-    [partial] = fold_all(told).values()
+    [partial] = fold_all(events).values()
     return partial
 
 
-def asked(**more: Any) -> dict[str, Any]:
-    """What is known of the task when it is asked for."""
-    return {"asked": True, "root": ROOT, "parent": PARENT, "args": [7, "é"], "kwargs": {"currency": "EUR"}, **more}
+def asked(**extra: Any) -> dict[str, Any]:
+    """The values of a published message."""
+    return {"asked": True, "root": ROOT, "parent": PARENT, "args": [7, "é"], "kwargs": {"currency": "EUR"}, **extra}
 
 
-def published(at: int = 0, created: int = 0, **more: Any) -> Event:
-    return event(Kind.PUBLISHED, at, created=ms(created), **asked(**more))
+def published(at: int = 0, created: int = 0, **extra: Any) -> Event:
+    return event(Kind.PUBLISHED, at, created=ms(created), **asked(**extra))
 
 
 class Delivery:
-    """A message on its way through a worker; every event about it carries the same token."""
+    """A message on its way through a worker. All events about it carry the same token."""
 
     def __init__(self, at: int, name: str = NAME, created: int | None = 0, **about: Any) -> None:
         self.at = at
@@ -72,31 +72,31 @@ class Delivery:
         if created is not None:
             self.about["created"] = ms(created)
 
-    def received(self, **more: Any) -> Event:
-        return event(Kind.RECEIVED, self.at, **self.about, **more)
+    def received(self, **extra: Any) -> Event:
+        return event(Kind.RECEIVED, self.at, **self.about, **extra)
 
-    def started(self, at: int, **more: Any) -> Event:
+    def started(self, at: int, **extra: Any) -> Event:
         run = {"worker": "celery@one", "pid": 4711, "source": SOURCE, "queue": "celery", "sent": ms(self.at - 1)}
-        return event(Kind.STARTED, at, **{**self.about, **asked(), **run, **more})
+        return event(Kind.STARTED, at, **{**self.about, **asked(), **run, **extra})
 
     def noted(self, at: int, content: dict[str, Any]) -> Event:
         return event(Kind.NOTED, at, noted=content, **self.about)
 
-    def ended(self, kind: Kind, at: int, **more: Any) -> Event:
-        return event(kind, at, ran=True, **self.about, **more)
+    def ended(self, kind: Kind, at: int, **extra: Any) -> Event:
+        return event(kind, at, ran=True, **self.about, **extra)
 
-    def whole(self, kind: Kind, at: int, started: int, start: dict[str, Any] | None = None, **more: Any) -> Event:
-        """An end that carries its start, as the process that ran the body tells it."""
+    def whole(self, kind: Kind, at: int, started: int, start: dict[str, Any] | None = None, **extra: Any) -> Event:
+        """An end that carries its start, as the process that ran the body writes it."""
         began = self.started(started, **(start or {}))
-        return cast("Event", {**began, "kind": kind.value, "at": ms(at), "started": ms(started), **more})
+        return cast("Event", {**began, "kind": kind.value, "at": ms(at), "started": ms(started), **extra})
 
 
-def failure(text: str, **more: Any) -> dict[str, Any]:
+def failure(text: str, **extra: Any) -> dict[str, Any]:
     return {
         "error_type": "ValueError",
         "error_message": text,
         "traceback": f"Traceback ...\nValueError: {text}",
-        **more,
+        **extra,
     }
 
 
@@ -108,7 +108,7 @@ def success() -> list[Event]:
 
 @history
 def ends_carry_starts() -> list[Event]:
-    """As a worker's children tell it; the start of the second run is told on its own, too."""
+    """Events of a worker's children. The start of the second attempt is recorded on its own as well."""
     first, second = Delivery(2), Delivery(20, retries=1)
     whose = {"customer": 42, "content": {"order": 1}, "trace": "t1", "span": "s1"}
     return [
@@ -121,7 +121,7 @@ def ends_carry_starts() -> list[Event]:
 
 @history
 def noted() -> list[Event]:
-    """For a customer, in a trace, and saying how far it is."""
+    """For a customer, in a trace, and with progress in its content."""
     first, second = Delivery(2), Delivery(20, retries=1)
     whose: dict[str, Any] = {"customer": 42, "created_by": 7, "created_by_name": "Ada", "content": {"order": 1}}
     return [
@@ -145,7 +145,7 @@ def failed() -> list[Event]:
 
 @history
 def retries_overlap() -> list[Event]:
-    """The next attempt is over when the word comes that the one before asked for it."""
+    """The next attempt has ended before the retry of the one before is recorded."""
     first, second = Delivery(2), Delivery(10, retries=1)
     return [
         published(),
@@ -162,14 +162,14 @@ def retries_overlap() -> list[Event]:
 @history
 def retries_exhausted() -> list[Event]:
     runs = [Delivery(10 * number, retries=number) for number in range(3)]
-    told = [published()]
+    events = [published()]
     for number, run in enumerate(runs):
-        told += [run.received(), run.started(10 * number + 1)]
+        events += [run.received(), run.started(10 * number + 1)]
         last = number == len(runs) - 1
-        told.append(run.ended(Kind.FAILED if last else Kind.RETRIED, 10 * number + 5, **failure(f"no {number}")))
+        events.append(run.ended(Kind.FAILED if last else Kind.RETRIED, 10 * number + 5, **failure(f"no {number}")))
         if not last:
-            told.append(published(10 * number + 4, retries=number + 1, parent=ID))
-    return told
+            events.append(published(10 * number + 4, retries=number + 1, parent=ID))
+    return events
 
 
 @history
@@ -187,7 +187,7 @@ def rejected() -> list[Event]:
 
 @history
 def requeued() -> list[Event]:
-    """Rejected with requeue: the broker delivers the same message once more."""
+    """Rejected with requeue: the broker delivers the same message again."""
     first, second = Delivery(2), Delivery(6, redelivered=True)
     return [
         published(),
@@ -202,7 +202,7 @@ def requeued() -> list[Event]:
 
 @history
 def replaced() -> list[Event]:
-    """The replacement is over when the word comes that the task was replaced."""
+    """The replacement has ended before the replacing is recorded."""
     first, second = Delivery(2), Delivery(5, name="shop.refund", nesting=1)
     return [
         published(),
@@ -218,7 +218,7 @@ def replaced() -> list[Event]:
 
 @history
 def redelivered() -> list[Event]:
-    """The first worker was killed: nothing tells how its run ended."""
+    """The first worker was killed: no event has the end of its attempt."""
     first, second = Delivery(2), Delivery(60, redelivered=True)
     return [
         published(),
@@ -232,7 +232,7 @@ def redelivered() -> list[Event]:
 
 @history
 def over_hard_limit() -> list[Event]:
-    """Celery 5.7 says it twice, in the worker's main process."""
+    """Celery 5.7 reports it twice, in the worker's main process."""
     run = Delivery(2)
     limit = {"error_type": "TimeLimitExceeded", "error_message": "TimeLimitExceeded(1,)", "inferred": True}
     return [
@@ -246,7 +246,7 @@ def over_hard_limit() -> list[Event]:
 
 @history
 def killed_after_success() -> list[Event]:
-    """The child had told of its success when it was killed; the main process only sees that it is gone."""
+    """The child had recorded its success when it was killed; the main process sees only that it is gone."""
     run = Delivery(2)
     lost = {"error_type": "WorkerLostError", "error_message": "signal 9", "inferred": True}
     success = run.ended(Kind.SUCCEEDED, 5, result="kept")
@@ -270,13 +270,13 @@ def revoked() -> list[Event]:
 @history
 def terminated() -> list[Event]:
     run = Delivery(2)
-    how = {"inferred": True, "outcome": "terminated", "error_type": "TaskRevokedError", "error_message": "SIGTERM"}
-    return [published(), run.received(), run.started(3), run.ended(Kind.REVOKED, 50, **asked(), **how)]
+    end = {"inferred": True, "outcome": "terminated", "error_type": "TaskRevokedError", "error_message": "SIGTERM"}
+    return [published(), run.received(), run.started(3), run.ended(Kind.REVOKED, 50, **asked(), **end)]
 
 
 @history
 def never_sent() -> list[Event]:
-    """The tail of a chain whose step before failed."""
+    """The last step of a chain whose step before failed."""
     message = {"error_type": "ValueError", "error_message": "Not sent: upstream task shop.check [x] ended with boom"}
     return [
         event(Kind.PLANNED, 0, created=ms(0), **asked()),
@@ -286,7 +286,8 @@ def never_sent() -> list[Event]:
 
 @history
 def planned_and_run() -> list[Event]:
-    """The tail of a chain: known since the chain was sent, with the arguments it gets only when it is its turn."""
+    """The last step of a chain: known since the chain was sent, with arguments that it gets only when its turn
+    comes."""
     run = Delivery(12, created=11)
     return [
         event(Kind.PLANNED, 0, created=ms(0), **asked(args=[])),
@@ -299,7 +300,7 @@ def planned_and_run() -> list[Event]:
 
 @history
 def body_of_failed_chord() -> list[Event]:
-    """Two header tasks fail: the body has no parent until one of them says that it is not sent."""
+    """Two header tasks fail: the body has no parent until one of them records that it is not sent."""
     planned = event(Kind.PLANNED, 0, created=ms(0), **asked(root=None, parent=None, args=[]))
 
     def unsent(at: int, by: str) -> Event:
@@ -324,14 +325,14 @@ def sent_after_all() -> list[Event]:
 
 @history
 def unrecorded_producer() -> list[Event]:
-    """The worker is the first to tell of the task."""
+    """The worker is the first to record the task."""
     run = Delivery(2, created=None)
     return [run.received(**asked()), run.started(3), run.ended(Kind.SUCCEEDED, 4, result=[1, 2])]
 
 
 @history
 def lost_and_redelivered() -> list[Event]:
-    """A cold shutdown gave the task up; the broker delivered it again all the same."""
+    """A cold shutdown gave the task up, but the broker delivered it again."""
     first, second = Delivery(2), Delivery(500, redelivered=True)
     lost = first.ended(Kind.LOST, 100, inferred=True, error_type="WorkerShutdown", error_message="shut down")
     return [
@@ -369,7 +370,7 @@ def found_and_running() -> list[Event]:
 
 @history
 def cancelled_and_redelivered() -> list[Event]:
-    """A cold shutdown put a message back that is acknowledged late."""
+    """A cold shutdown put back a message that is acknowledged late."""
     first, second = Delivery(2), Delivery(500, redelivered=True)
     return [
         first.started(3),
@@ -381,7 +382,7 @@ def cancelled_and_redelivered() -> list[Event]:
 
 @history
 def unknown_task() -> list[Event]:
-    """No worker knows the task: its message is all there is."""
+    """No worker knows the task: its message is the only source."""
     end = event(Kind.FAILED, 3, run=f"{ms(3):014x}000000", inferred=True, **asked(), **failure("NotRegistered"))
     return [published(), end]
 
@@ -400,7 +401,7 @@ def eager() -> list[Event]:
 
 @history
 def backend_down() -> list[Event]:
-    """The body succeeded and its result could not be stored: the tracer has the last word."""
+    """The body succeeded, but its result could not be stored: the tracer's event decides."""
     run = Delivery(2)
     success = run.ended(Kind.SUCCEEDED, 4, result="lost")
     return [
@@ -412,12 +413,15 @@ def backend_down() -> list[Event]:
     ]
 
 
-def about(told: Sequence[Event], task_id: str) -> list[Event]:
-    """The same history, of another task."""
+def about(events: Sequence[Event], task_id: str) -> list[Event]:
+    """The same history, for another task."""
     return [
         cast(
             "Event",
-            {key: task_id if value == ID and key in ("id", "parent", "root") else value for key, value in one.items()},
+            {
+                key: task_id if value == ID and key in ("id", "parent", "root") else value
+                for key, value in event.items()
+            },
         )
-        for one in told
+        for event in events
     ]

@@ -1,6 +1,7 @@
-"""How slow this machine is: the deadlines of tests are in proportion to it.
+"""The speed of this machine. Deadlines of tests are in proportion to it.
 
-Measured once a run, by the first process that asks; the others of the run are told through the environment.
+It is measured once for a test run, by the first process that needs it; the other processes get it through the
+environment.
 """
 
 from __future__ import annotations
@@ -12,16 +13,14 @@ import time
 from functools import cache
 
 REFERENCE_SECONDS = 0.45
-"""What is measured takes so long on two cores of an AMD EPYC of 2026 that have nothing else to do."""
+"""Duration of the measured work on two idle cores of an AMD EPYC of 2026."""
 VARIABLE = "ASYNCTASK_TEST_PACE"
 _IMPORTS = "import celery.app.base, celery.concurrency.prefork, celery.worker.worker, celery_asynctask.store"
 
 
 def measure(at_once: int = 1) -> float:
-    """Seconds that the start of a worker's Python takes, in those of the reference; at least 2.
-
-    Tests wait while others run: ``at_once`` of them share the machine's cores.
-    """
+    """The time that a worker's Python takes to start, in units of the reference; at least 2. Tests wait while others
+    run: ``at_once`` of them share the machine's cores."""
     began = time.monotonic()
     subprocess.run([sys.executable, "-c", _IMPORTS], check=True)
     took = time.monotonic() - began
@@ -30,12 +29,12 @@ def measure(at_once: int = 1) -> float:
 
 @cache
 def pace(at_once: int = 1) -> float:
-    """By how much a deadline is longer here than what it waits for takes on the reference at the most."""
+    """The factor by which a deadline here exceeds the longest time on the reference machine."""
     if VARIABLE not in os.environ:
         os.environ[VARIABLE] = f"{measure(at_once):.1f}"
     return float(os.environ[VARIABLE])
 
 
 def patience(seconds: float) -> float:
-    """Seconds to wait here for what takes ``seconds`` at the most on the reference."""
+    """Seconds to wait here for something that takes at most ``seconds`` on the reference machine."""
     return seconds * pace()

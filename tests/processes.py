@@ -1,4 +1,4 @@
-"""Doing the same thing in several processes at once."""
+"""Runs a function in several processes at once."""
 
 from __future__ import annotations
 
@@ -10,14 +10,12 @@ from typing import Any
 from tests.pace import patience
 
 SECONDS = 60
-"""How long the processes may take on the reference machine of `tests.pace`."""
+"""Time for the processes on the reference machine of `tests.pace`."""
 
 
 def at_once(count: int, function: Callable[[int], Any]) -> list[Any]:
-    """Call ``function(number)`` in ``count`` forked children, all started together; what each returned, by number.
-
-    Fails with the traceback of the first child that raised.
-    """
+    """Call ``function(number)`` in ``count`` forked children, all started together, and return their results by number.
+    Fails with the traceback of the first child that raised."""
     context = multiprocessing.get_context("fork")
     barrier = context.Barrier(count)
     pipes = [context.Pipe(duplex=False) for _ in range(count)]

@@ -1,5 +1,5 @@
-"""How long pure work takes, as far as a machine with other things to do can tell: for tests that tell work which is
-bounded from work that grows without end. How fast something is, benchmarks say."""
+"""Measures pure work, as well as a busy machine allows, for tests that tell bounded work from work that grows without
+end. Benchmarks measure how fast something is."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 
 
 def seconds(work: Callable[[], Any], enough: float) -> float:
-    """Seconds of processor time that ``work`` takes: the least of five times, or the first below ``enough``."""
+    """Seconds of processor time that ``work`` takes: the least of five measurements, or the first one below
+    ``enough``."""
     took = float("inf")
     for _ in range(5):
         began = time.process_time()
@@ -18,5 +19,5 @@ def seconds(work: Callable[[], Any], enough: float) -> float:
         took = min(took, time.process_time() - began)
         if took < enough:
             break
-        gc.collect()  # else it may be collected meanwhile, and a test run has many objects
+        gc.collect()  # otherwise the collector may run meanwhile, and a test run has many objects
     return took

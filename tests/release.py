@@ -31,18 +31,18 @@ def section(changelog: str, heading: str) -> str | None:
 
 def problems(tag: str, repository: str, version: str, changelog: str, pyproject: dict[str, Any]) -> list[str]:
     """What keeps this tag from being released; empty: nothing."""
-    found = []
+    faults = []
     if tag != f"v{version}":
-        found.append(f"The tag is {tag}, the version is {version}: tag v{version}, or change __version__.")
+        faults.append(f"The tag is {tag}, the version is {version}: tag v{version}, or change __version__.")
     if not section(changelog, dated(version)):
-        found.append(f"CHANGELOG.md has no section '## [{version}] - YYYY-MM-DD': name Unreleased so.")
+        faults.append(f"CHANGELOG.md has no section '## [{version}] - YYYY-MM-DD': name Unreleased so.")
     if section(changelog, r"\[Unreleased\]"):
-        found.append("CHANGELOG.md has entries under Unreleased: move them to the section of this version.")
+        faults.append("CHANGELOG.md has entries under Unreleased: move them to the section of this version.")
     address = f"https://github.com/{repository}"
     for name, url in pyproject["project"]["urls"].items():
         if url != address and not url.startswith(f"{address}/"):
-            found.append(f"project.urls has {url} as {name}: the repository is {address}.")
-    return found
+            faults.append(f"project.urls has {url} as {name}: the repository is {address}.")
+    return faults
 
 
 def dated(version: str) -> str:
@@ -54,13 +54,13 @@ def main(arguments: Sequence[str]) -> int:
     tag, repository, notes = arguments
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     pyproject = tomli.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    found = problems(tag, repository, celery_asynctask.__version__, changelog, pyproject)
-    for one in found:
-        print(one)
-    if not found:
+    faults = problems(tag, repository, celery_asynctask.__version__, changelog, pyproject)
+    for fault in faults:
+        print(fault)
+    if not faults:
         text = section(changelog, dated(celery_asynctask.__version__)) or ""
         Path(notes).write_text(f"{text}\n", encoding="utf-8")
-    return 1 if found else 0
+    return 1 if faults else 0
 
 
 if __name__ == "__main__":

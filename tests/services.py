@@ -1,8 +1,8 @@
-"""The servers that tests talk to: where they are, whether they answer, and databases of a test's own.
+"""The servers that tests use: where they are, whether they answer, and databases of a test's own.
 
-Overridable by environment: ASYNCTASK_TEST_POSTGRESQL_URL, ASYNCTASK_TEST_MYSQL_URL, ASYNCTASK_TEST_REDIS_URL,
-ASYNCTASK_TEST_AMQP_URL. Whoever runs a tier that needs a server has it: a test whose server does not answer fails and
-says which. A server that has answered is not asked again.
+Environment variables override their addresses: ASYNCTASK_TEST_POSTGRESQL_URL, ASYNCTASK_TEST_MYSQL_URL,
+ASYNCTASK_TEST_REDIS_URL, ASYNCTASK_TEST_AMQP_URL. Whoever runs a tier that needs a server must have it: a test fails if
+its server does not answer, and names the server. A server that has answered once is not checked again.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from sqlalchemy import URL, create_engine, make_url, text
 from tests.pace import patience
 
 SERVERS = ("postgresql", "mysql")
-"""Kinds of databases that are servers."""
+"""Databases that are servers."""
 DATABASES = ("sqlite", *SERVERS)
-"""What `new_database` can make."""
+"""Databases that `new_database` can create."""
 CONNECT_SECONDS = 5
 
 TIERS = {
@@ -33,18 +33,18 @@ TIERS = {
     "faults": "kills processes and servers, fills disks",
     "slow": "takes seconds, most of them for processes of its own, or needs tools beside Python",
 }
-"""What a test is marked with that is not of the default tier, and why; a test is of one tier."""
+"""The marks of tests that are not in the default tier, each with the reason. A test has at most one of them."""
 
 
 class Unavailable(Exception):
-    """A server or program that a test needs is not there."""
+    """A server or program that a test needs is not available."""
 
 
 class Current:
-    """The test that runs at the moment."""
+    """The test that runs at present."""
 
     tier: str | None = None
-    """Its mark; None outside of tests, which may use what they like. The default tier's is ""."""
+    """Its mark; "" for the default tier. None outside tests, where everything is allowed."""
 
 
 def postgresql_url() -> str:
@@ -68,9 +68,9 @@ def redis_port() -> int:
 
 def redis_url(database: int = 0) -> str:
     """A Redis broker or result backend."""
-    found = _redis().set(database=str(database)).render_as_string(hide_password=False)
-    _need("Redis", found, _ask_broker)
-    return found
+    url = _redis().set(database=str(database)).render_as_string(hide_password=False)
+    _need("Redis", url, _ask_broker)
+    return url
 
 
 def amqp_url() -> str:
@@ -81,10 +81,10 @@ def amqp_url() -> str:
 
 
 def apart(broker: str, queue: str) -> dict[str, Any]:
-    """Settings of an app that has nothing in common with others on the broker, of this run of the tests or of another.
+    """Settings of an app that shares nothing with others on the broker, of this test run or another.
 
-    On Redis all workers of a database give back what any of them has in hand for longer than their own visibility
-    timeout, and on every broker remote control reaches all workers of an exchange.
+    On Redis, the workers of a database give back any message that is unacknowledged for longer than their own
+    visibility timeout, and on every broker, remote control reaches all workers of an exchange.
     """
     keys = ("unacked_key", "unacked_index_key", "unacked_mutex_key")
     options = {key: f"{queue}.{key}" for key in keys} if broker.startswith("redis") else {}
@@ -98,7 +98,7 @@ def apart(broker: str, queue: str) -> dict[str, Any]:
 
 
 def forget(connection: Connection, queue: str) -> None:
-    """Delete what an app that is `apart` has in its broker."""
+    """Delete everything that an app that is `apart` has in its broker."""
     channel: Any = connection.default_channel
     channel.queue_delete(queue)
     exchanges = (f"{queue}.pidbox", f"reply.{queue}.pidbox", f"{queue}.events")
@@ -112,8 +112,8 @@ def forget(connection: Connection, queue: str) -> None:
 
 @contextmanager
 def new_database(kind: str, directory: Path) -> Iterator[str]:
-    """URL of an empty database of one of `DATABASES`; a file of ``directory``, or on the server and dropped at the
-    end."""
+    """URL of an empty database of a kind in `DATABASES`: a file in ``directory``, or a database on the server, which is
+    dropped at the end."""
     if kind == "sqlite":
         yield f"sqlite:///{directory / uuid.uuid4().hex[:12]}.db"
         return
@@ -123,12 +123,12 @@ def new_database(kind: str, directory: Path) -> Iterator[str]:
 
 @contextmanager
 def fresh_database(server: str, options: str = "") -> Iterator[str]:
-    """URL of a new database on the server, created with the options, dropped at the end."""
+    """URL of a new database on the server, created with these options and dropped at the end."""
     name = f"asynctask_{uuid.uuid4().hex[:12]}"
     admin = create_engine(server, isolation_level="AUTOCOMMIT")
     with admin.connect() as connection:
         connection.execute(text(f"CREATE DATABASE {name} {options}"))
-        if admin.dialect.name == "postgresql":  # no test asks what a power failure leaves
+        if admin.dialect.name == "postgresql":  # no test is about a power failure
             connection.execute(text(f"ALTER DATABASE {name} SET synchronous_commit = off"))
     try:
         yield make_url(server).set(database=name).render_as_string(hide_password=False)
@@ -155,7 +155,7 @@ def _need(what: str, url: str, ask: Callable[[str], None]) -> None:
 
 
 def need(there: object, reason: str) -> None:
-    """Fail for this reason, unless what a test needs is ``there``; and if the test is of a tier that needs nothing."""
+    """Fail with this reason if ``there`` is false, or if the test is in the default tier, which needs no server."""
     if Current.tier == "":
         raise Unavailable(f"a test of the default tier needs no server: mark it as one of {', '.join(TIERS)}")
     if not there:

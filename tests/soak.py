@@ -1,7 +1,8 @@
 """Long proofs, run once for a change that matters: `python -m tests.soak MINUTES`.
 
-The fault and worker tiers again and again, with other seeds and under the load that they make for each other, until the
-minutes are over; then each property test at length. Every failure is printed; the exit code says whether there was one.
+It runs the fault and worker tiers again and again until the time is over, with other seeds and under the load that they
+are for each other; then it runs each property test at length. It prints every failure, and its exit code says whether
+there was one.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from tests.waiting import wait_for
 ROUND_SECONDS = 3600
 """A round that takes longer hangs."""
 GRACE_SECONDS = 5
-"""In which what is interrupted puts away what it made."""
+"""Time for interrupted tests to remove what they created."""
 
 
 class Proof(NamedTuple):
-    """Some tests, and what makes them long."""
+    """Some tests, with the environment that makes them long."""
 
     tests: tuple[str, ...]
     environment: Mapping[str, str] = MappingProxyType({})
@@ -66,19 +67,19 @@ AT_LENGTH = {
 
 
 class Outcome(NamedTuple):
-    """How a run of some tests ended."""
+    """The result of a test run."""
 
     tests: int
     failures: list[str]
-    """What each failed test printed."""
+    """The output of each failed test."""
 
 
 def run(proof: Proof, seconds: float = ROUND_SECONDS) -> Outcome:
-    """Run the tests to their end, in a process of their own; after ``seconds`` all of it is killed."""
+    """Run the tests to their end in a process of their own. After ``seconds`` it is killed with all its children."""
     with TemporaryDirectory(prefix="asynctask-soak-") as directory:
         report, log = Path(directory) / "report.xml", Path(directory) / "log"
         options = ["-p", "no:cacheprovider", f"--junitxml={report}"]
-        options += ["-o", f"faulthandler_timeout={seconds / 2}"]  # then a test that hangs says where
+        options += ["-o", f"faulthandler_timeout={seconds / 2}"]  # so that a test that hangs prints where
         command = [sys.executable, "-m", "pytest", *options, *proof.tests]
         with log.open("wb") as output:
             process = subprocess.Popen(
@@ -92,7 +93,7 @@ def run(proof: Proof, seconds: float = ROUND_SECONDS) -> Outcome:
             process.wait(seconds)
         except subprocess.TimeoutExpired:
             pass  # and there is no report
-        finally:  # interrupted, too, it leaves no process behind
+        finally:  # even if interrupted, it leaves no process behind
             if process.poll() is None:
                 end(process)
         if not report.exists():
@@ -104,18 +105,18 @@ def run(proof: Proof, seconds: float = ROUND_SECONDS) -> Outcome:
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Let the tests put away what they made, which they do when pytest is gone; kill what is there then."""
+    """Let the tests clean up after themselves, which they do once pytest has ended, and kill what is left."""
     pids = [process.pid, *descendants(process.pid)]
     process.terminate()
     process.wait()
     with suppress(AssertionError):
         wait_for(lambda: not any(map(is_alive, pids)), GRACE_SECONDS, "the tests to be over")
-    killed = [one for pid in pids if is_alive(pid) for one in kill_tree(pid)]
+    killed = [child for pid in pids if is_alive(pid) for child in kill_tree(pid)]
     wait_gone([*pids, *killed])
 
 
 def read(report: Path) -> Outcome:
-    """What pytest's report in JUnit's format says."""
+    """The outcome in pytest's JUnit report."""
     cases = list(ElementTree.parse(report).iter("testcase"))
     failures = [
         f"{case.get('classname')}::{case.get('name')}\n{problem.text or problem.get('message')}"
@@ -125,7 +126,7 @@ def read(report: Path) -> Outcome:
     return Outcome(len(cases), failures)
 
 
-def told(name: str, outcome: Outcome, seconds: float) -> None:
+def show(name: str, outcome: Outcome, seconds: float) -> None:
     print(f"{name}: {outcome.tests} tests, {len(outcome.failures)} failed, {seconds:.0f} s", flush=True)
     for failure in outcome.failures:
         print(failure, flush=True)
@@ -135,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("minutes", type=float, help="how long the tiers are run again; what has begun is ended")
     parser.add_argument("--rounds-alone", action="store_true", help="without the tests at length")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     began = time.monotonic()
     tests, failures, rounds = 0, 0, 0
 
@@ -145,12 +146,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         outcome = run(proof)
         tests += outcome.tests
         failures += len(outcome.failures)
-        told(name, outcome, time.monotonic() - at)
+        show(name, outcome, time.monotonic() - at)
 
-    while time.monotonic() < began + 60 * given.minutes:
+    while time.monotonic() < began + 60 * options.minutes:
         rounds += 1
         prove(f"round {rounds}", ROUND)
-    if not given.rounds_alone:
+    if not options.rounds_alone:
         for name, proof in AT_LENGTH.items():
             prove(name, proof)
     took = (time.monotonic() - began) / 60
@@ -159,5 +160,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # no other interrupts a background job
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # nothing else interrupts a background job
     sys.exit(main())

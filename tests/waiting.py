@@ -1,4 +1,4 @@
-"""Waiting for what another process or thread will do, with a deadline that fails loudly."""
+"""Waits for another process or thread, with a deadline that fails loudly."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from tests.pace import patience
 
 
 def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:
-    """Poll ``condition`` until it is true and return its value; fail with ``what`` after a deadline.
+    """Poll ``condition`` until it is true, and return its value; after a deadline, fail with ``what``.
 
-    What takes long is looked at less often: many who wait at once would take the processor from what they wait for.
-
-    ``seconds``: what it takes at the most on the reference machine of `tests.pace`.
+    The longer it takes, the less often it polls: many polling waiters would take the processor from the processes that
+    they wait for. ``seconds`` is the longest time that it takes on the reference machine of `tests.pace`.
     """
     limit = patience(seconds)
     began = time.monotonic()

@@ -1,4 +1,4 @@
-"""Workflows as the events that tell them, in the rows' own words: who is whose root and parent, and who ran when."""
+"""Workflows as lists of events: the root and parent of each task, and when it ran."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ ValueError: no stock
 """
 
 
-def of(task_id: str, told: list[Event], root: str | None, parent: str | None = None) -> list[Event]:
-    """Events of a task of this id, in this place of a workflow."""
+def of(task_id: str, events: list[Event], root: str | None, parent: str | None = None) -> list[Event]:
+    """The events of a task with this id and this place in a workflow."""
     place: dict[str, Any] = {"root": root, "parent": parent}
-    return [cast("Event", {**one, "id": task_id, **(place if one.get("asked") else {})}) for one in told]
+    return [cast("Event", {**event, "id": task_id, **(place if event.get("asked") else {})}) for event in events]
 
 
-def ran(name: str, at: int, start: int, end: int, kind: Kind = Kind.SUCCEEDED, **more: Any) -> list[Event]:
-    """Published, received and started, and ended after so many milliseconds."""
+def ran(name: str, at: int, start: int, end: int, kind: Kind = Kind.SUCCEEDED, **extra: Any) -> list[Event]:
+    """Published, received, started and ended, at these milliseconds."""
     run = Delivery(at + 1, name, created=at)
     sent = cast("Event", {**published(at, at), "name": name})
-    return [sent, run.started(start, sent=ms(at)), run.ended(kind, end, **more)]
+    return [sent, run.started(start, sent=ms(at)), run.ended(kind, end, **extra)]
 
 
 def later_step(name: str, at: int) -> list[Event]:
-    """A step that is known since so many milliseconds, and was not sent."""
+    """A step that was planned at this millisecond and is not sent."""
     return [event(Kind.PLANNED, at, asked=True, created=ms(at), args=[], kwargs={}) | {"name": name}]
 
 
 def not_sent(name: str, at: int, failed_at: int, upstream: str, upstream_id: str, text: str) -> list[Event]:
-    """A step that will not be sent, as `extract.unsent` tells it."""
+    """A step that will not be sent, as `extract.unsent` records it."""
     message = f"Not sent: upstream task {upstream} [{upstream_id}] ended with {text}"
     unsent = event(
         Kind.UNSENT,
@@ -56,8 +56,8 @@ CHECKOUT, CHARGE, SHIP, NOTIFY, INVOICE = (f"{digit * 8}-order" for digit in "12
 
 
 def order() -> list[Event]:
-    """A task that starts two: a receipt, and a chain of which the first step is tried twice, the second one fails, and
-    the third is never sent."""
+    """A task that starts two others: a receipt, and a chain whose first step is retried, whose second step fails, and
+    whose third is never sent."""
     first = Delivery(131, "shop.charge", created=130)
     second = Delivery(201, "shop.charge", created=130, retries=1)
     sent = cast("Event", {**published(130, 130), "name": "shop.charge"})
