@@ -1,1 +1,1 @@
-"""What the package promises when something else fails: killed processes, databases in trouble, hostile disks."""
+"""The promises of the package when something else fails: killed processes, databases in trouble, hostile disks."""

@@ -1,4 +1,4 @@
-"""The application that the faults meet. Every body notes its own runs in a file. Configured by the environment."""
+"""The application that meets the faults. Every body notes its own attempts in a file. The environment configures it."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _again(self: Any, seconds: float, times: int) -> str:
 
 @app.task(bind=True)
 def leave(self: Any) -> None:
-    """Ends its process as no clean-up code sees."""
+    """Ends its process without any clean-up code."""
     note(self, "start")
     os._exit(3)
 
@@ -101,7 +101,7 @@ if os.environ.get("FAULTS_THREADS"):
 
     @signals.worker_init.connect(weak=False)
     def busy_threads(**_: Any) -> None:
-        """Threads of the parent that send tasks while it forks: locks of every kind are held at the time of a fork."""
+        """Threads of the parent that send tasks while it forks, so that locks of every kind are held at a fork."""
 
         def run() -> None:
             while True:

@@ -1,7 +1,7 @@
-"""Causes for which a disk takes nothing, and whether the machine lets us have the real ones.
+"""Reasons why a disk takes nothing, and whether this machine allows the real ones.
 
-A root may mount a small file system for a forked child alone, in a mount namespace that ends with it. Elsewhere the
-same errors come from patched functions; where ASYNCTASK_SKIP_NOTHING is set, that is a failure.
+A root user can mount a small file system for one forked child, in a mount namespace that ends with it. Elsewhere,
+patched functions raise the same errors; with ASYNCTASK_SKIP_NOTHING, that counts as a failure.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Cause = Callable[[Path], AbstractContextManager[None]]
 
 
 def _namespace() -> None:
-    """Mounts of this process are its own from now on."""
+    """From now on, mounts of this process are visible only to itself."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(_CLONE_NEWNS):
         raise OSError(ctypes.get_errno(), "unshare")
@@ -38,7 +38,7 @@ def _mount(*arguments: str) -> None:
 
 @cache
 def can_mount() -> bool:
-    """Whether this user may mount a tmpfs; found out in a child."""
+    """Whether this user may mount a tmpfs. A child tries it."""
 
     def try_it(_number: int) -> None:
         _namespace()
@@ -54,7 +54,7 @@ def can_mount() -> bool:
 
 
 def on_small_disk(directory: Path) -> None:
-    """Mount a file system of 1 MiB and 40 inodes on the directory, for this process alone."""
+    """Mount a file system of 1 MiB and 40 inodes on the directory, for this process only."""
     directory.mkdir(parents=True, exist_ok=True)
     _namespace()
     _mount("-t", "tmpfs", "-o", "size=1m,nr_inodes=40,mode=0700", "tmpfs", str(directory))
@@ -77,7 +77,7 @@ def full(disk: Path) -> Iterator[None]:
 
 @contextmanager
 def no_inodes(disk: Path) -> Iterator[None]:
-    """No file can be made. What is open can be written to, so that the segment is deleted as well."""
+    """No file can be created. Open files can still be written to, so the segment is deleted as well."""
     for segment in disk.glob("journal/*.segment"):
         segment.unlink()
     made: list[Path] = []
@@ -96,8 +96,8 @@ def no_inodes(disk: Path) -> Iterator[None]:
 
 @contextmanager
 def read_only(disk: Path) -> Iterator[None]:
-    """As a file system is after an error of its disk. What is opened then fails with EROFS; what was open before fails
-    with EBADF in its place, for nobody may remount a file system that is being written to."""
+    """The state of a file system after an error of its disk. Files opened then fail with EROFS. Files opened before
+    fail with EBADF instead, because a file system that is being written to cannot be remounted."""
     _stop_writing(disk)
     _mount("-o", "remount,ro", str(disk))
     yield
@@ -105,7 +105,7 @@ def read_only(disk: Path) -> Iterator[None]:
 
 
 def _stop_writing(disk: Path) -> None:
-    """Put read-only descriptors in the place of this process's own."""
+    """Replace this process's own descriptors on the disk by read-only ones."""
     for name in os.listdir("/proc/self/fd"):  # noqa: PTH208
         target = Path("/proc/self/fd") / name
         if target.is_symlink() and str(target.readlink()).startswith(f"{disk}/"):
@@ -116,7 +116,7 @@ def _stop_writing(disk: Path) -> None:
 
 @contextmanager
 def file_too_large(disk: Path) -> Iterator[None]:
-    """A limit on the size of this process's files (RLIMIT_FSIZE): real, and no root is needed."""
+    """A limit on the size of this process's files (RLIMIT_FSIZE): real, and possible without root."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (64, hard))
@@ -125,7 +125,7 @@ def file_too_large(disk: Path) -> Iterator[None]:
 
 
 def patched(number: int, *functions: str) -> Cause:
-    """Functions of `os` fail for the journal with an error: where nothing can be mounted."""
+    """Functions of `os` that raise an error, for machines on which nothing can be mounted."""
 
     @contextmanager
     def cause(_disk: Path) -> Iterator[None]:

@@ -1,6 +1,7 @@
 """A process that publishes for the first time, and forks children while its recorder's thread begins to work.
 
-Each child imports what that thread imports, as the body of a task may, and ends with what came of it.
+Each child imports the modules that the thread imports, as the body of a task may, and reports the result in its exit
+code.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def main() -> int:
         if not pid:
             child()
         pids.append(pid)
-        time.sleep(0.01)  # so that the forks are spread over all of what the thread imports
+        time.sleep(0.01)  # so that the forks are spread over all imports of the thread
     codes = Counter(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids)
     print({{0: "imported", 1: "raised", -signal.SIGALRM: "hung"}.get(code, code): codes[code] for code in codes})
     return 0 if set(codes) == {0} else 1

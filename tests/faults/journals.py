@@ -1,4 +1,4 @@
-"""Writers and drains for the tests that kill them: events that tell where they come from, and what must be stored."""
+"""Writers and drains for the tests that kill them: events with a known origin, and the rows that must be stored."""
 
 from __future__ import annotations
 
@@ -22,40 +22,41 @@ from tests.integration.rows import stored
 
 _KIND = "noted"
 LENGTH = len(HISTORIES[_KIND]())
-"""Events of one task: a run, a retry, a second run."""
+"""Events of one task: an attempt, a retry, a second attempt."""
 
 
 def event_of(life: int, number: int) -> Event:
-    """The ``number``-th event, from 1, of a writer's life: of one task after the other."""
+    """The ``number``-th event, from 1, of a writer's life. The events belong to one task after the other."""
     task, step = divmod(number - 1, LENGTH)
     return about([HISTORIES[_KIND]()[step]], f"life{life}-task{task}")[0]
 
 
 def write(
-    settings: Settings, life: int, count: int, told: int | None = None, journal: Journal | None = None
+    settings: Settings, life: int, count: int, pipe: int | None = None, journal: Journal | None = None
 ) -> Journal:
-    """Append ``count`` events; ``told``: a descriptor that gets the source, then a dot each time append returned."""
+    """Append ``count`` events. ``pipe`` is a descriptor that gets the process's name, then a dot for each append that
+    returned."""
     journal = journal or Journal(settings.directory, settings.store_id)
-    if told is not None:
-        os.write(told, f"{life} {journal.source} ".encode())
+    if pipe is not None:
+        os.write(pipe, f"{life} {journal.source} ".encode())
     for number in range(1, count + 1):
         done = journal.append(encode(event_of(life, number)))
         assert done, journal.dropped
-        if told is not None:
-            os.write(told, b".")
+        if pipe is not None:
+            os.write(pipe, b".")
     return journal
 
 
 class Life:
-    """What is known of a writer that was killed."""
+    """The known facts about a writer that was killed."""
 
-    def __init__(self, told: bytes) -> None:
-        life, _, rest = told.decode().partition(" ")
+    def __init__(self, report: bytes) -> None:
+        life, _, rest = report.decode().partition(" ")
         source, _, dots = rest.partition(" ")
         self.number = int(life) if life else -1
         self.source = source
         self.written = len(dots)
-        """Events of which append returned; one more may be in the journal."""
+        """Events whose append returned; one more may be in the journal."""
 
 
 def drain_of(settings: Settings) -> Drain:
@@ -63,16 +64,17 @@ def drain_of(settings: Settings) -> Drain:
 
 
 def drain_all(settings: Settings) -> None:
-    """What the next recorder does."""
+    """The work of the next recorder."""
     drain = drain_of(settings)
     drain.work()
     drain.close()
 
 
 def check(settings: Settings, lives: Iterable[Life]) -> int:
-    """Each event that append returned for is stored once, the ledger adds up, the rows are the fold; how many are.
+    """Check that each event whose append returned is stored once, that the ledger adds up, and that the rows are the
+    fold. Returns the number of events.
 
-    Of the event that was being written at the end there may be nothing, a part (put aside), or all.
+    Of the event that was being written at the end there may be nothing, a part (in quarantine), or all.
     """
     directory = Directory(settings.directory, settings.store_id)
     left = directory.segments()
@@ -80,7 +82,9 @@ def check(settings: Settings, lives: Iterable[Life]) -> int:
     quarantine = [entry for file in settings.directory.glob("*.quarantine") for entry in file.read_bytes().splitlines()]
     store = Store(settings)
     with Session(store.engine) as session:
-        sources: dict[str, AsyncTaskSource] = {one.source: one for one in session.scalars(select(AsyncTaskSource))}
+        sources: dict[str, AsyncTaskSource] = {
+            source.source: source for source in session.scalars(select(AsyncTaskSource))
+        }
     events, problems = [], []
     for life in lives:
         source = sources.pop(life.source, None)
@@ -100,8 +104,8 @@ def check(settings: Settings, lives: Iterable[Life]) -> int:
     return len(events)
 
 
-def new_settings(url: str, directory: Path, **more: Any) -> Settings:
-    settings = Settings(url=url, journal_dir=directory / "journal", **more)
+def new_settings(url: str, directory: Path, **options: Any) -> Settings:
+    settings = Settings(url=url, journal_dir=directory / "journal", **options)
     store = Store(settings)
     store.prepare()
     store.close()

@@ -1,4 +1,4 @@
-"""A steady load of short tasks, one after the other until SIGTERM; notes each id before and after it is sent."""
+"""A steady load of short tasks, one after the other until SIGTERM. It notes each id before and after it is sent."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from uuid import uuid4
 
 from tests.faults import app as tasks
 from tests.faults.notes import Notebook
-from tests.faults.told import told
+from tests.faults.signaled import signaled
 
 
 def main(pause: float, body: float) -> None:
     asks = Notebook(Path(os.environ["FAULTS_ASKS"]))
-    ended = told()
+    ended = signaled()
     while not ended():
         task_id = str(uuid4())
         asks.write("asking", task_id, "load")

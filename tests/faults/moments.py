@@ -1,7 +1,5 @@
-"""The moments at which a process can be made to die: by number, counted through what it does.
-
-Before or after a call that changes something outside of the process, or at a line of the package's own code.
-"""
+"""The moments at which a process can be killed, numbered in the order of its actions: before or after a call that
+changes something outside the process, or at a line of the package's own code."""
 
 from __future__ import annotations
 
@@ -36,7 +34,7 @@ CALLS: tuple[tuple[Any, str], ...] = (
     (DefaultDialect, "do_executemany"),
     (DefaultDialect, "do_commit"),
 )
-"""Python's pathlib calls `os` for what it does to files."""
+"""Python's pathlib calls `os` for its changes to files."""
 _PAGE = os.sysconf("SC_PAGESIZE")
 _HERE = str(Path(celery_asynctask.__file__).parent)
 _TRACED = tuple(f"{_HERE}/{name}" for name in ("journal/", "recorder/drain.py", "store/store.py"))
@@ -75,7 +73,8 @@ def _at_call(before: bool) -> Way:
 
 
 def within_write(body: Body, moment: int) -> Body:
-    """In the middle of a `write`, where one is cut: the kernel looks for a SIGKILL at the borders of pages."""
+    """Kills the process in the middle of a `write`, where the kernel cuts one: it checks for a SIGKILL at page
+    borders."""
 
     def doomed() -> None:
         count = -1

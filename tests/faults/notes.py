@@ -1,6 +1,7 @@
-"""What processes write down of their own doings, independent of the package: the truth that rows are held against.
+"""Notes that processes write about their own actions, independent of the package: the truth that rows are checked
+against.
 
-One line an entry, one `write` with O_APPEND an entry: a killed process leaves whole lines.
+Each entry is one line and one `write` with O_APPEND, so a killed process leaves only complete lines.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ class Note(NamedTuple):
     at: int
     """Nanoseconds, by the wall clock."""
     what: str
-    """start, end, retry, fail (of a body); asking, asked (of a producer, before and after it sent); free words."""
+    """start, end, retry, fail (of a body); asking, asked (of a producer, before and after sending); or free words."""
     task_id: str
     pid: int
     retries: int
     redelivered: bool
     kind: str
-    """Which task, or which shape."""
+    """The task or the shape."""
 
 
 class Notebook:

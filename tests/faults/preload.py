@@ -1,7 +1,7 @@
 """A web server that loads its application before it forks, as gunicorn does with ``preload_app``.
 
-The parent publishes, so that its recorder runs when it forks, early or when told to; prints its children's ids and
-leaves them alone. They publish until SIGTERM, and end as a process does.
+The parent publishes, so that its recorder runs when it forks, early or on a signal. It prints the ids of its children
+and leaves them running. They publish until SIGTERM and end normally.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from uuid import uuid4
 from tests.faults import app as tasks
 from tests.faults.notes import Notebook
 from tests.faults.proc import holder
-from tests.faults.told import told
+from tests.faults.signaled import signaled
 from tests.waiting import wait_for
 
 
@@ -28,14 +28,14 @@ def publish(asks: Notebook) -> None:
 
 
 def serve(asks: Notebook) -> None:
-    ended = told()
+    ended = signaled()
     while not ended():
         publish(asks)
         time.sleep(0.02)
 
 
 def main(when: str, count: int) -> None:
-    to_fork = told(signal.SIGUSR1)
+    to_fork = signaled(signal.SIGUSR1)
     asks = Notebook(Path(os.environ["FAULTS_ASKS"]))
     for _ in range(5):
         publish(asks)

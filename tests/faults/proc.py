@@ -1,4 +1,4 @@
-"""What the kernel tells of processes, and ending exactly those that a test has started."""
+"""Facts of the kernel about processes, and ways to end exactly the processes that a test started."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DEATH_SECONDS = 10
 
 
 def descendants(pid: int) -> list[int]:
-    """The processes below ``pid``, itself not among them; those that end meanwhile may be missing."""
+    """The processes below ``pid``, without ``pid`` itself. Processes that end meanwhile may be missing."""
     found: list[int] = []
     for task in _listing(Path(f"/proc/{pid}/task")):
         with contextlib.suppress(OSError):
@@ -28,7 +28,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def session_of(leader: int) -> list[int]:
-    """All processes of the session that ``leader`` began, orphans among them."""
+    """All processes of the session that ``leader`` began, including orphans."""
     found = []
     for entry in _listing(Path("/proc")):
         if entry.name.isdecimal():
@@ -39,14 +39,14 @@ def session_of(leader: int) -> list[int]:
 
 
 def send(pids: Iterable[int], signum: int) -> None:
-    """Signal processes, of which some may be gone."""
+    """Signal processes, some of which may be gone."""
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signum)
 
 
 def kill_tree(pid: int) -> list[int]:
-    """Kill a process and everything below it, the process first so that it starts no others; whom it was."""
+    """Kill a process and everything below it, the process first so that it starts no others. Returns the ids."""
     send([pid], signal.SIGSTOP)
     pids = [pid, *descendants(pid)]
     send(pids, signal.SIGKILL)
@@ -54,7 +54,7 @@ def kill_tree(pid: int) -> list[int]:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether the process runs; a zombie, which waits for its parent to look, does not."""
+    """Whether the process runs. A zombie, which waits for its parent, does not."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(") ")[2][:1]
     except OSError:
@@ -63,13 +63,13 @@ def is_alive(pid: int) -> bool:
 
 
 def wait_gone(pids: Iterable[int]) -> None:
-    """Until none of them runs any more."""
+    """Wait until none of them runs."""
     waiting = list(pids)
     wait_for(lambda: not any(map(is_alive, waiting)), DEATH_SECONDS, f"{waiting} to be gone")
 
 
 def holder(path: Path) -> int | None:
-    """The process that holds the flock of a file, as the kernel lists it; None: nobody."""
+    """The process that holds the flock of a file, as the kernel lists it; None: no process."""
     try:
         inode = path.stat().st_ino
     except FileNotFoundError:
@@ -82,7 +82,7 @@ def holder(path: Path) -> int | None:
 
 
 def fork(body: Callable[[], Any]) -> int:
-    """Run ``body`` in a forked child, which then ends without any clean-up; its process id."""
+    """Run ``body`` in a forked child, which then ends without any clean-up. Returns its process id."""
     pid = os.fork()
     if pid:
         return pid
@@ -99,7 +99,8 @@ def fork(body: Callable[[], Any]) -> int:
 
 
 def reap(pid: int, seconds: float = 30) -> int:
-    """Wait for a forked child; what `os.waitstatus_to_exitcode` says. Kills one that takes too long and fails."""
+    """Wait for a forked child and return its exit code, as `os.waitstatus_to_exitcode` gives it. A child that takes too
+    long is killed, and that is a failure."""
     limit = patience(seconds)
     deadline = time.monotonic() + limit
     while time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""A producer: sends a steady load of all shapes until SIGTERM, and notes each task's id before and after sending."""
+"""A producer that sends a steady load of all shapes until SIGTERM. It notes each task's id before and after sending."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from celery import chain, chord, group
 
 from tests.faults import app as tasks
 from tests.faults.notes import Notebook
-from tests.faults.told import told
+from tests.faults.signaled import signaled
 
 SECONDS = 0.02
 """A body's usual length."""
@@ -23,12 +23,16 @@ SECONDS = 0.02
 def chain_of(dice: random.Random) -> tuple[Any, list[str], str]:
     kinds = [dice.choice((tasks.early, tasks.late)) for _ in range(3)]
     ids = [str(uuid4()) for _ in kinds]
-    return chain(kind.si(SECONDS).set(task_id=one) for kind, one in zip(kinds, ids, strict=True)), ids, "chain"
+    return chain(kind.si(SECONDS).set(task_id=task_id) for kind, task_id in zip(kinds, ids, strict=True)), ids, "chain"
 
 
 def group_of(dice: random.Random) -> tuple[Any, list[str], str]:
     ids = [str(uuid4()) for _ in range(3)]
-    return group(dice.choice((tasks.early, tasks.late)).si(SECONDS).set(task_id=one) for one in ids), ids, "group"
+    return (
+        group(dice.choice((tasks.early, tasks.late)).si(SECONDS).set(task_id=task_id) for task_id in ids),
+        ids,
+        "group",
+    )
 
 
 def chord_of(dice: random.Random) -> tuple[Any, list[str], str]:
@@ -40,7 +44,7 @@ def chord_of(dice: random.Random) -> tuple[Any, list[str], str]:
 def single(dice: random.Random) -> tuple[Any, list[str], str]:
     task_id = str(uuid4())
     kind = dice.choice((tasks.early, tasks.late, tasks.fail, tasks.silent))
-    length = SECONDS if dice.random() < 0.97 else 1.5  # now and then one that is likely to be hit
+    length = SECONDS if dice.random() < 0.97 else 1.5  # now and then a long one, which is likely to be hit
     return kind.si(length).set(task_id=task_id), [task_id], "single"
 
 
@@ -56,14 +60,14 @@ SHAPES = (single, single, single, retried, chain_of, group_of, chord_of)
 def main(seed: int, pause: float) -> None:
     asks = Notebook(Path(os.environ["FAULTS_ASKS"]))
     dice = random.Random(seed)
-    ended = told()
+    ended = signaled()
     while not ended():
         signature, ids, shape = dice.choice(SHAPES)(dice)
-        for one in ids:
-            asks.write("asking", one, shape)
+        for task_id in ids:
+            asks.write("asking", task_id, shape)
         signature.apply_async()
-        for one in ids:
-            asks.write("asked", one, shape)
+        for task_id in ids:
+            asks.write("asked", task_id, shape)
         time.sleep(pause)
 
 

@@ -1,4 +1,4 @@
-"""A producer that sends some tasks and ends as it is told: name, count, seconds of a body, how to end."""
+"""A producer that sends some tasks and then ends. Arguments: task, count, seconds of a body, way to end."""
 
 from __future__ import annotations
 

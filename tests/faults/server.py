@@ -1,7 +1,7 @@
-"""A PostgreSQL server of the test's own, to be stopped, killed, frozen, and told to refuse.
+"""A PostgreSQL server of a test's own, which can be stopped, killed, frozen, and made to refuse connections.
 
-Always by its own process id, and in a directory and on a port of its own. PostgreSQL does not run as root, so a root
-starts it as another user.
+It is controlled only by its own process id, and has a directory and a port of its own. PostgreSQL does not run as root,
+so a root user starts it as another user.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _binaries() -> Path | None:
 
 
 def _user() -> str | None:
-    """Who runs the server: this user, or another in root's place."""
+    """The user that runs the server instead of root; None: this user."""
     if os.geteuid():
         return None
     for name in ("postgres", "nobody"):
@@ -67,10 +67,10 @@ def _user() -> str | None:
 
 
 def free_port() -> int:
-    """A port for a server that is to have the same one again after a fault.
+    """A port for a server that must have the same port again after a fault.
 
-    Below the range from which the kernel gives ports to whoever asks for any, in which one that nobody has at the
-    moment may be somebody's as soon as the server is down.
+    It lies below the range from which the kernel gives out ports: a port in that range that is free now may be taken
+    once the server is down.
     """
     first, last = 10_000, int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="utf-8").split()[0]) - 1
     while True:
@@ -81,7 +81,7 @@ def free_port() -> int:
 
 
 class Server:
-    """A server in ``directory``; not running when made."""
+    """A server in ``directory``. It does not run when created."""
 
     def __init__(self, directory: Path, binaries: Path) -> None:
         self.data = directory / "data"
@@ -110,7 +110,7 @@ class Server:
         return [self.process.pid, *descendants(self.process.pid)]
 
     def start(self) -> None:
-        """Start it, and wait until it answers: after a kill it recovers first."""
+        """Start it, and wait until it answers: after a kill it first recovers."""
         assert self.process is None, "the server runs"
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -125,7 +125,7 @@ class Server:
         )
 
     def stop(self, how: int = signal.SIGINT) -> None:
-        """Shut it down: SIGINT "fast", SIGQUIT "immediate", as a crash without its being one."""
+        """Shut it down: with SIGINT as "fast", with SIGQUIT as "immediate", which is like a crash."""
         process, self.process = self.process, None
         if process is None:
             return
@@ -141,7 +141,7 @@ class Server:
             wait_gone(pids)
 
     def kill(self) -> None:
-        """`kill -9` of all its processes."""
+        """Kill all its processes with SIGKILL."""
         process, self.process = self.process, None
         if process is not None:
             pids = kill_tree(process.pid)
@@ -149,7 +149,7 @@ class Server:
             wait_gone(pids)
 
     def freeze(self) -> None:
-        """Stop it without closing anything: connections neither fail nor answer."""
+        """Freeze it without closing anything: connections neither fail nor answer."""
         pids = self.pids
         send(pids[:1], signal.SIGSTOP)
         send(self.pids, signal.SIGSTOP)
@@ -159,10 +159,10 @@ class Server:
             send(self.pids[::-1], signal.SIGCONT)
 
     def set(self, **settings: str) -> None:
-        """Settings for all sessions, present ones too; none: back to the defaults."""
+        """Settings for all sessions, also present ones; without any, the defaults."""
         path = self.data / "faults.conf"
         path.write_text("".join(f"{key} = '{value}'\n" for key, value in settings.items()), encoding="utf-8")
-        path.chmod(0o644)  # the server is another user, whatever the umask
+        path.chmod(0o644)  # the server runs as another user, whatever the umask
         send(self.pids[:1], signal.SIGHUP)
 
     @contextmanager
@@ -177,7 +177,7 @@ class Server:
 
     @contextmanager
     def refusing(self) -> Iterator[None]:
-        """Nobody gets in, and who was in is thrown out."""
+        """Refuse all connections and end the present ones."""
         engine = create_engine(self.url(), isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:
             (self.data / "pg_hba.conf").write_text(_REJECT, encoding="utf-8")
@@ -206,7 +206,7 @@ class Server:
         self.ask(f"DROP DATABASE {name} WITH (FORCE)")
 
     def ask(self, statement: str) -> Any:
-        """The first value of the answer, on a connection of its own."""
+        """The first value of the answer, on a separate connection."""
         options = {"connect_timeout": f"{patience(5):.0f}"}
         engine = create_engine(self.url(**options), poolclass=NullPool, isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:
@@ -235,7 +235,7 @@ class Server:
 
 @contextmanager
 def own_server() -> Iterator[Server]:
-    """A running server; gone at the end with all that it stored."""
+    """A running server, which is removed at the end with everything that it stored."""
     binaries = _binaries()
     if binaries is None:
         raise services.Unavailable("no PostgreSQL server programs (pg_config --bindir, /usr/lib/postgresql/*/bin)")

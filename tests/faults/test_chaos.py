@@ -1,8 +1,8 @@
-"""Everything is killed, at random, for a while; then the rows say what happened.
+"""Everything is killed at random for a while; then the rows must have the truth.
 
-Two workers and a producer, on RabbitMQ (which delivers again what a dead worker had in hand, so every late-acknowledged
-task ends well) and PostgreSQL. ASYNCTASK_CHAOS_SECONDS: how long things are killed, ASYNCTASK_CHAOS_SEED: in
-which order.
+There are two workers and a producer, on RabbitMQ (which redelivers the messages of a dead worker, so that every
+late-acknowledged task ends well) and PostgreSQL. ASYNCTASK_CHAOS_SECONDS is the time of killing, ASYNCTASK_CHAOS_SEED
+its order.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ pytestmark = pytest.mark.faults
 SECONDS = float(os.environ.get("ASYNCTASK_CHAOS_SECONDS", "20"))
 SEED = int(os.environ.get("ASYNCTASK_CHAOS_SEED", str(random.SystemRandom().randrange(10**6))))
 PAUSE = 0.05
-"""Between two shapes that the producer sends: two to three tasks each."""
+"""Seconds between two shapes that the producer sends, each of two or three tasks."""
 SETTLE_SECONDS = LOST_SECONDS + 3 * LOOK_SECONDS + 30
 
 
 class Chaos:
-    """The processes, and who was killed when."""
+    """The processes, and the time at which each was killed."""
 
     def __init__(self, world: World, server: Server, seed: int) -> None:
         self.world = world
@@ -53,7 +53,8 @@ class Chaos:
         return self.world.start("producer", "-m", "tests.faults.producer", str(seed), str(PAUSE))[0]
 
     def _note(self, pids: list[int]) -> None:
-        """Each was killed by now: a run that starts later in such a process is another process's with its id."""
+        """The time by which each process was killed: an attempt that starts later with the same pid belongs to another
+        process."""
         self.killed.update(dict.fromkeys(pids, time.time_ns()))
         wait_gone(pids)
 
@@ -77,7 +78,7 @@ class Chaos:
         self._start_again(worker)
 
     def kill_main(self) -> None:
-        """The main process alone: its children go on without it for a moment."""
+        """Kill only the main process: its children go on without it for a moment."""
         self._kill_main(self.dice.choice(self.workers))
 
     def _kill_main(self, worker: Worker) -> None:
@@ -114,7 +115,7 @@ class Chaos:
         self.server.thaw()
 
     def _go_on(self, seconds: float) -> None:
-        """Let everything else run on: the length of a fault."""
+        """Let everything else run for the length of a fault."""
         time.sleep(seconds)
 
     def run(self, seconds: float) -> None:
@@ -128,7 +129,7 @@ class Chaos:
             self.freeze_database: 2,
         }
         until = time.monotonic() + seconds
-        plan = list(kinds)  # each at least once, then as the dice fall
+        plan = list(kinds)  # each fault once, then at random
         self.dice.shuffle(plan)
         while time.monotonic() < until or plan:
             kind = plan.pop() if plan else self.dice.choices(list(kinds), list(kinds.values()))[0]
@@ -137,7 +138,7 @@ class Chaos:
             self._go_on(self.dice.uniform(0.1, 0.8))
 
     def settle(self) -> None:
-        """Everything is up, nothing is sent any more, what was sent has been run."""
+        """Wait until everything is up, nothing is sent any more, and everything sent has run."""
         for worker in self.workers:
             worker.wait_ready()
         self.producer.send_signal(signal.SIGTERM)
@@ -179,7 +180,7 @@ def test_whatever_is_killed_the_rows_tell_the_truth(chaos: Chaos) -> None:
     for worker in chaos.workers:
         assert worker.stop() == 0
     assert world.waiting() == 0
-    Recorder(world.settings).start(once=True)  # what the last process left in its two seconds
+    Recorder(world.settings).start(once=True)  # events of the last process in its last two seconds
     wait_for(lambda: not world.segments(), 20, "the journal to be empty")
     world.check_ledger()
 

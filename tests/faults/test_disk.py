@@ -1,8 +1,9 @@
-"""A hostile disk: a process that appends neither fails nor waits, counts what it cannot keep, and resumes by itself.
+"""A hostile disk: a process that appends neither fails nor waits, counts the events that it cannot keep, and resumes by
+itself.
 
-Full, without inodes and read-only are real where the tests may mount a small file system (as root, in a mount
-namespace of a forked child), and patched functions of `os` elsewhere; the limit on file sizes, the deleted directory
-and the full journal are real everywhere; the clock is patched.
+A full disk, one without inodes and a read-only one are real where the tests can mount a small file system (as root, in
+a mount namespace of a forked child), and patched functions of `os` elsewhere. The limit on file sizes, the deleted
+directory and the full journal are real everywhere; the clock is patched.
 """
 
 from __future__ import annotations
@@ -32,34 +33,34 @@ from tests.waiting import wait_for
 pytestmark = pytest.mark.faults
 
 WAIT = 0.5
-"""Seconds that one append may take at the most on the reference machine: far less than anything that waits."""
+"""Longest time of one append on the reference machine: far less than any wait."""
 RESUME_SECONDS = 5.0
 FAULT_SECONDS = 2.0
 STORE = "sqlite:///unused"
 
 
-class Told(NamedTuple):
-    """What a process that met a hostile disk saw; it sends it to the test."""
+class Report(NamedTuple):
+    """The observations of a process on a hostile disk, which it sends to the test."""
 
     appended: int
     longest: float
     resumed: float
-    """Seconds from the end of the cause to an event in the journal again."""
+    """Seconds from the end of the fault to the next event in the journal."""
     failed: int
     dropped: dict[str, int]
     numbers: list[int]
-    """Of the events in all segments, in their order."""
+    """The events in all segments, in order."""
     damaged: int
     log: list[str]
 
 
 class Appending:
-    """Appends an event when called, and takes the time."""
+    """Appends an event when called, and measures the time."""
 
     def __init__(self, journal: Journal, number: int = 0) -> None:
         self.journal = journal
         self.number = number
-        """How many were appended."""
+        """Number of events appended."""
         self.failed = 0
         self.longest = 0.0
 
@@ -83,18 +84,18 @@ class _Log(logging.Handler):
 
 
 def numbers_in(directory: Path) -> tuple[list[int], int]:
-    """The numbers of all events in a journal, and how many lines are damaged."""
+    """The numbers of all events in a journal, and the number of damaged lines."""
     numbers, damaged = [], 0
     for segment in Directory(directory, STORE).segments():
         data = segment.path.read_bytes()
-        found = frame.scan(data, len(data))
-        numbers += found.numbers[1:]
-        damaged += len(found.damaged) + (found.consumed < len(data))
+        scanned = frame.scan(data, len(data))
+        numbers += scanned.numbers[1:]
+        damaged += len(scanned.damaged) + (scanned.consumed < len(data))
     return numbers, damaged
 
 
-def live_through(disk: Path, cause: Cause, kept: int = writer.KEPT_EVENTS) -> Told:
-    """Append before, during and after."""
+def live_through(disk: Path, cause: Cause, kept: int = writer.KEPT_EVENTS) -> Report:
+    """Append before, during and after the fault."""
     writer.KEPT_EVENTS = kept
     log = _Log()
     logging.getLogger("celery_asynctask.journal").addHandler(log)
@@ -112,59 +113,60 @@ def live_through(disk: Path, cause: Cause, kept: int = writer.KEPT_EVENTS) -> To
     resumed = time.monotonic() - over
     assert append()
     numbers, damaged = numbers_in(disk / "journal")
-    return Told(
+    return Report(
         append.number, append.longest, resumed, append.failed, dict(journal.dropped), numbers, damaged, log.lines
     )
 
 
-def in_child(disk: Path, cause: Cause, small: bool, **options: Any) -> Told:
-    def run(_number: int) -> Told:
+def in_child(disk: Path, cause: Cause, small: bool, **options: Any) -> Report:
+    def run(_number: int) -> Report:
         if small:
             on_small_disk(disk)
         return live_through(disk, cause, **options)
 
     disk.mkdir(exist_ok=True)
-    told: Told = at_once(1, run)[0]
-    return told
+    report: Report = at_once(1, run)[0]
+    return report
 
 
-def check_told(told: Told) -> None:
+def check_report(report: Report) -> None:
     print(
-        f"\n{told.appended} appended, longest {told.longest * 1000:.2f} ms, resumed after {told.resumed:.2f} s, ",
+        f"\n{report.appended} appended, longest {report.longest * 1000:.2f} ms, resumed after {report.resumed:.2f} s, ",
         end="",
     )
-    print(f"{told.failed} while it failed, dropped {told.dropped}")
-    assert told.longest < patience(WAIT)
-    assert not told.damaged
-    assert told.numbers == sorted(set(told.numbers))
-    assert len(told.numbers) + sum(told.dropped.values()) == told.appended
-    assert [line for line in told.log if "cannot write" in line][1:] == []
-    assert len([line for line in told.log if "writes to its journal again" in line]) == 1, told.log
+    print(f"{report.failed} while it failed, dropped {report.dropped}")
+    assert report.longest < patience(WAIT)
+    assert not report.damaged
+    assert report.numbers == sorted(set(report.numbers))
+    assert len(report.numbers) + sum(report.dropped.values()) == report.appended
+    assert [line for line in report.log if "cannot write" in line][1:] == []
+    assert len([line for line in report.log if "writes to its journal again" in line]) == 1, report.log
 
 
 @pytest.mark.parametrize("kept", [writer.KEPT_EVENTS, 50], ids=["kept", "dropped"])
 @pytest.mark.parametrize("name", [*REAL, "limit"])
 def test_a_disk_that_takes_nothing(tmp_path: Path, name: str, kept: int) -> None:
-    """What finds room in memory is in the journal afterwards, in its order; the rest is counted."""
+    """Events that fit into memory are in the journal afterwards, in order; the others are counted."""
     if name == "limit":
-        told = in_child(tmp_path / "disk", file_too_large, small=False, kept=kept)
+        report = in_child(tmp_path / "disk", file_too_large, small=False, kept=kept)
     else:
         real = can_mount()
-        told = in_child(tmp_path / "disk", (REAL if real else PATCHED)[name], small=real, kept=kept)
-    if name == "no inodes":  # its segment was deleted with what was in it
-        first = told.numbers[0]
-        told = told._replace(
-            numbers=[*range(1, first), *told.numbers], log=[one for one in told.log if "dele" not in one]
+        report = in_child(tmp_path / "disk", (REAL if real else PATCHED)[name], small=real, kept=kept)
+    if name == "no inodes":  # its segment was deleted with its events
+        first = report.numbers[0]
+        report = report._replace(
+            numbers=[*range(1, first), *report.numbers], log=[line for line in report.log if "dele" not in line]
         )
-    check_told(told)
+    check_report(report)
     if kept == writer.KEPT_EVENTS:
-        assert not told.dropped
+        assert not report.dropped
     else:
-        assert sum(told.dropped.values()) == told.failed - kept
+        assert sum(report.dropped.values()) == report.failed - kept
 
 
 def test_the_directory_is_deleted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """What was not stored is lost with it, which is said once; everything after a moment is recorded again."""
+    """Events that were not stored are lost with it, which is logged once; after a moment, everything is recorded
+    again."""
     settings = new_settings(f"sqlite:///{tmp_path}/x.db", tmp_path)
     journal = write(settings, 0, 50)
     shutil.rmtree(settings.directory)
@@ -175,8 +177,8 @@ def test_the_directory_is_deleted(tmp_path: Path, caplog: pytest.LogCaptureFixtu
         append()
     assert append.longest < patience(WAIT)
     assert sum("was deleted" in line for line in caplog.messages) == len(caplog.messages) == 1
-    found = [one for segment in sorted(settings.directory.glob("*.segment")) for one in _numbers(segment)]
-    assert found == list(range(first, append.number + 1))
+    segments = sorted(settings.directory.glob("*.segment"))
+    assert [number for segment in segments for number in _numbers(segment)] == list(range(first, append.number + 1))
     journal.close()
     drain_all(settings)
 
@@ -187,19 +189,20 @@ def _numbers(segment: Path) -> list[int]:
 
 
 def test_the_clock_is_set_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An hour, in the middle of runs and of the recorder's work: all is stored at once, and nobody is lost for it."""
+    """The clock jumps by an hour, during attempts and the recorder's work: everything is stored at once, and no task is
+    lost."""
     settings = new_settings(f"sqlite:///{tmp_path}/x.db", tmp_path, flush_interval=0.05)
     journal = Journal(settings.directory, settings.store_id)
     recorder = Recorder(settings, journal)
     recorder.start()
     store = Store(settings)
 
-    def tell(kind: Kind, **more: Any) -> None:
+    def tell(kind: Kind, **extra: Any) -> None:
         for task in range(20):
-            run = {"run": f"{started:014x}{task:06x}"} if more else {}
+            run = {"run": f"{started:014x}{task:06x}"} if extra else {}
             event: dict[str, Any] = {"id": f"task{task}", **run, "kind": kind.value, "at": time.time_ns() // 1000}
-            told: Event = {**event, "name": "shop.charge", **more}  # type: ignore[typeddict-item]
-            assert journal.append(encode(told))
+            complete: Event = {**event, "name": "shop.charge", **extra}  # type: ignore[typeddict-item]
+            assert journal.append(encode(complete))
 
     def are(status: AsyncTaskStatus) -> bool:
         with Session(store.engine) as session:
@@ -223,7 +226,8 @@ def test_the_clock_is_set_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_journal_is_full(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Beyond its bound events are dropped and counted; when a recorder has stored some, it goes on by itself."""
+    """Beyond its limit, events are dropped and counted; once a recorder has stored some, recording goes on by
+    itself."""
     settings = new_settings(f"sqlite:///{tmp_path}/x.db", tmp_path)
     dead = Journal(settings.directory, settings.store_id)
     write(settings, 1, 2000, journal=dead)

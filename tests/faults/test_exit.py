@@ -1,7 +1,7 @@
 """Processes that end: recycled children, `os._exit`, shutdowns, producers that leave at once, forked servers.
 
-No row is lost, nothing hangs, and an exit takes no longer than what runs and two seconds. ASYNCTASK_RECYCLED_CHILDREN:
-how many children are recycled.
+No row is lost, nothing hangs, and an exit takes at most two seconds longer than its running tasks.
+ASYNCTASK_RECYCLED_CHILDREN is the number of recycled children.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.faults
 
 RECYCLED = int(os.environ.get("ASYNCTASK_RECYCLED_CHILDREN", "40"))
 NOISE = 1.5
-"""Seconds by which one end of a process may take longer than another, on the reference machine."""
+"""Seconds by which the ends of processes can differ on the reference machine."""
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def world(server: Server, tmp_path: Path) -> Iterator[World]:
 
 
 def send(world: World, *arguments: str, **environment: str) -> tuple[int, str]:
-    """Run the sender to its end: its exit code and what it printed."""
+    """Run the sender to its end; returns its exit code and its output."""
     process, log = world.start("send", "-m", "tests.faults.sender", *arguments, **environment)
     return process.wait(patience(60)), log.read_text(encoding="utf-8")
 
@@ -67,7 +67,7 @@ def count(world: World, status: AsyncTaskStatus | None = None) -> int:
 
 
 def drain_rest(world: World) -> None:
-    """What another process does that starts on this node."""
+    """The work of the next process that starts on this node."""
     recorder = Recorder(world.settings)
     recorder.start(once=True)
     wait_for(lambda: not recorder.is_running, 30, "what is left to be stored")
@@ -76,7 +76,7 @@ def drain_rest(world: World) -> None:
 
 
 def finish(world: World, worker: Worker) -> float:
-    """Stop the worker warmly; the seconds that it took, and all is stored."""
+    """Stop the worker warmly, and check that all is stored. Returns the seconds that it took."""
     began = time.monotonic()
     assert worker.stop() == 0, worker.text
     took = time.monotonic() - began
@@ -86,9 +86,9 @@ def finish(world: World, worker: Worker) -> float:
 
 
 def test_recycled_children(world: World) -> None:
-    """A child per task, each with a journal of its own; threads of the parent send tasks while it forks."""
+    """One child per task, each with a journal of its own; threads of the parent send tasks while it forks."""
     worker = world.worker("-c4", "--max-tasks-per-child=1", FAULTS_THREADS="1").wait_ready()
-    deadline = max(60, RECYCLED)  # Celery replaces children at most once a second or so
+    deadline = max(60, RECYCLED)  # Celery replaces children at most about once a second
     wait_for(
         lambda: count(world, AsyncTaskStatus.SUCCESS) >= RECYCLED or worker.process.poll() is not None,
         deadline,
@@ -101,7 +101,7 @@ def test_recycled_children(world: World) -> None:
     for task_id, notes in runs.items():
         assert [note.what for note in notes] == ["start", "end"]
         assert rows[task_id].status is AsyncTaskStatus.SUCCESS
-        assert [one.pid for one in attempts[task_id]] == [notes[0].pid]
+        assert [attempt.pid for attempt in attempts[task_id]] == [notes[0].pid]
     print(f"\n{len(runs)} children")
 
 
@@ -116,7 +116,8 @@ def test_a_task_leaves_with_os_exit(world: World) -> None:
 
 
 def shut_down(world: World, worker: Worker, seconds: float) -> float:
-    """Stop the worker while a task of so many seconds has just started, or none: how long that took beyond the task."""
+    """Stop the worker while a task of that length has just started, or none. Returns the seconds beyond the task's
+    end."""
     if seconds:
         at = len(world.runs.read())
         assert send(world, "early", "1", str(seconds))[0] == 0
@@ -131,7 +132,7 @@ def shut_down(world: World, worker: Worker, seconds: float) -> float:
 
 @pytest.fixture(scope="module")
 def usual(server: Server, tmp_path_factory: pytest.TempPathFactory) -> float:
-    """Seconds that the end of a worker takes that records nothing."""
+    """Seconds that the end of a worker without recording takes."""
     with server.new_database() as store:
         world = World(tmp_path_factory.mktemp("usual"), store)
         try:
@@ -142,7 +143,8 @@ def usual(server: Server, tmp_path_factory: pytest.TempPathFactory) -> float:
 
 @pytest.mark.parametrize(("seconds", "database"), [(0, "up"), (0, "frozen"), (0, "stopped"), (2, "up"), (2, "frozen")])
 def test_a_warm_shutdown(world: World, server: Server, usual: float, database: str, seconds: int) -> None:
-    """It waits for what runs, and then at most two seconds for us, whatever the database does."""
+    """The worker waits for its running task, and then at most two seconds for the recorder, whatever the database
+    does."""
     worker = world.worker("-c2").wait_ready()
     assert send(world, "early", "5")[0] == 0
     wait_for(lambda: count(world, AsyncTaskStatus.SUCCESS) == 5, 30, "five tasks to have run")
@@ -165,7 +167,7 @@ def test_a_warm_shutdown(world: World, server: Server, usual: float, database: s
 
 @pytest.mark.parametrize("end", ["exit", "_exit", "raise"])
 def test_a_producer_leaves_at_once(world: World, end: str) -> None:
-    """What it said is stored by it, or is in the journal for the next recorder."""
+    """Its events are stored by it, or are in the journal for the next recorder."""
     code, printed = send(world, "early", "20", "0", end)
     assert code == (1 if end == "raise" else 0), printed
     if end == "_exit":
@@ -195,7 +197,7 @@ def test_a_producer_leaves_while_the_database_is_frozen(world: World, server: Se
 def test_a_preloaded_server(world: World, when: str) -> None:
     """The parent publishes and records, forks children that publish, and leaves: one of them records from then on.
 
-    Early: as soon as the parent is elected. Late: when it has stored something.
+    Early: as soon as the parent is elected. Late: once it has stored something.
     """
     process, log = world.start("preload", "-m", "tests.faults.preload", when, "3")
     recorders = set()
@@ -214,8 +216,8 @@ def test_a_preloaded_server(world: World, when: str) -> None:
     assert process.pid in recorders
     for left in (3, 2):
         wait_for(lambda: world.elected() in children, 20, "a child to record")
-        more = partial(lambda stored: count(world) > stored + 20, count(world))
-        wait_for(more, 20, f"a child to store; the log:\n{log.read_text(encoding='utf-8')}")
+        has_stored = partial(lambda stored: count(world) > stored + 20, count(world))
+        wait_for(has_stored, 20, f"a child to store; the log:\n{log.read_text(encoding='utf-8')}")
         first = world.elected()
         assert first is not None
         if left == 3:
@@ -233,7 +235,7 @@ def test_a_preloaded_server(world: World, when: str) -> None:
 
 
 def test_children_can_import_whenever_they_are_forked(world: World) -> None:
-    """The recorder's thread imports SQLAlchemy; a child that is forked meanwhile must be able to, as a task may."""
+    """The recorder's thread imports SQLAlchemy; a child forked meanwhile must be able to do so, too."""
     process, log = world.start("importer", "-m", "tests.faults.importer")
     code = process.wait(patience(60))
     print("\n" + log.read_text(encoding="utf-8")[-600:])

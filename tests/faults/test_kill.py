@@ -1,7 +1,7 @@
-"""`kill -9` at any moment and at every chosen one, of a process that writes events and of one that stores them.
+"""`kill -9` at random moments and at every chosen one, of a process that writes events and of one that stores them.
 
-Forked children that never come back; each tells through a pipe what `append` had returned for before it died. The pipe
-also says that it is dead. Seeded by ASYNCTASK_KILL_SEED.
+Forked children never return. Each reports through a pipe which appends had returned before it died, and the end of the
+pipe shows its death. ASYNCTASK_KILL_SEED is the seed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ DEAD = -signal.SIGKILL
 
 @pytest.fixture(autouse=True)
 def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that segments end and are removed all the time; children inherit it."""
+    """Small, so that segments end and are removed all the time; children inherit it."""
     monkeypatch.setattr(writer, "SEGMENT_BYTES", 4096)
     monkeypatch.setattr(writer, "CHECK_BYTES", 4096)
     print(f"\nseed {SEED}")
@@ -40,7 +40,7 @@ def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def writing(settings: Settings, life: int, count: int = 10**9) -> Iterator[tuple[int, int]]:
-    """A child that writes: its process id, and a descriptor that ends with it."""
+    """A child that writes: its process id, and a descriptor that closes with it."""
     reading, telling = os.pipe()
 
     def body() -> None:
@@ -65,12 +65,12 @@ def test_writers(tmp_path: Path) -> None:
     settings = new_settings(f"sqlite:///{tmp_path}/x.db", tmp_path)
     lives = []
     for number in range(300):
-        with writing(settings, number) as (pid, told):
-            first = os.read(told, 100)  # it lives; now at any instruction
+        with writing(settings, number) as (pid, pipe):
+            first = os.read(pipe, 100)  # it is alive; now kill it at any instruction
             time.sleep(dice.uniform(0, 0.006))
             os.kill(pid, signal.SIGKILL)
             assert reap(pid) == DEAD
-            lives.append(Life(first + rest_of(told)))
+            lives.append(Life(first + rest_of(pipe)))
     drain_all(settings)
     events = check(settings, lives)
     print(f"{len(lives)} writers killed, {events} events")
@@ -79,20 +79,20 @@ def test_writers(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("kind", "rounds"), [("sqlite", 100), ("postgresql", 40), ("mysql", 25)])
 def test_drains(tmp_path: Path, kind: str, rounds: int) -> None:
-    """Drains die in the middle of writers' lives, and writers in the middle of the drains'."""
+    """Drains die during the lives of writers, and writers during drains."""
     dice = random.Random(SEED)
     with services.new_database(kind, tmp_path) as url:
         settings = new_settings(url, tmp_path, batch_size=40)
 
         def drain() -> None:
-            one = drain_of(settings)
+            drain = drain_of(settings)
             while True:
-                one.batch()
+                drain.batch()
 
         lives = []
         for number in range(rounds):
-            with writing(settings, number, count=dice.choice((60, 400, 10**9))) as (pid, told):
-                first = os.read(told, 100)
+            with writing(settings, number, count=dice.choice((60, 400, 10**9))) as (pid, pipe):
+                first = os.read(pipe, 100)
                 drain_pid = fork(drain)
                 time.sleep(dice.uniform(0, 0.08))
                 for victim in dice.sample((pid, drain_pid), 2):
@@ -100,7 +100,7 @@ def test_drains(tmp_path: Path, kind: str, rounds: int) -> None:
                     time.sleep(dice.uniform(0, 0.005))
                 assert reap(drain_pid) == DEAD
                 assert reap(pid) in (DEAD, 0)
-                lives.append(Life(first + rest_of(told)))
+                lives.append(Life(first + rest_of(pipe)))
         drain_all(settings)
         print(f"{rounds} drains killed on {kind}, {check(settings, lives)} events")
 
@@ -110,7 +110,7 @@ EVENTS = 17
 
 
 def _dies_at(settings: Settings, way: moments.Way, moment: int, count: int = EVENTS) -> tuple[Life, bool]:
-    """Write until the moment; what was written, and whether the moment came."""
+    """Write until the moment; returns the written life, and whether the moment came."""
     reading, telling = os.pipe()
     pid = fork(way(lambda: write(settings, 0, count, telling).close(), moment))
     os.close(telling)
@@ -122,13 +122,13 @@ def _dies_at(settings: Settings, way: moments.Way, moment: int, count: int = EVE
 
 
 def _first_and_stride(way: str, stride: int) -> tuple[int, int]:
-    """Every call; of the lines, every so many, others in each run of the tests."""
+    """Every call; and every n-th line, others in each run of the tests."""
     return (random.Random(SEED).randrange(stride), stride) if way == "line" else (0, 1)
 
 
 @pytest.mark.parametrize("way", moments.WAYS)
 def test_a_writer_at_every_moment(tmp_path: Path, way: str) -> None:
-    """Before and after each call of the system, and at lines."""
+    """Before and after each system call, and at lines."""
     number, stride = _first_and_stride(way, 5)
     lives = 0
     while True:
@@ -146,7 +146,8 @@ def test_a_writer_at_every_moment(tmp_path: Path, way: str) -> None:
 
 
 def test_a_write_that_is_cut_short(tmp_path: Path) -> None:
-    """A kill between two pages leaves a part of an event: it is put aside and counted, and the rest is stored."""
+    """A kill between two pages leaves a part of an event: it goes into quarantine and is counted, and the rest is
+    stored."""
     number = 0
     while True:
         settings = new_settings(f"sqlite:///{tmp_path}/{number}.db", tmp_path / str(number))
@@ -161,7 +162,7 @@ def test_a_write_that_is_cut_short(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("way", moments.WAYS)
 def test_a_drain_at_every_moment(tmp_path: Path, way: str) -> None:
-    """Of two writers, one that lives, as the drain can see, and one that was killed."""
+    """Of two writers, one is alive, as the drain can see, and one was killed."""
     number, stride = _first_and_stride(way, 31)
     lives = 0
     while True:

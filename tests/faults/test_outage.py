@@ -1,7 +1,7 @@
-"""The database stops, freezes, refuses or lacks its tables while a worker runs: no task notices, no row is missing.
+"""The database stops, freezes, refuses or lacks its tables while a worker runs: no task notices, and no row is missing.
 
-A server of the test's own, one worker and one producer for all faults, under a steady load. ASYNCTASK_OUTAGE_SECONDS:
-how long each fault lasts.
+A server of the test's own, one worker and one producer serve all faults, under a steady load. ASYNCTASK_OUTAGE_SECONDS
+is the length of each fault.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ pytestmark = pytest.mark.faults
 SECONDS = float(os.environ.get("ASYNCTASK_OUTAGE_SECONDS", "8"))
 BEFORE_SECONDS = 3.0
 PAUSE, BODY = 0.02, 0.005
-MORE = 0.25
-"""Seconds by which the slowest hundredth of anything may be slower during a fault, on the reference machine: its own
-noise. What waits for a database waits for as long as the fault lasts."""
+MARGIN = 0.25
+"""Seconds by which the slowest hundredth may be slower during a fault, on the reference machine: noise. Anything that
+waits for the database waits as long as the fault lasts."""
 RECOVERY_SECONDS = 60
 """The recorder waits up to 36 s between two tries."""
 
@@ -99,7 +99,7 @@ class Times(NamedTuple):
 
 
 def times_of(world: World, since: int, until: int) -> tuple[Times, set[str]]:
-    """Of the tasks sent between two moments, and which these are; each must have ended."""
+    """The tasks sent between two moments, each of which must have ended."""
     asks = world.asks.read()
     asking = {note.task_id: note.at for note in asks if note.what == "asking" and since <= note.at < until}
     asked = {note.task_id: note.at for note in asks if note.what == "asked" and note.task_id in asking}
@@ -112,9 +112,9 @@ def times_of(world: World, since: int, until: int) -> tuple[Times, set[str]]:
     ids = set(asked)
     return (
         Times(
-            p99([asked[one] - asking[one] for one in ids]),
-            p99([started[one] - asking[one] for one in ids]),
-            p99([ended[one] - started[one] for one in ids]),
+            p99([asked[task_id] - asking[task_id] for task_id in ids]),
+            p99([started[task_id] - asking[task_id] for task_id in ids]),
+            p99([ended[task_id] - started[task_id] for task_id in ids]),
         ),
         ids,
     )
@@ -125,7 +125,7 @@ def p99(nanoseconds: list[int]) -> float:
 
 
 def count_stored(world: World, ids: set[str]) -> int:
-    """How many of the tasks have a row that says so."""
+    """Number of these tasks with a row that says so."""
     with world.session() as session:
         query = select(func.count()).select_from(AsyncTask).where(AsyncTask.celery_task_id.in_(ids))
         return session.scalar(query.where(AsyncTask.status == AsyncTaskStatus.SUCCESS)) or 0
@@ -165,7 +165,7 @@ def test_tasks_do_not_notice(scene: Scene, fault: str) -> None:
     for name in Times._fields:
         first, then = getattr(usual, name), getattr(slow, name)
         print(f"  {name} p99 {first * 1000:.2f} ms before, {then * 1000:.2f} ms during")
-        assert then <= first + patience(MORE), f"{name}: {then:.4f} s during the fault, {first:.4f} s before"
+        assert then <= first + patience(MARGIN), f"{name}: {then:.4f} s during the fault, {first:.4f} s before"
     if "cannot store events in" in worker.text[said:]:
         wait_for(
             lambda: "stores events again" in worker.text[said:], RECOVERY_SECONDS, "the log to say that it is over"
@@ -174,12 +174,12 @@ def test_tasks_do_not_notice(scene: Scene, fault: str) -> None:
 
 
 def check_log(text: str, fault: str) -> None:
-    """One line says that it does not work, one that it does again; none that anything is put aside."""
+    """One line logs the failure and one the recovery; none logs a quarantine."""
     ours = [line for line in text.splitlines() if "celery-asynctask" in line]
     sorry = [line for line in ours if "cannot store events in" in line]
     again = [line for line in ours if "stores events again" in line]
-    told = f"{len(ours)} lines, among them:\n" + "\n".join(ours[:5])
-    assert len(sorry) == len(again) <= 1, told
-    assert len(ours) == len(sorry) + len(again), told
+    summary = f"{len(ours)} lines, among them:\n" + "\n".join(ours[:5])
+    assert len(sorry) == len(again) <= 1, summary
+    assert len(ours) == len(sorry) + len(again), summary
     if fault != "frozen":  # which may pass without a failure
-        assert sorry, told
+        assert sorry, summary

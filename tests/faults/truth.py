@@ -1,7 +1,7 @@
-"""Which statuses the notes of the bodies allow a row to have, after processes were killed at random.
+"""The statuses that a row may have, according to the notes of the bodies, after processes were killed at random.
 
-Bodies note their starts and ends; whoever kills notes whom. A run whose process was killed may have ended in any of
-a few ways, of which nobody can tell which; all others can only have ended in one.
+Bodies note their starts and ends; whoever kills a process notes it. An attempt whose process was killed may have ended
+in one of a few ways that nobody can tell apart; all others can have ended in only one.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from tests.faults.notes import Note
 from tests.faults.world import by_task
 
 KILLED = frozenset({"FAILURE WorkerLostError", "LOST WorkerLostError"})
-"""How a run is recorded that nobody will run again: the main process saw its child die, or nobody did."""
+"""The record of an attempt that will not run again: the main process saw its child die, or nobody did."""
 ENDS = {"end": "SUCCESS None", "fail": "FAILURE ValueError"}
 LATE = ("late", "again_late")
 
 
 class Run(NamedTuple):
-    """One run of a body, by its notes."""
+    """One attempt, according to its notes."""
 
     task_id: str
     kind: str
@@ -32,19 +32,20 @@ class Run(NamedTuple):
     ended: str
     """Its last note: end, fail, retry; empty: none."""
     killed: bool
-    """Its process was killed after it had started."""
+    """Whether its process was killed after it had started."""
 
     @property
     def allowed(self) -> frozenset[str]:
-        """What the row may say if this run is the one that counts."""
+        """The statuses that the row may have if this attempt decides."""
         if self.ended in ENDS:
-            told = frozenset({ENDS[self.ended]})  # written right after the note, unless the process was killed
-            return told | KILLED if self.killed else told
+            statuses = frozenset({ENDS[self.ended]})  # written right after the note, unless the process was killed
+            return statuses | KILLED if self.killed else statuses
         return KILLED if self.killed else frozenset()
 
 
 def runs_of(notes: Sequence[Note], killed: Mapping[int, int]) -> list[Run]:
-    """The noted runs, in the order of their starts. ``killed``: when each process was, by its id."""
+    """The noted attempts, in the order of their starts. ``killed`` has the time at which each process was killed, by
+    its id."""
     runs: list[Run] = []
     open_runs: dict[tuple[str, int], int] = {}
     for note in sorted(notes):
@@ -67,9 +68,9 @@ class Verdict(NamedTuple):
     wrong: list[str]
     statuses: Counter[str]
     never_run: int
-    """Tasks that a producer sent, that are no later step, and that no body has seen."""
+    """Tasks that a producer sent, that are no later steps, and that no body noted."""
     unnoted: int
-    """Attempts of which there is no note: killed between the package's word and the body's own."""
+    """Attempts without a note: the process was killed between the package's event and the body's own note."""
 
 
 def judge(
@@ -79,7 +80,7 @@ def judge(
     attempts: Sequence[AsyncTaskAttempt],
     killed: Mapping[int, int],
 ) -> Verdict:
-    """Hold what is stored against what was noted."""
+    """Check the stored rows against the notes."""
     wrong: list[str] = []
     ran, tried = by_task(runs), by_task(attempts)
     by_id = {row.celery_task_id: row for row in rows}
@@ -87,15 +88,15 @@ def judge(
     if len(by_id) != len(rows):
         wrong.append(f"{len(rows) - len(by_id)} rows twice")
     asked = {note.task_id for note in asks if note.what == "asked"}
-    wrong += [f"{one}: no row" for one in sorted((asked | set(ran)) - set(by_id))]
-    wrong += [f"{one}: a row of nothing" for one in sorted(set(by_id) - set(shapes) - set(ran))]
+    wrong += [f"{task_id}: no row" for task_id in sorted((asked | set(ran)) - set(by_id))]
+    wrong += [f"{task_id}: a row of nothing" for task_id in sorted(set(by_id) - set(shapes) - set(ran))]
     never_run = unnoted = 0
     for task_id, row in by_id.items():
         mine, theirs = ran.get(task_id, []), tried.get(task_id, [])
         noted = Counter(run.pid for run in mine)
-        told = Counter(attempt.pid for attempt in theirs)
-        wrong += [f"{task_id}: a run of process {pid} has no attempt" for pid in noted if noted[pid] > told[pid]]
-        extra = told - noted
+        recorded = Counter(attempt.pid for attempt in theirs)
+        wrong += [f"{task_id}: an attempt of process {pid} has no row" for pid in noted if noted[pid] > recorded[pid]]
+        extra = recorded - noted
         unnoted += extra.total()
         wrong += [f"{task_id}: an attempt nobody made, in process {pid}" for pid in extra if pid and pid not in killed]
         allowed = _allowed(mine, shapes.get(task_id, ""))
@@ -118,7 +119,7 @@ def _allowed(runs: Sequence[Run], shape: str) -> set[str]:
     candidates = [run for run in runs if run.retries == last]
     allowed: set[str] = set().union(*(run.allowed for run in candidates))
     if all(run.kind in LATE for run in candidates):
-        allowed -= KILLED  # not acknowledged: it is delivered again until one run ends
+        allowed -= KILLED  # not acknowledged: it is delivered again until an attempt ends
     if any(run.ended == "retry" and run.killed for run in candidates):
         allowed |= KILLED | {"RETRY KeyError", "RETRY None"}
     return allowed

@@ -1,4 +1,4 @@
-"""Workers and producers on the application of these tests, each a process of its own, and their end."""
+"""Workers and producers of the application of these tests, each in a process of its own, and their end."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class World:
         return self.settings.directory
 
     def start(self, name: str, *arguments: str, **environment: str) -> tuple[subprocess.Popen[bytes], Path]:
-        """A Python process in a process group of its own; it and the log that it writes."""
+        """A Python process in a process group of its own, with its log."""
         log = self.directory / f"{name}-{uuid.uuid4().hex[:6]}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
@@ -79,14 +79,14 @@ class World:
         )
 
     def elected(self) -> int | None:
-        """The process that records at the moment."""
+        """The process that records at present."""
         return holder(self.journal / "recorder.lock")
 
     def segments(self) -> list[Path]:
         return sorted(self.journal.glob("*.segment"))
 
     def waiting(self) -> int:
-        """Messages in the queue, those aside that a worker has in hand."""
+        """Messages in the queue, without those that a worker holds."""
         with Connection(self.broker) as connection:
             return int(connection.SimpleQueue(self.queue).queue.queue_declare().message_count)
 
@@ -108,24 +108,24 @@ class World:
             return list(session.scalars(select(AsyncTaskAttempt).order_by(AsyncTaskAttempt.run_key)))
 
     def check_ledger(self) -> list[AsyncTaskSource]:
-        """Every source's events are accounted for; the sources."""
+        """Check that the events of every process are accounted for, and return the processes."""
         with self.session() as session:
             sources = list(session.scalars(select(AsyncTaskSource)))
         wrong = [
-            (one.source, one.role, one.last_number, one.stored, one.quarantined, one.dropped)
-            for one in sources
-            if one.last_number != one.stored + one.quarantined
+            (source.source, source.role, source.last_number, source.stored, source.quarantined, source.dropped)
+            for source in sources
+            if source.last_number != source.stored + source.quarantined
         ]
         assert not wrong, f"ledgers that do not add up: {wrong}"
         return sources
 
     def close(self) -> None:
-        """End whatever still runs, and leave nothing in the broker."""
+        """End everything that still runs, and leave nothing in the broker."""
         for process in self.processes:
             if process.poll() is None:
                 kill_tree(process.pid)
                 process.wait()
-            while left := session_of(process.pid):  # they may fork while we look
+            while left := session_of(process.pid):  # they may fork meanwhile
                 send(left, signal.SIGKILL)
                 wait_gone(left)
         with Redis.from_url(self.environment["FAULTS_BACKEND"]) as results:
@@ -155,10 +155,10 @@ class Worker:
         wait_for(self.ready, START_SECONDS, f"the worker to be ready; its log is {self.log}")
         return self
 
-    def stop(self, how: int = signal.SIGTERM) -> int:
-        """End it and wait; its exit code. One that does not end is an error."""
+    def stop(self, signum: int = signal.SIGTERM) -> int:
+        """End it and wait for it. Returns its exit code; one that does not end is an error."""
         if self.process.poll() is None:
-            self.process.send_signal(how)
+            self.process.send_signal(signum)
         try:
             return self.process.wait(patience(STOP_SECONDS))
         except subprocess.TimeoutExpired:
@@ -170,8 +170,8 @@ class Worker:
 
 
 def by_task(things: Any) -> dict[str, list[Any]]:
-    """Notes or attempts by the task they are of, in their order."""
-    found: dict[str, list[Any]] = {}
-    for one in things:
-        found.setdefault(getattr(one, "task_id", None) or one.celery_task_id, []).append(one)
-    return found
+    """Notes or attempts by their task, in order."""
+    by_id: dict[str, list[Any]] = {}
+    for thing in things:
+        by_id.setdefault(getattr(thing, "task_id", None) or thing.celery_task_id, []).append(thing)
+    return by_id

@@ -1,1 +1,1 @@
-"""Mutation testing of what decides on rows: ``python -m tests.mutation``. `run` says what it looks at."""
+"""Mutation testing of the code that decides on rows: ``python -m tests.mutation``. `run` lists its targets."""

@@ -22,7 +22,7 @@ def main() -> int:
                 shutil.copytree(source, copy / one, ignore=shutil.ignore_patterns("__pycache__", "node_modules"))
             else:
                 shutil.copy(source, copy / one)
-        # The copy comes before where the package is installed from; the tests need no plugin, and loading takes long.
+        # The copy precedes the installed package; the tests need no plugin, and plugins take long to load.
         environment = {**os.environ, "PYTHONPATH": name, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
         command = [sys.executable, "-m", "tests.mutation.run", *sys.argv[1:]]
         return subprocess.run(command, cwd=copy, env=environment, check=False).returncode

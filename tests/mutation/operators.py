@@ -1,7 +1,7 @@
-"""The mutations: Cosmic Ray's, without those that only repeat each other, and what it lacks for tables and texts.
+"""The mutations: those of Cosmic Ray without repetitions, and others for tables and texts.
 
-Much of the fold is tables: which status a kind gives, which columns change together, what is in a row. So texts change
-and what is listed is left out, too.
+Much of the fold is tables: the status that a kind gives, the columns that change together, the contents of a row. So
+texts are changed and members of lists are left out, too.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from cosmic_ray.operators.provider import OperatorProvider
 Position = tuple[tuple[int, int], tuple[int, int]]
 
 ARITHMETIC = {"Add_Sub", "Sub_Add", "Mul_FloorDiv", "FloorDiv_Mul", "Mod_Mul", "BitAnd_BitOr", "BitOr_BitAnd"}
-"""One replacement each: eleven others of the same operator die of the same test and only raise the rate."""
+"""One replacement each: eleven others of the same operator fail the same test and only raise the rate."""
 UNUSED = re.compile("Variable(Replacer|Inserter)$|ReplaceComparisonOperator_(Eq|NotEq|Lt|LtE|Gt|GtE)_Is(Not)?$")
-"""Random, or a question of which objects Python keeps one copy of."""
+"""Random, or dependent on the objects that Python keeps one copy of."""
 
 
 class Replacement(Operator):  # type: ignore[misc]
-    """A mutation that puts other code in place of a node."""
+    """A mutation that replaces the code of a node."""
 
-    def found(self, node: Any) -> list[str]:
-        """The codes that may stand in its place."""
+    def replacements(self, node: Any) -> list[str]:
+        """The codes that replace it."""
         raise NotImplementedError
 
     def mutation_positions(self, node: Any) -> Iterator[Position]:
-        for _ in self.found(node):
+        for _ in self.replacements(node):
             yield node.start_pos, node.end_pos
 
     def mutate(self, node: Any, index: int) -> Any:
-        code = self.found(node)[index]
+        code = self.replacements(node)[index]
         prefix = node.get_first_leaf().prefix
         return parso.python.tree.Name(code, node.start_pos, prefix)
 
@@ -46,7 +46,7 @@ class Replacement(Operator):  # type: ignore[misc]
 class Text(Replacement):
     """Another text, or another width in a format."""
 
-    def found(self, node: Any) -> list[str]:
+    def replacements(self, node: Any) -> list[str]:
         if node.type == "fstring_string" and node.parent.type == "fstring_format_spec":
             return [re.sub("[1-9][0-9]*", lambda width: str(int(width[0]) + 1), node.value)]
         if node.type == "fstring_string":
@@ -59,9 +59,9 @@ class Text(Replacement):
 
 
 class Left(Replacement):
-    """What is listed, without one of it."""
+    """A list, set or tuple without one of its members."""
 
-    def found(self, node: Any) -> list[str]:
+    def replacements(self, node: Any) -> list[str]:
         if node.type not in ("testlist_comp", "dictorsetmaker") or any(
             child.type in ("comp_for", "sync_comp_for") for child in node.children
         ):
@@ -80,9 +80,9 @@ class Left(Replacement):
 
 
 class Forced(Replacement):
-    """A condition that always holds, or never."""
+    """A condition that always holds, or never holds."""
 
-    def found(self, node: Any) -> list[str]:
+    def replacements(self, node: Any) -> list[str]:
         parent = node.parent
         if parent is None or node.type in ("keyword", "operator"):
             return []
@@ -93,9 +93,9 @@ class Forced(Replacement):
 
 
 class Gone(Replacement):
-    """Without a call, or an assignment that changes something that is there before."""
+    """No call, or no assignment to something that existed before."""
 
-    def found(self, node: Any) -> list[str]:
+    def replacements(self, node: Any) -> list[str]:
         if node.parent is None or node.parent.type != "simple_stmt":
             return []
         is_call = node.type == "atom_expr" and node.children[-1].type == "trailer"
@@ -103,16 +103,16 @@ class Gone(Replacement):
             node.children[0].type != "name" or node.children[1].type != "annassign"
         )
         if is_change and node.children[0].type == "name" and node.children[1] == "=":
-            is_change = False  # what reads it would fail
+            is_change = False  # anything that reads it would fail
         return ["pass"] if is_call or is_change else []
 
 
 class Swapped(Replacement):
-    """The contrary."""
+    """The negation."""
 
     CONTRARY = {"min": "max", "max": "min", "all": "any", "any": "all", "in": "not in"}  # noqa: RUF012
 
-    def found(self, node: Any) -> list[str]:
+    def replacements(self, node: Any) -> list[str]:
         if node.type == "comp_op":
             return ["in"] if node.get_code().split() == ["not", "in"] else []
         if node.type == "keyword" and node.value == "in":
@@ -123,7 +123,7 @@ class Swapped(Replacement):
 
 
 def operators() -> Iterator[Operator]:
-    """One of each."""
+    """One member of each."""
     theirs = OperatorProvider()
     for name in theirs:
         binary = name.partition("ReplaceBinaryOperator_")[2]
@@ -134,7 +134,7 @@ def operators() -> Iterator[Operator]:
 
 
 def is_annotation(node: Any) -> bool:
-    """Whether it belongs to a type, which nothing evaluates."""
+    """Whether the node belongs to a type, which nothing evaluates."""
     while (parent := node.parent) is not None:
         if parent.type == "tfpdef" or (parent.type == "annassign" and parent.children[1] is node):
             return True
@@ -145,7 +145,7 @@ def is_annotation(node: Any) -> bool:
 
 
 def definition(node: Any) -> str:
-    """Where it is, by the names of classes and functions."""
+    """The place of a node, by the names of its classes and functions."""
     names: list[str] = []
     while node is not None:
         if node.type in ("funcdef", "classdef"):

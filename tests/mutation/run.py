@@ -1,7 +1,7 @@
-"""Changes the code in one place at a time and looks whether the tests see it.
+"""Changes the code in one place at a time and checks whether the tests notice.
 
-Writes into the tree that it is imported from: `__main__` runs it in a copy. Takes minutes, so it is run before a
-release and not for each change.
+It writes into the tree that it is imported from, so `__main__` runs it in a copy. It takes minutes and is run before a
+release, not for each change.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ UNIT = "tests/unit/"
 
 
 class Target(NamedTuple):
-    """What is changed, and the tests that must see it."""
+    """The module that is changed, and the tests that must notice."""
 
     path: str
     tests: tuple[str, ...]
     within: str = ""
-    """Only what is in definitions whose name begins so."""
+    """Only definitions whose name begins like this are changed."""
 
 
 TARGETS = (
@@ -50,12 +50,13 @@ TARGETS = (
 )
 MIN_RATE = 0.9
 SECONDS = 30
-"""Of processor time for the tests of one mutant; all of them take a few. What takes longer does not end."""
+"""Processor time for the tests of one mutant. All of them take a few seconds; a mutant that takes longer does not
+end."""
 SURVIVORS = Path(__file__).with_name("survivors.md")
-"""A line for each mutant that may survive: what is changed, and why no test can see it."""
+"""A line for each mutant that may survive: the change, and the reason why no test can notice it."""
 
 PRELOADED = (celery, hypothesis, pytest, sqlalchemy)
-"""What every test needs and no mutant changes: imported before the forks."""
+"""Modules that every test needs and no mutant changes, imported before the forks."""
 
 
 class Mutant(NamedTuple):
@@ -71,7 +72,7 @@ def changed(before: str, after: str) -> str:
 
 
 def mutants(target: Target) -> Iterator[Mutant]:
-    """Every mutant once; those that are no Python are none."""
+    """Every mutant once, without those that are not valid Python."""
     source = Path(target.path).read_text(encoding="utf-8")
     tree = get_ast(source)
     seen = {source}
@@ -98,7 +99,7 @@ def mutants(target: Target) -> Iterator[Mutant]:
 
 
 def passes(tests: tuple[str, ...], output: int) -> bool:
-    """Whether the tests pass in a child of this process, which has loaded nothing of ours yet."""
+    """Whether the tests pass in a child of this process, which has loaded nothing of the package yet."""
     pid = os.fork()
     if pid == 0:
         code = 1
@@ -107,8 +108,8 @@ def passes(tests: tuple[str, ...], output: int) -> bool:
             os.dup2(output, 1)
             os.dup2(output, 2)
             options = ["-x", "-q", "-p", "no:cacheprovider", "--assert=plain", "--tb=line"]
-            options += ["-o", "addopts=", "-m", f"not ({' or '.join(TIERS)})"]  # none of xdist
-            # One file after the other: most mutants are killed by the first, and the others import much.
+            options += ["-o", "addopts=", "-m", f"not ({' or '.join(TIERS)})"]  # no options of xdist
+            # One file after the other: the first one kills most mutants, and the others import much.
             code = next((failed for test in tests if (failed := pytest.main([*options, test]))), 0)
         finally:
             sys.stdout.flush()
@@ -117,12 +118,12 @@ def passes(tests: tuple[str, ...], output: int) -> bool:
 
 
 def processor_seconds() -> float:
-    """Of this process and its children so far."""
+    """Processor time of this process and its children so far."""
     return sum(os.times()[:4])
 
 
 def listed() -> dict[str, str]:
-    """The mutants that may survive, and why."""
+    """The mutants that may survive, each with its reason."""
     text = SURVIVORS.read_text(encoding="utf-8")
     return dict(re.findall(r"^- (`.*?`, `.*?`: `.*?` -> `.*?`(?: \(\d+\))?)\. (\S.*)$", text, re.M))
 
@@ -133,7 +134,7 @@ def main() -> int:
     arguments.add_argument("--part", default="1/1", help="the first half of the mutants is 1/2, the second 2/2")
     arguments.add_argument("--count", action="store_true", help="only say how many mutants there are")
     asked = arguments.parse_args()
-    pace()  # before there is a mutant to be imported
+    pace()  # before there is a mutant to import
     if Path(".git").exists():
         raise SystemExit("this changes what it runs in: python -m tests.mutation runs it in a copy")
     targets = [one for one in TARGETS if not asked.paths or any(path in one.path for path in asked.paths)]
@@ -154,7 +155,9 @@ def main() -> int:
         found = []
         for number, mutant in enumerate(made):
             path.write_text(mutant.code, encoding="utf-8")
-            os.utime(path, (number, number))  # else bytecode of a mutant of the same second and size is taken for it
+            os.utime(
+                path, (number, number)
+            )  # otherwise Python takes the bytecode of a mutant of the same second and size for it
             if passes(target.tests, nothing):
                 found.append(mutant.name)
                 print(f"- {mutant.name}. {reasons.get(mutant.name, '')}", flush=True)

@@ -1,4 +1,4 @@
-"""Going on until a signal says otherwise."""
+"""Goes on until a signal says otherwise."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 
-def told(number: int = signal.SIGTERM) -> Callable[[], bool]:
-    """Whether the signal has come since, asked at any time; it does nothing else from now on."""
+def signaled(number: int = signal.SIGTERM) -> Callable[[], bool]:
+    """A function that returns whether the signal has come since. From now on, the signal does nothing else."""
     came = False
 
     def come(*_: Any) -> None:
