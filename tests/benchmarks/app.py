@@ -1,5 +1,7 @@
-"""The app that is measured, in its variants. As a module it is the app of a live worker, described by the environment
-variable `ENVIRONMENT`."""
+"""The app that is measured, in its variants.
+
+As a module, it is the app of a live worker, described by the environment variable `ENVIRONMENT`.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ TASK = "benchmark.work"
 ARGS = (1, 2)
 KWARGS = {"note": ("lorem ipsum dolor sit amet " * 4)[:100]}
 DOSE_NS = 20_000
-"""What a task of the variant ``dose`` wastes: a known difference, to see that the method finds it."""
+"""The time that a task of the variant ``dose`` wastes: a known difference, which the method must find."""
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -32,10 +34,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def build(variant: str, broker: str, url: str = "", journal: str = "", queue: str = "celery", pipe: str = "") -> Celery:
-    """An app with one task that does nothing.
-
-    ``url`` is the database of those variants that use one. Each execution writes a byte to the named ``pipe``.
-    """
+    """An app with one task that does nothing. ``url`` is the database of the variants that use one. Each execution
+    writes a byte to the named ``pipe``."""
     task_cls = "celery_asynctask:RecordedTask" if variant == "recorded" else "celery.app.task:Task"
     app = Celery("benchmark", broker=broker, task_cls=task_cls)
     app.conf.update(VARIANTS[variant], task_default_queue=queue)

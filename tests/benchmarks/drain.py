@@ -1,8 +1,8 @@
-"""How fast one recorder, with one connection, moves a prepared journal into the database, and what it takes of the CPU.
+"""The speed at which one recorder with one connection moves a prepared journal into the database, and its CPU time.
 
-The journal is what real hooks wrote (`journals`): each task published, started and succeeded. It comes in parts, each
-handed to a running recorder when the one before is stored; the interval is from a bootstrap over the parts. A first
-part, not measured, creates the tables. One task is two rows, itself and its attempt.
+Real hooks wrote the journal (`journals`): each task was published, started and succeeded. It comes in parts, each
+handed to a running recorder once the one before is stored; the interval is from a bootstrap over the parts. A first
+part, which is not measured, creates the tables. One task is two rows, the task and its attempt.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FIRST = 1000
 """Tasks of the part that is not measured."""
 SECONDS = 600
 LOOK_SECONDS = 0.002
-"""Between two looks whether a part is stored."""
+"""Seconds between two checks whether a part is stored."""
 TARGETS = {"postgresql": 40_000, "sqlite": 40_000, "mysql": 20_000}
 NAMES = {"postgresql": "PostgreSQL", "sqlite": "SQLite", "mysql": "MariaDB"}
 
@@ -103,7 +103,7 @@ def _counts(engine: Engine) -> list[int]:
 
 
 def _fill(engine: Engine, rows: int) -> None:
-    """Copy the rows that are there, under new task ids and in the past, until there are so many. PostgreSQL only."""
+    """Copy the existing rows, under new task ids and in the past, until there are ``rows``. PostgreSQL only."""
     copies = rows // FIRST
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         for model in (AsyncTask, AsyncTaskAttempt):

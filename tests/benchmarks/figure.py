@@ -18,12 +18,12 @@ Statistic = Callable[[Sequence[float]], float]
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line asks for."""
+    """The options of the command line."""
 
     quick: bool = False
-    """A look in a minute or two, with wide intervals, in place of a measurement."""
+    """A quick run of a minute or two, with wide intervals, instead of a measurement."""
     rows: int = 1_000_000
-    """Rows that are in the table already, in the second half of `drain` and in `queries`."""
+    """Rows that the table already has, in the second half of `drain` and in `queries`."""
 
 
 class Interval(NamedTuple):
@@ -43,13 +43,13 @@ class Figure:
     interval: Interval | None = None
     """None: it could not be measured; ``note`` says why."""
     at_most: float | None = None
-    """The target, where less is better."""
+    """The target, if less is better."""
     at_least: float | None = None
-    """The target, where more is better."""
+    """The target, if more is better."""
     note: str = ""
 
     def row(self) -> str:
-        """The figure as a row of a Markdown table: what, figure with interval, target."""
+        """The figure as a row of a Markdown table: name, figure with interval, target."""
         return f"| {self.what} | {self._figure()} | {self._target()} |"
 
     def _figure(self) -> str:
@@ -66,7 +66,7 @@ class Figure:
         return ""
 
     def _verdict(self, sign: str, target: float) -> str:
-        """Met or missed; open where the interval holds the target."""
+        """Met or missed; open if the interval contains the target."""
         if self.interval is None:
             return ""
         if self.interval.low <= target <= self.interval.high:
@@ -75,7 +75,7 @@ class Figure:
 
 
 def skipping(figures: Iterator[Figure], what: str) -> Iterator[Figure]:
-    """The figures, or why there are none: a server does not answer."""
+    """The figures, or the reason why there are none: a server does not answer."""
     try:
         yield from figures
     except Unavailable as exc:
@@ -88,9 +88,9 @@ def scaled(interval: Interval, factor: float) -> Interval:
 
 
 def bootstrap(groups: Sequence[Sequence[float]], statistic: Statistic = statistics.fmean) -> Interval:
-    """The statistic of all values, and its interval from resampling the groups, and the values within each.
+    """The statistic of all values, with its interval from resampling the groups and the values within each.
 
-    A bootstrap of a few groups (or of a few values, where there is one group) is too sure of itself: the interval is
+    A bootstrap of a few groups (or of a few values, if there is one group) is too certain of itself, so the interval is
     widened as Student's distribution is against the normal one.
     """
     chance = random.Random(0)
@@ -106,7 +106,8 @@ def bootstrap(groups: Sequence[Sequence[float]], statistic: Statistic = statisti
 
 
 def _widening(count: int) -> float:
-    """How much wider the 95 % interval of a mean of so many is when their spread is estimated from them."""
+    """The factor by which the 95 % interval of a mean of ``count`` values is wider when their spread is estimated from
+    them."""
     freedom = max(1, count - 1)
     student = 1.96 + 2.37 / freedom + 2.82 / freedom**2 + 2.56 / freedom**3  # Cornish-Fisher
     return student / 1.96 * math.sqrt((freedom + 1) / freedom)

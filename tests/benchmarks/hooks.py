@@ -1,7 +1,8 @@
-"""Microseconds that recording adds to one execution, where the body runs: its start and its end go to the journal.
+"""Microseconds that recording adds to one execution in the process of the body, whose start and end go to the journal.
 
-Celery's own tracer on a request as a prefork child gets it from a recorded producer, with and without recording; no
-OpenTelemetry SDK, no result backend, warm caches: a live worker has colder ones (see `worker`).
+It runs Celery's own tracer on a request as a prefork child gets it from a recorded producer, with and without
+recording. There is no OpenTelemetry SDK and no result backend, and caches are warm: a live worker has colder ones (see
+`worker`).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from tests.benchmarks.figure import Figure, Options
 from tests.benchmarks.turns import Block, compare, timed
 
 SIZE = 20
-"""Executions a turn: a few milliseconds, less than it takes the machine to change its speed."""
+"""Executions per turn: a few milliseconds, less than the machine takes to change its speed."""
 
 
 def measure(options: Options) -> Iterator[Figure]:
@@ -55,7 +56,7 @@ def tracing(variant: str, directory: str) -> Block:
 
 
 def _request(variant: str) -> dict[str, Any]:
-    """What a child is sent with a message of protocol 2."""
+    """The content of a message of protocol 2, as a child gets it."""
     task_id = str(uuid.uuid4())
     request = {
         "lang": "py",

@@ -1,9 +1,9 @@
-"""How long who asks over HTTP waits: twenty readers of a full PostgreSQL, while a live worker records into it; then
-one who looks at each page of the console, which is made anew each time.
+"""The time that readers wait over HTTP: twenty readers of a full PostgreSQL, while a live worker records into it; then
+one who opens each page of the console, which is rendered anew each time.
 
-They ask for single tasks and for pages of fifty by a filter: each asks again when it has its answer, or twice a second
-as a page does that keeps itself fresh. The server is `celery asynctask serve`, one process; readers, worker, server and
-database share the machine.
+The readers request single tasks and pages of fifty by a filter. Each requests again once it has its answer, or twice a
+second, as a page does that refreshes itself. The server is `celery asynctask serve`, one process; readers, worker,
+server and database share the machine.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ PACE_SECONDS = 0.5
 AT_MOST = 50
 """Milliseconds."""
 PAGE_AT_MOST = 100
-"""Of a page of the console."""
+"""Milliseconds for a page of the console."""
 LOOKS = 40
-"""At each page of the console."""
+"""Repetitions of each page of the console."""
 TURN = 10
 """Tasks that the worker runs ten times a second."""
 TURN_SECONDS = 0.1
@@ -63,12 +63,13 @@ def _figures(count: int) -> Iterator[Figure]:
                         f"http: {kind}, {READERS} readers, {name}", seconds, f"{total / SECONDS:.0f}/s in all"
                     )
             yield from _pages(host, port, paths)
-        live.fed += count  # so many rows more, some of which are no successes; nobody waits for them
+        live.fed += count  # more rows, some of which are no successes; nobody waits for them
         live.variant = "plain"
 
 
 def _pages(host: str, port: int, paths: dict[str, list[str]]) -> Iterator[Figure]:
-    """Each page of the console, some times; what it shows of a minute is looked up anew by another address."""
+    """Opens each page of the console several times, at varying addresses, so that contents cached for a minute are
+    computed anew."""
     tasks = [path.removeprefix("/async-tasks") for path in paths["a task"]]
     names = [
         path.partition("?name=")[2] for path in paths["a page by a filter"] if "?name=" in path and "&" not in path
@@ -143,7 +144,7 @@ def _recording(live: Worker) -> Iterator[None]:
 
 
 def _paths(host: str, port: int) -> dict[str, list[str]]:
-    """What is asked for, by what it is called in the table."""
+    """The requests, by their names in the table."""
     with urlopen(f"http://{host}:{port}/async-tasks?limit=1000&createdByName=*") as answer:
         tasks = json.load(answer)["results"]
     customers = sorted({task["customer"] for task in tasks} - {None})[:100]
@@ -157,7 +158,7 @@ def _paths(host: str, port: int) -> dict[str, list[str]]:
 async def _read(
     host: str, port: int, paths: dict[str, list[str]], seconds: float, pace: float
 ) -> dict[str, list[float]]:
-    """Seconds that each answer took."""
+    """Seconds of each answer."""
     taken: dict[str, list[float]] = {kind: [] for kind in paths}
     until = time.perf_counter() + seconds
     await asyncio.gather(*(_reader(host, port, paths, until, pace, taken, number) for number in range(READERS)))

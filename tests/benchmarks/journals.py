@@ -1,4 +1,4 @@
-"""Journals as real hooks write them, with nobody to drain them."""
+"""Journals as real hooks write them, which nobody drains."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ SUFFIX = ".segment"
 
 
 def write(directory: Path, tasks: int, *, apart: bool = False) -> None:
-    """A journal of so many tasks that were published, received and run.
+    """A journal of that many tasks that were published, received and run.
 
-    In the order in which it happened, as a recorder that keeps up sees it; or, with ``apart``, what was published in
-    one file and what was run in another, as they are left by processes that no recorder looked after.
+    The events are in the order in which they happened, as a recorder that keeps up sees them; or, with ``apart``,
+    published events are in one file and the others in another, as processes leave them that no recorder served.
     """
     in_child(lambda: _write(directory, tasks, apart))
 
@@ -44,11 +44,11 @@ def _write(directory: Path, tasks: int, apart: bool) -> None:
             if not apart:
                 run_all()
         if apart:
-            in_child(run_all)  # the queue is in memory: a forked child has it too
+            in_child(run_all)  # the queue is in memory: a forked child has it as well
 
 
 def _run(app: Any, task: Any, message: Any) -> None:
-    """What a worker does with a message, in its main process and in its child."""
+    """Handle a message as a worker does, in its main process and in its child."""
     request = Request(message, app=app, hostname="benchmark@host", task=task)
     signals.task_received.send(sender=None, request=request)
     request.on_accepted(os.getpid(), time.monotonic())
@@ -65,8 +65,8 @@ def _run(app: Any, task: Any, message: Any) -> None:
 
 
 def hand_over(source: Path, target: Path) -> list[Path]:
-    """Put what is in one journal into another, where its recorder finds it; the files that are gone when it has been
-    stored."""
+    """Move the contents of one journal into another, where its recorder finds them. Returns the files that disappear
+    once they are stored."""
     segments = sorted(source.glob(f"*{SUFFIX}"))
     for segment in segments:
         (target / segment.name).hardlink_to(segment)

@@ -18,7 +18,8 @@ class Error(NamedTuple):
 
     type: str
     message: str
-    """With ``{n}`` a number, ``{byte}`` one below 256, ``{id}`` a UUID, ``{hex}`` and ``{word}``."""
+    """The text, with ``{n}`` for a number, ``{byte}`` for one below 256, ``{id}`` for a UUID, ``{hex}`` and
+    ``{word}``."""
     frames: tuple[str, ...]
     """``path:line:function:code``, outermost first, below Celery's own."""
 
@@ -76,7 +77,7 @@ class Spec(NamedTuple):
     """Median of its run time in seconds."""
     wait: float
     fails: float
-    """Share."""
+    """Its share of all tasks."""
     retries: float
     errors: tuple[int, ...]
     queue: str

@@ -1,4 +1,4 @@
-"""A live prefork worker of one variant, fed and watched from here."""
+"""A live prefork worker of one variant, which is fed and watched from here."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.waiting import wait_for
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 60
 TASK_SECONDS = 0.5
-"""How long a task may take, the slowest variant on a loaded machine."""
+"""Longest time of a task, for the slowest variant on a loaded machine."""
 WARM_UP = 200
 DJANGO = "django-celery-results"
 TABLES = {
@@ -36,13 +36,16 @@ TABLES = {
     "database backend": "celery_taskmeta",
     DJANGO: "django_celery_results_taskresult",
 }
-"""Where a variant keeps a row of each task."""
+"""The table in which a variant keeps a row of each task."""
 
 
 @dataclass
 class Worker:
-    """A worker that runs, and what feeds it. Its producer is recorded elsewhere: messages to a recorded worker carry
-    our header, but the events of publishing them are not in its journal."""
+    """A running worker and its producer.
+
+    The producer is recorded elsewhere: messages to a recorded worker carry our header, but the events of publishing
+    them are not in its journal.
+    """
 
     variant: str
     app: Celery
@@ -51,12 +54,12 @@ class Worker:
     journal: Path
     main: subprocess.Popen[bytes]
     done: int
-    """The pipe that gets a byte for each execution."""
+    """The pipe that gets one byte for each execution."""
     fed: int = 0
     processes: list[int] = field(default_factory=list)
 
     def feed(self, count: int) -> None:
-        """Send so many tasks."""
+        """Send ``count`` tasks."""
         with self.app.producer_or_acquire() as producer:
             for _ in range(count):
                 headers = {}
@@ -67,7 +70,7 @@ class Worker:
         self.fed += count
 
     def finish(self, count: int) -> None:
-        """Wait until so many executions are through."""
+        """Wait until ``count`` executions have ended."""
         deadline = time.monotonic() + START_SECONDS + count * TASK_SECONDS
         while count:
             ready, _, _ = select.select([self.done], [], [], 1)
@@ -77,12 +80,12 @@ class Worker:
                 raise RuntimeError(f"the {self.variant} worker (exit code {self.main.poll()}) left {count} tasks")
 
     def turn(self, count: int) -> None:
-        """Run so many tasks."""
+        """Run ``count`` tasks."""
         self.feed(count)
         self.finish(count)
 
     def burst(self, count: int) -> float:
-        """Seconds for so many tasks that wait at the broker when the worker begins."""
+        """Seconds for ``count`` tasks that wait at the broker when the worker begins."""
         self._signal(signal.SIGSTOP)
         try:
             self.feed(count)
@@ -97,7 +100,7 @@ class Worker:
         return clock.cpu_ns(self.processes)
 
     def settle(self) -> None:
-        """Wait until the row of every task that was fed says that it succeeded, where the variant keeps rows."""
+        """Wait until the row of every task says that it succeeded, if the variant keeps rows."""
         if self.variant not in TABLES:
             return
         engine = create_engine(self.url)
@@ -117,13 +120,13 @@ class Worker:
 
 @contextmanager
 def worker(variant: str, broker: str, concurrency: int) -> Iterator[Worker]:
-    """A worker of its own queue and database, warm; gone at the end."""
+    """A warm worker with a queue and a database of its own, removed at the end."""
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         url = stack.enter_context(services.fresh_database(services.postgresql_url()))
         pipe = directory / "done"
         os.mkfifo(pipe)
-        done = os.open(pipe, os.O_RDWR)  # for writing too: it has no end while a child is yet to open it
+        done = os.open(pipe, os.O_RDWR)  # opened for writing too: otherwise it ends while a child has yet to open it
         stack.callback(os.close, done)
         queue = f"benchmark-{uuid.uuid4().hex[:8]}"
         about = {"variant": variant, "broker": broker, "url": url, "queue": queue, "pipe": str(pipe)}
@@ -142,7 +145,7 @@ def worker(variant: str, broker: str, concurrency: int) -> Iterator[Worker]:
 
 
 def _start(about: dict[str, Any], concurrency: int) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore", ENVIRONMENT: json.dumps(about)}  # one about root
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore", ENVIRONMENT: json.dumps(about)}  # a warning about root
     if about["variant"] == DJANGO:
         environment["DJANGO_SETTINGS_MODULE"] = "tests.benchmarks.django_settings"
         migrate = [sys.executable, "-m", "django", "migrate", "-v0"]

@@ -1,4 +1,4 @@
-"""What the figures were measured on."""
+"""The machine and the versions that the figures were measured on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests import services
 
 
 def describe() -> str:
-    """One paragraph: date, machine, and versions of what was measured."""
+    """One paragraph with the date, the machine and the versions of what was measured."""
     parts = [
         f"{dt.datetime.now(dt.timezone.utc):%Y-%m-%d %H:%M} UTC",
         f"{_cpu()}, {len(os.sched_getaffinity(0))} cores, {_memory()} GB",

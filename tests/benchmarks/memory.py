@@ -1,6 +1,5 @@
 """Megabytes that recording adds to a live worker's pool child, and to its main process while it drains a backlog as
-fast as it can: the proportional set size, against that of a plain worker after the same tasks.
-"""
+fast as it can: the difference in proportional set size to a plain worker after the same tasks."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ from tests.waiting import wait_for
 
 REDIS_DATABASE = 14
 TASKS = 1000
-"""Tasks that a worker has run when it is looked at, and a fifth of the backlog."""
+"""Tasks that a worker has run when it is measured, and a fifth of the backlog."""
 SECONDS = 120
 
 
@@ -40,7 +39,7 @@ def _figures(restarts: int) -> Iterator[Figure]:
 
 
 def _most(recorded: Worker) -> float:
-    """The most that the main process has while it drains a backlog."""
+    """The largest size of the main process while it drains a backlog."""
     limit = 0.0
     with tempfile.TemporaryDirectory(dir=recorded.journal.parent) as directory:
         journals.write(Path(directory), 5 * TASKS)

@@ -1,5 +1,7 @@
-"""Microseconds per call of the encoder of values: ``python -m tests.benchmarks payload``. In one process and warm: for
-watching the encoder, not for saying what it costs a worker."""
+"""Microseconds per call of the encoder of values: ``python -m tests.benchmarks payload``.
+
+It runs in one process with warm caches, to watch the encoder, not to measure what it costs a worker.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""What others that keep task results in PostgreSQL add to a live worker, measured as in `worker`: Celery's database
-result backend, and django-celery-results. Both with the extended result and the started state, which is the least they
-need to tell as much as a row of ours tells."""
+"""The cost of other packages that keep task results in PostgreSQL, measured as in `worker`: Celery's database result
+backend, and django-celery-results.
+
+Both have the extended result and the started state, the least that they need to record as much as one of our rows.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Microseconds that recording adds to a ``delay()``: the header, and the published event in the journal.
 
-With kombu's transport in memory, where a publish is cheapest, and with Redis. The producer runs no recorder: what that
-takes is in `drain`.
+It is measured with kombu's transport in memory, where a publish is cheapest, and with Redis. The producer runs no
+recorder, whose cost is in `drain`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.benchmarks.figure import Figure, Options, skipping
 from tests.benchmarks.turns import Block, compare, timed
 
 SIZE = 4
-"""Publishes a turn: a millisecond."""
+"""Publishes per turn: a millisecond."""
 REDIS_DATABASE = 13
 
 
@@ -41,7 +41,7 @@ def _figures(title: str, broker: str, rounds: int) -> Iterator[Figure]:
 
 
 def sending(variant: str, broker: str, directory: str) -> Block:
-    """A block of publishes by a variant's app, to a queue that is emptied after each."""
+    """A block of publishes by a variant's app, to a queue that is emptied after each block."""
     queue = f"benchmark-publish-{variant}"
     app = build(variant, broker, f"sqlite:///{directory}/rows.db", f"{directory}/journal", queue)
     task = app.tasks[TASK]

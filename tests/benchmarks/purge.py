@@ -1,5 +1,7 @@
-"""Whether a purge holds anybody up: it deletes most rows of a full PostgreSQL while a live worker runs and records as
-fast as it can. The longest transaction of the recorder and the longest turn of ten tasks, beside it and alone before.
+"""Whether a purge delays anything: it deletes most rows of a full PostgreSQL while a live worker runs and records as
+fast as it can.
+
+It compares the longest transaction of the recorder and the longest turn of ten tasks, during the purge and before it.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from tests.benchmarks.live import Worker, worker
 REDIS_DATABASE = 12
 QUICK_ROWS = 50_000
 OLD_SECONDS = 40 * 86_400
-"""How long ago the newest of the rows to be deleted was asked for."""
+"""Age in seconds of the newest rows that are deleted."""
 ALONE_SECONDS = 15.0
 LOOK_SECONDS = 0.01
 TURN = 10
@@ -71,7 +73,7 @@ def _figures(count: int) -> Iterator[Figure]:
 
 
 def _old_rows(engine: Engine) -> int:
-    """Tasks that have succeeded and are left of those that were not the worker's."""
+    """Tasks that have succeeded and remain, without those of the worker."""
     before = dt.datetime.now(dt.timezone.utc) - dt.timedelta(seconds=OLD_SECONDS / 2)
     old = select(func.count()).select_from(AsyncTask)
     with engine.connect() as connection:
@@ -90,7 +92,7 @@ class Longest(NamedTuple):
 
 
 class _Load:
-    """Turns of tasks, one after the other, and who looks at the recorder's transactions meanwhile."""
+    """Turns of tasks, one after the other, with a thread that watches the recorder's transactions."""
 
     def __init__(self, live: Worker) -> None:
         self._live = live

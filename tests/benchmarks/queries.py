@@ -1,7 +1,7 @@
-"""How long an operator waits: what the commands ask of a full PostgreSQL, of the tasks of `shop`.
+"""The time that an operator waits: the queries of the commands on a full PostgreSQL with the tasks of `shop`.
 
-Each is asked in turn, some rounds of all; the first round, which warms the caches, is not counted. The time is that of
-the whole call, rows read and made objects of included.
+The queries take turns, in several rounds; the first round, which warms the caches, does not count. The time is that of
+the whole call, including reading rows and creating objects.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ QUICK_ROWS = 100_000
 AT_MOST = 500
 """Milliseconds."""
 AT_MOST_TOP = 100
-"""Of what is asked every two seconds."""
+"""Milliseconds for a query that is repeated every two seconds."""
 SHOWN = 30
 """Tasks of a page."""
 
@@ -83,7 +83,7 @@ def _queries(reader: Reader, url: str) -> dict[str, Query]:
 
 
 def _searches(url: str, now: dt.datetime) -> list[str]:
-    """A search by each key alone, for values that are there; the globs and values that are rare look the furthest."""
+    """A search by each key alone, for existing values; globs and rare values look the furthest."""
     engine = create_engine(url)
     with Session(engine) as session:
         some = select(AsyncTask).where(

@@ -1,7 +1,7 @@
 """Fills a database with the tasks of `shop`: ``python -m tests.benchmarks.rows URL COUNT``.
 
-A million tasks, their attempts and sources take a minute or two on PostgreSQL. The rows are loaded past the recorder,
-and are what it would have stored. Into a database that has rows, others are added with another seed.
+A million tasks with their attempts and processes take a minute or two on PostgreSQL. The rows bypass the recorder, and
+are what it would have stored. In a database that has rows, others are added with another seed.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from tests.benchmarks.shop import SECOND, Shop
 BATCH: Final = 5000
 """Tasks of one transaction."""
 MANY: Final = 50_000
-"""From so many tasks on, an empty table's indexes are made when it is full."""
+"""From this many tasks on, the indexes of an empty table are created once it is full."""
 
 
 def fill(url: str, count: int, *, seed: int = 0, last: float | None = None) -> Shop:
-    """Add ``count`` tasks up to the moment ``last``, in seconds since the epoch (now); returns who made them up."""
+    """Add ``count`` tasks up to the moment ``last``, in seconds since the epoch (None: now); returns the shop that made
+    them."""
     shop = Shop(count, int((time.time() if last is None else last) * SECOND), seed)
     engine = create_engine(url)
     try:
@@ -49,7 +50,7 @@ def fill(url: str, count: int, *, seed: int = 0, last: float | None = None) -> S
 
 
 class _Table:
-    """A table to which rows are added as fast as its database takes them."""
+    """A table that takes rows as fast as its database can."""
 
     def __init__(self, engine: Engine, model: Any) -> None:
         self.table: Table = model.__table__
@@ -75,7 +76,7 @@ def _batches(partials: Iterator[Partial]) -> Iterator[list[Partial]]:
 
 
 def _without_indexes(engine: Engine, tables: Iterable[Table]) -> list[Index]:
-    """Drop the indexes of empty tables, but for those that keep keys unique; which they were."""
+    """Drop the indexes of empty tables, except those that keep keys unique; returns the dropped ones."""
     dropped = []
     with engine.begin() as connection:
         for table in tables:
@@ -87,7 +88,7 @@ def _without_indexes(engine: Engine, tables: Iterable[Table]) -> list[Index]:
 
 
 def _analyze(engine: Engine) -> None:
-    """Tell the planner what is there now."""
+    """Update the planner's statistics."""
     names = [model.__table__.name for model in (AsyncTask, AsyncTaskAttempt, AsyncTaskSource)]
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         if engine.dialect.name == "sqlite":

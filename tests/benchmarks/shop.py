@@ -1,8 +1,8 @@
-"""What the workers of an invented shop did in ten days: any number of tasks, as the fold's own rows.
+"""The work of an invented shop in ten days: any number of tasks, as the fold's own rows.
 
-Names, durations, waits, shares of failures and retries, customers, arguments, error texts and tracebacks differ as they
-do in life; tasks are alone, of the schedule, or in chains, groups and chords, and one workflow has 1,000 members. What
-had not ended at the last moment waits or runs then. The same seed, count and last moment give the same rows.
+Names, durations, waits, shares of failures and retries, customers, arguments, error texts and tracebacks vary as in
+real life. Tasks are alone, from the schedule, or in chains, groups and chords, and one workflow has 1,000 members.
+Tasks that had not ended at the last moment wait or run then. The same seed, count and last moment give the same rows.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ DAY: Final = 86_400 * SECOND
 LATE: Final = 200
 """Tasks of the last minute, some of which run or wait at its end."""
 WORKFLOW: Final = "c0ffee00-0000-4000-8000-000000000001"
-"""Id of the root of the workflow of 1,000 members, which is there where there are 4,000 tasks or more."""
+"""Id of the root of the workflow with 1,000 members, which exists from 4,000 tasks on."""
 CUSTOMERS: Final = 500
 PEOPLE: Final = ("Ada Lovelace", "Grace Hopper", "Jürgen Groß", "Zoë Ångström", "Mary Jackson", "Edsger Dijkstra")
 
 
-class Told(NamedTuple):
-    """A task, and how it went on from there."""
+class Made(NamedTuple):
+    """A task, and the time at which its workflow goes on."""
 
     id: str
     name: str
     ended: int | None
-    """None: not by the last moment, or without success."""
+    """None: it did not succeed by the last moment."""
     error: str | None
 
 
@@ -48,13 +48,13 @@ class Shop:
         self.first = last - DAYS * DAY
         self.chance = random.Random(seed)
         self.events: Counter[str] = Counter()
-        """How many events each source has told of."""
+        """Number of events that each process wrote."""
         self._made: list[Partial] = []
         self._whose: dict[str, Any] = {}
         self._sources: dict[tuple[int, int], tuple[str, str, int]] = {}
 
     def partials(self) -> Iterator[Partial]:
-        """As many tasks as were asked for, by the time when they were."""
+        """The requested number of tasks, in the order of their creation."""
         made, big = 0, self.count // 2 if self.count >= 4000 else -1
         while made < self.count:
             at = self._moment(made)
@@ -70,7 +70,7 @@ class Shop:
             self._made = []
 
     def sources(self) -> Iterator[dict[str, Any]]:
-        """Rows of the sources that have told of it: who has gone, who lives, and what some of them lost."""
+        """Rows of the processes: some are gone, some alive, and some lost events."""
         for number, ((day, slot), (source, host, pid)) in enumerate(sorted(self._sources.items())):
             stored = self.events[source]
             quarantined, missing = int(number % 40 == 7), int(number % 60 == 11)
@@ -93,7 +93,7 @@ class Shop:
             }
 
     def _moment(self, made: int) -> int:
-        """When the next is asked for: evenly, and the last of all within the last minute."""
+        """Times of creation: evenly spread, with the last tasks within the last minute."""
         early = self.count - min(LATE, self.count // 10)
         if made < early:
             return self.first + (self.last - MINUTE - self.first) * made // early
@@ -120,14 +120,14 @@ class Shop:
         self._task(spec, at)
 
     def _chain(self, at: int) -> None:
-        before: Told | None = None
+        before: Made | None = None
         root = None
         for spec in CHAIN[: self.chance.randrange(2, 5)]:
             before = self._task(spec, at, root=root, parent=before and before.id, after=before)
             root = root or before.id
 
     def _group(self, at: int) -> None:
-        """A task that starts a group; half of them have a body, hence are chords."""
+        """A task that starts a group; half of them have a body and so are chords."""
         starter = self._task(BY_NAME["catalog.import"], at)
         if starter.ended is None:
             return
@@ -140,7 +140,7 @@ class Shop:
             self._body(header, starter)
 
     def _import(self, at: int) -> None:
-        """The workflow of 1,000: an import in nine parts, what each part stores, and a body."""
+        """The workflow of 1,000: an import in nine parts, the tasks that store each part, and a body."""
         self._whose = {"customer": 42, "content": {"periodic_task_name": "nightly-import"}}
         starter = self._task(BY_NAME["catalog.import"], at, task_id=WORKFLOW, succeeds=True)
         assert starter.ended is not None
@@ -153,7 +153,7 @@ class Shop:
             self._task(BY_NAME["catalog.store"], part.ended or at, root=WORKFLOW, parent=part.id)
         self._body(parts, starter)
 
-    def _body(self, header: list[Told], starter: Told) -> None:
+    def _body(self, header: list[Made], starter: Made) -> None:
         failed = next((one for one in header if one.ended is None), None)
         after = failed or max(header, key=lambda one: one.ended or 0)
         planned = starter.ended or self.last
@@ -169,29 +169,29 @@ class Shop:
         task_id: str | None = None,
         root: str | None = None,
         parent: str | None = None,
-        after: Told | None = None,
+        after: Made | None = None,
         succeeds: bool = False,
-    ) -> Told:
-        """A task asked for at ``at``, and sent when the task before it has ended."""
+    ) -> Made:
+        """A task created at ``at``, and sent when the task before it has ended."""
         chance = self.chance
         made = task_id or _uuid(chance)
         about: dict[str, Any] = {"id": made, "name": spec.name, "created": at, "asked": True, "root": root or made}
         about.update(parent=parent, args=[], kwargs=spec.kwargs(chance), **self._whose)
         if after is not None and after.ended is None:
             if after.error is None:  # the step before it waits or runs
-                return self._told(about, [{"kind": Kind.PLANNED, "at": at}])
+                return self._make(about, [{"kind": Kind.PLANNED, "at": at}])
             error, _, reason = after.error.partition(": ")
             message = f"Not sent: upstream task {after.name} [{after.id}] ended with {reason}"
             unsent = {"kind": Kind.UNSENT, "at": at + SECOND, "error_type": error, "error_message": message}
-            return self._told(about, [unsent])
+            return self._make(about, [unsent])
         sent = at if after is None or after.ended is None else after.ended
-        return self._told(about, self._events(spec, sent, succeeds))
+        return self._make(about, self._events(spec, sent, succeeds))
 
     def _events(self, spec: Spec, sent: int, succeeds: bool) -> list[dict[str, Any]]:
-        """A task's runs as the worker tells of them, as far as they went by the last moment."""
+        """A task's attempts as far as they went by the last moment, as the worker records them."""
         chance, last = self.chance, self.last
         final, tries = (Kind.SUCCEEDED, 0) if succeeds else self._fate(spec)
-        told: list[dict[str, Any]] = []
+        events: list[dict[str, Any]] = []
         if final is Kind.PUBLISHED or sent > last:
             return [{"kind": Kind.PUBLISHED, "at": min(sent, last)}]
         for number in range(tries + 1):
@@ -202,22 +202,22 @@ class Shop:
             run: dict[str, Any] = {"run": f"{received:014x}{chance.getrandbits(24):06x}", "delivered": True}
             run.update(retries=number, sent=sent, queue=spec.queue)
             if received > last:
-                told.append({"kind": Kind.PUBLISHED, "at": min(sent, last), "retries": number})
+                events.append({"kind": Kind.PUBLISHED, "at": min(sent, last), "retries": number})
                 break
             if kind is Kind.REVOKED:
                 error = {"error_type": "TaskRevokedError", "error_message": "revoked"}
-                told.append({**run, **error, "kind": kind, "at": received, "inferred": True})
+                events.append({**run, **error, "kind": kind, "at": received, "inferred": True})
                 break
             if started > last:
-                told.append({**run, "kind": Kind.RECEIVED, "at": received})
+                events.append({**run, "kind": Kind.RECEIVED, "at": received})
                 break
             run.update(self._where(started), span=f"{chance.getrandbits(64):016x}")
             if ended > last:
-                told.append({**run, "kind": Kind.STARTED, "at": started})
+                events.append({**run, "kind": Kind.STARTED, "at": started})
                 break
-            told.append({**run, "kind": kind, "at": ended, "started": started, **self._end(spec, kind, run)})
+            events.append({**run, "kind": kind, "at": ended, "started": started, **self._end(spec, kind, run)})
             sent = ended + int(SECOND * 2**number)
-        return told
+        return events
 
     def _fate(self, spec: Spec) -> tuple[Kind, int]:
         chance = self.chance.random()
@@ -263,7 +263,7 @@ class Shop:
         return {"error_type": error.type, "error_message": message, "traceback": traceback}
 
     def _where(self, started: int) -> dict[str, Any]:
-        """The child that ran it: four hosts have four each, and they are new every day."""
+        """The child that ran it: each of four hosts has four, and they are new every day."""
         day, slot = min((started - self.first) // DAY, DAYS - 1), self.chance.randrange(20)
         if (found := self._sources.get((day, slot))) is None:
             born = dt.datetime.fromtimestamp((self.first + day * DAY) / SECOND, dt.timezone.utc)
@@ -274,10 +274,10 @@ class Shop:
         self.events[source] += 1
         return {"source": source, "pid": pid, "worker": f"celery@{host}"}
 
-    def _told(self, about: dict[str, Any], events: list[dict[str, Any]]) -> Told:
+    def _make(self, about: dict[str, Any], events: list[dict[str, Any]]) -> Made:
         made: Partial | None = None
-        for more in events:
-            partial = project(cast("Event", {**about, **more, "kind": more["kind"].value}))
+        for event in events:
+            partial = project(cast("Event", {**about, **event, "kind": event["kind"].value}))
             made = partial if made is None else merge(made, partial)
         assert made is not None
         self._made.append(made)
@@ -285,7 +285,7 @@ class Shop:
         done = end["kind"] is Kind.SUCCEEDED
         failed = not done and "error_type" in end and end["kind"] is not Kind.RETRIED
         error = f"{end['error_type']}: {end['error_message']}" if failed else None
-        return Told(about["id"], about["name"], end["at"] if done else None, error)
+        return Made(about["id"], about["name"], end["at"] if done else None, error)
 
 
 def _uuid(chance: random.Random) -> str:

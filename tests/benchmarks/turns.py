@@ -1,7 +1,8 @@
 """Two ways to do the same thing, each in a forked child of its own, in turns on one core: A B B A ...
 
-Two processes, because signal receivers are a process's: in one, plain Celery would pay for ours. The children look to
-the package like those of a prefork pool, so none of them runs a recorder, whose work is not a hook's.
+There are two processes because signal receivers belong to a process: in a single one, plain Celery would pay for ours.
+To the package, the children look like those of a prefork pool, so none of them runs a recorder, whose work is not a
+hook's.
 """
 
 from __future__ import annotations
@@ -18,18 +19,19 @@ from billiard.context import ForkContext
 from tests.benchmarks.figure import Interval, bootstrap
 
 SECONDS = 120
-"""How long a child may take for a turn."""
+"""Longest time of a child for one turn."""
 
 Block = Callable[[int], int]
-"""Does it so many times and returns the nanoseconds of CPU time it took."""
+"""Runs something a number of times, and returns the nanoseconds of CPU time that it took."""
 _fork = ForkContext()
 
 
 def compare(plain: Callable[[], Block], other: Callable[[], Block], rounds: int, size: int) -> Interval:
-    """Microseconds that one execution of ``other`` takes more than one of ``plain``: the median of the differences
-    within so many rounds of four turns, A B B A, of ``size`` executions each. Each is made in its child.
+    """Microseconds by which one execution of ``other`` takes longer than one of ``plain``: the median of the
+    differences within the rounds.
 
-    A round is the least that can be compared: a turn right after one of the same child finds warm caches.
+    A round has four turns, A B B A, of ``size`` executions each. Both are created in their children. A round is the
+    least that can be compared: a turn right after another of the same child finds warm caches.
     """
     with ExitStack() as stack:
         sides = [_start(stack, make) for make in (plain, other)]
@@ -38,13 +40,13 @@ def compare(plain: Callable[[], Block], other: Callable[[], Block], rounds: int,
             took = [0, 0]
             for side in (0, 1, 1, 0):
                 took[side] += _turn(sides[side], size)
-            if number >= 0:  # those before warm up
+            if number >= 0:  # the rounds before warm up
                 differences.append((took[1] - took[0]) / (2 * size) / 1000)
     return bootstrap([differences], statistics.median)
 
 
 def in_child(function: Callable[[], Any]) -> Any:
-    """What the function returns in a forked child."""
+    """The function's result, computed in a forked child."""
 
     def run(_size: int) -> Any:
         return function()
@@ -68,7 +70,7 @@ def _serve(pipe: Any, make: Callable[[], Callable[[int], Any]]) -> None:
     block = make()
     while (size := pipe.recv()) is not None:
         pipe.send(block(size))
-    os._exit(0)  # no exit handlers: nothing is to be stored
+    os._exit(0)  # no exit handlers: nothing must be stored
 
 
 def _turn(side: Any, size: int) -> Any:
@@ -79,7 +81,7 @@ def _turn(side: Any, size: int) -> Any:
 
 
 def timed(function: Callable[[], None]) -> int:
-    """Nanoseconds of CPU time that the process takes for the function."""
+    """Nanoseconds of CPU time of the process while the function runs."""
     began = time.process_time_ns()
     function()
     return time.process_time_ns() - began

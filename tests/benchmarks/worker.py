@@ -1,11 +1,13 @@
-"""What recording adds to a live worker: CPU time of its whole process tree per task, and throughput.
+"""The cost of recording for a live worker: CPU time of its whole process tree per task, and throughput.
 
-Two workers, one that records and one that does not, on the same cores. CPU: they are fed in turns of ten tasks, A B B A
-and so on, and the clock of each tree is read around each pair of turns, so that what a recorder does while the other
-has its turn counts. Throughput: the seconds from when a stopped worker, with a burst waiting at the broker, is let go
-until the last body has run, again in turns; what a recorder has not stored by then, at most half a second's worth, is
-stored before the next burst and not charged. Restarted several times, for two processes of the same program differ.
-The interval is from a bootstrap over the restarts and, within them, what was measured in turns.
+There are two workers, one that records and one that does not, on the same cores. CPU: they are fed in turns of ten
+tasks, A B B A and so on, and the clock of each tree is read around each pair of turns, so that the work of a recorder
+during the other's turn counts. Throughput: a stopped worker is resumed with a burst waiting at the broker, and the
+seconds until its last body has run are measured, again in turns; events that a recorder has not stored by then, at most
+half a second's worth, are stored before the next burst and not charged.
+
+Workers are restarted several times, because two processes of the same program differ. The interval is from a bootstrap
+over the restarts and, within them, over the turns.
 """
 
 from __future__ import annotations
@@ -21,23 +23,22 @@ from tests.benchmarks.figure import Figure, Interval, Options, bootstrap, scaled
 from tests.benchmarks.live import Worker, worker
 
 TURN = 10
-"""Tasks a turn."""
+"""Tasks per turn."""
 PAIRS = 50
-"""Pairs of turns that make one observation of CPU time: about a second, in which a recorder looks into the journal
-twice."""
+"""Pairs of turns in one observation of CPU time: about a second, in which a recorder looks into the journal twice."""
 REDIS_DATABASE = 12
 
 
 class Plan(NamedTuple):
-    """How much is measured of one comparison."""
+    """The size of one comparison."""
 
     restarts: int
     observations: int
-    """Of CPU time, in each restart."""
+    """Observations of CPU time per restart."""
     bursts: int
-    """Pairs of bursts, in each restart."""
+    """Pairs of bursts per restart."""
     burst: int
-    """Tasks in one."""
+    """Tasks per burst."""
     pairs: int = PAIRS
 
 
@@ -46,12 +47,12 @@ QUICK = Plan(restarts=1, observations=4, bursts=2, burst=500)
 
 
 class Difference(NamedTuple):
-    """How another variant compares with plain Celery."""
+    """The comparison of another variant with plain Celery."""
 
     cpu: Interval
-    """Microseconds that it takes more per task."""
+    """Microseconds that it takes longer per task."""
     throughput: Interval
-    """Its throughput as a part of plain Celery's."""
+    """Its throughput, relative to plain Celery's."""
 
 
 def measure(options: Options) -> Iterator[Figure]:
@@ -103,7 +104,7 @@ def compare(variant: str, broker: str, concurrency: int, plan: Plan) -> Differen
 
 
 def _pin(*workers: Worker) -> None:
-    """Give the workers the same cores; where there are more than two, not the one that feeds them."""
+    """Give the workers the same cores and, if there are more than two, not the core of the process that feeds them."""
     cores = sorted(os.sched_getaffinity(0))
     for one in workers:
         for pid in one.processes:
@@ -111,7 +112,7 @@ def _pin(*workers: Worker) -> None:
 
 
 def _added(plain: Worker, other: Worker, pairs: int) -> float:
-    """Nanoseconds per task that ``other`` took more than ``plain``, over so many pairs of turns."""
+    """Nanoseconds per task by which ``other`` took longer than ``plain``, over ``count`` pairs of turns."""
     before = (plain.cpu_ns(), other.cpu_ns())
     for number in range(pairs):
         for one in (plain, other) if number % 2 else (other, plain):

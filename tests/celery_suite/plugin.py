@@ -30,17 +30,17 @@ TASK_CLS = "celery_asynctask:RecordedTask"
 
 
 class Summary(TypedDict):
-    """What a run tells those who started it."""
+    """The results of a run, for those who started it."""
 
     passed: list[str]
     failed: list[str]
-    """Tests that failed, or whose fixtures did."""
+    """Tests that failed, or whose fixtures failed."""
     apps: int
-    """Celery apps that recording was switched on for."""
+    """Celery apps for which recording was switched on."""
     events: dict[str, int]
-    """Events that were recorded, by kind."""
+    """Recorded events, by kind."""
     raised: dict[str, dict[str, int]]
-    """What our hooks raised and `errors.guard` kept from Celery, how often, by test."""
+    """Exceptions of our hooks that `errors.guard` kept from Celery, with their number, by test."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -58,7 +58,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 class _Outcome:
-    """Keeps the summary of how the tests ended."""
+    """Collects the outcomes of the tests."""
 
     def __init__(self, directory: Path, summary: Summary) -> None:
         self.file = directory / "summary.json"
@@ -70,7 +70,7 @@ class _Outcome:
         if report.failed:
             self.failed.add(report.nodeid)
         elif report.passed and report.when == "call":
-            self.passed.add(report.nodeid)  # a test with subtests comes by several times
+            self.passed.add(report.nodeid)  # a test with subtests is reported several times
 
     def pytest_sessionfinish(self) -> None:
         self.summary["passed"] = sorted(self.passed - self.failed)
@@ -79,7 +79,7 @@ class _Outcome:
 
 
 class _Switch:
-    """Recording, on for every app that is made from now on."""
+    """Recording, switched on for every app that is created from now on."""
 
     def __init__(self, way: str, directory: Path, summary: Summary) -> None:
         self.way = way
@@ -87,14 +87,16 @@ class _Switch:
         self.test = ""
         self.failures: Counter[str] = Counter()
         self.imported: list[Any] = []
-        """Apps that were made while tests were collected."""
+        """Apps that were created while tests were collected."""
         self.apps: weakref.WeakSet[Any] = weakref.WeakSet()
-        """All apps that were made: a task that is shared by all apps may bind to one of an earlier test."""
+        """All apps that were created: a task shared by all apps may bind to one of an earlier test."""
         self.options = {
             "asynctask_url": f"sqlite:///{directory / 'store.db'}",
             "asynctask_journal_dir": str(directory / "journal"),
         }
-        instrumentation.EXIT_SECONDS = 60.0  # `uninstall` after a test leaves no thread behind on a busy machine either
+        instrumentation.EXIT_SECONDS = (
+            60.0  # so that `uninstall` after a test leaves no thread behind, even on a busy machine
+        )
         self._switch_on_all_apps()
         self._count_events()
 
@@ -138,8 +140,8 @@ class _Switch:
     def pytest_runtest_teardown(self) -> None:
         """Uninstall before Celery's fixtures look for threads that a test left behind: the recorder is ours.
 
-        Some of Celery's tests empty the signals' lists of receivers. With no app installed any more, the next
-        `install` connects ours again.
+        Some of Celery's tests empty the signals' lists of receivers. Without any installed app, the next `install`
+        connects ours again.
         """
         for app in list(self.apps):
             celery_asynctask.uninstall(app)

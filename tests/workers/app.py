@@ -80,7 +80,7 @@ def retry_until(self: Any, times: int, countdown: float = 0) -> str:
 
 @app.task(bind=True, max_retries=1)
 def retry_slow_unwind(self: Any) -> str:
-    """The next attempt is long over when this one ends."""
+    """The next attempt has ended long before this one ends."""
     if self.request.retries:
         return "second"
     try:
@@ -178,7 +178,7 @@ def _die(self: Any, first_only: bool) -> str:
 
 
 class DiesOnSuccess(app.Task):  # type: ignore[name-defined]
-    """Its child is killed when the result is stored, and before anybody is told."""
+    """Its child is killed when the result is stored, before anybody gets it."""
 
     def on_success(self, *_: Any) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -241,7 +241,7 @@ def errback(failed_id: str) -> str:
 
 @app.task
 def errback_inline(request: Any, exc: Any, traceback: Any) -> None:
-    """Called in the failing child itself: no execution of its own."""
+    """Called in the failing child itself: not an execution of its own."""
 
 
 @app.task
@@ -249,9 +249,9 @@ def link_fixed(result: int) -> int:
     return result
 
 
-app.conf.database_create_tables_at_setup = False  # or it would fail here and now, not when a result is stored
+app.conf.database_create_tables_at_setup = False  # otherwise it would fail here and now, not when a result is stored
 _NO_BACKEND = DatabaseBackend("sqlite:////nonexistent-directory/results.db", app=app)
-_NO_BACKEND.max_retries = 0  # or Celery waits seconds for it, in the worker's main process too
+_NO_BACKEND.max_retries = 0  # otherwise Celery waits seconds for it, in the worker's main process as well
 app.conf.database_create_tables_at_setup = True
 
 
@@ -263,7 +263,7 @@ def backend_down(succeed: bool) -> str:
 
 
 class PlainTask(Task):
-    """A task class that knows nothing of ours."""
+    """A task class that knows nothing of celery-asynctask."""
 
     abstract = True
 
@@ -280,7 +280,7 @@ def secretive(secret: str, *, key: str) -> str:
 
 @app.task(bind=True)
 def whoami(self: Any, seconds: float = 0) -> list[Any]:
-    """For whom this runs, before and after others had their turn."""
+    """The context of this task, before and after other tasks had their turn."""
     before = self.asynctask.customer
     time.sleep(seconds)
     return [before, self.asynctask.customer, self.asynctask.created_by_name]
@@ -288,7 +288,7 @@ def whoami(self: Any, seconds: float = 0) -> list[Any]:
 
 @app.task(bind=True)
 def noting(self: Any, waits: float) -> str:
-    """Says how far it is, then waits for somebody to look."""
+    """Records its progress, then waits until somebody has read it."""
     self.asynctask.update({"invoice": 17})
     time.sleep(0.2)
     self.asynctask.progress(1, 2, "half way")

@@ -1,4 +1,4 @@
-"""What a row must say, checked field by field."""
+"""The expected contents of a row, checked field by field."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RUNS = {"succeeded": "SUCCESS", "failed": "FAILURE", "ignored": "IGNORED", "reje
 
 @dataclass
 class Row:
-    """One expected row. ``id`` None: any row of the workflow with this name, args and parent."""
+    """An expected row. ``id`` None: any row of the workflow with this name, args and parent."""
 
     name: str
     status: str = "SUCCESS"
@@ -32,14 +32,14 @@ class Row:
     error: str | None = None
     message: str | None = None
     outcomes: Sequence[str | None] = ("succeeded",)
-    """How each attempt ended, in order; empty: the body never ran."""
+    """The outcomes of its attempts, in order; empty: the body never ran."""
     foreign: bool = False
-    """Sent by a process that is not recorded: no customer, and no trace but one of the worker's own."""
+    """Whether its producer is not recorded: no customer, and no trace except the worker's own."""
     started: bool | None = None
-    """Whether the body ran; None: as ``outcomes`` says."""
+    """Whether the body ran; None: if there are ``outcomes``."""
 
     def mismatches(self, row: AsyncTask, attempts: Sequence[AsyncTaskAttempt], trace_id: str | None) -> list[str]:
-        """Everything about the row that is not as expected, in words. ``trace_id`` is its producer's trace."""
+        """All differences between the row and the expected one, in words. ``trace_id`` is its producer's trace."""
         found = []
 
         def check(what: str, actual: Any, expected: Any) -> None:
@@ -87,10 +87,8 @@ class Row:
 
 
 def expect(world: World, *rows: Row, seconds: float = 30, ids: Sequence[str] = ()) -> None:
-    """Wait until the workflow of the rows with an id consists of exactly the expected rows, and each is right.
-
-    ``ids`` are further ids by which rows of the workflow are found.
-    """
+    """Wait until the workflow of these rows consists of exactly the expected rows, and each is right. ``ids`` are
+    further ids by which rows of the workflow are found."""
     known = [row.id for row in rows if row.id] + list(ids)
     trace_id = world.expected_trace()
 
@@ -124,7 +122,7 @@ def expect(world: World, *rows: Row, seconds: float = 30, ids: Sequence[str] = (
 
 
 def _closure(world: World, known: list[str]) -> Sequence[AsyncTask]:
-    """Every row that hangs together with the known ids by root and parent."""
+    """All rows connected with the known ids by root and parent."""
     ids = list(known)
     while True:
         rows = world.workflow(ids)
@@ -135,12 +133,12 @@ def _closure(world: World, known: list[str]) -> Sequence[AsyncTask]:
 
 
 def _best(world: World, row: Row, candidates: Sequence[AsyncTask], trace_id: Any) -> tuple[AsyncTask, list[str]] | None:
-    """The candidate that fits best, and what is wrong with it."""
+    """The candidate that fits best, and its differences."""
     fitting = [one for one in candidates if row.id in (None, one.celery_task_id)]
     judged = [(one, row.mismatches(one, world.attempts(one.celery_task_id), trace_id)) for one in fitting]
     return min(judged, key=lambda pair: len(pair[1]), default=None)
 
 
 def fresh_id() -> str:
-    """A task id chosen by us, as applications may do."""
+    """A task id chosen by the caller, as applications may do."""
     return f"order-{uuid.uuid4().hex[:8]}"

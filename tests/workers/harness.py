@@ -1,4 +1,4 @@
-"""A worker as a process of its own, the application that talks to it, and the rows it left."""
+"""A worker in a process of its own, the application that talks to it, and the rows that it left."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from tests.pace import patience
 from tests.waiting import wait_for
 
 ANY: Any = object()
-"""Not checked: decided by a race, or by someone else."""
+"""Not checked: a race decides it, or another test checks it."""
 START_SECONDS = 40
-"""A worker imports Celery and forks; more only on a machine in trouble."""
+"""A worker imports Celery and forks. It takes longer only on a machine in trouble."""
 STOP_SECONDS = 60
-"""Longer than any task of the suite runs, and than a child waits, 30 s, for its parent to read a result that a warm
-shutdown keeps it from reading (billiard 4.3, pool.py, _ensure_messages_consumed)."""
+"""Longer than any task of the suite runs, and longer than the 30 s that a child waits for its parent to read a result
+that a warm shutdown keeps it from reading (billiard 4.3, pool.py, _ensure_messages_consumed)."""
 
 
 Shape = Callable[["World"], Any]
@@ -41,7 +41,7 @@ Shape = Callable[["World"], Any]
 
 @dataclass
 class Plan:
-    """Where a worker gets its messages, and where its rows go."""
+    """The broker of a worker, and the store of its rows."""
 
     broker: str
     backend: str
@@ -49,8 +49,8 @@ class Plan:
     directory: Path
     transport: str = ""
     tracing: str = ""
-    """How OpenTelemetry's instrumentation of Celery is active: not at all, before us, after us (in the children,
-    or late in the main process), or with span links."""
+    """The state of OpenTelemetry's instrumentation of Celery: off, active before us, after us (in the children, or late
+    in the main process), or with span links."""
     queue: str = field(default_factory=lambda: f"shapes-{uuid.uuid4().hex[:12]}")
 
     def environment(self) -> dict[str, str]:
@@ -77,27 +77,25 @@ class World:
         self.tasks = importlib.import_module("tests.workers.app")
         self.app = self.tasks.app
         self.app.finalize()
-        # Not in each thread: a provider changes the filters of warnings, and so does pytest in its own.
+        # Not in each thread: a provider changes the filters of warnings, and so does pytest in its own threads.
         self.tracer = trace.get_tracer("tests")
         self.log = plan.directory / "celery.log"
         self.process: subprocess.Popen[bytes] | None = None
         self.workers = 0
-        """How many run."""
+        """The number of running worker processes."""
         self.others: list[Any] = []
-        """Applications that a shape made besides; closed with this one."""
-        # Few for all shapes: a PostgreSQL takes 100 connections, and several such worlds use one.
+        """Further applications that a shape created; they are closed with this one."""
+        # Few for all shapes: PostgreSQL takes 100 connections, and several of these worlds use one server.
         self.engine: Engine = create_engine(plan.store, pool_size=4, max_overflow=0, pool_timeout=patience(60))
 
     @property
     def has_native_chords(self) -> bool:
-        """Whether the child of the last header task sends a chord's body; else celery.chord_unlock does."""
+        """Whether the child of the last header task sends a chord's body; otherwise celery.chord_unlock does."""
         return self.plan.backend.startswith("redis")
 
     def run(self, shape: Shape) -> None:
-        """Run a shape in this thread, for a customer and in a trace of its own.
-
-        Closes what Celery opened for its results: a backend belongs to a thread.
-        """
+        """Run a shape in this thread, for a customer and in a trace of its own. It closes the result backend that
+        Celery opened, because a backend belongs to a thread."""
         name = getattr(shape, "__name__", "shape")
         customer = zlib.crc32(name.encode())
         try:
@@ -110,15 +108,15 @@ class World:
             self.forget_results()
 
     def forget_results(self) -> None:
-        """Close what this thread's result backend has open."""
+        """Close this thread's open result backend."""
         if self.has_native_chords:
             self.app.backend.result_consumer.stop()
             self.app.backend.client.connection_pool.disconnect()
 
     def expected_trace(self) -> Any:
-        """The trace that tasks sent by this thread belong to."""
+        """The trace of the tasks that this thread sends."""
         if self.plan.tracing == "links":
-            return ANY  # each run begins a trace of its own
+            return ANY  # each attempt begins a trace of its own
         ids = tracing.current()
         return ids.trace if ids is not None else None
 
@@ -126,18 +124,20 @@ class World:
         from celery_asynctask import uninstall
 
         uninstall(self.app)
-        _state._on_app_finalizers.intersection_update(self._shared)  # later apps of the process would have its tasks
+        _state._on_app_finalizers.intersection_update(
+            self._shared
+        )  # otherwise later apps of the process would get its tasks
         with self.app.connection_for_write() as connection:
             services.forget(connection, self.plan.queue)
         for app in (self.app, *self.others):
             app.pool.force_close_all()
             app.close()
-        pools.reset()  # kombu keeps them by URL, closed ones too
+        pools.reset()  # kombu keeps them by URL, even closed ones
         self.engine.dispose()
 
     @contextmanager
     def worker(self, *options: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
-        """A running worker, its log in ``self.log``; stopped warmly at the end, killed if that fails."""
+        """A running worker with its log in ``self.log``. It is stopped warmly at the end, and killed if that fails."""
         log = self.log = self.plan.directory / f"worker-{uuid.uuid4().hex[:6]}.log"
         name = f"{log.stem}@localhost"
         options = ("worker", "-l", "INFO", "-n", name, "--without-gossip", "--without-mingle", *options)
@@ -154,7 +154,7 @@ class World:
             stop(process)
 
     def celery(self, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
-        """A ``celery`` command on the application, its output in ``self.log``."""
+        """A ``celery`` command for the application, with its output in ``self.log``."""
         with self.log.open("ab") as output:
             return subprocess.Popen(
                 [sys.executable, "-m", "celery", "-A", "tests.workers.app", *arguments],
@@ -164,7 +164,7 @@ class World:
             )
 
     def wait_until_idle(self) -> None:
-        """Wait until the worker has read what its children told it. A result is seen elsewhere before; see
+        """Wait until the worker has read its children's messages. A result is visible elsewhere earlier; see
         `STOP_SECONDS`."""
         name = f"{self.log.stem}@localhost"
         inspect_ = self.app.control.inspect([name], timeout=patience(5), limit=1)
@@ -182,12 +182,12 @@ class World:
             return session.scalars(query.order_by(AsyncTaskAttempt.run_key)).all()
 
     def check_worker(self) -> None:
-        """Fail at once, rather than at a deadline, when the worker is gone."""
+        """Fail at once, rather than at a deadline, if the worker is gone."""
         if self.process is not None and self.process.poll() is not None:
             raise AssertionError(f"the worker ended with {self.process.returncode}; its log is {self.log}")
 
     def workflow(self, task_ids: list[str]) -> Sequence[AsyncTask]:
-        """Rows with one of the ids, or whose root or parent is one."""
+        """Rows that have one of the ids as their id, root or parent."""
         with Session(self.engine, expire_on_commit=False) as session:
             columns = (AsyncTask.celery_task_id, AsyncTask.root_task_id, AsyncTask.parent_task_id)
             return session.scalars(select(AsyncTask).where(or_(*(column.in_(task_ids) for column in columns)))).all()
@@ -215,13 +215,15 @@ def ready(process: subprocess.Popen[bytes], log: Path) -> bool:
     return " ready." in text
 
 
-def stop(process: subprocess.Popen[bytes], how: int = signal.SIGTERM) -> int:
-    """End the worker and wait for it; its exit code. One that does not end is killed, and that is an error."""
+def stop(process: subprocess.Popen[bytes], signum: int = signal.SIGTERM) -> int:
+    """End the worker and wait for it; returns its exit code. One that does not end is killed, and that is an error."""
     if process.poll() is None:
-        process.send_signal(how)
+        process.send_signal(signum)
     try:
         return process.wait(patience(STOP_SECONDS))
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-        raise AssertionError(f"the worker did not end within {patience(STOP_SECONDS):.0f} s of signal {how}") from None
+        raise AssertionError(
+            f"the worker did not end within {patience(STOP_SECONDS):.0f} s of signal {signum}"
+        ) from None

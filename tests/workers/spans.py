@@ -14,7 +14,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, Sp
 
 
 class FileExporter(SpanExporter):
-    """One JSON line a span, appended to a file of the process that ended it, so nothing waits in a child's memory."""
+    """Appends each span as a JSON line to a file of the process that ended it, so that nothing waits in a child's
+    memory."""
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         directory = Path(os.environ["SHAPES_SPANS"])
@@ -37,7 +38,7 @@ def line(span: ReadableSpan) -> str:
 
 
 def provide() -> None:
-    """Make this process record spans, once."""
+    """Make this process record spans; repeated calls do nothing."""
     if not isinstance(trace.get_tracer_provider(), TracerProvider):
         provider = TracerProvider()
         provider.add_span_processor(SimpleSpanProcessor(FileExporter()))

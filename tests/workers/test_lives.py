@@ -1,4 +1,4 @@
-"""How workers end, and what their tasks' rows say then: killed, shut down warmly and coldly; and beat."""
+"""The ends of workers, and the rows of their tasks afterwards: killed, shut down warmly and coldly; and beat."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.workers.test_shapes import plan_for
 pytestmark = pytest.mark.broker
 
 REDIS_TRANSPORT = "visibility_timeout=3 unacked_restore_interval=1 unacked_restore_throttle=1"
-"""What a killed worker had in hand comes back after seconds, not after an hour."""
+"""Messages of a killed worker come back after seconds, not after an hour."""
 
 
 @pytest.fixture(params=["redis", "amqp"])
@@ -37,7 +37,7 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
 
 
 def test_worker_killed(world: World) -> None:
-    """Its late-acknowledged message is delivered again; what its processes wrote before they died is stored."""
+    """Its late-acknowledged message is delivered again; events that its processes wrote before they died are stored."""
     with world.worker("-c2") as worker:
         sent = world.tasks.nap_until_redelivered.delay(60)
         lost = world.tasks.nap.delay(60)
@@ -53,8 +53,9 @@ def test_worker_killed(world: World) -> None:
     assert [one.redelivered for one in world.attempts(sent.id)] == [False, True]
 
 
-def test_whole_worker_killed_and_nobody_runs_it_again(world: World) -> None:
-    """An early-acknowledged message is gone with its worker: some 40 s later the next worker's recorder says so."""
+def test_worker_killed_and_its_task_not_run_again(world: World) -> None:
+    """An early-acknowledged message is gone with its worker; some 40 s later, the next worker's recorder records
+    that."""
     with world.worker("-c2") as worker:
         lost = world.tasks.nap.delay(600)
         world.wait(lost.id, "STARTED")
@@ -72,7 +73,7 @@ def test_whole_worker_killed_and_nobody_runs_it_again(world: World) -> None:
 
 
 def test_warm_shutdown(world: World) -> None:
-    """What runs is finished; what was only received goes back and is received again by the next worker."""
+    """Running tasks finish; a received one goes back, and the next worker receives it again."""
     with world.worker("-c1") as worker:
         seconds = patience(2)
         running = world.tasks.nap.delay(seconds)
@@ -82,13 +83,13 @@ def test_warm_shutdown(world: World) -> None:
         assert stop(worker) == 0
     expect(world, Row("nap", id=running.id, args=(seconds,), result="slept"))
     segments = list((world.plan.directory / "journal").glob("*.segment"))
-    assert len(segments) <= 1, f"the worker left its journal behind: {segments}"  # one is this process's
+    assert len(segments) <= 1, f"the worker left its journal behind: {segments}"  # one belongs to this process
     with world.worker("-c1"):
         expect(world, Row("add", id=waiting.id, args=(1, 1), result=2))
 
 
 def test_cold_shutdown(world: World) -> None:
-    """The message of an early-acknowledged task is gone: it is lost, and Celery's RETRY would be a lie."""
+    """The message of an early-acknowledged task is gone: the task is LOST, and Celery's RETRY would be wrong."""
     with world.worker("-c2") as worker:
         early = world.tasks.nap.delay(60)
         late = world.tasks.nap_until_redelivered.delay(60)
@@ -123,7 +124,7 @@ def test_beat(world: World) -> None:
 
 
 def test_children_recycled(tmp_path: Path) -> None:
-    """A child per task: each has a journal of its own, all are drained and removed."""
+    """One child per task: each has a journal of its own, and all are drained and removed."""
     with services.fresh_database(services.postgresql_url()) as store:
         world = World(plan_for("redis", store, tmp_path))
         try:
@@ -146,7 +147,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("broken", BROKEN)
 def test_tasks_run_whatever_is_broken(tmp_path: Path, broken: str) -> None:
-    """The recorder's own trouble is one clear log line in each process; the tasks do what they always do."""
+    """The recorder's own trouble is one clear log line in each process; the tasks run as always."""
     environment, line = BROKEN[broken]
     with services.fresh_database(services.postgresql_url()) as store:
         world = World(plan_for("redis", store, tmp_path))
@@ -167,7 +168,9 @@ def test_tasks_run_whatever_is_broken(tmp_path: Path, broken: str) -> None:
             text = world.log.read_text(encoding="utf-8")
             kinds = {entry.split("celery-asynctask", 1)[1][:60] for entry in text.splitlines() if line in entry}
             times = sum(line in entry for entry in text.splitlines())
-            assert times <= 2 * max(len(kinds), 1), f"{times} lines for {kinds}"  # one a process and kind of failure
+            assert times <= 2 * max(len(kinds), 1), (
+                f"{times} lines for {kinds}"
+            )  # one for each process and kind of failure
             if broken == "directory":  # each process has stored from its memory
                 wait_for(lambda: {one.status for one in _all(world)} == {"SUCCESS", "FAILURE"}, 20, "all rows")
                 assert len(world.attempts(again.id)) == 3

@@ -1,4 +1,4 @@
-"""For whom a task runs, and what it says about itself while it does."""
+"""The context of a task, and the content that it sets while it runs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 @pytest.mark.parametrize("pool", POOLS)
 def test_nothing_leaks_from_one_task_to_the_next(world: World, pool: str) -> None:
-    """Every third task is nobody's; the others have a customer each, and share processes, threads and greenlets."""
+    """Every third task has no customer; the others have different ones, and share processes, threads and greenlets."""
     options, count = POOLS[pool]
     with world.worker(*options):
         sent: list[tuple[Any, int | None]] = []

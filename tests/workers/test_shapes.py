@@ -1,4 +1,4 @@
-"""Every shape, end to end: a real worker, a real broker, PostgreSQL as store, and each row field by field."""
+"""Every shape, end to end: a real worker, a real broker, PostgreSQL as store, and each row checked field by field."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def plan_for(broker: str, store: str, directory: Path) -> Plan:
 
 
 class Setting(NamedTuple):
-    """A worker to run the shapes on."""
+    """A worker that runs the shapes."""
 
     broker: str
     options: tuple[str, ...]
     at_once: int
-    """Shapes in flight together: more than the pool can run, fewer than would wait beyond their deadlines."""
+    """Shapes in flight at once: more than the pool can run, and few enough that none waits beyond its deadline."""
     tracing: str = ""
     """As in `Plan`."""
     workers: int = 1
@@ -51,7 +51,7 @@ OFTEN = {
     "redis-gevent-late": Setting("redis", ("-P", "gevent", "-c8"), 12, tracing="late"),
     "amqp-solo": Setting("amqp", ("-P", "solo"), 2),
 }
-"""Each pool, broker and way to trace at least once."""
+"""Each pool, each broker and each way to trace at least once."""
 SELDOM = {
     "redis-prefork4": Setting("redis", ("-c4",), 24),
     "redis-prefork4-links": Setting("redis", ("-c4",), 24, tracing="links"),
@@ -65,12 +65,12 @@ SELDOM = {
     "amqp-gevent-late": Setting("amqp", ("-P", "gevent", "-c8"), 12, tracing="late"),
     "amqp-solo-traced": Setting("amqp", ("-P", "solo"), 2, tracing="before"),
 }
-"""Other combinations of the same; `tests.soak` runs these, too."""
+"""Other combinations of the same, which `tests.soak` runs as well."""
 SETTINGS = OFTEN | SELDOM if "ASYNCTASK_SHAPES" in os.environ else OFTEN
 
 
 def applicable(setting: str) -> list[str]:
-    """Shapes that this pool can take."""
+    """The shapes that this pool can run."""
     left_out = set() if "prefork" in setting else PREFORK_ONLY | (ENDS_SOLO if "solo" in setting else set())
     return [name for name in SHAPES if name not in left_out]
 
@@ -79,7 +79,7 @@ def applicable(setting: str) -> list[str]:
 def running(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Future[None]]]:
-    """Every shape that applies, running."""
+    """All shapes that apply, running."""
     setting = SETTINGS[request.param]
     if setting.tracing:
         spans.instrument(use_span_links=setting.tracing == "links")
@@ -101,12 +101,12 @@ def running(
                 spans.uninstrument()
 
 
-#: Runs that succeeded although their process was killed before it could export a span.
+#: Attempts that succeeded although their process was killed before it could export a span.
 KILLED_AFTER_RESULT = ("tests.workers.app.die_with_result", "tests.workers.app.die_with_result_late")
 
 
 def check_spans(world: World) -> None:
-    """Every attempt's span is one that was exported, a run of that very task; except where its process was killed."""
+    """Every attempt's span was exported and belongs to an attempt of that task, except where its process was killed."""
     exported = {one["span"]: one for one in spans.read(world.plan.directory / "spans")}
     wrong = []
     with Session(world.engine) as session:
@@ -126,19 +126,19 @@ def check_spans(world: World) -> None:
 
 
 def is_described(span: Any, attempt: AsyncTaskAttempt) -> bool:
-    """Whether a span says what it is a run of, and nothing else of that kind.
+    """Whether a span names an attempt in its attributes, and nothing else of that kind.
 
-    A retry may start in the same process before the run that asked for it is over: the instrumentation, which knows
-    spans by their task's id, then ends the span of the wrong one, and it takes nothing more.
+    A retry may start in the same process before the attempt that requested it has ended: the instrumentation, which
+    knows spans by their task's id, then ends the span of the wrong one, and it takes nothing more.
     """
     wanted = {"celery.task_id": attempt.celery_task_id, "asynctask.run_key": attempt.run_key}
-    told = {name: value for name, value in span["attributes"].items() if name in wanted}
+    named = {name: value for name, value in span["attributes"].items() if name in wanted}
     retried = attempt.retries > 0 or attempt.outcome == "retried"
-    return told == wanted or (retried and told.items() <= wanted.items())
+    return named == wanted or (retried and named.items() <= wanted.items())
 
 
 def on(settings: dict[str, Setting]) -> pytest.MarkDecorator:
-    """Parametrize over workers; pytest keeps together what has the same place in the list."""
+    """Parametrize over workers. pytest keeps tests with the same position in the list together."""
     params = [pytest.param(key, marks=pytest.mark.xdist_group(f"shapes-{key}"), id=key) for key in settings]
     return pytest.mark.parametrize("running", params, indirect=True, scope="module")
 

@@ -1,4 +1,4 @@
-"""Each way to switch recording on, as a project would: an application of its own, a worker, a producer."""
+"""Each way to switch recording on, as in a project: an application of its own, a worker, a producer."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ TASKS = """
 
 
 class Project:
-    """A directory with the application ``proj``, and the rows it recorded in its SQLite file."""
+    """A directory with the application ``proj``, and the rows in its SQLite file."""
 
     def __init__(self, directory: Path, source: str, **environment: str) -> None:
         self.directory = directory
@@ -67,7 +67,7 @@ class Project:
             stop(process)
 
     def python(self, code: str) -> str:
-        """Run ``code`` in a producer process of the project; what it printed."""
+        """Run ``code`` in a producer process of the project; returns its output."""
         done = subprocess.run(
             [sys.executable, "-c", textwrap.dedent(code)],
             cwd=self.directory,
@@ -81,7 +81,7 @@ class Project:
         return done.stdout.strip()
 
     def rows(self) -> dict[str, str]:
-        """Status by task name."""
+        """Statuses by task name."""
         try:
             with Session(self.engine) as session:
                 return {row.name: str(row.status) for row in session.scalars(select(AsyncTask))}
@@ -123,11 +123,11 @@ WHOLE_APP = {
 }
 
 
-@pytest.mark.parametrize("how", ["task_cls", "install"])
-def test_whole_app(project: Callable[..., Project], how: str) -> None:
-    """One line, and everything of the app is recorded: its tasks, shared ones, Celery's own, other base classes."""
+@pytest.mark.parametrize("way", ["task_cls", "install"])
+def test_whole_app(project: Callable[..., Project], way: str) -> None:
+    """One line, and everything in the app is recorded: its tasks, shared ones, Celery's own, other base classes."""
     source = (
-        WHOLE_APP[how]
+        WHOLE_APP[way]
         + textwrap.dedent(CONF)
         + textwrap.dedent(TASKS)
         + textwrap.dedent("""
@@ -146,7 +146,7 @@ def test_whole_app(project: Callable[..., Project], how: str) -> None:
 
 
 def test_single_tasks(project: Callable[..., Project]) -> None:
-    """With RecordedTask as the base of one task, that one alone is recorded."""
+    """With RecordedTask as the base of one task, only that task is recorded."""
     source = (
         'from celery import Celery\nfrom celery_asynctask import RecordedTask\napp = Celery("proj")\n'
         + textwrap.dedent(CONF)
@@ -166,7 +166,7 @@ def test_single_tasks(project: Callable[..., Project]) -> None:
 
 
 def test_configuration_alone(project: Callable[..., Project]) -> None:
-    """The module in ``imports``: what the worker runs is recorded, without a word in the code."""
+    """The module in ``imports``: tasks that the worker runs are recorded, without a change of the code."""
     source = (
         'from celery import Celery\napp = Celery("proj")\n'
         + textwrap.dedent(CONF)
@@ -182,7 +182,7 @@ def test_configuration_alone(project: Callable[..., Project]) -> None:
 
 
 def test_django(project: Callable[..., Project]) -> None:
-    """A real settings module, its keys in the CELERY_ namespace; the tasks still have delay_on_commit."""
+    """A real settings module with keys in the CELERY_ namespace; the tasks still have delay_on_commit."""
     source = """
         import os
         os.environ.setdefault("DJANGO_SETTINGS_MODULE", "mysite")
@@ -223,7 +223,7 @@ def test_django(project: Callable[..., Project]) -> None:
 
 
 def test_disabled(project: Callable[..., Project]) -> None:
-    """Off means off: no rows, no files."""
+    """Switched off: no rows, no files."""
     source = (
         WHOLE_APP["task_cls"]
         + textwrap.dedent(CONF)
@@ -238,9 +238,9 @@ def test_disabled(project: Callable[..., Project]) -> None:
     assert not (proj.directory / "asynctask.db").exists()
 
 
-@pytest.mark.parametrize("how", ["task_cls", "install"])
-def test_wrong_setting_stops_the_worker(project: Callable[..., Project], how: str) -> None:
-    source = WHOLE_APP[how] + textwrap.dedent(CONF) + "app.conf.asynctask_bach_size = 3\n" + textwrap.dedent(TASKS)
+@pytest.mark.parametrize("way", ["task_cls", "install"])
+def test_wrong_setting_stops_the_worker(project: Callable[..., Project], way: str) -> None:
+    source = WHOLE_APP[way] + textwrap.dedent(CONF) + "app.conf.asynctask_bach_size = 3\n" + textwrap.dedent(TASKS)
     proj = project(source)
     with pytest.raises(AssertionError, match="asynctask_bach_size") as caught, proj.worker():
         pass
@@ -248,7 +248,7 @@ def test_wrong_setting_stops_the_worker(project: Callable[..., Project], how: st
 
 
 def test_uninstall(project: Callable[..., Project]) -> None:
-    """What was recorded is stored, and the app publishes as if nothing had been."""
+    """Recorded events are stored, and the app then publishes as if nothing had been installed."""
     source = WHOLE_APP["install"] + textwrap.dedent(CONF) + textwrap.dedent(TASKS)
     proj = project(source)
     proj.python("""

@@ -1,4 +1,5 @@
-"""Runs that end otherwise: retried, ignored, rejected, replaced, out of time, killed, or with what cannot be stored."""
+"""Attempts that do not end normally: retried, ignored, rejected, replaced, out of time, killed, or with a result that
+cannot be stored."""
 
 from __future__ import annotations
 
@@ -49,7 +50,7 @@ def retry_countdown(world: World) -> None:
 
 @shape
 def retry_slow_unwind(world: World) -> None:
-    """The first run ends a second after the second one has succeeded."""
+    """The first attempt ends a second after the second one has succeeded."""
     sent = world.tasks.retry_slow_unwind.delay()
     expect(
         world,

@@ -1,4 +1,4 @@
-"""Messages of producers without this plugin, and those that no task can be made of."""
+"""Messages of producers without this package, and messages that cannot become a task."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.workers.shapes.single import success
 
 @shape
 def foreign_producer(world: World) -> None:
-    """A process that knows neither the task nor the plugin."""
+    """A process that knows neither the task nor the package."""
     sent = _plain_app(world).send_task("tests.workers.app.add", (8,), {"y": 1})
     expect(world, Row("add", id=sent.id, args=(8,), kwargs={"y": 1}, result=9, foreign=True))
     assert world.attempts(sent.id)[0].published_at is None
@@ -92,7 +92,7 @@ def invalid_eta(world: World) -> None:
 
 @shape
 def no_task_at_all(world: World) -> None:
-    """A message without a task header names no execution: nothing to record, and nothing breaks."""
+    """A message without a task header names no execution: nothing is recorded, and nothing breaks."""
     publish_raw(world, json.dumps({"hello": "world"}).encode(), {"x": 1})
     success(world)
 
@@ -128,7 +128,7 @@ def wrong_arguments(world: World) -> None:
 
 
 def _plain_app(world: World, **conf: Any) -> Celery:
-    """A producer that knows the broker and nothing else."""
+    """A producer that knows only the broker."""
     plain = Celery(f"plain-{uuid.uuid4().hex[:6]}", set_as_current=False, broker=world.plan.broker)
     plain.conf.update(task_default_queue=world.plan.queue, task_queues=world.app.conf.task_queues, **conf)
     world.others.append(plain)

@@ -1,4 +1,4 @@
-"""The shapes by name, and on which pools they can be run."""
+"""The shapes by name, and the pools that can run them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SHAPES: dict[str, Callable[[World], None]] = {}
 PREFORK_ONLY: set[str] = set()
 
 ENDS_SOLO = {"result_backend_down"}
-"""In a solo worker that is Celery's own end: it stops with an unrecoverable error (5.7)."""
+"""In a solo worker, this ends Celery itself: it stops with an unrecoverable error (5.7)."""
 
 
 def shape(function: Callable[[World], None]) -> Callable[[World], None]:
@@ -20,6 +20,6 @@ def shape(function: Callable[[World], None]) -> Callable[[World], None]:
 
 
 def prefork_only(function: Callable[[World], None]) -> Callable[[World], None]:
-    """Other pools have no children to kill and ignore time limits and termination."""
+    """Other pools have no children to kill, and ignore time limits and termination."""
     PREFORK_ONLY.add(function.__name__)
     return function

@@ -1,4 +1,4 @@
-"""Tasks that are revoked, and those that expire."""
+"""Tasks that are revoked, and tasks that expire."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What leaves no row."""
+"""Calls that leave no row."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tests.workers.shapes.single import success
 
 @shape
 def publish_fails(world: World) -> None:
-    """Nothing was sent, so there is no execution; nor is there a step of the workflow it would have begun."""
+    """Nothing was sent, so there is no execution, and no step of the workflow that it would have begun."""
     task_id, later = fresh_id(), fresh_id()
     step = world.tasks.add.s(1)
     step.set(task_id=later)
     with pytest.raises(EncodeError):
         world.tasks.add.apply_async((object(),), task_id=task_id, chain=[step])
-    success(world)  # what was recorded after it is stored
+    success(world)  # events recorded after it are stored
     assert (world.row(task_id), world.row(later)) == (None, None)
 
 

@@ -55,7 +55,7 @@ def chain_fails(world: World) -> None:
 
 @shape
 def chain_is_planned(world: World) -> None:
-    """Before the first step runs, the later ones are there to see."""
+    """Before the first step runs, the later steps have rows."""
     tasks = world.tasks
     workflow = chain(
         tasks.add.s(1, 1).set(countdown=patience(2)), group(tasks.add.s(2), tasks.add.s(3)), tasks.total.s()
@@ -196,7 +196,7 @@ def chord_in_chain(world: World) -> None:
 
 @shape
 def chord_in_chain_fails_before(world: World) -> None:
-    """The whole rest of the workflow is there, and says why it never ran."""
+    """The whole rest of the workflow has rows, which say why it never ran."""
     tasks = world.tasks
     sent = chain(tasks.fail.s(1), group(tasks.add.s(1), tasks.add.s(2)), tasks.total.s()).apply_async()
     members = sent.parent.results
