@@ -1,4 +1,4 @@
-"""Records that have everything, and what they are as bundles."""
+"""Records with everything that can occur in them, and their bundles."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ODD = "é 😀 \" ' \\ % :x\n\r\t\u2028\x1b[31m,;=1+1"
 
 
 def store_everything(store: Store) -> None:
-    """Every history, every value that is made, and the ends of every column."""
+    """Every history, every kind of value, and the extremes of every column."""
     for name, history in HISTORIES.items():
         store.write(lines(about(history(), f"history-{name}")))
     run = Delivery(2, name=ODD)

@@ -1,5 +1,5 @@
-"""Running ``celery asynctask`` as an operator does, in a directory with a project: in this process, which is quick, or
-in one of its own where it matters that it begins, ends, has a terminal or gets signals."""
+"""Runs ``celery asynctask`` as an operator does, in a directory with a project: in this process, which is quick, or in
+a process of its own for tests about its beginning, its end, its terminal or signals."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ SECONDS = 60
 
 
 started: list[subprocess.Popen[str]] = []
-"""Processes of the test that runs."""
+"""Processes of the present test."""
 
 
 def end_all() -> None:
-    """End what a test that failed has left, and close its pipes: else they fail the tests after it."""
+    """End the processes that a failed test left, and close their pipes: otherwise the next tests fail, too."""
     while started:
         process = started.pop()
         if process.poll() is None:
@@ -45,7 +45,7 @@ def end_all() -> None:
 
 
 class Ended(NamedTuple):
-    """How a command ended."""
+    """The result of a command."""
 
     code: int
     out: str
@@ -57,7 +57,7 @@ class Ended(NamedTuple):
 
     @property
     def values(self) -> list[Any]:
-        """What ``--json`` printed."""
+        """The objects that ``--json`` printed."""
         return [json.loads(line) for line in self.lines]
 
 
@@ -83,14 +83,14 @@ class Project:
         return process
 
     def run_process(self, *arguments: str, given: str = "", group: tuple[str, ...] = (), **environment: str) -> Ended:
-        """The same, ended; ``given`` is what is typed. No traceback may ever be seen."""
+        """The same, after its end; ``given`` is typed into it. No traceback may ever appear."""
         process = self.start(*arguments, group=group, **environment)
         out, err = process.communicate(given, timeout=patience(SECONDS))
         assert "Traceback (most recent" not in err, err
         return Ended(process.returncode, out, err)
 
     def run(self, *arguments: str, given: str = "", group: tuple[str, ...] = (), **environment: str) -> Ended:
-        """The same in this process, which takes a tenth of the time; what it raises is raised."""
+        """The same in this process, in a tenth of the time; exceptions of the command are raised."""
         words = ["-A", "proj", "asynctask", *group, *arguments]
         runner = CliRunner()
         with isolated(self.path, {"TZ": "UTC", **environment}):
@@ -101,11 +101,11 @@ class Project:
 
 
 class _Command:
-    """Celery's command, and the end of its process: of a command, `CliRunner` knows this much."""
+    """Celery's command and the end of its process, as far as `CliRunner` supports a command."""
 
     def main(self, **how: Any) -> None:
         before = set(_state._apps)
-        with mock.patch.multiple(sys, __stdout__=sys.stdout, __stderr__=sys.stderr):  # where Celery logs
+        with mock.patch.multiple(sys, __stdout__=sys.stdout, __stderr__=sys.stderr):  # for Celery's log
             try:
                 celery.main(auto_envvar_prefix="CELERY", **how)
             finally:

@@ -1,4 +1,4 @@
-"""Stores that are empty or hold some tasks, a journal, drains between them; apps, and the HTTP API."""
+"""Stores, empty or with some tasks; a journal, and drains between them; apps, and the HTTP API."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ lookup = sys.modules["celery_asynctask.queries.reruns"]
 
 @pytest.fixture(autouse=True)
 def _logged_nothing() -> None:
-    """What an earlier test logged is logged in this one, too."""
+    """Log messages of earlier tests are logged in this test, too."""
     draining._logged.clear()
 
 
@@ -54,12 +54,12 @@ def _no_process_left() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _time_to_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An app that is uninstalled stores what is on its way, on a machine that is slow as well."""
+    """Give an app that is uninstalled enough time to store its events, even on a slow machine."""
     monkeypatch.setattr(instrumentation, "EXIT_SECONDS", patience(20))
 
 
 class Stores:
-    """One store of each kind of database for all tests of a process, made when it is first asked for."""
+    """One store for each kind of database, shared by all tests of a process and created on first use."""
 
     def __init__(self, stack: ExitStack, directory: Path) -> None:
         self._stack = stack
@@ -92,13 +92,13 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stores]:
 
 @pytest.fixture(scope="session")
 def shared_store(stores: Stores, database_kind: str) -> Store:
-    """A database for all tests; what some leave in it stays there until one of them asks for `store`."""
+    """A database for all tests. Rows that a test leaves in it stay until a test uses `store`."""
     return stores[database_kind]
 
 
 @pytest.fixture(scope="module")
 def module_store(database_kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    """A database for the tests of a module that only read what it is filled with."""
+    """A database for the tests of a module that only read it."""
     with (
         services.new_database(database_kind, tmp_path_factory.mktemp("store")) as url,
         prepared(url) as made,
@@ -119,7 +119,7 @@ def store(shared_store: Store) -> Iterator[Store]:
 
 @pytest.fixture
 def make_drain(store: Store, tmp_path: Path) -> Iterator[MakeDrain]:
-    """Makes drains of one journal into the store, with settings of their own; each as after a restart."""
+    """Makes drains of one journal into the store, with settings of their own; each is like one after a restart."""
     made: list[Drain] = []
 
     def make(**more: Any) -> Drain:
@@ -179,20 +179,20 @@ def two_tenants(store: Store) -> None:
 
 @pytest.fixture
 def one_minute(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All requests come at the same time: some answers say until which minute they look."""
+    """All requests come at the same time, because some answers name the minute until which they look."""
     now = dt.datetime.now(dt.timezone.utc)
     monkeypatch.setattr(Caller, "now", property(lambda _: now, lambda *_: None), raising=False)
 
 
 @pytest.fixture
 def not_stored(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The record does not know yet what was sent again: no recorder has looked since."""
+    """The record does not have reruns yet: no recorder has drained since."""
     monkeypatch.setattr(rerun, "reruns", lambda *_: lookup.Reruns({}, None))
 
 
 @pytest.fixture
 def eager_app(tmp_path: Path) -> Iterator[Celery]:
-    """An app whose tasks run where they are called, recorded into an SQLite file."""
+    """An app whose tasks run in the calling process, recorded into an SQLite file."""
     app = Celery("eager", broker="memory://", backend="cache+memory://", set_as_current=False)
     app.conf.update(
         task_always_eager=True,
@@ -206,7 +206,7 @@ def eager_app(tmp_path: Path) -> Iterator[Celery]:
 
 @pytest.fixture
 def one_store(tmp_path: Path) -> Iterator[Store]:
-    """On SQLite, where the database does not matter."""
+    """On SQLite, because the database does not matter."""
     made = Store(Settings(url=f"sqlite:///{tmp_path / 'rows.db'}"))
     made.prepare()
     for task_id, customer in WHOSE.items():
@@ -217,7 +217,7 @@ def one_store(tmp_path: Path) -> Iterator[Store]:
 
 @pytest.fixture
 def two(store: Store) -> None:
-    """A task in which everything is there, and one in which as little is as may be."""
+    """One task with every value, and one with as few as possible."""
     whole = row(UUID, **{**EVERYTHING, "created_at": AT + SECOND})
     add(store, [{**dict.fromkeys(whole), **row("plain")}, whole])
     attempt = {"run_key": "0", "name": "shop.refund", "retries": 3, "redelivered": False, "end_key": ""}

@@ -1,4 +1,4 @@
-"""What tests of the drain have in common: putting events in, and looking at what came of them."""
+"""Helpers of the drain's tests: they put events in and look at the results."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def sources(store: Store) -> list[AsyncTaskSource]:
 
 
 def tasks(count: int, history: str = "success") -> dict[str, list[Event]]:
-    """A history, told of many tasks."""
+    """A history, for many tasks."""
     return {f"task-{number}": about(HISTORIES[history](), f"task-{number}") for number in range(count)}
 
 

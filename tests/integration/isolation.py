@@ -1,4 +1,5 @@
-"""Commands in the process of the tests: it is for them as one that has just begun, and as it was when they are over."""
+"""Runs commands in the process of the tests: each one sees it as a process that has just begun, and leaves it as it
+was."""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @contextmanager
 def isolated(directory: Path, environment: Mapping[str, str]) -> Iterator[None]:
-    """What runs here is in ``directory``, with these variables besides those of the tests."""
+    """Commands run here in ``directory``, with these variables in addition to those of the tests."""
     assert not [name for name in environment if name.startswith("PYTHON")], "Python looks at it when it begins"
     with ExitStack() as stack:
         stack.enter_context(_threads())
@@ -41,7 +42,7 @@ def isolated(directory: Path, environment: Mapping[str, str]) -> Iterator[None]:
 
 
 def leave(apps: set[Any]) -> None:
-    """Do for the apps what the exit of their process does: what they recorded is stored."""
+    """Do for the apps what the exit of their process does: store their recorded events."""
     for app in apps:
         uninstall(app)
         app.close()
@@ -49,7 +50,7 @@ def leave(apps: set[Any]) -> None:
 
 @contextmanager
 def _apps() -> Iterator[None]:
-    """Which app is the current one, and what is done to every app there will be (``shared_task``)."""
+    """Which app is the current one, and what happens to every future app (``shared_task``)."""
     current, default = _state._tls.current_app, _state.default_app
     apps, finalizers = set(_state._apps), set(_state._on_app_finalizers)
     _state._tls.current_app = _state.default_app = None
@@ -63,7 +64,7 @@ def _apps() -> Iterator[None]:
 
 @contextmanager
 def _broker() -> Iterator[None]:
-    """What is sent to ``memory://`` is in the process that sends it."""
+    """Messages sent to ``memory://`` stay in the process that sends them."""
     with (
         mock.patch.object(memory.Channel, "queues", {}),
         mock.patch.object(memory.Transport, "global_state", virtual.BrokerState()),
@@ -73,7 +74,7 @@ def _broker() -> Iterator[None]:
 
 @contextmanager
 def _modules(directory: Path) -> Iterator[None]:
-    """The working directory, and no module of it; none is taken for one that had its name a moment ago."""
+    """The working directory, without loaded modules of it; none is taken for an earlier module of the same name."""
     before, loaded, path, writes = Path.cwd(), dict(sys.modules), list(sys.path), sys.dont_write_bytecode
     sys.dont_write_bytecode = True
     os.chdir(directory)
@@ -104,7 +105,8 @@ def _signals() -> Iterator[None]:
 
 @contextmanager
 def _logging() -> Iterator[None]:
-    """As nobody has set it up: warnings go to standard error. Celery's own commands set it up once in a process."""
+    """Logging as if nobody had configured it: warnings go to standard error. Celery's own commands configure it only
+    once in a process."""
     before = {one: (list(one.handlers), one.level, one.propagate) for one in _loggers()}
     root = logging.getLogger()
     root.handlers[:] = []
@@ -131,7 +133,7 @@ def _loggers() -> list[logging.Logger]:
 
 @contextmanager
 def _collector() -> Iterator[None]:
-    """``serve`` hides from the collector what there is; here it would stay hidden."""
+    """``serve`` hides all present objects from the collector; here they would stay hidden."""
     with mock.patch.object(gc, "freeze"):
         yield
 

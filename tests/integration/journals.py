@@ -1,4 +1,4 @@
-"""The directory of a journal, and the events that are in it."""
+"""The directory of a journal, and its events."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def segments(path: Path) -> list[Segment]:
 
 
 def events_in(path: Path) -> dict[str, list[tuple[int, bytes]]]:
-    """Number and data of every event in the directory, by source."""
+    """Number and data of every event in the directory, by process."""
     found: dict[str, list[tuple[int, bytes]]] = {}
     for segment in segments(path):
         chunk = Chunk([], [], [], 0, 0, 0, at_end=False)

@@ -1,11 +1,10 @@
-"""A plain model of the journal's ledger: what must have become of every event, by every byte that was written.
+"""A plain model of the journal's ledger: the fate of every event, from every byte that was written.
 
 The model keeps each segment as it was last seen, with the number of the event that each byte belongs to. So after any
-damage it knows of each event whether it is whole, hidden in a damaged line, or gone without a trace.
-
-An event is accepted when ``append`` was called with it; the torn line of a process that is killed while it writes
-counts, too. What waits in the memory of a process that is killed was never in the journal: it is `Source.lost`. Its
-number is above all that the process has written, so the ledger never hears of it.
+damage it knows for each event whether it is intact, hidden in a damaged line, or gone without a trace. An event is
+accepted when ``append`` was called with it, and so is the torn line of a process that is killed while it writes. Events
+in the memory of a killed process were never in the journal: they are `Source.lost`. Their numbers are above all that
+the process has written, so the ledger never learns of them.
 """
 
 from __future__ import annotations
@@ -30,13 +29,13 @@ GARBAGE = -1
 
 @dataclass
 class Scan:
-    """What lies in the first bytes of segments."""
+    """Bytes at the beginnings of segments."""
 
     whole: dict[int, bytes] = field(default_factory=dict)
-    """Undamaged frames by number; 0: the description."""
+    """Undamaged frames by number; 0 is the description."""
     damaged: list[bytes] = field(default_factory=list)
     hidden: set[int] = field(default_factory=set)
-    """Numbers of the events of which at least a byte is in a damaged line."""
+    """Numbers of the events that have at least a byte in a damaged line."""
     extra: int = 0
     """Damaged lines beyond one for each hidden event: garbage, descriptions, halves."""
     joined: int = 0
@@ -52,12 +51,12 @@ class Image:
         self.data = b""
         self.owners: list[int] = []
         self.dropped: dict[str, int] = {}
-        """What its description says, or said before it was damaged."""
+        """Its description, as it is or was before it was damaged."""
         self.drained = False
-        """The recorder has removed it."""
+        """Whether the recorder has removed it."""
 
     def grow(self, data: bytes, torn: int) -> None:
-        """The writer has appended: whole frames, and where it was killed a part of the one numbered ``torn``."""
+        """The writer has appended complete frames and, where it was killed, a part of the frame numbered ``torn``."""
         assert data.startswith(self.data), f"{self.path.name} has changed below its end"
         *lines, rest = data[len(self.data) :].split(b"\n")
         for line in lines:
@@ -70,7 +69,7 @@ class Image:
         self.data = data
 
     def scan(self, end: int, into: Scan) -> bool:
-        """Add what lies before ``end``; whether the description is still there, at the beginning."""
+        """Count what lies before ``end``. Returns whether the description is still there, at the beginning."""
         at, described = 0, False
         *lines, rest = self.data[:end].split(b"\n")
         for line in [*lines, rest] if rest else lines:
@@ -91,7 +90,7 @@ class Image:
 
 
 def flip(data: bytes, end: int, rng: Random) -> tuple[int, int, bytes]:
-    """Which bytes behind ``end`` are replaced by which, as in the three that follow."""
+    """Which bytes behind ``end`` are replaced, and by which; the next three do the same."""
     at = rng.randrange(end, len(data))
     return at, at + 1, bytes([data[at] ^ rng.randint(1, 255)])
 
@@ -116,7 +115,7 @@ DAMAGES = (flip, cut, delete_line, insert)
 
 @dataclass
 class Source:
-    """A process, and what became of all that it accepted."""
+    """A process, and the fate of all events that it accepted."""
 
     name: str
     journal: Journal
@@ -124,15 +123,15 @@ class Source:
     sent: dict[int, bytes] = field(default_factory=dict)
     images: dict[int, Image] = field(default_factory=dict)
     deleted: set[int] = field(default_factory=set)
-    """Events of which no byte is left: their lines or segments were removed before they were drained."""
+    """Events without any byte left: their lines or segments were removed before they were drained."""
     refused: int = 0
-    """Events that it has dropped; they have no number."""
+    """Events that it dropped; they have no number."""
     lost: set[int] = field(default_factory=set)
-    """Events that waited in its memory when it was killed."""
+    """Events that were in its memory when it was killed."""
     hidden: set[int] = field(default_factory=set)
     """Events of which only damaged lines are left."""
     torn: int = 0
-    """The event in the middle of which it was killed."""
+    """The event that it was writing when it was killed."""
 
     def waiting(self) -> set[int]:
         return {frame.unpack(line[:-1])[0] for line in self.journal._kept} if self.alive else set()
@@ -146,13 +145,13 @@ class Source:
             self.refused += 1
             return False
         self.sent[number] = data
-        if unlinked and written:  # it sees that its segment was deleted, at the cost of one event
+        if unlinked and written:  # it notices that its segment was deleted, at the cost of one event
             self.deleted.add(number)
             assert self.journal._trouble or (self.journal._handle and os.fstat(self.journal._handle).st_nlink)
         return written
 
     def abandon(self) -> None:
-        """It ends, and what waits in its memory is dropped."""
+        """It ends, and the events in its memory are dropped."""
         for number in self.waiting():
             del self.sent[number]
             self.refused += 1
@@ -160,20 +159,20 @@ class Source:
 
 
 class Ledger:
-    """All sources of one journal directory, against what the database says of them."""
+    """All processes of one journal directory, compared with their rows in the database."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.sources: dict[str, Source] = {}
         self.rows: dict[str, dict[str, Any]] = {}
-        """Of `AsyncTaskSource`, as they are now."""
+        """The rows of `AsyncTaskSource`, as they are now."""
         self.poison: set[bytes] = set()
-        """What no database takes."""
+        """Events that no database takes."""
         self.again = False
-        """A batch has failed, so that entries may be in quarantine twice or before their time."""
+        """A batch has failed, so entries may be in quarantine twice or too early."""
 
     def see(self) -> None:
-        """Look at the segments: only their writers have changed them."""
+        """Look at the segments, which only their writers have changed."""
         for path in self.directory.glob(f"*{SUFFIX}"):
             name, _, number = path.name.removesuffix(SUFFIX).rpartition(".")
             source = self.sources[name]
@@ -182,7 +181,8 @@ class Ledger:
                 image.grow(path.read_bytes(), source.torn)
 
     def images(self, drained: bool) -> Iterator[tuple[Source, Image, int]]:
-        """Segments with the place up to which they are stored: those the recorder has removed, or those there are."""
+        """Segments with the place up to which they are stored: those that the recorder has removed, or those that
+        exist."""
         for source in self.sources.values():
             for image in source.images.values():
                 if image.drained == drained:
@@ -195,7 +195,7 @@ class Ledger:
         return row["position"] if image.number == row["segment"] else 0
 
     def see_drained(self) -> None:
-        """Note which segments the recorder has removed; never one that is written to."""
+        """Note which segments the recorder has removed; it never removes one that is being written to."""
         there = {path.name for path in self.directory.glob(f"*{SUFFIX}")}
         for source, image, _ in self.images(drained=False):
             if image.path.name not in there:
@@ -205,11 +205,11 @@ class Ledger:
                 assert not written_to, f"{image.path.name} was removed while its process lives"
 
     def undrained(self) -> list[tuple[Source, Image, int]]:
-        """Segments of which something is not stored."""
+        """Segments that are not stored completely."""
         return [one for one in self.images(drained=False) if one[2] < len(one[1].data)]
 
     def hurt(self, source: Source, image: Image, first: int, last: int, new: bytes) -> None:
-        """Somebody changes a segment; a byte that is changed in its place remains its event's."""
+        """Somebody changes a segment. A byte that is changed in place still belongs to its event."""
         owners = image.owners[first:last] if len(new) == last - first else [GARBAGE] * len(new)
         owners = image.owners[:first] + owners + image.owners[last:]
         data = image.data[:first] + new + image.data[last:]
@@ -218,7 +218,7 @@ class Ledger:
         (self.directory / image.path.name).write_bytes(data)
 
     def remove(self, source: Source, image: Image) -> None:
-        """Somebody deletes a segment; what is stored of it stays in the account."""
+        """Somebody deletes a segment. Its stored part stays in the account."""
         end = self._end(source, image)
         (self.directory / image.path.name).unlink()
         source.deleted |= {owner for owner in set(image.owners).difference(image.owners[:end]) if owner > 0}
@@ -227,14 +227,14 @@ class Ledger:
             del source.images[image.number]
 
     def check(self) -> list[bytes]:
-        """That every event of every source is accounted for; the events that are stored."""
+        """Check that every event of every process is accounted for. Returns the stored events."""
         found = [event for source in self.sources.values() for event in self._check(source)]
         assert set(self.rows) <= set(self.sources)
         return found
 
     def early(self) -> set[str]:
-        """Tasks of which more may be stored than is counted: a batch with poison stores the rest of it before it counts
-        them. If it fails then, and they are damaged before the next, nobody counts them."""
+        """Tasks with events that may be stored but not counted: a batch with poison stores its other events before it
+        counts them. If it then fails, and they are damaged before the next batch, nobody counts them."""
         numbers = {source.name: source.deleted | source.hidden for source in self.sources.values() if self.again}
         found = [self.sources[name].sent[number] for name in numbers for number in numbers[name]]
         return {decode(event)["id"] for event in found if event not in self.poison}
@@ -252,7 +252,7 @@ class Ledger:
         assert set(source.sent) == known, f"{set(source.sent) - known} vanished from the journal"
         assert source.refused == sum(source.journal.dropped.values())
 
-        # What lies below the high-water mark is what the row counts.
+        # The row counts everything below the high-water mark.
         below = Scan()
         told: list[dict[str, int]] = [{}]
         for _, image in sorted(source.images.items()):
@@ -276,8 +276,8 @@ class Ledger:
         last = max(below.whole, default=0)
         assert last <= position.last_number <= max(last, *below.hidden, 0) + below.extra, "last_number"
         assert row_dropped in told, f"dropped: {row_dropped}, not {told}"
-        # Lines that damage has joined, or that are no event's, may count as one event or as none; and where a damaged
-        # line is, nobody can tell whether an event that left no trace was in it.
+        # Lines that damage has joined, or that belong to no event, may count as one event or as none. And in a damaged
+        # line, nobody can tell whether an event that left no trace was in it.
         beside = sum(number < last for number in source.deleted) if below.hidden else 0
         low, high = len(below.hidden) - below.joined, len(below.hidden) + below.extra + beside
         assert low <= position.quarantined - len(bad) <= high, (

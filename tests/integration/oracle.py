@@ -1,7 +1,6 @@
-"""What a search finds, said once more in plain Python, and rows that are as varied as rows can be.
+"""The results of a search, computed again in plain Python, and rows that are as varied as rows can be.
 
-Written from the words of the grammar, not from its SQL: a condition is right if it finds on every database what this
-finds.
+It follows the words of the grammar, not its SQL: a condition is right if it finds the same on every database.
 """
 
 from __future__ import annotations
@@ -142,7 +141,7 @@ def found(search: Filter, tasks: Sequence[AsyncTask], attempts: Sequence[AsyncTa
 
 
 def holds(term: Term, task: AsyncTask, runs: Sequence[AsyncTaskAttempt]) -> bool:
-    """Whether a term is true of a task."""
+    """Whether a term holds for a task."""
     return any(_holds(term, value, task, runs) for value in term.values) is not term.negated
 
 
@@ -201,7 +200,7 @@ def _fits(text: str | None, value: Value) -> bool:
 
 
 def at(value: Any, path: Sequence[str]) -> Any:
-    """What is at the path, None where nothing is."""
+    """The value at the path; None: there is none."""
     for name in path:
         if isinstance(value, Mapping):
             value = value.get(name)
@@ -231,7 +230,7 @@ def _is_like(what: Any, value: Value) -> bool:
 
 
 def row(task_id: str, **more: Any) -> dict[str, Any]:
-    """A task that is pending."""
+    """A pending task."""
     keys = dict.fromkeys(("origin_key", "order_key", "trace_key", "content_key"), "")
     columns = {"name": "shop.charge", "status": "PENDING", "retries": 0, "created_at": START, "customer": None}
     return {"celery_task_id": task_id, **columns, **keys, **more}

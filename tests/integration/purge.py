@@ -1,4 +1,4 @@
-"""Tasks that are over, a purge of them, and what it leaves."""
+"""Tasks that have ended, a purge of them, and the rows that it leaves."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
 from tests.histories import HISTORIES, START, about, lines
 
 OVER = dt.datetime.fromtimestamp(START / 1e6, dt.timezone.utc)
-"""About when every history ends."""
+"""The approximate time at which every history ends."""
 NOW = OVER + dt.timedelta(days=365)
 DAY = dt.timedelta(days=1)
 
 
 def record(store: Store, history: str, *ids: str, over: dt.datetime | None = None, **columns: Any) -> None:
-    """Store the history of these tasks; they were over then, and are so in these columns."""
+    """Store the history of these tasks, with ``over`` as the time of their end and with these values of columns."""
     store.write(lines(event for one in ids for event in about(HISTORIES[history](), one)))
     if over is not None:
         columns |= {"completed_at": over}
@@ -51,7 +51,7 @@ def without_attempts(store: Store) -> set[str]:
 
 
 def nothing(_count: int) -> None:
-    """Whoever does not want to know how far it is."""
+    """A callback for progress that does nothing."""
 
 
 def work(writer: Writer, rules: dict[str, str | None], **options: Any) -> Purge:

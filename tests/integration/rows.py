@@ -1,4 +1,4 @@
-"""What is stored, read back as it is, or as the fold's own values."""
+"""The stored rows, as they are or in the fold's own values."""
 
 from __future__ import annotations
 
@@ -18,16 +18,14 @@ _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
 
 
 def rows(store: Store) -> dict[str, AsyncTask]:
-    """The tasks, by their ids."""
+    """The tasks, by id."""
     with Session(store.engine, expire_on_commit=False) as session:
         return {one.celery_task_id: one for one in session.scalars(select(AsyncTask))}
 
 
 def stored(store: Store, prefix: str = "") -> dict[str, Partial]:
-    """Rows and attempts of the tasks whose id begins with ``prefix``, by id.
-
-    Columns that the fold knows nothing of must be empty, and are left out.
-    """
+    """Rows and attempts of the tasks whose id begins with ``prefix``, by id. Columns that the fold does not know must
+    be empty, and are left out."""
     with store.engine.connect() as connection:
         tasks, attempts = (
             connection.execute(select(table).where(table.c.celery_task_id.startswith(prefix))).mappings().all()

@@ -1,4 +1,4 @@
-"""A task in which everything is there, as it is stored; and times as the HTTP API writes them."""
+"""A stored task with every value, and times as the HTTP API writes them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a database says of its own tables, in its own words: types, collations, defaults, constraints and indexes."""
+"""A database's own description of its tables: types, collations, defaults, constraints and indexes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def schema_of(url: str) -> dict[str, str]:
 
 
 def _sqlite(connection: Connection) -> dict[str, str]:
-    """Its statements, the columns of a table before its constraints: one that was added later stands behind them."""
+    """SQLite's statements, with the columns of a table before its constraints: a column that was added later comes
+    after them."""
     rows = connection.execute(text("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL"))
     return {name: _columns_first(re.sub(r"\s+", " ", sql)) for name, sql in rows}
 
@@ -66,7 +67,7 @@ def _postgresql(connection: Connection) -> dict[str, str]:
 
 
 def _mysql(connection: Connection) -> dict[str, str]:
-    """SHOW CREATE TABLE, its keys sorted: in which order they were made does not matter."""
+    """SHOW CREATE TABLE with sorted keys: the order in which they were created does not matter."""
     found = {}
     for (table,) in connection.execute(text("SHOW TABLES")).all():
         lines = connection.execute(text(f"SHOW CREATE TABLE `{table}`")).one()[1].splitlines()

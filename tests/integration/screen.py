@@ -1,4 +1,4 @@
-"""A command on a terminal of its own, while it runs: what it shows there, and keys for it."""
+"""A command that runs on a terminal of its own: its output, and keys for it."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from tests.waiting import wait_for
 
 SECONDS = 30
 ENTERED, LEFT = "\x1b[?1049h", "\x1b[?1049l"
-"""What a full-screen view begins and ends with: the terminal's other screen."""
+"""The beginning and the end of a full-screen view: the terminal's alternate screen."""
 _OWN_TERMINAL = """
 import fcntl, os, sys, termios
 os.setsid()
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 os.execv(sys.argv[1], sys.argv[1:])
 """
-"""Ctrl-C goes to the process whose own the terminal is."""
+"""Ctrl-C goes to the process that owns the terminal."""
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -57,7 +57,7 @@ class Screen:
             env={**environment, "TZ": "UTC", "TERM": "xterm-256color"},
         )
         self.shown = ""
-        """All that was shown so far."""
+        """All output so far."""
         self._at = 0
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
@@ -72,18 +72,18 @@ class Screen:
         os.close(self._theirs)
 
     def echoes(self) -> bool:
-        """Whether typed keys are shown, as on a terminal that nobody has changed."""
+        """Whether typed keys are echoed, as on a terminal in its usual mode."""
         return bool(termios.tcgetattr(self._theirs)[3] & termios.ECHO)
 
     def read(self) -> None:
-        """Take what is shown."""
+        """Read new output."""
         found = b""
         while select.select([self._ours], [], [], 0)[0]:
             found += os.read(self._ours, 65536)
         self.shown += self._decoder.decode(found)
 
     def wait_for(self, text: str) -> None:
-        """Until ``text`` is shown behind what was waited for before; styles do not count."""
+        """Wait until ``text`` appears after the text of the last wait; styles do not count."""
 
         def is_there() -> bool:
             self.read()
@@ -99,7 +99,7 @@ class Screen:
         os.write(self._ours, keys.encode())
 
     def ended(self) -> int:
-        """The exit code, when it has ended."""
+        """The exit code, once it has ended."""
 
         def is_over() -> bool:
             self.read()

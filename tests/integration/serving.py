@@ -1,4 +1,4 @@
-"""A server as a process of its own, told to take any port, which it prints."""
+"""A server in a process of its own, on a free port, which it prints."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from tests.workers.harness import START_SECONDS, stop
 
 
 def client(address: str) -> httpx.Client:
-    """Asks a server that other tests slow down."""
+    """A client with patience for a server that other tests slow down."""
     return httpx.Client(base_url=address, timeout=patience(5), follow_redirects=True)
 
 
 @contextmanager
 def serving(directory: Path, *command: str) -> Iterator[str]:
-    """Python with these arguments, in a directory with its code: where it listens."""
+    """Python with these arguments, in a directory with its code; returns where it listens."""
     log = directory / "server.log"
     with log.open("wb") as output:
         server = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""What a database is asked."""
+"""The statements that are sent to a database."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sqlalchemy import Engine, event
 
 @contextmanager
 def statements_of(engine: Engine) -> Iterator[list[str]]:
-    """The statements that are sent meanwhile; not how a connection is made."""
+    """The statements that are sent meanwhile, without those for connecting."""
     sent: list[str] = []
 
     def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:

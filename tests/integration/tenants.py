@@ -1,4 +1,4 @@
-"""A task of each of two customers and one of nobody, and every route of the HTTP API."""
+"""One task of each of two customers and one without a customer, and every route of the HTTP API."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ READS = ("", "/attempts", "/workflow")
 
 
 def routes(task_id: str) -> list[tuple[str, str, Any, str]]:
-    """Method, path, body, and the right that each route needs."""
+    """Method, path, body and required right of each route."""
     return [
         ("GET", "/async-tasks", None, "read"),
         ("GET", "/async-tasks/stats", None, "read"),

@@ -1,4 +1,4 @@
-"""Running a command on a pseudo terminal, as a person has one."""
+"""Runs a command on a pseudo terminal, as a person does."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def on_terminal(path: Path, *arguments: str, columns: int = 80, **environment: str) -> tuple[int, str]:
-    """Exit code and what the terminal was sent, of ``celery -A proj asynctask <arguments>``."""
+    """Exit code and terminal output of ``celery -A proj asynctask <arguments>``."""
     ours, theirs = os.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
     inherited = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLUMNS", "LINES")}

@@ -1,4 +1,4 @@
-"""Celery's own unit tests, run with every app recorded: what passes without us must pass with us."""
+"""Celery's own unit tests, run with every app recorded: tests that pass without us must pass with us."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ pytestmark = pytest.mark.slow
 
 SUITE = Path(__file__).parents[1] / "celery_suite"
 STAMPING = "t/unit/tasks/test_stamping.py"
-"""A third of the time: thousands of canvases, and what they put into headers."""
+"""A third of the time: thousands of canvases and their headers."""
 IS_WHOLE = "ASYNCTASK_CELERY_SUITE" in os.environ
-"""All that makes, sends and runs tasks, as `tests.soak` runs it; else what does most of it."""
+"""All that create, send and run tasks, as `tests.soak` runs them; otherwise most of them."""
 WAITING = (
     "t/unit/worker/test_native_delayed_delivery.py",
     "t/unit/worker/test_worker.py::test_WorkController::test_with_autoscaler_file_descriptor_safety",
     "t/unit/worker/test_worker.py::test_WorkController::test_with_file_descriptor_safety",
 )
-"""Tests that wait for real."""
+"""Tests that really wait."""
 TESTS = (
     ["t/unit/tasks", "t/unit/app", "t/unit/worker"]
     if IS_WHOLE
@@ -38,7 +38,7 @@ TESTS = (
 )
 LEFT_OUT = WAITING if IS_WHOLE else (*WAITING, STAMPING)
 WAYS = ("install", "task_cls") if IS_WHOLE else ("install",)
-"""How recording is switched on."""
+"""The ways to switch recording on."""
 ENDS = {"succeeded", "failed", "retried", "revoked", "rejected", "ignored", "lost"}
 
 
@@ -46,19 +46,19 @@ class Run(NamedTuple):
     """One run of Celery's tests."""
 
     way: str
-    """How recording was switched on; see the plugin."""
+    """The way in which recording was switched on; see the plugin."""
     source: Path
-    """Where Celery's tests are."""
+    """The directory of Celery's tests."""
     directory: Path
-    """Where the plugin left the journal, the database and the summary."""
+    """The directory with the plugin's journal, database and summary."""
     summary: dict[str, Any]
     """The plugin's `Summary`."""
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tests of the installed Celery, from its source distribution. Celery itself stays behind: it would be
-    imported in place of the installed one."""
+    """The tests of the installed Celery, from its source distribution. Celery itself is left out, because it would be
+    imported instead of the installed one."""
     directory = tmp_path_factory.mktemp("celery")
     wanted = f"celery=={celery.__version__}"
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "celery", wanted]
@@ -79,7 +79,7 @@ def run(source: Path, directory: Path, way: str, *tests: str) -> dict[str, Any]:
     options = [f"--asynctask={way}", f"--asynctask-dir={directory}", "--quiet", "--disable-warnings"]
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST_", "CELERY_"))}
     environment |= {
-        "C_FORCE_ROOT": "1",  # else many tests of workers fail for root
+        "C_FORCE_ROOT": "1",  # otherwise many tests of workers fail for root
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
         "PYTHONPATH": os.pathsep.join([str(SUITE), str(Path(celery_asynctask.__file__).parents[1])]),
     }
@@ -92,14 +92,14 @@ def run(source: Path, directory: Path, way: str, *tests: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module", params=[pytest.param(way, marks=pytest.mark.xdist_group(way)) for way in WAYS])
 def recorded(request: pytest.FixtureRequest, source: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Celery's tests with recording switched on, once in each way."""
+    """Celery's tests with recording switched on, once for each way."""
     directory = tmp_path_factory.mktemp("suite") / request.param
     summary = run(source, directory, request.param, *TESTS, *(f"--deselect={test}" for test in LEFT_OUT))
     return Run(request.param, source, directory, summary)
 
 
 def known(way: str) -> set[str]:
-    """The tests that ``known.txt`` excuses in this way."""
+    """The tests that ``known.txt`` excuses for this way."""
     lines = (SUITE / "known.txt").read_text(encoding="utf-8").splitlines()
     entries = [line.partition("#")[0].split() for line in lines]
     return {entry[1] for entry in entries if entry and entry[0] == way}
@@ -107,7 +107,7 @@ def known(way: str) -> set[str]:
 
 def test_what_passes_plain_passes_recorded(recorded: Run, tmp_path: Path) -> None:
     suspects = set(recorded.summary["failed"]) - known(recorded.way)
-    if suspects:  # do they fail without us too?
+    if suspects:  # do they also fail without us?
         suspects -= set(run(recorded.source, tmp_path / "off", "off", *suspects)["failed"])
     assert suspects == set()
 
@@ -130,7 +130,7 @@ def test_no_hook_raises(recorded: Run) -> None:
 
 
 def test_all_that_was_recorded_is_accounted_for(recorded: Run) -> None:
-    """Celery's tests make strange tasks; none of their events may be lost or hold up the others."""
+    """Celery's tests create strange tasks; none of their events may be lost or hold up others."""
     assert list((recorded.directory / "journal").glob("*.segment")) == []
     table = AsyncTaskSource.__table__
     engine = create_engine(f"sqlite:///{recorded.directory / 'store.db'}")

@@ -1,4 +1,4 @@
-"""The example application, run as its user runs it."""
+"""The example application, run as a user runs it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def start_example(cwd: Path, *arguments: str, **variables: str) -> subprocess.Po
 
 
 def finish(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
-    """Wait for its end; one that hangs is killed, and fails the test."""
+    """Wait for its end; if it hangs, it is killed and the test fails."""
     try:
         out, err = process.communicate(timeout=patience(DEADLINE))
     except subprocess.TimeoutExpired:
@@ -126,8 +126,8 @@ def test_records_a_census_with_a_failure_and_a_retry(tmp_path: Path, tree: Path)
 
 
 def in_the_browser(cwd: Path, shown: str, failed: str) -> tuple[str, str]:
-    """What the address shows that the example prints beside its command `asynctask serve`, and behind its link to what
-    has failed."""
+    """The page at the address that the example prints beside its command `asynctask serve`, and the page behind its
+    link to the failure."""
     found = re.search(r"^# Look .* at (http://\S+)\nEXAMPLE_DATA_DIR=(\S+) (.* asynctask serve)$", shown, re.MULTILINE)
     assert found, shown
     address, data_dir, command = found.groups()

@@ -71,7 +71,7 @@ def edit(path: Path, before: str, more: str) -> None:
 
 
 def python(directory: Path, *arguments: str, package: Path = PACKAGE.parent) -> str:
-    """Run Python in a directory, with the package that is in another one."""
+    """Run Python in a directory, with the package from another directory."""
     done = subprocess.run(
         [sys.executable, *arguments],
         cwd=directory,
@@ -90,7 +90,7 @@ def test_what_a_new_column_takes(database: str, tmp_path: Path) -> None:
     project.mkdir()
     settings = {"asynctask_url": database, "asynctask_journal_dir": str(tmp_path / "journal")}
     (project / "proj.py").write_text(PROJECT.format(settings=settings), encoding="utf-8")
-    python(project, "-c", RECORD.format(calls="work.apply(priority=9)"))  # the tables and a row as they are today
+    python(project, "-c", RECORD.format(calls="work.apply(priority=9)"))  # the tables and a row as they are at present
     python(project, *STORE)
 
     copy = changed / "celery_asynctask"

@@ -1,4 +1,4 @@
-"""What must hold after every unit test."""
+"""Checks that hold after every unit test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The arrows between modules point one way, and processes that only publish stay light."""
+"""The imports between parts go one way, and processes that only publish load little."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ ARROWS: dict[str, set[str]] = {
     "settings": {"core"},
     "errors": set(),
 }
-"""Which parts of the package a part may import, when it is imported, for types, or when a function runs. All may import
-`errors` but core, and `settings` but core, the journal and what presents."""
+"""The parts of the package that each part may import, whether on import, for types, or inside a function. All may
+import `errors` except core, and `settings` except core, the journal and what presents."""
 NARROW = {
     ("capture", "recorder"): {"recorder"},
     ("operations", "capture"): {"capture.celery_private", "capture.context", "capture.install"},
@@ -44,16 +44,16 @@ NARROW = {
     ("cli", "http"): {"http"},
     ("http", "console"): {"console"},
 }
-"""Where only a few modules of a part are known to another."""
+"""Parts of which another part may import only a few modules."""
 ONLY_BY = {
     ("capture", "recorder"): {"capture.instrumentation"},
     ("cli", "recorder"): {"cli.recorder"},
     ("cli", "http"): {"cli.serve"},
     ("http", "console"): {"http.application"},
 }
-"""And only to these."""
+"""The modules that alone may do so."""
 SQL = {"store", "queries", "operations", "migrations"}
-"""Who may use SQLAlchemy."""
+"""Parts that may use SQLAlchemy."""
 SERVER = {"web", "http", "console"}
 WEB = {"fastapi", "starlette", "uvicorn", "pydantic"}
 CELERY = {"celery", "kombu", "billiard"}
@@ -62,7 +62,7 @@ WITHOUT_CELERY = {"core", "journal", "recorder", "store", "queries", "present"}
 
 @cache
 def modules() -> dict[str, ast.Module]:
-    """Every module of ours by its name below the package."""
+    """Every module of the package, by its name below the package."""
     found = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip(".")
@@ -71,7 +71,7 @@ def modules() -> dict[str, ast.Module]:
 
 
 def imports(name: str, *, at_import: bool = False) -> Iterator[str]:
-    """What a module imports, in full; ``at_import`` leaves out what it imports for types, or when a function runs."""
+    """The imports of a module, with full names; ``at_import`` leaves out those for types and those inside functions."""
     waiting: list[ast.AST] = [modules()[name]]
     while waiting:
         node = waiting.pop()
@@ -90,7 +90,7 @@ def is_for_types(node: ast.AST) -> bool:
 
 
 def ours(name: str, *, at_import: bool = False) -> set[str]:
-    """Our own modules that a module imports; a public name of the package's root is where it has it from."""
+    """Modules of the package that a module imports; a public name of the package's root stands for its home."""
     found = set()
     for target in imports(name, at_import=at_import):
         package, _, below = target.partition(".")
@@ -114,7 +114,7 @@ def test_this_test_sees_the_imports() -> None:
     assert "recorder.drain" not in ours("recorder.recorder", at_import=True)
 
 
-def test_the_map_of_the_package_names_what_is_there() -> None:
+def test_the_map_of_the_package_names_its_modules() -> None:
     told = re.findall(r"`([a-z][a-z_.]*)`", celery_asynctask.__doc__ or "")
     assert {"capture.publish", "store.fold", "web.answer"} <= set(told)
     assert set(told) - modules().keys() <= {"migrations", "doctor"}
@@ -171,7 +171,7 @@ def test_nobody_uses_a_private_name_of_another_module() -> None:
 
 
 def test_only_the_api_speaks_http() -> None:
-    """Whoever has not the extra can do everything else; workers and producers least of all load it."""
+    """Without an extra, everything else works; workers and producers must never load it."""
     for name in modules():
         web = {target for target in imports(name) if target.partition(".")[0] in WEB}
         if within(name, SERVER):
@@ -181,7 +181,7 @@ def test_only_the_api_speaks_http() -> None:
         assert not reaches or name == "cli.serve", name
 
 
-def test_who_speaks_sql() -> None:
+def test_only_some_parts_use_sqlalchemy() -> None:
     for name in modules():
         if not within(name, SQL):
             assert not {target for target in imports(name) if target.startswith("sqlalchemy")}, name
@@ -203,7 +203,7 @@ def test_public_names_are_there_and_lazy() -> None:
 
 
 def loaded_after(code: str) -> set[str]:
-    """Modules that a new interpreter has loaded after it ran ``code``."""
+    """Modules that a new interpreter has loaded after running ``code``."""
     done = subprocess.run(
         [sys.executable, "-c", f"{code}\nimport sys\nprint(*sys.modules)"],
         check=True,

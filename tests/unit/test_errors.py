@@ -1,4 +1,4 @@
-"""The guard around every hook: nothing of ours reaches the task, and what failed is said once and counted."""
+"""The guard around every hook: none of our errors reaches the task, and each is logged once and counted."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _no_failures() -> Iterator[None]:
 
 @guard
 def hook(error: BaseException | None = None, **_: Any) -> str:
-    """What hooks look like."""
+    """A hook."""
     if error is not None:
         raise error
     return "done"
@@ -32,7 +32,7 @@ def hook(error: BaseException | None = None, **_: Any) -> str:
 
 def test_a_hook_that_works_is_not_changed() -> None:
     assert hook() == "done"
-    assert (hook.__name__, hook.__doc__) == ("hook", "What hooks look like.")
+    assert (hook.__name__, hook.__doc__) == ("hook", "A hook.")
     assert not failures
 
 

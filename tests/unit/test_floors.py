@@ -1,4 +1,4 @@
-"""The oldest releases that pyproject.toml allows are those that the tests run on."""
+"""The oldest releases that pyproject.toml allows are those that the tests use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parents[2]
 OURS = {"benchmark", "dev", "docs", "example", "lint", "mutation", "test"}
-"""Extras for work on the project; whoever only uses it needs none."""
+"""Extras for work on the project, which users do not need."""
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def project() -> dict[str, Any]:
 
 
 def floors(requirements: list[str]) -> dict[str, Version]:
-    """The highest floor of each."""
+    """The highest floor of each package."""
     found: dict[str, Version] = {}
     for one in map(Requirement, requirements):
         for bound in one.specifier:
@@ -47,7 +47,9 @@ def test_every_requirement_has_a_floor(promised: list[str]) -> None:
     assert floors(promised).keys() == {Requirement(one).name for one in promised}
 
 
-def test_the_oldest_are_the_floors(project: dict[str, Any], promised: list[str], oldest: dict[str, Version]) -> None:
+def test_the_oldest_releases_are_the_floors(
+    project: dict[str, Any], promised: list[str], oldest: dict[str, Version]
+) -> None:
     wanted = floors(promised)
     assert {name: oldest.get(name) for name in wanted} == wanted
     more = {name: version for name, version in oldest.items() if name not in wanted}

@@ -1,4 +1,4 @@
-"""Settings: every key checked, whatever way it was configured, and errors that say what to do."""
+"""Settings: every key is checked, however it is configured, and errors say what to do."""
 
 from __future__ import annotations
 
@@ -256,7 +256,7 @@ def test_a_module_or_object(app: Celery) -> None:
 
 
 def test_a_namespace(app: Celery) -> None:
-    """As Django projects do it."""
+    """In the way of Django projects."""
     django = SimpleNamespace(CELERY_ASYNCTASK_BATCH_SIZE=7, CELERY_TASK_ALWAYS_EAGER=True, DEBUG=True)
     app.config_from_object(django, namespace="CELERY")
     assert Settings.from_app(app).batch_size == 7

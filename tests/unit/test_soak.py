@@ -1,4 +1,4 @@
-"""`tests.soak` tells of every failure, and of what never ends."""
+"""`tests.soak` reports every failure, and tests that never end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.soak import Outcome, Proof, run
 pytestmark = pytest.mark.slow
 
 SECONDS = 20.0
-"""In half of which a pytest has begun, on a busy machine too."""
+"""Within half of it a pytest has begun, even on a busy machine."""
 
 
 def proof(directory: Path, source: str) -> Proof:
@@ -22,7 +22,7 @@ def proof(directory: Path, source: str) -> Proof:
     return Proof(("-n1", str(path)))
 
 
-def test_failures_and_errors_are_told(tmp_path: Path) -> None:
+def test_failures_and_errors_are_reported(tmp_path: Path) -> None:
     source = """
 import pytest
 

@@ -1,4 +1,4 @@
-"""What `tests.conftest` asks of every test, tried on some of another directory."""
+"""The rules of `tests.conftest` for every test, tried on tests in another directory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The `Reader`: looks and never writes, sees one state, and says what is wrong with a database it cannot read."""
+"""The `Reader` never writes, reads one state, and says what is wrong with a database that it cannot read."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_database_without_tables_or_with_those_of_another_release(database: st
 
 @pytest.fixture
 def silent() -> Iterator[int]:
-    """Port of a server that accepts connections and never says a word."""
+    """Port of a server that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server.getsockname()[1]
 

@@ -1,4 +1,4 @@
-"""Pages visit each task exactly once, and a search that is bounded says so and can be gone on with."""
+"""Pages have each task exactly once, and a bounded search says so and can be continued."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def reader(store: Store) -> Iterator[Reader]:
 
 
 def started(number: int) -> dt.datetime | None:
-    """Four moments, in another order than they were asked for; and never."""
+    """Four moments, in another order than the creation of the tasks; and none."""
     return None if number % 5 == 4 else START + (7 * number % 4) * MICROSECOND
 
 
 @pytest.fixture
 def tied(store: Store) -> list[str]:
-    """Ids of 60 tasks, newest first, that were asked for at three moments, each a microsecond from the next; they were
-    recorded in another order than they were asked for."""
+    """Ids of 60 tasks, newest first, created at three moments, a microsecond apart; they were recorded in another
+    order."""
     rows = [
         row(
             f"task-{number:02}",
@@ -76,7 +76,7 @@ def wanted(search: str, ids: list[str]) -> list[str]:
 def walk(
     reader: Reader, search: str, limit: int, between: Callable[[], None] = lambda: None, order: Order = NEWEST
 ) -> Iterator[Page]:
-    """The pages of a search, from the first to the last; ``between`` them, something happens."""
+    """The pages of a search, from first to last; something happens ``between`` them."""
     after = None
     for _ in range(200):
         found = ask(page, reader, parse(search, START), limit=limit, after=after, order=order)
@@ -104,7 +104,7 @@ def test_each_task_once_and_newest_first(reader: Reader, tied: list[str], search
 
 @pytest.mark.parametrize("search", WANTED)
 def test_each_task_once_in_any_order(reader: Reader, tied: list[str], search: str) -> None:
-    """Oldest first is the other way round; by another time, those that have none come last."""
+    """Oldest first is the reverse; in an order by another time, tasks without it come last."""
     assert ids_of(walk(reader, search, 7, order=Order(descending=False))) == wanted(search, tied)[::-1]
     numbers = [number for number in range(60) if WANTED[search](number)]
     for descending in (True, False):
@@ -127,7 +127,7 @@ def test_each_task_once_in_any_order(reader: Reader, tied: list[str], search: st
 def test_an_order_without_an_index_sorts_the_newest(
     store: Store, reader: Reader, tied: list[str], search: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same ones on every page, and it says so on each; what comes meanwhile does not shift them."""
+    """The same rows on every page, and each page says so; new tasks do not shift them."""
     monkeypatch.setattr(MODULE, "MAX_SCANNED", 13)
     count = 0
 
@@ -161,10 +161,11 @@ def test_rows_of_columns(reader: Reader, tied: list[str]) -> None:
 
 
 @pytest.mark.parametrize("search", [ALL, SCANNED, BOTH])
-def test_tasks_that_come_meanwhile_disturb_nobody(
+def test_new_tasks_do_not_shift_pages(
     store: Store, reader: Reader, tied: list[str], search: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Newer ones are not on later pages; one with the same time as others may be, and then once. Bounded or not."""
+    """Newer tasks are not on later pages; one with the same time as others may be, and then only once. Bounded or
+    not."""
     monkeypatch.setattr(MODULE, "MAX_SCANNED", 11)
     count = 0
 
@@ -243,7 +244,7 @@ def test_cursors_that_no_page_gave(reader: Reader, tied: list[str], after: str) 
 
 
 def test_a_cursor_of_any_time_is_harmless(reader: Reader, tied: list[str]) -> None:
-    """One may be made up: it must not make a database fail."""
+    """A cursor may be made up: it must not make a database fail."""
     for at in (dt.datetime.min, dt.datetime.max):
         for number in (-(2**63), 2**63 - 1):
             cursor = str(Cursor(NEWEST, at.replace(tzinfo=dt.timezone.utc), number))
@@ -256,7 +257,7 @@ def test_a_cursor_of_any_time_is_harmless(reader: Reader, tied: list[str]) -> No
 
 
 def test_tasks_are_of_no_session(reader: Reader, tied: list[str]) -> None:
-    """They are used after it: every column of theirs is there."""
+    """Members are used after the page: all their columns are loaded."""
     [task, *_] = ask(page, reader, parse(ALL, START)).tasks
     assert isinstance(task, AsyncTask)
     assert all(column.name in task.__dict__ for column in AsyncTask.__table__.columns)

@@ -1,4 +1,4 @@
-"""On PostgreSQL the named queries go by an index, and none reads the whole table."""
+"""On PostgreSQL, the named queries use an index, and none reads the whole table."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.benchmarks.shop import WORKFLOW
 pytestmark = pytest.mark.slow
 
 ROWS = 120_000
-"""So many that PostgreSQL would not rather read them all."""
+"""So many rows that PostgreSQL would not prefer to read them all."""
 NOW = dt.datetime(2026, 6, 15, 12, tzinfo=dt.timezone.utc)
 
 
@@ -34,7 +34,7 @@ def reader() -> Iterator[Reader]:
 
 
 def plans_of(reader: Reader, work: Callable[[], object]) -> list[str]:
-    """How PostgreSQL does each statement that ``work`` sends."""
+    """PostgreSQL's plan for each statement that ``work`` sends."""
     asked: list[tuple[str, Any]] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:

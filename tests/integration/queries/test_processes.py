@@ -1,4 +1,4 @@
-"""Which processes live, what they run and what they lost, and how much room there is; on each kind of database."""
+"""The living processes, their running and lost tasks, and the size of the store, on each kind of database."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def reader(store: Store) -> Iterator[Reader]:
 
 
 def process(store: Store, *names: str, **more: Any) -> None:
-    """Processes that live."""
+    """Living processes."""
     columns = {"host": "web1", "pid": 7, "role": "child", "started_at": START, "journal": "j", "last_seen_at": NOW}
     numbers = {"segment": 1, "position": 9, "last_number": 3, "stored": 3, "quarantined": 0}
     with store.engine.begin() as connection:
@@ -58,7 +58,7 @@ def run(store: Store, task_id: str, status: str, *attempts: dict[str, Any], **mo
 LOST = {"ended_at": START, "outcome": "lost"}
 
 
-def test_who_lives(store: Store, reader: Reader) -> None:
+def test_living_processes(store: Store, reader: Reader) -> None:
     process(store, "old", last_seen_at=NOW - 9 * MINUTE, ended_at=NOW - 8 * MINUTE)
     process(store, "new", last_seen_at=NOW - 9 * MINUTE, ended_at=NOW - 7 * MINUTE)
     process(store, "silent", last_seen_at=NOW - 2 * MINUTE)
@@ -131,7 +131,7 @@ def test_size(store: Store, reader: Reader) -> None:
     assert list(found.tables.values()) == sorted(found.tables.values(), reverse=True)
 
 
-def test_size_where_it_cannot_be_told() -> None:
+def test_size_where_it_is_not_known() -> None:
     class Session:
         def get_bind(self) -> Any:
             return type("Engine", (), {"dialect": type("Dialect", (), {"name": "oracle"})})
@@ -140,7 +140,7 @@ def test_size_where_it_cannot_be_told() -> None:
 
 
 def test_what_one_process_has_too_much_is_not_what_another_lost(store: Store, reader: Reader) -> None:
-    """A damaged line may have been two events, so more may be known of a process than it numbered."""
+    """A damaged line may have been two events, so more events may be known than the process numbered."""
     process(store, "lost", "lost too", last_number=10, stored=6, quarantined=1)
     process(store, "surplus", last_number=10, stored=8, quarantined=9)
     process(store, "whole", last_number=10, stored=8, quarantined=2)

@@ -1,4 +1,4 @@
-"""Searches find the same on every database, and what they say; what nobody may see is not found."""
+"""Searches find the same on every database, and their messages; tasks that a reader may not see are not found."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def quoted(text: str) -> str:
 
 
 def bare(text: str) -> str:
-    """As it would be typed: what would end the word is quoted."""
+    """The text as one types it: characters that would end the word are quoted."""
     return "".join(quoted(char) if char.isspace() or char in ',":\\' else char for char in text) or '""'
 
 
@@ -118,7 +118,7 @@ def reader(store: Store) -> Iterator[Reader]:
 
 
 class Rows(NamedTuple):
-    """What is stored, and the reader of it."""
+    """The stored rows, and their reader."""
 
     reader: Reader
     tasks: list[AsyncTask]
@@ -155,7 +155,7 @@ def test_every_key_and_operator_finds_what_it_says(varied: Rows) -> None:
 
 
 def test_the_searches_tell_something(varied: Rows) -> None:
-    """Each key has a search that finds some rows and not others, or the test above proves nothing of it."""
+    """For each key, some search finds some rows and not others; otherwise the test above proves nothing about it."""
     telling = set()
     for search in SEARCHES:
         parsed = parse(search, NOW)

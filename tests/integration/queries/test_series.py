@@ -1,4 +1,4 @@
-"""Tasks over time, how many are under way, and those of one name: against plain Python, on each kind of database."""
+"""Tasks over time, the backlog, and the tasks of one name, compared with plain Python on each kind of database."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Row = dict[str, Any]
 
 
 def made(seed: int, count: int = 400) -> list[Row]:
-    """Tasks of five hours, some on the very ends of hours, newest last; with ids as the database gives them."""
+    """Tasks of five hours, some at the very ends of hours, newest last; with ids as the database gives them."""
     chance = random.Random(seed)
     rows = []
     for number in range(count):
@@ -77,8 +77,8 @@ def nearest(lengths: list[dt.timedelta]) -> Percentiles:
 def expected(
     rows: Sequence[Row], matches: Any, *, count: int, length: dt.timedelta, limit: int, counted: int | None
 ) -> list[Part]:
-    """Of rows in the order of their ids; looked at are so many of a part, whatever matches, and counted so many of the
-    parts in which there are others. None: they are not counted."""
+    """The expected series for rows in the order of their ids. In each part, the newest rows are looked at, whether they
+    match or not; in full parts, up to a bound are counted. None: they are not counted."""
     newest = sorted(enumerate(rows), key=lambda one: (one[1]["created_at"], one[0]), reverse=True)
     starts = [NOW - length * (count - number) for number in range(count)]
     by_part = [[one for _, one in newest if start <= one["created_at"] < start + length] for start in starts]
@@ -123,7 +123,7 @@ SCANNED: dict[str, Any] = {
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_series(store: Store, seed: int) -> None:
-    """An index leads to what some searches find, and that alone is looked at; of others, each row."""
+    """An index leads to the results of some searches, and only those are looked at; for others, each row is."""
     rows = made(seed)
     add(store, rows)
     with reading(store) as (reader, session):
@@ -140,7 +140,7 @@ def test_series(store: Store, seed: int) -> None:
                     assert found == wanted, (text, count, each, limit)
 
 
-def test_series_of_what_a_tenant_may_see(store: Store) -> None:
+def test_series_that_a_customer_may_see(store: Store) -> None:
     rows = made(3, 100)
     add(store, rows)
     with reading(store, [OURS]) as (reader, session):
@@ -158,7 +158,7 @@ def test_series_of_nothing(store: Store) -> None:
 
 
 def test_a_burst_is_counted(store: Store) -> None:
-    """Those that are looked at are all of its last tenth of a second."""
+    """The rows that are looked at all lie in its last tenth of a second."""
     end = NOW - HOUR
     add(store, [row(f"task-{number}", created_at=end - (1 + number) * HOUR / 3_600_000) for number in range(300)])
     with reading(store) as (reader, session):
@@ -194,7 +194,7 @@ def test_it_is_bounded_where_there_is_more(store: Store, customers: list[int] | 
 
 @pytest.mark.parametrize("limit", [1000, 5])
 @pytest.mark.parametrize("customers", [None, [OURS]], ids=["everything", "tenant"])
-def test_standing(store: Store, limit: int, customers: list[int] | None) -> None:
+def test_backlog(store: Store, limit: int, customers: list[int] | None) -> None:
     rows = made(4, 300)
     with reading(store, customers) as (reader, session):
         assert is_empty(reader, session)
@@ -264,7 +264,7 @@ def test_any_text_is_found_by_its_term() -> None:
 
 
 def test_how_many_parts_are_full_makes_no_other_statement(store: Store) -> None:
-    """SQLAlchemy would take long to make it."""
+    """SQLAlchemy would take long to compile it."""
     hours = {"shop.seldom": 1, "shop.often": 3}
     add(
         store,

@@ -1,4 +1,4 @@
-"""Statistics, groups of failures and the overview, against the same made in Python of all rows."""
+"""Statistics, groups of failures and the overview, compared with plain Python over all rows."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ HOUR = dt.timedelta(hours=1)
 
 
 class Shop(NamedTuple):
-    """A store full of tasks, and all that is in it."""
+    """A store full of tasks, and all its rows."""
 
     reader: Reader
     tasks: Sequence[AsyncTask]
@@ -83,7 +83,7 @@ SEARCHES: list[tuple[str, Choice]] = [
 
 
 def told(tasks: Sequence[AsyncTask]) -> dict[str, tuple[object, ...]]:
-    """Name to what its statistics must be."""
+    """The expected statistics by name."""
     found = {}
     for name in {task.name for task in tasks}:
         ours = [task for task in tasks if task.name == name]
@@ -127,7 +127,7 @@ def test_the_rows_are_worth_counting(full: Shop) -> None:
 @pytest.mark.parametrize("limit", [1, 500])
 @pytest.mark.parametrize(("text", "chosen"), [SEARCHES[0], SEARCHES[4], SEARCHES[7]], ids=["all", "glob", "value"])
 def test_statistics_of_the_newest(full: Shop, text: str, chosen: Choice, limit: int) -> None:
-    """Where rows are looked at one by one, those that do not match count, too."""
+    """If rows are looked at one by one, rows that do not match count as well."""
     found = ask(statistics, full.reader, search(text), NOW, limit=limit)
     assert of(found) == told([task for task in full.tasks[:limit] if chosen(task)])
     assert found.looked_back_to == full.tasks[limit - 1].created_at == found.since
@@ -138,7 +138,7 @@ def test_statistics_of_as_many_as_there_are_are_not_bounded(full: Shop) -> None:
     assert ask(statistics, full.reader, search(""), NOW, limit=TASKS - 1).looked_back_to == full.tasks[-2].created_at
 
 
-def test_statistics_of_what_a_tenant_may_see(full: Shop) -> None:
+def test_statistics_that_a_customer_may_see(full: Shop) -> None:
     reader = Reader(full.reader.url, customers=[1, 3])
     found = ask(statistics, reader, search(""), NOW)
     reader.close()
@@ -175,7 +175,7 @@ def test_a_search_without_a_time_gets_one() -> None:
 
 
 def expected(full: Shop, tasks: Sequence[AsyncTask], end: int = 10**6) -> Sequence[groups.Group]:
-    newest = {run.celery_task_id: run for run in full.attempts}  # the last by run key
+    newest = {run.celery_task_id: run for run in full.attempts}  # the last one by attempt key
     return grouped(
         Failure(
             task.celery_task_id,
@@ -230,7 +230,7 @@ def test_only_the_end_of_a_traceback_is_read(full: Shop, monkeypatch: pytest.Mon
     assert found.groups != expected(full, failed(full))
 
 
-def test_the_place_is_that_of_the_newest_run(database: str) -> None:
+def test_the_place_is_that_of_the_latest_attempt(database: str) -> None:
     first, second = histories.Delivery(2), histories.Delivery(20, retries=1)
     told = [
         second.whole(Kind.FAILED, 29, 21, **histories.failure("no", traceback='  File "/srv/b.py", line 2, in b')),
@@ -246,7 +246,7 @@ def test_the_place_is_that_of_the_newest_run(database: str) -> None:
     assert group.place == "/srv/b.py:2 b"
 
 
-def test_failures_that_a_tenant_may_see(full: Shop) -> None:
+def test_failures_that_a_customer_may_see(full: Shop) -> None:
     reader = Reader(full.reader.url, customers=[1, 3])
     found = ask(groups.failures, reader, search(""))
     reader.close()
@@ -329,7 +329,7 @@ def test_overview_of_nothing(database: str) -> None:
 
 
 def test_a_share_of_so_many_is_as_exact_as_a_count() -> None:
-    """What PostgreSQL's percentile_disc multiplies: the rank, rounded up."""
+    """The numbers that PostgreSQL's percentile_disc multiplies: the rank, rounded up."""
     for percent in PERCENTILES:
         share = percent / 100
         assert all(math.ceil(share * count) == -(-percent * count // 100) for count in range(1, MAX_SCANNED + 1))

@@ -1,4 +1,4 @@
-"""The members of a workflow, found from any of them, with few queries, on each kind of database."""
+"""The members of a workflow, found from any of them with few queries, on each kind of database."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_all_members_from_any_of_them(store: Store, reader: Reader) -> None:
 
 
 def test_a_body_of_a_chord_whose_header_tasks_are_roots(store: Store, reader: Reader) -> None:
-    """It has the root of the one that finished last, and so have the steps behind it."""
+    """The body has the root of the header task that finished last, and so have the steps behind it."""
     store.write(
         lines(
             [
@@ -145,7 +145,8 @@ def test_a_thousand_members_take_a_few_queries(store: Store, reader: Reader) -> 
 
 
 def test_more_members_than_are_looked_at(store: Store, reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first that were asked for, and the one that was asked about; the bound itself is no bound yet."""
+    """The members created first, and the member that the search began with; exactly at the bound, nothing is bounded
+    yet."""
     told = [one for number in range(12) for one in of(f"m-{number:02}", later_step("shop.part", number), "m-00")]
     store.write(lines(told))
     monkeypatch.setattr(queries, "MAX_MEMBERS", 12)
@@ -169,7 +170,7 @@ def test_roots_that_lead_to_roots_without_end(store: Store, reader: Reader) -> N
     assert len(sent) < 80
 
 
-def test_runs_are_bounded_and_in_order(store: Store, reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attempts_are_bounded_and_in_order(store: Store, reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
     store.write(lines(order()))
     with reader.session() as session:
         told = runs(session, [CHARGE, SHIP, "nobody"])
@@ -183,7 +184,7 @@ def test_runs_are_bounded_and_in_order(store: Store, reader: Reader, monkeypatch
 
 
 def why(reader: Reader, task_id: str) -> list[str]:
-    """The ids of the tasks that are told of, the first cause last."""
+    """The ids of the tasks in the evidence, the first cause last."""
     with reader.session() as session:
         found = evidence(reader, session, find(reader, session, task_id))
     told = [found]
@@ -232,11 +233,11 @@ def test_how_many_wait_before_it(store: Store, reader: Reader, monkeypatch: pyte
         assert evidence(reader, session, find(reader, session, "done")).ahead is None
         monkeypatch.setattr(diagnosis, "MAX_AHEAD", 2)
         bounded = [evidence(reader, session, find(reader, session, f"w-{number}")) for number in range(2)]
-        # The planned step is one of the two before w-1 that are looked at, and is not counted.
+        # The planned step is one of the two tasks before w-1 that are looked at, and is not counted.
         assert [(one.ahead, one.ahead_is_bounded) for one in bounded] == [(0, False), (1, True)]
 
 
-def test_the_process_of_a_run_is_found(store: Store, reader: Reader) -> None:
+def test_the_process_of_an_attempt_is_found(store: Store, reader: Reader) -> None:
     run = Delivery(2)
     store.write(lines([published(), run.started(3)]))
     with reader.session() as session:

@@ -1,7 +1,7 @@
-"""The fold in Python and the fold in each database's upsert statement give the same rows, in any order.
+"""The fold in Python and the fold in each database's upsert give the same rows, in any order.
 
-Many tasks at a time: each permutation of a history gets a task id of its own, and the n-th batches of all of them are
-written together, so thousands of permutations cost a few statements.
+Many tasks are tested at once: each permutation of a history gets a task id of its own, and the n-th batches of all of
+them are written together, so thousands of permutations cost a few statements.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ Arrangement = list[list[Event]]
 """Events of one task in batches, as they reach the database."""
 
 sampling = settings(max_examples=2, phases=[Phase.generate])
-"""Few examples, for each is many tasks; what fails is printed in full, and shrinking it would take minutes."""
+"""Few examples, because each has many tasks. Failures are printed in full; shrinking them would take minutes."""
 SHORT = {name for name, told in HISTORIES.items() if len(told()) <= 5}
 
 
 def check(store: Store, arrangements: Sequence[Arrangement]) -> None:
-    """Write each arrangement under an id of its own; every row must be what the fold of its events says."""
+    """Write each arrangement under an id of its own, and check that every row is the fold of its events."""
     mark = uuid.uuid4().hex
     named = {
         task_id: [about(batch, task_id) for batch in arrangement]
@@ -50,7 +50,7 @@ def check(store: Store, arrangements: Sequence[Arrangement]) -> None:
 
 
 def cut(told: Sequence[Event], cuts: Sequence[bool]) -> Arrangement:
-    """Batches of the events; ``cuts`` says before which of them a new one begins."""
+    """The events in batches; ``cuts`` are the indexes at which a new batch begins."""
     batches: Arrangement = [[]]
     for one, begins in zip(told, cuts, strict=True):
         if begins and batches[-1]:
@@ -61,7 +61,7 @@ def cut(told: Sequence[Event], cuts: Sequence[bool]) -> Arrangement:
 
 @st.composite
 def arrangements(draw: st.DrawFn, told: Sequence[Event]) -> Arrangement:
-    """The events in any order, some of them more than once, in batches of any size."""
+    """The events in any order, some of them repeated, in batches of any size."""
     twice = draw(st.lists(st.sampled_from(told), max_size=3))
     shuffled = draw(st.permutations([*told, *twice]))
     return cut(shuffled, draw(st.lists(st.booleans(), min_size=len(shuffled), max_size=len(shuffled))))
@@ -75,7 +75,8 @@ def test_every_order_of_a_short_history(shared_store: Store, name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(SHORT))
 def test_every_two_batches_of_a_short_history(shared_store: Store, name: str) -> None:
-    """What a batch folds and the database joins, for every set of events that come first; then everything again."""
+    """A batch folds some events, and the database joins the others, for every set of first events; then everything
+    again."""
     told = HISTORIES[name]()
     halves = itertools.product([False, True], repeat=len(told))
     found = [[chosen(told, [not late for late in half]), chosen(told, half), told] for half in halves]
@@ -111,8 +112,8 @@ ENDS = (Kind.RETRIED, Kind.SUCCEEDED, Kind.FAILED, Kind.IGNORED, Kind.REJECTED)
 
 @st.composite
 def anything(draw: st.DrawFn) -> list[Event]:
-    """Events of one task, of any kind, with one start a run, and no moment twice: equal keys say which event wins
-    only where they are of one event."""
+    """Events of one task, of any kind, with one start per attempt, and no time twice: equal keys decide which event
+    wins only if they belong to one event."""
     times = draw(st.lists(st.integers(START, START + 50), min_size=1, max_size=6, unique=True))
     told = []
     started = set()
@@ -181,7 +182,7 @@ def anything(draw: st.DrawFn) -> list[Event]:
 # -- a database that sorts as a language does ------------------------------------------
 
 AA, AB = 0x6379DA09FAA12, 0x6379DA09FAB00
-"""One moment and a later one. In Danish "aa" comes after "z", so as text the first sorts behind the second."""
+"""A moment and a later one. In Danish, "aa" comes after "z", so as text the first sorts after the second."""
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +198,7 @@ def danish_store() -> Iterator[Store]:
 
 
 def twice(kind: Kind, first: dict[str, Any], second: dict[str, Any], run: int | None = None) -> list[Event]:
-    """An event at either moment; each about a delivery of its own, or both about the one at ``run``."""
+    """An event at either moment; each in a delivery of its own, or both in the delivery at ``run``."""
     same = {"id": ID, "kind": kind.value, "name": "a.task"}
     return [
         cast("Event", {**same, "run": f"{run or at:014x}a1b2c3", "at": at, **more})
@@ -218,7 +219,7 @@ BY_KEY: dict[str, list[Event]] = {
 @pytest.mark.database
 @pytest.mark.parametrize("key", BY_KEY)
 def test_keys_are_compared_byte_by_byte(danish_store: Store, key: str) -> None:
-    """Of two events in one batch the same one wins as in two batches, whatever language the database sorts by."""
+    """In one batch, the same event wins as in two batches, whatever the database's collation."""
     told = BY_KEY[key]
     check(danish_store, [[told], [told[::-1]], [told[:1], told[1:]], [told[1:], told[:1]]])
 

@@ -1,4 +1,4 @@
-"""Migrations: they make what the models say, to the letter, on every database."""
+"""The migrations create exactly the tables of the models, on every database."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def models(another: str) -> str:
 
 
 def record_nothing(url: str) -> None:
-    """What a recorder does when it starts."""
+    """The work of a recorder when it starts."""
     store = Store(Settings(url=url))
     store.prepare()
     store.close()
@@ -66,7 +66,7 @@ def version_of(url: str) -> str | None:
 
 
 def differences(url: str) -> list[object]:
-    """What Alembic would change to get from the database to the models."""
+    """Alembic's changes from the database to the models."""
     engine = create_engine(url)
     options = {"version_table": VERSION_TABLE, "compare_type": True, "compare_server_default": True}
     with engine.connect() as connection:
@@ -112,7 +112,7 @@ def test_upgrade_of_what_the_recorder_made_does_nothing(database: str) -> None:
     store.close()
 
 
-def test_the_recorder_makes_nothing_of_what_was_migrated(database: str) -> None:
+def test_the_recorder_leaves_migrated_tables_alone(database: str) -> None:
     command.upgrade(config_for(database), "head")
     before = schema_of(database)
     record_nothing(database)
@@ -136,7 +136,7 @@ def tables_in(url: str) -> set[str]:
     return found
 
 
-def test_as_sql_for_those_who_run_it_themselves(database: str, models: str) -> None:
+def test_the_migrations_as_sql(database: str, models: str) -> None:
     output = io.StringIO()
     command.upgrade(config_for(database, output), "head", sql=True)
     assert tables_in(database) == set()
@@ -164,7 +164,7 @@ def test_on_a_connection_of_the_program_s_own(database: str) -> None:
 
 
 def test_tables_of_others_are_left_alone(database: str) -> None:
-    """The database may be the project's, with an Alembic of its own."""
+    """The database may belong to the project, with an Alembic of its own."""
     engine = create_engine(database)
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)"))
@@ -180,7 +180,8 @@ def test_tables_of_others_are_left_alone(database: str) -> None:
 
 
 def test_the_version_table_is_alembic_s(database: str, another: str) -> None:
-    """It is one of our models, so that the recorder can write it; a project's own Alembic must take it for its like."""
+    """The version table is one of our models, so that the recorder can write it; a project's own Alembic must accept
+    it."""
     engine = create_engine(database)
     with engine.begin() as connection:
         context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})

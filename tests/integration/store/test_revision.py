@@ -1,5 +1,5 @@
-"""The count of changes: it grows with every transaction that changes rows, and writers that meet at it do not lock each
-other out."""
+"""The counter of changes: every transaction that changes rows increases it, and writers that meet there do not
+deadlock."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_what_is_not_stored_is_not_counted(store: Store) -> None:
 
 
 def test_a_reader_sees_the_count_of_the_state_that_it_sees(store: Store) -> None:
-    """Both are of one moment, whatever is written between."""
+    """Both belong to one state, whatever is written in between."""
     reader = Reader(store.settings.url)
     with reader.session() as session:
         before = revision(session)
@@ -78,10 +78,10 @@ def test_a_reader_sees_the_count_of_the_state_that_it_sees(store: Store) -> None
 
 
 def test_recorders_that_write_at_once(store: Store) -> None:
-    """The same tasks, in each one's own order, and others: none gives up, and each batch is counted."""
+    """The same tasks, in another order for each writer, and others: no writer fails, and each batch is counted."""
     before = at(store)
     url = store.settings.url
-    store.close()  # its connection is not for the children
+    store.close()  # the children must not use its connection
 
     def write(number: int) -> int:
         own = Store(Settings(url=url))

@@ -1,4 +1,4 @@
-"""Tables: made once, and refusing what cannot be true."""
+"""The tables are created once, and refuse impossible rows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ UTC = dt.timezone.utc
 
 
 def task_row(**more: Any) -> dict[str, Any]:
-    """A row for an INSERT past the store."""
+    """A row for an INSERT that bypasses the store."""
     return {
         "name": "n",
         "created_at": dt.datetime(2026, 1, 1, tzinfo=UTC),
@@ -100,7 +100,7 @@ def test_no_tables_are_made_where_there_is_no_lock(database: str, monkeypatch: p
 
 @pytest.mark.databases("mysql")
 def test_the_lock_is_released_whatever_happens(database: str) -> None:
-    """And what happened is what is told."""
+    """The original error is raised."""
     engine, other = create_engine(database), create_engine(database)
     with pytest.raises(ZeroDivisionError), engine.connect() as connection, schema.exclusive(connection):
         raise ZeroDivisionError
@@ -123,7 +123,7 @@ def test_the_lock_is_released_whatever_happens(database: str) -> None:
 
 @pytest.mark.parametrize("missing", sorted(Base.metadata.tables))
 def test_what_a_killed_process_had_begun_is_completed(store: Store, missing: str) -> None:
-    """MySQL keeps each table that was made, whatever becomes of the transaction."""
+    """MySQL keeps each table that was created, whatever happens to the transaction."""
     assert not create_tables(store.engine)
     with store.engine.begin() as connection:
         Base.metadata.tables[missing].drop(connection)
@@ -172,7 +172,7 @@ def test_one_row_an_id(store: Store) -> None:
 
 
 def test_tables_have_the_columns_of_the_resource(store: Store) -> None:
-    """The properties of the REST resource in snake case, and the keys of the fold; what came later follows."""
+    """The properties of the REST resource in snake case, then the keys of the fold, then later columns."""
     properties = (
         "id createdByName name createdAt status errorMessage errorType retries completedAt startedAt celeryTaskId "
         "rootTaskId parentTaskId traceId spanId taskArgs taskKwargs result content customer createdBy"

@@ -1,4 +1,4 @@
-"""The store: rows joined in one transaction with how far each source is stored."""
+"""The store joins rows and the high-water marks of their processes in one transaction."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def description(source: str = "s", **more: Any) -> dict[str, Any]:
 # -- writing -------------------------------------------------------------------------
 
 
-def test_rows_join_what_is_there(store: Store) -> None:
+def test_rows_join_the_stored_rows(store: Store) -> None:
     told = HISTORIES["retries_overlap"]()
     for one in reversed(told):
         store.write(lines([one]))
@@ -69,7 +69,7 @@ def test_writing_nothing(store: Store) -> None:
 
 
 def test_all_or_nothing(store: Store) -> None:
-    """The rows, the high-water mark and what is done before the commit stand or fall together."""
+    """The rows, the high-water mark and the action before the commit succeed or fail together."""
 
     def fail() -> NoReturn:
         raise OSError("disk full")
@@ -142,7 +142,7 @@ def test_engine_options_of_the_user(database: str) -> None:
 
 
 def connecting(url: str) -> Callable[[], Any]:
-    """What connects as SQLAlchemy does by itself."""
+    """A function that connects as SQLAlchemy does by default."""
     dialect = create_engine(url).dialect
     arguments, options = dialect.create_connect_args(make_url(url))
     return partial(dialect.connect, *arguments, **options)
@@ -160,7 +160,7 @@ POOLS: dict[str, Callable[[str], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("pool", POOLS.values(), ids=POOLS)
 def test_a_pool_of_the_user_s(database: str, pool: Callable[[str], dict[str, Any]]) -> None:
-    """By everybody who connects, at once: what one sets for its connections is not for those of another."""
+    """All users of the pool connect at once: the settings of one's connections must not reach another's."""
     settings = Settings(url=database, engine_options=pool(database))
     made, writer, reader = Store(settings), Writer(settings), Reader(settings.url, settings.engine_options)
     service = Service(None, settings)

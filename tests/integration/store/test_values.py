@@ -1,4 +1,4 @@
-"""Values and models: what is stored comes back as it was."""
+"""Stored values come back unchanged, and the models."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_the_deepest_json_that_is_made(store: Store) -> None:
 
 
 def test_null_is_null(store: Store) -> None:
-    """Not the JSON value null, for which queries would have to be written twice."""
+    """SQL's NULL, not the JSON value null: otherwise every query would have to check both."""
     store.write(lines([Delivery(2).ended(Kind.SUCCEEDED, 4, result=None)]))
     with store.engine.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM async_task WHERE result IS NULL")).scalar_one() == 1
@@ -127,7 +127,7 @@ def test_the_longest_texts_that_are_made(store: Store) -> None:
 # -- models --------------------------------------------------------------------------
 
 
-def test_attempts_are_counted_from_one_in_the_order_of_runs(store: Store) -> None:
+def test_attempts_are_counted_from_one_in_the_order_of_their_keys(store: Store) -> None:
     told = HISTORIES["retries_exhausted"]()
     for one in reversed(told):
         store.write(lines([one, *about([one], "other")]))
@@ -151,7 +151,7 @@ def test_a_row_as_a_model(store: Store) -> None:
         assert repr(row) == f"<AsyncTask {ID} shop.charge FAILURE>"
 
 
-def test_json_can_be_asked(store: Store) -> None:
+def test_json_can_be_queried(store: Store) -> None:
     store.write(lines([published(kwargs={"currency": "EUR", "lines": [{"n": 5}]})]))
     with Session(store.engine) as session:
         found = session.scalars(select(AsyncTask.id).where(AsyncTask.task_kwargs["currency"].as_string() == "EUR"))

@@ -1,4 +1,4 @@
-"""What makes failures the same: messages without what varies, places in the user's own code, groups."""
+"""The causes of failures: normalized messages, places in the user's own code, groups."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_normal_of_the_worst_messages_is_quick(piece: str) -> None:
 @given(
     st.lists(st.sampled_from(["no ", "'a b'", "17", " 4a5b6c7d8e", "x@y.example", "\n", "x", "…", "#"])).map("".join)
 )
-def test_pieces_are_in_what_was_normal(message: str) -> None:
+def test_pieces_are_in_the_original_message(message: str) -> None:
     at = 0
     for piece in pieces(normal(message)):
         at = message.index(piece, at) + len(piece)
@@ -88,10 +88,10 @@ VENV = "/opt/venv/lib/python3.12/site-packages"
         (("/srv/proj/celery/tasks.py",), "proj/celery/tasks.py:1 step1"),
         (("/src/tasks.py", "/src/celery/celery/app/task.py", "/src/kombu/messaging.py"), "/src/tasks.py:1 step1"),
         (("C:\\shop\\tasks.py", "C:\\venv\\Lib\\site-packages\\redis\\client.py"), "C:/shop/tasks.py:1 step1"),
-        # The task is installed itself.
+        # The task itself is installed.
         ((f"{VENV}/shop/tasks.py", f"{VENV}/requests/api.py"), "site-packages/shop/tasks.py:1 step1"),
         ((f"{VENV}/shop.py", f"{VENV}/requests/api.py"), "python3.12/site-packages/shop.py:1 step1"),
-        # Nothing is the user's own.
+        # Nothing belongs to the user.
         ((f"{VENV}/celery/app/trace.py", f"{VENV}/requests/api.py"), "site-packages/requests/api.py:2 step2"),
         ((f"{VENV}/celery/app/trace.py", "/usr/lib/python3.12/socket.py"), None),
         ((), None),
@@ -181,7 +181,7 @@ def test_how_many_at_which_time() -> None:
     assert (grouped([]), Failures([], 0, None).bounds) == (Failures([], 0, None), [])
 
 
-def test_what_was_never_sent_counts_to_its_cause() -> None:
+def test_unsent_tasks_count_to_their_cause() -> None:
     not_sent = "Not sent: upstream task shop.charge [id-1] ended with order 7 [x]"
     found = grouped(
         [
@@ -199,8 +199,8 @@ def test_what_was_never_sent_counts_to_its_cause() -> None:
     assert found[0].names == ["shop.charge", "shop.index", "shop.mail"]
 
 
-def test_what_was_never_sent_counts_to_the_place_with_most() -> None:
-    """Its message does not say where that was."""
+def test_unsent_tasks_count_to_the_largest_place() -> None:
+    """Its message does not have the place."""
     at = {"traceback": frames("/srv/tasks.py")}
     not_sent = "Not sent: upstream task shop.charge [id-1] ended with order 7"
     found = grouped([failed(1, **at), failed(2), failed(3), failed(4, not_sent)]).groups

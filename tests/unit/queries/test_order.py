@@ -1,4 +1,4 @@
-"""`queries.search.order`: cursors that come back as they went, and nothing else that is taken for one."""
+"""`queries.search.order`: cursors come back unchanged, and nothing else is taken for one."""
 
 from __future__ import annotations
 

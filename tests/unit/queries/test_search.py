@@ -1,4 +1,4 @@
-"""The search grammar: what each form means, and that nothing anybody types is anything but that or a clear refusal."""
+"""The search grammar: the meaning of each form, and that any other text is clearly refused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.environment import variables
 
 NOW = dt.datetime(2026, 7, 1, 12, 30, 45, 123456, tzinfo=dt.timezone(dt.timedelta(hours=2)))
 SLOW = 0.05
-"""Seconds that no search takes to be understood."""
+"""Time within which any search is parsed."""
 
 
 def terms(text: str, now: dt.datetime = NOW) -> tuple[Term, ...]:
@@ -111,7 +111,7 @@ def test_ids_in_upper_case() -> None:
 
 
 def test_the_creator() -> None:
-    """The column is titled "Created by"; its key is that of the name."""
+    """The column is titled "Created by"; its key is the one of the name."""
     assert terms("creator:Ada") == terms("created_by_name:Ada")
     assert terms("-Creator:Ada,Bob") == terms("-created_by_name:Ada,Bob")
     assert terms('creator:"7"') == terms('created_by_name:"7"'), "quoted, a number is a name"
@@ -223,7 +223,7 @@ def test_what_is_no_time(text: str) -> None:
 
 
 def test_days_on_which_the_clock_changes() -> None:
-    """A local day has 23 hours in March and 25 in October, and a date in winter the offset of winter."""
+    """A local day has 23 hours in March and 25 in October, and a date in winter has the offset of winter."""
     summer = NOW.astimezone(ZoneInfo("Europe/Berlin"))
     winter = value("created:2026-01-31", summer)
     assert winter == Value("..", utc("2026-01-30T23:00"), utc("2026-01-31T22:59:59.999999"))
@@ -358,7 +358,7 @@ def test_any_text_is_understood_or_refused_at_once(text: str) -> None:
 
 
 def check(search: Filter) -> None:
-    """Values are of the kinds that conditions are made of."""
+    """Values have the types that conditions are made from."""
     assert len(search.terms) <= MAX_TERMS
     for asked in search.terms:
         assert asked.key in KEYS

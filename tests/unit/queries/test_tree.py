@@ -1,4 +1,4 @@
-"""Members of a workflow in their places, whatever their rows say of their parents."""
+"""Members of a workflow get their places, whatever parents their rows have."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_failed_branches_are_the_failures_and_what_leads_to_them(members: list[M
     assert kept == [one for one in found if one.member.celery_task_id in wanted]
 
 
-def test_siblings_stand_in_the_order_in_which_they_were_asked_for() -> None:
+def test_siblings_are_in_the_order_of_their_creation() -> None:
     members = [
         member("late", "a", created=3),
         member("second", "a", created=2, id=8),
@@ -151,7 +151,7 @@ def test_a_cycle_without_its_root_is_cut_above_the_oldest() -> None:
     assert places(lineage(members)) == [("y", 0, None), ("x", 1, "y"), ("z", 2, "x")]
 
 
-def test_whose_parent_nobody_knows_hangs_on_its_root() -> None:
+def test_a_member_without_a_known_parent_is_below_its_root() -> None:
     members = [member("a"), member("body", None, created=1), member("orphan", "gone", created=2)]
     found = places(lineage([*members, member("apart", "gone", root="gone", created=3)]))
     assert found == [("a", 0, None), ("body", 1, "a"), ("orphan", 1, "a"), ("apart", 0, None)]
@@ -179,7 +179,7 @@ def test_a_critical_path_leads_from_the_first_to_what_ended_last() -> None:
     assert critical(*tasks) == {"a", "slow", "last"}
 
 
-def test_before_a_body_that_nobody_is_known_to_have_sent_comes_the_last_success() -> None:
+def test_the_last_success_precedes_a_body_without_a_known_sender() -> None:
     tasks = [
         member("a", completed=2),
         member("one", "a", created=2, started=3, completed=7),
@@ -209,7 +209,7 @@ def test_before_a_body_that_nobody_is_known_to_have_sent_comes_the_last_success(
     ],
     ids=["it runs", "the one that runs longest", "a step that was not sent is not waited for"],
 )
-def test_while_it_is_not_over_the_path_leads_to_what_is_waited_for(tasks: list[Member], path: set[str]) -> None:
+def test_the_path_of_an_open_workflow_leads_to_what_it_waits_for(tasks: list[Member], path: set[str]) -> None:
     assert critical(member("a", completed=9), *tasks) == path
 
 

@@ -1,4 +1,4 @@
-"""The models tell of every column what it is, as the tables have it."""
+"""The models describe every column as the tables have it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_annotations_are_those_of_the_columns(model: type[Base]) -> None:
 
 
 def test_rows_are_like_the_model() -> None:
-    """But that values are text."""
+    """Except that values are texts."""
     shown = {name: hint for name, hint in get_type_hints(TaskRow).items() if name not in VALUES}
     assert shown == {name: get_args(get_type_hints(AsyncTask)[name])[0] for name in TASK_COLUMNS if name not in VALUES}
     assert get_type_hints(AttemptRow).items() >= {"attempt": int, "celery_task_id": str}.items()
@@ -33,7 +33,7 @@ def test_rows_are_like_the_model() -> None:
 
 
 def kind(column: Column[Any]) -> Any:
-    """The type that an attribute for the column has."""
+    """The type of an attribute for the column."""
     if isinstance(column.type, JSON):
         return Any
     if isinstance(column.type, UTCDateTime):

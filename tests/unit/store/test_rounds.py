@@ -1,4 +1,4 @@
-"""Rounds: every event, once a task in each, and no start that its end says again."""
+"""Rounds: every event, each task at most once per round, and no start that its end carries."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_rounds_fold_to_the_same_row(name: str) -> None:
 
 
 def test_a_text_that_looks_like_a_start_is_none() -> None:
-    """What a user's values say is escaped, or comes behind."""
+    """In users' values, it is escaped, or comes later."""
     trap = '"kind":"started","at":1,"started":2'
     told = [published(args=[trap]), event(Kind.STARTED, 3, run="0" * 20, args=[trap]), published(5, error_message=trap)]
     assert sorted(line for one in rounds(lines(told)) for line in one) == sorted(lines(told))
