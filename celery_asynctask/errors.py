@@ -48,15 +48,15 @@ class BundleError(AsyncTaskError, ValueError):
 
 
 class StoreError(AsyncTaskError):
-    """The database cannot be read or written: it does not answer, has no tables, or those of another version. The
+    """The database cannot be read or written: it does not answer, has no tables, or has tables of another version. The
     message says which, and what to do."""
 
     def __init__(self, problem: str, remedy: str = "") -> None:
         super().__init__(f"{problem} {remedy}" if remedy else problem)
         self.problem = problem
-        """What happened, without what to do."""
+        """What happened, in a sentence."""
         self.remedy = remedy
-        """What to do, in a sentence; empty where ``problem`` says it."""
+        """What to do, in a sentence; empty if ``problem`` says it."""
 
 
 class NoTablesError(StoreError):

@@ -39,7 +39,7 @@ def _string(value: Any) -> str:
 
 
 class _Unfit(ValueError):
-    """A value is not allowed; the message says what is wrong with it, and may be shown."""
+    """A value is not allowed. The message says what is wrong with it, without the value, so that it can be shown."""
 
 
 _KINDS = {
@@ -48,9 +48,9 @@ _KINDS = {
     "mysql": "mysql+pymysql",
     "mariadb": "mariadb+pymysql",
 }
-"""The kinds of databases that can be a store, and how their URLs begin."""
+"""The databases that can be a store, each with the beginning of its URLs."""
 _MISNAMED = {"postgres": "postgresql", "pgsql": "postgresql", "psql": "postgresql", "sqlite3": "sqlite"}
-"""What others call them in their URLs."""
+"""Other names of these databases in URLs."""
 
 
 def _url(value: Any) -> str:
@@ -289,7 +289,7 @@ class Settings:
 
     def at(self, url: str) -> Settings:
         """These settings with another URL: of another store, whose journal is in its default directory, or of the same
-        one, as another user for example. Raises `SettingsError` for what is no URL."""
+        store, for example as another user. Raises `SettingsError` for a text that is not a usable URL."""
         try:
             there = replace(self, url=_url(url), engine_options={}, journal_dir=None)
         except ValueError as exc:
@@ -314,8 +314,11 @@ class Settings:
 
     @property
     def directory(self) -> Path:
-        """The journal directory: ``journal_dir``, or one under ``$XDG_STATE_HOME`` named after the store. For a user
-        without a home directory, one that can never be made: recording goes on in memory, as wherever there is none."""
+        """The journal directory: ``journal_dir``, or one below ``$XDG_STATE_HOME`` named after the store.
+
+        For a user without a home directory it is a path that can never be created: recording then goes on in memory,
+        as wherever no directory can be used.
+        """
         if self.journal_dir is not None:
             return self.journal_dir
         state = os.environ.get("XDG_STATE_HOME") or _state_of_home()
@@ -332,7 +335,7 @@ def _state_of_home() -> Path:
 
 
 def _hint(exc: ValueError) -> str:
-    """What is wrong with a value, as a sentence behind what it must be."""
+    """A further sentence about the value; empty if there is none."""
     return f" {exc}" if isinstance(exc, _Unfit) else ""
 
 

@@ -1,4 +1,4 @@
-"""Why a database cannot be used, and what to do about it, by the errors of SQLAlchemy and of the usual drivers."""
+"""Finds out from the errors of SQLAlchemy and of the usual drivers why a database cannot be used, and what to do."""
 
 from __future__ import annotations
 
@@ -22,23 +22,24 @@ GRANT: Final = (
     "async_task_source and async_task_revision (in PostgreSQL also USAGE on their sequences)."
 )
 BEFORE_CONNECTED: Final = (OSError, RuntimeError, TypeError, ValueError)
-"""What drivers, and SQLAlchemy with them, raise besides `SQLAlchemyError` until they are connected."""
+"""Exceptions besides `SQLAlchemyError` that drivers, and SQLAlchemy with them, raise before they are connected."""
 _DRIVERS: Final = {
     "postgresql": ("psycopg", "postgresql"),
     "mysql": ("pymysql", "mysql"),
     "mariadb": ("pymysql", "mysql"),
 }
-"""The driver of each kind of server that our extra of this name installs."""
+"""The driver for each kind of server, and the extra of ours that installs it."""
 
 
 class _Kind(NamedTuple):
     """Errors with the same remedy."""
 
     remedy: str
+    """What to do, in a sentence."""
     codes: frozenset[str]
-    """SQLSTATEs of PostgreSQL, numbers of MySQL and MariaDB."""
+    """SQLSTATEs of PostgreSQL, and error numbers of MySQL and MariaDB."""
     pattern: str
-    """Found in the message where there is no code: libpq gives none before it is connected, SQLite hardly any."""
+    """Pattern of the message of an error without a code: libpq has none before it is connected, SQLite hardly any."""
 
 
 _KINDS: Final = (
@@ -132,7 +133,7 @@ _KINDS: Final = (
 
 
 def remedy(exc: BaseException, url: str) -> str:
-    """What to do about an error of SQLAlchemy or of a driver, in a sentence; empty for one that is not known."""
+    """What to do about an error of SQLAlchemy or of a driver, in a sentence; empty for an unknown error."""
     cause: Any = getattr(exc, "orig", None) or exc
     if isinstance(cause, ImportError):
         return _install(url)
@@ -147,7 +148,7 @@ def remedy(exc: BaseException, url: str) -> str:
 
 
 def _of_file(name: str) -> str:
-    """For an SQLite file that cannot be opened or written."""
+    """The remedy for an SQLite file that cannot be opened or written."""
     path = Path(name).absolute()
     if path.is_dir():
         return f"{path} is a directory: name a file in asynctask_url."
@@ -159,7 +160,7 @@ def _of_file(name: str) -> str:
 
 
 def _install(url: str) -> str:
-    """For a driver that is not installed."""
+    """The remedy for a driver that is not installed."""
     backend = parse(url).backend
     if backend not in _DRIVERS:
         return "Install the driver, or correct asynctask_url."
@@ -170,7 +171,7 @@ def _install(url: str) -> str:
 
 
 def make_engine(url: str, options: Mapping[str, Any]) -> Engine:
-    """An engine; connects to nothing. Raises `StoreError` as `usable`, and for drivers that need an event loop."""
+    """Create an engine without connecting. Raises `StoreError` like `usable`, and for a driver that needs asyncio."""
     with usable(url):
         engine = sa.create_engine(url, **options)
     if engine.dialect.is_async:
@@ -183,8 +184,8 @@ def make_engine(url: str, options: Mapping[str, Any]) -> Engine:
 
 @contextmanager
 def usable(url: str) -> Iterator[None]:
-    """Turn into `StoreError`, which does not name the database, what SQLAlchemy raises inside for a URL or options that
-    it cannot use, or for a driver that is not installed."""
+    """Turn SQLAlchemy's errors about a URL, options, or a missing driver into `StoreError`, which does not name the
+    database."""
     try:
         yield
     except NoSuchModuleError as exc:
@@ -201,5 +202,5 @@ def usable(url: str) -> Iterator[None]:
 
 
 def _right(backend: str) -> str:
-    """How a URL of this kind of database begins."""
+    """The beginning of a URL for this kind of database, without ``://``."""
     return f"{backend}+{_DRIVERS[backend][0]}" if backend in _DRIVERS else backend
