@@ -14,7 +14,7 @@ from celery_asynctask.queries.failures.groups import MAX_SCANNED, Group, failure
 
 NAMES_SHOWN: Final = 5
 """Task names shown per group."""
-_CONSOLE_ONLY: Final = frozenset({"first_asked", "last_asked", "counts"})
+_CONSOLE_ONLY: Final = frozenset({"first_created", "last_created", "counts"})
 """Fields of a group that ``--json`` leaves out."""
 _ORDERS: Final[dict[str, Callable[[Group], Any]]] = {
     "count": lambda group: group.tasks,

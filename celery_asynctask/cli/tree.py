@@ -17,7 +17,7 @@ from celery_asynctask.core.accounting import plural
 from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.present.symbols import SIGNS
 from celery_asynctask.queries.task import find
-from celery_asynctask.queries.workflow.members import MAX_MEMBERS, MAX_RUNS, Run, runs, workflow
+from celery_asynctask.queries.workflow.members import MAX_ATTEMPTS, MAX_MEMBERS, MemberAttempt, attempts_of, workflow
 from celery_asynctask.queries.workflow.tree import Member, Placed, failed_branches, lineage
 
 SHORTEST_ID: Final = 8
@@ -43,7 +43,7 @@ def tree(context: CommandContext, task_id: str, waterfall: bool, failed: bool) -
         result = workflow(reader, session, task)
         everything = lineage(result.members)
         shown = failed_branches(everything) if failed else everything
-        attempts = runs(session, [entry.member.celery_task_id for entry in shown]) if waterfall else {}
+        attempts = attempts_of(session, [entry.member.celery_task_id for entry in shown]) if waterfall else {}
     requested = task.celery_task_id
     if output.as_json:
         for entry in shown:
@@ -62,8 +62,8 @@ def tree(context: CommandContext, task_id: str, waterfall: bool, failed: bool) -
         output.hint("Nothing in this workflow has failed.")
     if result.bounded:
         output.hint(f"The workflow has more than {MAX_MEMBERS:,} tasks; these were created first.")
-    if sum(map(len, attempts.values())) >= MAX_RUNS:
-        output.hint(f"The workflow has more than {MAX_RUNS:,} attempts; those of some tasks are not shown.")
+    if sum(map(len, attempts.values())) >= MAX_ATTEMPTS:
+        output.hint(f"The workflow has more than {MAX_ATTEMPTS:,} attempts; those of some tasks are not shown.")
 
 
 def shortened(ids: Iterable[str]) -> dict[str, str]:
@@ -133,7 +133,9 @@ def in_a_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _draw(output: Output, placed: Sequence[Placed], attempts: Mapping[str, Sequence[Run]], requested: str) -> None:
+def _draw(
+    output: Output, placed: Sequence[Placed], attempts: Mapping[str, Sequence[MemberAttempt]], requested: str
+) -> None:
     rows = []
     for entry in placed:
         member = entry.member

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from celery_asynctask.cli.output import FIXED
 from celery_asynctask.present.waterfall import MEANINGS, Scale, scale
-from celery_asynctask.queries.workflow.members import Run
+from celery_asynctask.queries.workflow.members import MemberAttempt
 from celery_asynctask.queries.workflow.timeline import Part, Time, parts
 from celery_asynctask.queries.workflow.tree import Member
 
@@ -35,7 +35,7 @@ class Row(NamedTuple):
 
     label: str
     member: Member
-    runs: Sequence[Run]
+    attempts: Sequence[MemberAttempt]
     took: str
     """Text behind the bar."""
 
@@ -44,7 +44,7 @@ def draw(rows: Sequence[Row], width: int, now: dt.datetime, show: Callable[[Any]
     """The lines: the axis, a bar per row, the legend; none is wider than ``width``."""
     if not rows:
         return
-    drawn = [(row, list(parts(row.member, row.runs, now))) for row in rows]
+    drawn = [(row, list(parts(row.member, row.attempts, now))) for row in rows]
     took = max(len(row.took) for row in rows)
     label = min(max(len(row.label) for row in rows), _MOST_LABEL, max(width - took - _LEAST_BAR - 4, 8))
     columns = max(width - label - took - 4, 1)

@@ -116,7 +116,7 @@ def search_of(group: Group, search: str, now: dt.datetime) -> str:
     of_type = term("error", group.error_type) if has_error else f"status:{group.error_type} error:none"
     message = "*".join(quoted(piece) for piece in pieces(group.message))
     names = ",".join(map(quoted, group.names)) if len(group.names) <= MAX_VALUES else ""
-    between = f"since:{rfc3339(group.first_asked)} until:{rfc3339(group.last_asked + _TICK)}"
+    between = f"since:{rfc3339(group.first_created)} until:{rfc3339(group.last_created + _TICK)}"
     required = [search.strip(), of_type]
     optional = [between, f"message:{message}" if message else "", f"name:{names}" if names else ""]
     for left_out in range(len(optional) + 1):

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from celery_asynctask.console.markup import seconds
 from celery_asynctask.core.text import rfc3339
 from celery_asynctask.present.waterfall import MEANINGS, Scale
-from celery_asynctask.queries.workflow.members import Run
+from celery_asynctask.queries.workflow.members import MemberAttempt
 from celery_asynctask.queries.workflow.timeline import Part, Time
 from celery_asynctask.queries.workflow.tree import Member
 
@@ -105,13 +105,15 @@ def ticks(scale: Scale) -> list[Tick]:
     return marks
 
 
-def drawing(member: Member, runs: Sequence[Run], parts: Sequence[Part], scale: Scale, limit: int) -> Drawing:
+def drawing(
+    member: Member, attempts: Sequence[MemberAttempt], parts: Sequence[Part], scale: Scale, limit: int
+) -> Drawing:
     """The row of a task: the ``parts`` of its time, with its last ``limit`` attempts at most."""
     if member.unsent:
         return Drawing((), "never sent", 0, _step_at(member.completed_at or member.created_at, scale))
     if not parts:
         return Drawing((), "not sent yet", 0, _step_at(scale.start + scale.length, scale))
-    texts = list(_texts(runs, parts))
+    texts = list(_texts(attempts, parts))
     first = max(len(parts) - limit * 3, 0)  # an attempt has three parts at most: delayed, queued, run
     bars = [_bar(part, text, scale) for part, text in zip(parts[first:], texts[first:], strict=True)]
     in_view = sorted((bar for bar in bars if bar is not None), key=lambda bar: _ORDER[Time(bar.kind)])
@@ -158,9 +160,11 @@ def _bar(part: Part, text: str, scale: Scale) -> Bar | None:
     return Bar(round(min(start, ACROSS - width), 1), round(width, 1), y, height, part.time.value, text)
 
 
-def _texts(runs: Sequence[Run], parts: Sequence[Part]) -> Iterable[str]:
+def _texts(attempts: Sequence[MemberAttempt], parts: Sequence[Part]) -> Iterable[str]:
     """The text of each part: kind, time and length. Attempts without any known time have no part."""
-    drawn = iter([(number, run) for number, run in enumerate(runs, 1) if run.started_at or run.ended_at])
+    drawn = iter(
+        [(number, attempt) for number, attempt in enumerate(attempts, 1) if attempt.started_at or attempt.ended_at]
+    )
     for part in parts:
         when = f"{seconds(part.end - part.start)}, {rfc3339(part.start)} to {rfc3339(part.end)}"
         if part.time is Time.END:

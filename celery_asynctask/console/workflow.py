@@ -16,7 +16,7 @@ from celery_asynctask.console.task import located
 from celery_asynctask.core.status import FAILED, AsyncTaskStatus
 from celery_asynctask.present import waterfall
 from celery_asynctask.queries.types import Session
-from celery_asynctask.queries.workflow.members import MAX_MEMBERS, MAX_RUNS, Run, runs
+from celery_asynctask.queries.workflow.members import MAX_ATTEMPTS, MAX_MEMBERS, MemberAttempt, attempts_of
 from celery_asynctask.queries.workflow.members import workflow as members_of
 from celery_asynctask.queries.workflow.timeline import Course, courses
 from celery_asynctask.queries.workflow.timeline import parts as parts_of
@@ -137,7 +137,7 @@ async def workflow(page: Page) -> Response:
         summary = summed(tasks.members, now)
         paces[key] = pace_of(summary)
         ids = [row.member.celery_task_id for row in window.rows]
-        attempts = runs(session, ids) if query.view != "tree" else {}
+        attempts = attempts_of(session, ids) if query.view != "tree" else {}
         return {
             "task": task,
             "query": query,
@@ -149,7 +149,7 @@ async def workflow(page: Page) -> Response:
             "rows_at_once": ROWS,
             "max_levels": MAX_LEVELS,
             "bounded": MAX_MEMBERS if tasks.bounded else None,
-            "max_runs": MAX_RUNS if sum(map(len, attempts.values())) >= MAX_RUNS else None,
+            "max_attempts": MAX_ATTEMPTS if sum(map(len, attempts.values())) >= MAX_ATTEMPTS else None,
             **_drawn(query, tasks.members, window, attempts, task.celery_task_id, now),
         }
 
@@ -224,7 +224,7 @@ def _drawn(
     query: Query,
     members: Collection[Member],
     window: Window,
-    attempts: Mapping[str, Sequence[Run]],
+    attempts: Mapping[str, Sequence[MemberAttempt]],
     task_id: str,
     now: dt.datetime,
 ) -> dict[str, object]:
@@ -233,7 +233,7 @@ def _drawn(
     if sum(map(len, attempts.values())) > MAX_SHOWN_RUNS:
         limit = max(MAX_SHOWN_RUNS // max(len(window.rows), 1), LEAST_SHOWN_RUNS)
     if query.view == "table":
-        went: dict[int, tuple[Sequence[tuple[int, Run, Course]], int]] = {}
+        went: dict[int, tuple[Sequence[tuple[int, MemberAttempt, Course]], int]] = {}
         for row in window.rows:
             known = attempts.get(row.member.celery_task_id, ())
             numbered = list(zip(range(1, len(known) + 1), known, courses(row.member, known, now), strict=True))

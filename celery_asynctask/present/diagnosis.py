@@ -158,7 +158,7 @@ def _retry(evidence: Evidence, words: Words) -> list[str]:
         since = _since(evidence, words)
         return [f"Waiting for its next attempt, retry {task.retries}{f',{since}' if since else ''}."]
     error = f" with {_error(last.error_type, last.error_message)}" if last.error_type else ""
-    count = f"{words.show(evidence.runs)} {plural(evidence.runs, 'attempt')}"
+    count = f"{words.show(evidence.attempts)} {plural(evidence.attempts, 'attempt')}"
     return [
         f"Waiting for its next attempt: the last one ended at {words.ago(last.ended_at)}{error}.",
         *_place(evidence),
@@ -269,10 +269,10 @@ def _process(evidence: Evidence, words: Words) -> list[str]:
 
 
 def _earlier(evidence: Evidence, words: Words) -> list[str]:
-    if evidence.runs < 2:
+    if evidence.attempts < 2:
         return []
     ends = ", ".join(f"{name or 'end not seen'} ({words.show(count)})" for name, count in evidence.earlier.items())
-    return [f"That was attempt {words.show(evidence.runs)}; those before it: {ends}."]
+    return [f"That was attempt {words.show(evidence.attempts)}; those before it: {ends}."]
 
 
 def _error(kind: str | None, message: str | None) -> str:

@@ -31,7 +31,7 @@ class Evidence(NamedTuple):
     task: EvidentTask
     last: AsyncTaskAttempt | None = None
     """Its latest attempt; None: it never ran."""
-    runs: int = 0
+    attempts: int = 0
     """Number of its attempts, including the latest."""
     earlier: Mapping[str, int] = {}
     """Number of the attempts before the latest one, by error class or, without an error, by outcome; the empty text
@@ -103,7 +103,7 @@ def _about(reader: Reader, session: Session, task: EvidentTask) -> Evidence:
     return Evidence(
         task,
         last,
-        runs=1 + sum(count for _, count in earlier),
+        attempts=1 + sum(count for _, count in earlier),
         earlier={str(name): count for name, count in earlier},
         place=place(last.traceback, last.name.partition(".")[0]),
         source=source,

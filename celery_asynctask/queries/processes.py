@@ -44,7 +44,7 @@ class State(str, enum.Enum):
         return self.value
 
 
-class Run(NamedTuple):
+class ProcessAttempt(NamedTuple):
     """An attempt that runs or was lost, by its task."""
 
     celery_task_id: str
@@ -63,9 +63,9 @@ class Source(NamedTuple):
     last_seen_at: dt.datetime
     ended_at: dt.datetime | None
     state: State
-    running: Sequence[Run]
+    running: Sequence[ProcessAttempt]
     """The tasks that it runs now, the longest-running first."""
-    lost: Sequence[Run]
+    lost: Sequence[ProcessAttempt]
     """The tasks that it ran when it ended and that have not run again since; the newest first."""
 
 
@@ -78,21 +78,21 @@ class Sources(NamedTuple):
     """Number of all processes by state."""
     seen: dt.datetime | None
     """When a recorder last saw a process or stored events, by its clock; None: never."""
-    runs_since: dt.datetime | None
+    running_since: dt.datetime | None
     """Only running tasks created at that time or later were looked at. None: all of them."""
     lost_since: dt.datetime | None
-    """Like ``runs_since``, for lost tasks."""
+    """Like ``running_since``, for lost tasks."""
 
 
 def sources(reader: Reader, session: Session, now: dt.datetime, *, gone: int = MAX_GONE) -> Sources:
     """The processes not known to be gone, with their state at ``now``, and the ``gone`` ones that ended last."""
     alive, silent, all_gone, seen = session.execute(select(*counted(now, AsyncTaskSource.ended_at.is_not(None)))).one()
-    running, runs_since = _runs(
+    running, running_since = _attempts(
         reader, session, AsyncTaskStatus.STARTED, AsyncTaskAttempt.ended_at.is_(None), MAX_RUNNING
     )
-    lost, lost_since = _runs(reader, session, AsyncTaskStatus.LOST, AsyncTaskAttempt.outcome == "lost", MAX_LOST)
-    for runs in running.values():
-        runs.sort(key=lambda run: (run.started_at is None, run.started_at, run.celery_task_id))
+    lost, lost_since = _attempts(reader, session, AsyncTaskStatus.LOST, AsyncTaskAttempt.outcome == "lost", MAX_LOST)
+    for attempts in running.values():
+        attempts.sort(key=lambda attempt: (attempt.started_at is None, attempt.started_at, attempt.celery_task_id))
     processes = [
         Source(
             **row._mapping, state=_state(row, now), running=running.get(row.source, ()), lost=lost.get(row.source, ())
@@ -101,7 +101,7 @@ def sources(reader: Reader, session: Session, now: dt.datetime, *, gone: int = M
     ]
     processes.sort(key=lambda process: list(State).index(process.state))  # stable: the order within a state stays
     counts = {State.ALIVE: alive, State.SILENT: silent, State.GONE: all_gone}
-    return Sources(processes, counts, seen, runs_since, lost_since)
+    return Sources(processes, counts, seen, running_since, lost_since)
 
 
 def counted(now: dt.datetime, gone: ColumnElement[bool]) -> tuple[ColumnElement[Any], ...]:
@@ -131,9 +131,9 @@ def _state(row: Any, now: dt.datetime) -> State:
     return State.ALIVE if row.last_seen_at >= now - SILENT else State.SILENT
 
 
-def _runs(
+def _attempts(
     reader: Reader, session: Session, status: AsyncTaskStatus, which: ColumnElement[bool], limit: int
-) -> tuple[dict[str, list[Run]], dt.datetime | None]:
+) -> tuple[dict[str, list[ProcessAttempt]], dt.datetime | None]:
     """The attempts of the newest tasks of a status, by process, and the time of the oldest of these tasks if there are
     others behind it."""
     newest = reader.seen(select(AsyncTask.id, AsyncTask.celery_task_id, AsyncTask.name, AsyncTask.created_at))
@@ -146,7 +146,7 @@ def _runs(
         .outerjoin_from(task, attempt, of_task)
         .order_by(task.c.created_at.desc(), task.c.id.desc(), attempt.run_key.desc())
     )
-    by_process: dict[str, list[Run]] = {}
+    by_process: dict[str, list[ProcessAttempt]] = {}
     visited: set[int] = set()
     since = None
     for row in session.execute(statement):
@@ -157,5 +157,5 @@ def _runs(
         visited.add(row.id)
         since = row.created_at
         if row.source is not None:
-            by_process.setdefault(row.source, []).append(Run(row.celery_task_id, row.name, row.started_at))
+            by_process.setdefault(row.source, []).append(ProcessAttempt(row.celery_task_id, row.name, row.started_at))
     return by_process, None

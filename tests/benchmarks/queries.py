@@ -20,7 +20,7 @@ from celery_asynctask.queries.failures.groups import failures
 from celery_asynctask.queries.statistics.names import statistics, with_time
 from celery_asynctask.queries.statistics.overview import overview
 from celery_asynctask.queries.task import attempts, find
-from celery_asynctask.queries.workflow.members import runs, workflow
+from celery_asynctask.queries.workflow.members import attempts_of, workflow
 from tests import services
 from tests.asking import ask
 from tests.benchmarks import rows
@@ -147,5 +147,5 @@ def _show(reader: Reader, text: str) -> None:
 def _tree(reader: Reader) -> None:
     with reader.session() as session:
         members = [one.celery_task_id for one in workflow(reader, session, find(reader, session, WORKFLOW)).members]
-        runs(session, members)
+        attempts_of(session, members)
     assert len(members) == 1000, "the workflow is not whole"

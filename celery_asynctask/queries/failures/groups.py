@@ -41,7 +41,7 @@ class Failure(NamedTuple):
     name: str
     at: dt.datetime
     """When it ended; if it has not, when it was created."""
-    asked_at: dt.datetime
+    created_at: dt.datetime
     """When it was created."""
     customer: int | None
     error_type: str
@@ -72,9 +72,9 @@ class Group(NamedTuple):
     """Task names, the most frequent first."""
     example: str
     """Id of the newest task that ran."""
-    first_asked: dt.datetime
+    first_created: dt.datetime
     """When the first of its tasks was created. Searches go by the time of creation."""
-    last_asked: dt.datetime
+    last_created: dt.datetime
     """When the last of its tasks was created."""
     counts: Sequence[int]
     """Number of failures in each of `BUCKETS` parts of the time from the first to the last failure of all groups."""
@@ -123,7 +123,7 @@ def failures(reader: Reader, session: Session, search: Filter, *, limit: int = M
                 looked_back_to = last
             elif matches:
                 yield failure
-            last = failure.asked_at
+            last = failure.created_at
 
     groups = grouped(matching())
     return groups._replace(looked_back_to=looked_back_to)
@@ -200,8 +200,8 @@ def _group(
         customers=len({failure.customer for failure in members} - {None}),
         names=sorted(names, key=lambda name: (-names[name], name)),
         example=example,
-        first_asked=min(failure.asked_at for failure in members),
-        last_asked=max(failure.asked_at for failure in members),
+        first_created=min(failure.created_at for failure in members),
+        last_created=max(failure.created_at for failure in members),
         counts=_counts([failure.at for failure in members], *span),
     )
 

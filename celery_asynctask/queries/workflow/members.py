@@ -22,7 +22,7 @@ from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
 
 MAX_MEMBERS: Final = 10_000
 """Members that are read."""
-MAX_RUNS: Final = 50_000
+MAX_ATTEMPTS: Final = 50_000
 """Attempts of them that are read."""
 _IDS_PER_QUERY: Final = 1000
 _MAX_ROUNDS: Final = 20
@@ -37,7 +37,7 @@ class Workflow(NamedTuple):
     """Whether there are more members. These are the ones created first, and the task that the search began with."""
 
 
-class Run(NamedTuple):
+class MemberAttempt(NamedTuple):
     """The columns of an attempt that a picture of its workflow shows, as in `AsyncTaskAttempt`."""
 
     celery_task_id: str
@@ -66,16 +66,16 @@ def workflow(reader: Reader, session: Session, task: EvidentTask) -> Workflow:
     return Workflow(members[:MAX_MEMBERS], search.bounded or len(members) > MAX_MEMBERS)
 
 
-def runs(session: Session, members: Collection[str]) -> dict[str, list[Run]]:
-    """The attempts of some tasks in order, by task id; at most `MAX_RUNS` of them."""
-    by_task: dict[str, list[Run]] = {}
-    room = MAX_RUNS
-    columns = [getattr(AsyncTaskAttempt, name) for name in Run._fields]
+def attempts_of(session: Session, members: Collection[str]) -> dict[str, list[MemberAttempt]]:
+    """The attempts of some tasks in order, by task id; at most `MAX_ATTEMPTS` of them."""
+    by_task: dict[str, list[MemberAttempt]] = {}
+    room = MAX_ATTEMPTS
+    columns = [getattr(AsyncTaskAttempt, name) for name in MemberAttempt._fields]
     for ids in _parts(members):
         statement = select(*columns).where(AsyncTaskAttempt.celery_task_id.in_(ids)).limit(room)
         statement = statement.order_by(AsyncTaskAttempt.celery_task_id, AsyncTaskAttempt.run_key)
         for row in session.execute(statement):
-            by_task.setdefault(row.celery_task_id, []).append(Run(*row))
+            by_task.setdefault(row.celery_task_id, []).append(MemberAttempt(*row))
             room -= 1
     return by_task
 

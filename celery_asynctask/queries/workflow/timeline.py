@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from celery_asynctask.core.status import TERMINAL, AsyncTaskStatus
 from celery_asynctask.queries.types import TaskLike
-from celery_asynctask.queries.workflow.members import Run
+from celery_asynctask.queries.workflow.members import MemberAttempt
 from celery_asynctask.queries.workflow.tree import Member
 from celery_asynctask.store.models import AsyncTaskAttempt
 
@@ -39,15 +39,15 @@ class Part(NamedTuple):
     time: Time
 
 
-_RUNS: Final = {"succeeded": Time.RAN, "replaced": Time.RAN, "ignored": Time.RAN, "lost": Time.UNKNOWN}
+_STATES: Final = {"succeeded": Time.RAN, "replaced": Time.RAN, "ignored": Time.RAN, "lost": Time.UNKNOWN}
 """The state by the outcome of an attempt; any other outcome is a failure."""
 
 
-def parts(member: Member, runs: Sequence[Run], now: dt.datetime) -> Iterator[Part]:
+def parts(member: Member, attempts: Sequence[MemberAttempt], now: dt.datetime) -> Iterator[Part]:
     """The parts of a task's time in order, up to ``now`` if it has not ended; none for a step that was not sent."""
     if member.planned:
         return
-    if not runs:
+    if not attempts:
         if member.completed_at is None:
             yield Part(member.created_at, max(now, member.created_at), Time.QUEUED)
         else:
@@ -57,19 +57,19 @@ def parts(member: Member, runs: Sequence[Run], now: dt.datetime) -> Iterator[Par
         return
     over = member.status in TERMINAL
     free: dt.datetime | None = None  # end of the attempt before, as far as it is known
-    for number, run in enumerate(runs):
-        later = runs[number + 1] if number + 1 < len(runs) else None
-        start = run.started_at or run.ended_at
+    for number, attempt in enumerate(attempts):
+        later = attempts[number + 1] if number + 1 < len(attempts) else None
+        start = attempt.started_at or attempt.ended_at
         if start is None:
             continue
-        since = run.published_at or run.received_at or (member.created_at if free is None else free)
+        since = attempt.published_at or attempt.received_at or (member.created_at if free is None else free)
         since = min(since if free is None else max(since, free), start)
-        due = min(max(run.eta, since), start) if run.eta is not None else since
+        due = min(max(attempt.eta, since), start) if attempt.eta is not None else since
         yield from (
             part for part in (Part(since, due, Time.WAITING), Part(due, start, Time.QUEUED)) if part.end > part.start
         )
-        if run.ended_at is not None:
-            end, time = run.ended_at, _RUNS.get(run.outcome or "", Time.FAILED)
+        if attempt.ended_at is not None:
+            end, time = attempt.ended_at, _STATES.get(attempt.outcome or "", Time.FAILED)
         elif later is None and not over:
             end, time = now, Time.RAN
         else:
@@ -77,8 +77,8 @@ def parts(member: Member, runs: Sequence[Run], now: dt.datetime) -> Iterator[Par
             time = Time.UNKNOWN
         free = max(end, start)
         yield Part(start, free, time)
-    if not over and runs[-1].ended_at is not None:  # back in the queue, or waiting for a retry
-        yield Part(runs[-1].ended_at, max(now, runs[-1].ended_at), Time.WAITING)
+    if not over and attempts[-1].ended_at is not None:  # back in the queue, or waiting for a retry
+        yield Part(attempts[-1].ended_at, max(now, attempts[-1].ended_at), Time.WAITING)
 
 
 class Course(NamedTuple):
@@ -94,19 +94,21 @@ class Course(NamedTuple):
     """Its outcome, ``running``, or ``end not seen``."""
 
 
-def courses(task: TaskLike | Member, runs: Sequence[AsyncTaskAttempt | Run], now: dt.datetime) -> Iterator[Course]:
+def courses(
+    task: TaskLike | Member, attempts: Sequence[AsyncTaskAttempt | MemberAttempt], now: dt.datetime
+) -> Iterator[Course]:
     """The course of each attempt. If it is not known when its message was sent, the end of the attempt before counts,
     and for the first attempt the creation of the task."""
     before = task.created_at
-    for number, run in enumerate(runs, 1):
-        sent = run.published_at or before
-        ready = max(sent, run.eta) if run.eta is not None else sent
-        is_running = task.status is AsyncTaskStatus.STARTED and number == len(runs) and run.ended_at is None
-        end = run.ended_at or (now if is_running else None)
+    for number, attempt in enumerate(attempts, 1):
+        sent = attempt.published_at or before
+        ready = max(sent, attempt.eta) if attempt.eta is not None else sent
+        is_running = task.status is AsyncTaskStatus.STARTED and number == len(attempts) and attempt.ended_at is None
+        end = attempt.ended_at or (now if is_running else None)
         yield Course(
             ready - sent if ready > sent else None,
-            run.started_at - ready if run.started_at is not None else None,
-            end - run.started_at if end is not None and run.started_at is not None else None,
-            run.outcome or ("running" if is_running else "end not seen"),
+            attempt.started_at - ready if attempt.started_at is not None else None,
+            end - attempt.started_at if end is not None and attempt.started_at is not None else None,
+            attempt.outcome or ("running" if is_running else "end not seen"),
         )
-        before = run.ended_at or run.started_at or before
+        before = attempt.ended_at or attempt.started_at or before

@@ -11,7 +11,7 @@ from sqlalchemy import event
 
 from celery_asynctask.queries import Reader, page, parse
 from celery_asynctask.queries.task import attempts, find
-from celery_asynctask.queries.workflow.members import runs, workflow
+from celery_asynctask.queries.workflow.members import attempts_of, workflow
 from tests import services
 from tests.asking import ask
 from tests.benchmarks import rows
@@ -89,7 +89,7 @@ def test_a_task_and_its_workflow(reader: Reader) -> None:
             task = find(reader, session, WORKFLOW[:12])
             attempts(session, task)
             found = workflow(reader, session, task)
-            runs(session, [member.celery_task_id for member in found.members])
+            attempts_of(session, [member.celery_task_id for member in found.members])
 
     for plan in plans_of(reader, look):
         assert "Seq Scan on async_task" not in plan, plan

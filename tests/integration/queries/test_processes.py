@@ -70,7 +70,7 @@ def test_living_processes(store: Store, reader: Reader) -> None:
     first = found.sources[0]
     assert (first.host, first.pid, first.role, first.started_at, first.ended_at) == ("web1", 8, "worker", START, None)
     assert found.counts == {State.ALIVE: 1, State.SILENT: 1, State.GONE: 2}
-    assert (found.seen, found.runs_since, found.lost_since) == (NOW - MINUTE, None, None)
+    assert (found.seen, found.running_since, found.lost_since) == (NOW - MINUTE, None, None)
     assert [one.source for one in ask(sources, reader, NOW, gone=1).sources] == ["alive", "silent", "new"]
 
 
@@ -110,11 +110,11 @@ def test_it_is_bounded(store: Store, reader: Reader, monkeypatch: pytest.MonkeyP
     one, two = sorted(found.sources, key=lambda one: one.source)
     assert [run.celery_task_id for run in one.lost] == ["lost-3", "lost-2"]
     assert [run.celery_task_id for run in two.running] == [f"run-{number}" for number in range(4)]
-    assert (found.lost_since, found.runs_since) == (START + 2 * MINUTE, None)
+    assert (found.lost_since, found.running_since) == (START + 2 * MINUTE, None)
     monkeypatch.setattr(module, "MAX_RUNNING", 3)
     monkeypatch.setattr(module, "MAX_LIVING", 1)
     found = ask(sources, reader, NOW)
-    assert (found.runs_since, len(found.sources), found.counts[State.ALIVE]) == (START + MINUTE, 1, 2)
+    assert (found.running_since, len(found.sources), found.counts[State.ALIVE]) == (START + MINUTE, 1, 2)
 
 
 def test_size(store: Store, reader: Reader) -> None:

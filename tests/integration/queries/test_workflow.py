@@ -16,7 +16,7 @@ from celery_asynctask.queries.diagnosis import evidence
 from celery_asynctask.queries.task import find
 from celery_asynctask.queries.workflow import members as queries
 from celery_asynctask.queries.workflow import tree
-from celery_asynctask.queries.workflow.members import Workflow, runs, workflow
+from celery_asynctask.queries.workflow.members import Workflow, attempts_of, workflow
 from celery_asynctask.store import Store
 from tests.histories import ID, ROOT, SOURCE, Delivery, asked, lines, ms, never_sent, published
 from tests.histories import event as happened
@@ -136,7 +136,7 @@ def test_a_thousand_members_take_a_few_queries(store: Store, reader: Reader) -> 
             whole = workflow(reader, session, task)
             assert len(whole.members) == 1000
             assert not whole.bounded
-            attempts = runs(session, [one.celery_task_id for one in whole.members])
+            attempts = attempts_of(session, [one.celery_task_id for one in whole.members])
         assert len(sent) <= 5
         assert sum("async_task_attempt" in one for one in sent) == 1
     assert len(attempts) == 1000
@@ -173,11 +173,11 @@ def test_roots_that_lead_to_roots_without_end(store: Store, reader: Reader) -> N
 def test_attempts_are_bounded_and_in_order(store: Store, reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
     store.write(lines(order()))
     with reader.session() as session:
-        told = runs(session, [CHARGE, SHIP, "nobody"])
+        told = attempts_of(session, [CHARGE, SHIP, "nobody"])
         assert [(one.retries, one.outcome) for one in told[CHARGE]] == [(0, "retried"), (1, "succeeded")]
         assert set(told) == {CHARGE, SHIP}
-        monkeypatch.setattr(queries, "MAX_RUNS", 2)
-        assert sum(map(len, runs(session, [CHARGE, SHIP]).values())) == 2
+        monkeypatch.setattr(queries, "MAX_ATTEMPTS", 2)
+        assert sum(map(len, attempts_of(session, [CHARGE, SHIP]).values())) == 2
 
 
 # -- the evidence for `why`
@@ -200,7 +200,7 @@ def test_a_step_that_was_not_sent_leads_to_the_task_that_failed(store: Store, re
     with reader.session() as session:
         told = evidence(reader, session, find(reader, session, CHARGE))
     assert told.last is not None
-    assert (told.runs, dict(told.earlier), told.last.outcome) == (2, {"TimeoutError": 1}, "succeeded")
+    assert (told.attempts, dict(told.earlier), told.last.outcome) == (2, {"TimeoutError": 1}, "succeeded")
 
 
 def test_a_step_whose_cause_has_no_row(store: Store, reader: Reader) -> None:

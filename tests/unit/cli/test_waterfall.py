@@ -13,7 +13,7 @@ from celery_asynctask.cli.output import MAX_INDENT, Node, Output
 from celery_asynctask.cli.waterfall import LEGEND, Row, bar, draw
 from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.present.waterfall import Scale
-from celery_asynctask.queries.workflow.members import Run
+from celery_asynctask.queries.workflow.members import MemberAttempt
 from celery_asynctask.queries.workflow.timeline import Part, Time, parts
 from tests.unit.queries.test_tree import PLANNED, START, UNSENT, at, member
 
@@ -21,15 +21,20 @@ NOW = START + dt.timedelta(seconds=20)
 SHOW = Output(utc=True).show
 
 
-def run(**values: Any) -> Run:
+def run(**values: Any) -> MemberAttempt:
     """A run whose times are given in seconds after the start."""
     times = {"published_at", "received_at", "eta", "started_at", "ended_at"}
     given_values = {name: at(value) if name in times else value for name, value in values.items()}
-    fields: dict[str, Any] = {**dict.fromkeys(Run._fields), "celery_task_id": "a", "retries": 0, **given_values}
-    return Run(**fields)
+    fields: dict[str, Any] = {
+        **dict.fromkeys(MemberAttempt._fields),
+        "celery_task_id": "a",
+        "retries": 0,
+        **given_values,
+    }
+    return MemberAttempt(**fields)
 
 
-def drawn(*runs: Run, **about: Any) -> str:
+def drawn(*runs: MemberAttempt, **about: Any) -> str:
     """The bar of a task on a scale of one column a second, 20 in all."""
     found = list(parts(member("a", **about), runs, NOW))
     return bar(found, Scale(START, dt.timedelta(seconds=20)), 20).rstrip()
@@ -118,7 +123,7 @@ def test_no_line_is_wider_than_the_terminal(rows: list[Row], width: int) -> None
     assert max(map(len, lines), default=0) <= width
     assert len(lines) >= len(rows) + 3 or not rows
     for one in rows:
-        assert all(part.end >= part.start for part in parts(one.member, one.runs, NOW))
+        assert all(part.end >= part.start for part in parts(one.member, one.attempts, NOW))
 
 
 def test_the_axis_and_the_legend() -> None:

@@ -134,7 +134,7 @@ def failed(number: int, message: str = "order 1", **more: object) -> Failure:
         id=f"id-{number}",
         name="shop.charge",
         at=START + dt.timedelta(minutes=number),
-        asked_at=START,
+        created_at=START,
         customer=None,
         error_type="ValueError",
         message=message,
@@ -169,12 +169,12 @@ def test_how_many_at_which_time() -> None:
     minute = dt.timedelta(minutes=1)
     not_sent = "Not sent: upstream task shop.charge [id-1] ended with order 0"
     told = [failed(number, error_type="KeyError" if number == 10 else "ValueError") for number in (0, 10, 20, 240)]
-    held_up = failed(125, not_sent, asked_at=START + 100 * minute)
+    held_up = failed(125, not_sent, created_at=START + 100 * minute)
     value, key = grouped([*told, held_up]).groups
     assert sum(value.counts) == value.tasks == 4
     assert {at: count for at, count in enumerate(value.counts) if count} == {0: 1, 2: 1, 12: 1, BUCKETS - 1: 1}
     assert {at: count for at, count in enumerate(key.counts) if count} == {1: 1}
-    assert (value.first_asked, value.last_asked, key.last_asked) == (START, START + 100 * minute, START)
+    assert (value.first_created, value.last_created, key.last_created) == (START, START + 100 * minute, START)
     bounds = Failures([], 0, None, START, START + 240 * minute).bounds
     assert (bounds[0], bounds[1], bounds[-1]) == (START, START + 10 * minute, START + 240 * minute)
     assert grouped([failed(1)]).groups[0].counts == [1, *[0] * (BUCKETS - 1)]
