@@ -55,7 +55,7 @@ def install(app: Celery, *, whole_app: bool = True) -> None:
 
 def uninstall(app: Celery) -> None:
     """Undo `install`: store what was recorded, for at most two seconds, and leave the app as it was. Tables and the
-    journal directory stay."""
+    journal directory stay; ``celery asynctask uninstall`` removes them."""
     instrumentation = instrumentation_of(app)
     if instrumentation is None:
         return
