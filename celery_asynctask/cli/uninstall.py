@@ -14,9 +14,7 @@ from celery_asynctask.core.url import parse
 from celery_asynctask.operations.uninstall import JournalFiles, Leftovers, Uninstall, refuse
 
 
-@command(
-    "uninstall --dry-run", "uninstall --yes", "--url postgresql+psycopg://admin@host/name uninstall", options=[JSON]
-)
+@command("uninstall --dry-run", "uninstall --yes", "--url postgresql+psycopg://admin@db/shop uninstall", options=[JSON])
 @click.option("--dry-run", is_flag=True, help="Show what would be removed only.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def uninstall(context: CommandContext, dry_run: bool, yes: bool) -> None:
@@ -41,8 +39,7 @@ def uninstall(context: CommandContext, dry_run: bool, yes: bool) -> None:
             output.hint(f"Now it would be refused, for these still record: {'; '.join(leftovers.in_use)}.")
         return
     refuse(leftovers.in_use)
-    rows = sum(leftovers.tables.values())
-    ask(f"Remove {len(leftovers.tables)} tables with {rows:,} rows, and the journal of this host, for good?", yes)
+    ask(f"Remove {_parts(leftovers)} for good?", yes)
     removed = work.run()
     output.tell(
         {"state": "removed", **removed._asdict()},
@@ -51,6 +48,14 @@ def uninstall(context: CommandContext, dry_run: bool, yes: bool) -> None:
     )
     for line in _left(context, leftovers, directory=removed.directory):
         output.hint(line)
+
+
+def _parts(leftovers: Leftovers) -> str:
+    count, rows = len(leftovers.tables), sum(leftovers.tables.values())
+    tables = f"{count} {plural(count, 'table')} with {rows:,} {plural(rows, 'row')}"
+    if leftovers.journal is None:
+        return tables
+    return f"{tables} and the journal of this host" if count else "the journal of this host"
 
 
 def _show(context: CommandContext, leftovers: Leftovers) -> None:
