@@ -1,1 +1,1 @@
-"""What changes something, for the command line, the API and the console alike; and `doctor`, which checks all."""
+"""Operations that change something, shared by the command line, the API and the console; and `doctor`, which checks."""

@@ -1,9 +1,9 @@
-"""A bundle: tasks with their attempts as lines of JSON, all columns of both, from which `Import` makes the same rows
-again. It joins them with what is there by the fold's own statements, so that twice is as once.
+"""A bundle: tasks with their attempts as lines of JSON, with all columns of both, from which `Import` makes the same
+rows again. It joins them with the rows that are there by the fold's own statements, so importing twice changes nothing.
 
-The first line says what it is: ``{"format": "celery-asynctask bundle", "version": 1, ...}``. Every line after it is a
-task, its columns by their names and its attempts under ``attempts``; the last one is ``{"end": true, "tasks": N}``, by
-which a bundle that was cut off is known. All of it is ASCII; times are ISO 8601 in UTC with microseconds.
+The first line is ``{"format": "celery-asynctask bundle", "version": 1, ...}``. Every line after it is a task, its
+columns by their names and its attempts under ``attempts``. The last line is ``{"end": true, "tasks": N}``; a bundle
+without it was cut off. Everything is ASCII; times are ISO 8601 in UTC with microseconds.
 """
 
 from __future__ import annotations
@@ -72,11 +72,12 @@ _KINDS: Final[Mapping[Type, tuple[str, Callable[[object], object]]]] = {
     Type.STATUS: ("a status", AsyncTaskStatus),
     Type.JSON: ("JSON", lambda value: value),
 }
-"""What a column may hold, in words, and what makes it of a value of JSON or raises `ValueError`; `_TEXT` for others."""
+"""What a column may hold, in words, and the function that makes it from a JSON value or raises `ValueError`; `_TEXT`
+for types that are not here."""
 
 
 def head(made_at: dt.datetime, schema: str, about: str) -> str:
-    """The first line; ``about`` says in words what is in the bundle."""
+    """The first line; ``about`` describes the bundle in words."""
     return _line({"format": FORMAT, "version": VERSION, "schema": schema, "made_at": made_at, "about": about})
 
 
@@ -91,80 +92,87 @@ def tail(tasks: int) -> str:
 
 
 def read(lines: Iterable[bytes]) -> Iterator[Exported]:
-    """The tasks of a bundle. Raises `BundleError`, which says the line, for what is none."""
+    """The tasks of a bundle. Raises `BundleError`, which names the line."""
     numbered = enumerate(lines, 1)
     _check_head(_object(next(numbered, (1, b""))[1], 1))
     count = 0
     for number, text in numbered:
-        found = _object(text, number)
-        if found.get("end") is True:
-            if found.get("tasks") != count:
-                raise BundleError(f"Line {number}: the bundle says it has {found.get('tasks')} tasks, and has {count}.")
+        columns = _object(text, number)
+        if columns.get("end") is True:
+            if columns.get("tasks") != count:
+                raise _wrong(number, f"the bundle says it has {columns.get('tasks')} tasks, and has {count}")
             if next(numbered, None) is not None:
-                raise BundleError(f"Line {number + 1}: there is something behind the end of the bundle.")
+                raise _wrong(number + 1, "there is something behind the end of the bundle")
             return
-        attempts = found.pop("attempts", None)
+        attempts = columns.pop("attempts", None)
         if not isinstance(attempts, list):
-            raise BundleError(f"Line {number}: it is no task of a bundle, for it has no list of attempts.")
-        task = Exported(_row(found, _TASK, number), [_row(one, _ATTEMPT, number) for one in attempts])
+            raise _wrong(number, "this is not a task of a bundle, for it has no list of attempts")
+        task = Exported(_row(columns, _TASK, number), [_row(attempt, _ATTEMPT, number) for attempt in attempts])
         _check_task(task, number)
         yield task
         count += 1
     raise BundleError(f"The bundle was cut off: its last line is missing, after {count:,} tasks. Export it again.")
 
 
-def _check_head(found: Mapping[str, object]) -> None:
-    if found.get("format") != FORMAT:
-        raise BundleError("Line 1: this is no bundle of celery-asynctask. `celery asynctask export` makes one.")
-    version = found.get("version")
+def _wrong(number: int, problem: str) -> BundleError:
+    return BundleError(f"Line {number}: {problem}. Export the tasks again; `celery asynctask export` makes a bundle.")
+
+
+def _check_head(columns: Mapping[str, object]) -> None:
+    if columns.get("format") != FORMAT:
+        raise _wrong(1, "this is not a bundle of celery-asynctask")
+    version = columns.get("version")
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-        raise BundleError(f"Line 1: a bundle has no version {version!r}.")
+        raise _wrong(1, f"a bundle has no version {version!r}")
     if version > VERSION:
         raise BundleError(
-            f"Line 1: the bundle is of version {version}, and this release of celery-asynctask reads them up to "
-            f"{VERSION}: install a newer release."
+            f"Line 1: the bundle is of version {version}, and this release of celery-asynctask reads versions up to "
+            f"{VERSION}. Install a newer release."
         )
 
 
 def _check_task(task: Exported, number: int) -> None:
     columns = task.task
     if (columns["completed_at"] is None) == (columns["status"] in TERMINAL):
-        raise BundleError(f"Line {number}: the status {columns['status']} does not go with its completed_at.")
-    if any(one["id"] < 1 for one in (columns, *task.attempts)):
-        raise BundleError(f"Line {number}: an id must be 1 or more.")
-    if any(one["celery_task_id"] != columns["celery_task_id"] for one in task.attempts):
-        raise BundleError(f"Line {number}: an attempt is of another task.")
-    if len({one["run_key"] for one in task.attempts}) < len(task.attempts):
-        raise BundleError(f"Line {number}: two attempts have the same run_key.")
+        raise _wrong(number, f"the status {columns['status']} does not go with its completed_at")
+    if any(row["id"] < 1 for row in (columns, *task.attempts)):
+        raise _wrong(number, "an id must be 1 or more")
+    if any(attempt["celery_task_id"] != columns["celery_task_id"] for attempt in task.attempts):
+        raise _wrong(number, "an attempt is of another task")
+    if len({attempt["run_key"] for attempt in task.attempts}) < len(task.attempts):
+        raise _wrong(number, "two attempts have the same run_key")
 
 
 def _object(text: bytes, number: int) -> dict[str, object]:
     try:
-        found = json.loads(text, parse_constant=_refuse)
+        value = json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError):
-        raise BundleError(f"Line {number}: it is no JSON.") from None
-    if not isinstance(found, dict):
-        raise BundleError(f"Line {number}: it is no JSON object.")
-    return found
+        raise _wrong(number, "this is not JSON") from None
+    if not isinstance(value, dict):
+        raise _wrong(number, "this is not a JSON object")
+    return value
 
 
 def _refuse(constant: str) -> NoReturn:
-    """Python's own words for what no number is."""
+    """NaN and the infinities, which Python reads as JSON, and JSON does not have."""
     raise ValueError(constant)
 
 
-def _row(found: object, columns: Mapping[str, Column], number: int) -> Columns:
-    if not isinstance(found, dict) or found.keys() != columns.keys():
-        names = sorted(set(columns) ^ set(found)) if isinstance(found, dict) else sorted(columns)
-        raise BundleError(f"Line {number}: it has not the columns of this release; of {', '.join(names)[:200]}.")
+def _row(values: object, columns: Mapping[str, Column], number: int) -> Columns:
+    if not isinstance(values, dict) or values.keys() != columns.keys():
+        names = sorted(set(columns) ^ set(values)) if isinstance(values, dict) else sorted(columns)
+        raise BundleError(
+            f"Line {number}: the columns are not those of this release: {', '.join(names)[:200]}. Export and import "
+            "with the same release."
+        )
     row: Columns = {}
     for name, column in columns.items():
-        value = found[name]
-        allowed, made = _KINDS.get(column.type, _TEXT)
+        value = values[name]
+        allowed, read_value = _KINDS.get(column.type, _TEXT)
         try:
-            row[name] = None if value is None and column.nullable else made(value)
+            row[name] = None if value is None and column.nullable else read_value(value)
         except (ValueError, OverflowError):
-            raise BundleError(f"Line {number}: {name} is {value!r:.80}; it must be {allowed}.") from None
+            raise _wrong(number, f"{name} is {value!r:.80}; it must be {allowed}") from None
     return row
 
 
@@ -178,14 +186,14 @@ class Import:
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
         self._keep_ids = writer.dialect == "sqlite"
-        """Elsewhere a number that we give is not taken from the sequence, which gives it once more later."""
+        """On the others, the sequence would hand out an id that we insert once more later."""
         self._tables = (
             (async_task, fold.task_upsert(writer.dialect, async_task)),
             (async_task_attempt, fold.attempt_upsert(writer.dialect, async_task_attempt)),
         )
 
     def prepare(self) -> None:
-        """Create the tables where they are missing."""
+        """Create the tables if they are missing. Raises `StoreError` for those of another version."""
         with self._writer.guarded():
             create_tables(self._writer.engine)
             with self._writer.engine.connect() as connection:
@@ -194,26 +202,26 @@ class Import:
             raise StoreError(f"The database {self._writer.settings.shown_url} {problem}")
 
     def store(self, tasks: Iterable[Exported]) -> Iterator[int]:
-        """Store them, a batch at a time; yields how many a batch had."""
+        """Store the tasks, a batch at a time; yields the number of tasks in each batch."""
         rest = iter(tasks)
-        while some := list(islice(rest, BATCH)):
-            self._writer.batch(partial(self._store, some))
-            yield len(some)
+        while batch := list(islice(rest, BATCH)):
+            self._writer.batch(partial(self._store, batch))
+            yield len(batch)
 
     def _store(self, tasks: Sequence[Exported], connection: Connection) -> None:
         rows = sorted((task.task for task in tasks), key=lambda row: row["celery_task_id"])
-        attempts = [one for task in tasks for one in task.attempts]
+        attempts = [attempt for task in tasks for attempt in task.attempts]
         attempts.sort(key=lambda row: (row["celery_task_id"], row["run_key"]))
-        for (table, statement), known in zip(self._tables, (rows, attempts), strict=True):
-            free = self._free(connection, table, known) if self._keep_ids else set()
-            numbered = [row for row in known if row["id"] in free]
-            counted = [{name: row[name] for name in row if name != "id"} for row in known if row["id"] not in free]
-            for some in (numbered, counted):
-                if some:
-                    connection.execute(statement, some)
+        for (table, statement), new in zip(self._tables, (rows, attempts), strict=True):
+            free = self._free_ids(connection, table, new) if self._keep_ids else set()
+            with_id = [row for row in new if row["id"] in free]
+            without_id = [{name: row[name] for name in row if name != "id"} for row in new if row["id"] not in free]
+            for parameters in (with_id, without_id):
+                if parameters:
+                    connection.execute(statement, parameters)
 
-    def _free(self, connection: Connection, table: sa.Table, rows: Sequence[Columns]) -> set[int]:
-        """The numbers of the rows that no stored row has, and that only one of them wants."""
+    def _free_ids(self, connection: Connection, table: sa.Table, rows: Sequence[Columns]) -> set[int]:
+        """The ids that no stored row has, and that only one of the new rows wants."""
         wanted = Counter(row["id"] for row in rows)
         taken = set(connection.scalars(sa.select(table.c.id).where(table.c.id.in_(wanted))))
-        return {number for number, times in wanted.items() if times == 1 and number not in taken}
+        return {row_id for row_id, times in wanted.items() if times == 1 and row_id not in taken}

@@ -1,6 +1,6 @@
-"""Erasing what was recorded of the values of one customer's tasks; that they ran, when and how they ended stays.
+"""Erasing the recorded values of one customer's tasks. That they ran, when, and how they ended stays.
 
-Values become ``{"$asynctask": "erased"}``, by which `marks.is_whole` knows that they are gone; texts of errors,
+Values become ``{"$asynctask": "erased"}``, by which `marks.is_whole` knows that they are gone; error messages,
 tracebacks and the creator's name become null.
 """
 
@@ -28,22 +28,21 @@ BATCH: Final = 1000
 _task: Final = async_task.c
 _attempt: Final = async_task_attempt.c
 _TEXTS, _ATTEMPT_TEXTS = (
-    tuple(one.name for one in columns if one.holds is Content.TEXT) for columns in (TASK, ATTEMPT)
+    tuple(column.name for column in columns if column.holds is Content.TEXT) for columns in (TASK, ATTEMPT)
 )
 _HAS_TEXT: Final = or_(*(_task[name].is_not(None) for name in _TEXTS))
 _ATTEMPT_HAS_TEXT: Final = or_(*(_attempt[name].is_not(None) for name in _ATTEMPT_TEXTS))
 
 
 class Erased(NamedTuple):
-    """How many rows had something to erase."""
+    """Rows that had something to erase."""
 
     tasks: int
     attempts: int
-    """Of those tasks."""
 
 
 class Erasure:
-    """Erases the values of one customer's tasks, in batches; what has none left is not touched again."""
+    """Erases the values of one customer's tasks, in batches. Rows without values are not changed."""
 
     def __init__(self, writer: Writer, customer: int, *, batch: int = BATCH) -> None:
         self._writer = writer
@@ -51,60 +50,59 @@ class Erasure:
         self._batch = batch
 
     def count(self) -> Erased:
-        """How many rows have something to erase."""
+        """The rows that have something to erase."""
         tasks, attempts = 0, 0
         for ids in self._batches():
-            own = select(func.count()).where(_task.id.in_(ids), self._own())
-            theirs = _attempt.celery_task_id.in_(select(_task.celery_task_id).where(_task.id.in_(ids)))
-            tasks += self._writer.read(own)[0][0]
-            attempts += self._writer.read(select(func.count()).where(theirs, _ATTEMPT_HAS_TEXT))[0][0]
+            has_values = select(func.count()).where(_task.id.in_(ids), self._has_values())
+            of_tasks = _attempt.celery_task_id.in_(select(_task.celery_task_id).where(_task.id.in_(ids)))
+            tasks += self._writer.read(has_values)[0][0]
+            attempts += self._writer.read(select(func.count()).where(of_tasks, _ATTEMPT_HAS_TEXT))[0][0]
         return Erased(tasks, attempts)
 
     def run(self) -> Iterator[Erased]:
-        """Erase them; yields what a batch had."""
+        """Erase the values; yields the rows that each batch changed."""
         for ids in self._batches():
             yield self._writer.batch(partial(self._erase, ids))
 
     def _batches(self) -> Iterator[list[int]]:
         """Ids of this customer's tasks that have something to erase, or whose attempts do, in the order of the index
-        that finds the customer's."""
-        of_attempts = exists().where(_attempt.celery_task_id == _task.celery_task_id, _ATTEMPT_HAS_TEXT)
-        asked = select(_task.id, _task.created_at).where(_task.customer == self._customer)
+        that finds the customer's tasks."""
+        in_attempts = exists().where(_attempt.celery_task_id == _task.celery_task_id, _ATTEMPT_HAS_TEXT)
+        tasks = select(_task.id, _task.created_at).where(_task.customer == self._customer)
         after: Place | None = None
         while True:
             behind = [] if after is None else [Cursor(OLDEST, *after).condition]
-            found = asked.where(or_(self._own(), of_attempts), *behind).order_by(*OLDEST.terms).limit(self._batch)
-            rows = self._writer.read(found)
+            batch = tasks.where(or_(self._has_values(), in_attempts), *behind)
+            rows = self._writer.read(batch.order_by(*OLDEST.terms).limit(self._batch))
             if not rows:
                 return
             yield [row.id for row in rows]
             after = Place(rows[-1].created_at, rows[-1].id)
 
-    def _own(self) -> ColumnElement[bool]:
+    def _has_values(self) -> ColumnElement[bool]:
         """Whether a task's own row has something to erase."""
         dialect = self._writer.dialect
         marked = Value("=", ERASED[MARK])
-        there = (and_(_task[name].is_not(None), ~at_path(_task[name], (MARK,), marked, dialect)) for name in VALUES)
-        return or_(*there, _HAS_TEXT)
+        values = (and_(_task[name].is_not(None), ~at_path(_task[name], (MARK,), marked, dialect)) for name in VALUES)
+        return or_(*values, _HAS_TEXT)
 
     def _erase(self, ids: Sequence[int], connection: Connection) -> Erased:
-        # A task may be another customer's by now: an earlier event of it has been stored.
-        own = (_task.id.in_(ids), _task.customer == self._customer)
+        # A task may belong to another customer by now: an earlier event of the task has been stored.
         rows = connection.execute(
-            select(_task.id, _task.celery_task_id, self._own().label("own"))
-            .where(*own)
+            select(_task.id, _task.celery_task_id, self._has_values().label("has_values"))
+            .where(_task.id.in_(ids), _task.customer == self._customer)
             .order_by(_task.celery_task_id)
             .with_for_update()
         ).all()
-        if changed := [row.id for row in rows if row.own]:
+        if changed := [row.id for row in rows if row.has_values]:
             values: dict[str, object] = {
                 name: case((_task[name].is_not(None), literal(ERASED, JsonValue)), else_=null()) for name in VALUES
             }
             values.update(dict.fromkeys(_TEXTS))
             connection.execute(update(AsyncTask).where(_task.id.in_(changed)).values(values))
-        theirs = _attempt.celery_task_id.in_([row.celery_task_id for row in rows])
-        runs = connection.scalars(select(_attempt.id).where(theirs, _ATTEMPT_HAS_TEXT)).all()
-        if runs:
-            erased = update(AsyncTaskAttempt).where(_attempt.id.in_(runs))
+        of_tasks = _attempt.celery_task_id.in_([row.celery_task_id for row in rows])
+        attempts = connection.scalars(select(_attempt.id).where(of_tasks, _ATTEMPT_HAS_TEXT)).all()
+        if attempts:
+            erased = update(AsyncTaskAttempt).where(_attempt.id.in_(attempts))
             connection.execute(erased.values(dict.fromkeys(_ATTEMPT_TEXTS)))
-        return Erased(len(changed), len(runs))
+        return Erased(len(changed), len(attempts))

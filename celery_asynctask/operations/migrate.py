@@ -1,4 +1,4 @@
-"""Bringing the tables to the version that this code knows, by our migrations; and the SQL of the tables as text."""
+"""Upgrading the tables to the version of this release by our migrations, and the SQL of the tables as text."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ class Upgraded(NamedTuple):
     """What an upgrade did."""
 
     before: str | None
-    """The version it found; None: none was noted."""
+    """The version before; None: there was none."""
     after: str
     applied: list[tuple[str, str]]
-    """The migrations that were run: their versions, and what they say of themselves."""
+    """The version and title of each migration that was run."""
     completed: bool
-    """There were tables without a version, which creating them had left behind half-way."""
+    """Whether it completed tables without a version, which a creation that was interrupted had left."""
 
 
 def upgrade(writer: Writer) -> Upgraded:
-    """Run the migrations that are missing. Raises `StoreError`, also for tables that are newer than this code;
-    `AsyncTaskError` without Alembic."""
+    """Run the missing migrations. Raises `StoreError`, also for tables of a newer release, and `AsyncTaskError` without
+    Alembic."""
     with writer.connection() as connection:
         before = schema_version(connection)
         problem = schema_problem(connection)
@@ -46,7 +46,7 @@ def upgrade(writer: Writer) -> Upgraded:
             create_tables(writer.engine)
         return Upgraded(None, SCHEMA_VERSION, [], completed=True)
     with writer.connection() as connection, exclusive(connection):
-        before = schema_version(connection)  # others may have come before us
+        before = schema_version(connection)  # another process may have come first
         applied = [] if before == SCHEMA_VERSION else _migrate(connection, before)
         connection.commit()
     return Upgraded(before, SCHEMA_VERSION, applied, completed=False)
@@ -82,11 +82,11 @@ def statements(url: str) -> list[str]:
     with usable(url):
         dialect = create_mock_engine(url, lambda *_, **__: None).dialect
     version = insert(async_task_version).values(version_num=literal_column(f"'{SCHEMA_VERSION}'")).inline()
-    made: list[CreateTable | CreateIndex] = []
+    creations: list[CreateTable | CreateIndex] = []
     for table in metadata.sorted_tables:
-        made.append(CreateTable(table))
-        made += map(CreateIndex, sorted(table.indexes, key=lambda index: str(index.name)))
-    return [_text(str(one.compile(dialect=dialect))) for one in (*made, version)]
+        creations.append(CreateTable(table))
+        creations += map(CreateIndex, sorted(table.indexes, key=lambda index: str(index.name)))
+    return [_text(str(statement.compile(dialect=dialect))) for statement in (*creations, version)]
 
 
 def _text(sql: str) -> str:

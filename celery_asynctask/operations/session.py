@@ -1,5 +1,5 @@
-"""`Writer`: the database for operators who change what is stored, beside recorders that go on: in short transactions
-that wait for nobody long, and are tried again where they met a lock.
+"""`Writer`: the database for operators who change what is stored while recorders go on: short transactions, which wait
+briefly for locks and are tried again.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from celery_asynctask.store.store import Store, advance
 T = TypeVar("T")
 
 WINDOW: Final = 10_000
-"""Rows that one statement looks at."""
+"""Rows that one statement reads."""
 TRIES: Final = 60
 """How often a batch that meets locks is tried."""
 _PAUSE: Final = 0.05
-_MOST_PAUSE: Final = 1.0
+_MAX_PAUSE: Final = 1.0
 _LOCK_MS: Final = 250
-"""How long we wait for a lock on PostgreSQL: less than its ``deadlock_timeout``, so that in a deadlock it is never the
-recorder that loses."""
+"""How long we wait for a lock on PostgreSQL: less than its ``deadlock_timeout``, so that the recorder never loses in a
+deadlock."""
 _LOCKED_STATES: Final = frozenset({"40001", "40P01", "55P03"})
 """PostgreSQL: serialization failure, deadlock, lock not available."""
 _LOCKED_NUMBERS: Final = frozenset({1020, 1205, 1213})
@@ -37,7 +37,7 @@ _LOCKED_NUMBERS: Final = frozenset({1020, 1205, 1213})
 
 
 class Writer:
-    """Changes one store. Raises `StoreError` for whatever the database refuses."""
+    """Changes one store. Raises `StoreError` for everything that the database refuses."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -52,7 +52,7 @@ class Writer:
             shown = self.settings.shown_url
             raise StoreError(f"The database {shown} cannot be used: {exc.problem}", exc.remedy) from exc
         if engine.dialect.name in ("mysql", "mariadb"):
-            # Their default locks the gaps between rows, too, into which the recorder inserts.
+            # Their default isolation also locks the gaps between rows, into which the recorder inserts.
             return engine.execution_options(isolation_level="READ COMMITTED")
         return engine
 
@@ -62,29 +62,29 @@ class Writer:
         return self.engine.dialect.name
 
     def read(self, statement: Executable) -> Sequence[Row[Any]]:
-        """All rows that a SELECT finds."""
+        """All rows of a SELECT."""
         with self.guarded(), self.engine.connect() as connection:
             return connection.execute(statement).all()
 
     def batch(self, work: Callable[[Connection], T]) -> T:
-        """Do ``work`` in a short transaction of its own; again, from its beginning, where it met a lock."""
+        """Do ``work`` in a transaction of its own; try it again from the beginning if it meets a lock."""
         for number in range(TRIES):
             try:
                 with self.engine.connect() as connection:
                     _begin(connection)
-                    done = work(connection)
+                    result = work(connection)
                     advance(connection)
                     connection.commit()
-                    return done
+                    return result
             except SQLAlchemyError as exc:
                 if not is_locked(exc) or number == TRIES - 1:
                     raise self._error(exc) from exc
-            time.sleep(min(_PAUSE * 2**number, _MOST_PAUSE))
+            time.sleep(min(_PAUSE * 2**number, _MAX_PAUSE))
         raise AssertionError("the last try returns or raises")
 
     def windows(self, column: SQLColumnExpression[int]) -> Iterator[tuple[int, int]]:
-        """Ranges of a numbering primary key, the first end excluded, with `WINDOW` rows each, up to the last row that
-        is there when it begins."""
+        """Ranges of a numeric primary key, each as (excluded, included), of `WINDOW` rows each, up to the last row that
+        exists when it begins."""
         low = 0
         last = self.read(select(column).order_by(column.desc()).limit(1))
         top = last[0][0] if last else 0
@@ -106,7 +106,7 @@ class Writer:
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
-        """Turn what the database raises inside into `StoreError`."""
+        """Turn the database's errors inside into `StoreError`."""
         try:
             yield
         except SQLAlchemyError as exc:
@@ -128,12 +128,12 @@ def _begin(connection: Connection) -> None:
         case "mysql" | "mariadb":
             connection.execute(text("SET SESSION innodb_lock_wait_timeout = 1"))  # seconds, its least
         case _:
-            # What is read is to be changed: to take the write lock only then would fail where another came between.
+            # Take the write lock before reading: taking it later fails if another process has written in between.
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def is_locked(exc: SQLAlchemyError) -> bool:
-    """Whether the database gave up because of another transaction, so that trying again helps."""
+    """Whether another transaction is in the way, so that trying again may help."""
     if not isinstance(exc, DBAPIError) or exc.orig is None:
         return False
     if getattr(exc.orig, "sqlstate", None) in _LOCKED_STATES:
