@@ -1,9 +1,9 @@
-"""Deleting what is older than the rules of `retention` keep: in batches, each task with its attempts in one
-transaction, so that it can be stopped at any point and run again.
+"""Deleting tasks that are older than the rules of `retention` keep them: in batches, each task with its attempts in one
+transaction, so that a purge can be stopped at any point and run again.
 
-It walks along the primary key in windows (of some customers: along the index that has theirs) and looks at each row
-once; no statement sees more than a window, and no transaction deletes more than a batch. A row that the recorder is
-just writing is left to the next run.
+It walks along the primary key in windows (for some customers, along the index on the customer) and reads each row once;
+no statement reads more than a window, and no transaction deletes more than a batch. A row that the recorder is writing
+is left to the next purge.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import datetime as dt
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from itertools import islice
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement, Connection
@@ -26,11 +26,12 @@ from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt, AsyncTask
 BATCH: Final = 1000
 """Tasks that are deleted in one transaction."""
 SOURCES_KEPT: Final = dt.timedelta(days=7)
-"""How long a source that has ended is kept at least: one that was only cut off comes back and counts on from there."""
+"""How long the account of a process is kept at least after its end: a process that was only cut off comes back, and its
+account goes on."""
 
 T = TypeVar("T")
-Told = Callable[[int], None]
-"""Hears of every so many tasks that are done with."""
+Progress = Callable[[int], None]
+"""Called with the number of tasks that were handled since the last call."""
 
 _attempt: Final = AsyncTaskAttempt.__table__.c
 _source: Final = AsyncTaskSource.__table__.c
@@ -40,20 +41,21 @@ class Count(NamedTuple):
     """What a rule finds."""
 
     tasks: int = 0
-    """For which it is the first rule that finds them."""
+    """Tasks for which this rule is the first that finds them."""
     due: int = 0
-    """Of these, those to be deleted."""
+    """Those of them that are to be deleted."""
 
 
 class Purged(NamedTuple):
-    """How many rows were deleted."""
+    """Rows that were deleted."""
 
     tasks: int = 0
     attempts: int = 0
-    """Of those tasks."""
+    """Attempts of those tasks."""
     orphans: int = 0
     """Attempts that had no task."""
     sources: int = 0
+    """Accounts of processes."""
 
     def __add__(self, other: object) -> Purged:
         if not isinstance(other, Purged):
@@ -62,13 +64,13 @@ class Purged(NamedTuple):
 
 
 class Purge:
-    """One purge of one store, as of ``now``; with ``unfinished``, tasks that are not over are as old as they are; with
-    ``customers``, only theirs, and nothing that is of no customer."""
+    """One purge of one store, as of ``now``. ``unfinished``: tasks that are not over are deleted too, their age counted
+    from their creation. ``customers``: only tasks of these customers, and no rows that belong to none."""
 
     complete: bool = True
-    """Whether `count` or `run`, the last of them, came to the end; False: it stopped at ``most``."""
+    """Whether the last `count` or `run` came to the end; False: it stopped at its limit."""
     purged: Purged = Purged()
-    """What the last `run` has deleted by now, also where it was broken off."""
+    """What the last `run` has deleted so far, also if it was interrupted."""
 
     def __init__(
         self,
@@ -84,44 +86,46 @@ class Purge:
         self._rules = rules
         self._now = now
         self._batch = batch
-        self._seen: ColumnElement[bool] = sa.true() if customers is None else AsyncTask.customer.in_(sorted(customers))
+        self._in_scope: ColumnElement[bool] = (
+            sa.true() if customers is None else AsyncTask.customer.in_(sorted(customers))
+        )
         self._customers = customers
-        self._first: list[ColumnElement[bool]] = [
-            sa.and_(*found.indexed, *found.scanned) if rule.search.terms else sa.literal_column("1") == 1
+        self._finds: list[ColumnElement[bool]] = [
+            sa.and_(*search.indexed, *search.scanned) if rule.search.terms else sa.literal_column("1") == 1
             for rule in rules
-            for found in [conditions(rule.search, writer.dialect)]
+            for search in [conditions(rule.search, writer.dialect)]
         ]
         over = AsyncTask.completed_at
         self._over = sa.func.coalesce(over, AsyncTask.created_at) if unfinished else over
 
-    def count(self, told: Told, *, limit: int | None = None) -> list[Count]:
-        """What each rule finds, in their order, and at last what none of them finds. Stops after it looked at ``most``
-        tasks."""
-        looked = 0
+    def count(self, progress: Progress, *, limit: int | None = None) -> list[Count]:
+        """What each rule finds, in the order of the rules, and last what none of them finds. Stops when it has read
+        ``limit`` tasks."""
+        read = 0
         self.complete = True
         counts = [Count()] * (len(self._rules) + 1)
         numbers: list[ColumnElement[int]] = [sa.literal_column(str(number)) for number in range(len(counts))]
         number = self._decided(numbers[:-1], numbers[-1])
         for window in self._windows():
-            if limit is not None and looked >= limit:
+            if limit is not None and read >= limit:
                 self.complete = False
                 break
-            found = sa.select(number.label("rule"), self._due().label("due")).where(window, self._seen).subquery()
-            are_due = sa.func.sum(sa.case((found.c.due, 1), else_=0))
-            asked = sa.select(found.c.rule, sa.func.count(), are_due).group_by(found.c.rule)
-            seen = 0
-            for row in self._writer.read(asked):
+            decided = sa.select(number.label("rule"), self._due().label("due")).where(window, self._in_scope).subquery()
+            due_count = sa.func.sum(sa.case((decided.c.due, 1), else_=0))
+            by_rule = sa.select(decided.c.rule, sa.func.count(), due_count).group_by(decided.c.rule)
+            in_window = 0
+            for row in self._writer.read(by_rule):
                 rule, tasks, due = tuple(row)
                 before = counts[rule]
                 counts[rule] = Count(before.tasks + tasks, before.due + int(due))
-                seen += tasks
-            looked += seen
-            told(seen)
+                in_window += tasks
+            read += in_window
+            progress(in_window)
         return counts
 
-    def run(self, told: Told, *, limit: int | None = None) -> Purged:
-        """Delete what is due, then what is left without use: attempts without tasks, sources without attempts. Stops
-        after ``most`` tasks."""
+    def run(self, progress: Progress, *, limit: int | None = None) -> Purged:
+        """Delete the tasks that are due, then attempts without tasks, and accounts of processes without attempts. Stops
+        after ``limit`` tasks."""
         age = longest(self._rules)
         self.complete, self.purged = True, Purged()
         if age is None:
@@ -133,13 +137,13 @@ class Purge:
                     self.complete = False
                     return self.purged
                 self.purged += self._writer.batch(partial(self._delete, ids))
-                told(len(ids))
+                progress(len(ids))
         if self._customers is None:
             self.purged += self._tidy(age)
         return self.purged
 
     def _windows(self) -> Iterator[ColumnElement[bool]]:
-        """Conditions, each of `WINDOW` of the tasks that are there when it begins."""
+        """Conditions, each for `WINDOW` of the tasks that exist when it begins."""
         if self._customers is None:
             for low, high in self._writer.windows(AsyncTask.id):
                 yield sa.and_(AsyncTask.id > low, AsyncTask.id <= high)
@@ -148,8 +152,8 @@ class Purge:
 
     def _windows_of(self, customer: int) -> Iterator[ColumnElement[bool]]:
         """In the order of creation, which is that of the index on the customer."""
-        theirs = AsyncTask.customer == customer
-        tasks = sa.select(AsyncTask.created_at, AsyncTask.id).where(theirs)
+        of_customer = AsyncTask.customer == customer
+        tasks = sa.select(AsyncTask.created_at, AsyncTask.id).where(of_customer)
         newest = self._writer.read(tasks.order_by(*NEWEST.terms).limit(1))
         if not newest:
             return
@@ -159,23 +163,24 @@ class Purge:
             behind = [] if end is None else [Cursor(OLDEST, *end).condition]
             ends = self._writer.read(tasks.where(*behind).order_by(*OLDEST.terms).offset(WINDOW - 1).limit(1))
             end = min(Place._make(ends[0]), top) if ends else top
-            yield sa.and_(theirs, *behind, end.upto(OLDEST))
+            yield sa.and_(of_customer, *behind, end.upto(OLDEST))
 
     def _decided(self, by_rule: Sequence[ColumnElement[T]], otherwise: ColumnElement[T]) -> ColumnElement[T]:
-        """What the first rule that finds a task says."""
-        return sa.case(*zip(self._first, by_rule, strict=True), else_=otherwise) if by_rule else otherwise
+        """The value of the first rule that finds a task."""
+        return sa.case(*zip(self._finds, by_rule, strict=True), else_=otherwise) if by_rule else otherwise
 
     def _due(self) -> ColumnElement[bool]:
         by_rule = [sa.false() if rule.age is None else self._over < self._now - rule.age for rule in self._rules]
-        return sa.and_(self._seen, self._decided(by_rule, sa.false()))
+        return sa.and_(self._in_scope, self._decided(by_rule, sa.false()))
 
-    def _batches(self, asked: sa.Select[Any]) -> Iterator[list[int]]:
-        ids = iter([number for (number,) in self._writer.read(asked)])
+    def _batches(self, query: sa.Select[int]) -> Iterator[list[int]]:
+        ids = iter([row_id for (row_id,) in self._writer.read(query)])
         while batch := list(islice(ids, self._batch)):
             yield batch
 
     def _delete(self, ids: Sequence[int], connection: Connection) -> Purged:
-        """Tasks that are still due, with their attempts. Locks in the recorder's order: tasks first, by their ids."""
+        """Delete the tasks that are still due, with their attempts. Locks in the recorder's order: tasks first, sorted
+        by id."""
         due = sa.select(AsyncTask.id, AsyncTask.celery_task_id).where(AsyncTask.id.in_(ids), self._due())
         locked = due.order_by(AsyncTask.celery_task_id).with_for_update(
             skip_locked=self._writer.dialect == "postgresql"
@@ -183,8 +188,8 @@ class Purge:
         rows = connection.execute(locked).all()
         if not rows:
             return Purged()
-        theirs = sa.select(_attempt.id).where(_attempt.celery_task_id.in_([row.celery_task_id for row in rows]))
-        attempts = connection.scalars(theirs).all()
+        of_tasks = _attempt.celery_task_id.in_([row.celery_task_id for row in rows])
+        attempts = connection.scalars(sa.select(_attempt.id).where(of_tasks)).all()
         connection.execute(sa.delete(AsyncTask).where(AsyncTask.id.in_([row.id for row in rows])))
         if attempts:
             connection.execute(sa.delete(AsyncTaskAttempt).where(_attempt.id.in_(attempts)))
@@ -192,14 +197,14 @@ class Purge:
 
     def _tidy(self, age: dt.timedelta) -> Purged:
         before = self._now - max(age, SOURCES_KEPT)
-        # All that they had to say is stored. What is missing, dropped or put aside of one stays in the ledger.
-        whole = (
+        # All their events are stored. Accounts of what is missing, dropped or in quarantine stay in the ledger.
+        is_complete = (
             _source.ended_at < before,
             _source.stored >= _source.last_number,
             _source.quarantined == 0,
             _source.dropped.is_(None),
         )
-        unused = {name for (name,) in self._writer.read(sa.select(_source.source).where(*whole))}
+        unused = {name for (name,) in self._writer.read(sa.select(_source.source).where(*is_complete))}
         over = sa.func.coalesce(_attempt.ended_at, _attempt.started_at, _attempt.received_at, _attempt.published_at)
         has_task = sa.exists().where(AsyncTask.celery_task_id == _attempt.celery_task_id)
         orphan = sa.and_(sa.not_(has_task), over < self._now - age)
@@ -213,12 +218,12 @@ class Purge:
                 used = sa.select(_attempt.source).where(*inside, _attempt.source.is_not(None)).distinct()
                 unused -= {name for (name,) in self._writer.read(used)}
         names = iter(sorted(unused))
-        while some := list(islice(names, self._batch)):
-            statement = sa.delete(AsyncTaskSource).where(_source.source.in_(some), *whole)
+        while batch := list(islice(names, self._batch)):
+            statement = sa.delete(AsyncTaskSource).where(_source.source.in_(batch), *is_complete)
             purged += Purged(sources=self._writer.batch(partial(_rows, statement)))
         return purged
 
 
 def _rows(statement: sa.Delete, connection: Connection) -> int:
-    """How many rows the statement deletes."""
+    """Run the statement; the number of rows that it deletes."""
     return connection.execute(statement).rowcount

@@ -1,8 +1,8 @@
-"""Sending recorded tasks again: whether one can be, what would be sent, and doing it.
+"""Rerunning recorded tasks: whether a task can be rerun, what would be sent, and sending it.
 
-A rerun is a new execution with the recorded arguments, for the same customer and creator. It is linked to the original
-by its content: ``rerun_of``, the original's id, and ``rerun_by``, who sent it; what it starts inherits that. What
-followed the original in a workflow is not sent again, for a row does not know it.
+A rerun is a new execution with the recorded arguments, for the same customer and creator. Its content links it to the
+original: ``rerun_of`` is the original's id, ``rerun_by`` the person who sent it; tasks that it starts inherit both. The
+steps that followed the original in a workflow are not sent, for a row does not know them.
 """
 
 from __future__ import annotations
@@ -27,42 +27,42 @@ from celery_asynctask.store.models import AsyncTask
 
 RERUN_BY: Final = "rerun_by"
 _NOT_INHERITED: Final = frozenset({RERUN_OF, RERUN_BY, "periodic_task_name"})
-"""Keys of the content that say how the original came to be sent."""
+"""Keys of the content that say why the original was sent."""
 _BROKER_SECONDS: Final = 5
 
 
 class Options(NamedTuple):
-    """How a person wants it."""
+    """What a person chose."""
 
     queue: str | None = None
-    """In place of where the app would send it."""
+    """The queue to send to; None: the one that the app's routes give."""
     unfinished: bool = False
-    """Also tasks that are not over."""
+    """Also rerun tasks that are not over."""
     again: bool = False
-    """Also tasks that were sent again before."""
+    """Also rerun tasks that were rerun before."""
     force_name: bool = False
-    """Also tasks that the app does not know."""
+    """Also rerun tasks that the app does not know."""
 
 
 class Candidate(NamedTuple):
-    """A recorded task, and what sending it again would mean."""
+    """A recorded task, and what its rerun would be."""
 
     task: AsyncTask
     args: Sequence[Any] = ()
-    """As the new execution gets them."""
+    """The arguments that the new execution gets."""
     kwargs: Mapping[str, Any] = {}
     queue: str | None = None
-    """Where it would be sent to; None: it cannot be."""
+    """Where it would be sent to; None: no route leads anywhere."""
     content: Mapping[str, Any] = {}
-    """What of the original's content the new execution is given."""
+    """The part of the original's content that the new execution gets."""
     refusals: Sequence[Reason] = ()
-    """Why it is not sent; empty: it is."""
+    """Why it is not sent; empty: it can be sent."""
     remarks: Sequence[Reason] = ()
-    """What a person should know before."""
+    """What a person should know before sending it."""
 
 
 def prepare(app: Any) -> None:
-    """Load what the app's workers load, so that its tasks are known. Raises `AsyncTaskError`."""
+    """Import what the app's workers import, so that its tasks are known. Raises `AsyncTaskError`."""
     try:
         app.loader.import_default_modules()
         app.finalize()
@@ -70,24 +70,24 @@ def prepare(app: Any) -> None:
         raise
     except Exception as exc:
         raise AsyncTaskError(
-            f"What the app's workers import cannot be imported here: {type(exc).__name__}: {exc}. Run this where "
-            "it can be, as where the workers run."
+            f"The modules of the app's workers cannot be imported here: {type(exc).__name__}: {exc}. Run this where "
+            "the workers run."
         ) from exc
     if app.conf.task_always_eager:
         raise AsyncTaskError(
-            "task_always_eager is set: the task would run in this process and not in a worker. Unset it in the Celery "
-            "configuration of this process."
+            "task_always_eager is set, so the task would run in this process and not in a worker. Unset it in the "
+            "Celery configuration of this process."
         )
 
 
 def assess(
     app: Any, task: AsyncTask, options: Options, before: Sequence[Rerun], came_by: str | None, *, values: bool = True
 ) -> Candidate:
-    """Whether the task can be sent again; ``before`` are its reruns so far, ``came_by`` the routing key of its run.
-    Without ``values`` nothing is told of what is in the arguments: no key, name, type or piece of them."""
+    """Whether the task can be rerun. ``before`` are its reruns so far, ``came_by`` is the routing key that its message
+    had. Without ``values``, reasons say nothing about the arguments: no key, name, type or part of them."""
 
-    def why(code: Code, what: object) -> Reason:
-        return Reason(code, {"detail": str(what) if values else ""})
+    def because(code: Code, detail: object) -> Reason:
+        return Reason(code, {"detail": str(detail) if values else ""})
 
     refusals = [*_about_state(task, options), *_about_values(task, values)]
     remarks: list[Reason] = []
@@ -101,7 +101,7 @@ def assess(
         if not refusals:
             args, kwargs = rebuilt(task.task_args), rebuilt(task.task_kwargs)
     except ValueError as exc:
-        refusals.append(why(Code.UNREADABLE, exc))
+        refusals.append(because(Code.UNREADABLE, exc))
     known = app.tasks.get(task.name)
     if known is None:
         own = any(not name.startswith("celery.") for name in app.tasks)
@@ -110,12 +110,12 @@ def assess(
         else:
             remarks.append(Reason(Code.UNCHECKED_NAME))
     elif not refusals and (misfit := _misfit(known, args, kwargs)):
-        refusals.append(why(Code.MISFIT, misfit))
+        refusals.append(because(Code.MISFIT, misfit))
     queue = routing_key = None
     try:
         queue, routing_key = _route(app, known, task.name, args, kwargs, options.queue)
     except Exception as exc:  # noqa: BLE001 - a router is the user's
-        refusals.append(why(Code.NO_ROUTE, exc))
+        refusals.append(because(Code.NO_ROUTE, exc))
     if came_by is not None and came_by not in (queue, routing_key):
         remarks.append(Reason(Code.CAME_BY, {"queue": came_by}))
     content, left_out = _content(task)
@@ -143,25 +143,26 @@ def _about_values(task: AsyncTask, values: bool) -> Iterator[Reason]:
 
 
 def _missing(value: Any, path: str = "") -> Iterator[str]:
-    """What is not there as it was, each with where it is."""
+    """The values that are not recorded as they were, each with its path."""
     if (mark := mark_of(value)) is not None:
         yield f"{path or 'all of it'} is {mark.said(value)}"
         return
     note = note_of(value)
     if note is not None and (mark := mark_of(note)) is not None:
         yield f"{path or 'all of it'} is {mark.said(note)}"
-    for key, one in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
-        if one is note:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        if item is note:
             continue
         if str(key).startswith("$"):
             yield f"{path}.{key} has a key like our own".lstrip(".")
         else:
-            yield from _missing(one, f"{path}.{key}".lstrip("."))
+            yield from _missing(item, f"{path}.{key}".lstrip("."))
 
 
 def rebuilt(value: Any) -> Any:
-    """Stored arguments as a consumer gets them from Celery's JSON serializer: datetimes, UUIDs, Decimals and bytes out
-    of their envelopes. Raises `ValueError` for an envelope that this release of kombu does not know."""
+    """Stored arguments as a worker gets them from Celery's JSON serializer: datetimes, UUIDs, Decimals and bytes taken
+    out of their envelopes. Raises `ValueError` for an envelope that this release of kombu does not know."""
     try:
         return read_envelopes(json.dumps(value))
     except (ValueError, TypeError, ArithmeticError, LookupError, AttributeError) as exc:
@@ -169,7 +170,7 @@ def rebuilt(value: Any) -> Any:
 
 
 def _misfit(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
-    """Why a call with these arguments would fail, as Celery checks it; empty: it would not."""
+    """Why Celery's check refuses a call with these arguments; empty: it does not."""
     if (check := argument_check(task)) is not None:
         try:
             check(*args, **kwargs)
@@ -181,7 +182,7 @@ def _misfit(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
 def _route(
     app: Any, task: Any, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], queue: str | None
 ) -> tuple[str | None, str | None]:
-    """The queue, or what stands for it, and the routing key that the app would send it with."""
+    """The queue that the app would send it to, or what stands for it, and the routing key."""
     options = options_of_task(task) if task is not None else {}
     if queue is not None:
         options["queue"] = queue
@@ -194,7 +195,7 @@ def _route(
 
 
 def _content(task: AsyncTask) -> tuple[dict[str, Any], Code | None]:
-    """What the task was given as content, and why it is not known, or cannot be given again."""
+    """The content that the task was given, and why it is not known or cannot be given again."""
     if not isinstance(task.content, dict):
         return {}, None
     if is_changed(task.content_key):
@@ -208,7 +209,7 @@ def _content(task: AsyncTask) -> tuple[dict[str, Any], Code | None]:
 
 
 def reach_broker(app: Any) -> None:
-    """See that the broker answers, once, before many tasks wait for it. Raises `AsyncTaskError`."""
+    """Check once that the broker answers, before many tasks wait for it. Raises `AsyncTaskError`."""
     try:
         with app.connection_for_write(connect_timeout=_BROKER_SECONDS) as connection:
             connection.ensure_connection(max_retries=1, timeout=_BROKER_SECONDS)
@@ -220,26 +221,26 @@ def reach_broker(app: Any) -> None:
 
 
 def _shown_broker(app: Any) -> str:
-    """Its URL without secrets; empty where kombu does not understand it, or lacks what it needs to."""
+    """The URL without secrets; empty if kombu does not understand it, or lacks a library for it."""
     try:
         return f" {hidden(app.connection_for_write().as_uri())}"
-    except Exception:  # noqa: BLE001 - of whatever transport
+    except Exception:  # noqa: BLE001 - whatever a transport raises
         return ""
 
 
 def is_unreachable(app: Any, exc: Exception) -> bool:
-    """Whether what `send` raised says that the broker, or the result backend that is told of each task, is away; else
-    the message cannot be made, or the task's own ``apply_async`` did not want it."""
-    of_backend = getattr(app.backend, "connection_errors", ())  # of Redis's: its errors are no OSError
-    kinds = (OSError, OperationalError, *app.connection_for_write().connection_errors, *of_backend)
+    """Whether an error of `send` says that the broker, or the result backend, is away; if not, the message cannot be
+    made, or the task's own ``apply_async`` refused it."""
+    backend_errors = getattr(app.backend, "connection_errors", ())  # Redis's are no OSError
+    kinds = (OSError, OperationalError, *app.connection_for_write().connection_errors, *backend_errors)
     cause: BaseException | None = exc
     while cause is not None and not isinstance(cause, kinds):
-        cause = cause.__cause__  # Celery's Redis backend makes a RuntimeError of it
+        cause = cause.__cause__  # Celery's Redis backend wraps it in a RuntimeError
     return cause is not None
 
 
 def link(app: Any) -> None:
-    """See that what is sent carries its link to the original. Raises `AsyncTaskError`."""
+    """Make sure that a rerun carries its link to the original. Raises `AsyncTaskError`."""
     instrumentation = getattr(app, "asynctask_recording", None)  # `instrumentation.ATTRIBUTE`
     if instrumentation is None:
         from celery_asynctask.capture.install import install
@@ -253,21 +254,21 @@ def link(app: Any) -> None:
         )
 
 
-def send(app: Any, one: Candidate, by: str, queue: str | None = None) -> str:
-    """Send it; the new task id. Raises whatever Celery raises."""
-    task = one.task
+def send(app: Any, candidate: Candidate, by: str, queue: str | None = None) -> str:
+    """Send the rerun; returns its task id. Raises whatever Celery raises."""
+    task = candidate.task
     options = {} if queue is None else {"queue": queue}
     link = {RERUN_OF: task.celery_task_id, RERUN_BY: by[:MAX_NAME]}
     fields = {
         "customer": task.customer,
         "created_by": task.created_by,
         "created_by_name": task.created_by_name,
-        "content": {**link, **one.content},  # what comes first stays, should it be too long
+        "content": {**link, **candidate.content},  # the link first: what comes last is cut off if it is too long
     }
-    with context.exactly(fields):  # one without a customer must not get that of whoever asks
+    with context.exactly(fields):  # a task without a customer must not get the customer of this process
         known = app.tasks.get(task.name)
         if known is None:
-            sent = app.send_task(task.name, args=one.args, kwargs=one.kwargs, **options)
+            sent = app.send_task(task.name, args=candidate.args, kwargs=candidate.kwargs, **options)
         else:
-            sent = known.apply_async(args=one.args, kwargs=one.kwargs, **options)
+            sent = known.apply_async(args=candidate.args, kwargs=candidate.kwargs, **options)
     return str(sent.id)

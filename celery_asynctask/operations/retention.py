@@ -1,8 +1,8 @@
-"""How long tasks are kept: rules, each a search and an age. Pure; `purge` makes deletions of them.
+"""How long tasks are kept: rules, each a search and an age. Pure; `purge` deletes by them.
 
 ``asynctask_retention = {"status:SUCCESS name:poll.*": "7d", "customer:42": None, "": "90d"}``: the first rule whose
-search finds a task decides. An age of None keeps it for ever, and so is kept what no rule finds: without rules nothing
-is ever deleted.
+search finds a task decides. An age of None keeps it for ever. A task that no rule finds is kept too, so without rules
+nothing is ever deleted.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from celery_asynctask.queries.search.filter import ANY, Filter, parse
 from celery_asynctask.queries.search.keys import duration
 
 EVERYTHING: Final = frozenset({"", ANY})
-"""How a rule about all tasks is written."""
+"""The searches that find all tasks."""
 _AGE: Final = "a duration such as 12h, 90d or 1y, of at most 100 years"
 SETTING: Final = "asynctask_retention"
 
 
 class Rule(NamedTuple):
-    """Tasks that a search finds are kept for an age."""
+    """How long the tasks that a search finds are kept."""
 
     search: Filter
     age: dt.timedelta | None
-    """Counted from when a task was over; None: for ever."""
+    """Since the end of the task; None: for ever."""
 
     @property
     def text(self) -> str:
-        """The search as it was given, ``*`` for all tasks."""
+        """The search as it was written, ``*`` for all tasks."""
         return self.search.text or ANY
 
 
@@ -40,34 +40,35 @@ def search_of(text: str, now: dt.datetime) -> Filter:
 
 
 def configured(retention: Mapping[str, str | None] | None, now: dt.datetime) -> tuple[Rule, ...]:
-    """The rules of the setting; ``now`` is what times in searches are counted from. Raises `SettingsError`."""
-    found = []
+    """The rules of the setting; ``now`` is the time that relative times in searches refer to. Raises
+    `SettingsError`."""
+    rules = []
     for text, age in (retention or {}).items():
         try:
-            found.append(Rule(search_of(text, now), None if age is None else duration(age)))
+            rules.append(Rule(search_of(text, now), None if age is None else duration(age)))
         except FilterError as exc:
             raise SettingsError(f"Setting {SETTING!r} has the rule {text!r}: {exc}") from None
         except (ValueError, OverflowError):
             raise SettingsError(f"Setting {SETTING!r} has the age {age!r}; it must be {_AGE}.") from None
-    return tuple(found)
+    return tuple(rules)
 
 
 def older_than(age: str, search: str, now: dt.datetime) -> tuple[Rule, ...]:
     """The one rule that a command line states. Raises `FilterError`."""
-    found = search_of(search, now)
+    parsed = search_of(search, now)
     try:
-        return (Rule(found, duration(age)),)
+        return (Rule(parsed, duration(age)),)
     except (ValueError, OverflowError):
         raise FilterError(f"An age cannot be {age!r}; it must be {_AGE}.") from None
 
 
 def longest(rules: Sequence[Rule]) -> dt.timedelta | None:
-    """The greatest age of the rules; None: they delete nothing."""
+    """The greatest age of the rules; None: the rules delete nothing."""
     return max((rule.age for rule in rules if rule.age is not None), default=None)
 
 
 def in_words(age: dt.timedelta | None) -> str:
-    """``30d``, ``12h``, ``for ever``: as a rule would say it."""
+    """An age as rules write it: ``30d``, ``12h``; ``for ever`` for None."""
     if age is None:
         return "for ever"
     seconds = age.total_seconds()
