@@ -14,9 +14,15 @@ from celery_asynctask.core.url import parse
 from celery_asynctask.operations.uninstall import JournalFiles, Leftovers, Uninstall, refuse
 
 
-@command("uninstall --dry-run", "uninstall --yes", "--url postgresql+psycopg://admin@db/shop uninstall", options=[JSON])
-@click.option("--dry-run", is_flag=True, help="Show what would be removed only.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@command(
+    "uninstall --dry-run",
+    "uninstall --yes",
+    "--url postgresql+psycopg://admin@host/name uninstall",
+    short="Remove the tables and the host's journal.",
+    options=[JSON],
+)
+@click.option("--dry-run", is_flag=True, help="Only show what would be removed.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def uninstall(context: CommandContext, dry_run: bool, yes: bool) -> None:
     """Remove the record for good: our tables, and the journal of this host.
 

@@ -200,7 +200,8 @@ class Uninstall:
             return None
         except OSError as exc:
             raise JournalError(
-                f"The journal directory {path} cannot be read: {reason(exc)}. Nothing is removed."
+                f"The journal directory {path} cannot be read: {reason(exc)}. Nothing is removed: run "
+                "this as the user of the workers."
             ) from exc
         if not stat.S_ISDIR(status.st_mode):
             raise JournalError(

@@ -29,7 +29,6 @@ ALLOWED: Final = re.compile(
     r"\bmust (?:be|have)\b|\bneeds a\b|\b(?:keys|fields|settings(?: of celery-asynctask)?) are\b"
 )
 EXCEPTIONS: Final = {
-    "Line ": "of a bundle, which somebody has changed: what is wrong with the line says what to correct",
     "The database {} {}": "ends with a sentence of `schema_problem`, which names the command to run",
     "The tables cannot be upgraded from version {}: {}": "ends with Alembic's own words",
     "Setting {} has the rule {}: {}": "ends with the text of a FilterError",

@@ -54,7 +54,7 @@ def test_it_shows_asks_and_removes(project: Project) -> None:
     assert shown.out.endswith("1 event not stored yet\n")
     asked = project.run("uninstall")
     assert asked.code == 2
-    assert "There is no terminal to ask on. Look with --dry-run, then say --yes." in asked.err
+    assert "Not done: no terminal to confirm on. Check with --dry-run, then use --yes." in asked.err
     assert is_whole(project)
     done = project.run("uninstall", "--yes")
     assert (done.code, done.lines[-1]) == (0, "Removed 5 tables and 4 files of the journal.")
