@@ -17,7 +17,7 @@ from celery_asynctask.operations.uninstall import JournalFiles, Leftovers, Unins
 @command(
     "uninstall --dry-run",
     "uninstall --yes",
-    "--url postgresql+psycopg://admin@host/name uninstall",
+    "--url postgresql+psycopg://host/name uninstall",
     short="Remove the tables and the host's journal.",
     options=[JSON],
 )

@@ -21,8 +21,8 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
-    with shop(tmp_path_factory.mktemp("shop")) as found:
-        yield found
+    with shop(tmp_path_factory.mktemp("shop")) as site:
+        yield site
 
 
 def chromium() -> str | None:
@@ -36,9 +36,11 @@ def browser() -> Iterator[Browser]:
     services.need(path, "no Chromium: install Debian's package, or name one by ASYNCTASK_TEST_CHROMIUM")
     expect.set_options(timeout=1000 * patience(5))
     with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=path, args=[f"--host-resolver-rules=MAP {HOST} 127.0.0.1"])
-        yield found
-        found.close()
+        launched = playwright.chromium.launch(
+            executable_path=path, args=[f"--host-resolver-rules=MAP {HOST} 127.0.0.1"]
+        )
+        yield launched
+        launched.close()
 
 
 Open = Callable[..., Page]
@@ -65,7 +67,7 @@ def opened(made: Shop, browser: Browser) -> Iterator[Open]:
                 [{"name": "asynctask_token", "value": token_of(who), "domain": "localhost", "path": "/console"}]
             )
         page = context.new_page()
-        page.on("console", lambda told: wrong.append(told.text) if told.type == "error" else None)
+        page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on(
             "request",
@@ -84,5 +86,5 @@ def opened(made: Shop, browser: Browser) -> Iterator[Open]:
 @pytest.fixture
 def pictures() -> Path | None:
     """Where screenshots are put; None: nowhere."""
-    found = os.environ.get("ASYNCTASK_TEST_PICTURES")
-    return Path(found) if found else None
+    directory = os.environ.get("ASYNCTASK_TEST_PICTURES")
+    return Path(directory) if directory else None

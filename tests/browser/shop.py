@@ -174,9 +174,9 @@ def shop(directory: Path) -> Iterator[Shop]:
         def address() -> Any:
             return re.search(r"http://\S+:[0-9]+", server.read_text(encoding="utf-8"))
 
-        found = wait_for(address, SECONDS, f"the server; its log is {server}")[0].replace("127.0.0.1", "localhost")
-        wait_for(lambda: answers(found), SECONDS, "an answer")
-        yield Shop(project, url, found, sent.stdout.split())
+        server_url = wait_for(address, SECONDS, f"the server; its log is {server}")[0].replace("127.0.0.1", "localhost")
+        wait_for(lambda: answers(server_url), SECONDS, "an answer")
+        yield Shop(project, url, server_url, sent.stdout.split())
 
 
 @contextmanager

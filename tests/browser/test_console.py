@@ -68,8 +68,8 @@ def test_everybody_can_use_it(
         page.screenshot(path=pictures / f"{name}-{theme}-{width}.png", full_page=width == 1280)
     for one in page.locator("main details").all()[:30]:
         one.evaluate("one => { one.open = true; }")
-    found = Axe().run(page, options=AXE)
-    assert found.violations_count == 0, found.generate_report()
+    report = Axe().run(page, options=AXE)
+    assert report.violations_count == 0, report.generate_report()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.evaluate("window.hacked") is None
 
@@ -149,13 +149,13 @@ def test_it_is_live(made: Shop, opened: Open, tmp_path: Path) -> None:
     expect(page.locator("#search")).to_be_focused()
     expect(page.locator("dl.keys").first).to_be_visible()
     page.get_by_role("button", name="Pause").click()
-    asked: list[str] = []
-    page.on("request", lambda one: asked.append(one.url))
+    requests: list[str] = []
+    page.on("request", lambda one: requests.append(one.url))
     until.touch()
     over = AsyncTask.completed_at.is_not(None)
     wait_for(lambda: made.count(AsyncTask.celery_task_id == task, over), SECONDS, "the task to end")
     page.wait_for_timeout(2500)
-    assert not asked
+    assert not requests
     expect(row).to_contain_text("STARTED")
     page.get_by_role("button", name="Pause").click()
     expect(row).to_contain_text("SUCCESS", timeout=1000 * patience(7))
@@ -336,8 +336,8 @@ def test_below_a_prefix_of_another_application(made: Shop, browser: Browser) -> 
 
 
 def links(page: Any) -> list[str]:
-    found: list[str] = page.evaluate("[...document.querySelectorAll('a[href]')].map(one => one.href)")
-    return found
+    hrefs: list[str] = page.evaluate("[...document.querySelectorAll('a[href]')].map(one => one.href)")
+    return hrefs
 
 
 def test_a_live_list_keeps_the_focus(made: Shop, opened: Open, tmp_path: Path) -> None:

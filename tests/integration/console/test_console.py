@@ -151,14 +151,14 @@ def test_files_are_small_and_kept(api: Api) -> None:
     sizes = {one.name: len(one.read_bytes()) for one in directory.iterdir()}
     assert sum(size for name, size in sizes.items() if name.endswith((".js", ".css"))) <= MAX_BYTES
     for link in set(re.findall(r'(?:href|src)="(/console/static/[^"]+)"', get(api, "/").text)):
-        answer = api.app, asked(api, link)
+        answer = api.app, fetched(api, link)
         assert answer[1].status_code == 200
         assert "immutable" in answer[1].headers["cache-control"]
-        assert "immutable" not in asked(api, link.partition("?")[0]).headers["cache-control"]
-    assert asked(api, "/console/static/..%2Fentry.py").status_code == 404
+        assert "immutable" not in fetched(api, link.partition("?")[0]).headers["cache-control"]
+    assert fetched(api, "/console/static/..%2Fentry.py").status_code == 404
 
 
-def asked(api: Api, path: str) -> Response:
+def fetched(api: Api, path: str) -> Response:
     """Without the headers that `Api.ask` expects of every answer: browsers keep files."""
     answer: Response = api.loop.run_until_complete(api._asked("GET", path))
     return answer
@@ -359,10 +359,10 @@ def test_files_have_what_the_page_shows(api: Api) -> None:
         answer = get(api, link[1].replace("&amp;", "&"))
         assert "attachment" in answer.headers["content-disposition"]
         if suffix == "csv":
-            found = [row["celery_task_id"] for row in csv.DictReader(io.StringIO(answer.text))]
+            ids = [row["celery_task_id"] for row in csv.DictReader(io.StringIO(answer.text))]
         else:
-            found = [json.loads(line)["celeryTaskId"] for line in answer.text.splitlines()]
-        assert sorted(found) == ["ours", "theirs"]
+            ids = [json.loads(line)["celeryTaskId"] for line in answer.text.splitlines()]
+        assert sorted(ids) == ["ours", "theirs"]
 
 
 @pytest.mark.parametrize("query", ["limit=7", "ordering=name", "cursor=x", "status=GONE", "limit=x"])

@@ -48,14 +48,14 @@ def page(api: Api, who: str = "admin", status: int = 200, **parameters: Any) -> 
 
 def causes(text: str) -> list[tuple[int, str, str]]:
     """Number of tasks, exception, and link to the tasks, by cause."""
-    found = re.findall(r'<tr id="g-.*?</tr>', text, re.S)
+    rows = re.findall(r'<tr id="g-.*?</tr>', text, re.S)
     return [
         (
             int(re.search(r'<td class="number">(\d+)', one)[1]),  # type: ignore[index]
             html.unescape(re.search(r"<b>(.*?)</b>", one)[1]),  # type: ignore[index]
             html.unescape(re.search(r'href="([^"]*/tasks\?[^"]*)"', one)[1]),  # type: ignore[index]
         )
-        for one in found
+        for one in rows
     ]
 
 
@@ -83,11 +83,11 @@ def test_from_a_cause_to_its_tasks(store: Store, api: Api) -> None:
     )
     add(store, [row("fine")])
     text = page(api)
-    found = {
+    tasks_by_cause = {
         (count, error, message): tasks(api, url)
         for (count, error, url), message in zip(causes(text), re.findall(r"</b> ([^<]*)<br>", text), strict=True)
     }
-    assert found == {
+    assert tasks_by_cause == {
         (2, "ValueError", "no stock"): [SHIP, NOTIFY] if SHIP < NOTIFY else [NOTIFY, SHIP],
         (2, "ValueError", "order # is gone"): ["gone-1", "gone-2"],
         (2, "ValueError", "order # is paid twice"): ["other-1", "other-2"],
@@ -149,9 +149,9 @@ def test_what_was_not_looked_at_is_said(store: Store, api: Api, monkeypatch: pyt
     assert 'datetime="2026-01-31T12:02:00.000000Z"' in text
     assert 'href="/console/errors?most=10000"' in text
     assert [count for count, _, _ in causes(text)] == [3]
-    whole = page(api, most="10000")
-    assert "Showing the newest" not in whole
-    assert [count for count, _, _ in causes(whole)] == [5]
+    all_failures = page(api, most="10000")
+    assert "Showing the newest" not in all_failures
+    assert [count for count, _, _ in causes(all_failures)] == [5]
     nothing = page(api, search="message:nowhere")
     assert "No matches among the newest 3 failures" in nothing
 
@@ -206,10 +206,10 @@ def test_hostile_texts(store: Store, api: Api) -> None:
 def cause(*names: str, search: str = "", **more: Any) -> str:
     one = Failure("id", "shop.charge", START, START, None, "ValueError", "order 7", None)._replace(**more)
     [group] = grouped([one._replace(name=name) for name in names or ("shop.charge",)]).groups
-    found = search_of(group, search, START)
-    parse(found, START)
-    assert len(found) <= MAX_LENGTH
-    return found
+    text = search_of(group, search, START)
+    parse(text, START)
+    assert len(text) <= MAX_LENGTH
+    return text
 
 
 def test_the_search_for_a_cause() -> None:

@@ -78,8 +78,8 @@ class Html(HTMLParser):
         return next(
             href
             for exactly in (True, False)
-            for href, said in self.links
-            if said == text or (not exactly and text in said)
+            for href, label in self.links
+            if label == text or (not exactly and text in label)
         )
 
 
@@ -95,14 +95,14 @@ def page(api: Api, path: str, who: str = "admin", status: int = 200, **parameter
     more = {"params": parameters} if parameters else {}
     answer = api.ask("GET", f"/console{path}", who, **more)
     assert answer.status_code == status, answer.text
-    found = Html(answer.text)
-    ids = [about["id"] for _, about in found.tags if "id" in about]
+    document = Html(answer.text)
+    ids = [about["id"] for _, about in document.tags if "id" in about]
     assert len(ids) == len(set(ids))
-    assert all(about.get("id") for _, about in found.tags if "data-live" in about)
-    assert not any("style" in about or any(name.startswith("on") for name in about) for _, about in found.tags)
-    assert all(about.get("src") for tag, about in found.tags if tag == "script")
-    assert sum(tag == "h1" for tag, _ in found.tags) == 1
-    return found
+    assert all(about.get("id") for _, about in document.tags if "data-live" in about)
+    assert not any("style" in about or any(name.startswith("on") for name in about) for _, about in document.tags)
+    assert all(about.get("src") for tag, about in document.tags if tag == "script")
+    assert sum(tag == "h1" for tag, _ in document.tags) == 1
+    return document
 
 
 def query(href: str) -> dict[str, list[str]]:
@@ -136,28 +136,31 @@ def some(store: Store) -> None:
 
 
 def test_an_empty_store_greets_a_newcomer(api: Api) -> None:
-    found = page(api, "/")
-    for said in ("Nothing is recorded yet", "Your first task", "RecordedTask", "asynctask_url", "doctor"):
-        assert said in found.text
+    document = page(api, "/")
+    for text in ("Nothing is recorded yet", "Your first task", "RecordedTask", "asynctask_url", "doctor"):
+        assert text in document.text
     assert "No tasks created in the last 24 hours." in page(api, "/names").text
 
 
 def test_an_empty_store_tells_a_tenant_nothing_of_processes(api: Api) -> None:
-    found = page(api, "/", "ours")
-    assert "No tasks of your customers" in found.text
-    assert "process" not in found.text.lower()
+    document = page(api, "/", "ours")
+    assert "No tasks of your customers" in document.text
+    assert "process" not in document.text.lower()
 
 
 @pytest.mark.every_database
 def test_from_each_count_to_its_tasks(api: Api, some: None) -> None:
-    found = page(api, "/")
-    assert query(found.to("1 now")) == {"status": ["STARTED"]}
-    assert query(found.to("2 in the last hour")) == {"search": ["since:1h"], "status": ["FAILURE", "LOST", "REJECTED"]}
-    assert query(found.to("shop.charge 1")) == {"search": ['name:"shop.charge"'], "status": ["STARTED"]}
-    assert query(found.to("1 in total")) == {"status": ["LOST"]}
-    assert "of 5 tasks created in that hour" in found.text
-    for said in ("PENDING 1", "RECEIVED 0", "RETRY 0", "Last hour: 5", "40 % of 5"):
-        assert said in " ".join(found.text.split()), said
+    document = page(api, "/")
+    assert query(document.to("1 now")) == {"status": ["STARTED"]}
+    assert query(document.to("2 in the last hour")) == {
+        "search": ["since:1h"],
+        "status": ["FAILURE", "LOST", "REJECTED"],
+    }
+    assert query(document.to("shop.charge 1")) == {"search": ['name:"shop.charge"'], "status": ["STARTED"]}
+    assert query(document.to("1 in total")) == {"status": ["LOST"]}
+    assert "of 5 tasks created in that hour" in document.text
+    for text in ("PENDING 1", "RECEIVED 0", "RETRY 0", "Last hour: 5", "40 % of 5"):
+        assert text in " ".join(document.text.split()), text
 
 
 @pytest.mark.every_database
@@ -167,8 +170,8 @@ def test_a_lost_task_is_open_for_a_day_unless_it_was_rerun(api: Api, store: Stor
     assert lost_tile(api) == ("0 in the last 24 h", "1 in total", False)
     add(store, [ended("late", 60 * 30, 60 * 60 * 7, status="LOST"), ended("gone", 20, status="LOST")])
     assert lost_tile(api) == ("2 in the last 24 h", "3 in total", True)
-    found = page(api, "/")
-    assert query(found.to("2 in the last 24 h")) == {"search": ["completed:>=1d"], "status": ["LOST"]}
+    document = page(api, "/")
+    assert query(document.to("2 in the last 24 h")) == {"search": ["completed:>=1d"], "status": ["LOST"]}
     rerun: dict[str, Any] = {"root_task_id": "again", "content": {"rerun_of": "gone"}}
     add(store, [ended("again", 10, **rerun)])
     assert lost_tile(api) == ("2 in the last 24 h", "1 rerun since · 3 in total", True)
@@ -191,14 +194,14 @@ def lost_tile(api: Api) -> tuple[str, str, bool]:
 
 
 def test_a_failure_is_one_click_away_and_says_why(api: Api, some: None) -> None:
-    found = page(api, "/")
-    links = [href for href, _ in found.links]
+    document = page(api, "/")
+    links = [href for href, _ in document.links]
     assert {f"/console/tasks/{one}" for one in ("broken", "old", "gone", "runs")} <= set(links)
     assert links.index("/console/tasks/broken") < links.index("/console/tasks/old")
-    assert "KeyError: <script>alert(1)</script>" in found.text
-    assert "the outcome is unknown" in found.text
-    assert "\u202e" not in found.text
-    assert any(about.get("data-since") for _, about in found.tags)
+    assert "KeyError: <script>alert(1)</script>" in document.text
+    assert "the outcome is unknown" in document.text
+    assert "\u202e" not in document.text
+    assert any(about.get("data-since") for _, about in document.tags)
 
 
 def tell(store: Store, numbered: int, stored: int) -> None:
@@ -211,20 +214,20 @@ def tell(store: Store, numbered: int, stored: int) -> None:
 def test_whether_the_record_is_complete(api: Api, store: Store, some: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "KEPT_SECONDS", 0)
     tell(store, 12, 12)
-    found = page(api, "/")
-    assert "The record is complete" in found.text
-    assert "All 12 events stored." in found.text
+    document = page(api, "/")
+    assert "The record is complete" in document.text
+    assert "All 12 events stored." in document.text
     tell(store, 20, 15)
-    found = page(api, "/")
-    assert "The record is not complete" in found.text
-    assert "20 events: 15 stored, 5 missing." in found.text
+    document = page(api, "/")
+    assert "The record is not complete" in document.text
+    assert "20 events: 15 stored, 5 missing." in document.text
 
 
 def test_a_tenant_sees_their_own_alone(api: Api, store: Store, some: None) -> None:
     tell(store, 20, 15)
-    found = page(api, "/", "theirs")
-    text = found.text.lower()
-    assert "/console/tasks/gone" in [href for href, _ in found.links]
+    document = page(api, "/", "theirs")
+    text = document.text.lower()
+    assert "/console/tasks/gone" in [href for href, _ in document.links]
     assert "the record is" not in text
     assert "events" not in text
     assert "keyerror" not in text
@@ -257,33 +260,33 @@ def test_another_verdict_is_another_page(
 
 
 def test_names(api: Api, some: None) -> None:
-    found = page(api, "/names")
-    assert [said for href, said in found.links if "/name?" in href] == [
+    document = page(api, "/names")
+    assert [label for href, label in document.links if "/name?" in href] == [
         "shop.charge",
         HOSTILE.replace("\u202e", "\N{REPLACEMENT CHARACTER}"),
         "shop.refund",
     ]
-    assert query(found.to("4")) == {"search": ['since:1d name:"shop.charge"']}
-    assert {"search": [f"since:1d {term('name', HOSTILE)}"]} in [query(href) for href, _ in found.links]
-    assert "Last 24 hours" in found.text
+    assert query(document.to("4")) == {"search": ['since:1d name:"shop.charge"']}
+    assert {"search": [f"since:1d {term('name', HOSTILE)}"]} in [query(href) for href, _ in document.links]
+    assert "Last 24 hours" in document.text
 
 
 @pytest.mark.every_database
 @pytest.mark.parametrize("order", names.ORDERS)
 def test_each_order_of_names(api: Api, some: None, order: str) -> None:
-    found = page(api, "/names", order=order)
-    shown = [said for href, said in found.links if "/name?" in href]
+    document = page(api, "/names", order=order)
+    shown = [label for href, label in document.links if "/name?" in href]
     assert len(shown) == 3
-    assert [about for tag, about in found.tags if tag == "th" and "aria-sort" in about]
+    assert [about for tag, about in document.tags if tag == "th" and "aria-sort" in about]
     first = {"name": HOSTILE[:8], "rate": "shop.refund", "run-p95": HOSTILE[:8]}.get(order)
     assert first is None or shown[0].startswith(first)
 
 
 @pytest.mark.every_database
 def test_a_search_of_names(api: Api, some: None) -> None:
-    found = page(api, "/names", search="name:shop.* status:LOST")
-    assert [said for href, said in found.links if "/name?" in href] == ["shop.refund"]
-    assert query(found.to("1"))["search"] == ['name:shop.* status:LOST since:1d name:"shop.refund"']
+    document = page(api, "/names", search="name:shop.* status:LOST")
+    assert [label for href, label in document.links if "/name?" in href] == ["shop.refund"]
+    assert query(document.to("1"))["search"] == ['name:shop.* status:LOST since:1d name:"shop.refund"']
     assert "No tasks match in the last 24 hours" in page(api, "/names", search="name:none.such").text
     refused = page(api, "/names", status=422, search="nokey:1")
     assert "no key 'nokey'" in refused.text
@@ -295,23 +298,23 @@ def test_a_search_of_names(api: Api, some: None) -> None:
 
 def test_what_was_not_looked_at_is_said(api: Api, some: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(names, "MAX_SCANNED", 2)
-    found = page(api, "/names")
-    assert "Of the newest 2 tasks, back to" in found.text
+    document = page(api, "/names")
+    assert "Of the newest 2 tasks, back to" in document.text
     monkeypatch.setattr(overview, "MAX_SCANNED", 48)
-    found = page(api, "/")
-    assert "sampled from the newest 2 tasks per hour." in found.text
-    assert "Counts stop" not in found.text
-    assert "Last hour: 5" in found.text
+    document = page(api, "/")
+    assert "sampled from the newest 2 tasks per hour." in document.text
+    assert "Counts stop" not in document.text
+    assert "Last hour: 5" in document.text
     monkeypatch.setattr(overview, "series", partial(series, max_counted=4))
-    found = page(api, "/")
-    assert "Counts stop at 4 tasks per hour." in found.text
-    assert "Last hour: 4 or more" in found.text
-    assert "counts by name" not in found.text
+    document = page(api, "/")
+    assert "Counts stop at 4 tasks per hour." in document.text
+    assert "Last hour: 4 or more" in document.text
+    assert "counts by name" not in document.text
     for module in (overview, overview_query):
         monkeypatch.setattr(module, "MAX_RUNNING", 1)
-    found = page(api, "/")
-    assert "The counts by name cover 1 running tasks." in found.text
-    assert "Of the 1 running tasks created first." in found.text
+    document = page(api, "/")
+    assert "The counts by name cover 1 running tasks." in document.text
+    assert "Of the 1 running tasks created first." in document.text
 
 
 def test_the_database_is_not_asked_on_the_event_loop(api: Api, some: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -329,10 +332,10 @@ def test_the_database_is_not_asked_on_the_event_loop(api: Api, some: None, monke
 
 
 def test_common_terms_are_added_to_what_was_typed(api: Api, some: None) -> None:
-    found = page(api, "/names", search="name:shop.*", order="name")
-    assert query(found.to("Last hour")) == {"search": ["name:shop.* since:1h"], "order": ["name"]}
-    found = page(api, "/names", search="name:shop.* since:1h")
-    assert query(found.to("Last hour")) == {"search": ["name:shop.* since:1h"]}
+    document = page(api, "/names", search="name:shop.*", order="name")
+    assert query(document.to("Last hour")) == {"search": ["name:shop.* since:1h"], "order": ["name"]}
+    document = page(api, "/names", search="name:shop.* since:1h")
+    assert query(document.to("Last hour")) == {"search": ["name:shop.* since:1h"]}
     assert query(page(api, "/names").to("Last day")) == {"search": ["since:1d"]}
 
 
@@ -348,20 +351,20 @@ def test_an_hour_of_names_is_the_same_within_a_minute(api: Api, some: None) -> N
 def test_a_task_without_a_name_can_be_clicked(api: Api, store: Store, name: str) -> None:
     runs = {**ended("runs", 3, status="STARTED", name=name), "completed_at": None}
     add(store, [ended("broken", 5, name=name, status="FAILURE"), ended("gone", 5, name=name, status="LOST"), runs])
-    said = [said for _, said in page(api, "/").links]
-    assert said.count("(no name)") == 4
-    assert "(no name) 1" in said
-    assert all(one.strip() for one in said)
+    labels = [labels for _, labels in page(api, "/").links]
+    assert labels.count("(no name)") == 4
+    assert "(no name) 1" in labels
+    assert all(one.strip() for one in labels)
 
 
 @pytest.mark.every_database
 def test_one_name(api: Api, some: None) -> None:
-    found = page(api, "/name", name="shop.charge")
-    links = [href for href, _ in found.links]
+    document = page(api, "/name", name="shop.charge")
+    links = [href for href, _ in document.links]
     assert {f"/console/tasks/{one}" for one in ("fine", "broken", "old", "runs", "waits")} <= set(links)
     assert "/console/tasks/gone" not in links
-    assert "1, 25 %" in found.text
-    assert query(found.to("Failures"))["search"] == ['name:"shop.charge"']
+    assert "1, 25 %" in document.text
+    assert query(document.to("Failures"))["search"] == ['name:"shop.charge"']
 
 
 @pytest.mark.every_database
@@ -369,11 +372,11 @@ def test_one_name(api: Api, some: None) -> None:
 def test_any_name_has_a_page(api: Api, store: Store, name: str) -> None:
     add(store, [ended("one", 5, name=name), ended("other", 5, name="other", status="FAILURE")])
     shown = name if name.strip() else "(no name)"
-    found = page(api, page(api, "/names").to(shown).removeprefix("/console"))
-    links = [to for to, _ in found.links]
+    document = page(api, page(api, "/names").to(shown).removeprefix("/console"))
+    links = [to for to, _ in document.links]
     assert "/console/tasks/one" in links
     assert "/console/tasks/other" not in links
-    [task] = [to for to, text in page(api, found.to("All tasks").removeprefix("/console")).links if "/tasks/" in to]
+    [task] = [to for to, text in page(api, document.to("All tasks").removeprefix("/console")).links if "/tasks/" in to]
     assert task == "/console/tasks/one"
 
 

@@ -40,8 +40,8 @@ def test_a_task_is_sent_again_and_says_by_whom(store: Store, shop: Celery, api: 
     tell(store, "old", OURS, content={"order": 17})
     page = look(api, "/tasks/old/rerun", "ours")
     assert '<form class="stack" method="post" action="/console/tasks/old/rerun">' in page
-    for said in ("Rerun by ours", "its last attempt had the routing key celery", "EUR", "Rerun now"):
-        assert said in words(page)
+    for text in ("Rerun by ours", "its last attempt had the routing key celery", "EUR", "Rerun now"):
+        assert text in words(page)
     answer = sent_form(api, "/tasks/old/rerun", "ours")
     assert answer.status_code == 303, answer.text
     match = re.fullmatch(r"/console(/tasks/old/rerun/sent)\?id=([0-9a-f-]{36})", answer.headers["location"])
@@ -72,12 +72,12 @@ def test_of_ids_that_are_numbers_the_task_of_the_page_is_sent(store: Store, shop
     number = rows(store)["a/b"].id
     tell(store, str(number), OURS, args=[2, "of the id"])
     path = path.format(number=number, own=number)
-    meant, said = (str(number), "of the id") if path.startswith("/tasks") else ("a/b", "of the row")
+    meant, argument = (str(number), "of the id") if path.startswith("/tasks") else ("a/b", "of the row")
     page = look(api, path)
     assert f"<code>{meant}</code>" in page
     assert f'href="/console{path}/rerun"' in page
     page = look(api, f"{path}/rerun")
-    assert said in words(page)
+    assert argument in words(page)
     assert f'action="/console{path}/rerun"' in page
     answer = sent_form(api, f"{path}/rerun")
     assert answer.status_code == 303, answer.text

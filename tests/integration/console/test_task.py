@@ -35,7 +35,7 @@ def test_a_task_that_failed(store: Store, api: Api) -> None:
     store.write(lines(order()))
     page = look(api, f"/tasks/{SHIP}")
     read = words(page)
-    for said in (
+    for piece in (
         "✖ FAILURE",
         "It failed with ValueError: no stock.",
         "Raised at app/shop/tasks.py:88 ship.",
@@ -47,7 +47,7 @@ def test_a_task_that_failed(store: Store, api: Api) -> None:
         "5 tasks in this workflow: ✔ SUCCESS 3 , ✖ FAILURE 2",
         "Children (1)",
     ):
-        assert said in read, said
+        assert piece in read, piece
     assert f'href="/console/tasks/{SHIP}/workflow"' in page
     assert page.count("trace_task") == 1, "only among all frames"
 
@@ -214,8 +214,8 @@ def test_what_is_not_seen_is_not_there(store: Store, api: Api) -> None:
 
 def test_the_workflow_of_others_is_not_seen(store: Store, api: Api) -> None:
     """Nor the processes, which belong to all."""
-    told = [{**one, "customer": OURS if one["id"] == SHIP else THEIRS} for one in order()]
-    store.write(lines(cast("list[Event]", told)))
+    events = [{**one, "customer": OURS if one["id"] == SHIP else THEIRS} for one in order()]
+    store.write(lines(cast("list[Event]", events)))
     read = words(look(api, f"/tasks/{SHIP}", "ours"))
     assert f"Parent {CHARGE} not recorded, or not visible to you" in read
     assert "shop.checkout" not in read
@@ -247,12 +247,12 @@ def test_what_waits_says_nothing_of_the_queues_of_others(store: Store, api: Api)
 # -- values
 
 
-def stored(store: Store, told: str) -> None:
+def stored(store: Store, document: str) -> None:
     """A task whose args are this text in the database: Python would change it."""
-    value = "CAST(:told AS JSONB)" if store.engine.dialect.name == "postgresql" else ":told"
+    value = "CAST(:document AS JSONB)" if store.engine.dialect.name == "postgresql" else ":document"
     add(store, [row("mine", customer=OURS, status="SUCCESS", completed_at=AT)])
     with store.engine.begin() as connection:
-        connection.execute(text(f"UPDATE async_task SET task_args = {value}"), {"told": told})
+        connection.execute(text(f"UPDATE async_task SET task_args = {value}"), {"document": document})
 
 
 @pytest.mark.every_database
@@ -340,10 +340,10 @@ def test_hostile_content_is_text(store: Store, api: Api) -> None:
     add(store, [row("mine", **everything)])
     add(store, [row("child", name=HOSTILE, parent_task_id="mine")])
     run = {"run_key": "0", "name": HOSTILE, "retries": 0, "redelivered": True, "end_key": "", "celery_task_id": "mine"}
-    told = {"worker": HOSTILE, "queue": HOSTILE, "outcome": "<b>", "error_type": HOSTILE, "error_message": HOSTILE}
+    texts = {"worker": HOSTILE, "queue": HOSTILE, "outcome": "<b>", "error_type": HOSTILE, "error_message": HOSTILE}
     traceback = f'  File "{HOSTILE}", line 1, in <b>\n' * 500
     with store.engine.begin() as connection:
-        connection.execute(insert(AsyncTaskAttempt), [{**run, **told, "traceback": traceback}])
+        connection.execute(insert(AsyncTaskAttempt), [{**run, **texts, "traceback": traceback}])
     for who in ("ours", "ours-read"):
         page = look(api, "/tasks/mine", who)
         assert len(page) < 1_000_000

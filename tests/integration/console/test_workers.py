@@ -51,8 +51,8 @@ def page(api: Api, who: str = "admin", status: int = 200, **parameters: Any) -> 
 
 def cells(text: str, row: str) -> list[str]:
     """The texts of a row's cells."""
-    [found] = re.findall(rf'<tr id="{row}">(.*?)</tr>', text, re.S)
-    each = re.findall(r"<td[^>]*>(.*?)</td>", found, re.S)
+    [row_html] = re.findall(rf'<tr id="{row}">(.*?)</tr>', text, re.S)
+    each = re.findall(r"<td[^>]*>(.*?)</td>", row_html, re.S)
     return [html.unescape(" ".join(re.sub(r"<[^>]*>", " ", one).split())) for one in each]
 
 

@@ -35,12 +35,12 @@ def api(store: Store) -> Iterator[Api]:
         yield made
 
 
-def asked(api: Api, task_id: str, who: str | None = "admin", headers: Any = (), **query: Any) -> Response:
+def fetched(api: Api, task_id: str, who: str | None = "admin", headers: Any = (), **query: Any) -> Response:
     return api.get(f"/console/tasks/{task_id}/workflow", who, headers, **query)
 
 
 def shown(api: Api, task_id: str, who: str | None = "admin", /, **query: Any) -> str:
-    answer = asked(api, task_id, who, **query)
+    answer = fetched(api, task_id, who, **query)
     assert answer.status_code == 200, answer.text
     return answer.text
 
@@ -58,12 +58,12 @@ def plain(text: str) -> str:
 
 def names(text: str) -> list[str]:
     """The tasks of the rows, in their order."""
-    return [found for one in rows(text) for found in re.findall(r'<a href="/console/tasks/([^"/]+)">', one)[:1]]
+    return [task_id for one in rows(text) for task_id in re.findall(r'<a href="/console/tasks/([^"/]+)">', one)[:1]]
 
 
 def links(text: str, title: str) -> list[str]:
-    found = re.findall(r'<a [^>]*href="([^"]*)"[^>]*>([^<]*)</a>', text)
-    return [html.unescape(where) for where, said in found if said == title]
+    anchors = re.findall(r'<a [^>]*href="([^"]*)"[^>]*>([^<]*)</a>', text)
+    return [html.unescape(where) for where, label in anchors if label == title]
 
 
 def follow(api: Api, link: str) -> str:
@@ -116,10 +116,10 @@ def test_a_tree_from_any_member(store: Store, api: Api) -> None:
     assert cells[1] == "shop.charge ◆ critical path ✔ SUCCESS 10 ms 360 ms 1"
     assert cells[2] == "shop.ship ◆ critical path ◀ this task ✖ FAILURE 20 ms 480 ms ValueError no stock"
     assert cells[3].startswith("shop.notify ✖ FAILURE never sent ValueError Not sent: upstream task shop.ship")
-    said = plain(text)
-    assert "✔ SUCCESS 3 ✖ FAILURE 2" in said
-    assert "Tasks 5, 1 never sent" in said
-    assert "Duration 1.0 s" in said
+    words = plain(text)
+    assert "✔ SUCCESS 3 ✖ FAILURE 2" in words
+    assert "Tasks 5, 1 never sent" in words
+    assert "Duration 1.0 s" in words
 
 
 def test_the_waterfall_says_in_words_what_it_draws(store: Store, api: Api) -> None:
@@ -200,16 +200,16 @@ def test_windows(store: Store, api: Api, monkeypatch: pytest.MonkeyPatch) -> Non
     assert 'aria-rowcount="12"' in text
     assert 'aria-rowindex="6"' in rows(text)[0]
     assert "Continues below shop.charge of earlier rows." in plain(text)
-    whole = "/console/tasks/w-00006/workflow"
-    assert links(text, "Rows 1-4") == [f"{whole}?from=0"] * 2
-    assert links(text, "Rows 9-11") == [f"{whole}?from=8"] * 2
+    address = "/console/tasks/w-00006/workflow"
+    assert links(text, "Rows 1-4") == [f"{address}?from=0"] * 2
+    assert links(text, "Rows 9-11") == [f"{address}?from=8"] * 2
     (failure,) = links(text, "To the first failure")
-    assert re.fullmatch(rf"{whole}\?from=8#r-\d+", failure)
+    assert re.fullmatch(rf"{address}\?from=8#r-\d+", failure)
     assert links(text, "To this task") == []
     text = follow(api, failure)
     assert f'id="{failure.partition("#")[2]}"' in next(one for one in rows(text) if "FAILURE" in one)
     (back,) = links(text, "To this task")
-    assert back.startswith(f"{whole}#r-")
+    assert back.startswith(f"{address}#r-")
     assert links(text, "To the first failure")[0].startswith("#r-")
     assert names(shown(api, "w-00006", **{"from": 2})) == [f"w-{number:05d}" for number in range(2, 6)]
     assert names(shown(api, "w-00006", **{"from": 999})) == names(text), "the last there is"
@@ -226,10 +226,13 @@ def test_where_nothing_failed_nobody_is_sent_there(store: Store, api: Api) -> No
 
 @pytest.mark.parametrize("view", VIEWS)
 def test_a_deep_chain(store: Store, api: Api, view: str) -> None:
-    told = [{"root_task_id": "d-000", "order_key": RAN, "status": "SUCCESS", "completed_at": START}] * 30
+    tasks = [{"root_task_id": "d-000", "order_key": RAN, "status": "SUCCESS", "completed_at": START}] * 30
     add(
         store,
-        [row(f"d-{n:03d}", **{**one, "parent_task_id": f"d-{n - 1:03d}" if n else None}) for n, one in enumerate(told)],
+        [
+            row(f"d-{n:03d}", **{**one, "parent_task_id": f"d-{n - 1:03d}" if n else None})
+            for n, one in enumerate(tasks)
+        ],
     )
     text = shown(api, "d-029", view=view)
     assert names(text) == [f"d-{n:03d}" for n in range(30)]
@@ -262,7 +265,7 @@ def test_of_a_task_with_many_attempts_the_last_ones(store: Store, api: Api, monk
     wide(store, 2)
     attempt = {"celery_task_id": "w-00001", "name": "x", "redelivered": False, "end_key": "", "outcome": "retried"}
     with store.engine.begin() as connection:
-        told = [
+        attempts = [
             {
                 **attempt,
                 "run_key": f"{n:03d}",
@@ -272,7 +275,7 @@ def test_of_a_task_with_many_attempts_the_last_ones(store: Store, api: Api, monk
             }
             for n in range(40)
         ]
-        connection.execute(insert(AsyncTaskAttempt), told)
+        connection.execute(insert(AsyncTaskAttempt), attempts)
     assert len(rows(shown(api, "w-00001", view="table"))) == 41
     monkeypatch.setattr(page, "MAX_SHOWN_RUNS", 20)
     text = shown(api, "w-00001", view="table")
@@ -290,11 +293,11 @@ def test_looking_again_costs_one_read(store: Store, api: Api, monkeypatch: pytes
     """Once it has ended; while a task is under way, the page stays the same for some seconds."""
     wide(store, 3)
     for view in VIEWS:
-        tag = {"If-None-Match": asked(api, "w-00001", view=view).headers["etag"]}
-        assert asked(api, "w-00001", headers=tag, view=view).status_code == 304
+        tag = {"If-None-Match": fetched(api, "w-00001", view=view).headers["etag"]}
+        assert fetched(api, "w-00001", headers=tag, view=view).status_code == 304
         with statements(api) as sent:
             monkeypatch.setattr(page, "floored", lambda _now, _pace: START + 90 * SECOND)
-            assert asked(api, "w-00001", headers=tag, view=view).status_code == 304
+            assert fetched(api, "w-00001", headers=tag, view=view).status_code == 304
         assert len([one for one in sent if "FROM" in one]) == 1
 
 
@@ -308,16 +311,16 @@ def test_bars_grow_while_something_is_under_way(store: Store, api: Api, monkeypa
         return now
 
     monkeypatch.setattr(page, "floored", at)
-    answer = asked(api, "w-00001", view="waterfall")
+    answer = fetched(api, "w-00001", view="waterfall")
     assert "1 m 40 s so far" in answer.text
     tag = {"If-None-Match": answer.headers["etag"]}
-    assert asked(api, "w-00001", headers=tag, view="waterfall").status_code == 304
+    assert fetched(api, "w-00001", headers=tag, view="waterfall").status_code == 304
     now += 2 * SECOND
-    answer = asked(api, "w-00001", headers=tag, view="waterfall")
+    answer = fetched(api, "w-00001", headers=tag, view="waterfall")
     assert (answer.status_code, "1 m 42 s so far" in answer.text) == (200, True)
     with store.engine.begin() as connection:
         connection.execute(update(AsyncTask).values(status="SUCCESS", completed_at=START + 9 * SECOND))
-    answer = asked(api, "w-00001", view="waterfall")
+    answer = fetched(api, "w-00001", view="waterfall")
     assert "Duration 9.0 s" in plain(answer.text)
     assert set(paces) == {2}
 
@@ -331,7 +334,7 @@ def test_of_so_many_workflows_it_is_known_how_long_they_last(
     monkeypatch.setattr(paces, "limit", 2)
     wide(store, 4)
     for number in (1, 2, 3):
-        asked(api, f"w-0000{number}")
+        fetched(api, f"w-0000{number}")
     assert [path for _, path in paces] == [f"/tasks/w-0000{number}/workflow" for number in (2, 3)]
 
 
@@ -353,9 +356,9 @@ def test_others_tasks_are_not_there(store: Store, api: Api) -> None:
     for view in VIEWS:
         assert set(names(shown(api, "mine", "ours", view=view))) == {"root", "mine"}
         assert set(names(shown(api, "foreign", "theirs", view=view))) == {"foreign"}
-        assert asked(api, "foreign", "ours", view=view).status_code == 404
-    assert asked(api, "nothing").status_code == 404
-    assert asked(api, "mine", None).status_code == 401
+        assert fetched(api, "foreign", "ours", view=view).status_code == 404
+    assert fetched(api, "nothing").status_code == 404
+    assert fetched(api, "mine", None).status_code == 401
     number = re.findall(r'id="r-(\d+)"', shown(api, "mine", "ours"))[0]
     assert set(names(shown(api, number, "ours"))) == {"root", "mine"}, "by its own number"
 
@@ -378,7 +381,7 @@ def test_others_tasks_are_not_there(store: Store, api: Api) -> None:
 )
 def test_what_is_not_understood(store: Store, api: Api, query: dict[str, str]) -> None:
     store.write(lines(order()))
-    assert asked(api, SHIP, **query).status_code == 422
+    assert fetched(api, SHIP, **query).status_code == 422
 
 
 HOSTILE = "</title><script>alert(1)</script>\"'&\u202e\u0000\x1b[31m"

@@ -126,13 +126,13 @@ def api_over(store: Store, celery: Celery | None = None, **more: Any) -> Iterato
 def is_problem(answer: Response, kind: str, status: int, parameter: str | None = None) -> str:
     """Assert that an answer is a problem of that kind; its detail."""
     assert (answer.status_code, answer.headers["content-type"]) == (status, MEDIA_TYPE), answer.text
-    said = answer.json()
+    problem = answer.json()
     expected = {"type": f"urn:problem-type:celery-asynctask:{kind}", "title": TITLES[kind], "status": status}
     if parameter is not None:
         expected["parameter"] = parameter
-    assert {name: value for name, value in said.items() if name != "detail"} == expected
-    assert said["detail"].endswith((".", "…"))
-    return str(said["detail"])
+    assert {name: value for name, value in problem.items() if name != "detail"} == expected
+    assert problem["detail"].endswith((".", "…"))
+    return str(problem["detail"])
 
 
 @contextmanager
@@ -144,10 +144,10 @@ def statements(api: Api) -> Iterator[list[str]]:
 
 def tell(store: Store, task_id: str, customer: int | None, **more: Any) -> None:
     """Store a succeeded task of a customer."""
-    told = about(HISTORIES["success"](), task_id)
+    history = about(HISTORIES["success"](), task_id)
     store.write(
         lines(
             variant(one, root=task_id, parent=None, customer=customer, **more) if one.get("asked") else one
-            for one in told
+            for one in history
         )
     )

@@ -34,8 +34,8 @@ def test_each_right_opens_its_routes_and_no_other(api: Api, right: str) -> None:
         for route in routes(task_id):
             answer = ask(api, route, f"ours-{right}")
             if route[3] != right:
-                said = is_problem(answer, "forbidden", 403)
-                assert said.startswith(f"This needs the right '{route[3]}'.")
+                detail = is_problem(answer, "forbidden", 403)
+                assert detail.startswith(f"This needs the right '{route[3]}'.")
             elif task_id != MINE and task_id in route[1]:
                 is_problem(answer, "not-found", 404)
             else:
@@ -71,9 +71,9 @@ def test_without_credentials_nothing_is_answered(one_store: Store, headers: dict
     with api_over(one_store) as api:
         for route in routes(MINE):
             answer = ask(api, route, None, headers)
-            said = is_problem(answer, "unauthenticated", 401)
+            detail = is_problem(answer, "unauthenticated", 401)
             assert answer.headers["www-authenticate"].startswith("Bearer")
-            assert "asynctask_tokens" not in said, "it is set"
+            assert "asynctask_tokens" not in detail, "it is set"
         is_problem(api.get(f"/async-tasks?token={token_of('admin')}", None), "unauthenticated", 401)
 
 
@@ -148,11 +148,11 @@ def test_members_of_another_customer_are_not_in_a_workflow(store: Store) -> None
 def test_without_their_right_values_are_left_out(api: Api) -> None:
     tasks = {MINE: "ours-read", FOREIGN: "reader", OF_NOBODY: "reader"}
     for task_id, who in tasks.items():
-        whole = api.ok(f"/async-tasks/{task_id}")
-        assert whole["result"] == {"paid": True}
+        full = api.ok(f"/async-tasks/{task_id}")
+        assert full["result"] == {"paid": True}
         shown = api.ok(f"/async-tasks/{task_id}", who)
-        assert list(shown) == [name for name in whole if name not in VALUES]
-        assert shown == {name: value for name, value in whole.items() if name not in VALUES}
+        assert list(shown) == [name for name in full if name not in VALUES]
+        assert shown == {name: value for name, value in full.items() if name not in VALUES}
         listed = api.ok("/async-tasks", who, celeryTaskId=task_id)["results"]
         assert listed == [shown]
 
@@ -166,8 +166,8 @@ def test_without_their_right_values_are_not_searched(one_store: Store, search: s
     """A caller who may search them could guess them."""
     with api_over(one_store) as api:
         for path in ("/async-tasks", "/async-tasks/stats"):
-            said = is_problem(api.get(path, "ours-read", search=search), "forbidden", 403, "search")
-            assert "payloads" in said
+            detail = is_problem(api.get(path, "ours-read", search=search), "forbidden", 403, "search")
+            assert "payloads" in detail
             assert api.get(path, "ours", search=search).status_code == 200
         answer = api.post("/async-tasks/purge", "ours-purge", olderThan="1d", search=search)
         assert "payloads" in is_problem(answer, "forbidden", 403, "search")

@@ -20,7 +20,7 @@ from tests.waiting import wait_for
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "logged"),
     [
         ({"task_always_eager": True}, "task_always_eager is set"),
         ({"asynctask_enabled": False}, "asynctask_enabled is False"),
@@ -29,14 +29,14 @@ from tests.waiting import wait_for
     ids=["eager", "off", "imports"],
 )
 def test_what_the_server_is_not_set_up_for(
-    store: Store, shop: Celery, settings: dict[str, Any], told: str, caplog: pytest.LogCaptureFixture
+    store: Store, shop: Celery, settings: dict[str, Any], logged: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The setup itself is in the log alone."""
     tell(store, "old", OURS)
     with api_over(store, shop, **settings) as api:
-        said = is_problem(api.post("/async-tasks/old/rerun", "ours"), "refused", 409)
-    assert said == "This server is not set up to rerun tasks. Its log says why."
-    assert told in caplog.text
+        detail = is_problem(api.post("/async-tasks/old/rerun", "ours"), "refused", 409)
+    assert detail == "This server is not set up to rerun tasks. Its log says why."
+    assert logged in caplog.text
     uninstall(shop)
     assert rows(store).keys() == {"old"}
 
@@ -46,8 +46,8 @@ def test_a_broker_that_is_away(store: Store, shop: Celery, caplog: pytest.LogCap
     tell(store, "old", OURS)
     with api_over(store, shop, broker_url="redis://:secret@127.0.0.1:9/0") as api:
         answer = api.post("/async-tasks/old/rerun", "ours")
-    said = is_problem(answer, "broker-unavailable", 503)
-    assert "redis" not in said
+    detail = is_problem(answer, "broker-unavailable", 503)
+    assert "redis" not in detail
     assert answer.headers["retry-after"] == "5"
     assert "redis://:**@127.0.0.1:9/0 cannot be reached" in caplog.text
     assert "secret" not in caplog.text

@@ -109,8 +109,8 @@ def test_on_this_host_it_may_be_read(one_store: Store) -> None:
                 assert answer.status_code == 200
             else:
                 is_problem(answer, "forbidden", 403)
-        said = is_problem(api.get("/async-tasks"), "unauthenticated", 401)
-        assert "asynctask_tokens" in said, "it was sent a token and knows none"
+        detail = is_problem(api.get("/async-tasks"), "unauthenticated", 401)
+        assert "asynctask_tokens" in detail, "it was sent a token and knows none"
 
 
 @pytest.mark.parametrize(
@@ -136,8 +136,8 @@ def test_what_comes_from_elsewhere_may_not(one_store: Store, headers: dict[str, 
     """By a name of another site for this host, or by way of a proxy."""
     with api_over(one_store, loopback=True, asynctask_tokens=None) as api:
         for route in routes(MINE):
-            said = is_problem(ask(api, route, None, headers), "forbidden", 403)
-            assert "asynctask_tokens" in said
+            detail = is_problem(ask(api, route, None, headers), "forbidden", 403)
+            assert "asynctask_tokens" in detail
 
 
 @pytest.mark.parametrize("settings", [{"asynctask_tokens": TOKENS}, {"asynctask_access": by_cookie}])
@@ -165,12 +165,12 @@ def test_no_token_is_ever_logged(one_store: Store, caplog: pytest.LogCaptureFixt
     with caplog.at_level(logging.DEBUG):
         with api_over(one_store) as api:
             api.get("/async-tasks")
-            said = api.get("/async-tasks", None, {"Authorization": f"Bearer {wrong}"}).text
+            texts = api.get("/async-tasks", None, {"Authorization": f"Bearer {wrong}"}).text
             Path(one_store.settings.url.removeprefix("sqlite:///")).unlink()
         with api_over(one_store, asynctask_access=fail) as api:
-            said += api.get("/async-tasks").text
+            texts += api.get("/async-tasks").text
         with api_over(one_store) as api:
-            said += api.get("/async-tasks").text
+            texts += api.get("/async-tasks").text
     assert "There is no database file" in caplog.text, "the log is seen"
     for secret in (wrong, token_of("admin"), TOKENS["admin"]["sha256"]):
-        assert secret not in caplog.text + said
+        assert secret not in caplog.text + texts

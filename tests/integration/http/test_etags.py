@@ -48,12 +48,12 @@ def tag_of(api: Api, path: str, who: str = "admin", **parameters: Any) -> str:
 def test_who_has_it_is_told_so(api: Api, path: str) -> None:
     tag = tag_of(api, path)
     assert re.fullmatch(r'"[0-9a-f]{32}"', tag)
-    for asked in (tag, f"W/{tag}", f'"other", {tag}', f'{tag},"other"', f'W/"other",W/{tag}', "*"):
-        answer = again(api, path, asked)
-        assert (answer.status_code, answer.content, answer.headers["etag"]) == (304, b"", tag), asked
-    for asked in ('"other"', tag.strip('"'), tag[:-1], f'"x{tag[1:]}', "", "W/"):
-        answer = again(api, path, asked)
-        assert (answer.status_code, answer.headers["etag"]) == (200, tag), asked
+    for if_none_match in (tag, f"W/{tag}", f'"other", {tag}', f'{tag},"other"', f'W/"other",W/{tag}', "*"):
+        answer = again(api, path, if_none_match)
+        assert (answer.status_code, answer.content, answer.headers["etag"]) == (304, b"", tag), if_none_match
+    for if_none_match in ('"other"', tag.strip('"'), tag[:-1], f'"x{tag[1:]}', "", "W/"):
+        answer = again(api, path, if_none_match)
+        assert (answer.status_code, answer.headers["etag"]) == (200, tag), if_none_match
 
 
 def test_stars_of_what_there_is_not(api: Api) -> None:
@@ -94,11 +94,11 @@ def bring(store: Store) -> None:
     """A bundle with a task that is not stored."""
     tell(store, "imported", OURS)
     reader = Reader(store.settings.url)
-    told = bundle_of(reader, "id:imported")
+    bundle = bundle_of(reader, "id:imported")
     reader.close()
     with store.engine.begin() as connection:
         connection.execute(text("DELETE FROM async_task WHERE celery_task_id = 'imported'"))
-    import_into(store.settings.url, told)
+    import_into(store.settings.url, bundle)
 
 
 _second = Delivery(20, retries=1)
@@ -125,13 +125,13 @@ def test_whatever_changes_it_is_no_304(store: Store, api: Api, what: str, who: s
     CHANGES[what](store)
     changed = 0
     for path, old in before.items():
-        now, asked = api.get(path, who), again(api, path, old.headers["etag"], who)
+        now, polled = api.get(path, who), again(api, path, old.headers["etag"], who)
         if now.content == old.content:
-            assert asked.status_code == 304
+            assert polled.status_code == 304
         else:
             changed += 1
-            assert (asked.status_code, asked.content) == (now.status_code, now.content)
-            assert asked.headers.get("etag") != old.headers["etag"]
+            assert (polled.status_code, polled.content) == (now.status_code, now.content)
+            assert polled.headers.get("etag") != old.headers["etag"]
     assert changed, f"{what} is seen"
 
 

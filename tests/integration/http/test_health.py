@@ -75,8 +75,8 @@ def test_health_of_a_record_that_is_not(store: Store, api: Api) -> None:
     store.write([], [SourceUpdate(source, position)])
     store.note_ended("j", [], dt.timedelta(0))
     ledger = api.ok("/health")["ledger"]
-    told = {name: ledger[name] for name in ("complete", "stored", "quarantined", "dropped", "missing", "accepted")}
-    assert told == {
+    counts = {name: ledger[name] for name in ("complete", "stored", "quarantined", "dropped", "missing", "accepted")}
+    assert counts == {
         "complete": False, "stored": 4, "quarantined": 2, "dropped": {"full": 3}, "missing": 3, "accepted": 12
     }  # fmt: skip
     assert "3" in ledger["sentence"]
@@ -185,13 +185,13 @@ def asked_by_many(kept: SingleFlightCache[int], slow: Slow) -> list[Any]:
             return exc
 
     with ThreadPoolExecutor(8) as pool:
-        asked = [pool.submit(ask) for _ in range(8)]
+        calls = [pool.submit(ask) for _ in range(8)]
         wait_for(lambda: slow.calls, SECONDS, "the first call")
         waiting = kept._made
         assert waiting is not None
         wait_for(lambda: len(waiters(waiting)) == 7, SECONDS, "the others to wait for it")
         slow.may.set()
-        return [one.result(patience(SECONDS)) for one in asked]
+        return [one.result(patience(SECONDS)) for one in calls]
 
 
 def waiters(made: Any) -> list[Any]:

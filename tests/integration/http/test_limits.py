@@ -61,7 +61,7 @@ def test_more_wait_than_there_is_room_for(store: Store, monkeypatch: pytest.Monk
         assert free.wait(patience(30))
         raise RuntimeError
 
-    async def asked(api: Api) -> list[int]:
+    async def statuses(api: Api) -> list[int]:
         async def one(client: AsyncClient) -> int:
             return (await client.get(LIST, headers={"Authorization": f"Bearer {token_of(ADMIN)}"})).status_code
 
@@ -78,7 +78,7 @@ def test_more_wait_than_there_is_room_for(store: Store, monkeypatch: pytest.Monk
 
     with api_over(store) as api:
         monkeypatch.setattr(tasks, "page", page)
-        assert api.loop.run_until_complete(asked(api)) == [500] * 3 + [503] * 5
+        assert api.loop.run_until_complete(statuses(api)) == [500] * 3 + [503] * 5
         monkeypatch.undo()
         assert api.ids() == [], "the next is answered"
 
@@ -106,8 +106,8 @@ def test_a_cursor_does_not_lift_the_bound(store: Store, api: Api, monkeypatch: p
         assert len(api.ids(ordering="-startedAt", cursor=cursor)) == 10, "twice as many as at first"
     add(store, [row("one-more", started_at=START)])
     for cursor in cursors:
-        said = is_problem(api.get(LIST, ordering="-startedAt", cursor=cursor), "invalid-parameter", 422, "cursor")
-        assert "Begin with the first page" in said
+        detail = is_problem(api.get(LIST, ordering="-startedAt", cursor=cursor), "invalid-parameter", 422, "cursor")
+        assert "Begin with the first page" in detail
 
 
 @pytest.mark.every_database
@@ -115,17 +115,17 @@ def test_a_cursor_does_not_lift_the_bound(store: Store, api: Api, monkeypatch: p
 def test_a_page_of_large_values_ends_early(store: Store, api: Api, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PAGE, "MAX_CHARACTERS", 3500)
     add(store, [row(f"task-{number:02}", result="x" * 1000) for number in range(20)])
-    found: list[str] = []
+    ids: list[str] = []
     cursor: dict[str, str] = {}
     while True:
         page = api.ok(LIST, limit=limit, **cursor)
         assert len(page["results"]) <= 4
-        found += [one["celeryTaskId"] for one in page["results"]]
+        ids += [one["celeryTaskId"] for one in page["results"]]
         if page["next"] is None:
             break
         assert page["complete"] is True
         cursor = {"cursor": page["next"]}
-    assert sorted(found) == [f"task-{number:02}" for number in range(20)]
+    assert sorted(ids) == [f"task-{number:02}" for number in range(20)]
     assert len(api.ids("reader", limit=1000)) == 20, "without values all have room"
     assert len(api.ids(limit=20)) == 20, "so few have room whatever they are"
 
@@ -168,12 +168,12 @@ def test_nothing_is_set_for_a_session(store: Store) -> None:
         expected = [connection.scalar(text(f"SHOW {name}")) for name in names]
     raw = reader.engine.raw_connection()
     cursor = raw.cursor()
-    found = []
+    values = []
     for name in names:
         cursor.execute(f"SHOW {name}")
-        found.append(cursor.fetchone()[0])  # type: ignore[index]
+        values.append(cursor.fetchone()[0])  # type: ignore[index]
     raw.close()
-    assert found == expected
+    assert values == expected
     reader.close()
 
 

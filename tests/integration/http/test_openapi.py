@@ -50,9 +50,9 @@ def test_it_is_valid(document: Any, tmp_path: Path) -> None:
     assert document["openapi"].startswith("3.1.")
     schemathesis.openapi.from_dict(document).validate()
     (tmp_path / "openapi.json").write_text(json.dumps(document), encoding="utf-8")
-    told = run_generator("validate", "-i", str(tmp_path / "openapi.json"))
-    assert told.returncode == 0, told.stdout + told.stderr
-    assert "No validation issues detected" in told.stdout
+    done = run_generator("validate", "-i", str(tmp_path / "openapi.json"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "No validation issues detected" in done.stdout
     broken = {**document, "paths": {"/x": {"get": {"responses": {"200": {}}}}}}
     with pytest.raises(Exception, match="description"):
         schemathesis.openapi.from_dict(broken).validate()
@@ -106,9 +106,9 @@ def test_everything_is_described(document: Any) -> None:
 def test_every_status_is_where_it_happens(document: Any) -> None:
     always = {"401", "403", "422", "503"}
     etag = {"200", "304"}
-    found = {name: operation["responses"].keys() - always for name, operation in operations(document)}
+    statuses = {name: operation["responses"].keys() - always for name, operation in operations(document)}
     assert all(always <= operation["responses"].keys() for _, operation in operations(document))
-    assert found == {
+    assert statuses == {
         "GET /async-tasks": etag,
         "POST /async-tasks/purge": {"200", "413"},
         "GET /async-tasks/stats": etag,

@@ -63,8 +63,8 @@ def test_a_database_that_is_away(store: Store, caplog: pytest.LogCaptureFixture)
             "/health",
         ):
             answer = api.get(path)
-            said = is_problem(answer, "database-unavailable", 503)
-            assert "secret" not in said
+            detail = is_problem(answer, "database-unavailable", 503)
+            assert "secret" not in detail
             assert answer.headers["retry-after"] == "5"
         for path, body in ((f"{LIST}/ours/rerun", {}), (f"{LIST}/purge", {"olderThan": "1d"})):
             is_problem(api.post(path, **body), "database-unavailable", 503)

@@ -30,10 +30,10 @@ def old(store: Store) -> Callable[[], dict[str, set[str]]]:
             tell(store, f"{prefix}-{number}", customer)
 
     def left() -> dict[str, set[str]]:
-        found: dict[str, set[str]] = {}
+        left: dict[str, set[str]] = {}
         for task_id in rows(store):
-            found.setdefault(task_id.rpartition("-")[0], set()).add(task_id)
-        return found
+            left.setdefault(task_id.rpartition("-")[0], set()).add(task_id)
+        return left
 
     return left
 
@@ -89,10 +89,10 @@ def test_a_request_deletes_so_many_at_most(
     monkeypatch.setattr(
         purging.Purge.__init__, "__kwdefaults__", {**(purging.Purge.__init__.__kwdefaults__ or {}), "batch": 2}
     )
-    told = []
+    deleted = []
     while not (done := api.post(PATH, olderThan="1d", dryRun=False).json())["complete"]:
-        told.append(done["tasks"])
-    assert [*told, done["tasks"]] == [4, 4, 4, 3]
+        deleted.append(done["tasks"])
+    assert [*deleted, done["tasks"]] == [4, 4, 4, 3]
     assert rows(store) == {}
 
 
@@ -123,9 +123,9 @@ def test_who_deleted_how_many_is_on_record(
     assert caplog.records == []
     search = "-content.order:4711 id:ours-*"
     assert api.post(PATH, "ours", olderThan="90d", search=search, dryRun=False).json()["tasks"] == 5
-    [told] = caplog.records
-    assert (told.levelname, told.name) == ("WARNING", "celery_asynctask")
-    assert told.getMessage() == (
+    [record] = caplog.records
+    assert (record.levelname, record.name) == ("WARNING", "celery_asynctask")
+    assert record.getMessage() == (
         "'ours' deleted 5 tasks and 5 attempts over HTTP: older than 90d, found by content, id."
     )
     caplog.clear()

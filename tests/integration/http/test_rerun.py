@@ -32,12 +32,12 @@ def test_a_task_is_sent_again_and_says_by_whom(store: Store, shop: Celery, api: 
     tell(store, "old", OURS, created_by=7, created_by_name="Ada", content={"order": 17})
     answer = api.post("/async-tasks/old/rerun", "ours")
     assert answer.status_code == 201, answer.text
-    said = answer.json()
-    new = said["celeryTaskId"]
+    rerun = answer.json()
+    new = rerun["celeryTaskId"]
     queue, remarks = shop.conf.task_default_queue, ["its last attempt had the routing key celery"]
-    assert said == {"celeryTaskId": new, "rerunOf": "old", "queue": queue, "remarks": remarks}
+    assert rerun == {"celeryTaskId": new, "rerunOf": "old", "queue": queue, "remarks": remarks}
     with shop.connection_for_read() as connection:
-        queue = connection.SimpleQueue(said["queue"])
+        queue = connection.SimpleQueue(rerun["queue"])
         message = queue.get(timeout=patience(10))
         message.ack()
         queue.close()
@@ -51,8 +51,8 @@ def test_a_task_is_sent_again_and_says_by_whom(store: Store, shop: Celery, api: 
     assert row.content == {"order": 17, "rerun_of": "old", "rerun_by": "ours"}
     assert api.ok(f"/async-tasks/{new}", "ours")["content"] == row.content, "its caller reads it at once"
     is_problem(api.get(f"/async-tasks/{new}", "theirs"), "not-found", 404)
-    said = is_problem(api.post("/async-tasks/old/rerun", "ours"), "refused", 409)
-    assert f"already rerun once, last as {new}" in said
+    detail = is_problem(api.post("/async-tasks/old/rerun", "ours"), "refused", 409)
+    assert f"already rerun once, last as {new}" in detail
 
 
 @pytest.mark.parametrize("headers", [{}, {"Content-Type": "application/json"}])
@@ -105,8 +105,8 @@ def test_a_number_that_means_two_tasks_sends_neither(store: Store, shop: Celery,
     number = rows(store)["first"].id
     tell(store, str(number), THEIRS)
     other = rows(store)[str(number)].id
-    said = is_problem(api.post(f"/async-tasks/{number}/rerun", dryRun=dry), "refused", 409)
-    assert f"of the task 'first', and the Celery id of the task with the `id` {other}" in said
+    detail = is_problem(api.post(f"/async-tasks/{number}/rerun", dryRun=dry), "refused", 409)
+    assert f"of the task 'first', and the Celery id of the task with the `id` {other}" in detail
     assert rows(store).keys() == {"first", str(number)}
     for who, path, meant in (("admin", other, str(number)), ("ours", number, "first"), ("admin", "first", "first")):
         answer = api.post(f"/async-tasks/{path}/rerun", who, dryRun=dry, again=True)
@@ -115,7 +115,7 @@ def test_a_number_that_means_two_tasks_sends_neither(store: Store, shop: Celery,
 
 
 SECRET = "4111-1111-1111-1111"
-UNTOLD: dict[str, tuple[dict[str, Any], str]] = {
+HIDDEN: dict[str, tuple[dict[str, Any], str]] = {
     "redacted": ({"kwargs": {SECRET: {"$asynctask": "redacted"}}}, "its kwargs are incomplete"),
     "list": ({"args": [{SECRET: {"$asynctask": "cut"}}]}, "its args are incomplete"),
     "type": (
@@ -131,10 +131,10 @@ UNTOLD: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("case", UNTOLD)
+@pytest.mark.parametrize("case", HIDDEN)
 def test_without_the_right_to_values_a_refusal_tells_nothing_of_them(store: Store, shop: Celery, case: str) -> None:
     """No key, type or part of them; a caller with the right gets the details."""
-    more, told = UNTOLD[case]
+    more, refusal = HIDDEN[case]
     tell(store, "old", OURS, **{"args": [7] if case == "route" else [7, "é"], "kwargs": {}, **more})
 
     def route(_name: str, _args: Any, kwargs: Any, *_: Any, **__: Any) -> None:
@@ -143,8 +143,8 @@ def test_without_the_right_to_values_a_refusal_tells_nothing_of_them(store: Stor
 
     with api_over(store, shop, task_routes=[route]) as api:
         for dry in (True, False):
-            said = is_problem(api.post("/async-tasks/old/rerun", "ours-rerun", dryRun=dry), "refused", 409)
-            assert said == f"Not rerun: {told}."
+            detail = is_problem(api.post("/async-tasks/old/rerun", "ours-rerun", dryRun=dry), "refused", 409)
+            assert detail == f"Not rerun: {refusal}."
         assert SECRET in is_problem(api.post("/async-tasks/old/rerun", "ours"), "refused", 409)
 
 
@@ -155,8 +155,8 @@ def test_a_second_click(store: Store, shop: Celery, api: Api) -> None:
     first = api.post("/async-tasks/old/rerun", "ours")
     assert first.status_code == 201
     for body in ({}, {"dryRun": True}):
-        said = is_problem(api.post("/async-tasks/old/rerun", "ours", **body), "refused", 409)
-        assert said == "Not rerun: it was rerun a moment ago (`again` overrides this)."
+        detail = is_problem(api.post("/async-tasks/old/rerun", "ours", **body), "refused", 409)
+        assert detail == "Not rerun: it was rerun a moment ago (`again` overrides this)."
     assert api.post("/async-tasks/old/rerun", "ours", again=True, dryRun=True).status_code == 200
     assert api.post("/async-tasks/other/rerun", "ours").status_code == 201
     assert api.post("/async-tasks/old/rerun", "ours", again=True).status_code == 201
@@ -218,13 +218,13 @@ def test_where_earlier_reruns_were_not_looked_for(store: Store, api: Api, monkey
     tell(store, "old", OURS)
     for number in range(3):
         tell(store, f"new-{number}", OURS)
-    said = api.post("/async-tasks/old/rerun", dryRun=True).json()["remarks"]
-    assert not any("earlier reruns" in one for one in said)
+    remarks = api.post("/async-tasks/old/rerun", dryRun=True).json()["remarks"]
+    assert not any("earlier reruns" in one for one in remarks)
     monkeypatch.setattr(lookup, "MAX_SCANNED", 2)
-    said = api.post("/async-tasks/old/rerun", dryRun=True).json()["remarks"]
+    remarks = api.post("/async-tasks/old/rerun", dryRun=True).json()["remarks"]
     since = rfc3339(rows(store)["old"].created_at)
-    told = f"earlier reruns were searched among the newest 100,000 tasks of its name only, since {since}"
-    assert told in said
+    remark = f"earlier reruns were searched among the newest 100,000 tasks of its name only, since {since}"
+    assert remark in remarks
 
 
 @pytest.mark.parametrize("options", [{}, {"again": True}])
@@ -240,10 +240,10 @@ def test_arguments_that_cannot_be_serialized(
     registry.register("strict", refuse, None, "application/x-strict")
     shop.tasks["shop.charge"].serializer = "strict"
     try:
-        said = is_problem(api.post("/async-tasks/old/rerun", **options), "refused", 409)
+        detail = is_problem(api.post("/async-tasks/old/rerun", **options), "refused", 409)
     finally:
         registry.unregister("strict")
-    assert "its arguments cannot be serialized, or the app refuses to send it" in said
+    assert "its arguments cannot be serialized, or the app refuses to send it" in detail
     assert "old could not be rerun: EncodeError: not as YAML" in caplog.text
     uninstall(shop)
     assert rows(store).keys() == {"old"}
@@ -259,5 +259,5 @@ def test_a_task_that_does_not_want_it(
         raise fault
 
     monkeypatch.setattr(shop.tasks["shop.charge"], "apply_async", fail)
-    said = is_problem(api.post("/async-tasks/old/rerun"), "refused", 409)
-    assert str(fault) not in said
+    detail = is_problem(api.post("/async-tasks/old/rerun"), "refused", 409)
+    assert str(fault) not in detail

@@ -133,9 +133,9 @@ def test_attempts_that_are_too_many(store: Store, api: Api, monkeypatch: pytest.
     for limit, shown in ((2, 2), (3, 3)):
         for module in (task_query, tasks):
             monkeypatch.setattr(module, "MAX_ATTEMPTS", limit)
-        found = api.ok(f"/async-tasks/{task}/attempts")
-        assert [one["attempt"] for one in found["results"]] == list(range(1, shown + 1))
-        assert found["complete"] is (limit == 3)
+        answer = api.ok(f"/async-tasks/{task}/attempts")
+        assert [one["attempt"] for one in answer["results"]] == list(range(1, shown + 1))
+        assert answer["complete"] is (limit == 3)
 
 
 # -- workflow

@@ -114,8 +114,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 
 def test_what_no_parameter_may_be(api: Api, two: None) -> None:
     for parameters, named in REFUSED:
-        said = is_problem(api.get("/async-tasks", **parameters), "invalid-parameter", 422, named)
-        assert len(said) < 500, "what was sent is not repeated at length"
+        detail = is_problem(api.get("/async-tasks", **parameters), "invalid-parameter", 422, named)
+        assert len(detail) < 500, "what was sent is not repeated at length"
 
 
 def test_elsewhere_there_are_no_parameters(api: Api) -> None:
@@ -174,8 +174,10 @@ def test_newest_first_unless_another_order_is_asked_for(api: Api, many: list[dic
 
 def test_a_cursor_is_of_one_order(api: Api, many: list[dict[str, Any]]) -> None:
     cursor = api.ok("/async-tasks", limit=5)["next"]
-    said = is_problem(api.get("/async-tasks", cursor=cursor, ordering="createdAt"), "invalid-parameter", 422, "cursor")
-    assert "another order" in said
+    detail = is_problem(
+        api.get("/async-tasks", cursor=cursor, ordering="createdAt"), "invalid-parameter", 422, "cursor"
+    )
+    assert "another order" in detail
     assert len(api.ids(cursor=cursor)) == 32
 
 

@@ -183,14 +183,14 @@ def test_the_generated_client_reads_what_a_worker_wrote(project: Project, url: s
     failed, chained = record(project, url)
     program = compiled(project)
     with process(project, "asynctask", "serve", "--port", "0") as printed:
-        found = wait_for(lambda: re.search(r"http://[0-9.:]+", printed()), SECONDS, "the server")
-        said = json.loads(run(tmp_path, "node", str(program), found[0], token_of("admin"), failed, chained))
-    check(said, {task.celery_task_id: task for task in rows(url)}, failed, chained)
+        match = wait_for(lambda: re.search(r"http://[0-9.:]+", printed()), SECONDS, "the server")
+        output = json.loads(run(tmp_path, "node", str(program), match[0], token_of("admin"), failed, chained))
+    check(output, {task.celery_task_id: task for task in rows(url)}, failed, chained)
 
 
-def check(said: dict[str, Any], stored: dict[str, AsyncTask], failed: str, chained: str) -> None:
-    [failure] = said["failures"]["results"]
-    assert failure == said["detail"] == said["byNumber"]
+def check(output: dict[str, Any], stored: dict[str, AsyncTask], failed: str, chained: str) -> None:
+    [failure] = output["failures"]["results"]
+    assert failure == output["detail"] == output["byNumber"]
     row = stored[failed]
     assert (failure["id"], failure["celeryTaskId"], failure["name"]) == (row.id, failed, "proj.fail")
     assert (failure["status"], failure["errorType"], failure["errorMessage"]) == ("FAILURE", "ValueError", "no stock")
@@ -198,23 +198,23 @@ def check(said: dict[str, Any], stored: dict[str, AsyncTask], failed: str, chain
     assert (failure["taskArgs"], failure["content"]) == ([{"id": 2**53 - 1}], {"order": 1})
     assert failure["createdAt"] == f"{row.created_at:%Y-%m-%dT%H:%M:%S.%f}Z"
     oldest = [one.celery_task_id for one in sorted(stored.values(), key=lambda one: (one.created_at, one.id))]
-    assert (said["oldest"], said["newest"]) == (oldest, oldest[::-1])
-    assert said["unchanged"]["status"] == 304
-    attempts = said["attempts"]["results"]
+    assert (output["oldest"], output["newest"]) == (oldest, oldest[::-1])
+    assert output["unchanged"]["status"] == 304
+    attempts = output["attempts"]["results"]
     assert [(one["attempt"], one["outcome"], one["errorType"]) for one in attempts] == [
         (1, "retried", "KeyError"),
         (2, "failed", "ValueError"),
     ]
-    first, second = said["workflow"]["results"]
+    first, second = output["workflow"]["results"]
     assert (second["celeryTaskId"], second["parentTaskId"]) == (chained, first["celeryTaskId"])
-    assert (first["depth"], second["depth"], said["workflow"]["complete"]) == (0, 1, True)
-    counted = {one["name"]: (one["tasks"], one["failed"], one["retries"]) for one in said["stats"]["results"]}
+    assert (first["depth"], second["depth"], output["workflow"]["complete"]) == (0, 1, True)
+    counted = {one["name"]: (one["tasks"], one["failed"], one["retries"]) for one in output["stats"]["results"]}
     assert counted == {"proj.add": (2, 0, 0), "proj.fail": (1, 1, 1)}
-    assert said["health"]["ledger"]["complete"] is True
-    assert said["badCursor"]["status"] == 422
-    assert said["badCursor"]["problem"]["parameter"] == "cursor"
-    assert said["badCursor"]["problem"]["type"] == "urn:problem-type:celery-asynctask:invalid-parameter"
-    assert (said["notThere"]["status"], said["noToken"]["status"]) == (404, 401)
-    assert said["preview"]["rerunOf"] == failed
-    assert said["preview"]["celeryTaskId"] is None
-    assert said["counted"] == {"due": 0, "tasks": 0, "attempts": 0, "complete": True}
+    assert output["health"]["ledger"]["complete"] is True
+    assert output["badCursor"]["status"] == 422
+    assert output["badCursor"]["problem"]["parameter"] == "cursor"
+    assert output["badCursor"]["problem"]["type"] == "urn:problem-type:celery-asynctask:invalid-parameter"
+    assert (output["notThere"]["status"], output["noToken"]["status"]) == (404, 401)
+    assert output["preview"]["rerunOf"] == failed
+    assert output["preview"]["celeryTaskId"] is None
+    assert output["counted"] == {"due": 0, "tasks": 0, "attempts": 0, "complete": True}

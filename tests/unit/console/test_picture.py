@@ -37,24 +37,24 @@ RETRIED = (
 
 
 def test_a_bar_for_every_attempt_and_what_it_waited_for() -> None:
-    found = drawn(*RETRIED)
-    assert [(one.kind, one.x, one.width) for one in found.bars] == [
+    row = drawn(*RETRIED)
+    assert [(one.kind, one.x, one.width) for one in row.bars] == [
         ("queued", 0, 50),
         ("queued", 300, 100),
         ("waiting", 150, 150),
         ("ran", 400, 100),
         ("failed", 50, 100),
     ], "what did not succeed is drawn last: nothing hides it"
-    assert found.text == "from 0 on: queued 1.0 s, failed after 2.0 s, delayed 3.0 s, queued 2.0 s, ran 2.0 s"
-    assert [one.text for one in found.bars if one.kind in ("ran", "failed")] == [
+    assert row.text == "from 0 on: queued 1.0 s, failed after 2.0 s, delayed 3.0 s, queued 2.0 s, ran 2.0 s"
+    assert [one.text for one in row.bars if one.kind in ("ran", "failed")] == [
         "attempt 2 succeeded: 2.0 s, 2026-01-31T12:00:08.000000Z to 2026-01-31T12:00:10.000000Z, celery@two",
         "attempt 1 retried by TimeoutError: 2.0 s, 2026-01-31T12:00:01.000000Z to 2026-01-31T12:00:03.000000Z",
     ]
 
 
 def test_an_attempt_of_which_no_time_is_known_keeps_its_number() -> None:
-    found = drawn(run(published_at=0), run(published_at=2, started_at=4, ended_at=6, outcome="succeeded"))
-    assert [one.text[:9] for one in found.bars if one.kind == "ran"] == ["attempt 2"]
+    row = drawn(run(published_at=0), run(published_at=2, started_at=4, ended_at=6, outcome="succeeded"))
+    assert [one.text[:9] for one in row.bars if one.kind == "ran"] == ["attempt 2"]
 
 
 def test_a_bar_grows_while_it_runs() -> None:
@@ -64,16 +64,16 @@ def test_a_bar_grows_while_it_runs() -> None:
 
 
 def test_what_nobody_saw_the_end_of() -> None:
-    found = drawn(run(published_at=0, started_at=5), status="LOST", completed=9)
-    assert [one.kind for one in found.bars] == ["queued", "unknown"]
-    assert "attempt 1 outcome unknown: 4.0 s" in found.bars[-1].text
-    assert found.text.endswith("outcome unknown after 4.0 s")
+    row = drawn(run(published_at=0, started_at=5), status="LOST", completed=9)
+    assert [one.kind for one in row.bars] == ["queued", "unknown"]
+    assert "attempt 1 outcome unknown: 4.0 s" in row.bars[-1].text
+    assert row.text.endswith("outcome unknown after 4.0 s")
 
 
 def test_a_moment_can_be_seen_even_at_the_edge() -> None:
-    found = drawn(status="REVOKED", started=None, completed=20)
-    assert [(one.kind, one.x, one.width) for one in found.bars] == [("queued", 0, 1000), ("end", 998, 2)]
-    assert found.text == "from 0 on: queued 20.0 s, never started"
+    row = drawn(status="REVOKED", started=None, completed=20)
+    assert [(one.kind, one.x, one.width) for one in row.bars] == [("queued", 0, 1000), ("end", 998, 2)]
+    assert row.text == "from 0 on: queued 20.0 s, never started"
 
 
 def test_a_step_that_was_not_sent_is_empty() -> None:
@@ -98,11 +98,11 @@ def test_a_row_extends_from_its_first_bar_to_its_last() -> None:
 
 def test_of_many_attempts_the_last_ones_are_drawn() -> None:
     runs = [run(published_at=0 if n == 0 else None, started_at=n, ended_at=n + 1, outcome="retried") for n in range(18)]
-    found = drawn(*runs, limit=4)
-    assert len([one for one in found.bars if one.kind == "failed"]) + found.left_out == 18
-    assert found.left_out > 0
-    assert found.bars[-1].text.startswith("attempt 18 ")
-    assert found.text.endswith("and 6 more")
+    row = drawn(*runs, limit=4)
+    assert len([one for one in row.bars if one.kind == "failed"]) + row.left_out == 18
+    assert row.left_out > 0
+    assert row.bars[-1].text.startswith("attempt 18 ")
+    assert row.text.endswith("and 6 more")
 
 
 def test_what_is_not_seen_is_not_drawn() -> None:
@@ -122,9 +122,9 @@ def test_the_scale_spans_all_that_happened() -> None:
 
 def test_a_workflow_of_one_moment_has_a_scale() -> None:
     only = member("a", status="PENDING", started=None, completed=None, key=PLANNED)
-    found = scale([only], [], NOW)
-    assert found.length > dt.timedelta()
-    assert [one.text for one in ticks(found)] == ["0", "+1 ms"]
+    single = scale([only], [], NOW)
+    assert single.length > dt.timedelta()
+    assert [one.text for one in ticks(single)] == ["0", "+1 ms"]
     assert scale([], [], NOW).length > dt.timedelta()
 
 
@@ -141,9 +141,9 @@ def test_zoom_keeps_the_middle_and_ends_at_the_edges() -> None:
 
 
 def test_zoom_to_a_time() -> None:
-    found = WHOLE.over(START + 9 * SECOND, START + 10 * SECOND)
-    assert found.zoom == 16
-    assert 0 <= found.share(START + 9 * SECOND) < found.share(START + 10 * SECOND) <= 1
+    nearer = WHOLE.over(START + 9 * SECOND, START + 10 * SECOND)
+    assert nearer.zoom == 16
+    assert 0 <= nearer.share(START + 9 * SECOND) < nearer.share(START + 10 * SECOND) <= 1
     assert WHOLE.over(START, NOW) == WHOLE
     assert WHOLE.over(START, START).zoom == ZOOMS[-1]
 
@@ -175,10 +175,10 @@ def test_times_on_the_axis(since: float, step: float, says: str) -> None:
 )
 def test_nothing_is_drawn_outside(seconds: float, zoom: int, at: float, start: float, length: float) -> None:
     where = Scale(START, dt.timedelta(seconds=seconds), zoom, min(at, 1 - 1 / zoom))
-    found = ticks(where)
-    assert len(found) <= 6
-    assert all(0 <= one.x <= ACROSS for one in found)
-    assert len({one.text for one in found}) == len(found)
+    marks = ticks(where)
+    assert len(marks) <= 6
+    assert all(0 <= one.x <= ACROSS for one in marks)
+    assert len({one.text for one in marks}) == len(marks)
     ran = run(published_at=start, started_at=start, ended_at=start + length, outcome="succeeded")
     for one in drawn(ran, where=where, created=start).bars:
         assert one.x >= 0

@@ -101,8 +101,8 @@ def test_what_our_own_encoder_leaves_out() -> None:
     assert "cut: list of 500 items" in words(args)
     assert shown(args).missing == {"cut": 1}
     read = words(kwargs)
-    for said in ('"password": redacted', "cut: str of 1,000 characters", '"$asynctask": [', "of type set, which JSON"):
-        assert said in read
+    for piece in ('"password": redacted', "cut: str of 1,000 characters", '"$asynctask": [', "of type set, which JSON"):
+        assert piece in read
 
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{ 7*7 }}\u202e"
@@ -155,7 +155,7 @@ def test_what_cannot_be_looked_into_has_a_link(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "expected"),
+    ("given", "expected"),
     [
         ({"done": 3, "total": 12, "message": "rows"}, ("3", "12", "rows", 0.25)),
         ({"done": 3, "total": None, "message": None}, ("3", None, "", None)),
@@ -165,10 +165,10 @@ def test_what_cannot_be_looked_into_has_a_link(text: str) -> None:
         ({"done": 3, "total": "12"}, ("3", None, "", None)),
     ],
 )
-def test_progress(told: Any, expected: Any) -> None:
-    found = value.progress(json.dumps({"progress": told}))
-    assert found is not None
-    assert tuple(found[name] for name in ("done", "total", "message", "part")) == expected
+def test_progress(given: Any, expected: Any) -> None:
+    progress = value.progress(json.dumps({"progress": given}))
+    assert progress is not None
+    assert tuple(progress[name] for name in ("done", "total", "message", "part")) == expected
 
 
 @pytest.mark.parametrize(
@@ -180,9 +180,9 @@ def test_what_is_no_progress(text: str | None) -> None:
 
 
 def test_progress_beyond_all_numbers() -> None:
-    found = value.progress('{"progress": {"done": 1, "total": 1e999}}')
-    assert found is not None
-    assert found["part"] is None
+    progress = value.progress('{"progress": {"done": 1, "total": 1e999}}')
+    assert progress is not None
+    assert progress["part"] is None
 
 
 def test_a_traceback_is_folded_to_ones_own_frames() -> None:

@@ -39,9 +39,9 @@ TEXT_KEYS = {
 """Keys of the grammar, by text parameters."""
 
 
-def meaning(**asked: Any) -> ParsedSearch:
+def meaning(**parameters: Any) -> ParsedSearch:
     """The parsed search of these parameters."""
-    return parse_search(Search.model_validate(asked), NOW)
+    return parse_search(Search.model_validate(parameters), NOW)
 
 
 def outcome(read: Callable[[], Any]) -> Any:
@@ -63,8 +63,8 @@ def outcome(read: Callable[[], Any]) -> Any:
 @example(" ".join(["a"] * (MAX_TERMS + 1)))
 def test_a_search_is_what_the_command_line_understands(text: str) -> None:
     expected = outcome(lambda: parse(text, NOW).terms)
-    found = outcome(lambda: meaning(search=text).filter.terms)
-    assert found == (("search", expected) if isinstance(expected, str) else expected)
+    result = outcome(lambda: meaning(search=text).filter.terms)
+    assert result == (("search", expected) if isinstance(expected, str) else expected)
 
 
 @given(st.sampled_from(sorted(TEXT_KEYS)), TEXTS.filter(bool))
@@ -79,11 +79,11 @@ def test_a_search_is_what_the_command_line_understands(text: str) -> None:
 @example("name", "*")
 def test_a_field_is_one_text_with_wildcards(field: str, text: str) -> None:
     """Or a problem with its name. Nothing but wildcards has a meaning in it."""
-    found = outcome(lambda: meaning(**{field: text}).filter.terms)
+    result = outcome(lambda: meaning(**{field: text}).filter.terms)
     if re.search("[\0\ud800-\udfff]", text):
-        assert found[0] == Search.model_fields[field].alias
+        assert result[0] == Search.model_fields[field].alias
         return
-    [term] = found
+    [term] = result
     assert (term.key, term.path, term.negated) == (TEXT_KEYS[field], (), False), "it is nothing else"
     for value in term.values:
         if text == "*":  # any at all, as a lone asterisk is everywhere
