@@ -23,12 +23,12 @@ SHAPES = (
     *("success", "failure", "retry_then_success", "autoretry_exhausted", "ignored"),
     *("chain_of_three", "chain_fails", "group_of_two", "chord_of_two", "tasks_start_tasks"),
 )
-"""Of `tests.workers.shapes`: success, failure, retries and workflows."""
+"""Shapes of `tests.workers.shapes`: success, failure, retries and workflows."""
 OF_PREFORK = ("child_killed", "hard_time_limit")
 
 
 def run(broker: str, database: str, pool: str) -> None:
-    """One worker with one pool; raises where a row is not as it should be."""
+    """Run one worker with one pool; raises if a row is not right."""
     from tests import services
     from tests.workers.harness import Plan, World
     from tests.workers.shapes import SHAPES as ALL
@@ -49,7 +49,7 @@ def run(broker: str, database: str, pool: str) -> None:
 
 
 def releases(runs: list[str]) -> str:
-    """The releases that the runs used, beside Celery's and SQLAlchemy's."""
+    """The releases in use, besides Celery's and SQLAlchemy's."""
     used = "/".join(runs)
     names = {"redis": "redis", "rabbitmq": "amqp", "postgresql": "psycopg", "mysql": "pymysql"}
     names |= {one: one for one in ("gevent", "eventlet")}

@@ -1,8 +1,8 @@
-"""What must hold before a release: ``python -m tests.release TAG REPOSITORY NOTES`` (v1.2.3, owner/name, a file).
+"""Checks before a release: ``python -m tests.release TAG REPOSITORY NOTES`` (v1.2.3, owner/name, a file).
 
-The tag is the version of the code, CHANGELOG.md has a dated section for it and nothing that is not released, and the
-addresses in the metadata are those of the repository that releases. Writes the section into the file NOTES, or prints
-every problem and exits with 1.
+The tag must be the version of the code, CHANGELOG.md must have a dated section for it and no unreleased entries, and
+the addresses in the metadata must be those of the repository that releases. It writes the section into the file NOTES,
+or prints every problem and exits with 1.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def section(changelog: str, heading: str) -> str | None:
-    """The text below a heading of the second level that begins so, or None."""
+    """The text below a heading of the second level that matches, or None."""
     for part in re.split(r"^## ", changelog, flags=re.MULTILINE)[1:]:
         first, _, text = part.partition("\n")
         if re.fullmatch(heading, first.strip()):
@@ -30,7 +30,7 @@ def section(changelog: str, heading: str) -> str | None:
 
 
 def problems(tag: str, repository: str, version: str, changelog: str, pyproject: dict[str, Any]) -> list[str]:
-    """What keeps this tag from being released; empty: nothing."""
+    """The reasons why this tag cannot be released; empty: none."""
     faults = []
     if tag != f"v{version}":
         faults.append(f"The tag is {tag}, the version is {version}: tag v{version}, or change __version__.")

@@ -1,1 +1,1 @@
-"""The console in a real browser, over what a real worker recorded."""
+"""The console in a real browser, with the records of a real worker."""

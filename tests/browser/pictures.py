@@ -1,4 +1,4 @@
-"""``python -m tests.browser.pictures``: takes the pictures of the docs anew, of the example's records, in Chromium.
+"""``python -m tests.browser.pictures`` takes the pictures of the docs again, from the example's records, in Chromium.
 
 The example runs in a directory of its own, so that no path of a checkout is in a picture.
 """

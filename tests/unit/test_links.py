@@ -1,5 +1,5 @@
-"""Every link of the Markdown files outside of docs/ leads to a file, and to a heading in it, that is there. Sphinx
-looks at the links inside of docs/."""
+"""Every link of the Markdown files outside docs/ leads to an existing file and heading. Sphinx checks the links inside
+docs/."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from markdown_it.token import Token
 
 ROOT = Path(__file__).parents[2]
 LEFT_OUT = ("docs", "build", "dist", "node_modules", "example_worker_data", "data")
-"""Directories that Sphinx looks at, that tools make, or whose files are of others."""
+"""Directories that Sphinx checks, that tools create, or whose files belong to others."""
 
 
 def pages() -> list[str]:
-    """The Markdown files of the project, by their paths."""
+    """The Markdown files of the project, by path."""
     found = []
     for directory, below, names in os.walk(ROOT):
         below[:] = [one for one in below if one not in LEFT_OUT and (one[0] != "." or one == ".github")]
@@ -44,7 +44,7 @@ def links(path: Path) -> Iterator[str]:
 
 
 def anchors(path: Path) -> set[str]:
-    """The headings of a page, as their links are made: lower case, a hyphen for a blank, a number for a repetition."""
+    """The headings of a page as link targets: lower case, a hyphen for a blank, a number for a repetition."""
     found: set[str] = set()
     seen: Counter[str] = Counter()
     for heading, inline in pairwise(tokens(path)):
@@ -57,7 +57,7 @@ def anchors(path: Path) -> set[str]:
 
 
 def broken(path: Path) -> list[str]:
-    """Links of a page that lead nowhere here; those to other sites are not looked at."""
+    """Links of a page that lead nowhere; links to other sites are not checked."""
     found = []
     for link in links(path):
         parts = urlsplit(link)
@@ -70,7 +70,7 @@ def broken(path: Path) -> list[str]:
 
 
 def leads(target: Path, fragment: str) -> bool:
-    """Whether there is such a file in the project, and such a heading in it."""
+    """Whether the project has such a file, and the file such a heading."""
     if not target.exists() or not target.resolve().is_relative_to(ROOT.resolve()):
         return False
     return not fragment or (target.suffix == ".md" and fragment in anchors(target))

@@ -1,4 +1,4 @@
-"""What the package says of itself: its version has one place, and its metadata agrees with what CI runs."""
+"""The package's statements about itself: its version has one place, and its metadata agrees with what CI runs."""
 
 from __future__ import annotations
 

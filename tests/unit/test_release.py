@@ -1,4 +1,4 @@
-"""A tag that should not be released is not."""
+"""A tag that must not be released is refused."""
 
 from __future__ import annotations
 

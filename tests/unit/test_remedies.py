@@ -34,16 +34,16 @@ EXCEPTIONS: Final = {
     "Setting {} has the rule {}: {}": "ends with the text of a FilterError",
     "No task has the id {}": "a person sees what they typed; it names the id where the text is a number of the API",
 }
-"""Beginnings of texts without a remedy of their own, each with the reason."""
+"""Beginnings of texts without a remedy, each with the reason."""
 
 
 class Message(NamedTuple):
-    """The text of an error where it is made; ``{}`` stands for what is put into it."""
+    """The text of an error in the code; ``{}`` stands for an inserted value."""
 
     where: str
     text: str
     has_remedy: bool
-    """It is given as an argument of its own."""
+    """Whether it is given as an argument of its own."""
 
 
 def text_of(node: ast.expr) -> str:
@@ -58,7 +58,7 @@ def text_of(node: ast.expr) -> str:
 
 
 def messages(code: str, where: str = "") -> Iterator[Message]:
-    """Of all errors of ours, and of click's that are ours to word, that a module makes."""
+    """The messages of our own errors, and of click's errors that we word, in a module."""
     tree = ast.parse(code)
     kinds = OURS | CLICK
     for node in ast.walk(tree):

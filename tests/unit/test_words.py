@@ -1,4 +1,4 @@
-"""Words that docs/glossary.md says are not used do not stand where a user reads: docs, help texts, pages."""
+"""Words that docs/glossary.md bans do not stand where a user reads them: docs, help texts, pages."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from celery_asynctask.cli import asynctask
 ROOT = Path(__file__).parents[2]
 PACKAGE = Path(celery_asynctask.__file__).parent
 HEADER = ["We say", "not"]
-"""Of the table in the glossary that is read here: a word, and those that are not used for it, with commas between."""
+"""The header of the table in the glossary: a word, and the banned words for it, separated by commas."""
 MARKDOWN = MarkdownIt("commonmark").enable("table")
 
 
 def prose(tokens: list[Token]) -> Iterator[str]:
-    """What a reader of Markdown reads, piece by piece, without code; without a table that has `HEADER`."""
+    """The text of Markdown, piece by piece, without code and without a table that has `HEADER`."""
     header: list[str] | None = None
     for number, token in enumerate(tokens):
         if token.type == "table_open":
@@ -57,7 +57,7 @@ def cells(tokens: list[Token]) -> Iterator[list[str]]:
 
 
 def banned(glossary: str) -> dict[str, str]:
-    """By each word or phrase that is not used: what we say."""
+    """The right word for each banned word or phrase."""
     found: dict[str, str] = {}
     for said, others in cells(MARKDOWN.parse(glossary)):
         found.update((one.strip(), said) for one in others.split(","))
@@ -86,7 +86,7 @@ def unreleased(changelog: str) -> str:
 
 
 def texts() -> Iterator[tuple[str, str]]:
-    """Everything that a user reads, each with a name."""
+    """Everything that a user reads, each text with a name."""
     for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / ".github").glob("*.md"))]:
         if "_build" not in path.parts:
             yield str(path.relative_to(ROOT)), of_markdown(path.read_text(encoding="utf-8"))
@@ -102,7 +102,7 @@ def texts() -> Iterator[tuple[str, str]]:
 
 
 def uses(text: str, phrase: str) -> list[str]:
-    """Where a text has the phrase, in any case and across lines, with some of what is around."""
+    """The places where a text has the phrase, in any case and across lines, with some text around."""
     words = r"\s+".join(map(re.escape, phrase.split()))
     found = re.finditer(rf"(?<!\w){words}(?!\w)", text, re.IGNORECASE)
     return [" ".join(text[max(0, one.start() - 30) : one.end() + 30].split()) for one in found]

@@ -1,4 +1,4 @@
-"""An app that is recorded is still the user's: it pickles, and its own AMQP class is used."""
+"""A recorded app remains the user's: it pickles, and its own AMQP class is used."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.pace import patience
 
 
 class OwnAMQP(AMQP):
-    """Counts what is sent, in place of Celery's own cached property."""
+    """Counts sent messages, in place of Celery's own cached property."""
 
     sent = 0
 
@@ -86,7 +86,7 @@ def test_a_mock_that_recording_stands_in_for_has_its_assertions(app: Celery) -> 
 
 
 def test_a_message_with_nonsense_in_its_lineage_is_recorded(app: Celery, tmp_path: Path) -> None:
-    """It must not hold up what comes after it either."""
+    """It must not hold up what comes after it."""
     import sqlite3
 
     app.send_task("odd", root_id=["x"], parent_id={"y": 1})
@@ -101,7 +101,7 @@ def test_a_message_with_nonsense_in_its_lineage_is_recorded(app: Celery, tmp_pat
 
 
 def test_threads_that_send_the_first_tasks_at_once(tmp_path: Path) -> None:
-    """As those of a web server do, each of which installs: everything is recorded, once."""
+    """Like the threads of a web server, each of which installs: everything is recorded once."""
     threads, interval = 6, sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
@@ -135,14 +135,14 @@ def test_threads_that_send_the_first_tasks_at_once(tmp_path: Path) -> None:
 def test_what_is_chosen_while_the_whole_app_is_installed_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A thread that looks at a task meanwhile has read what was recorded before."""
+    """A thread that looks at a task meanwhile has read the recorded value before."""
     app = Celery("wider", broker="memory://", set_as_current=False)
     app.conf.update(asynctask_url=f"sqlite:///{tmp_path / 'rows.db'}", asynctask_journal_dir=tmp_path / "journal")
 
     @app.task(name="plain", shared=False)
     def plain() -> None: ...
 
-    plain.apply()  # to be known
+    plain.apply()  # so that it is known
     install(app, whole_app=False)
     instrumentation = instrumentation_of(app)
     assert instrumentation is not None

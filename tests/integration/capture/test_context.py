@@ -1,4 +1,4 @@
-"""Customer, creator and content, given around a publish and by a function; eagerly, so in this process."""
+"""Customer, creator and content, given around a publish and by a function; tasks run eagerly, so in this process."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_a_running_task_reads_its_own(make: Make) -> None:
 
 @pytest.mark.parametrize("size", [256, 2_000, 65_536])
 def test_what_a_task_says_of_itself_is_bounded_in_all(make: Make, size: int) -> None:
-    """However often it says something: what it came with stays, and the newest of what is said of it."""
+    """However often it updates its content, the initial content and the newest values stay."""
     app = make(asynctask_max_value_bytes=size)
     seen: list[Any] = []
 
@@ -142,7 +142,7 @@ def test_a_task_may_say_more_at_once_than_a_message_carries(make: Make) -> None:
 
 
 def test_the_function_of_the_configuration(make: Make) -> None:
-    """It is asked for every publish; a block and the sending task say it better."""
+    """It is called for every publish; a block and the sending task take precedence."""
     answers = iter([{"customer": 10, "created_by": 1}, {"customer": 11}, None])
     app = make(asynctask_context=lambda: next(answers))
 
@@ -233,10 +233,8 @@ def test_what_is_no_content_is_refused_where_it_is_said(make: Make, content: Any
 
 
 @pytest.mark.parametrize("content", [[("x", 1)], "", 7, Own()])
-def test_what_is_no_content_is_told_where_we_ask_for_it(
-    make: Make, content: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Once, with the task's id; what else is said is recorded."""
+def test_invalid_content_of_a_function_is_logged(make: Make, content: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Once, with the task's id; everything else is recorded."""
     errors.failures.clear()
     app = make(asynctask_context=lambda: {"content": content, "customer": 7})
 
@@ -252,7 +250,7 @@ def test_what_is_no_content_is_told_where_we_ask_for_it(
     assert stored(app) == {"runs": (7, None, None, None)}
 
 
-def test_what_is_wrong_in_a_header_that_is_given_is_told(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_fault_of_a_given_header_is_reported(make: Make, caplog: pytest.LogCaptureFixture) -> None:
     """As in an entry of beat's schedule."""
     errors.failures.clear()
     app = make()
@@ -306,7 +304,7 @@ def test_a_wrong_type_is_refused_before_anything_is_sent(fields: dict[str, Any],
 
 
 def test_content_that_no_broker_carries_is_sent_as_json(make: Make) -> None:
-    """A publish must not fail for what is said beside it."""
+    """A publish must not fail because of its context."""
     app = make()
 
     @app.task(shared=False, name="odd")
@@ -318,7 +316,7 @@ def test_content_that_no_broker_carries_is_sent_as_json(make: Make) -> None:
 
 
 def test_content_that_grows_on_its_way_arrives(make: Make) -> None:
-    """What stands for a secret is longer than the secret; and beat adds the name of its entry."""
+    """The mark for a secret is longer than the secret, and beat adds the name of its entry."""
     app = make()
 
     @app.task(shared=False, name="hides")

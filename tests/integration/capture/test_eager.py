@@ -1,4 +1,4 @@
-"""Tasks run eagerly, as test suites of applications do: recorded like any other, in the process that calls them."""
+"""Tasks that run eagerly, as in test suites of applications, are recorded like any other, in the calling process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A user without a home directory: what runs is recorded from memory, and one line of the log says so."""
+"""A user without a home directory: tasks are recorded from memory, and one line of the log says so."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.integration.rows import stored
 
 @pytest.fixture
 def _no_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As an arbitrary user id in a container has none."""
+    """Like an arbitrary user id in a container, which has none."""
 
     def unknown(_uid: int) -> None:
         raise KeyError

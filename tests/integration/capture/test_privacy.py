@@ -1,4 +1,4 @@
-"""Sensitive values are nowhere: not in the tables, not in the journal on its way there."""
+"""Sensitive values are nowhere: not in the tables, and not in the journal before that."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SECRET = "correct horse battery staple"
 
 @pytest.fixture
 def written(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """Every event as it was given to the journal."""
+    """Every event as the journal gets it."""
     written: list[bytes] = []
     append = Journal.append
 

@@ -43,7 +43,7 @@ WITHOUT = ("--without-gossip", "--without-mingle", "--without-heartbeat")
 
 
 def rows(url: str) -> list[Any]:
-    """Of each task that is over: status, arguments and result; and its attempts' starts, ends and workers."""
+    """Status, arguments and result of each task that has ended, and its attempts' starts, ends and workers."""
     engine = create_engine(url)
     columns = (AsyncTask.status, AsyncTask.task_args, AsyncTask.result, AsyncTask.started_at)
     attempt = (AsyncTaskAttempt.started_at, AsyncTaskAttempt.ended_at, AsyncTaskAttempt.worker)
@@ -53,7 +53,7 @@ def rows(url: str) -> list[Any]:
     try:
         with engine.connect() as connection:
             return list(connection.execute(joined.where(AsyncTask.completed_at.is_not(None))).all())
-    except OperationalError:  # the recorder has not made the tables yet
+    except OperationalError:  # the recorder has not created the tables yet
         return []
     finally:
         engine.dispose()
@@ -89,7 +89,7 @@ def test_a_worker_of_the_first_records_it_whole(tmp_path: Path, pool: str) -> No
 
 
 class Nothing(Task):
-    """What is registered with both."""
+    """The tasks that are registered with both."""
 
     name = "nothing"
 

@@ -1,5 +1,5 @@
-"""A Celery that calls one of the private names something else: the task runs, and all but what the name was for is
-recorded, which is said once in the log and by `doctor`."""
+"""A Celery that has renamed one of the private names: the task runs, everything is recorded except what needs the name,
+and the log (once) and `doctor` say so."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.pace import patience
 
 SOUND = [["add", "SUCCESS", 7, "[1,2]", "3"], ["last", "FAILURE", 7, "[]", None]]
 NOT_SENT = [["add", "SUCCESS", None, "[1,2]", "3"], ["last", "FAILURE", None, "[]", None]]
-"""The worker's own word; for whom the task was, its message would have said."""
+"""The event of the worker itself; the customer would have been in its message."""
 CASES = {
     "send_task_message": "amqp.send_task_message",
     "on_task_init": "loader.on_task_init",
@@ -39,7 +39,7 @@ MORE = {
     "_get_exec_options": "Task._get_exec_options",
     "__header__": "Task.__header__",
 }
-"""Empty: something public stands in for it, or this Celery has never had it, and nothing is said."""
+"""Empty: something public stands in for it, or this Celery never had it, and nothing is logged."""
 
 
 def without(name: str, directory: Path) -> dict[str, Any]:

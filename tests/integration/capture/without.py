@@ -1,7 +1,7 @@
 """``python -m tests.integration.capture.without NAME DIRECTORY``: tasks are sent, run by a worker and recorded, with a
-Celery that calls NAME (a regular expression) something else, everywhere in its source.
+Celery that has renamed NAME (a regular expression) everywhere in its source.
 
-Prints, as JSON: what the tasks returned, their rows, what was logged, and the problems that `doctor` finds.
+It prints, as JSON: the results of the tasks, their rows, the log, and the problems that `doctor` finds.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 
 class Renaming(SourceFileLoader):
-    """Loads a module whose source has another name in place of one."""
+    """Loads a module whose source has another name in place of the given one."""
 
     gone = ""
 
@@ -31,7 +31,7 @@ class Renaming(SourceFileLoader):
 
 
 class Finder:
-    """Finds Celery's and billiard's modules, to be loaded so."""
+    """Finds the modules of Celery and billiard, so that they are loaded like this."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -45,7 +45,7 @@ class Finder:
 
 
 class Kept(logging.Handler):
-    """Keeps what is logged."""
+    """Collects log messages."""
 
     def __init__(self) -> None:
         super().__init__()

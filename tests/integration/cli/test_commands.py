@@ -1,4 +1,4 @@
-"""Every command as a user starts it: a process, which prints and does what the command does in this process."""
+"""Every command as a user starts it: a process, with the output and effect of the command in this process."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ VARIES = (
     (r"\d[\d.,:TZ-]*( |m?s\b)*", "N "),
     (r" +", " "),
 )
-"""What is otherwise in each run of those that say what happens now, or make something."""
+"""Parts of the output that differ in each run of commands about the present, or of commands that create something."""
 
 
 class Case(NamedTuple):
@@ -91,7 +91,7 @@ def project(tmp_path: Path) -> Project:
 
 
 def told(ended: Ended, varies: bool) -> Ended:
-    """What can be compared of it."""
+    """The parts that can be compared."""
     texts = [ended.out, ended.err]
     for pattern, name in VARIES if varies else ():
         texts = [re.sub(pattern, name, text) for text in texts]
@@ -99,7 +99,7 @@ def told(ended: Ended, varies: bool) -> Ended:
 
 
 def tasks(path: Path) -> dict[str, dict[str, Any]]:
-    """Of each database of the project, all tasks."""
+    """All tasks of each database of the project."""
     found = {}
     for file in sorted(path.glob("*.db")):
         store = Store(Settings(url=f"sqlite:///{file}"))
@@ -128,5 +128,5 @@ def test_a_process_does_what_is_done_in_this_one(project: Project, command: str,
 
 
 def test_every_command_is_here() -> None:
-    """But for ``serve``, which goes on until it is told to end: `test_serve`."""
+    """Except ``serve``, which goes on until it is stopped: `test_serve`."""
     assert set(Commands("asynctask").list_commands(Context(Command("asynctask")))) == {*CASES, "serve"}

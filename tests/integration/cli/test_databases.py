@@ -27,10 +27,10 @@ WORDS = {
     "why": ("x",),
 }
 WITHOUT = {"doctor", "import", "openapi", "schema", "token"}
-"""What finds it out by itself, has a database of its own, or needs none."""
+"""Commands that find it out themselves, have a database of their own, or need none."""
 COMMANDS = sorted({*Commands("asynctask").list_commands(Context(Command("asynctask")))} - WITHOUT)
 WHILE_IT_IS_AWAY = {"recorder", "serve"}
-"""Wait for a database that is away, for it may come back."""
+"""Commands that wait for a database that is away, because it may come back."""
 
 
 def ends_in_a_line(project: Project, command: str, code: int, *todo: str) -> None:
@@ -99,7 +99,7 @@ def test_a_bundle_is_not_imported_into_it(tmp_path: Path) -> None:
 
 
 def test_the_recorder_has_no_other_database(tmp_path: Path) -> None:
-    """It would store nothing of what the app records."""
+    """It would store none of the events that the app records."""
     project = Project(tmp_path, asynctask_url="sqlite:///x.db")
     ended = project.run("recorder", "--once", group=("--url", "sqlite:///y.db"))
     assert (ended.code, "set asynctask_url in the app's configuration" in ended.err) == (2, True), ended

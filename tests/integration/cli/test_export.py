@@ -104,11 +104,11 @@ CELLS = {
     "a=b": "",
     "'=1": "",
 }
-"""Texts, and what stands before each in a file for spreadsheets."""
+"""Texts, with the character before each in a file for spreadsheets."""
 
 
 def test_no_cell_of_csv_is_a_formula(store: Store, project: Project, api: Api) -> None:
-    """Neither in the command's nor in the console's; a bundle has the texts as they were."""
+    """In the command's file and in the console's; a bundle has the texts unchanged."""
     add(store, [pending(f"={number}", error_message=text) for number, text in enumerate(CELLS)])
     wanted = {f"'={number}": f"{before}{text}" for number, (text, before) in enumerate(CELLS.items())}
     assert project.run("export", "--format", "csv", "-o", "tasks.csv").code == 0
@@ -157,7 +157,7 @@ def test_keys_that_the_recorder_did_not_write(store: Store, project: Project, ap
 
 @pytest.fixture
 def small(tmp_path: Path) -> Project:
-    """A project with an SQLite file with two tasks."""
+    """A project with two tasks in an SQLite file."""
     project = Project(tmp_path, asynctask_url=f"sqlite:///{tmp_path}/rows.db")
     store = Store(Settings(url=f"sqlite:///{tmp_path}/rows.db"))
     store.prepare()

@@ -1,4 +1,4 @@
-"""What commands in this process leave behind: nothing."""
+"""Commands in this process leave nothing behind."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ gc.freeze()
 
 
 def state() -> dict[str, Any]:
-    """What a command in this process could change."""
+    """Everything that a command in this process could change."""
     root = logging.getLogger()
     return {
         "apps": [app for app in _state._apps if app.main == "proj"],
@@ -83,7 +83,7 @@ def recorded(tmp_path: Path) -> Store:
 
 @pytest.mark.parametrize("words", [("rerun", "a", "--yes", "--json"), ("recorder", "--once")], ids=" ".join)
 def test_nothing_is_left(recorded: Store, tmp_path: Path, words: tuple[str, ...]) -> None:
-    """Of a project that changes what it can, and commands that record and log."""
+    """Commands of a project that changes as much as it can, and commands that record and log."""
     current = Celery("current", broker="memory://")
     project = Project(
         tmp_path, UNTIDY, asynctask_url=recorded.settings.url, asynctask_journal_dir=str(tmp_path / "journal")
@@ -104,7 +104,7 @@ def test_a_project_is_read_anew(tmp_path: Path) -> None:
         assert (ended.code, f"{name}.db" in ended.err) == (3, True), ended
 
 
-def test_what_it_raises_fails_the_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_its_exceptions_fail_the_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object) -> None:
         raise ZeroDivisionError
 

@@ -1,4 +1,4 @@
-"""`celery asynctask list` and `show` as an operator runs them: what they print, where, and how they fail."""
+"""`celery asynctask list` and `show` as an operator runs them: their output, its width, and their errors."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def fill(store: Store) -> None:
 
 
 def obeyed(text: str) -> list[str]:
-    """Characters in it that a terminal would obey."""
+    """Characters that a terminal would obey."""
     return [char for char in text if (ord(char) < 32 and char != "\n") or 127 <= ord(char) < 160 or char == "\u202e"]
 
 
@@ -217,7 +217,7 @@ def test_ids_that_find_nothing_or_too_much(small: Project) -> None:
 
 
 def test_a_database_that_cannot_be_read(store: Store, tmp_path: Path) -> None:
-    """Another version of the tables, none at all, or no server; one line each, and what to do."""
+    """Tables of another version, no tables, or no server: one line each, with what to do."""
     project = Project(tmp_path, asynctask_url=store.settings.url)
     with store.engine.begin() as connection:
         connection.execute(update(async_task_version).values(version_num="9999"))

@@ -1,4 +1,4 @@
-"""`celery asynctask purge` as an operator runs it: it looks, asks, deletes, and may be killed."""
+"""`celery asynctask purge` as an operator runs it: it previews, confirms, deletes, and may be killed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`celery asynctask recorder`: a daemon as one expects of it, which takes the work over and gives it back."""
+"""`celery asynctask recorder`: a normal daemon, which takes recording over and gives it back."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_a_directory_that_cannot_be_used(host: Host) -> None:
 
 
 def test_a_database_that_does_not_answer(host: Host) -> None:
-    """Once says that something is left; the daemon waits for it."""
+    """``--once`` says that something is left; the daemon waits for it."""
     host.configure(asynctask_url="postgresql+psycopg://u@127.0.0.1:9/d", asynctask_journal_dir=str(host.path / "other"))
     settings = Settings(url="postgresql+psycopg://u@127.0.0.1:9/d", journal_dir=host.path / "other")
     journal = Journal(settings.directory, settings.store_id)
@@ -195,7 +195,7 @@ def test_it_takes_over_and_gives_back_without_a_gap(host: Host) -> None:
 
 
 def test_a_recorder_whose_directory_was_deleted_leaves_it(host: Host) -> None:
-    """It holds a lock that nobody sees any more; another could be elected in a new directory."""
+    """It holds a lock that nobody sees any longer; another could be elected in a new directory."""
     first, second = Recorder(host.settings), Recorder(host.settings)
     first.start()
     try:

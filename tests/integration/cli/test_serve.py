@@ -48,7 +48,7 @@ def url(tmp_path: Path) -> Iterator[str]:
 
 @contextmanager
 def serving(project: Project, *arguments: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """The address of a server that runs; it is told to end, if it has not."""
+    """The address of a running server, which is stopped if it has not ended."""
     log = project.path / "serve.log"
     with log.open("w", encoding="utf-8") as output:
         command = [sys.executable, "-m", "celery", "-A", "proj", "asynctask", "serve", "--port", "0", *arguments]
@@ -76,7 +76,7 @@ def answers(address: str) -> bool:
 
 
 @pytest.mark.slow
-def test_it_serves_until_it_is_told_to_end(url: str, tmp_path: Path) -> None:
+def test_it_serves_until_it_is_stopped(url: str, tmp_path: Path) -> None:
     with serving(Project(tmp_path, asynctask_url=url)) as (address, process), client(address) as server:
         assert address.startswith("http://127.0.0.1:")
         answer = server.get("/async-tasks")

@@ -1,4 +1,4 @@
-"""``stats``, ``errors`` and ``top``: what they print, and the live view on a terminal."""
+"""``stats``, ``errors`` and ``top``: their output, and the live view on a terminal."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def project(database: str, tmp_path: Path) -> Project:
     return Project(tmp_path, asynctask_url=database)
 
 
-def test_what_they_print(project: Project) -> None:
+def test_their_output(project: Project) -> None:
     stats = project.run("stats", "since:20d", "--json")
     assert stats.code == 0, stats.err
     assert sum(one["tasks"] for one in stats.values) == TASKS
@@ -57,13 +57,13 @@ def test_what_they_print(project: Project) -> None:
 
 @pytest.fixture
 def small(tmp_path: Path) -> Project:
-    """On SQLite alone."""
+    """Only on SQLite."""
     url = f"sqlite:///{tmp_path / 'small.db'}"
     rows.fill(url, TASKS)
     return Project(tmp_path, asynctask_url=url)
 
 
-def test_more_of_what_they_print(small: Project) -> None:
+def test_more_of_their_output(small: Project) -> None:
     table = small.run("stats", "since:20d", "name:billing.*")
     assert table.lines[0].split()[:5] == ["name", "tasks", "failed", "rate", "retries"]
     assert all(line.startswith("billing.") for line in table.lines[1:])
@@ -105,7 +105,7 @@ time.tzset()
 
 @pytest.mark.parametrize("zone", ["Pacific/Auckland", "Pacific/Honolulu"])
 def test_an_app_that_sets_its_zone_when_it_is_configured(tmp_path: Path, zone: str) -> None:
-    """As Django does; at that moment a command may have looked at the clock, and a search means a day there."""
+    """As Django does; a command may already have read the clock, and a search means a day of that zone."""
     now = dt.datetime.now(dt.timezone.utc)
     there = dt.datetime(2026, 1, 1, tzinfo=ZoneInfo(zone))
     ago = {"new": there, "old": there - dt.timedelta(microseconds=1)}
@@ -146,7 +146,7 @@ def test_how_they_fail(small: Project) -> None:
 
 
 class Gate:
-    """A way to a server that can be closed, and opened again."""
+    """A connection to a server that can be closed and opened again."""
 
     def __init__(self, url: str) -> None:
         self._url = make_url(url)
@@ -162,7 +162,7 @@ class Gate:
 
     @property
     def url(self) -> str:
-        """Of the same database, through here."""
+        """The URL of the same database, through here."""
         return self._url.set(host="127.0.0.1", port=self._port).render_as_string(hide_password=False)
 
     def open(self) -> None:
@@ -179,7 +179,7 @@ class Gate:
         self._sockets.clear()
 
     def freeze(self) -> None:
-        """Let nothing through from here on, and say nothing."""
+        """Let nothing through from here on, without a reply."""
         self._flows.clear()
 
     def _accept(self, door: socket.socket) -> None:
@@ -215,7 +215,7 @@ def test_stats_on_a_narrow_terminal(small: Project, columns: int) -> None:
 
 @pytest.mark.slow
 def test_the_live_view_on_a_small_screen(small: Project) -> None:
-    """Of each list there is a task, and no count is cut."""
+    """Each list has a task, and no count is cut."""
     with Screen(small.path, "top", rows=26, columns=80) as screen:
         for text in (
             "last hour",
@@ -233,7 +233,7 @@ def test_the_live_view_on_a_small_screen(small: Project) -> None:
 @pytest.mark.slow
 @pytest.mark.every_database
 def test_the_live_view(database: str, tmp_path: Path) -> None:
-    """On servers, through an outage, and until one that takes connections does not answer."""
+    """On servers, through an outage, and until a server accepts connections without an answer."""
     rows.fill(database, TASKS)
     gate = None if database.startswith("sqlite") else Gate(database)
     project = Project(tmp_path, asynctask_url=gate.url if gate else database)
@@ -244,7 +244,7 @@ def test_the_live_view(database: str, tmp_path: Path) -> None:
             screen.wait_for("problem")
             screen.wait_for("cannot be read")
             screen.wait_for("tries")
-            screen.wait_for("✖ FAILURE")  # what was known is still there
+            screen.wait_for("✖ FAILURE")  # the last known state is still shown
             gate.open()
             screen.wait_for("updates")
             gate.freeze()

@@ -1,4 +1,4 @@
-"""`celery asynctask tree` and `why`: what they print."""
+"""`celery asynctask tree` and `why`: their output."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_why_a_step_was_not_sent(project: Project) -> None:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Project:
-    """The same in an SQLite file, for what no other database does otherwise."""
+    """The same in an SQLite file, where the database does not matter."""
     store = Store(Settings(url=f"sqlite:///{tmp_path}/records.db"))
     store.prepare()
     hostile = cast("list[Event]", [{**published(), "name": "evil\x1b[2J\nname"}])

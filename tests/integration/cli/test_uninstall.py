@@ -1,4 +1,4 @@
-"""`celery asynctask uninstall` as an operator runs it: it shows, asks, and refuses beside a worker that runs."""
+"""`celery asynctask uninstall` as an operator runs it: it previews, confirms, and refuses beside a running worker."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_a_writer_is_in_the_way(project: Project) -> None:
 
 
 def test_another_user_of_the_same_database(tmp_path: Path) -> None:
-    """Whose rights the app has not; the app's journal goes with it."""
+    """The app lacks this user's rights; the app's journal is removed with it."""
     url = "postgresql+psycopg://shop@127.0.0.1:9/shop"
     settings = Settings(url=url, journal_dir=tmp_path / "journal")
     Directory(settings.directory, settings.store_id)

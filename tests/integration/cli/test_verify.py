@@ -1,4 +1,4 @@
-"""`celery asynctask verify`: complete or not, and where what is not there went."""
+"""`celery asynctask verify`: complete or not, and what happened to missing events."""
 
 from __future__ import annotations
 
@@ -81,8 +81,8 @@ def test_all_is_stored(store: Store, journal: Journal, make_drain: MakeDrain) ->
     assert check(store, journal.path).accounts == [], "nothing to say of it"
 
 
-def test_what_is_in_the_journal(store: Store, journal: Journal, make_drain: MakeDrain) -> None:
-    """It is on its way while a recorder is elected; nobody else will store it."""
+def test_events_in_the_journal(store: Store, journal: Journal, make_drain: MakeDrain) -> None:
+    """It is under way while a recorder is being elected; nobody else will store it."""
     append(journal, *events(5))
     drain = make_drain()
     drain.work()
@@ -173,7 +173,7 @@ def test_what_the_newest_segment_says_was_dropped(store: Store, journal: Journal
 
 @pytest.mark.every_database
 def test_sources_of_other_hosts(store: Store, journal: Journal) -> None:
-    """Their journals are not seen from here, but for those whose recorder has found them gone and empty."""
+    """Their journals cannot be read here, except those whose recorder found them gone and empty."""
     add_source(store, ALL_THERE)
     add_source(store, ALL_THERE, source="other-2")
     add_source(
@@ -204,7 +204,7 @@ def test_a_source_that_knows_more_than_it_numbered_hides_no_other(store: Store) 
 
 @pytest.mark.every_database
 def test_since(store: Store, journal: Journal, make_drain: MakeDrain) -> None:
-    """By when a source was last seen; what lies in the journal here counts however old it is."""
+    """By the time when a process was last seen; events in the journal here count however old they are."""
     append(journal, *events(2))
     now = dt.datetime.now(dt.timezone.utc)
     drain = make_drain()
@@ -224,8 +224,8 @@ def test_since(store: Store, journal: Journal, make_drain: MakeDrain) -> None:
 
 
 def test_so_many_accounts_of_those_that_live_and_were_seen_last(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a fleet whose children are recycled there may be a hundred thousand; the ledger has all of them, and never
-    are many held at a time."""
+    """A fleet with recycled children may have a hundred thousand; the ledger has all of them, and never holds many at a
+    time."""
     held: list[int] = []
 
     def latest(accounts: list[Account], limit: int) -> list[Account]:
@@ -259,7 +259,7 @@ def test_silent_sources(store: Store) -> None:
     reader.close()
 
 
-def test_who_holds_a_lock(tmp_path: Path, journal: Journal) -> None:
+def test_the_holder_of_a_lock(tmp_path: Path, journal: Journal) -> None:
     append(journal, *events(1))
     [path] = journal.path.glob("*.segment")
     assert holder(path) == os.getpid()

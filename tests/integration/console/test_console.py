@@ -51,7 +51,7 @@ def post(api: Api, path: str, **fields: str) -> Response:
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_nobody_sees_a_page_who_has_not_signed_in(api: Api, path: str) -> None:
+def test_a_page_needs_a_signed_in_user(api: Api, path: str) -> None:
     answer = get(api, path, None)
     assert answer.status_code == 401
     assert ">Token</label>" in answer.text
@@ -86,7 +86,7 @@ def test_a_search_that_counts_from_now_is_made_again(api: Api, path: str, search
     assert any("async_task.created_at" in one for one in sent) is made
 
 
-def test_a_tag_is_of_who_got_it(api: Api) -> None:
+def test_a_tag_belongs_to_its_caller(api: Api) -> None:
     tag = {"If-None-Match": get(api, "/tasks").headers["etag"]}
     get(api, "/tasks", headers=tag)
     assert get(api, "/tasks", "ours", headers=tag).status_code == 200
@@ -164,7 +164,7 @@ def fetched(api: Api, path: str) -> Response:
     return answer
 
 
-def test_whoever_opens_the_address_is_led_to_it(api: Api) -> None:
+def test_the_root_address_leads_to_it(api: Api) -> None:
     answer = api.ask("GET", "/", None)
     assert (answer.status_code, answer.headers["location"]) == (307, "/console/")
 
@@ -282,7 +282,7 @@ def test_a_low_rate_is_per_day(rate: float, shown: str) -> None:
     assert per_minute(rate) == shown
 
 
-def test_what_else_was_asked_for_stays_where_a_search_is_refused(api: Api) -> None:
+def test_other_parameters_stay_where_a_search_is_refused(api: Api) -> None:
     page = get(api, "/tasks?search=nonsense:1&status=FAILURE&ordering=createdAt&limit=25&columns=trace").text
     assert '<input type="hidden" name="status" value="FAILURE">' in page
     assert '<option value="createdAt" selected>' in page
@@ -302,7 +302,7 @@ def test_a_file_has_all_rows_however_large_their_values(
     assert len(get(api, "/tasks.ndjson?limit=100").text.splitlines()) == 100
 
 
-def test_tenants_see_and_count_their_own(api: Api) -> None:
+def test_customers_see_and_count_their_own(api: Api) -> None:
     page = get(api, "/tasks", "ours").text
     assert len(ROWS.findall(page)) == 1
     assert "SUCCESS 1" in re.sub(r"<[^>]+>", "", page)

@@ -107,7 +107,7 @@ def test_a_search_is_kept_on_the_way(store: Store, api: Api) -> None:
     assert (count, tasks(api, url)) == (1, ["late"])
 
 
-def test_what_a_tenant_sees(store: Store, api: Api) -> None:
+def test_tasks_that_a_customer_sees(store: Store, api: Api) -> None:
     add(
         store,
         [failed("ours", 1), failed("theirs", 2, customer=THEIRS, error_type="Secret"), failed("no", customer=None)],
@@ -141,7 +141,7 @@ def test_orders(store: Store, api: Api) -> None:
     }
 
 
-def test_what_was_not_looked_at_is_said(store: Store, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bound_of_a_search_is_shown(store: Store, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     add(store, [failed(f"id-{number}", number) for number in range(5)])
     monkeypatch.setattr(errors, "SCANNED", (3, 10_000))
     text = page(api)
@@ -180,7 +180,7 @@ def test_empty_refused_and_forbidden(store: Store, api: Api) -> None:
     assert "sort must be one of count, last, first, or left out; &#39;x&#39; is not." in page(api, status=422, sort="x")
 
 
-def test_it_is_asked_for_once(store: Store, api: Api) -> None:
+def test_it_is_computed_once(store: Store, api: Api) -> None:
     add(store, [failed("a")])
     tag = api.get("/console/errors").headers["etag"]
     assert api.get("/console/errors", headers={"If-None-Match": tag}).status_code == 304

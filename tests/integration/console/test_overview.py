@@ -142,7 +142,7 @@ def test_an_empty_store_greets_a_newcomer(api: Api) -> None:
     assert "No tasks created in the last 24 hours." in page(api, "/names").text
 
 
-def test_an_empty_store_tells_a_tenant_nothing_of_processes(api: Api) -> None:
+def test_an_empty_store_shows_a_customer_no_processes(api: Api) -> None:
     document = page(api, "/", "ours")
     assert "No tasks of your customers" in document.text
     assert "process" not in document.text.lower()
@@ -223,7 +223,7 @@ def test_whether_the_record_is_complete(api: Api, store: Store, some: None, monk
     assert "20 events: 15 stored, 5 missing." in document.text
 
 
-def test_a_tenant_sees_their_own_alone(api: Api, store: Store, some: None) -> None:
+def test_a_customer_sees_only_their_own(api: Api, store: Store, some: None) -> None:
     tell(store, 20, 15)
     document = page(api, "/", "theirs")
     text = document.text.lower()
@@ -237,7 +237,7 @@ def test_a_tenant_sees_their_own_alone(api: Api, store: Store, some: None) -> No
     assert "/console/tasks/fine" not in str(page(api, "/name", "theirs", name="shop.charge").links)
 
 
-def test_who_has_a_page_is_told_so(api: Api, some: None) -> None:
+def test_a_caller_that_has_a_page_gets_not_modified(api: Api, some: None) -> None:
     for path in ("/", "/names", "/name?name=shop.charge"):
         again = {"If-None-Match": api.ask("GET", f"/console{path}").headers["etag"]}
         assert api.ask("GET", f"/console{path}", headers=again).status_code == 304
@@ -296,7 +296,7 @@ def test_a_search_of_names(api: Api, some: None) -> None:
     page(api, "/names", status=422, limit="5")
 
 
-def test_what_was_not_looked_at_is_said(api: Api, some: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bound_of_a_search_is_shown(api: Api, some: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(names, "MAX_SCANNED", 2)
     document = page(api, "/names")
     assert "Of the newest 2 tasks, back to" in document.text
@@ -317,7 +317,7 @@ def test_what_was_not_looked_at_is_said(api: Api, some: None, monkeypatch: pytes
     assert "Of the 1 running tasks created first." in document.text
 
 
-def test_the_database_is_not_asked_on_the_event_loop(api: Api, some: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_database_is_not_queried_on_the_event_loop(api: Api, some: None, monkeypatch: pytest.MonkeyPatch) -> None:
     make = Caller.__dict__["reader"].func
 
     def reader(caller: Caller) -> Any:

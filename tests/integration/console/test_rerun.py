@@ -16,7 +16,7 @@ from tests.integration.rows import rows
 
 
 @pytest.mark.parametrize("who", ["ours", "ours-read"])
-def test_only_who_may_is_offered_to_send_it_again(store: Store, api: Api, who: str) -> None:
+def test_only_callers_with_the_right_are_offered_a_rerun(store: Store, api: Api, who: str) -> None:
     tell(store, "mine", OURS)
     may = who == "ours"
     assert ("/tasks/mine/rerun" in look(api, "/tasks/mine", who)) == may
@@ -26,7 +26,7 @@ def test_only_who_may_is_offered_to_send_it_again(store: Store, api: Api, who: s
         look(api, "/tasks/mine/rerun/sent", who, 403, id="x")
 
 
-def test_who_may_not_read_sees_none_of_its_pages(store: Store, api: Api) -> None:
+def test_callers_without_the_right_to_read_see_no_page(store: Store, api: Api) -> None:
     """But may rerun it over the API."""
     tell(store, "mine", OURS)
     look(api, "/tasks/mine/rerun", "ours-rerun", 403)
@@ -36,7 +36,7 @@ def test_who_may_not_read_sees_none_of_its_pages(store: Store, api: Api) -> None
 
 
 @pytest.mark.every_database
-def test_a_task_is_sent_again_and_says_by_whom(store: Store, shop: Celery, api: Api) -> None:
+def test_a_rerun_names_its_caller(store: Store, shop: Celery, api: Api) -> None:
     tell(store, "old", OURS, content={"order": 17})
     page = look(api, "/tasks/old/rerun", "ours")
     assert '<form class="stack" method="post" action="/console/tasks/old/rerun">' in page

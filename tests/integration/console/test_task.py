@@ -171,7 +171,7 @@ def test_another_name_of_a_task_leads_to_its_page(store: Store, api: Api) -> Non
     assert "no parameter" in look(api, "/tasks/7", status=422, other="1")
 
 
-def test_where_ids_are_numbers_each_task_has_a_page_of_its_own(store: Store, api: Api) -> None:
+def test_tasks_whose_ids_are_numbers_have_pages_of_their_own(store: Store, api: Api) -> None:
     """A task whose id cannot be in a path has its row number there, which is the Celery id of another."""
     add(store, [row("a/b", task_args=["of the row"])])
     with store.engine.connect() as connection:
@@ -203,7 +203,7 @@ def test_a_link_to_a_task_that_is_gone_leads_to_no_other(store: Store, api: Api)
     assert urlsplit(link).path == "/task"
 
 
-def test_what_is_not_seen_is_not_there(store: Store, api: Api) -> None:
+def test_unseen_tasks_do_not_exist(store: Store, api: Api) -> None:
     tell(store, "mine", OURS)
     for path in ("/tasks/mine", "/tasks/min", "/tasks/mine/rerun"):
         look(api, path, "theirs", 404)
@@ -222,7 +222,7 @@ def test_the_workflow_of_others_is_not_seen(store: Store, api: Api) -> None:
     assert "tasks in this workflow" not in read
 
 
-def test_processes_are_for_who_sees_all(store: Store, api: Api) -> None:
+def test_processes_are_for_callers_who_see_all(store: Store, api: Api) -> None:
     run = Delivery(2)
     store.write(lines(about([published(customer=OURS), run.started(3, customer=OURS)], "runs")))
     unnoted = "The process that ran it is not recorded."

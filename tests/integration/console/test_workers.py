@@ -91,7 +91,7 @@ def test_the_equation(store: Store, api: Api) -> None:
     assert "Not complete: of 1,246 events of 2 processes, 3 missing (web1)" in text
 
 
-def test_what_lies_in_the_journal(store: Store, api: Api, journal: Journal, make_drain: MakeDrain) -> None:
+def test_files_in_the_journal(store: Store, api: Api, journal: Journal, make_drain: MakeDrain) -> None:
     append(journal, *(cast("Event", {**published(), "id": f"task-{number}"}) for number in range(3)))
     text = page(api)
     [new] = rows(text)
@@ -209,7 +209,7 @@ def test_what_is_kept(store: Store, api: Api) -> None:
         assert "has the rule &#39;no:such&#39;" in page(other)
 
 
-def test_a_tenant_sees_no_process(store: Store, api: Api) -> None:
+def test_a_customer_sees_no_process(store: Store, api: Api) -> None:
     process(store, "secret", host="secret.example", last_seen_at=now())
     run(store, "ours", "STARTED", {"source": "secret"}, customer=42)
     with statements(api) as sent:

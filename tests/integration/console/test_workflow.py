@@ -217,7 +217,7 @@ def test_windows(store: Store, api: Api, monkeypatch: pytest.MonkeyPatch) -> Non
     assert f'id="{links(table, "To the first failure")[0].removeprefix("#")}"' in table
 
 
-def test_where_nothing_failed_nobody_is_sent_there(store: Store, api: Api) -> None:
+def test_without_failures_there_is_no_link_to_them(store: Store, api: Api) -> None:
     store.write(lines(of("well", ran("shop.well", 0, 1, 2), "well")))
     text = shown(api, "well")
     assert links(text, "To the first failure") == []
@@ -289,7 +289,7 @@ def test_of_a_task_with_many_attempts_the_last_ones(store: Store, api: Api, monk
     assert "the first 10 attempts are left out" in text
 
 
-def test_looking_again_costs_one_read(store: Store, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refresh_costs_one_read(store: Store, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once it has ended; while a task is under way, the page stays the same for some seconds."""
     wide(store, 3)
     for view in VIEWS:

@@ -45,7 +45,7 @@ def tag_of(api: Api, path: str, who: str = "admin", **parameters: Any) -> str:
 
 @pytest.mark.usefixtures("one_minute")
 @pytest.mark.parametrize("path", READ)
-def test_who_has_it_is_told_so(api: Api, path: str) -> None:
+def test_a_caller_that_has_it_gets_not_modified(api: Api, path: str) -> None:
     tag = tag_of(api, path)
     assert re.fullmatch(r'"[0-9a-f]{32}"', tag)
     for if_none_match in (tag, f"W/{tag}", f'"other", {tag}', f'{tag},"other"', f'W/"other",W/{tag}', "*"):
@@ -221,7 +221,7 @@ def asking(one_store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Asked]
     reader.close()
 
 
-def test_who_read_an_older_revision_forgets_nothing_of_the_newer(asking: Asked) -> None:
+def test_a_reader_of_an_older_revision_keeps_the_newer_values(asking: Asked) -> None:
     tags: list[str] = []
 
     def is_overtaken() -> int:
@@ -250,7 +250,7 @@ def test_a_database_that_was_set_back_has_other_answers_at_the_same_revisions(as
     assert asking.is_made("c", tag)
 
 
-def test_where_nobody_counts_it_is_made_each_time(store: Store, api: Api) -> None:
+def test_without_a_revision_it_is_computed_each_time(store: Store, api: Api) -> None:
     """The table was emptied: kept tags do not count then."""
     tag = tag_of(api, LIST)
     again(api, LIST, tag)

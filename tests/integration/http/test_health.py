@@ -204,7 +204,7 @@ def test_one_makes_it_for_all_who_ask_meanwhile() -> None:
     assert asked_by_many(SingleFlightCache(), slow) == [1] * 8
 
 
-def test_a_failure_is_told_to_those_who_waited_and_not_kept() -> None:
+def test_a_failure_reaches_those_who_waited_and_is_not_kept() -> None:
     slow, kept = Slow(), SingleFlightCache[int]()
     slow.error = StoreError("away")
     assert asked_by_many(kept, slow) == [slow.error] * 8

@@ -43,7 +43,7 @@ def attempts(store: Store) -> int:
         return connection.scalar(select(func.count()).select_from(AsyncTaskAttempt)) or 0
 
 
-def test_a_purge_only_counts_unless_it_is_told(store: Store, api: Api, old: Callable[[], Any]) -> None:
+def test_a_purge_only_counts_unless_confirmed(store: Store, api: Api, old: Callable[[], Any]) -> None:
     assert api.post(PATH, "ours", olderThan="1d").json() == {"due": 5, "tasks": 0, "attempts": 0, "complete": True}
     assert api.post(PATH, "ours", olderThan="90y").json() == {"due": 0, "tasks": 0, "attempts": 0, "complete": True}
     assert len(rows(store)) == 15
@@ -115,7 +115,7 @@ def test_a_dry_run_looks_at_so_many_at_most(
     assert len(rows(store)) == 10
 
 
-def test_who_deleted_how_many_is_on_record(
+def test_a_purge_is_logged_with_its_caller_and_count(
     store: Store, api: Api, old: Callable[[], Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     """With the keys of the search, but not its values."""

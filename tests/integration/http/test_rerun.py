@@ -28,7 +28,7 @@ lookup = sys.modules["celery_asynctask.queries.reruns"]
 
 
 @pytest.mark.every_database
-def test_a_task_is_sent_again_and_says_by_whom(store: Store, shop: Celery, api: Api) -> None:
+def test_a_rerun_names_its_caller(store: Store, shop: Celery, api: Api) -> None:
     tell(store, "old", OURS, created_by=7, created_by_name="Ada", content={"order": 17})
     answer = api.post("/async-tasks/old/rerun", "ours")
     assert answer.status_code == 201, answer.text
@@ -194,7 +194,7 @@ def api_like(api: Api) -> Iterator[Api]:
 
 
 @pytest.mark.usefixtures("not_stored")
-def test_what_was_not_sent_may_be_sent_at_once(
+def test_a_rerun_that_was_not_sent_may_be_sent_at_once(
     store: Store, shop: Celery, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """But a task that was rerun stays so, even if another rerun fails."""

@@ -167,7 +167,7 @@ def test_each_order_to_its_end(api: Api, many: list[dict[str, Any]], ordering: s
         assert {(page["complete"], page["lookedBackTo"]) for page in pages} == {(True, None)}
 
 
-def test_newest_first_unless_another_order_is_asked_for(api: Api, many: list[dict[str, Any]]) -> None:
+def test_newest_first_unless_another_order_is_requested(api: Api, many: list[dict[str, Any]]) -> None:
     assert api.ids() == api.ids(ordering="-createdAt")
     assert api.ids() != api.ids(ordering="createdAt")
 

@@ -1,5 +1,5 @@
-"""A client of ours as others have it: generated from the document, compiled by TypeScript, run by Node, asking a server
-about what a real worker left."""
+"""A client as users have it: generated from the document, compiled by TypeScript, run by Node, for the rows of a real
+worker."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def need_node() -> None:
 
 @contextmanager
 def process(project: Project, *arguments: str) -> Iterator[Callable[[], str]]:
-    """``celery -A proj <arguments>`` while the block runs, ended warmly; what it has printed so far."""
+    """``celery -A proj <arguments>`` while the block runs, then stopped warmly; yields its output so far."""
     log = project.path / f"{arguments[0]}-{arguments[1]}.log"
     with log.open("wb") as output:
         running = subprocess.Popen(
@@ -119,7 +119,7 @@ def project(url: str, tmp_path: Path) -> Iterator[Project]:
         asynctask_flush_interval=0.1,
         asynctask_tokens={"admin": grant("admin")},
     )
-    with Connection(broker) as connection:  # bindings that the worker made, and what it left
+    with Connection(broker) as connection:  # the worker's bindings and remaining messages
         connection.default_channel.queue_delete(queue)
 
 
@@ -135,7 +135,7 @@ def rows(url: str) -> list[AsyncTask]:
 
 
 def record(project: Project, url: str) -> list[str]:
-    """Run some tasks; ids of one that failed, and of the last of a chain."""
+    """Run some tasks; returns the ids of a failed one and of the last one of a chain."""
     with process(project, "worker", "-c2", "-l", "INFO", "--without-gossip", "--without-mingle") as printed:
         wait_for(lambda: " ready." in printed(), SECONDS, "the worker")
         sent = subprocess.run(
@@ -156,7 +156,7 @@ def record(project: Project, url: str) -> list[str]:
 
 
 def compiled(project: Project) -> Path:
-    """The program with a client of what ``celery asynctask openapi`` prints."""
+    """The program, with a client for the output of ``celery asynctask openapi``."""
     printed = project.run("openapi")
     assert printed.code == 0, printed.err
     client = generate(json.loads(printed.out), project.path, SINGLE)

@@ -1,4 +1,4 @@
-"""The journal directory: who may use it, who records from it, and what lies in it."""
+"""The journal directory: who may use it, who records from it, and its files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "state" / "journal"
 
 
-# -- who may use it ------------------------------------------------------------------
+# -- permissions ---------------------------------------------------------------------
 
 
 def test_a_symbolic_link_is_refused(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_another_store_is_refused(path: Path) -> None:
 
 
 def test_a_store_that_comes_in_between(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another process claims the directory after this one has seen that nobody has."""
+    """Another process claims the directory after this one has seen that it is free."""
     flock = fcntl.flock
 
     def other_first(handle: int, lock: int) -> None:
@@ -81,7 +81,7 @@ def test_a_store_that_comes_in_between(path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_stores_that_come_at_once(path: Path) -> None:
-    """One of them gets the directory, whoever is first."""
+    """One of them gets the directory, whichever is first."""
     path.mkdir(parents=True)
 
     def claim(number: int) -> bool:
@@ -165,7 +165,7 @@ def test_the_lock_of_a_killed_recorder_is_free(path: Path) -> None:
         os.close(handle)
 
 
-# -- what lies in it -----------------------------------------------------------------
+# -- its files -----------------------------------------------------------------------
 
 
 def test_only_segments_are_listed_in_order(path: Path) -> None:
@@ -198,8 +198,8 @@ def test_quarantine_follows_no_link(path: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("look", [is_being_written, holder], ids=lambda look: look.__name__)
-def test_who_looks_is_not_seen(path: Path, look: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two who look at the same file of a dead process at the same time."""
+def test_a_look_is_not_seen(path: Path, look: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes look at the same file of a dead process at the same time."""
     path.mkdir(parents=True)
     segment = path / "dead.000001.segment"
     segment.touch()
@@ -218,12 +218,12 @@ def test_who_looks_is_not_seen(path: Path, look: Callable[[Path], object], monke
 
 @pytest.mark.parametrize("look", [is_being_written, holder], ids=lambda look: look.__name__)
 def test_nobody_writes_what_is_not_there(path: Path, look: Callable[[Path], object]) -> None:
-    """A segment that was stored and removed, or a directory that nobody has claimed."""
+    """A segment that was stored and removed, or an unclaimed directory."""
     assert not look(path / "gone.000001.segment")
 
 
-def test_who_looks_keeps_nobody_from_writing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A segment has its name only when it is locked."""
+def test_a_look_does_not_keep_others_from_writing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A segment gets its name only once it is locked."""
     flock = fcntl.flock
     names: list[str] = []
 
@@ -241,7 +241,7 @@ def test_who_looks_keeps_nobody_from_writing(path: Path, monkeypatch: pytest.Mon
     journal.close()
 
 
-def test_who_looks_delays_an_election_and_a_claim_by_a_turn(path: Path) -> None:
+def test_a_look_delays_an_election_and_a_claim_by_a_turn(path: Path) -> None:
     directory = Directory(path, STORE)
     for take, name in ((directory.elect, LOCK_NAME), (directory.claim, CLAIM_NAME)):
         looking = os.open(path / name, os.O_RDONLY | os.O_CREAT, 0o600)

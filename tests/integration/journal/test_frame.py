@@ -1,4 +1,4 @@
-"""Reading segments: on from where it stopped, whatever their end looks like."""
+"""Reading segments: it goes on where it stopped, whatever their ends look like."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_read_on_from_where_it_stopped(segment: Segment, limit: int) -> None:
 
 @pytest.mark.parametrize("size", [1, 7, 100, 101])
 def test_read_in_small_parts(segment: Segment, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An event that is longer than what is read at a time is read whole."""
+    """An event that is longer than one read is read completely."""
     monkeypatch.setattr(frame, "READ_BYTES", size)
     numbers: list[int] = []
     position = 0

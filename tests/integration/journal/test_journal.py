@@ -1,4 +1,4 @@
-"""The journal: what processes append is there, whatever becomes of them."""
+"""The journal keeps the events that processes append, whatever happens to them."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_a_fork_while_a_thread_appends_blocks_nobody(journal: Journal, path: Pat
 
 
 def test_appending_inside_of_append(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A signal handler that publishes a task may run anywhere, also here; it must not wait for itself."""
+    """A signal handler that publishes a task can run anywhere, even here; it must not wait for itself."""
     journal = Journal(path, STORE)
     pack = frame.pack
     handled: list[bool] = []
@@ -204,7 +204,7 @@ def test_closing_ends_a_segment(journal: Journal, path: Path) -> None:
 
 
 def test_a_child_that_lives_on_does_not_keep_its_parents_segment(path: Path) -> None:
-    """A lock lives as long as any copy of its descriptor: a forked child must have given its copy up."""
+    """A lock lives as long as any copy of its descriptor: a forked child must have closed its copy."""
     read_end, write_end = os.pipe()
     parent = os.fork()
     if parent == 0:

@@ -1,4 +1,4 @@
-"""A journal that cannot be written: what waits is bounded and counted, and nothing is raised."""
+"""A journal that cannot be written: waiting events are bounded and counted, and nothing is raised."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_an_unusable_directory_is_logged_once_and_what_waits_is_written_later(
 ) -> None:
     monkeypatch.setattr(writer, "RETRY_SECONDS", 0)
     path.parent.mkdir()
-    path.touch()  # something else is there
+    path.touch()  # another file is there
     assert [journal.append(b"waits") for _ in range(3)] == [False] * 3
     [message] = [record.getMessage() for record in caplog.records]
     assert "celery-asynctask cannot write to its journal in this process (producer, pid" in message
@@ -65,7 +65,7 @@ def test_memory_has_a_bound(
     limit: str,
     value: int,
 ) -> None:
-    """Beyond, events are dropped and counted; the next segment says how many."""
+    """Further events are dropped and counted; the next segment has their number."""
     monkeypatch.setattr(writer, limit, value)
     monkeypatch.setattr(writer, "RETRY_SECONDS", 0)
     path.parent.mkdir()
@@ -160,7 +160,7 @@ def test_a_segment_that_cannot_be_followed_grows(
 
 
 def test_a_process_always_holds_a_segment(journal: Journal, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By which the recorder knows that it lives: also between two segments, and while the disk is full."""
+    """So the recorder knows that it lives: also between two segments, and while the disk is full."""
     monkeypatch.setattr(writer, "SEGMENT_BYTES", 400)
     for number in range(20):
         journal.append(b"x" * 100)
@@ -187,7 +187,7 @@ def test_an_unusable_directory_is_tried_once_a_second(
 
 
 def test_a_directory_without_rights(caplog: pytest.LogCaptureFixture) -> None:
-    """As any user but root: root may do everything."""
+    """As any user except root, who may do everything."""
     directory = Path(tempfile.mkdtemp())
     nobody = 65534
 
@@ -213,7 +213,7 @@ def test_a_directory_without_rights(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_full_disk(path: Path) -> None:
-    """A write that fails, and one that succeeds in part: both events wait, and what is there is whole."""
+    """A write that fails, and one that succeeds in part: both events wait, and the journal stays intact."""
 
     def child(_number: int) -> tuple[list[bool], dict[str, int]]:
         writer.RETRY_SECONDS = 0

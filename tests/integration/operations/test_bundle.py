@@ -1,4 +1,4 @@
-"""Bundles: what leaves one database is in the other, to the letter; what is no bundle is refused by its line."""
+"""Bundles: rows that leave one database arrive in another unchanged; files that are no bundle are refused by line."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_there_and_back(store: Store, reader: Reader, tmp_path: Path) -> None:
 
 @pytest.mark.every_database
 def test_into_any_database(store: Store, reader: Reader, tmp_path: Path) -> None:
-    """As the recorder, it leaves the numbers to the database, which would give those it does not know of once more."""
+    """Like the recorder, it leaves row numbers to the database, which would otherwise assign unknown ones twice."""
     store_everything(store)
     told = bundle_of(reader)
     for number, line in enumerate(told[1:-1], 1):
@@ -90,7 +90,7 @@ def test_a_task_that_is_there_is_joined(store: Store, reader: Reader, tmp_path: 
 
 @pytest.mark.every_database
 def test_all_of_it_is_exported(store: Store, reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Page after page, on over searches that a page bounds, and not one more."""
+    """Page after page, beyond searches that a page bounds, and not one row twice."""
     monkeypatch.setattr(exporting, "MAX_ROWS", 7)
     monkeypatch.setattr(import_module("celery_asynctask.queries.search.page"), "MAX_SCANNED", 10)
     record(store, "success", *(f"a-{number:03}" for number in range(50)))
@@ -195,7 +195,7 @@ BAD: dict[str, tuple[Callable[[list[bytes]], list[bytes]], str]] = {
 
 
 def test_the_good_one_is_one(good: list[bytes]) -> None:
-    """Those below are bad for what was changed in them."""
+    """The ones below are invalid because of the change."""
     for change in (lambda same: same, changed(), in_attempt(), first_line()):
         assert [task.task["celery_task_id"] for task in bundle.read(change(good))] == ["b", "a"]
 

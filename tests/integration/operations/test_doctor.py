@@ -1,4 +1,4 @@
-"""`celery asynctask doctor`: each thing that may be wrong is found, with what to do about it."""
+"""`celery asynctask doctor` finds each possible fault, and says what to do about it."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def make_app() -> Iterator[MakeApp]:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    """A journal directory that is there, and a database that is not."""
+    """A journal directory that exists, and a database that does not."""
     found = Settings(url=AWAY, journal_dir=tmp_path / "journal")
     Directory(found.directory, found.store_id)
     return found
@@ -93,7 +93,7 @@ def count_rows(store: Store) -> int:
 
 @pytest.mark.every_database
 def test_all_is_well(store: Store, journal: Journal, make_app: MakeApp, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And stays as it was: what was written to try it is gone. However busy and full the host of the tests is."""
+    """It stays unchanged: the trial write is gone. The test's host may be busy and full."""
     monkeypatch.setattr(doctor.database, "SLOW_SECONDS", float("inf"))
     monkeypatch.setattr(doctor.journal, "LITTLE_BYTES", 0)
     monkeypatch.setattr(doctor.journal, "file_system", lambda _path: "ext4")
@@ -185,7 +185,7 @@ def test_a_database_is_slow_where_no_answer_is_fast(
 
 
 @pytest.mark.every_database
-def test_sources_that_nobody_looks_after(store: Store, tmp_path: Path) -> None:
+def test_processes_without_a_recorder(store: Store, tmp_path: Path) -> None:
     about_it = {"host": "far", "pid": 7, "role": "worker", "at": 1_750_000_000_000_000, "journal": "f" * 32}
     for number in range(2):
         store.write([], [SourceUpdate({**about_it, "source": f"s{number}"}, Position())])
@@ -217,7 +217,7 @@ def test_a_journal_that_nobody_drains(settings: Settings) -> None:
 
 
 def test_events_that_wait_for_too_long(store: Store, journal: Journal) -> None:
-    append(journal, published())  # at the time when every history begins, long ago
+    append(journal, published())  # at the beginning of every history, long ago
     [text] = about(look(replace(store.settings, journal_dir=journal.path)), "backlog", Level.PROBLEM)
     assert text.startswith("Not stored yet: 1 event, the oldest for ")
 
@@ -226,7 +226,7 @@ def test_events_that_wait_for_too_long(store: Store, journal: Journal) -> None:
 def test_events_that_an_elected_recorder_has_not_stored(
     store: Store, journal: Journal, make_drain: MakeDrain, monkeypatch: pytest.MonkeyPatch, catches_up: bool
 ) -> None:
-    """For a minute, whatever kept the recorder from storing was no problem."""
+    """A fault of up to a minute in the recorder's storing once counted as no problem."""
     append(journal, {**published(), "at": now() - 10_000_000}, {**published(), "id": "other"})
     drain = make_drain(batch_size=1)
     elected = drain.directory.elect()
@@ -269,7 +269,7 @@ def test_a_journal_directory_that_is_not_there(settings: Settings, tmp_path: Pat
 
 
 def test_a_journal_directory_that_nobody_has_used(tmp_path: Path) -> None:
-    """As an image or an init container makes it."""
+    """As an image or an init container creates it."""
     path = tmp_path / "journal"
     path.mkdir(mode=0o700)
     found = look(Settings(url=AWAY, journal_dir=path))
@@ -361,7 +361,7 @@ def test_a_wrong_setting() -> None:
 def test_a_check_that_fails_hides_no_other(
     settings: Settings, make_app: MakeApp, monkeypatch: pytest.MonkeyPatch, error: Exception, text: str, remedy: str
 ) -> None:
-    """And only a fault of ours is to be reported."""
+    """Only a fault of this package is to be reported."""
 
     def broken(_settings: Settings) -> Any:
         raise error
@@ -437,7 +437,7 @@ def test_tables_that_nobody_makes(database: str, tmp_path: Path) -> None:
 
 @pytest.mark.databases("sqlite", "postgresql")
 def test_tables_that_another_holds(store: Store, tmp_path: Path) -> None:
-    """What is in the way is a lock, not a missing right."""
+    """A lock is in the way, not a missing right."""
     options: dict[str, Any] = {"connect_args": {"timeout": 0}}
     if store.settings.url.startswith("postgresql"):
         options = {"connect_args": {"options": "-c lock_timeout=100"}}

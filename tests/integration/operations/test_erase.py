@@ -1,4 +1,4 @@
-"""`celery asynctask erase`: nothing of a customer's values is left in the tables, and nothing else is touched."""
+"""`celery asynctask erase`: none of a customer's values is left in the tables, and nothing else is touched."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def writer(store: Store) -> Iterator[Writer]:
 
 
 def task(task_id: str, customer: int, value: Any = SECRET) -> list[Event]:
-    """A task that failed, was tried again, and says its value wherever it can."""
+    """A task that failed, was retried, and has its value everywhere it can be."""
     whose: dict[str, Any] = {
         "customer": customer,
         "created_by": 7,
@@ -57,14 +57,14 @@ def failed(task_id: str, customer: int) -> list[Event]:
 
 
 def without_values(task_id: str, customer: int) -> list[Event]:
-    """What has nothing to erase."""
+    """A task with nothing to erase."""
     run = Delivery(2)
     nothing = {"args": None, "kwargs": None}
     return about([run.started(3, customer=customer, **nothing), run.ended(Kind.SUCCEEDED, 9)], task_id)
 
 
 def told_of(store: Store) -> str:
-    """Everything that is in the tables, as text."""
+    """Everything in the tables, as text."""
     with store.engine.connect() as connection:
         return "\n".join(
             str(row) for table in Base.metadata.tables for row in connection.execute(text(f"SELECT * FROM {table}"))
@@ -111,7 +111,7 @@ def kept(row: dict[str, Any], without: set[str]) -> dict[str, Any]:
 
 @pytest.mark.every_database
 def test_values_of_every_kind(store: Store, writer: Writer) -> None:
-    """Also those that look like what is erased."""
+    """Also rows that look like erased ones."""
     lookalikes: list[Any] = ["erased", {"a": ERASED}, [ERASED], {"$asynctask": "redacted"}, {"$$asynctask": "erased"}]
     values = [value for value in (*JSON_VALUES, *lookalikes) if value is not None]
     for number, value in enumerate(values):
@@ -123,7 +123,7 @@ def test_values_of_every_kind(store: Store, writer: Writer) -> None:
 
 @pytest.mark.every_database
 def test_a_word_that_comes_late(store: Store, writer: Writer) -> None:
-    """It brings back what it says itself, and the next run erases that."""
+    """It brings back its own values, and the next erase removes those."""
     told = task("a", 5)
     store.write(lines(told[:-1]))
     run(writer, 5)

@@ -1,4 +1,4 @@
-"""A purge: it deletes what the rules say and nothing else, whole tasks, whatever else goes on."""
+"""A purge deletes exactly what the rules say, complete tasks only, whatever else goes on."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_the_first_rule_that_finds_a_task_decides(store: Store, writer: Writer) 
 
 
 def test_searches_of_every_kind(store: Store, writer: Writer) -> None:
-    """Also those that look at attempts, or into JSON, and those of what is null."""
+    """Also rules that look at attempts, into JSON, or for null."""
     record(store, "success", "plain")
     record(store, "success", "dollars", task_kwargs={"currency": "USD"})
     record(store, "failed", "named", customer=1)
@@ -69,7 +69,7 @@ def test_by_default_everything_is_kept(store: Store, writer: Writer, rules: dict
 
 @pytest.mark.parametrize(("limit", "deleted"), [(0, 0), (1, 3), (3, 3), (4, 6), (10, 10), (11, 10)])
 def test_not_more_than_so_many(store: Store, writer: Writer, limit: int, deleted: int) -> None:
-    """To the end of a batch; and then nothing is tidied up, unless that was all."""
+    """It stops at the end of a batch; it tidies up only after the last one."""
     record(store, "success", *(f"task-{number}" for number in range(10)))
     record(store, "success", "gone")
     with store.engine.begin() as connection:
@@ -163,7 +163,7 @@ def test_sources_that_nothing_is_left_of(store: Store, writer: Writer) -> None:
 
 
 def test_a_task_that_runs_again_meanwhile_stays(store: Store, writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It was due when it was found, and is not any more when its turn comes."""
+    """It was due when it was found, and no longer is when its turn comes."""
     record(store, "success", "a", "b")
     found = work(writer, {"*": "1d"})
     batch = writer.batch
@@ -208,13 +208,13 @@ def test_a_batch_that_meets_a_lock_is_tried_again(
 
 
 def test_an_error_tells_no_parameters(writer: Writer) -> None:
-    """SQLAlchemy writes them into that of a statement which could not even be sent."""
+    """SQLAlchemy puts them into the message about a statement that could not even be sent."""
     with pytest.raises(StoreError, match=r"cannot be written: Python int too large\.$"), writer.guarded():
         raise StatementError("too large", "INSERT", {"name": "hunter2"}, OverflowError("Python int too large"))
 
 
 def test_beside_a_recorder(store: Store, writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It stores new tasks, and tells of old ones once more while these are deleted."""
+    """It stores new tasks, and events of old ones again while these are deleted."""
     monkeypatch.setattr(writing, "WINDOW", 200)
     old = [f"old-{number:04}" for number in range(2000)]
     record(store, "success", *old)

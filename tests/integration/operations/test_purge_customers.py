@@ -1,4 +1,4 @@
-"""A purge of what is some customers', and of nothing else; and how much of it is looked at."""
+"""A purge of some customers' tasks, of nothing else; and how many rows it looks at."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.every_database
 
 
 def test_of_some_customers_alone(store: Store, writer: Writer) -> None:
-    """Nothing else is counted, deleted or tidied up; what is of no customer is not theirs."""
+    """Nothing else is counted, deleted or tidied up; tasks without a customer do not belong to them."""
     for customer in (1, 2, None):
         record(store, "success", f"of-{customer}", customer=customer)
         record(store, "success", f"gone-{customer}")
@@ -44,7 +44,7 @@ def test_not_more_than_so_many_are_counted(
     looked: int,
     customers: list[int] | None,
 ) -> None:
-    """To the end of a window; nine of one customer are three."""
+    """It stops at the end of a window; nine tasks of one customer are three windows."""
     use_window(monkeypatch, 3)
     record(store, "success", *(f"task-{number}" for number in range(9)), customer=1)
     record(store, "success", "more", customer=2)
@@ -64,7 +64,7 @@ def use_window(monkeypatch: pytest.MonkeyPatch, window: int) -> None:
 def test_windows_of_some_customers(
     store: Store, writer: Writer, monkeypatch: pytest.MonkeyPatch, window: int, batch: int
 ) -> None:
-    """In the order of creation, in which several may be at once; also those that the order of recording has apart."""
+    """In the order of creation, in which several can share a time; also tasks that were recorded far apart."""
     use_window(monkeypatch, window)
     due = set()
     for number in range(24):
@@ -87,7 +87,7 @@ def test_windows_of_some_customers(
 def test_tasks_of_some_customers_are_found_by_their_index(
     store: Store, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody else's rows are looked at, however many there are: no window asked for them."""
+    """Rows of others are not looked at, however many there are: no window selects them."""
     asked: list[Any] = []
     real = writer.read
 
@@ -104,7 +104,7 @@ def test_tasks_of_some_customers_are_found_by_their_index(
     assert len(asked) == 3, "the newest, the end of the window, and the window"
     assert purge.run(nothing).tasks == 1
     assert len(asked) == 6
-    if store.engine.dialect.name != "sqlite":  # the others choose by what there is; see test_plans for how
+    if store.engine.dialect.name != "sqlite":  # the others choose by the rows; see test_plans for the way
         return
     with store.engine.connect() as connection:
         for one in asked:

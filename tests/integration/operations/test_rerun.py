@@ -80,7 +80,7 @@ def row(store: Store, task_id: str) -> AsyncTask | None:
 
 
 def rerun_rows(store: Store) -> list[AsyncTask]:
-    """The new ones, in the order in which they were sent."""
+    """The new tasks, in the order in which they were sent."""
     with Session(store.engine, expire_on_commit=False) as session:
         found = session.scalars(select(AsyncTask).order_by(AsyncTask.created_at, AsyncTask.id)).all()
     return [one for one in found if "rerun_of" in (one.content or {})]
@@ -101,7 +101,7 @@ def over(task_id: str, at: int = 0, **more: Any) -> list[Event]:
 
 @pytest.fixture
 def working(store: Store, tmp_path: Path) -> Iterator[Project]:
-    """A project whose worker runs."""
+    """A project with a running worker."""
     broker, queue = services.redis_url(7), f"rerun-{uuid.uuid4().hex[:12]}"
     project = Project(
         tmp_path,
@@ -169,12 +169,12 @@ def test_it_runs_again(store: Store, working: Project) -> None:
     assert len(rerun_rows(store)) == 1
 
 
-# -- many, and those that cannot be
+# -- many tasks, and tasks that cannot be rerun
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
-    """A project on SQLite with a broker of its own process."""
+    """A project on SQLite with a broker in its own process."""
     return Project(
         tmp_path, PICKY, asynctask_url=f"sqlite:///{tmp_path / 'rows.db'}", asynctask_journal_dir=str(tmp_path / "j")
     )
@@ -191,7 +191,7 @@ def rows(project: Project) -> Iterator[Store]:
 
 
 def test_many(project: Project, rows: Store) -> None:
-    """Oldest first; those that cannot be sent stop no other."""
+    """Oldest first; tasks that cannot be sent stop no others."""
     redacted = {"password": {"$asynctask": "redacted"}}
     add(
         rows,
@@ -296,7 +296,7 @@ app.conf.update({settings!r})
 
 
 def test_an_app_that_only_sends_and_does_not_record(project: Project, rows: Store) -> None:
-    """The link is there all the same. One that is refused makes it exit with 1, and stops no other."""
+    """The link is still set. A refused rerun makes it exit with 1, and stops no others."""
     add(rows, *over("a1"), *over("a2", kwargs={"password": {"$asynctask": "redacted"}}))
     sender = Project(
         project.path, SENDER, asynctask_url=rows.settings.url, asynctask_journal_dir=str(project.path / "j")
@@ -308,7 +308,7 @@ def test_an_app_that_only_sends_and_does_not_record(project: Project, rows: Stor
     assert (sent.name, sent.content) == ("shop.charge", {"rerun_of": "a1", "rerun_by": "Grace"})
 
 
-# -- what is asked of the database
+# -- queries
 
 
 def look(store: Store, *task_ids: str) -> Reruns:
@@ -327,7 +327,7 @@ def of(original: Any, task_id: str, at: int, **more: Any) -> Event:
 
 @pytest.mark.every_database
 def test_earlier_reruns(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a rerun starts has its content, too, and is none."""
+    """Tasks that a rerun starts have its content, too, but are no reruns."""
     add(
         store,
         *over("a1"),
@@ -358,7 +358,7 @@ def test_earlier_reruns(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.every_database
 def test_which_way_tasks_came(store: Store) -> None:
-    """That of the last run that is known."""
+    """The routing key of the latest known attempt."""
     first, second = Delivery(2), Delivery(10, retries=1)
     told = about([first.started(3, queue="old"), second.started(11, queue="new")], "a1")
     add(store, *told, *over("a2"), published())

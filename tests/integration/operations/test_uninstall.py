@@ -1,4 +1,5 @@
-"""`celery asynctask uninstall`: all that is ours goes, nothing else does, and nothing while somebody still records."""
+"""`celery asynctask uninstall` removes everything of ours and nothing else, and nothing while a process still
+records."""
 
 from __future__ import annotations
 
@@ -32,7 +33,7 @@ FAR = {"source": "far-1", "host": "far", "pid": 7, "role": "worker", "at": 1_750
 
 
 class Installed:
-    """A store with two tasks, a table of somebody else's, and a journal with one event that is not stored."""
+    """A store with two tasks, a table of somebody else, and a journal with one event that is not stored."""
 
     def __init__(self, url: str, directory: Path) -> None:
         self.url = url

@@ -1,4 +1,4 @@
-"""`celery asynctask upgrade` and `schema`: the tables as the models say, made in either way."""
+"""`celery asynctask upgrade` and `schema`: both create the tables of the models."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_the_command(database: str, models: str, tmp_path: Path) -> None:
 
 
 def test_what_the_recorder_made_is_at_the_version(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Alembic is not even asked for."""
+    """Alembic is not even imported."""
     record_nothing(database)
     before = schema_of(database)
     monkeypatch.delattr(migrate, "_migrate")
@@ -89,7 +89,7 @@ def test_a_newer_schema_is_refused(database: str, tmp_path: Path) -> None:
     assert (schema_of(database), version_of(database)) == (before, "9999")
 
 
-def test_an_older_schema_that_nobody_knows(database: str) -> None:
+def test_an_unknown_older_schema(database: str) -> None:
     record_nothing(database)
     execute(database, f"UPDATE {VERSION_TABLE} SET version_num = '0000'")
     with pytest.raises(StoreError, match="cannot be upgraded from version 0000"):
@@ -97,7 +97,7 @@ def test_an_older_schema_that_nobody_knows(database: str) -> None:
 
 
 def test_tables_that_were_begun_are_completed(database: str, models: str) -> None:
-    """A process was killed while it made them, on a database that keeps what there was."""
+    """A process was killed while it created them, on a database that keeps each one."""
     record_nothing(database)
     execute(database, "DROP TABLE async_task_source", f"DELETE FROM {VERSION_TABLE}")
     assert upgraded(database) == Upgraded(None, SCHEMA_VERSION, [], completed=True)
@@ -105,8 +105,8 @@ def test_tables_that_were_begun_are_completed(database: str, models: str) -> Non
     assert version_of(database) == SCHEMA_VERSION
 
 
-def test_what_another_did_meanwhile_is_not_told_as_ours(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between our look and our lock."""
+def test_the_work_of_another_is_not_reported_as_ours(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between our check and our lock."""
     exclusive = schema.exclusive
 
     @contextmanager
@@ -121,7 +121,7 @@ def test_what_another_did_meanwhile_is_not_told_as_ours(database: str, monkeypat
 
 
 def test_several_at_once(database: str, models: str) -> None:
-    """And a recorder that makes the tables meanwhile."""
+    """And a recorder that creates the tables meanwhile."""
 
     def make(number: int) -> str:
         if number:
@@ -135,7 +135,8 @@ def test_several_at_once(database: str, models: str) -> None:
 
 
 def test_a_file_that_many_use_for_the_first_time(tmp_path: Path) -> None:
-    """SQLite refuses at once while another process changes the file's journal mode: about one round in 150 did."""
+    """SQLite refuses at once while another process changes the file's journal mode: that failed about once in 150
+    rounds."""
 
     def make(number: int) -> None:
         for one in range(20):
@@ -216,7 +217,7 @@ def test_the_sql_makes_the_same_tables(database: str, models: str) -> None:
 
 @pytest.mark.databases("sqlite", "postgresql")
 def test_the_sql_runs_inside_of_a_transaction(database: str) -> None:
-    """As Django's RunSQL and Alembic's op.execute run it, which take back what a later step refuses."""
+    """As Django's RunSQL and Alembic's op.execute run it: they roll back if a later step fails."""
     engine = create_engine(database)
     for end, there in (("ROLLBACK", False), ("COMMIT", True)):
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -228,8 +229,8 @@ def test_the_sql_runs_inside_of_a_transaction(database: str) -> None:
     engine.dispose()
 
 
-def test_what_is_printed(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For the app's own kind of database, also where there is none of it, and without Alembic."""
+def test_the_output(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the app's own kind of database, even without the database, and without Alembic."""
     monkeypatch.setitem(sys.modules, "alembic", None)
     nowhere = make_url(database).set(host=None, database="/nonexistent/x").render_as_string()
     done = Project(tmp_path, asynctask_url=nowhere).run("schema")

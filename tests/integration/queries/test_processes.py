@@ -78,7 +78,7 @@ def test_where_there_is_nothing(store: Store, reader: Reader) -> None:
     assert ask(sources, reader, NOW) == ([], dict.fromkeys(State, 0), None, None, None)
 
 
-def test_what_they_run_and_lost(store: Store, reader: Reader) -> None:
+def test_their_running_and_lost_tasks(store: Store, reader: Reader) -> None:
     process(store, "one", "two", "three")
     run(store, "short", "STARTED", {"source": "one", "started_at": START + MINUTE})
     run(store, "long", "STARTED", {"source": "one"}, name="shop.report")
@@ -139,7 +139,7 @@ def test_size_where_it_is_not_known() -> None:
     assert size(Session()) is None  # type: ignore[arg-type]
 
 
-def test_what_one_process_has_too_much_is_not_what_another_lost(store: Store, reader: Reader) -> None:
+def test_the_surplus_of_one_process_does_not_hide_the_loss_of_another(store: Store, reader: Reader) -> None:
     """A damaged line may have been two events, so more events may be known than the process numbered."""
     process(store, "lost", "lost too", last_number=10, stored=6, quarantined=1)
     process(store, "surplus", last_number=10, stored=8, quarantined=9)

@@ -222,7 +222,7 @@ def test_an_id_that_others_begin_with(store: Store, reader: Reader) -> None:
             find(reader, session, "a ")
 
 
-def test_what_belongs_to_other_customers_is_not_there(store: Store) -> None:
+def test_tasks_of_other_customers_are_not_found(store: Store) -> None:
     add(store, [row("mine-1", customer=1), row("mine-2", customer=2), row("theirs", customer=3), row("nobodys")])
     reader = Reader(store.settings.url, customers=[1, 2])
     with reader.session() as session:

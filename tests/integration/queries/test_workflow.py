@@ -82,7 +82,7 @@ def test_a_body_of_a_chord_whose_header_tasks_are_roots(store: Store, reader: Re
     assert members(reader, "head-1") == {"head-1"}, "no row says that they belong together"
 
 
-def test_what_hangs_on_it_with_another_root_or_none(store: Store, reader: Reader) -> None:
+def test_members_with_another_root_or_none(store: Store, reader: Reader) -> None:
     store.write(
         lines(
             [
@@ -108,7 +108,7 @@ def test_tasks_that_are_each_others_parents(store: Store, reader: Reader) -> Non
     assert members(reader, "d") == {"c", "d"}
 
 
-def test_what_may_not_be_seen_is_not_followed(store: Store, reader: Reader) -> None:
+def test_tasks_that_may_not_be_seen_are_not_followed(store: Store, reader: Reader) -> None:
     def told(task_id: str, parent: str | None, customer: int) -> list[Event]:
         sent = cast("Event", {**published(customer=customer), "name": "x"})
         return of(task_id, [sent], None, parent)

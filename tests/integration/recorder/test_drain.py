@@ -1,4 +1,4 @@
-"""Draining: everything that is in the journal reaches the database, once."""
+"""Draining: all events in the journal reach the database, once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.every_database
 
 @pytest.fixture
 def make_journal(store: Store, tmp_path: Path) -> Iterator[Callable[[str], Journal]]:
-    """Makes processes' journals, named so that their order is known."""
+    """Creates processes' journals, named so that their order is known."""
     made: list[Journal] = []
 
     def make(name: str) -> Journal:
@@ -38,8 +38,8 @@ def make_journal(store: Store, tmp_path: Path) -> Iterator[Callable[[str], Journ
         journal.close()
 
 
-def test_what_dead_processes_left_behind(store: Store, make_drain: MakeDrain, tmp_path: Path) -> None:
-    """Each tells a part of what happened to the same tasks; two of them are killed."""
+def test_the_journals_of_dead_processes(store: Store, make_drain: MakeDrain, tmp_path: Path) -> None:
+    """Each has some of the events of the same tasks; two of them are killed."""
     by_task = tasks(3, "retries_overlap")
 
     def child(number: int) -> str:
@@ -120,7 +120,7 @@ def test_batches_of_any_size(
 def test_all_leaves_nothing(
     store: Store, make_drain: MakeDrain, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where a batch is small because its events are long."""
+    """Also if a batch is small because its events are long."""
     monkeypatch.setattr(frame, "READ_BYTES", 600)
     by_task = tasks(5)
     append(journal, *(event for events in by_task.values() for event in events))
@@ -133,7 +133,7 @@ def test_all_leaves_nothing(
 def test_nothing_of_a_long_segment_is_passed_over(
     store: Store, make_drain: MakeDrain, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After an outage a process has several segments, each longer than what is read at a time."""
+    """After an outage a process has several segments, each longer than one read."""
     monkeypatch.setattr(frame, "READ_BYTES", 600)
     monkeypatch.setattr(writer, "SEGMENT_BYTES", 2000)
     by_task = tasks(10)
@@ -151,7 +151,7 @@ def test_nothing_of_a_long_segment_is_passed_over(
 def test_a_busy_process_does_not_keep_the_others_waiting(
     store: Store, make_drain: MakeDrain, make_journal: Callable[[str], Journal], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Which has more for each batch than the batch takes, and comes first."""
+    """It has more events for each batch than the batch takes, and comes first."""
     monkeypatch.setattr(writer, "SEGMENT_BYTES", 1500)  # several segments
     busy, *others = (make_journal(name) for name in "abc")
     by_task = tasks(12)
@@ -172,7 +172,7 @@ def test_a_busy_process_does_not_keep_the_others_waiting(
 def test_every_process_has_its_turn(
     store: Store, make_drain: MakeDrain, make_journal: Callable[[str], Journal]
 ) -> None:
-    """One after the other, however many there are, and from the first again."""
+    """One after the other, however many there are, and then from the first again."""
     for name in "abc":
         append(make_journal(name), *(event for events in tasks(2).values() for event in events))
     drain = make_drain(batch_size=2)
@@ -282,9 +282,7 @@ def test_accepted_is_stored_and_quarantined_and_dropped_and_still_there(
     assert sum(source.dropped.values()) == 6
 
 
-def test_a_source_is_told_of_as_its_newest_segment_describes_it(
-    store: Store, make_drain: MakeDrain, tmp_path: Path
-) -> None:
+def test_a_process_is_described_by_its_newest_segment(store: Store, make_drain: MakeDrain, tmp_path: Path) -> None:
     drain = make_drain()
     for number, dropped in ((1, {}), (2, {"ENOSPC": 1}), (3, {"ENOSPC": 2, "EIO": 1})):
         description = {

@@ -1,7 +1,8 @@
-"""Nothing lost, everything counted: random schedules of all that can go wrong, against the model in `ledger`.
+"""Nothing is lost, everything is counted: random schedules of everything that can go wrong, compared with the model in
+`ledger`.
 
 A schedule is some steps in any order, each with a seed of its own, so that a failing one can be made smaller by leaving
-steps out. ``ASYNCTASK_SCHEDULES`` says how many (`tests.soak` tries 10,000), ``ASYNCTASK_SEED`` which.
+steps out. ``ASYNCTASK_SCHEDULES`` is their number (`tests.soak` tries 10,000), ``ASYNCTASK_SEED`` selects them.
 """
 
 from __future__ import annotations
@@ -54,8 +55,8 @@ class KilledError(BaseException):
 
 
 class Disk:
-    """The module `os` of the journal, on a disk with ``room`` bytes left: what is longer fails, or is written in part.
-    Or no file can be opened for writing."""
+    """The journal's module `os`, on a disk with ``room`` bytes left: longer writes fail, or write a part. Or no file
+    can be opened for writing."""
 
     def __init__(self) -> None:
         self.fault = ""
@@ -83,7 +84,7 @@ class Disk:
 
 
 class FailingStore(Store):
-    """Fails at the ``fails_at``-th of the next writes, at the place that ``fault`` names. Outlives its drains."""
+    """Fails at the ``fails_at``-th of the next writes, at the place that ``fault`` names. It outlives its drains."""
 
     fault = ""
     fails_at = 0
@@ -133,7 +134,9 @@ class World:
     def start(self, _rng: Random) -> None:
         journal = Journal(self.path, self.store.settings.store_id, ENOUGH)
         number = len(self.ledger.sources)
-        journal.source = f"20250615T120000-{number}-{number:08x}"  # the random part decides what is drained first
+        journal.source = (
+            f"20250615T120000-{number}-{number:08x}"  # the random part decides which segment is drained first
+        )
         self.ledger.sources[journal.source] = Source(journal.source, journal)
 
     def append(self, rng: Random) -> None:
@@ -220,7 +223,7 @@ class World:
             self.aside.rename(self.path)
             self.ledger.directory = self.path
 
-    # -- damage in what is not drained yet
+    # -- damage in segments that are not drained yet
 
     def damage(self, rng: Random) -> bool:
         self.ledger.see()
@@ -243,7 +246,7 @@ class World:
     # -- the recorder
 
     def _restart(self) -> None:
-        """Another recorder, once the last one has let go of the election."""
+        """Another recorder, once the last one has given up its lock."""
         settings = self.store.settings
         made = Directory(settings.directory, settings.store_id)
         if self.recorder is not None:
@@ -329,7 +332,7 @@ class World:
         }, "rows"
 
     def let_go(self) -> None:
-        """Close what is open."""
+        """Close everything that is open."""
         self.heal(Random(0))
         for source in self._living():
             source.journal.close()
@@ -401,7 +404,7 @@ class Runner:
         return ""
 
     def shrink(self, steps: list[Step]) -> list[Step]:
-        """Without the steps that it takes not to fail."""
+        """Without the steps that it does not need in order to fail."""
         size = len(steps)
         while size:
             for at in range(0, len(steps), size):

@@ -1,4 +1,4 @@
-"""Runs whose process is gone are lost, after two looks; those of a process that lives never are."""
+"""Attempts whose process is gone are lost, after two looks; those of a living process never are."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def started(node: Node, **fields: Any) -> bytes:
     return encode(Delivery(2, **fields).started(3, source=node.journal.source))
 
 
-def test_a_run_whose_process_is_gone_is_lost(store: Store, make_node: Callable[..., Node]) -> None:
+def test_an_attempt_whose_process_is_gone_is_lost(store: Store, make_node: Callable[..., Node]) -> None:
     node = make_node()
     node.journal.append(started(node))
     node.after(0)
@@ -146,7 +146,7 @@ def test_a_redelivery_corrects_it(store: Store, make_node: Callable[..., Node]) 
 
 
 def test_a_retry_s_own_end_is_left_alone(store: Store, make_node: Callable[..., Node]) -> None:
-    """Only what has no end is lost."""
+    """Only attempts without an end are lost."""
     node = make_node()
     node.journal.append(started(node))
     node.journal.append(encode(Delivery(2).ended(Kind.RETRIED, 9)))
@@ -223,7 +223,7 @@ def test_when_the_database_was_away_everybody_gets_time(store: Store, make_node:
 def test_when_the_database_is_back_life_is_noted_at_once(
     store: Store, make_node: Callable[..., Node], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A look that failed is none."""
+    """A failed look does not count."""
     node = make_node()
     node.journal.append(started(node))
     node.after(0)
@@ -246,7 +246,7 @@ def fail(*_: object) -> None:
 def test_life_is_noted_while_poison_is_looked_for(
     store: Store, make_node: Callable[..., Node], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One batch may take many transactions to find it."""
+    """It may take many transactions until all are found."""
     node = make_node()
     node.journal.append(started(node))
     node.after(0)
@@ -266,7 +266,7 @@ def test_life_is_noted_while_poison_is_looked_for(
 
 
 def test_a_killed_process_s_lock_is_free(store: Store, make_node: Callable[..., Node], tmp_path: Path) -> None:
-    """A real one, killed."""
+    """A real process, killed."""
     node = make_node()
     ready, tell = os.pipe()
     pid = os.fork()

@@ -16,10 +16,10 @@ from tests.integration.draining import source_of
 from tests.integration.rows import stored
 
 
-def test_that_the_process_lives_is_noted_while_it_is_looked_for_what_cannot_be_stored(
+def test_processes_are_noted_as_alive_while_poison_is_searched_for(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """That may take long, and other nodes would take it for gone."""
+    """It may take long, and other nodes would take it for gone."""
     path = tmp_path / "journal"
     path.touch()
     journal = Journal(path, store.settings.store_id)

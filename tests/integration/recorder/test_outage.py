@@ -1,4 +1,4 @@
-"""Whose fault an error is: the database's, which passes, or a value's, which does not."""
+"""The cause of an error: the database, which passes, or a value, which does not."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_a_full_database_is_an_outage(tmp_path: Path) -> None:
 
     @event.listens_for(made.engine, "connect")
     def small(connection: Any, _record: object) -> None:
-        connection.execute("PRAGMA max_page_count = 1")  # which SQLite takes for as many as there are
+        connection.execute("PRAGMA max_page_count = 1")  # which SQLite accepts in any number
 
     made.engine.dispose()
     many = lines([cast("Event", {**published(), "id": str(number)}) for number in range(1000)])
@@ -127,7 +127,7 @@ def test_a_full_database_is_an_outage(tmp_path: Path) -> None:
 @pytest.mark.databases(*services.SERVERS)  # SQLite knows one lock, see above
 @pytest.mark.parametrize("failure", ["deadlock", "lock timeout"])
 def test_a_lock_that_is_not_got_is_an_outage(store: Store, failure: str) -> None:
-    """Somebody else's transaction has the rows: once for ever, once it waits for ours in turn."""
+    """Somebody else's transaction holds the rows: once forever, once in a deadlock with ours."""
     dialect = store.engine.dialect.name
     timeout = {"postgresql": "SET lock_timeout = '1s'", "mysql": "SET innodb_lock_wait_timeout = 1"}.get(dialect, "")
     events = lines([cast("Event", {**published(), "id": one}) for one in "ab"])
@@ -171,11 +171,11 @@ def test_a_lock_that_is_not_got_is_an_outage(store: Store, failure: str) -> None
 
 
 def _waits(store: Store) -> bool:
-    """Whether a transaction waits for another one's lock."""
+    """Whether a transaction waits for a lock of another."""
     asked = {
         "postgresql": "SELECT count(*) FROM pg_stat_activity "
         "WHERE datname = current_database() AND wait_event_type = 'Lock'",
-        # Its innodb_trx is renewed only when nobody has asked for a tenth of a second.
+        # Its innodb_trx is refreshed only if nobody has queried it for a tenth of a second.
         "mysql": "SELECT count(*) FROM information_schema.processlist "
         "WHERE db = database() AND info LIKE 'INSERT INTO async_task%%' AND time_ms > 300",
     }[store.engine.dialect.name]

@@ -1,4 +1,4 @@
-"""What cannot be stored is put aside and counted, and an outage loses nothing."""
+"""Events that cannot be stored go into quarantine and are counted, and an outage loses nothing."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_damaged_lines_are_put_aside_and_the_rest_is_stored(
 
 
 @pytest.mark.parametrize("data", [b"[]", b"{}", b'{"kind":"exploded","id":"a","name":"n","at":1}', b"no json"])
-def test_what_is_no_event_is_put_aside(store: Store, make_drain: MakeDrain, journal: Journal, data: bytes) -> None:
+def test_invalid_events_go_into_quarantine(store: Store, make_drain: MakeDrain, journal: Journal, data: bytes) -> None:
     assert journal.append(data)
     append(journal, published())
     drain = make_drain()
@@ -123,7 +123,7 @@ def rename(store: Store, table: str, new_name: str) -> None:
 
 @pytest.mark.parametrize("table", ["async_task", "async_task_attempt"])
 def test_an_outage_loses_nothing(store: Store, make_drain: MakeDrain, journal: Journal, table: str) -> None:
-    """A table that is not there stands for whatever keeps a database from working."""
+    """A missing table stands for anything that keeps a database from working."""
     by_task = tasks(3)
     events = [event for one in by_task.values() for event in one]
     append(journal, *events[:5])
@@ -167,7 +167,7 @@ def test_a_database_that_does_not_answer(tmp_path: Path) -> None:
 def test_an_outage_between_two_parts_of_a_batch_with_poison(
     store: Store, make_drain: MakeDrain, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Parts of it are stored already; they are stored again, which does nothing."""
+    """Some of them are stored already; storing them again changes nothing."""
     by_task = tasks(4)
     events = [event for one in by_task.values() for event in one]
     bad = cast("Event", {**published(), "name": None})
@@ -194,7 +194,7 @@ def test_an_outage_between_two_parts_of_a_batch_with_poison(
 
 
 def test_a_quarantine_that_cannot_be_written(store: Store, make_drain: MakeDrain, journal: Journal) -> None:
-    """Nothing is counted as put aside that is not."""
+    """Only events in quarantine are counted as such."""
     assert journal.append(b"no event")
     append(journal, published())
     drain = make_drain()

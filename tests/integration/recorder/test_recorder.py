@@ -55,7 +55,7 @@ class Host:
         self.journal.append(encode({**published(), "id": task_id}))
 
     def seen(self) -> dt.datetime:
-        """When the process was last noted to live."""
+        """When the process was last noted as alive."""
         [source] = sources(self.store)
         return source.last_seen_at
 
@@ -74,7 +74,7 @@ def host(store: Store, tmp_path: Path) -> Iterator[Host]:
 
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Looks are as near to each other as flushes are seldom."""
+    """Looks come as often as flushes are rare."""
     monkeypatch.setattr(liveness, "LOOK_SECONDS", 0.05)
     monkeypatch.setattr(memory, "LOOK_SECONDS", 0.05)
     monkeypatch.setattr(module, "ELECTION_SECONDS", 0.05, raising=False)
@@ -86,7 +86,7 @@ def is_later(host: Host, than: dt.datetime) -> Callable[[], bool]:
 
 @pytest.mark.usefixtures("often")
 def test_it_notes_life_between_two_flushes(host: Host) -> None:
-    """Which may be so far from each other that other nodes took its processes for gone."""
+    """Flushes may be so far apart that other nodes would take its processes for gone."""
     host.record("first")
     host.recorder(flush_interval=SELDOM).start()
     host.wait_for("first")
@@ -108,7 +108,7 @@ def test_it_notes_life_where_there_is_no_directory(host: Host) -> None:
 
 @pytest.mark.usefixtures("often")
 def test_it_takes_over_between_two_flushes(host: Host) -> None:
-    """And stores at once what has waited for it."""
+    """And stores waiting events at once."""
     held = Directory(host.path, host.store.settings.store_id).elect()
     assert held is not None
     recorder = host.recorder(flush_interval=SELDOM)
@@ -174,7 +174,7 @@ def test_one_that_does_not_stop_in_time_and_is_started_again(host: Host, slow: S
     assert (recorder.is_running, recorder.is_elected, threads()) == (False, False, 0)
 
 
-def test_one_that_is_told_to_stop_again_is_waited_for(host: Host, slow: Slow) -> None:
+def test_one_that_is_stopped_twice_is_waited_for(host: Host, slow: Slow) -> None:
     recorder = host.recorder(flush_interval=0.01)
     recorder.start()
     wait_for(lambda: slow.begun == 1, SECONDS, "a batch to begin")
@@ -253,8 +253,8 @@ def test_it_says_what_to_do_where_tables_cannot_be_made(
 
 @pytest.fixture
 def forked(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, Callable[[], object]], None]]:
-    """Calls something in a thread, and forks a child that lives on while the thread has just locked a file whose name
-    ends so."""
+    """Calls something in a thread, and forks a child that lives on, just after the thread has locked a file whose name
+    ends like this."""
     flock = fcntl.flock
     children: list[int] = []
 
@@ -266,7 +266,7 @@ def forked(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, Callable[
             path = Path(f"/proc/self/fd/{handle}").readlink()
             if path.name.endswith(name) and not locked.is_set():
                 locked.set()
-                is_forked.wait(0.3)  # not for ever: the fork waits for us
+                is_forked.wait(0.3)  # not forever: the fork waits for us
 
         monkeypatch.setattr(fcntl, "flock", slow)
         thread = threading.Thread(target=action)
@@ -292,7 +292,7 @@ Forked = Callable[[str, Callable[[], object]], None]
 
 @MULTI_THREADED
 def test_a_child_does_not_keep_what_a_thread_was_just_looking_at(host: Host, forked: Forked) -> None:
-    """Else the child's life would be taken for that of a process that is gone."""
+    """Otherwise the child would be taken for a process that is gone."""
     host.record("first")
     host.journal.close()
     [segment] = Directory(host.path, host.store.settings.store_id).segments()

@@ -52,7 +52,7 @@ def test_it_grows_with_every_change(store: Store) -> None:
     writer.close()
 
 
-def test_what_is_not_stored_is_not_counted(store: Store) -> None:
+def test_events_that_are_not_stored_are_not_counted(store: Store) -> None:
     before = at(store)
 
     def stop() -> None:

@@ -1,4 +1,4 @@
-"""What we rely on in Celery, kombu and billiard without its being promised: the installed releases still do it."""
+"""Behavior of Celery, kombu and billiard that we rely on without a promise: the installed releases still have it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def task_of(app: Celery, function: Callable[..., Any] = lambda: None, **options:
 
 
 def received(app: Celery, task: Any, *args: Any) -> Request:
-    """A worker's Request of a message that was really sent."""
+    """A worker's Request for a message that was really sent."""
     task.apply_async(args)
     with app.connection_for_read() as connection:
         queue = connection.SimpleQueue(app.amqp.default_queue)
@@ -69,7 +69,7 @@ def received(app: Celery, task: Any, *args: Any) -> Request:
 
 @contextmanager
 def renamed(module: ModuleType, name: str) -> Iterator[Any]:
-    """Our module as it is where another module lacks the name."""
+    """Our module, as if another module lacked the name."""
     spec = importlib.util.spec_from_file_location("celery_private_without", celery_private.__file__)
     assert spec is not None
     assert spec.loader is not None
@@ -100,7 +100,7 @@ def test_the_current_task_by_what_is_public(app: Celery) -> None:
 
 
 def test_the_calling_task(app: Celery) -> None:
-    """As the stack has them: the running one last, the one that called it before."""
+    """As on the stack: the running one last, its caller before it."""
     seen: list[Any] = []
     inner = task_of(app, lambda: seen.append(celery_private.calling_task()))
     outer = task_of(app, lambda: [inner.apply()])
@@ -117,7 +117,7 @@ def test_no_stack() -> None:
 
 
 def test_a_request_of_a_task_has_a_dict() -> None:
-    """What it was given is in it, not what it has by default, and what is left in it stays."""
+    """It has the given options, without defaults, and keeps others that are left in it."""
     given = {"id": "abc", "asynctask": {"run": "x"}}
     request = Context(given, args=(1,))
     assert request.__dict__.items() >= {**given, "args": (1,)}.items()
@@ -141,7 +141,7 @@ def test_an_app_makes_its_amqp_on_first_use_of_what_its_class_names(app: Celery)
         return made[0]
 
     app.amqp_cls = maker
-    assert not app.configured  # nothing of this has read the configuration
+    assert not app.configured  # nothing up to here has read the configuration
     assert [app.amqp, app.amqp] == made * 2
     assert celery_private.amqp_of(app) is made[0]
 
@@ -171,7 +171,7 @@ def test_every_publish_calls_what_stands_in_the_dict(app: Celery, protocol: int)
     else:
         assert (body["args"], body["kwargs"], body["callbacks"], body["chord"]) == ((1, 2), {"a": 3}, None, None)
     assert headers is message.headers
-    assert options["headers"]["mine"] == 1  # laid over the message's when it is sent
+    assert options["headers"]["mine"] == 1  # merged into the message's when it is sent
     with app.connection_for_read() as connection:
         queue = connection.SimpleQueue(app.amqp.default_queue)
         sent = queue.get(timeout=5)
@@ -180,8 +180,8 @@ def test_every_publish_calls_what_stands_in_the_dict(app: Celery, protocol: int)
     assert sent.headers["mine"] == 1
 
 
-def test_celery_s_own_sender_is_made_anew_when_asked(app: Celery) -> None:
-    """A cached property: what stood in its place can be taken out of the dict again."""
+def test_celery_s_own_sender_is_created_again_on_access(app: Celery) -> None:
+    """A cached property: a value in its place can be removed from the dict again."""
     app.amqp.__dict__[celery_private.SEND_TASK_MESSAGE] = theirs = object()
     assert app.amqp.send_task_message is theirs
     del app.amqp.__dict__[celery_private.SEND_TASK_MESSAGE]
@@ -191,7 +191,7 @@ def test_celery_s_own_sender_is_made_anew_when_asked(app: Celery) -> None:
 # -- runs
 
 
-def test_the_loader_is_asked_last_before_the_body(app: Celery) -> None:
+def test_the_loader_is_called_last_before_the_body(app: Celery) -> None:
     """The tracer looks it up when it is built."""
     calls: list[str] = []
     task = task_of(app, lambda: calls.append("body"))
@@ -243,7 +243,7 @@ def test_the_tasks_by_what_is_public(app: Celery) -> None:
 
 
 def test_a_task_class_is_bound_before_its_tasks_can_be_sent(app: Celery) -> None:
-    """And looks bound before ``on_bound``: that would be too late for us."""
+    """And looks ``bound`` up before ``on_bound``: that would be too late for us."""
     calls: list[tuple[str, bool]] = []
 
     class Own(Task):
@@ -316,7 +316,7 @@ def test_a_request_that_is_acknowledged_or_revoked_waits_no_more(app: Celery) ->
 
 
 def test_a_child_is_sent_what_was_put_into_the_request(app: Celery) -> None:
-    """The dict is live: the context that is made of it later has it as well, and is made once."""
+    """The dict is live: a context made later has it as well, and is made once."""
     request = received(app, task_of(app, lambda one: None), 1)
     request.request_dict["asynctask"] = {"run": "token"}
     sent: list[Any] = []
@@ -336,7 +336,7 @@ def test_a_child_is_sent_what_was_put_into_the_request(app: Celery) -> None:
 
 
 def test_requests_without_these_names() -> None:
-    """As of a Celery that has renamed all: each question has an answer."""
+    """As in a Celery that has renamed everything: each function still has an answer."""
     request = object()
     assert celery_private.still_waits(request) is True
     assert celery_private.is_acknowledged(request) is False
@@ -404,7 +404,7 @@ def test_beat_sends_an_entry_by_what_stands_on_its_scheduler(app: Celery) -> Non
     celery_private.hook_entries(object(), around)  # a service without a scheduler
 
 
-# -- sending again
+# -- reruns
 
 
 def test_a_task_s_own_options(app: Celery) -> None:
@@ -453,11 +453,11 @@ def test_what_json_does_not_have_comes_in_envelopes(value: Any) -> None:
     assert '"__value__":' in sent
 
 
-# -- what others rely on by themselves
+# -- behavior that others rely on as well
 
 
 def test_the_configuration_shows_its_layers() -> None:
-    """Celery's own defaults are the last one."""
+    """Celery's own defaults are the last mapping."""
     app = Celery("layers", set_as_current=False)
     app.config_from_object({"CELERY_TASK_DEFAULT_QUEUE": "x", "CELERY_ASYNCTASK_FLUSH_INTERVAL": 7}, namespace="CELERY")
     conf = app.conf.finalize()

@@ -1,4 +1,4 @@
-"""A start is written as text; it is the event that would be made of the same request."""
+"""A start is written as text; it equals the event that would be made from the same request."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_a_request_without_a_token_keeps_the_one_it_gets(instrumentation: Instru
 
 
 def test_a_start_begins_as_its_end_expects(instrumentation: Instrumentation) -> None:
-    """What an end carries is found by the order of these keys."""
+    """The contents of an end are found by the order of these keys."""
     event: Event = decode(
         start_of(instrumentation, Context({"id": "x", "asynctask": OURS, "args": (), "kwargs": {}}), None)
     )
@@ -99,7 +99,7 @@ def test_a_start_begins_as_its_end_expects(instrumentation: Instrumentation) -> 
     assert encode(event)
 
 
-# -- headers that anybody could have made
+# -- headers that anybody could have written
 
 NO_TIMES = ['1,"customer":7', None, True, 1.5, -1, 2**56, 10**30, [1]]
 
@@ -108,7 +108,7 @@ NO_TIMES = ['1,"customer":7', None, True, 1.5, -1, 2**56, 10**30, [1]]
 def test_a_header_from_anywhere_puts_nothing_into_the_event_of_a_message(
     instrumentation: Instrumentation, created: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where it says of a task that is asked for again when that was first asked for."""
+    """Even where it says when a retried task was first created."""
     written: list[bytes] = []
     monkeypatch.setattr(instrumentation, "write", written.append)
     instrumentation.app.send_task("a.task", retries=1, headers={"asynctask": {"created": created, "root": 7}})
@@ -120,7 +120,7 @@ def test_a_header_from_anywhere_puts_nothing_into_the_event_of_a_message(
     assert event["root"] == event["id"]
 
 
-def test_a_message_keeps_when_its_task_was_first_asked_for(
+def test_a_message_keeps_when_its_task_was_created(
     instrumentation: Instrumentation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[bytes] = []
@@ -149,7 +149,7 @@ def test_times_from_anywhere_are_left_out_of_a_start(instrumentation: Instrument
     assert "created" not in extract.from_request(Kind.SUCCEEDED, "a.task", request, ms(9))
 
 
-def test_an_error_that_nobody_knows_is_not_said(instrumentation: Instrumentation) -> None:
+def test_an_unknown_error_is_not_recorded(instrumentation: Instrumentation) -> None:
     event: Any = {}
     extract.add_error(event, instrumentation, None, object())
     assert event == {}

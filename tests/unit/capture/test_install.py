@@ -1,4 +1,4 @@
-"""The hooks that every task pays for contain what they raise by themselves, as `errors.guard` does for the others."""
+"""The hooks that every task pays for contain their own errors, as `errors.guard` does for the others."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from celery_asynctask.errors import failures
 
 
 class Broken:
-    """Raises, whatever it is asked."""
+    """Raises on any access."""
 
     def __init__(self, error: type[BaseException]) -> None:
         self.__dict__["error"] = error
@@ -58,7 +58,7 @@ def test_the_task_s_soft_time_limit_is_let_through(name: str) -> None:
 
 
 def at_once(work: Callable[[int], object]) -> None:
-    """Numbers from 0 to 19,999 by threads that are in each other's way. Raises what they raise."""
+    """Numbers from 0 to 19,999, by threads that compete. Raises their errors."""
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:

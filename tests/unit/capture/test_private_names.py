@@ -1,4 +1,4 @@
-"""The private names of Celery, kombu and billiard: one module of ours alone has them, and says which are gone."""
+"""The private names of Celery, kombu and billiard: only one module has them, and it reports missing ones."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def app() -> Iterator[Celery]:
     made.close()
 
 
-# -- nobody else has them
+# -- no other module has them
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:
@@ -73,7 +73,7 @@ def modules() -> Iterator[tuple[str, ast.Module]]:
 
 
 def test_no_other_module_touches_a_private_name() -> None:
-    """As an attribute of something else, or in a text that is one whole name."""
+    """As an attribute of something else, or in a text that is a complete name."""
     used = set()
     for name, tree in modules():
         for node in ast.walk(tree):
@@ -102,7 +102,7 @@ def test_no_other_module_imports_a_private_name() -> None:
                     )
 
 
-# -- is all there?
+# -- are all there?
 
 
 def test_nothing_is_missing(app: Celery) -> None:
@@ -110,7 +110,7 @@ def test_nothing_is_missing(app: Celery) -> None:
 
 
 def test_each_name_is_looked_for(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And says what is lost, in words that follow on it."""
+    """And says what is lost, in words that continue the sentence."""
     for one in celery_private._NAMES:
         assert one.is_there(app) or celery.VERSION[:2] < one.since, one.name
         assert one.lost[0].islower() or one.lost.startswith("`"), one.name

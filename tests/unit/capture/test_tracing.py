@@ -51,7 +51,7 @@ def test_headers_without_a_trace(headers: dict[str, object]) -> None:
 
 @pytest.mark.parametrize("carried", [{"traceparent": PARENT}, {"headers": {"traceparent": PARENT}}])
 def test_attach_and_detach(carried: dict[str, Any]) -> None:
-    """From an attribute, as protocol 2 has it, or from the headers."""
+    """From an attribute, as in protocol 2, or from the headers."""
     ids, token = tracing.attach(Context(carried))
     assert tracing.current() == ids == (TRACE, SPAN)
     tracing.detach(token)
@@ -76,7 +76,7 @@ def test_describe() -> None:
 
 
 class Single(TextMapPropagator):
-    """A propagator with a header of its own."""
+    """A propagator with its own header."""
 
     fields = {"x-trace"}  # noqa: RUF012 - as the interface has it
 
@@ -91,7 +91,7 @@ class Single(TextMapPropagator):
 
 
 def test_another_propagator() -> None:
-    """Whatever propagator is configured carries the trace, under its own header names."""
+    """Any configured propagator carries the trace, with its own header names."""
     before = propagate.get_global_textmap()
     propagate.set_global_textmap(Single())
     try:

@@ -1,4 +1,4 @@
-"""Messages that a worker cannot make a task from: what is read of them, whatever they are made of."""
+"""Messages that cannot become a task in a worker: what is read from them, whatever they contain."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def app(tmp_path: Path) -> Iterator[Celery]:
 
 @pytest.fixture
 def recorded(app: Celery, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """The events that are recorded."""
+    """The recorded events."""
     events: list[dict[str, Any]] = []
     monkeypatch.setattr(instrumentation_of(app), "record", lambda event: events.append(dict(event)))
     return events
 
 
 class Message:
-    """As of kombu; one whose body raises cannot be decoded."""
+    """A message of kombu; one whose body raises cannot be decoded."""
 
     def __init__(self, headers: Any, body: Any, **delivery_info: Any) -> None:
         self.headers = headers
@@ -92,7 +92,7 @@ def test_an_unknown_task_fails_and_what_follows_it_is_not_sent(app: Celery, reco
 
 
 def test_an_unknown_task_that_replaces_another(app: Celery, recorded: list[dict[str, Any]]) -> None:
-    """Or was sent by a task that has no row, whose own would lead nowhere."""
+    """Or was sent by a task without a row, whose own link would lead nowhere."""
     unknown(app, Message({**HEADERS, "replaced_task_nesting": 3, "asynctask": {**OURS, "root": "s"}}, [[], {}, {}]))
     [event] = recorded
     assert AttemptKey.parse(attempt_key(event)) == (3, 2, False, event["run"])  # type: ignore[arg-type]
@@ -115,7 +115,7 @@ def test_a_token_in_the_header_is_of_another_task(app: Celery, recorded: list[di
     assert event["run"] != token
 
 
-def test_what_a_process_is(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_description_of_a_process(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(instrumentation, "_worker_pid", 0)
     role = instrumentation._role
     assert role() == "producer"

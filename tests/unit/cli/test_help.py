@@ -13,7 +13,7 @@ from celery_asynctask.cli.group import Commands
 
 COLUMNS = 80
 MAX_SHORT = 45
-"""Characters that are never cut in the list of commands, however long their names are."""
+"""Characters that are never cut in the list of commands, however long the names are."""
 COMMANDS = Commands("asynctask").list_commands(click.Context(asynctask))
 SENTENCE = re.compile(r"[A-Z].*[.]", re.DOTALL)
 
@@ -58,7 +58,7 @@ def test_a_command_has_examples(name: str) -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_text_is_a_sentence(name: str) -> None:
-    """Of the command, and of each of its options: it begins with a capital letter and ends with a period."""
+    """The help of the command and of each option begins with a capital letter and ends with a period."""
     text = command(name).help
     assert text is not None
     assert SENTENCE.fullmatch(text.strip())

@@ -1,4 +1,4 @@
-"""`top` and `stats` on narrow terminals: each row is one line, and what matters most is never cut."""
+"""`top` and `stats` on narrow terminals: each row is one line, and the most important parts are never cut."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def drawn(columns: int, draw: Any, value: Any, *more: Any) -> list[str]:
 
 
 def shows(cell: str, name: str) -> bool:
-    """Whether it is the name, or what is left of it without its middle."""
+    """Whether it is the name, or the name without its middle."""
     begin, gap, end = cell.partition("…")
     return cell == name or (
         bool(gap) and len(cell) >= 10 and name.startswith(begin) and name.endswith(end) and end != ""

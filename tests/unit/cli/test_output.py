@@ -1,4 +1,4 @@
-"""What commands print: plain, aligned, and never what a terminal would obey."""
+"""The output of commands: plain, aligned, and never anything that a terminal obeys."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_a_table_on_a_terminal() -> None:
 
 
 def test_a_table_on_a_narrow_terminal() -> None:
-    """Ids and times are never broken; what has no room is left out, the least important first."""
+    """Ids and times are never broken; columns without room are left out, the least important first."""
     lines = rich_table(120)
     assert lines[0].split() == ["id", "status", "name", "created", "wait", "by", "error"]
     assert lines[2].startswith("5f0c2a11 ")
@@ -184,7 +184,7 @@ def test_colors() -> None:
 
 
 def test_long_lines_are_left_to_the_terminal() -> None:
-    """So that a link or a value can be copied; Rich would put line breaks into them."""
+    """So that a link or a value can be copied; Rich would break the line."""
     output = on_rich(40)
     output.fields([("trace url", "https://example.com/" + "x" * 100)])
     output.line("y" * 100)
@@ -222,7 +222,7 @@ def attempt(begin: float | None, end: float | None, **more: Any) -> AsyncTaskAtt
 
 
 def test_courses() -> None:
-    """When an attempt was waited for, and why: its countdown, or the queue."""
+    """How long an attempt waited, and for what: its countdown, or the queue."""
     task = AsyncTask(created_at=AT, status=AsyncTaskStatus.STARTED)
     runs = [
         attempt(2, 5, outcome="retried"),

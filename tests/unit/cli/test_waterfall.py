@@ -1,4 +1,4 @@
-"""Bars in time: what is drawn for which part of a task's life, and never wider than the terminal."""
+"""Bars in time: the bar for each part of a task's life, never wider than the terminal."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHOW = Output(utc=True).show
 
 
 def run(**values: Any) -> MemberAttempt:
-    """A run whose times are given in seconds after the start."""
+    """An attempt with times in seconds after the start."""
     times = {"published_at", "received_at", "eta", "started_at", "ended_at"}
     given_values = {name: at(value) if name in times else value for name, value in values.items()}
     fields: dict[str, Any] = {
@@ -35,7 +35,7 @@ def run(**values: Any) -> MemberAttempt:
 
 
 def drawn(*runs: MemberAttempt, **about: Any) -> str:
-    """The bar of a task on a scale of one column a second, 20 in all."""
+    """The bar of a task on a scale of one column per second, 20 in all."""
     found = list(parts(member("a", **about), runs, NOW))
     return bar(found, Scale(START, dt.timedelta(seconds=20)), 20).rstrip()
 
@@ -87,7 +87,7 @@ def test_without_a_run() -> None:
     assert drawn(status="REVOKED", started=None, completed=6, created=2) == "  ░░░░!"
 
 
-def test_what_is_short_has_a_column_all_the_same() -> None:
+def test_short_texts_still_have_a_column() -> None:
     assert drawn(run(published_at=4.1, started_at=4.2, ended_at=4.3, outcome="succeeded")) == "    █"
 
 

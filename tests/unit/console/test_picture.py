@@ -63,7 +63,7 @@ def test_a_bar_grows_while_it_runs() -> None:
     assert "attempt 1 running: 5.0 s" in drawn(running, status="STARTED", completed=None).bars[-1].text
 
 
-def test_what_nobody_saw_the_end_of() -> None:
+def test_attempts_whose_end_nobody_saw() -> None:
     row = drawn(run(published_at=0, started_at=5), status="LOST", completed=9)
     assert [one.kind for one in row.bars] == ["queued", "unknown"]
     assert "attempt 1 outcome unknown: 4.0 s" in row.bars[-1].text

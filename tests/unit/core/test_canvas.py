@@ -1,7 +1,7 @@
-"""Steps behind a task: what we read out of a message is what Celery really sends later.
+"""The steps behind a task: those that we read from a message are those that Celery really sends later.
 
-Workflows of real signatures are sent on a memory broker; each message is caught, its steps are kept, and its task is
-run in this process as a worker would, until nothing is left to send.
+Workflows of real signatures are sent on a memory broker. Each message is caught, its steps are kept, and its task is
+run in this process as a worker would run it, until nothing is left to send.
 """
 
 from __future__ import annotations
@@ -161,8 +161,8 @@ WORKFLOWS: dict[str, Callable[[Line], Signature]] = {
 }
 
 BODY_AFTER_HEADER = celery.VERSION >= (5, 7)
-"""Before, the first header task in a chain carries the chord's body, which is announced before the others then, and
-without who will send it."""
+"""Earlier, the first header task of a chain carried the chord's body, which is then announced before the others, and
+without its sender."""
 
 
 def _linked(signature: Signature, callback: Signature) -> Signature:
@@ -196,7 +196,7 @@ def test_the_steps_of_a_message_are_what_is_sent(line: Line, name: str) -> None:
 
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_the_sender_of_a_step_has_announced_itself(line: Line, name: str) -> None:
-    """The task that sends a step had announced itself as the parent, unless as the last one of a chord's header."""
+    """The task that sends a step had announced itself as the parent, unless it was the last one of a chord's header."""
     line.run(WORKFLOWS[name](line))
     sent = {one.id: one for one in line.sent}
     for one in line.sent:
@@ -240,7 +240,7 @@ def test_what_is_never_sent_was_announced(line: Line) -> None:
 
 
 def test_a_chain_in_a_header_is_followed_by_the_body(line: Line) -> None:
-    """It may fail: then only its tasks say what is not sent."""
+    """It may fail: then only its tasks report the steps that are not sent."""
     line.run(chord([chain(line.fail.s(), line.add.s(2))], line.total.s()))
     [first] = line.sent
     assert sorted(step.name for step in first.steps) == ["add", "total"]

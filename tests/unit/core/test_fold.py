@@ -1,4 +1,4 @@
-"""The fold: whose word counts, and what stays."""
+"""The fold: which event decides, and which values stay."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_a_start_heard_of_after_the_end_does_not_reopen() -> None:
 
 
 def test_a_clock_that_is_behind_does_not_reopen_either() -> None:
-    """The worker's main process and its child, or two machines, do not agree on the time."""
+    """The worker's main process and its child, or two machines, disagree about the time."""
     run = Delivery(2)
     assert fold([run.started(9), run.ended(Kind.SUCCEEDED, 5)]).task["status"] == "SUCCESS"
 
@@ -128,7 +128,7 @@ def test_a_message_heard_of_after_it_was_received() -> None:
     assert fold([Delivery(2).received(), published(5)]).task["status"] == "RECEIVED"
 
 
-# -- whose word counts ---------------------------------------------------------------
+# -- which event decides -------------------------------------------------------------
 
 
 def test_an_attempt_that_updated_its_content_ends_as_any_other() -> None:
@@ -145,8 +145,8 @@ def test_a_verdict_outranks_that_the_process_was_found_alive() -> None:
     assert [one["outcome"] for one in folded.attempts.values()] == ["failed"]
 
 
-def test_that_it_was_received_again_does_not_undo_what_an_attempt_said() -> None:
-    """The same message is delivered once more, and its body does not start."""
+def test_receiving_again_does_not_undo_an_attempt() -> None:
+    """The same message is delivered again, and its body does not start."""
     first, second = Delivery(2), Delivery(500, redelivered=True)
     assert fold([first.started(3), second.received()]).task["status"] == "STARTED"
 
@@ -182,7 +182,7 @@ def test_a_message_outranks_that_it_would_not_be_sent() -> None:
     assert statuses([event(Kind.PLANNED, 0, **asked()), unsent, published(5)]) == ["PENDING", "FAILURE", "PENDING"]
 
 
-def test_that_it_was_planned_again_does_not_undo_that_it_was_not_sent() -> None:
+def test_planning_again_does_not_undo_that_it_was_not_sent() -> None:
     unsent, planned = event(Kind.UNSENT, 5, **asked()), event(Kind.PLANNED, 9, **asked())
     assert fold([unsent, planned]).task["status"] == "FAILURE"
 

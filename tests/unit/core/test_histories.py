@@ -1,4 +1,4 @@
-"""Every history gives the row and the attempts that are true, in any order of its events."""
+"""Every history gives the right row and attempts, in any order of its events."""
 
 from __future__ import annotations
 

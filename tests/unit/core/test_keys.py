@@ -1,4 +1,4 @@
-"""The keys of the fold: as they are stored, how they sort, and what readers make of those of others."""
+"""The keys of the fold: their stored form, their order, and how readers handle keys of others."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def order_key(sample: Event) -> str:
     return key
 
 
-# -- as they are stored --------------------------------------------------------------
+# -- stored form ---------------------------------------------------------------------
 
 
 RECEIVED = 0x06376C9DC1CA00
@@ -150,7 +150,7 @@ def test_which_key_of_a_row_is_which() -> None:
     ],
     ids=["started", "noted", "found", "lost", "inferred", "seen", "internal"],
 )
-def test_whose_word_counts(sample: Event, phase: int) -> None:
+def test_the_phase_decides(sample: Event, phase: int) -> None:
     assert end_key(sample) == f"{phase}{ms(9):014x}"
     assert order_key(sample) == f"0000004{'0' * 21}{phase}{ms(9):014x}"
 
@@ -190,7 +190,7 @@ def test_an_attempt_key_holds_the_time_of_delivery() -> None:
     assert received_at(attempt_key(event(Kind.STARTED, 3, run=new_token(16**14 - 1), retries=9))) == 16**14 - 1
 
 
-# -- how they sort -------------------------------------------------------------------
+# -- order ---------------------------------------------------------------------------
 
 
 def test_attempt_keys_sort_by_nesting_retries_redelivery_and_time() -> None:
@@ -300,7 +300,7 @@ ASKED: list[Callable[[str], object]] = [AttemptKey.parse, is_planned, is_unsent,
 
 @pytest.mark.parametrize("text", NONE_OF_OURS, ids=repr)
 def test_a_text_that_is_no_key_is_none(text: str) -> None:
-    """As an imported row may have: it stops nobody."""
+    """As in an imported row: it stops nothing."""
     assert not any(ask(text) for ask in ASKED)
 
 
@@ -343,13 +343,13 @@ def test_only_steps_and_what_is_not_sent_are_of_a_step() -> None:
     assert [source for source in "01234" if is_of_a_step(f"{source}{text[1:]}")] == ["1", "2"]
 
 
-# -- nobody else ---------------------------------------------------------------------
+# -- no other module -----------------------------------------------------------------
 
 TEXTS = {"startswith", "endswith", "partition", "removeprefix", "removesuffix", "split"}
 
 
 def taken_apart(tree: ast.Module) -> Iterator[int]:
-    """Lines that slice what is called a key of the fold, or ask how it begins."""
+    """Lines that slice a key of the fold, or check its beginning."""
     names = {"run_key", "order_key", "origin_key", "content_key", "trace_key", "end_key"}
     for node in ast.walk(tree):
         if not isinstance(node, (ast.Subscript, ast.Attribute)):
@@ -360,11 +360,11 @@ def taken_apart(tree: ast.Module) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("code", ["task.origin_key[0]", "order_key[6:7]", "task.content_key.startswith('1')"])
-def test_this_test_sees_who_takes_a_key_apart(code: str) -> None:
+def test_this_test_sees_modules_that_take_a_key_apart(code: str) -> None:
     assert list(taken_apart(ast.parse(code)))
 
 
-def test_nobody_else_takes_a_key_apart() -> None:
+def test_no_other_module_takes_a_key_apart() -> None:
     package = Path(celery_asynctask.__file__).parent
     for path in package.rglob("*.py"):
         if path != Path(keys.__file__):

@@ -1,4 +1,4 @@
-"""Reasons that are stored as text come back as they went, and every code has its sentence."""
+"""Reasons that are stored as text come back unchanged, and every code has its sentence."""
 
 from __future__ import annotations
 

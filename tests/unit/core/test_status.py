@@ -1,4 +1,4 @@
-"""The statuses cover all that Celery knows, and which of them end a task or count as failed."""
+"""The statuses cover all of Celery's, and which of them end a task or count as failed."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ def test_terminal_statuses_are_celery_s_ready_ones_and_three_more() -> None:
     assert {status.value for status in TERMINAL} == set(states.READY_STATES) | {"IGNORED", "REJECTED", "LOST"}
 
 
-def test_what_fails_is_over() -> None:
+def test_failed_statuses_are_terminal() -> None:
     assert [status.value for status in FAILED] == ["FAILURE", "LOST", "REJECTED"]
     assert set(FAILED) < TERMINAL

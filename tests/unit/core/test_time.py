@@ -15,7 +15,7 @@ AT = dt.datetime(2026, 1, 31, 14, 5, 0, 123457, dt.timezone.utc)
 
 @pytest.fixture
 def far() -> Iterator[None]:
-    """A zone which is never UTC."""
+    """A zone that is never UTC."""
     with variables({"TZ": "Asia/Kolkata"}):
         yield
 

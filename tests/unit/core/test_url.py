@@ -119,5 +119,5 @@ def test_a_secret_among_the_options_is_not_shown(name: str) -> None:
 
 @pytest.mark.parametrize("password", ["p@ss", "p@h", "p?s@ss", "p/s@ss@"])
 def test_a_password_that_should_have_been_quoted_is_not_shown(password: str) -> None:
-    """SQLAlchemy takes another host from it: then an error shows the URL."""
+    """SQLAlchemy reads another host from it, so an error would show the URL."""
     assert parse(f"postgresql://user:{password}@h/d@x").shown == "postgresql://user:***@h/d@x"

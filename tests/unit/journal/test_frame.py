@@ -1,4 +1,4 @@
-"""Frames: what was written comes back, and damage stays where it is."""
+"""Frames: written data comes back, and damage stays where it is."""
 
 from __future__ import annotations
 

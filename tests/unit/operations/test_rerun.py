@@ -1,4 +1,4 @@
-"""What may be sent again, and why something may not: of rows as the payload encoder makes them."""
+"""Which tasks can be rerun, and the reasons why others cannot, for rows as the payload encoder makes them."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def app() -> Iterator[Celery]:
 
 
 def row(**more: Any) -> AsyncTask:
-    """A task that is over."""
+    """A task that has ended."""
     known = {
         "celery_task_id": ID,
         "name": NAME,
@@ -160,7 +160,7 @@ def test_arguments_that_were_not_recorded(app: Celery) -> None:
 
 
 def test_the_message(app: Celery) -> None:
-    """To the queue that was asked for, also where the app does not know the task."""
+    """To the requested queue, even if the app does not know the task."""
     stored, _ = Encoder().arguments([Decimal("1.50")], {})
     for name in (NAME, "shop.renamed"):
         one = look(app, row(name=name, task_args=stored), force_name=True)
@@ -172,9 +172,9 @@ def test_the_message(app: Celery) -> None:
         assert message.payload[:2] == [[Decimal("1.50")], {"currency": "EUR"}]
 
 
-def test_whoever_asks_lends_it_nothing(tmp_path: Path) -> None:
-    """The new execution is for the original's customer and creator, or for nobody: not for those of the request, or
-    of the task, that asks."""
+def test_a_caller_passes_nothing_on_to_it(tmp_path: Path) -> None:
+    """The new execution has the original's customer and creator, or none: not those of the request or the task around
+    it."""
     app = make_app()
     app.conf.update(
         asynctask_url=f"sqlite:///{tmp_path / 'rows.db'}",
@@ -216,7 +216,7 @@ def test_whoever_asks_lends_it_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(HISTORIES))
 def test_every_history(app: Celery, name: str) -> None:
-    """What is over and was sent can be sent again; what was planned and never sent cannot."""
+    """A task that ended and was sent can be rerun; one that was planned and never sent cannot."""
     found = fold(HISTORIES[name]()).task
     task = row(status=AsyncTaskStatus(found["status"]), origin_key=found["origin_key"])
     told = refusal(app, task)
@@ -263,7 +263,7 @@ def test_arguments_that_do_not_fit_any_more(app: Celery) -> None:
     assert "do not fit the task's present signature" in refusal(app, row(task_args=[1, 2, 3, 4]))
 
 
-def test_what_was_sent_again_before(app: Celery) -> None:
+def test_an_earlier_rerun_is_a_reason(app: Celery) -> None:
     at = dt.datetime(2026, 1, 31, tzinfo=dt.timezone.utc)
     before = [Rerun("new-2", at), Rerun("new-1", at)]
     [told] = reasons(look(app, row(), before).refusals)
@@ -284,7 +284,7 @@ def test_a_queue_that_is_not_there(app: Celery) -> None:
 
 
 def test_content(app: Celery) -> None:
-    """What was given is given again, but for what says how it came to be sent."""
+    """The given content is given again, except the facts about how it came to be sent."""
     given = {"order": 17, "rerun_of": "x", "rerun_by": "y", "periodic_task_name": "z"}
     assert look(app, row(content=given, content_key=GIVEN)).content == {"order": 17}
     for content, key, told in (
@@ -319,7 +319,7 @@ def test_the_link_is_sent_however_much_else_is(tmp_path: Path) -> None:
 
 
 def test_the_link_is_sent_where_only_some_tasks_are_recorded(app: Celery, tmp_path: Path) -> None:
-    """And nothing else of that app is recorded for it from then on: others record the task."""
+    """From then on, nothing else of that app is recorded for it: others record the task."""
     app.conf.update(asynctask_url=f"sqlite:///{tmp_path / 'rows.db'}", asynctask_journal_dir=tmp_path / "journal")
     install(app, whole_app=False)
     instrumentation = instrumentation_of(app)
@@ -338,7 +338,7 @@ def test_the_link_is_sent_where_only_some_tasks_are_recorded(app: Celery, tmp_pa
 
 
 def backend_error(app: Celery) -> Exception:
-    """As Celery's Redis backend raises it, where Redis is away."""
+    """As Celery's Redis backend raises it if Redis is away."""
     app.conf.result_backend = "redis://127.0.0.1:9/0"
     [kind, *_] = app.backend.connection_errors
     made = RuntimeError("Retry limit exceeded")

@@ -1,4 +1,4 @@
-"""Retention rules: what they say, and what is refused with which words."""
+"""Retention rules, and the messages for invalid ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sentences of `why`, for everything that can have become of a task."""
+"""The sentences of `why`, for everything that can have happened to a task."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def row(model: Any, values: dict[str, Any]) -> Any:
 
 
 def history(name: str, **more: Any) -> Evidence:
-    """The evidence that a history of `tests.histories` leaves."""
+    """The evidence of a history in `tests.histories`."""
     folded = fold(HISTORIES[name]())
     task = row(AsyncTask, folded.task)
     task.status = AsyncTaskStatus(task.status)
@@ -95,7 +95,7 @@ def test_success() -> None:
     )
 
 
-def test_causes_are_told_one_after_the_other() -> None:
+def test_causes_are_listed_one_after_the_other() -> None:
     first = changed(history("killed"), celery_task_id="first")
     between = changed(history("body_of_failed_chord", cause=first), celery_task_id="between")
     lines = told(changed(history("never_sent", cause=between), celery_task_id="last")).splitlines()
@@ -105,7 +105,7 @@ def test_causes_are_told_one_after_the_other() -> None:
     assert lines[4].startswith("Its process died while running it: WorkerLostError: signal 9. If nobody")
 
 
-def test_causes_that_name_each_other_are_told_once() -> None:
+def test_causes_that_name_each_other_are_listed_once() -> None:
     one = history("never_sent")
     assert told(one._replace(cause=one)).count("It was never sent") == 1
 
@@ -212,7 +212,7 @@ def test_it_waits_elsewhere() -> None:
     assert text.endswith(": its last attempt was requeued.")
 
 
-def test_it_waits_to_be_tried_again() -> None:
+def test_it_waits_for_its_retry() -> None:
     evidence = changed(history("failed"), status=AsyncTaskStatus.RETRY, retries=1)
     assert told(evidence).splitlines() == [
         "Waiting for its next attempt: the last one ended at 2025-06-15 15:06:40.009 (2 h 00 m ago) with ValueError: "
@@ -248,7 +248,7 @@ def test_a_later_step(more: dict[str, Any], expected: str) -> None:
 @pytest.mark.parametrize("key", ["", "x", "0" * 10, f"{'0' * 6}3{'g' * 14}", "-1234567890123"])
 @pytest.mark.parametrize("status", AsyncTaskStatus)
 def test_where_the_recorder_did_not_write_the_key(status: AsyncTaskStatus, key: str) -> None:
-    """As in a bundle that something else has made: then nobody knows since when it is so."""
+    """As in a bundle that another program has made: then nobody knows since when."""
     evidence = Evidence(row(AsyncTask, {**MINIMAL, "order_key": key, "status": status}))
     assert told(evidence)
     assert "since" not in told(evidence) or status is AsyncTaskStatus.STARTED

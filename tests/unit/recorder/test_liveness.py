@@ -1,4 +1,4 @@
-"""What the watch tells of a run: the event that it makes of an attempt belongs to that attempt."""
+"""The event that liveness makes about an attempt belongs to that attempt."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("kind", [Kind.LOST, Kind.FOUND])
 @pytest.mark.parametrize("run", DELIVERIES)
 def test_the_event_has_the_key_of_the_attempt(kind: Kind, run: Delivery) -> None:
-    """Each part of it, too: else a key that is cut in other places would be put together again the same."""
+    """Each part as well: otherwise a key that is cut in other places would be put together again."""
     start = run.started(3)
     event = event_of(kind, attempt_key(start))
     assert attempt_key(event) == attempt_key(start)
@@ -57,7 +57,7 @@ def test_an_attempt_whose_key_is_none_gets_no_event(key: str) -> None:
 
 
 def test_a_key_that_the_recorder_did_not_write(tmp_path: Path) -> None:
-    """As an imported attempt may have one: it gets no event, but others do."""
+    """An imported attempt may have one: it gets no event, but others do."""
     ours = attempt_key(Delivery(2).started(3))
     written: list[bytes] = []
     store: Any = SimpleNamespace(write=written.extend)

@@ -1,4 +1,4 @@
-"""The bounds of payloads: what is too long or too deep is cut, and says so."""
+"""The bounds of payloads: values that are too long or too deep are cut and marked."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_text_is_kept_or_cut(value: str, limit: int) -> None:
 
 
 def test_a_cut_ends_whatever_room_is_left() -> None:
-    """A head of no characters is two bytes of JSON; looking for a shorter one would never end."""
+    """A head without characters is two bytes of JSON; searching for a shorter one would never end."""
     for size in range(256, 512):
         for value in (["é" * 50] * 4000, ["x" * 99] * 4000, [["😀" * 9] * 50] * 50):
             assert len(json.dumps(Encoder(size).value(value))) <= size + OVERRUN
@@ -185,7 +185,7 @@ def test_what_is_laid_over_a_mapping_is_bounded_with_it() -> None:
 
 
 def test_a_mapping_that_is_all_described_leaves_the_others_as_they_are() -> None:
-    """As one that a rule redacts as a whole."""
+    """Like one that a rule redacts completely."""
     merged = Merged({"a": 1}, 4_000)
     merged.update({MARK: "redacted"})
     assert merged.content == {"a": 1, MARK: {MARK: "redacted"}}

@@ -1,4 +1,4 @@
-"""Errors as they are stored: types, messages, reasons and tracebacks, whatever they are of."""
+"""Errors in their stored form: types, messages, reasons and tracebacks, whatever they contain."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_secret_at_the_cut_of_a_traceback_is_not_seen() -> None:
 
 
 def test_the_soft_time_limit_is_the_task_s() -> None:
-    """It is raised by a signal handler, so it may strike while we convert a value."""
+    """A signal handler raises it, so it can strike while we convert a value."""
 
     class Struck(Exception):
         def __str__(self) -> str:

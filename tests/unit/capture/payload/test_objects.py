@@ -1,4 +1,4 @@
-"""Payloads of objects: those of other libraries, and those that resist; none is touched that is not known."""
+"""Payloads of objects: those of other libraries, and those that resist; unknown objects are not touched."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_what_is_its_text(value: Any) -> None:
 
 
 def impostor() -> Any:
-    """Of a class that says it is one of those."""
+    """An instance of a class that pretends to be another."""
     return type("Fraction", (), {"__module__": "fractions", "__str__": touch("__str__")})()
 
 
@@ -181,12 +181,12 @@ def test_wrapped_containers_end() -> None:
 
 
 def test_keyword_arguments_are_those_that_the_task_gets() -> None:
-    """Of whatever kind the mapping is that they are given in, as a task that runs eagerly may get them."""
+    """In any kind of mapping, as a task that runs eagerly may get them."""
     for kwargs in (types.MappingProxyType({"a": 1}), UserDict({"a": 1}), ChainMap({"a": 1})):
         assert Encoder().arguments((), kwargs) == ([], {"a": 1})
 
 
-def test_a_user_s_time_zone_is_not_asked() -> None:
+def test_a_user_s_time_zone_is_not_called() -> None:
     value = dt.datetime(2026, 1, 2, 3, tzinfo=hostile(dt.tzinfo))
     with armed():
         assert to_json(value) == {MARK: "as", "type": "datetime.datetime", "value": "2026-01-02T03:00:00"}

@@ -1,4 +1,4 @@
-"""Payloads: any value becomes JSON that every database takes, and what JSON cannot say is marked."""
+"""Payloads: any value becomes JSON that every database takes, and values that JSON lacks are marked."""
 
 from __future__ import annotations
 

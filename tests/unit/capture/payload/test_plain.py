@@ -1,4 +1,4 @@
-"""Arguments that need no walk: what is plain is written as it is, and is what a walk would make of it."""
+"""Arguments that need no walk: plain values are written unchanged, exactly as a walk would write them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must vanish before anything is written, and what must stay."""
+"""Values that must be removed before anything is written, and values that must stay."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_names_of_one_s_own_replace_the_default() -> None:
 
 
 @given(st.text(max_size=300))
-def test_any_name_can_be_asked(name: str) -> None:
+def test_any_name_can_be_searched(name: str) -> None:
     assert REDACTION.sensitive(name) in (True, False)
 
 

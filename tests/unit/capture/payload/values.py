@@ -1,4 +1,4 @@
-"""Values of every kind, of which some resist, and how to look at what becomes of them."""
+"""Values of every kind, some of which resist, and checks of their results."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ PLAIN = st.recursive(
     | STORABLE,
     lambda inner: st.lists(inner) | st.dictionaries(STORABLE.filter(lambda key: not key.startswith("$")), inner),
 )
-"""What JSON can say, and databases can keep, as it is."""
+"""Values that JSON can express, and databases can keep, unchanged."""
 
 
 touched: list[str] = []
-"""Which methods of `hostile` objects were called while `armed`."""
+"""Methods of `hostile` objects that were called while `armed`."""
 is_armed = False
 
 
@@ -81,7 +81,7 @@ ATTRIBUTES = {name: property(touch(name)) for name in ("value", "name", "hex", "
 
 
 class Meta(type):
-    """The class of hostile classes: asking them about themselves is calling the user, too."""
+    """The class of hostile classes: a question to a class is also a call of the user's code."""
 
 
 for _name in (
@@ -183,12 +183,12 @@ TAME = st.recursive(
 )
 ANYTHING = TAME | st.lists(HOSTILE | TAME) | st.dictionaries(HOSTILE.filter(hashable), HOSTILE)
 GENERATED = int(os.environ.get("ASYNCTASK_GENERATED", "300"))
-"""How many values are tried; `tests.soak` tries 10,000."""
+"""Number of values that are tried; `tests.soak` tries 10,000."""
 ENCODERS = [Encoder(size, redaction) for size in (256, 2_000, 65_536) for redaction in (None, Redaction())]
 
 
 def refused(value: Any) -> str | None:
-    """Why a database would refuse the value as JSON; None if it would not."""
+    """The reason why a database would refuse the value as JSON; None: it would not."""
     try:
         written = json.dumps(value, allow_nan=False)
         encode({"kind": "started", "id": "", "name": "", "at": 0, "args": value})
@@ -228,7 +228,7 @@ def depth_of(value: Any) -> int:
 
 
 def argument(value: Any, encoder: Encoder = payload.PLAIN) -> Any:
-    """What becomes of a value that is an argument."""
+    """The payload of a value that is an argument."""
     args, kwargs = encoder.arguments((value,), {"k": value})
     assert args == [kwargs["k"]] or MARK in json.dumps(args)
     return args[0]
