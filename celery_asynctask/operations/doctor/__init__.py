@@ -1,4 +1,4 @@
-"""Looking after an installation: what is configured, reachable and at work, and what to do where it is not."""
+"""Checking an installation: what is configured, reachable and at work, and what to do where it is not."""
 
 from __future__ import annotations
 

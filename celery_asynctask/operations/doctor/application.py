@@ -26,15 +26,15 @@ _SECRET = frozenset({"url", "engine_options", "redact", "tokens"})
 
 
 def configuration(settings: Settings) -> Iterator[Finding]:
-    """What is set, and whether the functions that the settings name are there."""
+    """The settings, and whether the functions that they name can be imported."""
     defaults = Settings()
     changed = [
-        f"asynctask_{one.name}" + ("" if one.name in _SECRET else f" = {_shown(getattr(settings, one.name))}")
-        for one in fields(Settings)
-        if getattr(settings, one.name) != getattr(defaults, one.name)
+        f"asynctask_{name}" + ("" if name in _SECRET else f" = {_shown(getattr(settings, name))}")
+        for name in (setting.name for setting in fields(Settings))
+        if getattr(settings, name) != getattr(defaults, name)
     ]
     yield _CONFIGURATION.ok(
-        f"The settings are valid; other than the defaults: {', '.join(changed) or 'none'}. The store is "
+        f"The settings are valid. Not at their defaults: {', '.join(changed) or 'none'}. The store is "
         f"{settings.shown_url}.",
     )
     if not settings.enabled:
@@ -56,10 +56,8 @@ def _shown(value: object) -> str:
 
 
 def wrong_configuration(exc: SettingsError) -> Finding:
-    """A setting is refused."""
-    return _CONFIGURATION.problem(
-        str(exc), "Correct it in the Celery configuration; workers refuse to start with it, too."
-    )
+    """A setting is not allowed."""
+    return _CONFIGURATION.problem(str(exc), "Correct it in the Celery configuration: workers refuse to start with it.")
 
 
 def unreadable_configuration(exc: Exception) -> Finding:
@@ -71,21 +69,23 @@ def unreadable_configuration(exc: Exception) -> Finding:
 
 
 def names_of_celery(app: Any) -> Iterator[Finding]:
-    """Whether the installed Celery has what recording relies on without its being promised."""
-    import_module("celery.beat")  # of which `missing` says nothing where it is not loaded
-    for one in missing(app):
-        yield _CELERY.problem(f"{one}.", "Install a release of celery-asynctask that knows this one, or another one.")
+    """Whether the installed Celery has the private names that recording relies on."""
+    import_module("celery.beat")  # `missing` checks only what is loaded
+    for absence in missing(app):
+        yield _CELERY.problem(
+            f"{absence}.", "Install a release of celery-asynctask for this Celery, or another release of Celery."
+        )
 
 
 def tasks(app: Any, settings: Settings) -> Iterator[Finding]:
-    """Whether the app records, and which of its tasks. Imports what its workers import."""
+    """Whether the app records, and which of its tasks. Imports the modules that its workers import."""
     for load in (app.loader.import_default_modules, app.finalize):
         try:
             load()
         except Exception as exc:  # noqa: BLE001 - whatever the user's modules raise
             yield _TASKS.problem(
-                f"What the app's workers import cannot be imported here: {type(exc).__name__}: {reason(exc)}.",
-                "Run `doctor` where the workers run; a worker that starts with this does not run, either.",
+                f"The modules of the app's workers cannot be imported here: {type(exc).__name__}: {reason(exc)}.",
+                "Run `doctor` where the workers run. If it is there, no worker can start.",
             )
     instrumentation = getattr(app, "asynctask_recording", None)  # `instrumentation.ATTRIBUTE`
     if instrumentation is None:
@@ -95,22 +95,21 @@ def tasks(app: Any, settings: Settings) -> Iterator[Finding]:
             "celery_asynctask.install(app).",
         )
         return
-    own = sorted(name for name in app.tasks if not name.startswith("celery."))
-    left_out = [name for name in own if not instrumentation.records(name)]
-    if not own:
+    names = sorted(name for name in app.tasks if not name.startswith("celery."))
+    left_out = [name for name in names if not instrumentation.records(name)]
+    if not names:
         yield _TASKS.note("The app defines no tasks here; it records what it sends with send_task.")
-    elif len(left_out) == len(own):
+    elif len(left_out) == len(names):
         yield _TASKS.problem(
-            f"None of the app's {len(own):,} tasks is recorded.",
-            "Look at asynctask_enabled, asynctask_include, asynctask_exclude and the tasks' option asynctask_record.",
+            f"None of the app's {len(names):,} tasks is recorded.",
+            "Check asynctask_enabled, asynctask_include, asynctask_exclude and the tasks' option asynctask_record.",
         )
     else:
         but = f", but not {listed(left_out, 10)}" if left_out else ""
-        yield _TASKS.ok(f"{len(own) - len(left_out):,} of the app's {len(own):,} tasks are recorded{but}.")
+        yield _TASKS.ok(f"{len(names) - len(left_out):,} of the app's {len(names):,} tasks are recorded{but}.")
     for key in ("include", "exclude"):
         for glob in getattr(settings, key):
-            if own and not any(fnmatchcase(name, glob) for name in app.tasks):
+            if names and not any(fnmatchcase(name, glob) for name in app.tasks):
                 yield _TASKS.note(
-                    f"{glob!r} in asynctask_{key} is the name of no task that is known here.",
-                    "Correct it if it is mistyped.",
+                    f"{glob!r} in asynctask_{key} matches no task that is known here.", "Correct it if it is mistyped."
                 )

@@ -1,4 +1,4 @@
-"""Checks of the database: reachable, of the right version, readable and writable, and of the same time as we."""
+"""Checks of the database: whether it answers, has our tables and this host's time, and can be read and written."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import uuid
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Final
+
+from sqlalchemy import Connection
+from sqlalchemy import event as event_listener
 
 from celery_asynctask.core.accounting import plural
 from celery_asynctask.core.event import Event, Kind, encode
@@ -23,15 +26,17 @@ from celery_asynctask.store import Position, SourceUpdate, Store
 from celery_asynctask.store.remedies import BEFORE_CONNECTED, GRANT, remedy
 
 SKEW_SECONDS: Final = 2.0
-"""By which the clocks may differ."""
+"""How far the clocks may differ."""
 SLOW_SECONDS: Final = 0.25
-"""That the shortest question may take before it is worth a note."""
+"""How long the shortest query may take before it is worth a note."""
+LOCK_SECONDS: Final = 5
+"""How long a trial write waits for a lock."""
 
 _WAITS: Final = "Until then, events wait in the journal."
 
 
 class Undone(Exception):
-    """Everything could be written; now nothing shall be."""
+    """Rolls the trial write back when it has succeeded."""
 
 
 _DATABASE: Final = Check("database")
@@ -42,9 +47,9 @@ _SOURCES: Final = Check("sources")
 
 
 def database(settings: Settings, reader: Reader) -> Iterator[Finding]:
-    """All that concerns the database."""
+    """All checks of the database."""
     try:
-        found = database_health(reader)
+        health = database_health(reader)
     except StoreError as exc:
         todo = exc.remedy or "See that the database runs, and that asynctask_url names it."
         yield _DATABASE.problem(exc.problem, f"{todo} {_WAITS}")
@@ -55,15 +60,17 @@ def database(settings: Settings, reader: Reader) -> Iterator[Finding]:
             f"{remedy(exc, reader.url) or 'Correct asynctask_url or asynctask_engine_options.'} {_WAITS}",
         )
         return
-    took = f"connected in {found.connect * 1000:.0f} ms, answers in {found.answer * 1000:.1f} ms"
-    if found.answer > SLOW_SECONDS:
-        yield _DATABASE.note(f"{reader.shown_url}: {took}, which is slow.", "Look at the way to it, and its load.")
+    took = f"connected in {health.connect * 1000:.0f} ms, answers in {health.answer * 1000:.1f} ms"
+    if health.answer > SLOW_SECONDS:
+        yield _DATABASE.note(
+            f"{reader.shown_url}: {took}, which is slow.", "Check the network to the database, and its load."
+        )
     else:
         yield _DATABASE.ok(f"{reader.shown_url}: {took}.")
-    yield _clock(found)
-    if found.problem:
-        problem, _, todo = found.problem.partition(": ")
-        if found.version is None:
+    yield _clock(health)
+    if health.problem:
+        problem, _, todo = health.problem.partition(": ")
+        if health.version is None:
             todo = "Run `celery asynctask upgrade`" + (
                 ", or wait: the recorder makes them with the first task it stores."
                 if settings.create_tables
@@ -71,7 +78,7 @@ def database(settings: Settings, reader: Reader) -> Iterator[Finding]:
             )
         yield _SCHEMA.problem(f"The database {problem}.", todo[:1].upper() + todo[1:])
         return
-    yield _SCHEMA.ok(f"Version {found.version}, which this release needs.")
+    yield _SCHEMA.ok(f"Version {health.version}, which this release needs.")
     try:
         read_all(reader)
     except StoreError as exc:
@@ -81,20 +88,20 @@ def database(settings: Settings, reader: Reader) -> Iterator[Finding]:
     yield _silence(reader)
 
 
-def _clock(found: DatabaseHealth) -> Finding:
-    if found.skew is None:
+def _clock(health: DatabaseHealth) -> Finding:
+    if health.skew is None:
         return _CLOCK.ok("The database runs in this process, so it has this host's time.")
-    where = f"{abs(found.skew):.3f} s {'ahead of' if found.skew > 0 else 'behind'} this host's"
-    if abs(found.skew) > SKEW_SECONDS:
+    where = f"{abs(health.skew):.3f} s {'ahead of' if health.skew > 0 else 'behind'} this host's"
+    if abs(health.skew) > SKEW_SECONDS:
         return _CLOCK.problem(
             f"The database's clock is {where}: times of different hosts cannot be compared.",
-            "Let both hosts keep time by NTP (chrony, systemd-timesyncd).",
+            "Synchronize both hosts by NTP (chrony, systemd-timesyncd).",
         )
     return _CLOCK.ok(f"The database's clock is {where}.")
 
 
 def _rights(settings: Settings) -> Finding:
-    """Write what a recorder writes, and take it back."""
+    """Write what a recorder writes, and roll it back."""
     at = now()
     event: Event = {
         "id": f"doctor-{uuid.uuid4()}",
@@ -110,6 +117,7 @@ def _rights(settings: Settings) -> Finding:
         raise Undone
 
     with closing(Store(settings)) as store:
+        event_listener.listen(store.engine, "begin", _bound_locks)
         try:
             store.write([encode(event)], [update], before_commit=undo)
         except Undone:
@@ -118,21 +126,34 @@ def _rights(settings: Settings) -> Finding:
             return _RIGHTS.problem(
                 f"The tables can be read, but not written: {reason(exc)}.", remedy(exc, settings.url) or GRANT
             )
-    raise AssertionError("the store wrote without asking")
+    raise AssertionError("the store did not call before_commit")
+
+
+def _bound_locks(connection: Connection) -> None:
+    """Wait for no lock longer than a person waits for `doctor`."""
+    match connection.dialect.name:
+        case "postgresql":
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'")
+        case "mysql" | "mariadb":
+            seconds = f"innodb_lock_wait_timeout = {LOCK_SECONDS}, lock_wait_timeout = {LOCK_SECONDS}"
+            connection.exec_driver_sql(f"SET SESSION {seconds}")
+        case _:
+            connection.exec_driver_sql(f"PRAGMA busy_timeout = {LOCK_SECONDS * 1000}")
 
 
 def _silence(reader: Reader) -> Finding:
     with reader.session() as session:
-        found = silent(session, dt.datetime.now(dt.timezone.utc))
-    if not found:
+        silent_hosts = silent(session, dt.datetime.now(dt.timezone.utc))
+    if not silent_hosts:
         return _SOURCES.ok(
             "Every process that has written events was seen in the last minutes, or is known to be gone."
         )
-    count = sum(number for _, number, _ in found)
-    last = max(seen for _, _, seen in found)
-    hosts = ", ".join(f"{host} ({number:,})" for host, number, _ in found[:5]) + (", ..." if len(found) > 5 else "")
+    count = sum(processes for _, processes, _ in silent_hosts)
+    last = max(seen for _, _, seen in silent_hosts)
+    hosts = ", ".join(f"{host} ({processes:,})" for host, processes, _ in silent_hosts[:5])
     return _SOURCES.note(
-        f"Nobody has looked after {count:,} {plural(count, 'process')} since {last:%Y-%m-%d %H:%M:%S} UTC: {hosts}.",
-        "If they should run: their hosts are cut off from the database, or no recorder works. If not, the next "
-        "recorder that starts notes that they are gone.",
+        f"No recorder has seen {count:,} {plural(count, 'process')} since {last:%Y-%m-%d %H:%M:%S} UTC: {hosts}"
+        f"{', ...' if len(silent_hosts) > 5 else ''}.",
+        "If they should run, their hosts are cut off from the database, or no recorder runs there. If not, the next "
+        "recorder that starts there notes that they are gone.",
     )

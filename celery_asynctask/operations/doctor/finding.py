@@ -1,4 +1,4 @@
-"""What a check found, and what to do about it."""
+"""The result of a check, and what to do about it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Level(str, enum.Enum):
-    """How bad it is."""
+    """How serious a finding is."""
 
     OK = "ok"
     NOTE = "note"
@@ -16,18 +16,18 @@ class Level(str, enum.Enum):
 
 
 class Finding(NamedTuple):
-    """One check's result."""
+    """The result of a check."""
 
     level: Level
     check: str
-    """What was looked at, in a word or two."""
+    """What was checked, in a word or two."""
     text: str
     remedy: str = ""
-    """What to do; empty where nothing needs to be done."""
+    """What to do; empty if nothing needs to be done."""
 
 
 class Check:
-    """What is looked at, in a word or two, and what is found of it."""
+    """Makes the findings about one subject, which ``name`` says in a word or two."""
 
     def __init__(self, name: str) -> None:
         self._name = name

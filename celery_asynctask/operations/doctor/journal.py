@@ -1,4 +1,4 @@
-"""Checks of the journal directory of this host: whether it can be used, and whether somebody drains it."""
+"""Checks of the journal directory of this host: whether it can be used, and whether a recorder drains it."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from celery_asynctask.queries.completeness import completeness
 from celery_asynctask.settings import Settings
 
 LATE_SECONDS: Final = 5.0
-"""How long an event waits beyond ``flush_interval`` until the recorder's progress is looked at."""
+"""How long an event may wait beyond ``flush_interval`` before the recorder's progress is watched."""
 LOOK_SECONDS: Final = 5.0
-"""How long that look takes at most."""
+"""How long it is watched at most."""
 _PAUSE: Final = 0.25
 LITTLE_BYTES: Final = 100_000_000
 """Free space below which the disk counts as full."""
 FULL: Final = 0.8
-"""Part of ``asynctask_journal_max_bytes`` from which on it is worth a note."""
+"""The part of ``asynctask_journal_max_bytes`` beyond which the size is worth a note."""
 _VOLATILE: Final = frozenset({"tmpfs", "ramfs"})
 _REMOTE: Final = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "lustre", "gfs2", "ocfs2", "glusterfs", "virtiofs"}
@@ -42,7 +42,7 @@ _BACKLOG: Final = Check("backlog")
 
 
 def journal(settings: Settings) -> Iterator[Finding]:
-    """The directory itself. Nothing is made or repaired."""
+    """Check the directory itself. Creates and repairs nothing."""
     path = settings.directory
     if is_nowhere(path):
         yield _JOURNAL.problem(
@@ -57,11 +57,11 @@ def journal(settings: Settings) -> Iterator[Finding]:
         yield from _absent(path)
         return
     except OSError as exc:
-        yield _JOURNAL.problem(f"{path} cannot be looked at: {reason(exc)}.", _AS_USER)
+        yield _JOURNAL.problem(f"{path} cannot be read: {reason(exc)}.", _AS_USER)
         return
     if not stat.S_ISDIR(status.st_mode):
         yield _JOURNAL.problem(
-            f"{path} is no directory (symbolic links are not followed).",
+            f"{path} is not a directory (symbolic links are not followed).",
             "Remove it, or set asynctask_journal_dir to a directory.",
         )
         return
@@ -71,8 +71,8 @@ def journal(settings: Settings) -> Iterator[Finding]:
         )
     elif status.st_mode & 0o077:
         yield _JOURNAL.note(
-            f"{path} has the mode {stat.S_IMODE(status.st_mode):04o}: other users may look into it.",
-            f"chmod 700 {path}; the next process that records does it, too.",
+            f"{path} has the mode {stat.S_IMODE(status.st_mode):04o}: other users may read it.",
+            f"Run chmod 700 {path}; the next process that records does so too.",
         )
     try:
         survey = Survey(path)
@@ -83,7 +83,7 @@ def journal(settings: Settings) -> Iterator[Finding]:
                 "Give each store its own asynctask_journal_dir.",
             )
         size = Survey.size(path)
-    except FileNotFoundError:  # its first file
+    except FileNotFoundError:  # the file that names the store, which is created first
         yield _JOURNAL.note(f"{path} is not in use yet: the first process that records on this host begins a journal.")
         yield from _file_system(path)
         return
@@ -101,31 +101,33 @@ _AS_USER: Final = (
 
 
 def _absent(path: Path) -> Iterator[Finding]:
-    above = next(one for one in path.parents if one.exists())
+    above = next(parent for parent in path.parents if parent.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         yield _JOURNAL.problem(
-            f"{path} is not there, and this user may not make it in {above}.",
-            "Make it for the user of the workers, or set asynctask_journal_dir to another directory.",
+            f"{path} does not exist, and this user may not create it in {above}.",
+            "Create it for the user of the workers, or set asynctask_journal_dir to another directory.",
         )
         return
-    yield _JOURNAL.note(f"{path} is not there yet: the first process that records on this host makes it.")
+    yield _JOURNAL.note(f"{path} does not exist yet: the first process that records on this host creates it.")
     yield from _file_system(above)
 
 
 def _space(settings: Settings, size: int) -> Finding:
     path, limit = settings.directory, settings.journal_max_bytes
-    there = os.statvfs(path)
-    free = there.f_bavail * there.f_frsize
-    text = f"{path} has {amount(size)} of the {amount(limit)} that it may take; {amount(free)} are free there."
+    disk = os.statvfs(path)
+    free = disk.f_bavail * disk.f_frsize
+    text = f"{path} has {amount(size)} of the {amount(limit)} that it may take; {amount(free)} are free on its disk."
     if size >= limit:
-        return _JOURNAL.problem(f"{text} Events are dropped.", "See that the recorder can store, or raise the bound.")
+        return _JOURNAL.problem(
+            f"{text} Events are dropped.", "See that the recorder can store, or raise asynctask_journal_max_bytes."
+        )
     if free < LITTLE_BYTES:
         return _JOURNAL.problem(text, "Make room on that disk, or set asynctask_journal_dir to another one.")
     if size > FULL * limit:
         return _JOURNAL.note(text, "See that the recorder can store, or raise asynctask_journal_max_bytes.")
     if free < limit - size:
         return _JOURNAL.note(
-            f"{text} The disk is full before that bound is reached.",
+            f"{text} The disk fills up before that limit is reached.",
             "Make room, or lower asynctask_journal_max_bytes.",
         )
     return _JOURNAL.ok(text)
@@ -135,7 +137,7 @@ def _file_system(path: Path) -> Iterator[Finding]:
     kind = file_system(path)
     if kind in _VOLATILE:
         yield _FILE_SYSTEM.note(
-            f"{path} is in memory ({kind}): what is not stored when the host goes down is lost.",
+            f"{path} is in memory ({kind}): events that are not stored are lost when the host goes down.",
             "Set asynctask_journal_dir to a directory on a disk.",
         )
     elif kind in _REMOTE or (kind or "").startswith("fuse."):
@@ -148,7 +150,7 @@ def _file_system(path: Path) -> Iterator[Finding]:
 
 
 def file_system(path: Path) -> str | None:
-    """The kind of file system that a path is on, as Linux calls it; None: not known."""
+    """The type of the file system that a path is on, as Linux calls it; None: not known."""
     try:
         lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
@@ -159,48 +161,46 @@ def file_system(path: Path) -> str | None:
         about, _, rest = line.partition(" - ")
         mounted = about.split()[4].encode("utf-8", "surrogateescape").decode("unicode_escape")  # \\040 is a blank
         inside = real == mounted or real.startswith(mounted.rstrip("/") + "/")
-        if inside and len(mounted) >= len(longest):  # of two on one place, the later one is seen
+        if inside and len(mounted) >= len(longest):  # of two mounts on one place, the later one is in effect
             longest, kind = mounted, rest.split()[0]
     return kind
 
 
 def recorder(settings: Settings) -> Iterator[Finding]:
-    """Who drains the directory, and what lies in quarantine."""
+    """Whether a recorder drains the directory, and what lies in quarantine."""
     try:
         survey = Survey(settings.directory)
         elected, dedicated = survey.recorder(), survey.dedicated()
         segments = survey.segments()
         quarantines = survey.quarantines()
     except OSError:
-        return  # `journal` has told
+        return  # `journal` has a finding about it
     if elected is not None:
-        kind = "The dedicated recorder" if dedicated is not None else "A recorder inside of a worker or producer"
+        kind = "The dedicated recorder" if dedicated is not None else "A recorder inside a worker or producer"
         named = "" if elected == UNKNOWN_PID else f": process {elected}"
         yield _RECORDER.ok(f"{kind} is elected{named}.")
     elif segments:
         yield _RECORDER.problem(
-            f"Nobody drains {settings.directory}, in which there {'is' if len(segments) == 1 else 'are'} "
-            f"{len(segments):,} {plural(len(segments), 'segment')}.",
+            f"No recorder drains {settings.directory}, which has {len(segments):,} {plural(len(segments), 'segment')}.",
             _START,
         )
     else:
-        yield _RECORDER.note("None is elected, and nothing waits: no process of this host records at the moment.")
+        yield _RECORDER.note("None is elected, and nothing waits: no process of this host records now.")
     if quarantines:
         count = sum(quarantines.values())
         first = next(iter(quarantines))
         yield _QUARANTINE.problem(
             f"{count:,} {plural(count, 'event')} or damaged lines could not be stored and lie in "
             f"{len(quarantines):,} {plural(len(quarantines), 'file')}, such as {first}.",
-            "Look at them and at the recorder's log, which says why; remove the files when that is dealt with.",
+            "The recorder's log says why. Remove the files when the cause is mended and the events are not needed.",
         )
     else:
         yield _QUARANTINE.ok("Empty.")
 
 
 def backlog(settings: Settings, reader: Reader) -> Iterator[Finding]:
-    """How many events wait to be stored, and for how long. Where they wait for longer than a recorder at work lets
-    them, looks a second time, to tell one that fails from one that catches up. Says nothing where the database or the
-    journal cannot be read."""
+    """How many events wait to be stored, and for how long. If they wait too long, watches the recorder for a while, to
+    tell one that fails from one that catches up. Says nothing if the database or the journal cannot be read."""
     try:
         survey = Survey(settings.directory)
         reader.check_schema()
@@ -227,17 +227,17 @@ def backlog(settings: Settings, reader: Reader) -> Iterator[Finding]:
         yield _BACKLOG.note(f"{text} The recorder catches up.")
     else:
         yield _BACKLOG.problem(
-            f"{text} The recorder has stored none in {LOOK_SECONDS:.0f} s: it fails, or waits to try again.",
+            f"{text} The recorder has stored none in {LOOK_SECONDS:.0f} s: it fails, or waits before its next try.",
             "Its log says why (a worker's own log, where the recorder runs in a worker). If statements time out there, "
             "lower asynctask_batch_size, or raise the statement timeout of the database.",
         )
 
 
 def _done(ledger: Ledger) -> int:
-    """Events that the recorder is done with."""
+    """Events that the recorder has stored or put into quarantine."""
     return ledger.stored + ledger.quarantined
 
 
 def _ledger(reader: Reader, survey: Survey) -> Ledger:
-    """Of the processes of this journal."""
+    """The sum over the processes of this journal."""
     return completeness(reader, survey, since=dt.datetime.now(dt.timezone.utc)).ledger
