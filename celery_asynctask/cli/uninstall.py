@@ -24,15 +24,15 @@ from celery_asynctask.operations.uninstall import JournalFiles, Leftovers, Unins
 @click.option("--dry-run", is_flag=True, help="Only show what would be removed.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def uninstall(context: CommandContext, dry_run: bool, yes: bool) -> None:
-    """Remove the record for good: our tables, and the journal of this host.
+    """Remove the tables and the journal of this host.
 
-    Take celery-asynctask out of the app's configuration, or set asynctask_enabled to False, and restart the processes
-    first: one that still records would create everything again. While any is seen at work, nothing is removed. Run it
-    as the user of the workers, and once more on each other host, for its journal.
+    The record is gone for good then. First take celery-asynctask out of the app, or set asynctask_enabled to False, and
+    restart all processes: a process that still records would create everything again. Nothing is removed while one is
+    seen at work. Run it as the user of the workers, and then on each other host, for its journal.
 
     Other tables of the database, an SQLite file itself, files that are not ours, logs, exports and backups stay. If it
-    is interrupted, run it again. It does not undo `celery_asynctask.install(app)` in a process; the function
-    `celery_asynctask.uninstall(app)` does.
+    is interrupted, run it again. This command has nothing to do with the function `celery_asynctask.uninstall(app)`,
+    which ends the recording of an app in a process.
     """
     output = context.output
     work = Uninstall(context.writer(context.settings))
@@ -42,7 +42,7 @@ def uninstall(context: CommandContext, dry_run: bool, yes: bool) -> None:
         return
     if dry_run:
         if leftovers.in_use:
-            output.hint(f"Now it would be refused, for these still record: {'; '.join(leftovers.in_use)}.")
+            output.hint(f"It would be refused now, because these still record: {'; '.join(leftovers.in_use)}.")
         return
     refuse(leftovers.in_use)
     ask(f"Remove {_parts(leftovers)} for good?", yes)

@@ -1,7 +1,7 @@
 """Alembic's entry point to our migrations.
 
-Point ``script_location`` at ``celery_asynctask:migrations``; the database is ``sqlalchemy.url`` of the ini file, or
-``-x url=...`` on the command line, which wins. Programs may hand over a connection of their own instead, as
+Point ``script_location`` at ``celery_asynctask:migrations``. The database is ``sqlalchemy.url`` of the ini file, or
+``-x url=...`` on the command line, which wins. A program may pass a connection of its own instead, in
 ``config.attributes["connection"]``.
 """
 
@@ -18,19 +18,21 @@ from celery_asynctask.store.tables import VERSION_TABLE
 
 
 def ours(name: str | None, kind: str, _parents: Any) -> bool:
-    """Keep the tables of others out of comparisons: the database may be shared."""
+    """Leave other tables out of comparisons: the database may be shared."""
     return kind != "table" or name in Base.metadata.tables
 
 
 def url() -> str:
-    """Where the user said the database is."""
-    found = context.get_x_argument(as_dictionary=True).get("url") or context.config.get_main_option("sqlalchemy.url")
-    if not found:
+    """The URL of the database, by the command line or the ini file. Raises `CommandError`."""
+    database_url = context.get_x_argument(as_dictionary=True).get("url") or context.config.get_main_option(
+        "sqlalchemy.url"
+    )
+    if not database_url:
         raise CommandError(
             "No database to migrate: set sqlalchemy.url in the [alembic] section of the ini file, or give "
             "-x url=postgresql+psycopg://user@host/name on the command line, before the command."
         )
-    return found
+    return database_url
 
 
 def migrate(**target: Any) -> None:
@@ -43,15 +45,15 @@ def migrate(**target: Any) -> None:
 
 
 def main() -> None:
-    """Run as the command line or the calling program asks."""
-    given: Connection | None = context.config.attributes.get("connection")
+    """Run the migrations offline, in the connection of a program, or in one of our own."""
+    connection: Connection | None = context.config.attributes.get("connection")
     if context.is_offline_mode():
         migrate(url=url(), literal_binds=True)
-    elif given is not None:
-        migrate(connection=given)
+    elif connection is not None:
+        migrate(connection=connection)
     else:
-        with create_engine(url(), poolclass=NullPool).connect() as connection:
-            migrate(connection=connection)
+        with create_engine(url(), poolclass=NullPool).connect() as own:
+            migrate(connection=own)
 
 
 main()

@@ -1,8 +1,8 @@
 """Removing what an installation leaves behind: our tables in the database, and the journal directory of this host.
 
-Nothing is removed while a process still writes. The tables go first, for the database is what may refuse; until it has
-agreed, the journal is as it was. The file that names the directory's store goes last. So wherever it is interrupted,
-the next run finds the rest and finishes; what it has removed by then is what the person asked to lose.
+Nothing is removed while a process still records. The tables are dropped first: the database may refuse, and the journal
+is untouched until it has agreed. The file that names the directory's store is removed last, so that the next run finds
+the rest wherever this one is interrupted.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from celery_asynctask.store.tables import (
 )
 
 LOCK_SECONDS: Final = 10
-"""How long a table's readers may keep it from being dropped."""
+"""How long dropping the tables waits for their readers."""
 _TABLES: Final[tuple[Table, ...]] = (
-    async_task_version,  # first: without a version, tables that are left count as begun, and `upgrade` completes them
+    async_task_version,  # first: `upgrade` completes tables without a version, should MySQL be interrupted
     *(table for table in reversed(metadata.sorted_tables) if table is not async_task_version),
 )
 _LOCKS: Final = (LOCK_NAME, CLAIM_NAME)
@@ -67,16 +67,16 @@ class JournalFiles(NamedTuple):
     names: tuple[str, ...]
     """Our files."""
     strangers: tuple[str, ...]
-    """What else lies there; it stays, and the directory with it."""
+    """Other files; they stay, and the directory with them."""
 
 
 class Leftovers(NamedTuple):
     """What there is to remove."""
 
     tables: Mapping[str, int]
-    """Those of our tables that are there, with their rows."""
+    """Our tables that exist, with the number of their rows."""
     journal: JournalFiles | None
-    """None: this host has none."""
+    """None: there is none on this host."""
     in_use: tuple[str, ...]
     """Processes that still record, in words."""
     elsewhere: tuple[str, ...]
@@ -107,8 +107,8 @@ class Uninstall:
         self._path = writer.settings.directory
 
     def find(self) -> Leftovers:
-        """What there is. Changes nothing. Raises `StoreError` where the database cannot be read or has tables of a
-        newer release, and `JournalError` where the journal directory is not ours to remove."""
+        """What there is to remove. Changes nothing. Raises `StoreError` where the database cannot be read or has tables
+        of a newer release, and `JournalError` where the journal directory is not ours to remove."""
         survey = self._survey()
         tables = self._tables()
         rows = {table.name: int(self._writer.read(select(func.count()).select_from(table))[0][0]) for table in tables}
@@ -119,7 +119,8 @@ class Uninstall:
         return Leftovers(rows, journal, in_use, self._hosts() if has_sources else ())
 
     def run(self) -> Removed:
-        """Remove it. Raises as `find`; `AsyncTaskError` where somebody still records, and nothing is removed then."""
+        """Remove everything. Raises as `find`, and `AsyncTaskError` if a process still records; nothing is removed
+        then."""
         survey = self._survey()
         tables = self._tables()
         with self._elected(survey):
@@ -149,7 +150,7 @@ class Uninstall:
     # -- the database
 
     def _tables(self) -> list[Table]:
-        """Our tables that are there."""
+        """Our tables that exist."""
         url = parse(self._settings.url)
         if url.backend == "sqlite" and not url.database.startswith("file:") and not Path(url.database).exists():
             return []  # SQLite would create the file
@@ -174,12 +175,12 @@ class Uninstall:
         return tuple(table.name for table in tables)
 
     def _seen(self, survey: Survey | None) -> Iterator[str]:
-        """Processes of other journals that a recorder has seen alive a moment ago."""
+        """Processes of other journals that a recorder has seen alive just now."""
         since = dt.datetime.now(dt.timezone.utc) - SILENT
         statement = select(_source.role, _source.pid, _source.host).where(
             _source.ended_at.is_(None), _source.last_seen_at >= since
         )
-        if survey is not None:  # of this one's, locks tell
+        if survey is not None:  # for its processes, locks are more exact
             statement = statement.where(_source.journal != survey.id)
         for row in self._writer.read(statement.order_by(_source.host, _source.pid)):
             yield f"{row.role} {row.pid} on {row.host}"
@@ -205,7 +206,7 @@ class Uninstall:
             ) from exc
         if not stat.S_ISDIR(status.st_mode):
             raise JournalError(
-                f"{path} is no directory (symbolic links are not followed). Nothing is removed: correct "
+                f"{path} is not a directory (symbolic links are not followed). Nothing is removed: correct "
                 "asynctask_journal_dir."
             )
         if status.st_uid != os.geteuid():
@@ -249,7 +250,7 @@ class Uninstall:
 
     @contextmanager
     def _elected(self, survey: Survey | None) -> Iterator[None]:
-        """Hold the election, so that no recorder begins meanwhile."""
+        """Hold the election, so that no recorder begins to work meanwhile."""
         if survey is None:
             yield
             return
@@ -257,7 +258,7 @@ class Uninstall:
         try:
             with readable(self._path):
                 for lock in (survey.elect, survey.claim):
-                    for _ in range(_ELECTIONS):  # who looks for an instant is in the way, too
+                    for _ in range(_ELECTIONS):  # one that only looks holds the lock for an instant
                         with locking():
                             if (handle := lock()) is not None:
                                 handles.append(handle)
@@ -290,7 +291,7 @@ class Uninstall:
                     removed += 1
         finally:
             os.close(directory)
-        with suppress(OSError):  # something else lies there
+        with suppress(OSError):  # other files are there
             path.rmdir()
             if self._settings.journal_dir is None:
                 path.parent.rmdir()
@@ -298,13 +299,13 @@ class Uninstall:
 
 
 def refuse(in_use: tuple[str, ...]) -> None:
-    """Raises `AsyncTaskError` if somebody still records."""
+    """Raises `AsyncTaskError` if a process still records."""
     if in_use:
         shown = "; ".join(in_use[:10]) + (f"; and {len(in_use) - 10:,} more" if len(in_use) > 10 else "")
         raise AsyncTaskError(
-            f"Nothing is removed, for these still record: {shown}. Stop them, or restart them with asynctask_enabled = "
-            f"False, and run this again. Other hosts' processes count as stopped {SILENT.total_seconds():.0f} s after "
-            "a recorder last saw them."
+            f"Nothing is removed, because these still record: {shown}. Stop them, or restart them with "
+            "asynctask_enabled = False, and run this again. Processes of other hosts count as stopped "
+            f"{SILENT.total_seconds():.0f} s after a recorder last saw them."
         )
 
 

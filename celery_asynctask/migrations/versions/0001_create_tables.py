@@ -1,6 +1,6 @@
 """The first tables: tasks, their attempts, and the sources that wrote them.
 
-Written out in full and never changed again: what the models say later is the business of later migrations.
+Written out in full, and never changed: later changes of the models are made by later migrations.
 """
 
 from __future__ import annotations
@@ -86,10 +86,10 @@ def _create_task() -> None:
     _create_index_of_some("error_type", "created_at")
 
 
-def _create_index_of_some(column: str, *more: str) -> None:
-    is_there = sa.text(f"{column} IS NOT NULL")
+def _create_index_of_some(column: str, *others: str) -> None:
+    is_set = sa.text(f"{column} IS NOT NULL")
     op.create_index(
-        f"ix_async_task_{column}", "async_task", [column, *more], postgresql_where=is_there, sqlite_where=is_there
+        f"ix_async_task_{column}", "async_task", [column, *others], postgresql_where=is_set, sqlite_where=is_set
     )
 
 

@@ -90,10 +90,10 @@ def test_a_writer_is_in_the_way(project: Project) -> None:
     journal.append(encode(published()))
     looked = project.run("uninstall", "--dry-run")
     assert looked.code == 0
-    assert f"Now it would be refused, for these still record: producer {os.getpid()} on " in looked.err
+    assert f"It would be refused now, because these still record: producer {os.getpid()} on " in looked.err
     refused = project.run("uninstall", "--yes")
     assert refused.code == 1
-    assert refused.err.startswith(f"Error: Nothing is removed, for these still record: producer {os.getpid()} on ")
+    assert refused.err.startswith(f"Error: Nothing is removed, because these still record: producer {os.getpid()} on ")
     assert len(tables_in(f"sqlite:///{project.path}/rows.db")) == 5
     journal.close()
     assert project.run("uninstall", "--yes").code == 0

@@ -175,7 +175,9 @@ def test_nothing_goes_while_somebody_records(installed: Installed, who: str) -> 
         handle = directory.claim()
     else:
         installed.store.write([], [SourceUpdate(FAR, Position())])
-    with pytest.raises(AsyncTaskError, match=r"^Nothing is removed, for these still record: .*Stop them") as refused:
+    with pytest.raises(
+        AsyncTaskError, match=r"^Nothing is removed, because these still record: .*Stop them"
+    ) as refused:
         installed.uninstall()
     assert {
         "a writer": f"producer {os.getpid()} on ",
@@ -243,7 +245,11 @@ def test_a_directory_that_is_not_ours(installed: Installed, tmp_path: Path) -> N
     (tmp_path / "file").touch()
     other = Settings(url="postgresql+psycopg://h/other", journal_dir=tmp_path / "other")
     Directory(other.directory, other.store_id)
-    for name, why in {"link": "is no directory", "file": "is no directory", "other": "belongs to the store"}.items():
+    for name, why in {
+        "link": "is not a directory",
+        "file": "is not a directory",
+        "other": "belongs to the store",
+    }.items():
         writer = Writer(Settings(url=installed.url, journal_dir=tmp_path / name))
         for do in (Uninstall(writer).find, Uninstall(writer).run):
             with pytest.raises(JournalError, match=rf"{why} .*Nothing is removed"):
