@@ -75,12 +75,17 @@ os.register_at_fork(before=_counting.acquire, after_in_parent=_counting.release,
 
 
 def report(where: str, task_id: object, exc: Exception) -> None:
-    """Count a failure in the hook ``where``, and log the first of its kind in this process with the task id."""
-    key = f"{where}: {type(exc).__name__}"
+    """Count a failure in the hook ``where``, and log the first of its kind in this process with the task id. A wrong
+    setting, which fails every hook, is logged once, in a line."""
+    kind = type(exc).__name__
+    key = f"{where}: {kind}"
+    is_setting = isinstance(exc, SettingsError)
     with _counting:
+        is_first = key not in failures and not (is_setting and any(known.endswith(f": {kind}") for known in failures))
         failures[key] += 1
-        is_first = failures[key] == 1
-    if is_first:
+    if is_first and is_setting:
+        logger.error("celery-asynctask records nothing in this process: %s", exc)
+    elif is_first:
         logger.error(
             "celery-asynctask could not record %s of task %s: %r. The task itself is not affected; further errors "
             "of this kind in this process are counted and not logged.",

@@ -12,7 +12,7 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from celery.exceptions import WorkerTerminate
 
 from celery_asynctask import errors
-from celery_asynctask.errors import failures, guard, report
+from celery_asynctask.errors import SettingsError, failures, guard, report
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +49,18 @@ def test_what_is_meant_for_the_task_or_the_worker_passes(error: BaseException) -
     with pytest.raises(type(error)):
         hook(error)
     assert not failures
+
+
+def test_a_wrong_setting_is_logged_once_for_all_hooks(caplog: pytest.LogCaptureFixture) -> None:
+    """A web server that sends tasks had a traceback of it for each of them."""
+    for where in ("_before", "on_task_init", "_before"):
+        report(where, "abc", SettingsError("Unknown setting 'asynctask_urll'."))
+    assert failures == {"_before: SettingsError": 2, "on_task_init: SettingsError": 1}
+    [record] = caplog.records
+    assert record.getMessage() == (
+        "celery-asynctask records nothing in this process: Unknown setting 'asynctask_urll'."
+    )
+    assert record.exc_info is None
 
 
 def test_logged_once_a_kind_and_counted_each_time(caplog: pytest.LogCaptureFixture) -> None:
