@@ -54,9 +54,10 @@ STORY = (
     "docs/http-api.md",
     "docs/operating.md",
     "docs/security.md",
-    "docs/uninstalling.md",
 )
 """Pages whose code is run in this order: one project, which grows."""
+LAST = "docs/uninstalling.md"
+"""The page whose code is run when the worker has ended."""
 RECIPES = {"fastapi_web.py", "flask_web.py", "shop/asgi.py", "shop/middleware.py"}
 """Files that tests/integration/test_recipes.py runs in real servers."""
 WRITE = "ASYNCTASK_WRITE_DOCS" in os.environ
@@ -201,7 +202,19 @@ def token(project: Project, command: str, expected: str, block: Block) -> str:
     return made
 
 
-COMMANDS = {"celery -A proj asynctask token": token, "celery": celery, "curl": curl}
+def uninstall(project: Project, command: str, expected: str, block: Block) -> str:
+    """Run once: what it removes is not there a second time."""
+    printed = project.run(sys.executable, "-m", *shlex.split(command))
+    assert WRITE or masked(printed) == masked(expected), block
+    return printed
+
+
+COMMANDS = {
+    "celery -A proj asynctask token": token,
+    "celery -A proj asynctask uninstall": uninstall,
+    "celery": celery,
+    "curl": curl,
+}
 """The ways to run commands of a console, by their beginnings."""
 UUID = r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]+"
 MASKS = (
@@ -214,6 +227,8 @@ MASKS = (
     (r"\S*proj\.py", "proj.py"),
     (r"celery@\S+, process \d+ of \S+", "WORKER"),
     (r"\d+ events of \d+", "N events of N"),
+    (r"[\d.]+ (rows?|segments?|files|bytes|kB|events? not)\b", r"N \1"),
+    (r"/\S+/celery-asynctask/[\w-]+", "JOURNAL"),
     (r"\b0\.\d\d$", "RATE"),
     (r" +", " "),
     (r" $", ""),
@@ -229,6 +244,7 @@ def masked(printed: str) -> list[str]:
 
 def public(printed: str) -> str:
     """The output of a command, without anything of this machine."""
+    printed = re.sub(r"/\S+/celery-asynctask/[\w-]+", "/home/shop/.local/state/celery-asynctask/shop", printed)
     printed = re.sub(r"\S+/proj\.py", "shop/proj.py", printed).replace(socket.gethostname(), "host")
     return "".join(f"{line.rstrip()}\n" for line in printed.splitlines())
 
@@ -261,6 +277,7 @@ def test_the_pages_do_what_they_say(tmp_path: Path) -> None:
             project.read(page)
             if page == "docs/configuration.md":
                 beat_sends_for_its_customer(project)
+    project.read(LAST)
 
 
 BEAT = """
@@ -322,10 +339,10 @@ def test_no_block_is_left_out(page: str) -> None:
         match one.language:
             case "python":
                 assert one.name, f"{one} names no file"
-                assert page in (README, *STORY), f"{one} is in a page that is not run"
+                assert page in (README, *STORY, LAST), f"{one} is in a page that is not run"
                 compile(one.text, one.name, "exec")
             case "console":
-                assert page in (README, *STORY), f"{one} is in a page that is not run"
+                assert page in (README, *STORY, LAST), f"{one} is in a page that is not run"
                 commands(one)
             case "text":
                 assert diagrams or before == "python", f"{one} is not what a file prints"
@@ -347,7 +364,7 @@ def test_no_block_is_left_out(page: str) -> None:
 def test_the_story_has_every_page_with_code() -> None:
     """A page without code to run is not in the story, and the other way round."""
     told = {page for page in pages() if any(one.language in ("python", "console") for one in blocks(page))}
-    assert told == {README, *STORY}
+    assert told == {README, *STORY, LAST}
 
 
 @pytest.mark.parametrize("page", pages())
