@@ -19,23 +19,23 @@ DEATH_SECONDS = 10
 
 def descendants(pid: int) -> list[int]:
     """The processes below ``pid``, without ``pid`` itself. Processes that end meanwhile may be missing."""
-    found: list[int] = []
+    below: list[int] = []
     for task in _listing(Path(f"/proc/{pid}/task")):
         with contextlib.suppress(OSError):
             for child in map(int, (task / "children").read_text(encoding="utf-8").split()):
-                found += [child, *descendants(child)]
-    return found
+                below += [child, *descendants(child)]
+    return below
 
 
 def session_of(leader: int) -> list[int]:
     """All processes of the session that ``leader`` began, including orphans."""
-    found = []
+    below = []
     for entry in _listing(Path("/proc")):
         if entry.name.isdecimal():
             with contextlib.suppress(OSError):
                 if int((entry / "stat").read_text(encoding="utf-8").rpartition(") ")[2].split()[3]) == leader:
-                    found.append(int(entry.name))
-    return found
+                    below.append(int(entry.name))
+    return below
 
 
 def send(pids: Iterable[int], signum: int) -> None:

@@ -124,13 +124,13 @@ class Server:
             self._answers, START_SECONDS, f"PostgreSQL to answer; its log:\n{self.log.read_text(encoding='utf-8')}"
         )
 
-    def stop(self, how: int = signal.SIGINT) -> None:
+    def stop(self, signum: int = signal.SIGINT) -> None:
         """Shut it down: with SIGINT as "fast", with SIGQUIT as "immediate", which is like a crash."""
         process, self.process = self.process, None
         if process is None:
             return
         pids = [process.pid, *descendants(process.pid)]
-        send([process.pid], how)
+        send([process.pid], signum)
         try:
             process.wait(patience(STOP_SECONDS))
         except subprocess.TimeoutExpired:

@@ -30,11 +30,11 @@ def store_everything(store: Store) -> None:
     run = Delivery(2, name=ODD)
     for number, value in enumerate(JSON_VALUES):
         whose = {"customer": 2**63 - 1, "created_by": -(2**63) + 1, "created_by_name": ODD, "content": {"": value}}
-        told = [
+        events = [
             run.started(3, args=[value], kwargs={"k": value}, worker=ODD, queue=ODD, **whose),
             run.ended(Kind.SUCCEEDED, 4, result=value),
         ]
-        store.write(lines(about(told, f"value-{number}")))
+        store.write(lines(about(events, f"value-{number}")))
     store.write(lines(about([run.started(3), run.ended(Kind.FAILED, 4, **failure(ODD, error_type=ODD))], f"😀{ODD}")))
 
 
@@ -58,13 +58,15 @@ def exported(pages: Iterator[list[Exported]]) -> list[Exported]:
 
 def bundle_of(reader: Reader, search: str = "") -> list[bytes]:
     tasks = exported(found_by(reader, parse(search, NOW)))
-    told = [bundle.line(task, attempts) for task, attempts in tasks]
-    return [one.encode("ascii") + b"\n" for one in (bundle.head(NOW, "0001", search), *told, bundle.tail(len(told)))]
+    events = [bundle.line(task, attempts) for task, attempts in tasks]
+    return [
+        one.encode("ascii") + b"\n" for one in (bundle.head(NOW, "0001", search), *events, bundle.tail(len(events)))
+    ]
 
 
-def import_into(url: str, told: list[bytes]) -> None:
+def import_into(url: str, events: list[bytes]) -> None:
     writer = Writer(Settings(url=url))
     work = Import(writer)
     work.prepare()
-    assert sum(work.store(bundle.read(told))) == len(told) - 2
+    assert sum(work.store(bundle.read(events))) == len(events) - 2
     writer.close()

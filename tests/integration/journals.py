@@ -16,11 +16,11 @@ def segments(path: Path) -> list[Segment]:
 
 def events_in(path: Path) -> dict[str, list[tuple[int, bytes]]]:
     """Number and data of every event in the directory, by process."""
-    found: dict[str, list[tuple[int, bytes]]] = {}
+    by_process: dict[str, list[tuple[int, bytes]]] = {}
     for segment in segments(path):
         chunk = Chunk([], [], [], 0, 0, 0, at_end=False)
         while not chunk.at_end:
             chunk = read(segment, chunk.end, 1_000_000, ended=True)
             assert chunk.damaged == []
-            found.setdefault(segment.source, []).extend(zip(chunk.numbers, chunk.events, strict=True))
-    return found
+            by_process.setdefault(segment.source, []).extend(zip(chunk.numbers, chunk.events, strict=True))
+    return by_process

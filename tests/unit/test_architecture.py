@@ -115,9 +115,9 @@ def test_this_test_sees_the_imports() -> None:
 
 
 def test_the_map_of_the_package_names_its_modules() -> None:
-    told = re.findall(r"`([a-z][a-z_.]*)`", celery_asynctask.__doc__ or "")
-    assert {"capture.publish", "store.fold", "web.answer"} <= set(told)
-    assert set(told) - modules().keys() <= {"migrations", "doctor"}
+    names = re.findall(r"`([a-z][a-z_.]*)`", celery_asynctask.__doc__ or "")
+    assert {"capture.publish", "store.fold", "web.answer"} <= set(names)
+    assert set(names) - modules().keys() <= {"migrations", "doctor"}
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:

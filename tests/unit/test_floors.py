@@ -17,18 +17,18 @@ OURS = {"benchmark", "dev", "docs", "example", "lint", "mutation", "test"}
 
 @pytest.fixture(scope="module")
 def project() -> dict[str, Any]:
-    found: dict[str, Any] = tomli.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return found
+    highest: dict[str, Any] = tomli.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return highest
 
 
 def floors(requirements: list[str]) -> dict[str, Version]:
     """The highest floor of each package."""
-    found: dict[str, Version] = {}
+    highest: dict[str, Version] = {}
     for one in map(Requirement, requirements):
         for bound in one.specifier:
             if bound.operator in (">=", "=="):
-                found[one.name] = max(Version(bound.version), found.get(one.name, Version("0")))
-    return found
+                highest[one.name] = max(Version(bound.version), highest.get(one.name, Version("0")))
+    return highest
 
 
 @pytest.fixture(scope="module")

@@ -23,11 +23,11 @@ LEFT_OUT = ("docs", "build", "dist", "node_modules", "example_worker_data", "dat
 
 def pages() -> list[str]:
     """The Markdown files of the project, by path."""
-    found = []
+    links_found = []
     for directory, below, names in os.walk(ROOT):
         below[:] = [one for one in below if one not in LEFT_OUT and (one[0] != "." or one == ".github")]
-        found += [Path(directory, name).relative_to(ROOT).as_posix() for name in names if name.endswith(".md")]
-    return sorted(found)
+        links_found += [Path(directory, name).relative_to(ROOT).as_posix() for name in names if name.endswith(".md")]
+    return sorted(links_found)
 
 
 @cache
@@ -45,28 +45,28 @@ def links(path: Path) -> Iterator[str]:
 
 def anchors(path: Path) -> set[str]:
     """The headings of a page as link targets: lower case, a hyphen for a blank, a number for a repetition."""
-    found: set[str] = set()
+    links_found: set[str] = set()
     seen: Counter[str] = Counter()
     for heading, inline in pairwise(tokens(path)):
         if heading.type == "heading_open":
             title = "".join(one.content for one in inline.children or () if one.type in ("text", "code_inline"))
             slug = re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-")
-            found.add(f"{slug}-{seen[slug]}" if seen[slug] else slug)
+            links_found.add(f"{slug}-{seen[slug]}" if seen[slug] else slug)
             seen[slug] += 1
-    return found
+    return links_found
 
 
 def broken(path: Path) -> list[str]:
     """Links of a page that lead nowhere; links to other sites are not checked."""
-    found = []
+    links_found = []
     for link in links(path):
         parts = urlsplit(link)
         if parts.scheme or parts.netloc:
             continue
         target = path.parent / unquote(parts.path) if parts.path else path
         if not leads(target, unquote(parts.fragment)):
-            found.append(link)
-    return found
+            links_found.append(link)
+    return links_found
 
 
 def leads(target: Path, fragment: str) -> bool:

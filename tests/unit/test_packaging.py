@@ -18,8 +18,8 @@ PYTHON = "Programming Language :: Python :: "
 
 @pytest.fixture(scope="module")
 def pyproject() -> dict[str, Any]:
-    found: dict[str, Any] = tomli.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    return found
+    versions: dict[str, Any] = tomli.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    return versions
 
 
 def test_the_version_has_one_place(pyproject: dict[str, Any]) -> None:

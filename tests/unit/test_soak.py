@@ -44,9 +44,9 @@ def test_error(broken): pass
 
 
 def test_what_is_no_test_is_a_failure(tmp_path: Path) -> None:
-    tests, (told,) = run(proof(tmp_path, "import nothing_of_this_name"))
+    tests, (printed,) = run(proof(tmp_path, "import nothing_of_this_name"))
     assert tests == 1
-    assert "nothing_of_this_name" in told
+    assert "nothing_of_this_name" in printed
 
 
 def test_what_hangs_is_killed_with_all_that_it_started(tmp_path: Path) -> None:
@@ -58,10 +58,10 @@ def test_hangs():
     pathlib.Path({str(tmp_path / "child")!r}).write_text(str(child.pid))
     child.wait()
 """
-    tests, (told,) = run(proof(tmp_path, source), seconds=SECONDS)
+    tests, (printed,) = run(proof(tmp_path, source), seconds=SECONDS)
     assert tests == 0
-    assert "test_some.py" in told
-    assert "in test_hangs" in told
+    assert "test_some.py" in printed
+    assert "in test_hangs" in printed
     assert not is_alive(int((tmp_path / "child").read_text(encoding="utf-8")))
 
 
@@ -80,6 +80,6 @@ def test_rounds_then_proofs(
     rounds = ran.count(soak.ROUND)
     assert rounds
     assert ran == [soak.ROUND] * rounds + list(soak.AT_LENGTH.values())
-    told = capsys.readouterr().out
-    assert told.count("one::test\nwhy") == len(failures) * len(ran)
-    assert f"{rounds} rounds in all, {2 * len(ran)} tests, {len(failures) * len(ran)} failed" in told
+    printed = capsys.readouterr().out
+    assert printed.count("one::test\nwhy") == len(failures) * len(ran)
+    assert f"{rounds} rounds in all, {2 * len(ran)} tests, {len(failures) * len(ran)} failed" in printed

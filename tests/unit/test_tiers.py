@@ -49,15 +49,15 @@ def test_a_skip_is_a_failure_where_nothing_may_be_skipped(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("marks", "told"),
+    ("marks", "expected"),
     [
         ("faults", "is not in tests/faults"),
         ("browser", "is not in tests/browser"),
         ("slow broker", "more than one tier"),
     ],
 )
-def test_a_test_that_no_step_would_run_is_refused(tmp_path: Path, marks: str, told: str) -> None:
+def test_a_test_that_no_step_would_run_is_refused(tmp_path: Path, marks: str, expected: str) -> None:
     decorators = "\n".join(f"@pytest.mark.{mark}" for mark in marks.split())
     ended = run(tmp_path, f"import pytest\n\n{decorators}\ndef test_it(): pass\n")
     assert ended.returncode == pytest.ExitCode.USAGE_ERROR, ended.stdout
-    assert told in ended.stdout + ended.stderr
+    assert expected in ended.stdout + ended.stderr

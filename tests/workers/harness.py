@@ -200,8 +200,8 @@ class World:
             row = self.row(task_id)
             return row if row is not None and row.status == status else None
 
-        found: AsyncTask = wait_for(there, seconds, f"{task_id} to be {status}; it is {self.row(task_id)}")
-        return found
+        matching: AsyncTask = wait_for(there, seconds, f"{task_id} to be {status}; it is {self.row(task_id)}")
+        return matching
 
     def count(self) -> int:
         with Session(self.engine) as session:

@@ -79,11 +79,11 @@ def walk(
     """The pages of a search, from first to last; something happens ``between`` them."""
     after = None
     for _ in range(200):
-        found = ask(page, reader, parse(search, START), limit=limit, after=after, order=order)
-        yield found
-        if found.next is None:
+        result = ask(page, reader, parse(search, START), limit=limit, after=after, order=order)
+        yield result
+        if result.next is None:
             return
-        after = found.next
+        after = result.next
         between()
     raise AssertionError("it never ends")
 
@@ -155,9 +155,9 @@ def test_oldest_first_it_looks_at_the_oldest(
 
 def test_rows_of_columns(reader: Reader, tied: list[str]) -> None:
     columns = cast("Select[Any]", select(AsyncTask.id, AsyncTask.celery_task_id, AsyncTask.created_at))
-    found = ask(page, reader, parse(BOTH, START), limit=3, columns=columns)
-    assert [one.celery_task_id for one in found.tasks] == wanted(BOTH, tied)[:3]
-    assert found.next == ask(page, reader, parse(BOTH, START), limit=3).next
+    result = ask(page, reader, parse(BOTH, START), limit=3, columns=columns)
+    assert [one.celery_task_id for one in result.tasks] == wanted(BOTH, tied)[:3]
+    assert result.next == ask(page, reader, parse(BOTH, START), limit=3).next
 
 
 @pytest.mark.parametrize("search", [ALL, SCANNED, BOTH])
@@ -172,9 +172,9 @@ def test_new_tasks_do_not_shift_pages(
     def arrive() -> None:
         nonlocal count
         count += 1
-        more = {"customer": 42, "task_kwargs": {"even": True}}
-        newer = row(f"newer-{count}", created_at=START + dt.timedelta(seconds=count), **more)
-        add(store, [newer, row(f"older-{count}", created_at=START, **more)])
+        following = {"customer": 42, "task_kwargs": {"even": True}}
+        newer = row(f"newer-{count}", created_at=START + dt.timedelta(seconds=count), **following)
+        add(store, [newer, row(f"older-{count}", created_at=START, **following)])
 
     got = ids_of(walk(reader, search, 4, arrive))
     assert [one for one in got if one.startswith("task-")] == wanted(search, tied)
@@ -222,12 +222,12 @@ def test_customers(store: Store, tied: list[str], monkeypatch: pytest.MonkeyPatc
 
 
 def test_payloads_are_left_unread(reader: Reader, tied: list[str]) -> None:
-    asked: list[str] = []
-    event.listen(reader.engine, "before_cursor_execute", lambda *about: asked.append(about[2]))
+    query: list[str] = []
+    event.listen(reader.engine, "before_cursor_execute", lambda *about: query.append(about[2]))
     for search in (ALL, SCANNED):
         [task] = ask(page, reader, parse(search, START), limit=1, payloads=False).tasks
         assert {"task_args", "task_kwargs", "result", "content"} & set(task.__dict__) == set()
-    assert not [statement for statement in asked if "task_args" in statement]
+    assert not [statement for statement in query if "task_args" in statement]
     [task] = ask(page, reader, parse(ALL, START), limit=1).tasks
     assert "even" in task.task_kwargs
 
@@ -248,8 +248,8 @@ def test_a_cursor_of_any_time_is_harmless(reader: Reader, tied: list[str]) -> No
     for at in (dt.datetime.min, dt.datetime.max):
         for number in (-(2**63), 2**63 - 1):
             cursor = str(Cursor(NEWEST, at.replace(tzinfo=dt.timezone.utc), number))
-            found = ask(page, reader, parse(SCANNED, START), after=cursor).tasks
-            assert len(found) == (30 if at == dt.datetime.max else 0)
+            result = ask(page, reader, parse(SCANNED, START), after=cursor).tasks
+            assert len(result) == (30 if at == dt.datetime.max else 0)
             for order in ORDERS:
                 bound = Place(at.replace(tzinfo=dt.timezone.utc), number)
                 for made_up in (Cursor(order, bound.created_at, number, bound), Cursor(order, None, number)):

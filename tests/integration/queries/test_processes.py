@@ -34,17 +34,17 @@ def reader(store: Store) -> Iterator[Reader]:
     made.close()
 
 
-def process(store: Store, *names: str, **more: Any) -> None:
+def process(store: Store, *names: str, **extra: Any) -> None:
     """Living processes."""
     columns = {"host": "web1", "pid": 7, "role": "child", "started_at": START, "journal": "j", "last_seen_at": NOW}
     numbers = {"segment": 1, "position": 9, "last_number": 3, "stored": 3, "quarantined": 0}
     with store.engine.begin() as connection:
-        connection.execute(insert(AsyncTaskSource), [{"source": name, **columns, **numbers, **more} for name in names])
+        connection.execute(insert(AsyncTaskSource), [{"source": name, **columns, **numbers, **extra} for name in names])
 
 
-def run(store: Store, task_id: str, status: str, *attempts: dict[str, Any], **more: Any) -> None:
+def run(store: Store, task_id: str, status: str, *attempts: dict[str, Any], **extra: Any) -> None:
     """A task and its attempts."""
-    add(store, [row(task_id, status=status, completed_at=START if status == "LOST" else None, **more)])
+    add(store, [row(task_id, status=status, completed_at=START if status == "LOST" else None, **extra)])
     keys = {"name": "shop.charge", "retries": 0, "redelivered": False, "end_key": "", "started_at": START}
     empty = {"ended_at": None, "outcome": None, "source": None}
     values = [
@@ -63,14 +63,14 @@ def test_living_processes(store: Store, reader: Reader) -> None:
     process(store, "new", last_seen_at=NOW - 9 * MINUTE, ended_at=NOW - 7 * MINUTE)
     process(store, "silent", last_seen_at=NOW - 2 * MINUTE)
     process(store, "alive", pid=8, role="worker", last_seen_at=NOW - MINUTE)
-    found = ask(sources, reader, NOW)
-    assert [(one.source, one.state) for one in found.sources] == [
+    processes = ask(sources, reader, NOW)
+    assert [(one.source, one.state) for one in processes.sources] == [
         ("alive", State.ALIVE), ("silent", State.SILENT), ("new", State.GONE), ("old", State.GONE)
     ]  # fmt: skip
-    first = found.sources[0]
+    first = processes.sources[0]
     assert (first.host, first.pid, first.role, first.started_at, first.ended_at) == ("web1", 8, "worker", START, None)
-    assert found.counts == {State.ALIVE: 1, State.SILENT: 1, State.GONE: 2}
-    assert (found.seen, found.running_since, found.lost_since) == (NOW - MINUTE, None, None)
+    assert processes.counts == {State.ALIVE: 1, State.SILENT: 1, State.GONE: 2}
+    assert (processes.seen, processes.running_since, processes.lost_since) == (NOW - MINUTE, None, None)
     assert [one.source for one in ask(sources, reader, NOW, gone=1).sources] == ["alive", "silent", "new"]
 
 
@@ -106,29 +106,29 @@ def test_it_is_bounded(store: Store, reader: Reader, monkeypatch: pytest.MonkeyP
         run(store, f"run-{number}", "STARTED", {"source": "one"}, {"source": "two"}, created_at=at)
     monkeypatch.setattr(module, "MAX_LOST", 2)
     monkeypatch.setattr(module, "MAX_RUNNING", 4)
-    found = ask(sources, reader, NOW)
-    one, two = sorted(found.sources, key=lambda one: one.source)
+    processes = ask(sources, reader, NOW)
+    one, two = sorted(processes.sources, key=lambda one: one.source)
     assert [run.celery_task_id for run in one.lost] == ["lost-3", "lost-2"]
     assert [run.celery_task_id for run in two.running] == [f"run-{number}" for number in range(4)]
-    assert (found.lost_since, found.running_since) == (START + 2 * MINUTE, None)
+    assert (processes.lost_since, processes.running_since) == (START + 2 * MINUTE, None)
     monkeypatch.setattr(module, "MAX_RUNNING", 3)
     monkeypatch.setattr(module, "MAX_LIVING", 1)
-    found = ask(sources, reader, NOW)
-    assert (found.running_since, len(found.sources), found.counts[State.ALIVE]) == (START + MINUTE, 1, 2)
+    processes = ask(sources, reader, NOW)
+    assert (processes.running_since, len(processes.sources), processes.counts[State.ALIVE]) == (START + MINUTE, 1, 2)
 
 
 def test_size(store: Store, reader: Reader) -> None:
     add(store, [row(f"task-{number}") for number in range(50)])
     with reader.session() as session:
-        found = size(session)
-    assert found is not None
-    assert found.total > 10_000
+        processes = size(session)
+    assert processes is not None
+    assert processes.total > 10_000
     if reader.dialect == "sqlite":
-        assert found.tables == {}
+        assert processes.tables == {}
         return
-    assert found.tables.keys() == Base.metadata.tables.keys()
-    assert sum(found.tables.values()) == found.total
-    assert list(found.tables.values()) == sorted(found.tables.values(), reverse=True)
+    assert processes.tables.keys() == Base.metadata.tables.keys()
+    assert sum(processes.tables.values()) == processes.total
+    assert list(processes.tables.values()) == sorted(processes.tables.values(), reverse=True)
 
 
 def test_size_where_it_is_not_known() -> None:
@@ -145,9 +145,9 @@ def test_the_surplus_of_one_process_does_not_hide_the_loss_of_another(store: Sto
     process(store, "surplus", last_number=10, stored=8, quarantined=9)
     process(store, "whole", last_number=10, stored=8, quarantined=2)
     process(store, "silent")
-    found = ask(overview, reader, NOW).recording
-    assert found.missing == completeness(reader, None).ledger.missing == 6
-    assert (found.stored, found.quarantined) == (31, 13)
+    processes = ask(overview, reader, NOW).recording
+    assert processes.missing == completeness(reader, None).ledger.missing == 6
+    assert (processes.stored, processes.quarantined) == (31, 13)
 
 
 def test_nothing_is_missing_where_there_is_more(store: Store, reader: Reader) -> None:

@@ -86,20 +86,20 @@ def expected(
     parts = []
     for start, all_here in zip(starts, by_part, strict=True):
         here = all_here[:limit]
-        found = [one for one in here if matches(one)]
-        waits = [one["started_at"] - one["created_at"] for one in found if one["started_at"]]
-        runs = [one["completed_at"] - one["started_at"] for one in found if one["started_at"] and one["completed_at"]]
+        result = [one for one in here if matches(one)]
+        waits = [one["started_at"] - one["created_at"] for one in result if one["started_at"]]
+        runs = [one["completed_at"] - one["started_at"] for one in result if one["started_at"] and one["completed_at"]]
         bounded = len(all_here) > limit
         parts.append(
             Part(
                 start,
                 start + length,
-                len(found),
-                sum(one["status"] in FAILED for one in found),
+                len(result),
+                sum(one["status"] in FAILED for one in result),
                 nearest(waits),
                 nearest(runs),
                 here[-1]["created_at"] if bounded else None,
-                len(found) if counted is None else min(len(all_here), known),
+                len(result) if counted is None else min(len(all_here), known),
                 bounded if counted is None else len(all_here) > known,
             )
         )
@@ -132,12 +132,12 @@ def test_series(store: Store, seed: int) -> None:
             led_to = [one for one in rows if matches(one)] if text in SEARCHES else rows
             for count, length, each in ((6, HOUR, 1000), (6, HOUR, 7), (3, HOUR / 4, 1), (1, 24 * HOUR, 1000)):
                 for limit in (2, 200, 10_000):
-                    found = series(
+                    result = series(
                         reader, session, search, NOW, count=count, length=length, limit=each * count, max_counted=limit
                     )
                     counted = None if text in SCANNED else limit
                     wanted = expected(led_to, matches, count=count, length=length, limit=each, counted=counted)
-                    assert found == wanted, (text, count, each, limit)
+                    assert result == wanted, (text, count, each, limit)
 
 
 def test_series_that_a_customer_may_see(store: Store) -> None:
@@ -145,16 +145,16 @@ def test_series_that_a_customer_may_see(store: Store) -> None:
     add(store, rows)
     with reading(store, [OURS]) as (reader, session):
         ours = [one for one in rows if one["customer"] == OURS]
-        found = series(reader, session, Filter(), NOW, count=6, limit=60)
-        assert found == expected(ours, lambda one: True, count=6, length=HOUR, limit=10, counted=1000)
+        result = series(reader, session, Filter(), NOW, count=6, limit=60)
+        assert result == expected(ours, lambda one: True, count=6, length=HOUR, limit=10, counted=1000)
 
 
 def test_series_of_nothing(store: Store) -> None:
     with reading(store) as (reader, session):
-        found = series(reader, session, Filter(), NOW)
-    assert [one.start for one in found] == [NOW - HOUR * (24 - number) for number in range(24)]
-    assert {one[2:] for one in found} == {(0, 0, Percentiles(), Percentiles(), None, 0, False)}
-    assert {one.failure_rate for one in found} == {None}
+        result = series(reader, session, Filter(), NOW)
+    assert [one.start for one in result] == [NOW - HOUR * (24 - number) for number in range(24)]
+    assert {one[2:] for one in result} == {(0, 0, Percentiles(), Percentiles(), None, 0, False)}
+    assert {one.failure_rate for one in result} == {None}
 
 
 def test_a_burst_is_counted(store: Store) -> None:
@@ -165,11 +165,11 @@ def test_a_burst_is_counted(store: Store) -> None:
         [before, burst, last] = series(reader, session, Filter(), NOW, count=3, limit=300)
         assert (before.there, burst.there, last.there) == (0, 300, 0)
         assert (burst.tasks, burst.has_more, burst.looked_back_to) == (100, False, end - 100 * HOUR / 3_600_000)
-        for limit, told in ((300, (300, False)), (299, (299, True)), (99, (100, True))):
-            found = series(reader, session, Filter(), NOW, count=3, limit=300, max_counted=limit)[1]
-            assert (found.there, found.has_more) == told
-        found = series(reader, session, parse("name:*", NOW), NOW, count=3, limit=300)[1]
-        assert (found.there, found.has_more) == (100, True), "each row is looked at"
+        for limit, expected_counts in ((300, (300, False)), (299, (299, True)), (99, (100, True))):
+            result = series(reader, session, Filter(), NOW, count=3, limit=300, max_counted=limit)[1]
+            assert (result.there, result.has_more) == expected_counts
+        result = series(reader, session, parse("name:*", NOW), NOW, count=3, limit=300)[1]
+        assert (result.there, result.has_more) == (100, True), "each row is looked at"
 
 
 @pytest.mark.parametrize("customers", [None, [OURS]], ids=["everything", "tenant"])
@@ -188,8 +188,8 @@ def test_it_is_bounded_where_there_is_more(store: Store, customers: list[int] | 
         ):
             for search in (Filter(), parse("name:*", NOW)):
                 assert series(reader, session, search, NOW, count=1, limit=limit)[0].looked_back_to == back, limit
-                found = counts(reader, session, search, limit=limit)
-                assert (found.looked_back_to, sum(found.by_status.values())) == (back, min(limit, 8))
+                result = counts(reader, session, search, limit=limit)
+                assert (result.looked_back_to, sum(result.by_status.values())) == (back, min(limit, 8))
 
 
 @pytest.mark.parametrize("limit", [1000, 5])
@@ -203,9 +203,9 @@ def test_backlog(store: Store, limit: int, customers: list[int] | None) -> None:
     seen = [one for one in rows if customers is None or one["customer"] in customers]
     with reading(store, customers) as (reader, session):
         assert not is_empty(reader, session)
-        found = backlog(reader, session, limit=limit)
-    assert found == {status: min(sum(one["status"] == status for one in seen), limit) for status in COUNTED}
-    assert set(found) == set(AsyncTaskStatus) - (TERMINAL - {AsyncTaskStatus.LOST})
+        result = backlog(reader, session, limit=limit)
+    assert result == {status: min(sum(one["status"] == status for one in seen), limit) for status in COUNTED}
+    assert set(result) == set(AsyncTaskStatus) - (TERMINAL - {AsyncTaskStatus.LOST})
 
 
 @pytest.mark.parametrize("customers", [None, [OURS]], ids=["everything", "tenant"])
@@ -243,18 +243,18 @@ def test_named(store: Store, limit: int, customers: list[int] | None) -> None:
             looked_at = newest[:limit]
             ended = [one for one in looked_at if one[2]["started_at"] and one[2]["completed_at"]]
             ended.sort(key=lambda one: (one[2]["completed_at"] - one[2]["started_at"], *one[:2]), reverse=True)
-            found = name_detail(reader, session, name, rows=6, limit=limit)
-            assert ids(found.newest) == told(newest[:6])
-            assert ids(found.failures) == told([one for one in looked_at if one[2]["status"] in FAILED][:6])
-            assert ids(found.slowest) == told(ended[:6])
-            assert found.looked_back_to == (looked_at[-1][0] if len(looked_at) == limit else None)
+            result = name_detail(reader, session, name, rows=6, limit=limit)
+            assert ids(result.newest) == ids_of(newest[:6])
+            assert ids(result.failures) == ids_of([one for one in looked_at if one[2]["status"] in FAILED][:6])
+            assert ids(result.slowest) == ids_of(ended[:6])
+            assert result.looked_back_to == (looked_at[-1][0] if len(looked_at) == limit else None)
 
 
 def ids(rows: Sequence[Any]) -> list[str]:
     return [one.celery_task_id for one in rows]
 
 
-def told(rows: Sequence[Any]) -> list[str]:
+def ids_of(rows: Sequence[Any]) -> list[str]:
     return [one["celery_task_id"] for _, _, one in rows]
 
 
@@ -275,11 +275,11 @@ def test_how_many_parts_are_full_makes_no_other_statement(store: Store) -> None:
             for number in range(3)
         ],
     )
-    asked = []
+    sent_statements = []
     for name, count in hours.items():
         with reading(store) as (reader, session), statements_of(reader.engine) as sent:
             parts = series(reader, session, by_name(name), NOW, count=5, limit=5, max_counted=50)
         assert [part.there for part in parts] == [0] * (5 - count) + [3] * count
-        asked.append([one for one in sent if "async_task" in one])
-    assert asked[0] == asked[1]
-    assert len(asked[0]) == 2
+        sent_statements.append([one for one in sent if "async_task" in one])
+    assert sent_statements[0] == sent_statements[1]
+    assert len(sent_statements[0]) == 2

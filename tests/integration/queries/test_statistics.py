@@ -82,16 +82,16 @@ SEARCHES: list[tuple[str, Choice]] = [
 ]
 
 
-def told(tasks: Sequence[AsyncTask]) -> dict[str, tuple[object, ...]]:
+def measured(tasks: Sequence[AsyncTask]) -> dict[str, tuple[object, ...]]:
     """The expected statistics by name."""
-    found = {}
+    by_name = {}
     for name in {task.name for task in tasks}:
         ours = [task for task in tasks if task.name == name]
         waits = [task.started_at - task.created_at for task in ours if task.started_at]
         runs = [task.completed_at - task.started_at for task in ours if task.started_at and task.completed_at]
         failed = sum(task.status in FAILED for task in ours)
-        found[name] = (len(ours), failed, sum(task.retries for task in ours), *map(nearest, (waits, runs)))
-    return found
+        by_name[name] = (len(ours), failed, sum(task.retries for task in ours), *map(nearest, (waits, runs)))
+    return by_name
 
 
 def nearest(lengths: list[dt.timedelta]) -> tuple[float | None, ...]:
@@ -102,16 +102,16 @@ def nearest(lengths: list[dt.timedelta]) -> tuple[float | None, ...]:
     )
 
 
-def of(found: Statistics) -> dict[str, tuple[object, ...]]:
-    return {one.name: (one.tasks, one.failed, one.retries, one.wait, one.run) for one in found.names}
+def of(result: Statistics) -> dict[str, tuple[object, ...]]:
+    return {one.name: (one.tasks, one.failed, one.retries, one.wait, one.run) for one in result.names}
 
 
 @pytest.mark.parametrize(("text", "chosen"), SEARCHES, ids=[text or "all" for text, _ in SEARCHES])
 def test_statistics(full: Shop, text: str, chosen: Choice) -> None:
-    found = ask(statistics, full.reader, search(text), NOW)
-    assert of(found) == told([task for task in full.tasks if chosen(task)])
-    assert found.looked_back_to is None
-    assert list(found.names) == sorted(found.names, key=lambda one: (-one.tasks, one.name))
+    result = ask(statistics, full.reader, search(text), NOW)
+    assert of(result) == measured([task for task in full.tasks if chosen(task)])
+    assert result.looked_back_to is None
+    assert list(result.names) == sorted(result.names, key=lambda one: (-one.tasks, one.name))
 
 
 def test_the_rows_are_worth_counting(full: Shop) -> None:
@@ -128,9 +128,9 @@ def test_the_rows_are_worth_counting(full: Shop) -> None:
 @pytest.mark.parametrize(("text", "chosen"), [SEARCHES[0], SEARCHES[4], SEARCHES[7]], ids=["all", "glob", "value"])
 def test_statistics_of_the_newest(full: Shop, text: str, chosen: Choice, limit: int) -> None:
     """If rows are looked at one by one, rows that do not match count as well."""
-    found = ask(statistics, full.reader, search(text), NOW, limit=limit)
-    assert of(found) == told([task for task in full.tasks[:limit] if chosen(task)])
-    assert found.looked_back_to == full.tasks[limit - 1].created_at == found.since
+    result = ask(statistics, full.reader, search(text), NOW, limit=limit)
+    assert of(result) == measured([task for task in full.tasks[:limit] if chosen(task)])
+    assert result.looked_back_to == full.tasks[limit - 1].created_at == result.since
 
 
 def test_statistics_of_as_many_as_there_are_are_not_bounded(full: Shop) -> None:
@@ -140,9 +140,9 @@ def test_statistics_of_as_many_as_there_are_are_not_bounded(full: Shop) -> None:
 
 def test_statistics_that_a_customer_may_see(full: Shop) -> None:
     reader = Reader(full.reader.url, customers=[1, 3])
-    found = ask(statistics, reader, search(""), NOW)
+    result = ask(statistics, reader, search(""), NOW)
     reader.close()
-    assert of(found) == told([task for task in full.tasks if task.customer in (1, 3)])
+    assert of(result) == measured([task for task in full.tasks if task.customer in (1, 3)])
 
 
 @pytest.mark.parametrize(
@@ -155,10 +155,10 @@ def test_statistics_that_a_customer_may_see(full: Shop) -> None:
     ],
 )
 def test_the_time_looked_at(full: Shop, text: str, since: dt.datetime, until: dt.datetime) -> None:
-    found = ask(statistics, full.reader, search(text), NOW)
-    assert (found.since, found.until) == (since, until)
-    for one in found.names:
-        assert found.per_minute(one) == pytest.approx(one.tasks / ((until - since).total_seconds() / 60))
+    result = ask(statistics, full.reader, search(text), NOW)
+    assert (result.since, result.until) == (since, until)
+    for one in result.names:
+        assert result.per_minute(one) == pytest.approx(one.tasks / ((until - since).total_seconds() / 60))
 
 
 def test_the_time_looked_at_begins_with_the_first_task(full: Shop) -> None:
@@ -200,45 +200,45 @@ def failed(full: Shop) -> list[AsyncTask]:
     [one for one in SEARCHES if "status" not in one[0]],
 )
 def test_failures(full: Shop, text: str, chosen: Choice) -> None:
-    found = ask(groups.failures, full.reader, search(text))
-    assert found.groups == expected(full, [task for task in failed(full) if chosen(task)])
-    assert found.tasks == sum(chosen(task) for task in failed(full))
-    assert found.looked_back_to is None
+    result = ask(groups.failures, full.reader, search(text))
+    assert result.groups == expected(full, [task for task in failed(full) if chosen(task)])
+    assert result.tasks == sum(chosen(task) for task in failed(full))
+    assert result.looked_back_to is None
 
 
 def test_a_search_may_say_what_has_failed(full: Shop) -> None:
-    found = ask(groups.failures, full.reader, search("status:REVOKED,RETRY,SUCCESS"))
+    result = ask(groups.failures, full.reader, search("status:REVOKED,RETRY,SUCCESS"))
     statuses = {AsyncTaskStatus.REVOKED, AsyncTaskStatus.RETRY, AsyncTaskStatus.SUCCESS}
-    assert found.groups == expected(full, [task for task in full.tasks if task.status in statuses and task.error_type])
-    assert found.groups
+    assert result.groups == expected(full, [task for task in full.tasks if task.status in statuses and task.error_type])
+    assert result.groups
 
 
 @pytest.mark.parametrize(("text", "chosen"), [SEARCHES[0], SEARCHES[4]], ids=["all", "glob"])
 def test_failures_of_the_newest(full: Shop, text: str, chosen: Choice) -> None:
     newest = failed(full)[:40]
-    found = ask(groups.failures, full.reader, search(text), limit=40)
-    assert found.groups == expected(full, [task for task in newest if chosen(task)])
-    assert found.looked_back_to == newest[-1].created_at
+    result = ask(groups.failures, full.reader, search(text), limit=40)
+    assert result.groups == expected(full, [task for task in newest if chosen(task)])
+    assert result.looked_back_to == newest[-1].created_at
     everything = ask(groups.failures, full.reader, search(text), limit=len(failed(full)))
     assert everything.looked_back_to is None
 
 
 def test_only_the_end_of_a_traceback_is_read(full: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(groups, "TRACEBACK_END", 200)
-    found = ask(groups.failures, full.reader, search(""))
-    assert found.groups == expected(full, failed(full), end=200)
-    assert found.groups != expected(full, failed(full))
+    result = ask(groups.failures, full.reader, search(""))
+    assert result.groups == expected(full, failed(full), end=200)
+    assert result.groups != expected(full, failed(full))
 
 
 def test_the_place_is_that_of_the_latest_attempt(database: str) -> None:
     first, second = histories.Delivery(2), histories.Delivery(20, retries=1)
-    told = [
+    events = [
         second.whole(Kind.FAILED, 29, 21, **histories.failure("no", traceback='  File "/srv/b.py", line 2, in b')),
         first.whole(Kind.RETRIED, 9, 3, **histories.failure("no", traceback='  File "/srv/a.py", line 1, in a')),
     ]
     store = Store(Settings(url=database))
     store.prepare()
-    store.write(histories.lines(told))
+    store.write(histories.lines(events))
     store.close()
     reader = Reader(database)
     (group,) = ask(groups.failures, reader, search("")).groups
@@ -248,9 +248,9 @@ def test_the_place_is_that_of_the_latest_attempt(database: str) -> None:
 
 def test_failures_that_a_customer_may_see(full: Shop) -> None:
     reader = Reader(full.reader.url, customers=[1, 3])
-    found = ask(groups.failures, reader, search(""))
+    result = ask(groups.failures, reader, search(""))
     reader.close()
-    assert found.groups == expected(full, [task for task in failed(full) if task.customer in (1, 3)])
+    assert result.groups == expected(full, [task for task in failed(full) if task.customer in (1, 3)])
 
 
 # -- overview
@@ -259,20 +259,20 @@ def test_failures_that_a_customer_may_see(full: Shop) -> None:
 @pytest.mark.parametrize("customers", [None, list(range(1, 250))], ids=["everything", "tenant"])
 def test_overview(full: Shop, customers: list[int] | None) -> None:
     reader = Reader(full.reader.url, customers=customers)
-    found = ask(overview.overview, reader, NOW, rows=3)
+    result = ask(overview.overview, reader, NOW, rows=3)
     reader.close()
     tasks = [task for task in full.tasks if customers is None or task.customer in customers]
     lately = [task for task in tasks if task.created_at >= NOW - HOUR]
-    assert found.counts == Counter(task.status for task in lately)
-    assert (found.since, found.is_whole) == (NOW - HOUR, True)
+    assert result.counts == Counter(task.status for task in lately)
+    assert (result.since, result.is_whole) == (NOW - HOUR, True)
     running = [task for task in tasks if task.status is AsyncTaskStatus.STARTED]
     assert running or customers, "nothing runs"
-    assert found.running == Counter(task.name for task in running)
+    assert result.running == Counter(task.name for task in running)
     slowest = sorted(running, key=lambda task: (task.started_at or NOW, task.id))
-    assert ids(found.slowest) == ids(slowest)[:3]
+    assert ids(result.slowest) == ids(slowest)[:3]
     for shown, statuses in (
-        (found.failures, {AsyncTaskStatus.FAILURE, AsyncTaskStatus.REJECTED}),
-        (found.lost, {AsyncTaskStatus.LOST}),
+        (result.failures, {AsyncTaskStatus.FAILURE, AsyncTaskStatus.REJECTED}),
+        (result.lost, {AsyncTaskStatus.LOST}),
     ):
         assert ids(shown) == ids([task for task in tasks if task.status in statuses])[:3]
 
@@ -290,14 +290,14 @@ def ids(tasks: Sequence[AsyncTask]) -> list[str]:
 
 
 def test_overview_of_recording(full: Shop) -> None:
-    found = ask(overview.overview, full.reader, NOW).recording
+    result = ask(overview.overview, full.reader, NOW).recording
     living = [one for one in full.sources if one.ended_at is None]
-    assert (found.alive, found.silent, found.gone) == (len(living), 0, 0)
-    assert found.seen == NOW
-    assert found.stored == sum(one.stored for one in full.sources)
-    assert found.quarantined == sum(one.quarantined for one in full.sources) > 0
-    assert found.missing == completeness(full.reader, None).ledger.missing > 0
-    assert found.dropped == {"journal_full": sum(12 for one in full.sources if one.dropped)}
+    assert (result.alive, result.silent, result.gone) == (len(living), 0, 0)
+    assert result.seen == NOW
+    assert result.stored == sum(one.stored for one in full.sources)
+    assert result.quarantined == sum(one.quarantined for one in full.sources) > 0
+    assert result.missing == completeness(full.reader, None).ledger.missing > 0
+    assert result.dropped == {"journal_full": sum(12 for one in full.sources if one.dropped)}
     later = ask(overview.overview, full.reader, NOW + 2 * SILENT).recording
     assert (later.alive, later.silent) == (0, len(living))
     day = dt.timedelta(days=1)
@@ -309,9 +309,9 @@ def test_overview_of_recording(full: Shop) -> None:
 
 def test_overview_counts_so_many(full: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(overview, "MAX_COUNTED", 50)
-    found = ask(overview.overview, full.reader, NOW)
-    assert sum(found.counts.values()) == 50
-    assert (found.since, found.is_whole) == (full.tasks[49].created_at, False)
+    result = ask(overview.overview, full.reader, NOW)
+    assert sum(result.counts.values()) == 50
+    assert (result.since, result.is_whole) == (full.tasks[49].created_at, False)
     there = sum(one.created_at >= NOW - HOUR for one in full.tasks)
     monkeypatch.setattr(overview, "MAX_COUNTED", there)
     assert ask(overview.overview, full.reader, NOW).is_whole, "just so many are all"
@@ -322,10 +322,10 @@ def test_overview_of_nothing(database: str) -> None:
     store.prepare()
     store.close()
     reader = Reader(database)
-    found = ask(overview.overview, reader, NOW)
+    result = ask(overview.overview, reader, NOW)
     reader.close()
-    assert (found.running, found.slowest, found.failures, found.lost, found.counts) == ({}, [], [], [], {})
-    assert found.recording == overview.RecordingHealth(0, 0, 0, None, 0, 0, 0, {})
+    assert (result.running, result.slowest, result.failures, result.lost, result.counts) == ({}, [], [], [], {})
+    assert result.recording == overview.RecordingHealth(0, 0, 0, None, 0, 0, 0, {})
 
 
 def test_a_share_of_so_many_is_as_exact_as_a_count() -> None:

@@ -34,10 +34,10 @@ def reader(store: Store) -> Iterator[Reader]:
 
 
 def members(reader: Reader, task_id: str) -> set[str]:
-    return {one.celery_task_id for one in found(reader, task_id).members}
+    return {one.celery_task_id for one in workflow_from(reader, task_id).members}
 
 
-def found(reader: Reader, task_id: str) -> Workflow:
+def workflow_from(reader: Reader, task_id: str) -> Workflow:
     with reader.session() as session:
         return workflow(reader, session, find(reader, session, task_id))
 
@@ -54,7 +54,7 @@ def test_all_members_from_any_of_them(store: Store, reader: Reader) -> None:
     for one in (CHECKOUT, CHARGE, SHIP, NOTIFY, INVOICE):
         assert members(reader, one) == {CHECKOUT, CHARGE, SHIP, NOTIFY, INVOICE}
     assert members(reader, "other") == {"other"}
-    placed = tree.lineage(found(reader, SHIP).members)
+    placed = tree.lineage(workflow_from(reader, SHIP).members)
     assert [(one.member.celery_task_id, one.depth, one.critical) for one in placed] == [
         (CHECKOUT, 0, True),
         (CHARGE, 1, True),
@@ -109,11 +109,20 @@ def test_tasks_that_are_each_others_parents(store: Store, reader: Reader) -> Non
 
 
 def test_tasks_that_may_not_be_seen_are_not_followed(store: Store, reader: Reader) -> None:
-    def told(task_id: str, parent: str | None, customer: int) -> list[Event]:
+    def task_events(task_id: str, parent: str | None, customer: int) -> list[Event]:
         sent = cast("Event", {**published(customer=customer), "name": "x"})
         return of(task_id, [sent], None, parent)
 
-    store.write(lines([*told("a", None, 1), *told("b", "a", 2), *told("c", "b", 1), *told("d", "a", 1)]))
+    store.write(
+        lines(
+            [
+                *task_events("a", None, 1),
+                *task_events("b", "a", 2),
+                *task_events("c", "b", 1),
+                *task_events("d", "a", 1),
+            ]
+        )
+    )
     assert members(reader, "a") == {"a", "b", "c", "d"}
     scoped = Reader(store.settings.url, customers=[1])
     try:
@@ -126,56 +135,58 @@ def test_tasks_that_may_not_be_seen_are_not_followed(store: Store, reader: Reade
 
 
 def test_a_thousand_members_take_a_few_queries(store: Store, reader: Reader) -> None:
-    told = of("root", ran("shop.start", 0, 1, 2), "root")
+    events = of("root", ran("shop.start", 0, 1, 2), "root")
     for number in range(999):
-        told += of(f"m-{number:04}", ran("shop.part", 2, 3, 4), "root", "root" if number % 3 else f"m-{number - 1:04}")
-    store.write(lines(told))
+        events += of(
+            f"m-{number:04}", ran("shop.part", 2, 3, 4), "root", "root" if number % 3 else f"m-{number - 1:04}"
+        )
+    store.write(lines(events))
     with reader.session() as session:
         task = find(reader, session, "m-0500")
         with statements(reader) as sent:
-            whole = workflow(reader, session, task)
-            assert len(whole.members) == 1000
-            assert not whole.bounded
-            attempts = attempts_of(session, [one.celery_task_id for one in whole.members])
+            complete = workflow(reader, session, task)
+            assert len(complete.members) == 1000
+            assert not complete.bounded
+            attempts = attempts_of(session, [one.celery_task_id for one in complete.members])
         assert len(sent) <= 5
         assert sum("async_task_attempt" in one for one in sent) == 1
     assert len(attempts) == 1000
     assert attempts["m-0000"][0].worker == "celery@one"
-    assert len(tree.lineage(whole.members)) == 1000
+    assert len(tree.lineage(complete.members)) == 1000
 
 
 def test_more_members_than_are_looked_at(store: Store, reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
     """The members created first, and the member that the search began with; exactly at the bound, nothing is bounded
     yet."""
-    told = [one for number in range(12) for one in of(f"m-{number:02}", later_step("shop.part", number), "m-00")]
-    store.write(lines(told))
+    events = [one for number in range(12) for one in of(f"m-{number:02}", later_step("shop.part", number), "m-00")]
+    store.write(lines(events))
     monkeypatch.setattr(queries, "MAX_MEMBERS", 12)
-    assert not found(reader, "m-11").bounded
+    assert not workflow_from(reader, "m-11").bounded
     monkeypatch.setattr(queries, "MAX_MEMBERS", 5)
-    whole = found(reader, "m-11")
-    assert whole.bounded
-    assert {one.celery_task_id for one in whole.members} == {"m-00", "m-01", "m-02", "m-03", "m-11"}
+    complete = workflow_from(reader, "m-11")
+    assert complete.bounded
+    assert {one.celery_task_id for one in complete.members} == {"m-00", "m-01", "m-02", "m-03", "m-11"}
 
 
 def test_roots_that_lead_to_roots_without_end(store: Store, reader: Reader) -> None:
-    told = [
+    events = [
         one
         for number in range(60)
         for one in of(f"r-{number:02}", ran("x", 0, 1, 2), f"r-{number:02}", f"r-{number - 1:02}")
     ]
-    store.write(lines(told))
+    store.write(lines(events))
     with statements(reader) as sent:
-        whole = found(reader, "r-00")
-    assert whole.bounded
+        complete = workflow_from(reader, "r-00")
+    assert complete.bounded
     assert len(sent) < 80
 
 
 def test_attempts_are_bounded_and_in_order(store: Store, reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
     store.write(lines(order()))
     with reader.session() as session:
-        told = attempts_of(session, [CHARGE, SHIP, "nobody"])
-        assert [(one.retries, one.outcome) for one in told[CHARGE]] == [(0, "retried"), (1, "succeeded")]
-        assert set(told) == {CHARGE, SHIP}
+        attempts = attempts_of(session, [CHARGE, SHIP, "nobody"])
+        assert [(one.retries, one.outcome) for one in attempts[CHARGE]] == [(0, "retried"), (1, "succeeded")]
+        assert set(attempts) == {CHARGE, SHIP}
         monkeypatch.setattr(queries, "MAX_ATTEMPTS", 2)
         assert sum(map(len, attempts_of(session, [CHARGE, SHIP]).values())) == 2
 
@@ -186,11 +197,11 @@ def test_attempts_are_bounded_and_in_order(store: Store, reader: Reader, monkeyp
 def why(reader: Reader, task_id: str) -> list[str]:
     """The ids of the tasks in the evidence, the first cause last."""
     with reader.session() as session:
-        found = evidence(reader, session, find(reader, session, task_id))
-    told = [found]
-    while told[-1].cause is not None:
-        told.append(told[-1].cause)
-    return [one.task.celery_task_id for one in told]
+        reasons = evidence(reader, session, find(reader, session, task_id))
+    chain = [reasons]
+    while chain[-1].cause is not None:
+        chain.append(chain[-1].cause)
+    return [one.task.celery_task_id for one in chain]
 
 
 def test_a_step_that_was_not_sent_leads_to_the_task_that_failed(store: Store, reader: Reader) -> None:
@@ -198,9 +209,9 @@ def test_a_step_that_was_not_sent_leads_to_the_task_that_failed(store: Store, re
     assert why(reader, NOTIFY) == [NOTIFY, SHIP]
     assert why(reader, SHIP) == [SHIP]
     with reader.session() as session:
-        told = evidence(reader, session, find(reader, session, CHARGE))
-    assert told.last is not None
-    assert (told.attempts, dict(told.earlier), told.last.outcome) == (2, {"TimeoutError": 1}, "succeeded")
+        reasons = evidence(reader, session, find(reader, session, CHARGE))
+    assert reasons.last is not None
+    assert (reasons.attempts, dict(reasons.earlier), reasons.last.outcome) == (2, {"TimeoutError": 1}, "succeeded")
 
 
 def test_a_step_whose_cause_has_no_row(store: Store, reader: Reader) -> None:
@@ -210,13 +221,13 @@ def test_a_step_whose_cause_has_no_row(store: Store, reader: Reader) -> None:
 
 def test_a_later_step_leads_to_the_one_it_waits_for(store: Store, reader: Reader) -> None:
     run = Delivery(2, "shop.first")
-    told = [
+    events = [
         *of("first", [published(), run.started(3)], "first"),
         *of("second", later_step("shop.second", 0), "first", "first"),
         *of("third", later_step("shop.third", 0), "first", "second"),
         *of("body", later_step("shop.body", 0), "first"),
     ]
-    store.write(lines(told))
+    store.write(lines(events))
     assert why(reader, "third") == ["third", "first"]
     with reader.session() as session:
         body = evidence(reader, session, find(reader, session, "body"))
@@ -224,9 +235,9 @@ def test_a_later_step_leads_to_the_one_it_waits_for(store: Store, reader: Reader
 
 
 def test_how_many_wait_before_it(store: Store, reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = [one for number in range(3) for one in of(f"w-{number}", [published(number, number)], ROOT)]
+    events = [one for number in range(3) for one in of(f"w-{number}", [published(number, number)], ROOT)]
     planned = happened(Kind.PLANNED, 0, created=ms(0), **asked())
-    store.write(lines([*told, *of("planned", [planned], ROOT), *of("done", ran("x", 0, 1, 2), ROOT)]))
+    store.write(lines([*events, *of("planned", [planned], ROOT), *of("done", ran("x", 0, 1, 2), ROOT)]))
     with reader.session() as session:
         ahead = [evidence(reader, session, find(reader, session, f"w-{number}")).ahead for number in range(3)]
         assert ahead == [0, 1, 2]
@@ -241,6 +252,6 @@ def test_the_process_of_an_attempt_is_found(store: Store, reader: Reader) -> Non
     run = Delivery(2)
     store.write(lines([published(), run.started(3)]))
     with reader.session() as session:
-        told = evidence(reader, session, find(reader, session, ID))
-        assert told.last is not None
-        assert (told.last.source, told.source) == (SOURCE, None)
+        reasons = evidence(reader, session, find(reader, session, ID))
+        assert reasons.last is not None
+        assert (reasons.last.source, reasons.source) == (SOURCE, None)

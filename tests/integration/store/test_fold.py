@@ -31,7 +31,7 @@ Arrangement = list[list[Event]]
 
 sampling = settings(max_examples=2, phases=[Phase.generate])
 """Few examples, because each has many tasks. Failures are printed in full; shrinking them would take minutes."""
-SHORT = {name for name, told in HISTORIES.items() if len(told()) <= 5}
+SHORT = {name for name, events in HISTORIES.items() if len(events()) <= 5}
 
 
 def check(store: Store, arrangements: Sequence[Arrangement]) -> None:
@@ -49,10 +49,10 @@ def check(store: Store, arrangements: Sequence[Arrangement]) -> None:
         assert rows[task_id] == fold(itertools.chain.from_iterable(batches)), batches
 
 
-def cut(told: Sequence[Event], cuts: Sequence[bool]) -> Arrangement:
+def cut(events: Sequence[Event], cuts: Sequence[bool]) -> Arrangement:
     """The events in batches; ``cuts`` are the indexes at which a new batch begins."""
     batches: Arrangement = [[]]
-    for one, begins in zip(told, cuts, strict=True):
+    for one, begins in zip(events, cuts, strict=True):
         if begins and batches[-1]:
             batches.append([])
         batches[-1].append(one)
@@ -60,31 +60,31 @@ def cut(told: Sequence[Event], cuts: Sequence[bool]) -> Arrangement:
 
 
 @st.composite
-def arrangements(draw: st.DrawFn, told: Sequence[Event]) -> Arrangement:
+def arrangements(draw: st.DrawFn, events: Sequence[Event]) -> Arrangement:
     """The events in any order, some of them repeated, in batches of any size."""
-    twice = draw(st.lists(st.sampled_from(told), max_size=3))
-    shuffled = draw(st.permutations([*told, *twice]))
+    twice = draw(st.lists(st.sampled_from(events), max_size=3))
+    shuffled = draw(st.permutations([*events, *twice]))
     return cut(shuffled, draw(st.lists(st.booleans(), min_size=len(shuffled), max_size=len(shuffled))))
 
 
 @pytest.mark.parametrize("name", sorted(SHORT))
 def test_every_order_of_a_short_history(shared_store: Store, name: str) -> None:
     """Event by event."""
-    check(shared_store, [[[one] for one in told] for told in itertools.permutations(HISTORIES[name]())])
+    check(shared_store, [[[one] for one in events] for events in itertools.permutations(HISTORIES[name]())])
 
 
 @pytest.mark.parametrize("name", sorted(SHORT))
 def test_every_two_batches_of_a_short_history(shared_store: Store, name: str) -> None:
     """A batch folds some events, and the database joins the others, for every set of first events; then everything
     again."""
-    told = HISTORIES[name]()
-    halves = itertools.product([False, True], repeat=len(told))
-    found = [[chosen(told, [not late for late in half]), chosen(told, half), told] for half in halves]
-    check(shared_store, [[batch for batch in batches if batch] for batches in found])
+    events = HISTORIES[name]()
+    halves = itertools.product([False, True], repeat=len(events))
+    splits = [[chosen(events, [not late for late in half]), chosen(events, half), events] for half in halves]
+    check(shared_store, [[batch for batch in batches if batch] for batches in splits])
 
 
-def chosen(told: Sequence[Event], which: Sequence[bool]) -> list[Event]:
-    return list(itertools.compress(told, which))
+def chosen(events: Sequence[Event], which: Sequence[bool]) -> list[Event]:
+    return list(itertools.compress(events, which))
 
 
 @pytest.mark.parametrize("name", sorted(HISTORIES.keys() - SHORT))
@@ -93,8 +93,8 @@ def test_any_order_of_a_long_history(shared_store: Store, name: str) -> None:
 
     @sampling
     @given(st.lists(arrangements(HISTORIES[name]()), min_size=25, max_size=25))
-    def sampled(found: list[Arrangement]) -> None:
-        check(shared_store, found)
+    def sampled(sample: list[Arrangement]) -> None:
+        check(shared_store, sample)
 
     sampled()
 
@@ -115,7 +115,7 @@ def anything(draw: st.DrawFn) -> list[Event]:
     """Events of one task, of any kind, with one start per attempt, and no time twice: equal keys decide which event
     wins only if they belong to one event."""
     times = draw(st.lists(st.integers(START, START + 50), min_size=1, max_size=6, unique=True))
-    told = []
+    events = []
     started = set()
     moments = set(times)
     for at in times:
@@ -135,11 +135,11 @@ def anything(draw: st.DrawFn) -> list[Event]:
         run = (nesting, retries, event["redelivered"], event.get("run"))
         if kind is Kind.STARTED and run in started:
             continue
-        whole = kind in ENDS and run not in started and draw(st.booleans())
-        if whole:
+        complete = kind in ENDS and run not in started and draw(st.booleans())
+        if complete:
             event["started"] = draw(st.integers(START, START + 60).filter(lambda moment: moment not in moments))
             moments.add(event["started"])
-        if whole or kind is Kind.STARTED:
+        if complete or kind is Kind.STARTED:
             started.add(run)
             event |= draw(st.fixed_dictionaries({}, optional={"worker": TEXT, "pid": st.integers(1, 9), "queue": TEXT}))
         elif "run" in event:
@@ -175,8 +175,8 @@ def anything(draw: st.DrawFn) -> list[Event]:
                 },
             )
         )
-        told.append(cast("Event", event))
-    return told
+        events.append(cast("Event", event))
+    return events
 
 
 # -- a database that sorts as a language does ------------------------------------------
@@ -201,8 +201,8 @@ def twice(kind: Kind, first: dict[str, Any], second: dict[str, Any], run: int | 
     """An event at either moment; each in a delivery of its own, or both in the delivery at ``run``."""
     same = {"id": ID, "kind": kind.value, "name": "a.task"}
     return [
-        cast("Event", {**same, "run": f"{run or at:014x}a1b2c3", "at": at, **more})
-        for at, more in ((AA, first), (AB, second))
+        cast("Event", {**same, "run": f"{run or at:014x}a1b2c3", "at": at, **extra})
+        for at, extra in ((AA, first), (AB, second))
     ]
 
 
@@ -220,23 +220,23 @@ BY_KEY: dict[str, list[Event]] = {
 @pytest.mark.parametrize("key", BY_KEY)
 def test_keys_are_compared_byte_by_byte(danish_store: Store, key: str) -> None:
     """In one batch, the same event wins as in two batches, whatever the database's collation."""
-    told = BY_KEY[key]
-    check(danish_store, [[told], [told[::-1]], [told[:1], told[1:]], [told[1:], told[:1]]])
+    events = BY_KEY[key]
+    check(danish_store, [[events], [events[::-1]], [events[:1], events[1:]], [events[1:], events[:1]]])
 
 
 @settings(sampling, max_examples=5)
 @given(st.lists(anything().flatmap(arrangements), min_size=12, max_size=12))
-def test_any_events(shared_store: Store, found: list[Arrangement]) -> None:
-    check(shared_store, found)
+def test_any_events(shared_store: Store, sample: list[Arrangement]) -> None:
+    check(shared_store, sample)
 
 
 @given(st.data())
 def test_join_is_commutative_associative_and_idempotent(data: st.DataObject) -> None:
-    told = data.draw(anything())
-    part = st.lists(st.sampled_from(told), min_size=1).map(fold)
+    events = data.draw(anything())
+    part = st.lists(st.sampled_from(events), min_size=1).map(fold)
     a, b, c = data.draw(part), data.draw(part), data.draw(part)
     assert merge(a, b) == merge(b, a)
     assert merge(merge(a, b), c) == merge(a, merge(b, c))
     assert merge(a, a) == a
-    whole: Partial = fold(told)
-    assert merge(whole, a) == whole
+    complete: Partial = fold(events)
+    assert merge(complete, a) == complete

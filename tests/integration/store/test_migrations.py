@@ -70,9 +70,9 @@ def differences(url: str) -> list[object]:
     engine = create_engine(url)
     options = {"version_table": VERSION_TABLE, "compare_type": True, "compare_server_default": True}
     with engine.connect() as connection:
-        found = compare_metadata(MigrationContext.configure(connection, opts=options), Base.metadata)
+        changes = compare_metadata(MigrationContext.configure(connection, opts=options), Base.metadata)
     engine.dispose()
-    return list(found)
+    return list(changes)
 
 
 def test_head_is_the_models_version() -> None:
@@ -103,12 +103,12 @@ def test_differences_would_be_seen(database: str) -> None:
 def test_upgrade_of_what_the_recorder_made_does_nothing(database: str) -> None:
     store = Store(Settings(url=database))
     store.prepare()
-    told = HISTORIES["success"]()
-    store.write(lines(told))
+    events = HISTORIES["success"]()
+    store.write(lines(events))
     before = schema_of(database)
     command.upgrade(config_for(database), "head")
     assert schema_of(database) == before
-    assert list(stored(store).values()) == [fold(told)]
+    assert list(stored(store).values()) == [fold(events)]
     store.close()
 
 
@@ -131,9 +131,9 @@ def test_down_and_up_again(database: str) -> None:
 
 def tables_in(url: str) -> set[str]:
     engine = create_engine(url)
-    found = set(inspect(engine).get_table_names())
+    names = set(inspect(engine).get_table_names())
     engine.dispose()
-    return found
+    return names
 
 
 def test_the_migrations_as_sql(database: str, models: str) -> None:

@@ -28,21 +28,21 @@ def at(store: Store) -> int:
     reader = Reader(store.settings.url)
     try:
         with reader.session() as session:
-            found = revision(session)
+            count = revision(session)
     finally:
         reader.close()
-    assert found is not None
-    return found
+    assert count is not None
+    return count
 
 
-def told(*ids: str, **more: Any) -> list[bytes]:
+def events_of(*ids: str, **extra: Any) -> list[bytes]:
     events = [event for one in ids for event in about(HISTORIES["success"](), one)]
-    return lines(variant(one, **more) if one.get("asked") else one for one in events)
+    return lines(variant(one, **extra) if one.get("asked") else one for one in events)
 
 
 def test_it_grows_with_every_change(store: Store) -> None:
     before = at(store)
-    store.write(told("a", "b", customer=42))
+    store.write(events_of("a", "b", customer=42))
     assert at(store) == before + 1
     writer = Writer(store.settings)
     assert list(Erasure(writer, 42).run())
@@ -59,7 +59,7 @@ def test_events_that_are_not_stored_are_not_counted(store: Store) -> None:
         raise RuntimeError("not now")
 
     with pytest.raises(RuntimeError, match="not now"):
-        store.write(told("a"), before_commit=stop)
+        store.write(events_of("a"), before_commit=stop)
     assert at(store) == before
 
 
@@ -68,7 +68,7 @@ def test_a_reader_sees_the_count_of_the_state_that_it_sees(store: Store) -> None
     reader = Reader(store.settings.url)
     with reader.session() as session:
         before = revision(session)
-        store.write(told("a"))
+        store.write(events_of("a"))
         assert session.scalars(select(AsyncTask.id)).all() == []
         assert revision(session) == before
     with reader.session() as session:
@@ -88,7 +88,7 @@ def test_recorders_that_write_at_once(store: Store) -> None:
         try:
             for batch in range(BATCHES):
                 shared = [f"shared-{(one * (number + 1) + batch) % 20:02}" for one in range(20)]
-                own.write(told(*dict.fromkeys(shared), f"own-{number}-{batch}"))
+                own.write(events_of(*dict.fromkeys(shared), f"own-{number}-{batch}"))
         finally:
             own.close()
         return number

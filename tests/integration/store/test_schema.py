@@ -27,7 +27,7 @@ pytestmark = pytest.mark.every_database
 UTC = dt.timezone.utc
 
 
-def task_row(**more: Any) -> dict[str, Any]:
+def task_row(**extra: Any) -> dict[str, Any]:
     """A row for an INSERT that bypasses the store."""
     return {
         "name": "n",
@@ -39,13 +39,13 @@ def task_row(**more: Any) -> dict[str, Any]:
         "order_key": "",
         "trace_key": "",
         "content_key": "",
-        **more,
+        **extra,
     }
 
 
-def insert_task(store: Store, **more: Any) -> None:
+def insert_task(store: Store, **extra: Any) -> None:
     with store.engine.begin() as connection:
-        connection.execute(insert(AsyncTask), [task_row(**more)])
+        connection.execute(insert(AsyncTask), [task_row(**extra)])
 
 
 # -- making them ---------------------------------------------------------------------
@@ -115,8 +115,8 @@ def test_the_lock_is_released_whatever_happens(database: str) -> None:
     with pytest.raises(DBAPIError, match=r"killed|Lost connection|gone away"):
         killed()
     with other.connect() as connection:
-        asked = f"SELECT IS_FREE_LOCK('{schema._name(connection)}')"
-        wait_for(lambda: connection.exec_driver_sql(asked).scalar(), 10, "the lock to be free")
+        statement = f"SELECT IS_FREE_LOCK('{schema._name(connection)}')"
+        wait_for(lambda: connection.exec_driver_sql(statement).scalar(), 10, "the lock to be free")
     engine.dispose()
     other.dispose()
 
@@ -183,8 +183,8 @@ def test_tables_have_the_columns_of_the_resource(store: Store) -> None:
     table = AsyncTask.__table__
     assert isinstance(table, Table)
     expected = [*names, "origin_key", "order_key", "trace_key", "content_key"]
-    found = [column["name"] for column in inspect(store.engine).get_columns("async_task")]
-    assert found[: len(expected)] == expected
+    columns = [column["name"] for column in inspect(store.engine).get_columns("async_task")]
+    assert columns[: len(expected)] == expected
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.every_database
 UTC = dt.timezone.utc
 
 
-def description(source: str = "s", **more: Any) -> dict[str, Any]:
+def description(source: str = "s", **extra: Any) -> dict[str, Any]:
     return {
         "source": source,
         "host": "h",
@@ -40,7 +40,7 @@ def description(source: str = "s", **more: Any) -> dict[str, Any]:
         "at": ms(0),
         "journal": "j",
         "dropped": {},
-        **more,
+        **extra,
     }
 
 
@@ -48,19 +48,19 @@ def description(source: str = "s", **more: Any) -> dict[str, Any]:
 
 
 def test_rows_join_the_stored_rows(store: Store) -> None:
-    told = HISTORIES["retries_overlap"]()
-    for one in reversed(told):
+    history = HISTORIES["retries_overlap"]()
+    for one in reversed(history):
         store.write(lines([one]))
-    assert stored(store) == {ID: fold(told)}
+    assert stored(store) == {ID: fold(history)}
 
 
 def test_ids_that_are_alike_up_to_a_quote(store: Store) -> None:
     """Each with several events in one batch."""
     ids = ['"', 'a"', 'a"b', 'a"c', 'a","', "a\\"]
-    told = {task_id: about(HISTORIES["retries_overlap"](), task_id) for task_id in ids}
-    together = zip(*(told[task_id] for task_id in ids), strict=True)
+    history = {task_id: about(HISTORIES["retries_overlap"](), task_id) for task_id in ids}
+    together = zip(*(history[task_id] for task_id in ids), strict=True)
     store.write(lines(one for events in together for one in events))
-    assert stored(store) == {task_id: fold(told[task_id]) for task_id in ids}
+    assert stored(store) == {task_id: fold(history[task_id]) for task_id in ids}
 
 
 def test_writing_nothing(store: Store) -> None:
@@ -89,19 +89,19 @@ def test_a_refused_row_takes_the_others_with_it(store: Store) -> None:
 
 def test_several_nodes_write_the_same_tasks_at_once(store: Store) -> None:
     """The recorder of the producer's node, and those of two workers' nodes."""
-    told = HISTORIES["retries_overlap"]()
+    history = HISTORIES["retries_overlap"]()
     ids = [f"task-{number:03}" for number in range(40)]
 
     def node(number: int) -> int:
         mine = Store(store.settings)
-        for one in told[number::3]:
+        for one in history[number::3]:
             mine.write(lines(event for task_id in ids for event in about([one], task_id)))
         mine.close()
         return number
 
     store.close()
     assert at_once(3, node) == [0, 1, 2]
-    assert stored(store) == {task_id: fold(about(told, task_id)) for task_id in ids}
+    assert stored(store) == {task_id: fold(about(history, task_id)) for task_id in ids}
 
 
 # -- sources -------------------------------------------------------------------------
@@ -166,8 +166,8 @@ def test_a_pool_of_the_user_s(database: str, pool: Callable[[str], dict[str, Any
     service = Service(None, settings)
     try:
         made.prepare()
-        for told in (HISTORIES["success"](), HISTORIES["retries_overlap"]()):
-            made.write(lines(told))
+        for history in (HISTORIES["success"](), HISTORIES["retries_overlap"]()):
+            made.write(lines(history))
             for looking in (reader, service.reader):
                 with looking.session() as session:
                     assert session.scalars(select(AsyncTask.celery_task_id)).all() == [ID]

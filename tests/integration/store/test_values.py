@@ -24,8 +24,8 @@ UTC = dt.timezone.utc
 
 @pytest.mark.databases(*services.SERVERS)
 def test_times_do_not_depend_on_the_session_s_time_zone(store: Store) -> None:
-    told = HISTORIES["success"]()
-    store.write(lines(told))
+    history = HISTORIES["success"]()
+    store.write(lines(history))
     zone = {"postgresql": "SET TIME ZONE 'Asia/Tokyo'", "mysql": "SET time_zone = '+09:00'"}
     statement = zone[store.engine.dialect.name]
     with store.engine.connect() as connection:
@@ -61,8 +61,8 @@ JSON_VALUES: list[Any] = [
 def test_json_comes_back_as_it_was(store: Store) -> None:
     run = Delivery(2)
     for number, value in enumerate(JSON_VALUES):
-        told = [run.started(3, args=[value], kwargs={"k": value}), run.ended(Kind.SUCCEEDED, 4, result=value)]
-        store.write(lines(about(told, str(number))))
+        history = [run.started(3, args=[value], kwargs={"k": value}), run.ended(Kind.SUCCEEDED, 4, result=value)]
+        store.write(lines(about(history, str(number))))
     with Session(store.engine) as session:
         for row in session.scalars(select(AsyncTask)):
             value = JSON_VALUES[int(row.celery_task_id)]
@@ -109,7 +109,7 @@ def test_the_longest_texts_that_are_made(store: Store) -> None:
     from celery_asynctask.core.limits import MAX_MESSAGE, MAX_TRACEBACK
 
     run = Delivery(2, name="😀" * 255)
-    told = [
+    history = [
         run.started(3, worker="😀" * 255, queue="😀" * 255),
         run.ended(
             Kind.FAILED,
@@ -119,17 +119,17 @@ def test_the_longest_texts_that_are_made(store: Store) -> None:
             traceback="😀" * (MAX_TRACEBACK + 100),
         ),
     ]
-    told = about(told, "😀" * 255)
-    store.write(lines(told))
-    assert stored(store) == {"😀" * 255: fold(told)}
+    history = about(history, "😀" * 255)
+    store.write(lines(history))
+    assert stored(store) == {"😀" * 255: fold(history)}
 
 
 # -- models --------------------------------------------------------------------------
 
 
 def test_attempts_are_counted_from_one_in_the_order_of_their_keys(store: Store) -> None:
-    told = HISTORIES["retries_exhausted"]()
-    for one in reversed(told):
+    history = HISTORIES["retries_exhausted"]()
+    for one in reversed(history):
         store.write(lines([one, *about([one], "other")]))
     with Session(store.engine) as session:
         attempts = session.scalars(
@@ -154,7 +154,7 @@ def test_a_row_as_a_model(store: Store) -> None:
 def test_json_can_be_queried(store: Store) -> None:
     store.write(lines([published(kwargs={"currency": "EUR", "lines": [{"n": 5}]})]))
     with Session(store.engine) as session:
-        found = session.scalars(select(AsyncTask.id).where(AsyncTask.task_kwargs["currency"].as_string() == "EUR"))
-        assert len(found.all()) == 1
-        found = session.scalars(select(AsyncTask.id).where(AsyncTask.task_kwargs["lines"][0]["n"].as_integer() == 6))
-        assert found.all() == []
+        matching = session.scalars(select(AsyncTask.id).where(AsyncTask.task_kwargs["currency"].as_string() == "EUR"))
+        assert len(matching.all()) == 1
+        matching = session.scalars(select(AsyncTask.id).where(AsyncTask.task_kwargs["lines"][0]["n"].as_integer() == 6))
+        assert matching.all() == []

@@ -48,9 +48,9 @@ def test_normal(message: str, expected: str) -> None:
 
 @given(st.text(max_size=300))
 def test_normal_has_no_digits_and_stays_short(message: str) -> None:
-    found = normal(message)
-    assert len(found) <= MESSAGE_SHOWN
-    assert not any(char.isdigit() and char.isascii() for char in found)
+    normalized = normal(message)
+    assert len(normalized) <= MESSAGE_SHOWN
+    assert not any(char.isdigit() and char.isascii() for char in normalized)
 
 
 @pytest.mark.parametrize(
@@ -117,10 +117,10 @@ def test_place_in_what_python_writes() -> None:
         int("x")
     except ValueError:
         text = traceback.format_exc()
-    found = place(text)
-    assert found is not None
-    assert found.startswith("unit/queries/test_failures.py:")
-    assert found.endswith(" test_place_in_what_python_writes")
+    shown = place(text)
+    assert shown is not None
+    assert shown.startswith("unit/queries/test_failures.py:")
+    assert shown.endswith(" test_place_in_what_python_writes")
 
 
 def test_place_of_a_traceback_whose_beginning_was_cut() -> None:
@@ -129,7 +129,7 @@ def test_place_of_a_traceback_whose_beginning_was_cut() -> None:
     assert place(text[text.index("two") :]) is None
 
 
-def failed(number: int, message: str = "order 1", **more: object) -> Failure:
+def failed(number: int, message: str = "order 1", **extra: object) -> Failure:
     one = Failure(
         id=f"id-{number}",
         name="shop.charge",
@@ -140,12 +140,12 @@ def failed(number: int, message: str = "order 1", **more: object) -> Failure:
         message=message,
         traceback=None,
     )
-    return one._replace(**more)  # type: ignore[arg-type]
+    return one._replace(**extra)  # type: ignore[arg-type]
 
 
 def test_groups() -> None:
     at = {"traceback": frames("/srv/tasks.py")}
-    found = grouped(
+    groups = grouped(
         [
             failed(5, "order 1", customer=1),
             failed(2, "order 2", customer=1, name="shop.refund"),
@@ -155,12 +155,12 @@ def test_groups() -> None:
             failed(6, "order 6", **at),
         ]
     ).groups
-    assert [(one.error_type, one.message, one.place, one.tasks) for one in found] == [
+    assert [(one.error_type, one.message, one.place, one.tasks) for one in groups] == [
         ("ValueError", "order #", None, 3),
         ("ValueError", "order #", "/srv/tasks.py:1 step1", 2),
         ("KeyError", "order #", None, 1),
     ]
-    first = found[0]
+    first = groups[0]
     assert (first.customers, first.names, first.example) == (2, ["shop.charge", "shop.refund"], "id-5")
     assert (first.first, first.last) == (START + dt.timedelta(minutes=2), START + dt.timedelta(minutes=5))
 
@@ -168,9 +168,9 @@ def test_groups() -> None:
 def test_how_many_at_which_time() -> None:
     minute = dt.timedelta(minutes=1)
     not_sent = "Not sent: upstream task shop.charge [id-1] ended with order 0"
-    told = [failed(number, error_type="KeyError" if number == 10 else "ValueError") for number in (0, 10, 20, 240)]
+    failures = [failed(number, error_type="KeyError" if number == 10 else "ValueError") for number in (0, 10, 20, 240)]
     held_up = failed(125, not_sent, created_at=START + 100 * minute)
-    value, key = grouped([*told, held_up]).groups
+    value, key = grouped([*failures, held_up]).groups
     assert sum(value.counts) == value.tasks == 4
     assert {at: count for at, count in enumerate(value.counts) if count} == {0: 1, 2: 1, 12: 1, BUCKETS - 1: 1}
     assert {at: count for at, count in enumerate(key.counts) if count} == {1: 1}
@@ -183,7 +183,7 @@ def test_how_many_at_which_time() -> None:
 
 def test_unsent_tasks_count_to_their_cause() -> None:
     not_sent = "Not sent: upstream task shop.charge [id-1] ended with order 7 [x]"
-    found = grouped(
+    groups = grouped(
         [
             failed(1, "order 7 [x]", customer=1),
             failed(9, not_sent, name="shop.mail", customer=2),
@@ -191,17 +191,17 @@ def test_unsent_tasks_count_to_their_cause() -> None:
             failed(2, "Not sent: upstream task shop.check [id-0] ended with no stock", name="shop.mail"),
         ]
     ).groups
-    assert [(one.message, one.tasks, one.unsent, one.customers) for one in found] == [
+    assert [(one.message, one.tasks, one.unsent, one.customers) for one in groups] == [
         ("order # [x]", 3, 2, 2),
         ("no stock", 1, 1, 0),
     ]
-    assert found[0].example == "id-1"
-    assert found[0].names == ["shop.charge", "shop.index", "shop.mail"]
+    assert groups[0].example == "id-1"
+    assert groups[0].names == ["shop.charge", "shop.index", "shop.mail"]
 
 
 def test_unsent_tasks_count_to_the_largest_place() -> None:
     """Its message does not have the place."""
     at = {"traceback": frames("/srv/tasks.py")}
     not_sent = "Not sent: upstream task shop.charge [id-1] ended with order 7"
-    found = grouped([failed(1, **at), failed(2), failed(3), failed(4, not_sent)]).groups
-    assert [(one.place, one.tasks, one.unsent) for one in found] == [(None, 3, 1), ("/srv/tasks.py:1 step1", 1, 0)]
+    groups = grouped([failed(1, **at), failed(2), failed(3), failed(4, not_sent)]).groups
+    assert [(one.place, one.tasks, one.unsent) for one in groups] == [(None, 3, 1), ("/srv/tasks.py:1 step1", 1, 0)]

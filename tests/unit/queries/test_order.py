@@ -37,7 +37,7 @@ def test_cursors(order: Order, at: dt.datetime | None, number: int, bound: Place
 @example(Order(), "AA" * 34)
 def test_cursors_that_are_none(order: Order, text: str) -> None:
     try:
-        found = Cursor.read(text, order)
+        result = Cursor.read(text, order)
     except FilterError:
         return
-    assert str(found) == text
+    assert str(result) == text

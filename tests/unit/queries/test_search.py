@@ -37,8 +37,8 @@ def values(text: str, now: dt.datetime = NOW) -> tuple[Value, ...]:
 
 
 def value(text: str, now: dt.datetime = NOW) -> Value:
-    [found] = values(text, now)
-    return found
+    [result] = values(text, now)
+    return result
 
 
 def utc(text: str) -> dt.datetime:
@@ -228,8 +228,8 @@ def test_days_on_which_the_clock_changes() -> None:
     winter = value("created:2026-01-31", summer)
     assert winter == Value("..", utc("2026-01-30T23:00"), utc("2026-01-31T22:59:59.999999"))
     for date, hours in (("2026-03-29", 23), ("2026-10-25", 25), ("2026-07-01", 24)):
-        found = value(f"created:{date}", summer)
-        assert found.high - found.value == dt.timedelta(hours=hours, microseconds=-1), date
+        result = value(f"created:{date}", summer)
+        assert result.high - result.value == dt.timedelta(hours=hours, microseconds=-1), date
     monday = dt.datetime(2026, 3, 30, 1, tzinfo=ZoneInfo("Europe/Berlin"))
     assert value("since:24h", monday) == Value(">=", utc("2026-03-28T23:00"))
     assert value("created:yesterday", monday) == Value("..", utc("2026-03-28T23:00"), utc("2026-03-29T21:59:59.999999"))
@@ -339,31 +339,31 @@ SEARCH = st.one_of(
 @example("-" * MAX_LENGTH)
 @example("kwargs.a:" + "9" * 2000)
 def test_any_text_is_understood_or_refused_at_once(text: str) -> None:
-    found: Filter | None = None
+    result: Filter | None = None
     refusal = ""
 
     def understand() -> None:
-        nonlocal found, refusal
+        nonlocal result, refusal
         try:
-            found = parse(text, NOW)
+            result = parse(text, NOW)
         except FilterError as exc:
             refusal = str(exc)
 
     assert quick.seconds(understand, SLOW) < SLOW
-    if found is None:
+    if result is None:
         assert refusal
         assert refusal.isprintable()
     else:
-        check(found)
+        check(result)
 
 
 def check(search: Filter) -> None:
     """Values have the types that conditions are made from."""
     assert len(search.terms) <= MAX_TERMS
-    for asked in search.terms:
-        assert asked.key in KEYS
-        assert asked.values
-        for one in asked.values:
+    for part in search.terms:
+        assert part.key in KEYS
+        assert part.values
+        for one in part.values:
             if one.operator in ("none", "any"):
                 assert (one.value, one.high) == (None, None)
                 continue
@@ -382,9 +382,9 @@ def test_terms_are_quoted() -> None:
 @given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=200))
 def test_a_quoted_text_means_itself(text: str) -> None:
     quoted = text.replace("\\", "\\\\").replace('"', '\\"')
-    found: Any = value(f'name:"{quoted}"').value
-    assert glob.literal(found) == text
-    assert not glob.is_glob(found)
+    result: Any = value(f'name:"{quoted}"').value
+    assert glob.literal(result) == text
+    assert not glob.is_glob(result)
 
 
 def test_globs() -> None:

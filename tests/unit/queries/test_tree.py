@@ -39,7 +39,7 @@ def member(
     started: float | None = 1,
     completed: float | None = 2,
     key: str = RAN,
-    **more: Any,
+    **extra: Any,
 ) -> Member:
     values: dict[str, Any] = {
         "celery_task_id": task_id,
@@ -56,11 +56,11 @@ def member(
         "order_key": key,
         "id": 0,
     }
-    return Member(**{**values, **more})
+    return Member(**{**values, **extra})
 
 
-def places(found: list[Placed]) -> list[tuple[str, int, str | None]]:
-    return [(one.member.celery_task_id, one.depth, one.above) for one in found]
+def places(placed: list[Placed]) -> list[tuple[str, int, str | None]]:
+    return [(one.member.celery_task_id, one.depth, one.above) for one in placed]
 
 
 def critical(*members: Member) -> set[str]:
@@ -88,16 +88,16 @@ MEMBERS = st.lists(
 @given(MEMBERS)
 @example([member("t0", "t1"), member("t1", "t2"), member("t2", "t0"), member("t3", "t0")])
 def test_every_member_has_one_place_below_what_it_hangs_on(members: list[Member]) -> None:
-    found = lineage(members)
-    assert sorted(one.member.celery_task_id for one in found) == sorted(one.celery_task_id for one in members)
+    placed = lineage(members)
+    assert sorted(one.member.celery_task_id for one in placed) == sorted(one.celery_task_id for one in members)
     line: list[str] = []
-    for one in found:
+    for one in placed:
         del line[one.depth :]
         assert one.above == (line[-1] if line else None)
         assert len(line) == one.depth
         line.append(one.member.celery_task_id)
-    assert any(one.critical for one in found) == bool(members)
-    assert lineage(reversed(members)) == found or len({(one.created_at, one.id) for one in members}) < len(members)
+    assert any(one.critical for one in placed) == bool(members)
+    assert lineage(reversed(members)) == placed or len({(one.created_at, one.id) for one in members}) < len(members)
 
 
 @given(MEMBERS)
@@ -118,16 +118,16 @@ def test_a_member_hangs_on_its_parent_or_its_root_unless_that_is_a_cycle(members
 
 @given(MEMBERS)
 def test_failed_branches_are_the_failures_and_what_leads_to_them(members: list[Member]) -> None:
-    found = lineage(members)
-    kept = failed_branches(found)
-    above = {one.member.celery_task_id: one.above for one in found}
+    placed = lineage(members)
+    kept = failed_branches(placed)
+    above = {one.member.celery_task_id: one.above for one in placed}
     wanted = set()
-    for one in found:
+    for one in placed:
         at: str | None = one.member.celery_task_id if one.member.status in FAILED else None
         while at is not None:
             wanted.add(at)
             at = above[at]
-    assert kept == [one for one in found if one.member.celery_task_id in wanted]
+    assert kept == [one for one in placed if one.member.celery_task_id in wanted]
 
 
 def test_siblings_are_in_the_order_of_their_creation() -> None:
@@ -136,14 +136,14 @@ def test_siblings_are_in_the_order_of_their_creation() -> None:
         member("second", "a", created=2, id=8),
         member("first", "a", created=2, id=7),
     ]
-    found = places(lineage([*members, member("a", created=1)]))
-    assert found == [("a", 0, None), ("first", 1, "a"), ("second", 1, "a"), ("late", 1, "a")]
+    placed = places(lineage([*members, member("a", created=1)]))
+    assert placed == [("a", 0, None), ("first", 1, "a"), ("second", 1, "a"), ("late", 1, "a")]
 
 
 def test_a_task_replaced_by_a_chain_is_above_its_own_last_step() -> None:
     """Its first step names it, and it names its first step."""
-    found = places(lineage([member("b", "a", created=0), member("a", "b", created=1)]))
-    assert found == [("a", 0, None), ("b", 1, "a")]
+    placed = places(lineage([member("b", "a", created=0), member("a", "b", created=1)]))
+    assert placed == [("a", 0, None), ("b", 1, "a")]
 
 
 def test_a_cycle_without_its_root_is_cut_above_the_oldest() -> None:
@@ -153,17 +153,17 @@ def test_a_cycle_without_its_root_is_cut_above_the_oldest() -> None:
 
 def test_a_member_without_a_known_parent_is_below_its_root() -> None:
     members = [member("a"), member("body", None, created=1), member("orphan", "gone", created=2)]
-    found = places(lineage([*members, member("apart", "gone", root="gone", created=3)]))
-    assert found == [("a", 0, None), ("body", 1, "a"), ("orphan", 1, "a"), ("apart", 0, None)]
+    placed = places(lineage([*members, member("apart", "gone", root="gone", created=3)]))
+    assert placed == [("a", 0, None), ("body", 1, "a"), ("orphan", 1, "a"), ("apart", 0, None)]
 
 
 def test_ten_thousand_in_one_line_and_on_one_parent() -> None:
     line = [member(f"{number}", f"{number - 1}", created=number) for number in range(10_000)]
-    found = lineage(line)
-    assert [one.depth for one in found] == list(range(10_000))
-    assert failed_branches(found) == []
-    found = lineage(one._replace(parent_task_id="0") for one in line)
-    assert sum(one.depth for one in found) == 9_999
+    placed = lineage(line)
+    assert [one.depth for one in placed] == list(range(10_000))
+    assert failed_branches(placed) == []
+    placed = lineage(one._replace(parent_task_id="0") for one in line)
+    assert sum(one.depth for one in placed) == 9_999
     ring = lineage([line[0]._replace(parent_task_id="9999"), *line[1:]])
     assert ring[-1].depth == 9_999
 
@@ -214,5 +214,5 @@ def test_the_path_of_an_open_workflow_leads_to_what_it_waits_for(tasks: list[Mem
 
 
 def test_the_steps_of_the_example_are_what_they_are_called() -> None:
-    told = workflows.order()
-    assert {one["id"] for one in told if is_unsent(project(one).task["order_key"])} == {workflows.NOTIFY}
+    rows = workflows.order()
+    assert {one["id"] for one in rows if is_unsent(project(one).task["order_key"])} == {workflows.NOTIFY}

@@ -20,8 +20,8 @@ MODELS = sorted((one.class_ for one in Base.registry.mappers), key=lambda model:
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
 def test_annotations_are_those_of_the_columns(model: type[Base]) -> None:
     hints = get_type_hints(model)
-    told = {name: get_args(hints[name])[0] for name in vars(model)["__annotations__"] if name in hints}
-    assert told == {column.name: kind(column) for column in cast("Table", model.__table__).columns}
+    annotated = {name: get_args(hints[name])[0] for name in vars(model)["__annotations__"] if name in hints}
+    assert annotated == {column.name: kind(column) for column in cast("Table", model.__table__).columns}
 
 
 def test_rows_are_like_the_model() -> None:
@@ -37,7 +37,7 @@ def kind(column: Column[Any]) -> Any:
     if isinstance(column.type, JSON):
         return Any
     if isinstance(column.type, UTCDateTime):
-        found: Any = dt.datetime
+        type_: Any = dt.datetime
     else:
-        found = column.type.enum_class if isinstance(column.type, Enum) else column.type.python_type
-    return found | None if column.nullable else found
+        type_ = column.type.enum_class if isinstance(column.type, Enum) else column.type.python_type
+    return type_ | None if column.nullable else type_

@@ -14,8 +14,8 @@ from celery_asynctask.store.store import rounds
 from tests.histories import HISTORIES, Delivery, about, event, failure, fold, lines, ms, published
 
 
-def ids(found: Sequence[Sequence[bytes]]) -> list[list[str]]:
-    return [[decode(line)["id"] for line in one] for one in found]
+def ids(batch: Sequence[Sequence[bytes]]) -> list[list[str]]:
+    return [[decode(line)["id"] for line in one] for one in batch]
 
 
 def test_no_events() -> None:
@@ -24,16 +24,16 @@ def test_no_events() -> None:
 
 @pytest.mark.parametrize("task_id", ["plain", "é", 'quote"', 'quo"te', "\\", '\\"', "", '"'])
 def test_a_task_is_once_in_a_round(task_id: str) -> None:
-    told = [
+    events = [
         *about([published(), published(1)], task_id),
         *about([published()], "other"),
         *about([published(2)], task_id),
         *about([published(3), published(4)], task_id + '"'),
     ]
-    found = rounds(lines(told))
-    assert all(len(set(one)) == len(one) for one in ids(found))
-    assert all(set(one) <= set(before) for before, one in pairwise(ids(found)))
-    assert sorted(line for one in found for line in one) == sorted(lines(told))
+    batch = rounds(lines(events))
+    assert all(len(set(one)) == len(one) for one in ids(batch))
+    assert all(set(one) <= set(before) for before, one in pairwise(ids(batch)))
+    assert sorted(line for one in batch for line in one) == sorted(lines(events))
 
 
 def test_a_start_that_a_later_end_carries_is_left_out() -> None:
@@ -43,13 +43,13 @@ def test_a_start_that_a_later_end_carries_is_left_out() -> None:
         encode_end(began[0], Kind.RETRIED, ms(9), cast("Event", failure("again"))),
         encode_end(began[1], Kind.SUCCEEDED, ms(29), cast("Event", {})),
     ]
-    told = [*lines([published()]), *began, *ends]
+    events = [*lines([published()]), *began, *ends]
     for _ in range(20):
-        random.shuffle(told)
-        kept = [line for one in rounds(told) for line in one]
-        carried = {start for start, end in zip(began, ends, strict=True) if told.index(start) < told.index(end)}
-        assert sorted(kept) == sorted(set(told) - carried)
-        assert fold(map(decode, kept)) == fold(map(decode, told))
+        random.shuffle(events)
+        kept = [line for one in rounds(events) for line in one]
+        carried = {start for start, end in zip(began, ends, strict=True) if events.index(start) < events.index(end)}
+        assert sorted(kept) == sorted(set(events) - carried)
+        assert fold(map(decode, kept)) == fold(map(decode, events))
     assert rounds([*began, *ends]) == [[ends[0]], [ends[1]]]
 
 
@@ -62,22 +62,26 @@ def test_a_start_that_is_not_the_one_carried_stays() -> None:
 
 @pytest.mark.parametrize("name", HISTORIES)
 def test_rounds_fold_to_the_same_row(name: str) -> None:
-    told = HISTORIES[name]()
-    assert fold(decode(line) for one in rounds(lines(told)) for line in one) == fold(told)
+    events = HISTORIES[name]()
+    assert fold(decode(line) for one in rounds(lines(events)) for line in one) == fold(events)
 
 
 def test_a_text_that_looks_like_a_start_is_none() -> None:
     """In users' values, it is escaped, or comes later."""
     trap = '"kind":"started","at":1,"started":2'
-    told = [published(args=[trap]), event(Kind.STARTED, 3, run="0" * 20, args=[trap]), published(5, error_message=trap)]
-    assert sorted(line for one in rounds(lines(told)) for line in one) == sorted(lines(told))
+    events = [
+        published(args=[trap]),
+        event(Kind.STARTED, 3, run="0" * 20, args=[trap]),
+        published(5, error_message=trap),
+    ]
+    assert sorted(line for one in rounds(lines(events)) for line in one) == sorted(lines(events))
 
 
 def test_an_event_whose_id_does_not_come_first() -> None:
     """As an older or newer version may write it."""
-    told = cast("Event", {"kind": "published", "at": 1, "name": "n", "id": "a"})
-    [[line]] = rounds([encode(told)])
-    assert decode(line) == told
+    events = cast("Event", {"kind": "published", "at": 1, "name": "n", "id": "a"})
+    [[line]] = rounds([encode(events)])
+    assert decode(line) == events
     assert line.startswith(b'{"id":"a"')
 
 
