@@ -175,7 +175,7 @@ def _term(word: _Word, now: dt.datetime) -> Term:
     if key not in KEYS or (path and key not in JSON_KEYS):
         raise FilterError(
             f"The search has no key {name!r}.{_nearest(written)} The keys are {', '.join(KEYS)}; those of JSON take a "
-            "path, such as kwargs.order.id. What has a colon in it and is no key stands in double quotes."
+            "path, such as kwargs.order.id. Put a text with a colon in double quotes."
         )
     if written == "creator" and re.fullmatch(r"[0-9]+(,[0-9]+)*", text := _bare_text(word[len(head) + 1 :])):
         raise FilterError(f"'creator' takes a name. Search a number with its own key: created_by:{text}.")
@@ -187,7 +187,7 @@ def _term(word: _Word, now: dt.datetime) -> Term:
 
 
 def _nearest(key: str) -> str:
-    """A question for a key that is spelled like this one; empty where none is, or it takes no path."""
+    """A question that suggests the key with the most similar spelling; empty if there is none, or if the key exists."""
     near = get_close_matches(key, [*KEYS, *ALIASES], n=1)
     return f" Did you mean {near[0]!r}?" if near and near[0] != key else ""
 

@@ -273,7 +273,7 @@ def test_json_paths() -> None:
         ("name.x:1", r"no key 'name\.x'\. The keys are"),
         ("creator:7", "'creator' takes a name. Search a number with its own key: created_by:7"),
         ("-creator:7,8", "created_by:7,8"),
-        ("http://x", r"no key 'http'\. The keys are .* What has a colon in it and is no key stands in double quotes"),
+        ("http://x", r"no key 'http'\. The keys are .* Put a text with a colon in double quotes"),
         ("status:DONE", "'status' cannot be 'DONE'; it must be one of PENDING, RECEIVED"),
         ("status:>SUCCESS", "'status' takes no >"),
         ("name:>5", "'name' takes no >; put a text that begins with it in double quotes"),
