@@ -45,7 +45,7 @@ class Summary(TypedDict):
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("celery-asynctask")
-    group.addoption("--asynctask", policies=("off", "install", "task_cls"), default="off")
+    group.addoption("--asynctask", choices=("off", "install", "task_cls"), default="off")
     group.addoption("--asynctask-dir", type=Path, required=True)
 
 
