@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import celery_asynctask
 from celery_asynctask.core.marks import MARKS
 from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.journal import metrics
+from celery_asynctask.queries.search.filter import parse
+from celery_asynctask.queries.search.keys import KEYS
 from tests.unit.test_architecture import ARROWS
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -56,3 +59,20 @@ def test_every_metric_is_described() -> None:
     described = set(re.findall(r"^\| `(asynctask\.[\w.]+)`", page("operating.md"), re.MULTILINE))
     source = Path(metrics.__file__).read_text(encoding="utf-8")
     assert described == set(re.findall(r'"(asynctask\.[\w.]+)", *\n? *(?:unit|\[)', source))
+
+
+def test_every_search_that_is_shown_is_understood() -> None:
+    shown = re.findall(rf"`(-?(?:{'|'.join(KEYS)})(?:\.[\w.]+)?:[^`]+)`", page("searching.md"))
+    assert "kwargs.order.id:17" in shown
+    for search in shown:
+        assert parse(search, dt.datetime.now(dt.timezone.utc)).terms, search
+
+
+def test_what_contributors_are_led_to_is_there() -> None:
+    """Paths and names of code; the checkout has this page, a source distribution has not."""
+    for guide in (DOCS.parent / ".github").glob("CONTRIBUTING.md"):
+        named = set(re.findall(r"`([a-z_]+)`", guide.read_text(encoding="utf-8")))
+        assert {"published", "add_requested"} <= named
+        code = "".join(path.read_text(encoding="utf-8") for path in (PACKAGE.rglob("*.py")))
+        code += (DOCS.parent / "tests" / "conftest.py").read_text(encoding="utf-8")
+        assert named - {"priority"} <= set(re.findall(r"\w+", code))
