@@ -46,11 +46,9 @@ def upgrade(context: CommandContext) -> None:
 def schema(context: CommandContext) -> None:
     """Print the SQL that creates the tables and records their version.
 
-    It is for the kind of database that the app has; nothing connects to it.
-    It has no BEGIN and COMMIT, so that a migration of yours can run it
-    (RunSQL in Django, op.execute in Alembic); `psql -1` runs it as one
-    transaction. Set asynctask_create_tables to False where the recorder may
-    not create tables.
+    It is for the kind of database that the app has; nothing connects to it. It has no BEGIN and COMMIT, so that a
+    migration of yours can run it (RunSQL in Django, op.execute in Alembic); `psql -1` runs it as one transaction. Set
+    asynctask_create_tables to False where the recorder may not create tables.
     """
     for statement in statements(context.settings.url):
         click.echo(f"{statement};\n")

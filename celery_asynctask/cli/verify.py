@@ -119,8 +119,8 @@ def _advice(ledger: Ledger, directory: Path, survey: Survey | None) -> Iterator[
         )
     if ledger.quarantined or ledger.damaged:
         yield (
-            "Events in quarantine are in <source>.quarantine in the journal directory of that host, an event or a "
-            "damaged line per line. The recorder's log says why."
+            "Events in quarantine are in <source>.quarantine in the journal directory of that host, with the damaged "
+            "lines of segments. The recorder's log says why."
         )
     if ledger.unknown:
         count = ledger.unknown.total()

@@ -193,9 +193,8 @@ def _attempts(session: Session, row: TaskLike, total: int, first: str, now: dt.d
     if not total:
         return []
     start = int(first) if first else max(1, total - ATTEMPTS + 1)
-    begin = max(
-        1, start - 1
-    )  # one more before, which the first one's queue time needs, and one after, for the end of the last
+    # One attempt more before, for the queue time of the first one, and one after, for the end of the last one.
+    begin = max(1, start - 1)
     runs = attempts(session, row, begin, start - begin + ATTEMPTS + 1)
     rows = []
     for number, (run, course) in enumerate(zip(runs, courses(row, runs, now), strict=True), begin):
