@@ -30,6 +30,7 @@ def form(request: Request, exc: ProblemError | None = None, error: str = "", bac
         "sign-in.html",
         takes_tokens=service.authenticator.takes_tokens,
         has_function=service.authenticator.has_function,
+        is_open=service.authenticator.is_open,
         detail=error or (exc.detail if exc and not service.authenticator.takes_tokens else ""),
         back=_safe(here if back is None else back),
     )

@@ -102,7 +102,8 @@ class Authenticator:
                 f"Setting 'asynctask_access' names {settings.access!r}, which cannot be imported: {exc}. Correct "
                 "the name, or run this where it can be imported."
             ) from exc
-        self._open_here = loopback and not self.has_credentials
+        self.is_open = loopback and not self.has_credentials
+        """Whether everybody on this host may read."""
 
     @property
     def has_credentials(self) -> bool:
@@ -130,7 +131,7 @@ class Authenticator:
         if scheme.lower() == "bearer" and token:
             if (holder := self.holder(token.strip())) is not None:
                 return holder
-        elif self._open_here:
+        elif self.is_open:
             return _here(request)
         raise ProblemError(
             "unauthenticated", 401, self._remedy(bool(token)), headers={"WWW-Authenticate": 'Bearer realm="asynctask"'}

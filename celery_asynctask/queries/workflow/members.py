@@ -90,7 +90,7 @@ class _Search:
         self.bounded = False
         self._roots: set[str] = set()
         self._parents: set[str] = set()
-        self._missing: set[str] = set()
+        self._sought: set[str] = set()
 
     def go_on(self) -> bool:
         """Search for the tasks that the known members lead to. Returns whether there was anything to search for."""
@@ -100,8 +100,8 @@ class _Search:
         for ids in _parts(roots):
             self._find(AsyncTask.root_task_id.in_(ids))
         named = {task_id for member in members for task_id in (member.root_task_id, member.parent_task_id) if task_id}
-        missing = named - self.members.keys() - self._missing
-        self._missing |= missing
+        missing = named - self.members.keys() - self._sought
+        self._sought |= missing
         for ids in _parts(missing):
             self._find(AsyncTask.celery_task_id.in_(ids))
         parents = self.members.keys() - self._parents

@@ -187,6 +187,15 @@ def test_a_cookie_of_another_server(store: Store) -> None:
         assert "set-cookie" not in post(here, "/sign-in", token="").headers
 
 
+def test_where_nobody_can_sign_in(store: Store) -> None:
+    """The form does not promise what every page refuses."""
+    with api_over(store, asynctask_tokens=None) as closed:
+        assert get(closed, "/tasks").status_code == 401
+        page = get(closed, "/sign-in").text
+        assert "Nobody can read it until the operator sets" in page
+        assert "without signing in" not in page
+
+
 @pytest.mark.parametrize("path", ["/", "/tasks", "/workers"])
 def test_a_database_without_tables(tmp_path: Path, path: str) -> None:
     """Nothing has failed: no task was recorded yet, and the page says what to do."""
