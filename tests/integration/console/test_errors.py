@@ -145,12 +145,12 @@ def test_the_bound_of_a_search_is_shown(store: Store, api: Api, monkeypatch: pyt
     add(store, [failed(f"id-{number}", number) for number in range(5)])
     monkeypatch.setattr(errors, "SCANNED", (3, 10_000))
     text = page(api)
-    assert "Showing the newest 3 failures" in text
+    assert "Only the newest 3 failures were searched" in text
     assert 'datetime="2026-01-31T12:02:00.000000Z"' in text
     assert 'href="/console/errors?most=10000"' in text
     assert [count for count, _, _ in causes(text)] == [3]
     all_failures = page(api, most="10000")
-    assert "Showing the newest" not in all_failures
+    assert "failures were searched" not in all_failures
     assert [count for count, _, _ in causes(all_failures)] == [5]
     nothing = page(api, search="message:nowhere")
     assert "No matches among the newest 3 failures" in nothing
