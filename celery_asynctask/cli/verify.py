@@ -15,6 +15,7 @@ from celery_asynctask.cli.group import PROBLEM
 from celery_asynctask.cli.output import Output
 from celery_asynctask.core.accounting import Account, Ledger, counts, listed, plural
 from celery_asynctask.errors import FilterError
+from celery_asynctask.journal.directory import is_nowhere
 from celery_asynctask.journal.survey import Survey, readable, survey_of
 from celery_asynctask.present.ledger import verdict
 from celery_asynctask.queries.completeness import completeness
@@ -128,5 +129,10 @@ def _advice(ledger: Ledger, directory: Path, survey: Survey | None) -> Iterator[
             f"Not visible here: the {plural(count, 'journal')} of {count:,} {plural(count, 'process')} on "
             f"{listed(sorted(ledger.unknown))}. Run `verify` there."
         )
-    if survey is None:
+    if is_nowhere(directory):
+        yield (
+            "No journal was read, because this user has no home directory: run this as the user of the workers, or set "
+            "HOME or asynctask_journal_dir."
+        )
+    elif survey is None:
         yield f"This host has no journal directory {directory}."

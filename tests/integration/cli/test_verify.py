@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from celery_asynctask.core.accounting import Account
+from celery_asynctask.cli.verify import _advice
+from celery_asynctask.core.accounting import Account, Ledger
 from celery_asynctask.journal import Directory, Journal, frame
 from celery_asynctask.journal.survey import Survey, holder
 from celery_asynctask.present.ledger import verdict
@@ -299,6 +300,13 @@ def test_the_command(store: Store, journal: Journal, make_drain: MakeDrain, tmp_
         "other-1": ("worker", 0),
         "other-2": ("worker", 3),
     }
+
+
+def test_a_user_without_a_home() -> None:
+    [advice] = _advice(Ledger(), Path(os.devnull, "celery-asynctask", "rows"), None)
+    assert "this user has no home directory" in advice
+    assert os.devnull not in advice
+    assert list(_advice(Ledger(), Path("/a"), None)) == ["This host has no journal directory /a."]
 
 
 def test_how_the_command_fails(tmp_path: Path) -> None:
