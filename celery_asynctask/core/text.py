@@ -10,6 +10,8 @@ from typing import Any, Final
 
 _REPLACED: Final = "\N{REPLACEMENT CHARACTER}"
 _QUOTING: Final = re.compile(r"\n(?:DETAIL|CONTEXT|LINE [0-9]+):")
+_ASKING: Final = re.compile(r"\n\tIs the server running [^\n]*\?")
+"""A question of libpq, to which the remedy is the answer."""
 
 
 def clean(text: str) -> str:
@@ -104,7 +106,8 @@ def amount(size: float) -> str:
 def reason(exc: BaseException) -> str:
     """An exception's text on one line, at most 500 characters, without a full stop: the driver's own where SQLAlchemy
     wraps it, the system's of an `OSError`; the class name where there is no text. The lines in which PostgreSQL quotes
-    values of the row or of the statement are left out."""
+    values of the row or of the statement are left out, and its question whether the server runs."""
     cause = exc.strerror if isinstance(exc, OSError) else getattr(exc, "orig", None)
-    text = " ".join(_QUOTING.split(str(cause or exc), 1)[0].split()).rstrip(".")
+    text = _ASKING.sub("", _QUOTING.split(str(cause or exc), 1)[0])
+    text = " ".join(text.split()).rstrip(".")
     return text[:500] or type(exc).__name__

@@ -33,6 +33,17 @@ def test_amounts() -> None:
             OperationalError("INSERT", {}, Exception("bad value\nLINE 1: SELECT 'secret'\n               ^")),
             "bad value",
         ),
+        (
+            OperationalError(
+                "",
+                {},
+                Exception(
+                    "::1 failed: Connection refused\n\tIs the server running on that host and accepting TCP/IP "
+                    "connections?\n127.0.0.1 failed: Connection refused\n\tIs the server running locally?"
+                ),
+            ),
+            "::1 failed: Connection refused 127.0.0.1 failed: Connection refused",
+        ),
         (ValueError(), "ValueError"),
         (ValueError("x" * 600), "x" * 500),
     ],
