@@ -1,7 +1,8 @@
-"""Words that docs/glossary.md bans do not stand where a user reads them: docs, help texts, pages."""
+"""Words that docs/glossary.md bans do not stand where a user reads them: docs, help texts, messages, pages."""
 
 from __future__ import annotations
 
+import ast
 import html
 import re
 from collections.abc import Iterator
@@ -81,6 +82,23 @@ def of_command(command: click.Command) -> str:
     return "\n".join(one for one in parts if one)
 
 
+def of_code(code: str) -> str:
+    """The texts in code that are no docstrings, of which messages are made; a value in one is a blank."""
+    tree = ast.parse(code)
+    docstrings = {id(one.value) for one in ast.walk(tree) if isinstance(one, ast.Expr)}
+    formatted = [one for one in ast.walk(tree) if isinstance(one, ast.JoinedStr)]
+    parts = {id(part) for one in formatted for part in one.values}
+    texts = [
+        "".join(str(part.value) if isinstance(part, ast.Constant) else " " for part in one.values) for one in formatted
+    ]
+    texts += [
+        one.value
+        for one in ast.walk(tree)
+        if isinstance(one, ast.Constant) and isinstance(one.value, str) and id(one) not in docstrings | parts
+    ]
+    return "\n|\n".join(texts)
+
+
 def unreleased(changelog: str) -> str:
     return changelog.partition("## [Unreleased]")[2].partition("\n## [")[0]
 
@@ -93,6 +111,8 @@ def texts() -> Iterator[tuple[str, str]]:
     yield "CHANGELOG.md", of_markdown(unreleased((ROOT / "CHANGELOG.md").read_text(encoding="utf-8")))
     for path in sorted((PACKAGE / "console" / "templates").glob("*.html")):
         yield path.name, of_template(path.read_text(encoding="utf-8"))
+    for path in sorted(PACKAGE.rglob("*.py")):
+        yield str(path.relative_to(PACKAGE)), of_code(path.read_text(encoding="utf-8"))
     context = click.Context(asynctask)
     yield "celery asynctask", of_command(asynctask)
     for name in asynctask.list_commands(context):
@@ -167,6 +187,19 @@ def test_where_a_phrase_stands_in_markdown(text: str, there: bool) -> None:
 )
 def test_where_a_phrase_stands_in_a_page(text: str, there: bool) -> None:
     assert bool(uses(of_template(text), "asked for")) is there
+
+
+@pytest.mark.parametrize(
+    ("text", "there"),
+    [
+        ('raise E("It was asked " "for.")', True),
+        ('raise E(f"{one} was asked "\n        f"for by {other}.")', True),
+        ('def f():\n    """It was asked for."""', False),
+        ("asked_for = 1  # asked for", False),
+    ],
+)
+def test_where_a_phrase_stands_in_code(text: str, there: bool) -> None:
+    assert bool(uses(of_code(text), "asked for")) is there
 
 
 def test_help_texts_are_read() -> None:
