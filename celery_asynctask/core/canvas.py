@@ -68,6 +68,10 @@ def _walk(signature: Any, parent: str | None, after_chord: bool) -> Iterator[Ste
             if isinstance(task_id, str) and isinstance(name, str):
                 yield Step(task_id, name, signature.get("args"), kwargs, parent, after_chord)
                 parent = task_id
+    previous = parent
+    for later in reversed(_list(options.get("chain"))):  # a chord in a chain gives the rest of it to its body
+        yield from _walk(later, previous, after_chord)
+        previous = _last_id(later)
     for callback in _list(options.get("link")):
         yield from _walk(callback, parent, after_chord)
     yield from _walk(options.get("chord"), None, after_chord)
