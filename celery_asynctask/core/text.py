@@ -108,6 +108,7 @@ def reason(exc: BaseException) -> str:
     wraps it, the system's of an `OSError`; the class name where there is no text. The lines in which PostgreSQL quotes
     values of the row or of the statement are left out, and its question whether the server runs."""
     cause = exc.strerror if isinstance(exc, OSError) else getattr(exc, "orig", None)
-    text = _ASKING.sub("", _QUOTING.split(str(cause or exc), 1)[0])
+    primary = getattr(getattr(cause, "diag", None), "message_primary", None)  # psycopg's: the labels may be translated
+    text = primary or _ASKING.sub("", _QUOTING.split(str(cause or exc), 1)[0])
     text = " ".join(text.split()).rstrip(".")
     return text[:500] or type(exc).__name__

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from sqlalchemy.exc import OperationalError
 
@@ -16,6 +18,17 @@ def test_amounts() -> None:
         "250 kB",
         "2.5 GB",
     ]
+
+
+NO_CONNECTION = "no connection not on the other address"
+
+
+class Diagnosed(Exception):
+    """As psycopg raises it: libpq may translate the labels of lines, and without a connection there is only text."""
+
+    def __init__(self, text: str, *, known: bool = True) -> None:
+        super().__init__(text)
+        self.diag = SimpleNamespace(message_primary=text.partition("\n")[0] if known else None)
 
 
 @pytest.mark.parametrize(
@@ -44,6 +57,11 @@ def test_amounts() -> None:
             ),
             "::1 failed: Connection refused 127.0.0.1 failed: Connection refused",
         ),
+        (
+            OperationalError("INSERT", {}, Diagnosed("doppelter Wert\nDETALLE:  'secret'\nZEILE 1: 'secret'")),
+            "doppelter Wert",
+        ),
+        (OperationalError("", {}, Diagnosed("no connection\nnot on the other address", known=False)), NO_CONNECTION),
         (ValueError(), "ValueError"),
         (ValueError("x" * 600), "x" * 500),
     ],
