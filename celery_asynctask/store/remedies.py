@@ -21,6 +21,12 @@ GRANT: Final = (
     "Give the user of asynctask_url SELECT, INSERT, UPDATE and DELETE on async_task, async_task_attempt, "
     "async_task_source and async_task_revision (in PostgreSQL also USAGE on their sequences)."
 )
+OWN: Final = (
+    "Run this as the owner of our tables, or give the user of asynctask_url the right to create and drop them (in "
+    "PostgreSQL USAGE and CREATE on their schema)."
+)
+_NOT_OWNER: Final = re.compile(r"must be owner|permission denied for schema|(CREATE|ALTER|DROP|INDEX) command denied")
+"""Pattern of the messages that have the codes of `GRANT` and another remedy."""
 BEFORE_CONNECTED: Final = (OSError, RuntimeError, TypeError, ValueError)
 """Exceptions besides `SQLAlchemyError` that drivers, and SQLAlchemy with them, raise before they are connected."""
 _DRIVERS: Final = {
@@ -102,7 +108,7 @@ _KINDS: Final = (
         "Look into the server's error log for why it ended the connection; MySQL and MariaDB do for statements longer "
         "than max_allowed_packet.",
         frozenset({"2006", "2013", "57P01", "57P02"}),
-        r"server closed the connection",
+        r"server closed the connection|connection has been closed",
     ),
     _Kind(
         "Correct the host and the port in asynctask_url, or let the firewall pass this connection.",
@@ -113,6 +119,11 @@ _KINDS: Final = (
         "Correct the TLS options in asynctask_url, or the certificate of the server.",
         frozenset({"2026"}),
         r"\bSSL\b|certificate",
+    ),
+    _Kind(
+        "Run pip install cryptography, or connect to the server by TLS or a socket.",
+        frozenset(),
+        r"'cryptography' package is required",
     ),
     _Kind(
         "Correct asynctask_engine_options, or the options behind the ? in asynctask_url.",
@@ -141,7 +152,10 @@ def remedy(exc: BaseException, url: str) -> str:
     url_parts = parse(url)
     if url_parts.backend == "sqlite" and re.search(r"unable to open|readonly|disk I/O", text):
         return _of_file(url_parts.database)
-    codes = {str(getattr(cause, "sqlstate", None)), *(str(code) for code in cause.args[:1] if isinstance(code, int))}
+    if _NOT_OWNER.search(text):
+        return OWN
+    sqlstate = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)  # psycopg2 has the other name
+    codes = {str(sqlstate), *(str(code) for code in cause.args[:1] if isinstance(code, int))}
     known = (kind.remedy for kind in _KINDS if kind.codes & codes)
     guessed = (kind.remedy for kind in _KINDS if re.search(kind.pattern, text))
     return next(known, next(guessed, ""))

@@ -16,7 +16,7 @@ from celery_asynctask.operations.session import Writer
 from celery_asynctask.queries import Reader
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
-from celery_asynctask.store.remedies import GRANT, make_engine, remedy
+from celery_asynctask.store.remedies import GRANT, OWN, make_engine, remedy
 from tests import services
 
 PSYCOPG = "postgresql+psycopg://u:secret@127.0.0.1:9/d"
@@ -113,6 +113,11 @@ class Refused(Exception):
         (Exception(1049, "Unknown database 'd'"), "Create the database"),
         (Exception(1045, "Access denied for user 'u'@'h' (using password: YES)"), "Correct the user and the password"),
         (Exception(1142, "INSERT command denied to user"), GRANT),
+        (Exception(1142, "DROP command denied to user 'u'@'h' for table 'async_task'"), OWN),
+        (Refused("must be owner of table async_task", "42501"), OWN),
+        (Refused("permission denied for schema public", "42501"), OWN),
+        (Refused("consuming input failed: SSL connection has been closed unexpectedly"), "Look into the server's"),
+        (RuntimeError("'cryptography' package is required for caching_sha2_password auth methods"), "Run pip install"),
         (Exception(1040, "Too many connections"), "Let fewer processes connect"),
         (Exception(1969, "Query execution was interrupted (max_statement_time exceeded)"), "Ask for less"),
         (
