@@ -234,6 +234,6 @@ class Recorder:
             "stored when the cause is gone. Run `celery asynctask doctor` to find it.",
             self.settings.shown_url,
             reason(exc),
-            self.settings.directory,
+            "memory" if self._elected is None and self.journal is not None else self.settings.directory,
             exc_info=None if expected else exc,
         )
