@@ -58,13 +58,13 @@ def _url(value: Any) -> str:
         value = value.render_as_string(hide_password=False)
     url = _string(value)
     if url != url.strip() or not url.isprintable():
-        raise _Unfit("It has blanks or line breaks around it.")
+        raise _Unfit("It has blanks around it, or characters in it that cannot be printed, such as line breaks.")
     backend = parse(url).backend
     if backend not in _KINDS:
-        right = _MISNAMED.get(backend.lower())
+        right = _MISNAMED.get(backend.lower(), backend.lower())
         raise _Unfit(
             f"Write {_KINDS[right]}:// in place of {url.partition(':')[0]}://."
-            if right
+            if right in _KINDS
             else f"celery-asynctask cannot store in {backend}."
         )
     return url

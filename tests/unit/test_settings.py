@@ -194,9 +194,16 @@ def test_a_value_that_is_not(app: Celery, name: str, value: Any) -> None:
         (f"postgres://u:{SECRET}@h/d", "Write postgresql+psycopg:// in place of postgres://."),
         (f"postgres+psycopg://u:{SECRET}@h/d", "Write postgresql+psycopg:// in place of postgres+psycopg://."),
         ("sqlite3:///x.db", "Write sqlite:// in place of sqlite3://."),
+        (f"PostgreSQL://u:{SECRET}@h/d", "Write postgresql+psycopg:// in place of PostgreSQL://."),
         (f"mssql+pyodbc://u:{SECRET}@h/d", "celery-asynctask cannot store in mssql."),
-        (f"postgresql://u:{SECRET}@h/d\n", "It has blanks or line breaks around it."),
-        ("sqlite:///\x00x.db", "It has blanks or line breaks around it."),
+        (
+            f"postgresql://u:{SECRET}@h/d\n",
+            "It has blanks around it, or characters in it that cannot be printed, such as line breaks.",
+        ),
+        (
+            "sqlite:///\x00x.db",
+            "It has blanks around it, or characters in it that cannot be printed, such as line breaks.",
+        ),
         (f"u:{SECRET}@h/d", ""),
     ],
 )
