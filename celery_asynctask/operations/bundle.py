@@ -194,10 +194,12 @@ class Import:
 
     def prepare(self) -> None:
         """Create the tables if they are missing. Raises `StoreError` for those of another version."""
+        with self._writer.connection():
+            pass  # for its errors: what a driver raises before it is connected need not be SQLAlchemy's
         with self._writer.guarded():
             create_tables(self._writer.engine)
-            with self._writer.engine.connect() as connection:
-                problem = schema_problem(connection)
+        with self._writer.connection() as connection:
+            problem = schema_problem(connection)
         if problem:
             raise StoreError(f"The database {self._writer.settings.shown_url} {problem}")
 

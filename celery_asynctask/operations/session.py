@@ -63,7 +63,7 @@ class Writer:
 
     def read(self, statement: Executable) -> Sequence[Row[Any]]:
         """All rows of a SELECT."""
-        with self.guarded(), self.engine.connect() as connection:
+        with self.connection() as connection:
             return connection.execute(statement).all()
 
     def batch(self, work: Callable[[Connection], T]) -> T:

@@ -6,12 +6,13 @@ import sqlite3
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
-from sqlalchemy import make_url, text
+from sqlalchemy import make_url, select, text
 
 from celery_asynctask.errors import StoreError
+from celery_asynctask.operations.bundle import Import
 from celery_asynctask.operations.session import Writer
 from celery_asynctask.queries import Reader
 from celery_asynctask.settings import Settings
@@ -78,6 +79,20 @@ def test_options_that_cannot_be_used(options: Mapping[str, Any], tmp_path: Path)
     assert "The database" in caught.value.problem
     with pytest.raises(StoreError):
         Writer(Settings(url=url, engine_options=options)).batch(lambda _: None)
+
+
+def test_a_driver_that_raises_errors_of_its_own(tmp_path: Path) -> None:
+    """As PyMySQL does where the server wants a password encrypted, and cryptography is not installed."""
+
+    def connect() -> NoReturn:
+        raise RuntimeError("'cryptography' package is required")
+
+    writer = Writer(Settings(url=f"sqlite:///{tmp_path / 'rows.db'}", engine_options={"creator": connect}))
+    uses: tuple[Callable[[], Any], ...] = (lambda: writer.read(select(1)), Import(writer).prepare)
+    for use in uses:
+        with pytest.raises(StoreError) as caught:
+            use()
+        assert caught.value.remedy.startswith("Run pip install cryptography")
 
 
 class Refused(Exception):
