@@ -59,11 +59,11 @@ class JournalFiles(NamedTuple):
     path: Path
     segments: int
     quarantines: int
-    """Files of what could not be stored."""
+    """Files with events that could not be stored."""
     size: int
     """Bytes of our files."""
     unstored: int
-    """Events that are in no table."""
+    """Events that are not stored yet."""
     names: tuple[str, ...]
     """Our files."""
     strangers: tuple[str, ...]
@@ -132,7 +132,7 @@ class Uninstall:
         return Removed(dropped, files, not self._path.exists())
 
     def _in_use(self, survey: Survey | None, has_sources: bool, *, elected: bool = False) -> Iterator[str]:
-        """Processes that still record, in words; ``elected``: the directory's other locks are ours."""
+        """Processes that still record, in words; ``elected``: this process holds the locks of the recorders."""
         if survey is not None:
             for kind, process in () if elected else (("", survey.recorder()), ("dedicated ", survey.dedicated())):
                 if process is not None:
@@ -258,13 +258,15 @@ class Uninstall:
         try:
             with readable(self._path):
                 for lock in (survey.elect, survey.claim):
-                    for _ in range(_ELECTIONS):  # one that only looks holds the lock for an instant
+                    for _ in range(_ELECTIONS):  # a process that only tests a lock holds it for an instant
                         with locking():
                             if (handle := lock()) is not None:
                                 handles.append(handle)
                                 break
                         time.sleep(_PAUSE)
                     else:
+                        while handles:  # or this process would be named as the recorder
+                            os.close(handles.pop())
                         refuse(tuple(self._in_use(survey, has_sources=False)) or ("a recorder",))
             yield
         finally:
@@ -272,8 +274,8 @@ class Uninstall:
                 os.close(handle)
 
     def _remove(self, files: _Files | None) -> int:
-        """Remove our files, and the directory if it is empty then; how many. No link is followed, and what is written
-        meanwhile stays."""
+        """Remove our files, and the directory if it is empty then. Returns the number of files. Follows no link; files
+        that are new meanwhile stay."""
         if files is None:
             return 0
         path = self._path
@@ -316,11 +318,13 @@ def _there(connection: Connection) -> list[Table]:
 
 
 class _Files(NamedTuple):
-    """What lies in a journal directory."""
+    """The files in a journal directory."""
 
     names: tuple[str, ...]
-    """Ours, in the order in which they are removed: the locks while they are held, at last what names the store."""
+    """Our files, in the order in which they are removed: the locks while they are held, last the one that names the
+    store."""
     strangers: tuple[str, ...]
+    """Other files."""
 
 
 def _list(path: Path, survey: Survey | None) -> _Files | None:
@@ -340,9 +344,9 @@ def _list(path: Path, survey: Survey | None) -> _Files | None:
 
 
 def _by_source(survey: Survey) -> dict[str, list[Segment]]:
-    """The segments of each process, without what only has the name of one."""
+    """The segments of each process; links and directories with the name of a segment are left out."""
     return {
         source: files
         for source, segments in survey.by_source().items()
-        if (files := [one for one in segments if not one.path.is_symlink() and one.path.is_file()])
+        if (files := [segment for segment in segments if not segment.path.is_symlink() and segment.path.is_file()])
     }

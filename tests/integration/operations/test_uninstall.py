@@ -176,7 +176,7 @@ def test_nothing_goes_while_somebody_records(installed: Installed, who: str) -> 
     else:
         installed.store.write([], [SourceUpdate(FAR, Position())])
     with pytest.raises(
-        AsyncTaskError, match=r"^Nothing is removed, because these still record: .*Stop them"
+        AsyncTaskError, match=r"^Nothing is removed, because these still record: [^;]*\. Stop them"
     ) as refused:
         installed.uninstall()
     assert {
