@@ -22,8 +22,8 @@ A segment is a sequence of lines, each of them a frame::
     <CRC-32 of what follows the space, 8 hex digits> <number> <JSON, ASCII, no line breaks>
 
 Frame 0 comes first and describes the segment: ``format`` (1), ``source``, ``segment``, ``host``, ``pid``, ``role``
-(producer, worker, child), ``at`` (microseconds since the epoch) and ``dropped`` (the numbers of events that the process
-could not write so far, by reason). The other frames are events (`celery_asynctask.core.event.Event`), numbered from 1
+(producer, worker, child), ``at`` (microseconds since the epoch) and ``dropped`` (how many events the process could not
+write so far, by reason). The other frames are events (`celery_asynctask.core.event.Event`), numbered from 1
 through all segments of the source. Dropped events have no number, so a gap in the numbers is a loss. A frame is
 appended with one ``write`` and never changed. A damaged frame ends at the next line break. A last line without a line
 break is being written or, when the segment has no lock, was cut.

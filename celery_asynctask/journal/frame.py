@@ -103,7 +103,7 @@ NOTHING = Chunk([], [], [], 0, 0, 0, at_end=True)
 
 
 def read(segment: Segment, position: int, limit: int, ended: bool) -> Chunk:
-    """At most ``limit`` events from ``position`` on, in bytes.
+    """At most ``limit`` events and damaged lines, from ``position`` on, which is in bytes.
 
     ``ended`` says that no process writes to the segment any more, so that a last line without a line break is damaged,
     and not still being written. Raises `OSError`.
@@ -129,8 +129,8 @@ def read(segment: Segment, position: int, limit: int, ended: bool) -> Chunk:
 def describe(segment: Segment) -> dict[str, Any]:
     """What the first frame says about the segment and its process; if it is damaged, what the file's name says.
 
-    Keys: source, host, pid, role, at (microseconds since the epoch), dropped (numbers of events by reason; None: not
-    known). Raises `OSError`.
+    Keys: source, host, pid, role, at (microseconds since the epoch), dropped (counts by reason; None: not known).
+    Raises `OSError`.
     """
     guess: dict[str, Any] = {
         "source": segment.source,

@@ -2,11 +2,11 @@
 
 A process that records holds a lock on its newest segment; the kernel releases it when the process is gone. The recorder
 of its journal directory sees that, and writes every few seconds to the database which processes live. So an attempt is
-never lost because of its age, however long it takes. It is lost if its process is gone, which a recorder sees
+never lost because of its age, however long it takes. It is lost if its process is gone. A recorder sees that
 
 * in its own directory: no segment of the process has a lock, and all are stored. It waits `LOST_SECONDS` more, as a
   worker's main process may still say how its child ended;
-* of other directories: the process's ``last_seen_at`` in the database has not changed for `accounting.SILENT`, by the
+* in other directories: the process's ``last_seen_at`` in the database has not changed for `accounting.SILENT`, by the
   recorder's own clock. The node is gone, or cut off from the database. If it comes back, its attempts are running
   again.
 """

@@ -57,9 +57,9 @@ def read_object(walk: Walk, value: Any, kind: type, depth: int, name: str) -> An
 
 
 def _scalar(walk: Walk, value: Any, kind: type, generic: Any, depth: int) -> Any:
-    times = (known("numpy", time) for time in ("datetime64", "timedelta64"))
-    time = next((time for time in times if inherits(kind, time)), None)
-    plain = generic.item(value) if time is None else time.__str__(value)
+    times = (known("numpy", name) for name in ("datetime64", "timedelta64"))
+    base = next((time for time in times if inherits(kind, time)), None)
+    plain = generic.item(value) if base is None else base.__str__(value)
     if inherits(type(plain), generic):  # wider than any type of Python
         return walk.marker("as", type=type_name(kind), value=generic.__str__(value))
     return walk.typed(kind, walk.convert(plain, depth))
