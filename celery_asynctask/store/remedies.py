@@ -19,11 +19,12 @@ from celery_asynctask.errors import StoreError
 
 GRANT: Final = (
     "Give the user of asynctask_url SELECT, INSERT, UPDATE and DELETE on async_task, async_task_attempt, "
-    "async_task_source and async_task_revision (in PostgreSQL also USAGE on their sequences)."
+    "async_task_source and async_task_revision (in PostgreSQL also USAGE on their sequences), and SELECT on "
+    "async_task_version."
 )
 OWN: Final = (
-    "Run this as the owner of our tables, or give the user of asynctask_url the right to create and drop them (in "
-    "PostgreSQL USAGE and CREATE on their schema)."
+    "Do this as a user who may create and drop our tables: in PostgreSQL as their owner, with USAGE and CREATE on "
+    "their schema."
 )
 _NOT_OWNER: Final = re.compile(r"must be owner|permission denied for schema|(CREATE|ALTER|DROP|INDEX) command denied")
 """Pattern of the messages that have the codes of `GRANT` and another remedy."""
@@ -163,7 +164,7 @@ def remedy(exc: BaseException, url: str) -> str:
 
 def _of_file(name: str) -> str:
     """The remedy for an SQLite file that cannot be opened or written."""
-    path = Path(name).absolute()
+    path = Path(name.removeprefix("file:")).absolute()
     if path.is_dir():
         return f"{path} is a directory: name a file in asynctask_url."
     if not path.parent.is_dir():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+import secrets
 import sqlite3
 import sys
 from collections.abc import Callable, Mapping
@@ -13,6 +16,7 @@ from sqlalchemy import make_url, select, text
 
 from celery_asynctask.errors import StoreError
 from celery_asynctask.operations.bundle import Import
+from celery_asynctask.operations.doctor import Level, examine
 from celery_asynctask.operations.session import Writer
 from celery_asynctask.queries import Reader
 from celery_asynctask.settings import Settings
@@ -147,6 +151,27 @@ class Refused(Exception):
 )
 def test_each_kind_of_error_has_its_own(cause: Exception, beginning: str) -> None:
     assert remedy(cause, PSYCOPG).startswith(beginning)
+
+
+@pytest.mark.databases("postgresql")
+def test_the_rights_that_are_enough(store: Store, tmp_path: Path) -> None:
+    """A recorder without the right to create tables needs all that the remedy names, and no more."""
+    role, password = f"remedy_{os.getpid()}", secrets.token_hex(8)
+    tables = ", ".join(re.findall(r"async_task\w*", GRANT.partition(" (in")[0]))
+    [read_only] = re.findall(r"SELECT on (async_task\w*)", GRANT)
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql(f"CREATE ROLE {role} LOGIN PASSWORD '{password}'")
+        connection.exec_driver_sql(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {tables} TO {role}")
+        connection.exec_driver_sql(f"GRANT SELECT ON {read_only} TO {role}")
+        connection.exec_driver_sql(f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {role}")
+    url = make_url(store.settings.url).set(username=role, password=password).render_as_string(hide_password=False)
+    try:
+        findings = list(examine(None, lambda: Settings(url=url, journal_dir=tmp_path / "journal")))
+        assert {one.check: one.level for one in findings}["rights"] is Level.OK, findings
+    finally:
+        with store.engine.begin() as connection:
+            connection.exec_driver_sql(f"DROP OWNED BY {role}")
+            connection.exec_driver_sql(f"DROP ROLE {role}")
 
 
 def test_what_is_not_known_has_none() -> None:
