@@ -294,7 +294,9 @@ class Settings:
             there = replace(self, url=_url(url), engine_options={}, journal_dir=None)
         except ValueError as exc:
             # It is not shown, for a password may be in it.
-            raise SettingsError(f"This is no database URL; it must be {_RULES['url'].allowed}.{_hint(exc)}") from None
+            raise SettingsError(
+                f"This is not a usable database URL; it must be {_RULES['url'].allowed}.{_hint(exc)}"
+            ) from None
         return replace(there, journal_dir=self.journal_dir) if there.store_id == self.store_id else there
 
     @property

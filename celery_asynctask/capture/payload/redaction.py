@@ -35,10 +35,9 @@ SENSITIVE_NAMES: Final[tuple[str, ...]] = (
     *("card pin", "=pin", "pin code", "otp", "totp", "mfa code", "verification code", "recovery codes", "backup codes"),
     *("iban", "account number", "ssn", "social security number"),
 )
-"""The names whose values are redacted by default, the value of the setting ``asynctask_redact``: each one or more words
-that a name has in a row, also written together (``apikey``), or with ``=`` the whole name. A name that only describes
-such a value is not redacted (``token_type``, ``passwordChangedAt``), nor is ``tokens`` alone: language models count
-them."""
+"""The names whose values are redacted, unless the setting ``asynctask_redact`` has others: each one or more words that
+a name has in a row, also written together (``apikey``), or with ``=`` the whole name. A name that only describes such a
+value is not redacted (``token_type``, ``passwordChangedAt``), nor is ``tokens`` alone: language models count them."""
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_]+")
 _ENDINGS = ("password", "passwd", "passphrase", "secret", "token", "apikey", "credentials")
