@@ -45,6 +45,14 @@ _TABLES: Final[tuple[Table, ...]] = (
     async_task_version,  # first: `upgrade` completes tables without a version, should MySQL be interrupted
     *(table for table in reversed(metadata.sorted_tables) if table is not async_task_version),
 )
+_COLUMNS: Final = {
+    "async_task": "order_key",
+    "async_task_attempt": "run_key",
+    "async_task_revision": "revision",
+    "async_task_source": "last_number",
+    "async_task_version": "version_num",
+}
+"""A column by which each table is known as ours: somebody else's may have the same name."""
 _LOCKS: Final = (LOCK_NAME, CLAIM_NAME)
 QUARANTINE: Final = ".quarantine"
 _ELECTIONS: Final = 20
@@ -313,8 +321,14 @@ def refuse(in_use: tuple[str, ...]) -> None:
 
 def _there(connection: Connection) -> list[Table]:
     """Our tables in the database, in the order in which they are dropped."""
-    names = set(inspect(connection).get_table_names())
-    return [table for table in _TABLES if table.name in names]
+    inspector = inspect(connection)
+    names = set(inspector.get_table_names())
+    return [
+        table
+        for table in _TABLES
+        if table.name in names
+        and _COLUMNS[table.name] in {column["name"] for column in inspector.get_columns(table.name)}
+    ]
 
 
 class _Files(NamedTuple):

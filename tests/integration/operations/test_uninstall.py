@@ -240,6 +240,18 @@ def test_what_is_not_ours_stays(installed: Installed, tmp_path: Path) -> None:
     assert installed.find().is_empty
 
 
+@pytest.mark.every_database
+def test_a_table_of_somebody_else_with_the_name_of_ours(installed: Installed) -> None:
+    installed.uninstall()
+    installed.execute("CREATE TABLE async_task (x INTEGER)")
+    assert installed.find().is_empty
+    assert installed.uninstall().tables == ()
+    assert tables_in(installed.url) == {"mine", "async_task"}
+    assert set(uninstalling._COLUMNS) == OURS
+    for name, column in uninstalling._COLUMNS.items():
+        assert column in metadata.tables[name].c
+
+
 def test_a_directory_that_is_not_ours(installed: Installed, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(installed.path)
     (tmp_path / "file").touch()
