@@ -314,8 +314,8 @@ def refuse(in_use: tuple[str, ...]) -> None:
         shown = "; ".join(in_use[:10]) + (f"; and {len(in_use) - 10:,} more" if len(in_use) > 10 else "")
         raise AsyncTaskError(
             f"Nothing is removed, because these still record: {shown}. Stop them, or restart them with "
-            "asynctask_enabled = False, and run this again. Processes of other hosts count as stopped "
-            f"{SILENT.total_seconds():.0f} s after a recorder last saw them."
+            "asynctask_enabled = False, and run this again. A process whose journal is not here counts as stopped "
+            f"{SILENT.total_seconds():.0f} s after a recorder last saw it."
         )
 
 
