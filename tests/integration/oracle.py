@@ -17,6 +17,7 @@ from sqlalchemy import insert
 
 from celery_asynctask.core.status import TERMINAL, AsyncTaskStatus
 from celery_asynctask.queries.search.filter import Filter, Term, Value
+from celery_asynctask.queries.search.keys import JSON_KEYS
 from celery_asynctask.store import Store
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
 
@@ -173,6 +174,7 @@ def _holds(term: Term, value: Value, task: AsyncTask, runs: Sequence[AsyncTaskAt
         if term.key == "id" and value.operator == "=" and not re.search(r"[*?](?!\])", value.value):
             value = value._replace(value=f"{value.value}*")
         return _fits(getattr(task, _TEXT[term.key]), value)
+    assert term.key in JSON_KEYS, f"{term.key}: add the key to _PLAIN or _TEXT, and values of its column to rows()"
     column = "result" if term.key == "result" else "content" if term.key == "content" else f"task_{term.key}"
     return _is_like(at(getattr(task, column), term.path), value)
 

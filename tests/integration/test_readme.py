@@ -497,7 +497,7 @@ def test_every_search_key_is_described() -> None:
     described = {
         one for row in table("docs/searching.md", r"^\| (`\w+`(?:, `\w+`)*) \| ") for one in re.findall(r"\w+", row)
     }
-    assert KEYS.keys() <= described, KEYS.keys() - described
+    assert KEYS.keys() <= described, f"docs/searching.md, The keys: no line for {KEYS.keys() - described}"
 
 
 def test_every_command_is_described() -> None:

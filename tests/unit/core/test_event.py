@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from celery_asynctask.core.columns import ATTEMPT, TASK
 from celery_asynctask.core.event import Event, Kind, decode, encode
 from tests.histories import HISTORIES
 
@@ -63,6 +64,11 @@ def test_histories_use_keys_that_events_have() -> None:
     known = get_type_hints(Event).keys()
     events: Iterable[Event] = (event for history in HISTORIES.values() for event in history())
     assert {key for event in events for key in event} <= known
+
+
+def test_columns_are_copied_from_keys_that_events_have() -> None:
+    unknown = {column.event for column in (*TASK, *ATTEMPT) if column.event} - get_type_hints(Event).keys()
+    assert not unknown, f"not a key of Event in core/event.py: {unknown}"
 
 
 def test_kinds_are_their_names_in_lower_case() -> None:
