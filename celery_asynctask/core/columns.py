@@ -4,9 +4,9 @@ Made from it: the tables, the fold's groups and what it copies from events (in P
 read, the API's schemas, the search keys, exports, and what is erased. Tests hold the models' annotations and the table
 in docs/row.md to it.
 
-A new column is a line here, a migration, and the place in `capture` that writes its event key. The tests then require
-its annotation in `store.models` and `queries.types`, and its row in docs/row.md, which
-`python -m tests.integration.documents` writes.
+A new column is a line here, a migration, and the place in `capture` that writes its event key: so much makes it work.
+The tests then require its annotation and its place in the documentation; CONTRIBUTING.md, How to add a column, has all
+steps.
 """
 
 from __future__ import annotations

@@ -22,10 +22,12 @@ def microseconds(at: dt.datetime) -> int:
 def read_microseconds(value: Any) -> int | None:
     """`microseconds` of a datetime or a text in ISO 8601; None for any other value."""
     try:
-        at = dt.datetime.fromisoformat(value) if isinstance(value, str) else value
+        if isinstance(value, str):
+            is_utc = value.endswith(("Z", "z"))  # which Python 3.10 does not read
+            value = dt.datetime.fromisoformat(f"{value[:-1]}+00:00" if is_utc else value)
     except ValueError:
         return None
-    return microseconds(at) if isinstance(at, dt.datetime) else None
+    return microseconds(value) if isinstance(value, dt.datetime) else None
 
 
 def time_of(at: int) -> dt.datetime:

@@ -16,6 +16,7 @@ from celery_asynctask.queries.export import Exported, found_by
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
+from celery_asynctask.store.tables import SCHEMA_VERSION
 from tests.histories import HISTORIES, Delivery, about, failure, lines
 from tests.integration.purge import NOW
 from tests.integration.store.test_values import JSON_VALUES
@@ -60,7 +61,8 @@ def bundle_of(reader: Reader, search: str = "") -> list[bytes]:
     tasks = exported(found_by(reader, parse(search, NOW)))
     events = [bundle.line(task, attempts) for task, attempts in tasks]
     return [
-        one.encode("ascii") + b"\n" for one in (bundle.head(NOW, "0001", search), *events, bundle.tail(len(events)))
+        one.encode("ascii") + b"\n"
+        for one in (bundle.head(NOW, SCHEMA_VERSION, search), *events, bundle.tail(len(events)))
     ]
 
 

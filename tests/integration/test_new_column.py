@@ -1,4 +1,4 @@
-"""A new column is a line in the registry, a migration, and the place that reads it from Celery: nothing else."""
+"""A new column works with a line in the registry, a migration, and the place that reads it from Celery."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ from celery_asynctask.queries import Reader
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
+from celery_asynctask.store.tables import SCHEMA_VERSION
 from tests.histories import about, lines, published
 from tests.integration.bundles import bundle_of, import_into, rows, store_everything
 from tests.integration.commands import SECONDS, Project
@@ -126,7 +127,7 @@ def test_keys_that_the_recorder_did_not_write(store: Store, project: Project, ap
     keys = dict.fromkeys(("origin_key", "order_key", "trace_key", "content_key"), key)
     nothing = {c.name: None for c in AsyncTask.__table__.columns if c.nullable}
     run = {c.name: None for c in AsyncTaskAttempt.__table__.columns if c.nullable}
-    told = [bundle.head(NOW, "0001", "made elsewhere")]
+    told = [bundle.head(NOW, SCHEMA_VERSION, "made elsewhere")]
     for number, status in enumerate(AsyncTaskStatus, 1):
         over = {"completed_at": NOW} if status in TERMINAL else {}
         task = {

@@ -18,8 +18,6 @@ import pytest
 from celery import Celery, _state, chain, chord, group
 from celery.app.trace import build_tracer
 from celery.canvas import Signature
-from hypothesis import given
-from hypothesis import strategies as st
 
 from celery_asynctask.core.canvas import Step, steps
 
@@ -196,42 +194,6 @@ without its sender."""
 def _linked(signature: Signature, callback: Signature) -> Signature:
     signature.link(callback)
     return signature
-
-
-Shape = tuple[str, list[Any]]
-"""A workflow's kind, and the shapes of its members; of a chord the last one is the body."""
-SHAPES: st.SearchStrategy[Shape] = st.recursive(
-    st.sampled_from([("task", []), ("linked", [])]),
-    lambda members: (
-        st.tuples(st.sampled_from(["chain", "chord"]), st.lists(members, min_size=2, max_size=3))
-        | st.tuples(st.just("group"), st.lists(members, min_size=1, max_size=3))
-    ),
-    max_leaves=8,
-)
-
-
-def workflow_of(line: Line, shape: Shape) -> Signature:
-    kind, members = shape
-    made = [workflow_of(line, member) for member in members]
-    match kind:
-        case "chain":
-            return chain(*made)
-        case "chord":
-            return chord(made[:-1], made[-1])
-        case "group":
-            return group(*made)
-        case "linked":
-            return _linked(line.same.si(1), line.same.si(2).set(task_id=str(uuid.uuid4())))
-    return line.same.si(1)
-
-
-@given(shape=SHAPES)
-def test_the_first_messages_carry_any_workflow(shape: Shape) -> None:
-    line = Line()
-    with line.current():
-        line.run(workflow_of(line, shape))
-    later = {message.id for message in line.sent if not message.direct}
-    assert {step.id for message in line.sent if message.direct for step in message.steps} == later
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)

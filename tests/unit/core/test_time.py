@@ -32,8 +32,10 @@ def test_now_is_in_microseconds() -> None:
         AT.astimezone(dt.timezone(dt.timedelta(hours=5))),
         AT.isoformat(),
         "2026-01-31T14:05:00.123457",
+        "2026-01-31T14:05:00.123457Z",
+        "2026-01-31T14:05:00.123457z",
     ],
-    ids=["utc", "naive", "zone", "text", "naive text"],
+    ids=["utc", "naive", "zone", "text", "naive text", "Z", "z"],
 )
 def test_times_are_read(value: object, far: None) -> None:
     at = read_microseconds(value)

@@ -21,7 +21,8 @@ MODELS = sorted((one.class_ for one in Base.registry.mappers), key=lambda model:
 def test_annotations_are_those_of_the_columns(model: type[Base]) -> None:
     hints = get_type_hints(model)
     annotated = {name: get_args(hints[name])[0] for name in vars(model)["__annotations__"] if name in hints}
-    assert annotated == {column.name: kind(column) for column in cast("Table", model.__table__).columns}
+    columns = {column.name: kind(column) for column in cast("Table", model.__table__).columns}
+    assert annotated == columns, f"annotations of {model.__name__} in store/models.py"
 
 
 def test_rows_are_like_the_model() -> None:
