@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -194,7 +195,7 @@ _RULES = {
     ),
     "tokens": _Rule(
         "a mapping of names to {'sha256': hash, 'customers': list of numbers or '*', 'rights': list of "
-        f"{', '.join(map(repr, _RIGHTS))}}}; `celery asynctask token` creates one",
+        f"{', '.join(map(repr, _RIGHTS))}}}; `celery -A APP asynctask token` creates one",
         _tokens,
     ),
     "access": _Rule("a function, or its dotted path such as 'proj.web.access'", _function),
@@ -271,7 +272,7 @@ class Settings:
             name = key.removeprefix("asynctask_")
             if name not in known:
                 raise SettingsError(
-                    f"Unknown setting {key!r}. The settings of celery-asynctask are: "
+                    f"Unknown setting {key!r}.{_nearest(name, known)} The settings of celery-asynctask are: "
                     f"{', '.join(sorted('asynctask_' + name for name in known))}."
                 )
             rule = _RULES[name]
@@ -280,6 +281,11 @@ class Settings:
             try:
                 values[name] = rule.check(value)
             except ValueError as exc:
+                if name == "url" and isinstance(value, str) and "://" not in value:
+                    raise SettingsError(
+                        f"Setting {key!r} is not an SQLAlchemy URL (its value is not shown: it may hold a password). "
+                        f"Write {cls.url} for a file, postgresql+psycopg://user@host/name for a server."
+                    ) from None
                 shown = "(not shown)" if name in ("url", "engine_options", "tokens") else repr(value)
                 raise SettingsError(
                     f"Setting {key!r} has the value {shown} of type {type(value).__name__}; it must be {rule.allowed}."
@@ -311,8 +317,11 @@ class Settings:
 
     @property
     def shown_url(self) -> str:
-        """The URL for log lines, with its secrets hidden."""
-        return parse(self.url).shown
+        """The URL for log lines, with its secrets hidden, and with the whole path of an SQLite file."""
+        url = parse(self.url)
+        if url.backend == "sqlite" and not url.database.startswith(("/", ":", "file:")) and url.database:
+            return url.shown.replace(f":///{url.database}", f":///{Path(url.database).absolute()}", 1)
+        return url.shown
 
     @property
     def directory(self) -> Path:
@@ -334,6 +343,12 @@ def _state_of_home() -> Path:
         return Path.home() / ".local" / "state"
     except RuntimeError:  # no $HOME, and no entry of this user in the password database
         return Path(os.devnull)
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """A question that suggests the setting with the most similar name; empty if there is none."""
+    near = get_close_matches(name, known, n=1)
+    return f" Did you mean 'asynctask_{near[0]}'?" if near else ""
 
 
 def _hint(exc: ValueError) -> str:

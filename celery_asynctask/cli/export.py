@@ -57,7 +57,7 @@ def export(context: CommandContext, search: tuple[str, ...], workflow: str | Non
 
     ndjson is a bundle for `import`: a line of JSON per task, with its attempts. csv and parquet are tables of tasks
     without attempts, in which JSON values are texts. In csv, null is empty, and an apostrophe precedes a text that a
-    spreadsheet would take for a formula.
+    spreadsheet would take for a formula. The task id is celery_task_id.
 
     Arguments and results are written as they were recorded. FILE is readable by you alone, and appears only when it is
     complete.
@@ -65,7 +65,7 @@ def export(context: CommandContext, search: tuple[str, ...], workflow: str | Non
     if search and workflow is not None:
         raise click.UsageError("Give a search or --workflow, not both.")
     if kind == "parquet" and find_spec("pyarrow") is None:
-        raise AsyncTaskError("Parquet needs pyarrow, which is not installed: pip install pyarrow")
+        raise AsyncTaskError("Parquet needs pyarrow. Install the extra: pip install 'celery-asynctask[parquet]'.")
     if kind == "parquet" and target == STANDARD and sys.stdout.isatty():
         raise click.UsageError("Parquet cannot be written to a terminal. Use -o FILE.")
     is_bundle = kind == "ndjson"

@@ -170,6 +170,12 @@ BAD: list[tuple[str, Any]] = [
 ]
 
 
+NO_URL = (
+    "Setting 'asynctask_url' is not an SQLAlchemy URL (its value is not shown: it may hold a password). "
+    "Write sqlite:///asynctask.db for a file, postgresql+psycopg://user@host/name for a server."
+)
+
+
 @pytest.mark.parametrize(("name", "value", "expected"), GOOD)
 def test_a_value_that_is_allowed(app: Celery, name: str, value: Any, expected: Any) -> None:
     app.conf.update({f"asynctask_{name}": value})
@@ -184,6 +190,9 @@ def test_a_value_that_is_not(app: Celery, name: str, value: Any) -> None:
     message = str(caught.value)
     shown = "(not shown)" if name in ("url", "engine_options", "tokens") else repr(value)
     assert f"'asynctask_{name}'" in message
+    if name == "url" and isinstance(value, str) and "://" not in value:
+        assert message == NO_URL
+        return
     assert f"has the value {shown} of type {type(value).__name__}" in message
     assert f"it must be {_RULES[name].allowed}." in message
 
@@ -204,7 +213,6 @@ def test_a_value_that_is_not(app: Celery, name: str, value: Any) -> None:
             "sqlite:///\x00x.db",
             "It has blanks around it, or characters in it that cannot be printed, such as line breaks.",
         ),
-        (f"u:{SECRET}@h/d", ""),
     ],
 )
 def test_a_url_that_cannot_be_used_is_refused_with_the_right_form(app: Celery, url: str, hint: str) -> None:
@@ -215,6 +223,48 @@ def test_a_url_that_cannot_be_used_is_refused_with_the_right_form(app: Celery, u
             read()
         assert str(caught.value).endswith(f"{_RULES['url'].allowed}. {hint}".rstrip())
         assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["asynctask.db", f"u:{SECRET}@h/d"])
+def test_a_text_that_is_no_url_is_not_shown(app: Celery, value: str) -> None:
+    app.conf.update(asynctask_url=value)
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_app(app)
+    assert str(caught.value) == NO_URL
+    with pytest.raises(SettingsError) as caught:
+        Settings().at(value)
+    assert str(caught.value) == f"This is not a usable database URL; it must be {_RULES['url'].allowed}."
+
+
+def test_a_setting_that_is_mistyped_is_named_with_the_one_like_it(app: Celery) -> None:
+    app.conf.update(asynctask_urll="sqlite:///x.db")
+    with pytest.raises(SettingsError, match=r"^Unknown setting 'asynctask_urll'\. Did you mean 'asynctask_url'\? The"):
+        Settings.from_app(app)
+
+
+def test_an_unknown_setting_that_is_like_no_other(app: Celery) -> None:
+    app.conf.update(asynctask_zzzzzz=1)
+    with pytest.raises(SettingsError, match=r"^Unknown setting 'asynctask_zzzzzz'\. The settings"):
+        Settings.from_app(app)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("sqlite:///x.db", "sqlite:///{here}/x.db"),
+        ("sqlite+pysqlite:///a/x.db?timeout=5", "sqlite+pysqlite:///{here}/a/x.db?timeout=5"),
+        ("sqlite:////srv/x.db", "sqlite:////srv/x.db"),
+        ("sqlite://", "sqlite://"),
+        ("sqlite:///:memory:", "sqlite:///:memory:"),
+        ("sqlite:///file:x.db?uri=true", "sqlite:///file:x.db?uri=true"),
+        (f"postgresql+psycopg://u:{SECRET}@h/d", "postgresql+psycopg://u:***@h/d"),
+    ],
+)
+def test_a_shown_url_has_the_whole_path_of_a_file(
+    url: str, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Settings(url=url).shown_url == shown.format(here=tmp_path)
 
 
 def test_every_setting_has_a_rule_and_is_tested() -> None:

@@ -50,8 +50,8 @@ def test_a_url_that_can_never_be_used(command: str, tmp_path: Path, monkeypatch:
     for url, code, todo in (
         ("postgres://u:secret@h/d", 2, "Write postgresql+psycopg:// in place of postgres://."),
         ("oracle://u:secret@h/d", 2, "celery-asynctask cannot store in oracle."),
-        ("default", 2, "it must be an SQLAlchemy URL"),
-        ("", 2, "it must be an SQLAlchemy URL"),
+        ("default", 2, "is not an SQLAlchemy URL (its value is not shown"),
+        ("", 2, "is not an SQLAlchemy URL (its value is not shown"),
         ("postgresql+psycopg://u:secret@h/d", 3, "pip install 'celery-asynctask[postgresql]'"),
         ("mysql://u:secret@h/d", 3, "pip install 'celery-asynctask[mysql]'"),
     ):
