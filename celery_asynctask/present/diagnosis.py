@@ -47,7 +47,7 @@ def explain(evidence: Evidence, words: Words) -> list[str]:
     while at is not None and at.task.celery_task_id not in seen:
         seen.add(at.task.celery_task_id)
         if at is not evidence:
-            sentences.append(f"{at.task.name} [{at.task.celery_task_id}] is {at.task.status}:")
+            sentences.append(f"{at.task.name} [{at.task.celery_task_id}] {_BECAME[at.task.status]}:")
         sentences += _SENTENCES[at.task.status](at, words)
         at = at.cause
     return [" ".join(sentence.split()) for sentence in sentences]
@@ -200,7 +200,12 @@ def _planned(evidence: Evidence, words: Words) -> list[str]:
             "stored yet.",
             AsyncTaskStatus.IGNORED: "It will not be sent: the task that it waits for was ignored.",
         }
-        return [f"{answer} {known.get(evidence.cause.task.status, 'It waits for another task.')}"]
+        status = evidence.cause.task.status
+        if status in known:
+            return [f"{answer} {known[status]}"]
+        if status in _ENDED:
+            return [f"{answer} The task before it {_BECAME[status]}: it is sent only if that task succeeds after all."]
+        return [f"{answer} It waits for another task."]
     if not evidence.open:
         return [f"{answer} No other known task of its workflow is under way."]
     count = len(evidence.open)
@@ -222,6 +227,25 @@ _SENTENCES: Final[Mapping[AsyncTaskStatus, Callable[[Evidence, Words], list[str]
 }
 
 
+_ENDED: Final = frozenset(
+    {AsyncTaskStatus.FAILURE, AsyncTaskStatus.REVOKED, AsyncTaskStatus.REJECTED, AsyncTaskStatus.LOST}
+)
+"""Statuses of a task after which the next step is not sent."""
+_BECAME: Final = {
+    AsyncTaskStatus.PENDING: "waits",
+    AsyncTaskStatus.RECEIVED: "was received",
+    AsyncTaskStatus.STARTED: "runs",
+    AsyncTaskStatus.RETRY: "is to be retried",
+    AsyncTaskStatus.SUCCESS: "succeeded",
+    AsyncTaskStatus.FAILURE: "failed",
+    AsyncTaskStatus.REVOKED: "was revoked",
+    AsyncTaskStatus.REJECTED: "was rejected",
+    AsyncTaskStatus.IGNORED: "was ignored",
+    AsyncTaskStatus.LOST: "was lost",
+}
+"""What became of a task, as the predicate of a sentence."""
+
+
 def _since(evidence: Evidence, words: Words) -> str:
     """Since when it has its status; empty where the key does not say."""
     at = happened_at(evidence.task.order_key)
@@ -229,7 +253,9 @@ def _since(evidence: Evidence, words: Words) -> str:
 
 
 def _place(evidence: Evidence) -> list[str]:
-    return [f"Raised at {evidence.place}."] if evidence.place else []
+    if not evidence.place:
+        return []
+    return [f"Raised at {re.sub(r' <[a-z]+>$', '', evidence.place)}."]  # without <listcomp>, <lambda>, <module>
 
 
 def _attempt(evidence: Evidence, words: Words) -> list[str]:

@@ -44,7 +44,7 @@ Since 2025-06-15 15:06:40.000, 1.0 s
 WHY = f"""\
 ✖ FAILURE  shop.notify  {NOTIFY}
 It was never sent, because a task before it in its workflow did not succeed.
-shop.ship [{SHIP}] is FAILURE:
+shop.ship [{SHIP}] failed:
 It failed with ValueError: no stock.
 Raised at app/shop/tasks.py:88 ship.
 The attempt ended at 2025-06-15 15:06:41.000, after 480 ms on celery@one, process 4711.

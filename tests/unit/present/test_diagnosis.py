@@ -80,6 +80,11 @@ def test_its_own_error_with_the_last_frame_of_its_own_code() -> None:
     ]
 
 
+@pytest.mark.parametrize("function", ["<listcomp>", "<lambda>", "<module>"])
+def test_a_frame_without_a_name_of_its_own(function: str) -> None:
+    assert "Raised at shop/tasks.py:31.\n" in told(history("failed", place=f"shop/tasks.py:31 {function}"))
+
+
 def test_earlier_runs_and_their_errors() -> None:
     text = told(history("retries_exhausted"))
     assert "It failed with ValueError: no 2." in text
@@ -100,8 +105,8 @@ def test_causes_are_listed_one_after_the_other() -> None:
     between = changed(history("body_of_failed_chord", cause=first), celery_task_id="between")
     lines = told(changed(history("never_sent", cause=between), celery_task_id="last")).splitlines()
     assert lines[0] == "It was never sent, because a task before it in its workflow did not succeed."
-    assert lines[1] == "shop.charge [between] is FAILURE:"
-    assert lines[3] == "shop.charge [first] is FAILURE:"
+    assert lines[1] == "shop.charge [between] failed:"
+    assert lines[3] == "shop.charge [first] failed:"
     assert lines[4].startswith("Its process died while running it: WorkerLostError: signal 9. If nobody")
 
 
@@ -227,8 +232,13 @@ def test_it_waits_for_its_retry() -> None:
 @pytest.mark.parametrize(
     ("more", "expected"),
     [
-        ({"cause": running()}, f"It waits for another task.\nshop.charge [{ID}] is STARTED:\nRunning since"),
+        ({"cause": running()}, f"It waits for another task.\nshop.charge [{ID}] runs:\nRunning since"),
         ({"cause": history("success")}, "The task that it waits for has succeeded: its own message was lost"),
+        (
+            {"cause": history("failed")},
+            "The task before it failed: it is sent only if that task succeeds after all.\nshop.charge [",
+        ),
+        ({"cause": history("lost")}, "The task before it was lost: it is sent only if that task succeeds after all."),
         ({"cause": history("ignored")}, "It will not be sent: the task that it waits for was ignored."),
         (
             {"open": [member("h1", status="STARTED")] * 4},
