@@ -9,7 +9,7 @@ import click
 from celery_asynctask.cli.command import CommandContext, ask, command
 from celery_asynctask.operations import retention
 from celery_asynctask.operations.purge import BATCH, SOURCES_KEPT, Count, Purge
-from celery_asynctask.operations.retention import Rule, in_words
+from celery_asynctask.operations.retention import Rule, as_written, in_words
 
 
 @command(
@@ -76,13 +76,14 @@ def purge(
 
 
 def _show_counts(context: CommandContext, rules: Sequence[Rule], counts: Sequence[Count]) -> None:
-    ages = [(rule.text, in_words(rule.age)) for rule in rules] + [("(no rule)", in_words(None))]
+    ages = [(rule.text, rule.age) for rule in rules] + [("(no rule)", None)]
     rows = [
         (text, age, count.tasks, count.due, count.tasks - count.due)
         for (text, age), count in zip(ages, counts, strict=True)
     ]
     if context.output.as_json:
         for text, age, tasks, due, keeps in rows:
-            context.output.json({"rule": text, "kept": age, "tasks": tasks, "due": due, "keeps": keeps})
+            context.output.json({"rule": text, "kept": as_written(age), "tasks": tasks, "due": due, "keeps": keeps})
         return
-    context.output.table(("rule", "kept", "tasks>", "due>", "keeps>"), rows)
+    columns = ("rule", "keep for", "tasks>", "to delete>", "stay>")
+    context.output.table(columns, ((text, in_words(age), *numbers) for text, age, *numbers in rows))

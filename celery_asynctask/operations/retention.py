@@ -1,7 +1,7 @@
 """How long tasks are kept: rules, each a search and an age. Pure; `purge` deletes by them.
 
 ``asynctask_retention = {"status:SUCCESS name:poll.*": "7d", "customer:42": None, "": "90d"}``: the first rule whose
-search finds a task decides. An age of None keeps it for ever. A task that no rule finds is kept too, so without rules
+search finds a task decides. An age of None keeps it forever. A task that no rule finds is kept too, so without rules
 nothing is ever deleted.
 """
 
@@ -18,6 +18,7 @@ from celery_asynctask.queries.search.keys import duration
 EVERYTHING: Final = frozenset({"", ANY})
 """The searches that find all tasks."""
 _AGE: Final = "a duration such as 12h, 90d or 1y, of at most 100 years"
+_UNITS: Final = {"d": "day", "h": "hour", "m": "minute", "s": "second"}
 SETTING: Final = "asynctask_retention"
 
 
@@ -26,7 +27,7 @@ class Rule(NamedTuple):
 
     search: Filter
     age: dt.timedelta | None
-    """Since the end of the task; None: for ever."""
+    """Since the end of the task; None: forever."""
 
     @property
     def text(self) -> str:
@@ -68,9 +69,18 @@ def longest(rules: Sequence[Rule]) -> dt.timedelta | None:
 
 
 def in_words(age: dt.timedelta | None) -> str:
-    """An age as rules write it: ``30d``, ``12h``; ``for ever`` for None."""
+    """An age in words: ``30 days``, ``1 minute``; ``forever`` for None."""
+    written = as_written(age)
     if age is None:
-        return "for ever"
+        return written
+    count, unit = written[:-1], _UNITS[written[-1]]
+    return f"{count} {unit if count == '1' else f'{unit}s'}"
+
+
+def as_written(age: dt.timedelta | None) -> str:
+    """An age as rules write it: ``30d``, ``12h``; ``forever`` for None."""
+    if age is None:
+        return "forever"
     seconds = age.total_seconds()
     for unit, size in (("d", 86_400), ("h", 3600), ("m", 60)):
         if seconds and not seconds % size:

@@ -36,10 +36,10 @@ def test_by_the_rules_of_the_settings(store: Store, tmp_path: Path) -> None:
     looked = project.run("purge", "--dry-run")
     assert (looked.code, looked.err) == (0, "")
     assert [line.split() for line in looked.lines] == [
-        ["rule", "kept", "tasks", "due", "keeps"],
-        ["customer:42", "for", "ever", "1", "0", "1"],
-        ["status:SUCCESS", "30d", "2", "2", "0"],
-        ["(no", "rule)", "for", "ever", "1", "0", "1"],
+        ["rule", "keep", "for", "tasks", "to", "delete", "stay"],
+        ["customer:42", "forever", "1", "0", "1"],
+        ["status:SUCCESS", "30", "days", "2", "2", "0"],
+        ["(no", "rule)", "forever", "1", "0", "1"],
     ]
     asked = project.run("purge")
     assert asked.code == 2
@@ -48,9 +48,9 @@ def test_by_the_rules_of_the_settings(store: Store, tmp_path: Path) -> None:
     done = project.run("purge", "--yes", "--json")
     assert (done.code, done.err) == (0, "")
     assert done.values == [
-        {"rule": "customer:42", "kept": "for ever", "tasks": 1, "due": 0, "keeps": 1},
+        {"rule": "customer:42", "kept": "forever", "tasks": 1, "due": 0, "keeps": 1},
         {"rule": "status:SUCCESS", "kept": "30d", "tasks": 2, "due": 2, "keeps": 0},
-        {"rule": "(no rule)", "kept": "for ever", "tasks": 1, "due": 0, "keeps": 1},
+        {"rule": "(no rule)", "kept": "forever", "tasks": 1, "due": 0, "keeps": 1},
         {"tasks": 2, "attempts": 2, "orphans": 0, "sources": 0},
     ]
     assert left(store) == {"c", "d"}
@@ -105,7 +105,7 @@ def test_without_rules(small: tuple[Store, Project]) -> None:
     store, project = small
     done = project.run("purge", "--yes")
     assert done.code == 0
-    assert done.lines[1].split() == ["(no", "rule)", "for", "ever", "2", "0", "2"]
+    assert done.lines[1].split() == ["(no", "rule)", "forever", "2", "0", "2"]
     assert "Nothing deleted: asynctask_retention has no age." in done.err
     assert len(left(store)) == 2
 

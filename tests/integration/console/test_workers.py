@@ -203,7 +203,7 @@ def test_what_is_kept(store: Store, api: Api) -> None:
     assert "Everything is kept forever" in text
     with api_over(store, asynctask_retention={"status:SUCCESS": "30d", "customer:42": None}) as other:
         text = page(other)
-    assert "<code>status:SUCCESS</code></dt><dd>30d</dd>" in text
+    assert "<code>status:SUCCESS</code></dt><dd>30 days</dd>" in text
     assert "<code>customer:42</code></dt><dd>forever</dd>" in text
     with api_over(store, asynctask_retention={"no:such": "30d"}) as other:
         assert "has the rule &#39;no:such&#39;" in page(other)

@@ -126,12 +126,12 @@ def test_a_purge_is_logged_with_its_caller_and_count(
     [record] = caplog.records
     assert (record.levelname, record.name) == ("WARNING", "celery_asynctask")
     assert record.getMessage() == (
-        "'ours' deleted 5 tasks and 5 attempts over HTTP: older than 90d, found by content, id."
+        "'ours' deleted 5 tasks and 5 attempts over HTTP: older than 90 days, found by content, id."
     )
     caplog.clear()
     api.post(PATH, olderThan="1d", dryRun=False)
     assert [one.getMessage() for one in caplog.records] == [
-        "'admin' deleted 10 tasks and 10 attempts over HTTP: older than 1d."
+        "'admin' deleted 10 tasks and 10 attempts over HTTP: older than 1 day."
     ]
 
 

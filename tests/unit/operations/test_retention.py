@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from celery_asynctask.errors import FilterError, SettingsError
-from celery_asynctask.operations.retention import Rule, configured, in_words, longest, older_than
+from celery_asynctask.operations.retention import Rule, as_written, configured, in_words, longest, older_than
 from celery_asynctask.queries import Filter, parse
 from celery_asynctask.settings import _AGE, _RULES
 
@@ -75,11 +75,22 @@ def test_an_age_that_the_setting_takes_is_one_or_is_too_long(age: str) -> None:
         assert "it must be a duration" in str(exc)  # noqa: PT017 - it may, or it may not
 
 
-@pytest.mark.parametrize("age", ["90d", "12h", "15m", "1.5s", "0s"])
-def test_an_age_in_words(age: str) -> None:
+@pytest.mark.parametrize(
+    ("age", "words"),
+    [
+        ("90d", "90 days"),
+        ("1d", "1 day"),
+        ("12h", "12 hours"),
+        ("15m", "15 minutes"),
+        ("1m", "1 minute"),
+        ("1.5s", "1.5 seconds"),
+        ("0s", "0 seconds"),
+    ],
+)
+def test_an_age_as_it_is_written_and_in_words(age: str, words: str) -> None:
     [rule] = older_than(age, "", NOW)
-    assert in_words(rule.age) == age
+    assert (as_written(rule.age), in_words(rule.age)) == (age, words)
 
 
-def test_for_ever_in_words() -> None:
-    assert in_words(None) == "for ever"
+def test_no_age() -> None:
+    assert (as_written(None), in_words(None)) == ("forever", "forever")
