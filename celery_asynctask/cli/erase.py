@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from celery_asynctask.cli.command import CommandContext, ask, command
+from celery_asynctask.core.accounting import plural
 from celery_asynctask.core.limits import MAX_INTEGER
 from celery_asynctask.operations.erase import Erased, Erasure
 
@@ -49,7 +50,7 @@ def erase(context: CommandContext, customers: tuple[int, ...], dry_run: bool, ye
     erasures = {customer: Erasure(writer, customer) for customer in customers}
     counts = {customer: erasure.count() for customer, erasure in erasures.items()}
     if dry_run or not yes:
-        _show(context, counts, "has to erase")
+        _show(context, counts, "would erase")
     if dry_run:
         return
     tasks = sum(count.tasks for count in counts.values())
@@ -70,5 +71,6 @@ def _show(context: CommandContext, counts: dict[int, Erased], state: str) -> Non
     for customer, count in counts.items():
         context.output.tell(
             {"customer": customer, "state": state, **count._asdict()},
-            f"Customer {customer}: {state} the values of {count.tasks:,} tasks, {count.attempts:,} attempts.",
+            f"Customer {customer}: {state} the values of {count.tasks:,} {plural(count.tasks, 'task')}, "
+            f"{count.attempts:,} {plural(count.attempts, 'attempt')}.",
         )

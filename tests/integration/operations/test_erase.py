@@ -144,9 +144,9 @@ def test_the_command(store: Store, tmp_path: Path) -> None:
     looked = project.run("erase", "--customer", "42", "--customer", "43", "--customer", "45", "--dry-run")
     assert (looked.code, looked.err) == (0, "")
     assert looked.lines == [
-        "Customer 42: has to erase the values of 1 tasks, 1 attempts.",
-        "Customer 43: has to erase the values of 1 tasks, 1 attempts.",
-        "Customer 45: has to erase the values of 0 tasks, 0 attempts.",
+        "Customer 42: would erase the values of 1 task, 1 attempt.",
+        "Customer 43: would erase the values of 1 task, 1 attempt.",
+        "Customer 45: would erase the values of 0 tasks, 0 attempts.",
     ]
     asked = project.run("erase", "--customer", "42")
     assert asked.code == 2
