@@ -22,6 +22,16 @@ JSON: Final = click.Option(["--json", "as_json"], is_flag=True, help="Print JSON
 UTC: Final = click.Option(["--utc"], is_flag=True, help="Show times in UTC, not in the local zone.")
 
 
+def say_defaults(context: click.Context) -> None:
+    """Say on standard error that the settings are the default ones where ``celery`` got neither an app, nor a
+    configuration module, nor ``--url``. Celery then makes an app of its own, and an empty record looks like a lost
+    one."""
+    app = context.obj.app
+    is_given = bool(context.find_root().params.get("app")) or app.main != "default" or app.loader.configured
+    if not is_given and not context.meta.get(URL):
+        click.echo("No app was given (celery -A APP): these are the default settings.", err=True)
+
+
 class UnconfirmedError(click.ClickException):
     """A command would change something and cannot ask first; its usage is right, and is not explained."""
 
@@ -44,6 +54,8 @@ class CommandContext:
     def settings(self) -> Settings:
         """The app's settings, with the database that ``--url`` names in place of its own."""
         settings = Settings.from_app(self.app)
+        if not self.output.as_json:
+            say_defaults(self.click)
         url = self.click.meta.get(URL)
         return settings.at(url) if url else settings
 

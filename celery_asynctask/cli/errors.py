@@ -35,7 +35,7 @@ _ORDERS: Final[dict[str, Callable[[Group], Any]]] = {
     type=click.Choice(list(_ORDERS)),
     default="count",
     show_default=True,
-    help="Order of causes: most frequent, most recent, or newest first.",
+    help="Order of causes: most failures, latest failure, or newly appeared first.",
 )
 @click.option("-n", "--limit", type=click.IntRange(1), default=20, show_default=True, help="Causes to show.")
 def errors(context: CommandContext, search: tuple[str, ...], sort: str, limit: int) -> None:
@@ -47,7 +47,8 @@ def errors(context: CommandContext, search: tuple[str, ...], sort: str, limit: i
     """
     output = context.output
     with context.reader.session() as session:
-        result = failures(context.reader, session, context.search(search))
+        query = context.search(search)
+        result = failures(context.reader, session, query)
     groups = sorted(result.groups, key=_ORDERS[sort], reverse=True)
     for group in groups[:limit]:
         if output.as_json:
@@ -56,7 +57,7 @@ def errors(context: CommandContext, search: tuple[str, ...], sort: str, limit: i
         else:
             output.tree(_node(output, group))
     if not groups:
-        output.hint("No failures match.")
+        output.nothing("No failures match.", query)
     if len(groups) > limit:
         left, tasks = len(groups) - limit, sum(group.tasks for group in groups[limit:])
         failed = f"{tasks:,} {plural(tasks, 'failure')}"

@@ -15,6 +15,7 @@ import click
 from celery_asynctask.cli.command import CommandContext, command
 from celery_asynctask.errors import AsyncTaskError
 from celery_asynctask.operations.bundle import Import, read
+from celery_asynctask.settings import Settings
 
 
 @command(
@@ -32,7 +33,7 @@ def import_(context: CommandContext, file: str, into: str, any_database: bool) -
     FILE is - for standard input. An incomplete file is refused before anything is stored. A task that is stored already
     is merged with the bundle's, as the recorder would: the later event wins, and importing twice changes nothing.
     """
-    settings = context.settings.at(into)
+    settings = Settings.from_app(context.app).at(into)
     if not any_database and not settings.url.startswith("sqlite"):
         raise click.UsageError("--into is not an SQLite file. To import into it anyway, add --any-database.")
     with _opened(file) as lines:

@@ -43,6 +43,8 @@ def list_tasks(context: CommandContext, search: tuple[str, ...], limit: int, aft
 
     A narrow terminal shows the beginnings of ids, which the other commands take too, and fewer columns; a pipe gets
     everything.
+
+    With --json, id is the number of the row, as in the API. The task id, which other commands take, is celery_task_id.
     """
     output = context.output
     with context.reader.session() as session:
@@ -54,7 +56,7 @@ def list_tasks(context: CommandContext, search: tuple[str, ...], limit: int, aft
     elif result.tasks:
         output.table(_COLUMNS, map(_row, result.tasks), spare=_SPARE)
     else:
-        output.hint("No tasks match.")
+        output.nothing("No tasks match.", query)
     if result.looked_back_to is not None:
         output.hint(
             f"Searched only the newest {MAX_SCANNED:,} tasks, back to {output.moment(result.looked_back_to)}; older "

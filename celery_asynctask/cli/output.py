@@ -20,6 +20,8 @@ from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.core.text import clean, json_line, one_line, placed, span, width
 from celery_asynctask.present.symbols import SIGNS
 from celery_asynctask.present.zone import LOCAL
+from celery_asynctask.queries.search.filter import Filter
+from celery_asynctask.queries.search.hint import hint
 
 __all__ = ["INDENT", "Id", "Node", "Output", "clean", "span"]
 
@@ -149,6 +151,12 @@ class Output:
             self.json(value)
         else:
             self.line(text)
+
+    def nothing(self, text: str, search: Filter) -> None:
+        """Say that a search finds nothing, and what it was probably meant to be."""
+        self.hint(text)
+        if meant := hint(search):
+            self.hint(meant)
 
     def bounded(self, limit: int, what: str, back_to: dt.datetime | None) -> None:
         """Say that only the newest ``limit`` were read, back to a time; None: all were."""

@@ -12,6 +12,7 @@ from typing import Any
 import click
 from celery.bin.base import LOG_LEVEL
 
+from celery_asynctask.cli.command import say_defaults
 from celery_asynctask.cli.group import URL, examples
 from celery_asynctask.errors import SettingsError
 from celery_asynctask.journal import Directory
@@ -45,6 +46,7 @@ def recorder(context: click.Context, once: bool, loglevel: Any) -> None:
     app = context.obj.app
     app.log.setup(loglevel=loglevel, redirect_stdouts=False)
     settings = Settings.from_app(app)
+    say_defaults(context)
     if not settings.enabled:
         raise SettingsError("Nothing is recorded: asynctask_enabled is False. Set it to True, and start this again.")
     _ = Writer(settings).engine  # one that can never be used is refused here, not logged again and again

@@ -86,7 +86,7 @@ def rerun(
     else:
         _preview(output, candidates)
     if not candidates:
-        output.hint("No tasks match.")
+        output.nothing("No tasks match.", context.search((search or "",)))
     if not sendable:
         context.click.exit(PROBLEM if candidates else 0)
     count = f"{len(sendable):,} {plural(len(sendable), 'task')}"

@@ -39,14 +39,15 @@ def stats(context: CommandContext, search: tuple[str, ...]) -> None:
     output = context.output
     now = output.now
     with context.reader.session() as session:
-        result = statistics(context.reader, session, with_time(context.search(search), now), now)
+        query = context.search(search)
+        result = statistics(context.reader, session, with_time(query, now), now)
     if output.as_json:
         for name in result.names:
             output.json(_value(result, name))
     elif result.names:
         draw(output, result)
     else:
-        output.hint("No tasks match.")
+        output.nothing("No tasks match.", query)
     output.hint(f"Tasks created from {output.moment(result.since)} to {output.moment(result.until)}.")
     output.bounded(MAX_SCANNED, "tasks", result.looked_back_to)
 

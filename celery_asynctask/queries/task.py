@@ -71,8 +71,9 @@ def find(reader: Reader, session: Session, text: str) -> AsyncTask:
         raise NotFoundError(f"No task has the id {text}, and none begins with it.{known}")
     if len(tasks) > 1:
         named = ", ".join(f"{task.celery_task_id} ({task.name})" for task in tasks[:_MAX_NAMED])
+        row = "" if number_of(text) is None else " The number of a row (id with --json and in the API) is no ID here."
         others = ", and others" if len(tasks) > _MAX_NAMED else ""
-        raise NotFoundError(f"Several task ids begin with {text}: {named}{others}. Give more of the id.")
+        raise NotFoundError(f"Several task ids begin with {text}: {named}{others}. Give more of the id.{row}")
     return tasks[0]
 
 

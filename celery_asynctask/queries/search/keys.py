@@ -166,7 +166,7 @@ KEYS: Final[dict[str, Key]] = {
     "until": Key("created before that time", time, operator="<"),
     "wait": Key("time from its creation to its first start", span),
     "run": Key("time from its first start to its end", span),
-    "args": Key("a positional argument: args.0"),
+    "args": Key("a positional argument or a part: args.0, args.0.customer"),
     "kwargs": Key("a keyword argument or a part of it: kwargs.order.id"),
     "result": Key("the result or a part of it: result.total"),
     "content": Key("a part of the content: content.order"),

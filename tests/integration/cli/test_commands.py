@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from click import Command, Context
 
+import celery_asynctask
 from celery_asynctask.cli.group import Commands
 from celery_asynctask.core.event import encode
 from celery_asynctask.journal import Directory, Journal
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
 from tests.histories import lines, published
-from tests.integration.commands import Ended, Project
+from tests.integration.commands import SECONDS, Ended, Project
 from tests.integration.purge import record
 from tests.integration.rows import stored
+from tests.pace import patience
 from tests.workflows import NOTIFY, SHIP, order
 
 SOURCE = """
@@ -130,3 +135,44 @@ def test_a_process_does_what_is_done_in_this_one(project: Project, command: str,
 def test_every_command_is_here() -> None:
     """Except ``serve``, which goes on until it is stopped: `test_serve`."""
     assert set(Commands("asynctask").list_commands(Context(Command("asynctask")))) == {*CASES, "serve"}
+
+
+PACKAGE = Path(celery_asynctask.__file__).parents[1]
+NO_APP = "No app was given (celery -A APP): these are the default settings.\n"
+
+
+def without_app(path: Path, *words: str, **environment: str) -> Ended:
+    """``celery asynctask <words>`` in a directory, without an app."""
+    known = {name: value for name, value in os.environ.items() if name not in ("APP", "CELERY_APP")}
+    command = [sys.executable, "-m", "celery", *words]
+    ended = subprocess.run(
+        command,
+        cwd=path,
+        env={**known, **environment},
+        capture_output=True,
+        check=False,
+        encoding="utf-8",
+        timeout=patience(SECONDS),
+    )
+    return Ended(ended.returncode, ended.stdout, ended.stderr)
+
+
+def test_a_command_without_an_app_says_so(tmp_path: Path) -> None:
+    ended = without_app(tmp_path, "asynctask", "list")
+    assert (ended.code, ended.out) == (3, "")
+    assert ended.err.startswith(f"{NO_APP}Error: There is no database file {tmp_path}/asynctask.db:")
+
+
+@pytest.mark.slow
+def test_where_nothing_needs_to_be_said_about_the_app(project: Project, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (url,) = {Settings(url=f"sqlite:///{file}").url for file in project.path.glob("*.db")}
+    for words in (("list", "--help"), ("list", "--json"), ("--url", url, "list")):
+        assert NO_APP not in without_app(empty, "asynctask", *words).err
+    assert NO_APP in without_app(empty, "asynctask", "recorder", "--once", XDG_STATE_HOME=str(empty)).err
+    assert NO_APP not in without_app(project.path, "-A", "proj", "asynctask", "list").err
+    assert NO_APP not in without_app(project.path, "asynctask", "list", CELERY_APP="proj").err
+    (empty / "celeryconfig.py").write_text(f"asynctask_url = {url!r}\n", encoding="utf-8")
+    configured = without_app(empty, "asynctask", "list", "status:SUCCESS", PYTHONPATH=f"{empty}:{PACKAGE}")
+    assert (configured.code, configured.err) == (0, "")

@@ -186,7 +186,13 @@ def test_show_in_full(small: Project) -> None:
 
 def test_nothing_is_found(small: Project) -> None:
     ended = small.run("list", "name:nothing")
-    assert (ended.code, ended.out, ended.err) == (0, "", "No tasks match.\n")
+    assert (ended.code, ended.out, ended.err) == (
+        0,
+        "",
+        "No tasks match.\nname: takes the whole name; name:*nothing* finds a part.\n",
+    )
+    assert small.run("list", "boom").err == "No tasks match.\n"
+    assert small.run("list", "name:*", "revoked").err == "No tasks match.\nDid you mean status:REVOKED?\n"
 
 
 def test_show_as_json(small: Project) -> None:
@@ -212,7 +218,8 @@ def test_ids_that_find_nothing_or_too_much(small: Project) -> None:
     ended = small.run("show", "6")
     assert (ended.code, ended.out) == (1, "")
     assert ended.err == (
-        f"Error: Several task ids begin with 6: {QUEUED} (shop.charge), {RUNNING} (shop.charge). Give more of the id.\n"
+        f"Error: Several task ids begin with 6: {QUEUED} (shop.charge), {RUNNING} (shop.charge). Give more of the id. "
+        "The number of a row (id with --json and in the API) is no ID here.\n"
     )
 
 
