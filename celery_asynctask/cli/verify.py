@@ -104,8 +104,8 @@ def _advice(ledger: Ledger, directory: Path, survey: Survey | None) -> Iterator[
         yield ""
     if ledger.waiting:
         yield (
-            f"No recorder drains {directory}: start a worker on this host, or run `celery asynctask recorder --once` "
-            "as the same user."
+            f"No recorder drains {directory}: start a worker on this host, or run `celery -A APP asynctask recorder "
+            "--once` as the same user."
         )
     if ledger.missing:
         yield (

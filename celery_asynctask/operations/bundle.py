@@ -115,7 +115,9 @@ def read(lines: Iterable[bytes]) -> Iterator[Exported]:
 
 
 def _wrong(number: int, problem: str) -> BundleError:
-    return BundleError(f"Line {number}: {problem}. Export the tasks again; `celery asynctask export` makes a bundle.")
+    return BundleError(
+        f"Line {number}: {problem}. Export the tasks again; `celery -A APP asynctask export` makes a bundle."
+    )
 
 
 def _check_head(columns: Mapping[str, object]) -> None:

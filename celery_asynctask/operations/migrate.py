@@ -56,7 +56,7 @@ def _migrate(connection: Connection, before: str | None) -> list[tuple[str, str]
     if find_spec("alembic") is None:
         raise AsyncTaskError(
             "Migrations need Alembic, which is not installed: pip install 'celery-asynctask[migrations]'. "
-            "`celery asynctask schema` prints the SQL of the tables without it."
+            "`celery -A APP asynctask schema` prints the SQL of the tables without it."
         )
     from alembic import command
     from alembic.config import Config

@@ -249,8 +249,9 @@ def schema_version(connection: Connection) -> str | None:
 
 
 _NO_TABLES: Final = (
-    "has no tables of celery-asynctask: `celery asynctask upgrade` creates them, and so does the recorder with the "
-    "first task it stores, unless asynctask_create_tables is False."
+    "has no tables of celery-asynctask: start a worker, whose recorder creates them with the first task it stores "
+    "unless asynctask_create_tables is False, or run `celery -A APP asynctask upgrade`, which needs "
+    "celery-asynctask[migrations]."
 )
 
 
@@ -267,7 +268,8 @@ def schema_problem(connection: Connection) -> str:
         )
     if version < SCHEMA_VERSION:
         return (
-            f"has tables of version {version}, and this release needs {SCHEMA_VERSION}: run `celery asynctask upgrade`."
+            f"has tables of version {version}, and this release needs {SCHEMA_VERSION}: run "
+            "`celery -A APP asynctask upgrade`."
         )
     return ""
 

@@ -207,8 +207,8 @@ def _write(
         if refused:
             logger.error(
                 "celery-asynctask cannot store %d events or damaged lines, and has put them into quarantine: files of "
-                "the journal directory, or the log where there is none. Run `celery asynctask doctor` to see them. "
-                "Processes: %s.",
+                "the journal directory, or the log where there is none. Run `celery -A APP asynctask doctor` to see "
+                "them. Processes: %s.",
                 len(refused),
                 ", ".join(sorted({source for source, _ in refused})),
             )

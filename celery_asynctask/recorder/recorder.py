@@ -231,7 +231,7 @@ class Recorder:
         expected = getattr(exc, "orig", None) is not None or isinstance(exc, (OSError, ImportError, AsyncTaskError))
         logger.error(
             "celery-asynctask cannot store events in %s: %s. Tasks are not affected. Their events are kept in %s, and "
-            "stored when the cause is gone. Run `celery asynctask doctor` to find it.",
+            "stored when the cause is gone. Run `celery -A APP asynctask doctor` to find it.",
             self.settings.shown_url,
             reason(exc),
             "memory" if self._elected is None and self.journal is not None else self.settings.directory,

@@ -89,7 +89,7 @@ _KINDS: Final = (
         r"database (table )?is locked",
     ),
     _Kind(
-        "Run `celery asynctask upgrade`: tables are missing, or of another version.",
+        "Run `celery -A APP asynctask upgrade`: tables are missing, or of another version.",
         frozenset({"42P01", "42703", "1146", "1054"}),
         r"no such (table|column)|has no column named",
     ),

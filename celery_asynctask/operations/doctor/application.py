@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterator
 from dataclasses import fields
 from fnmatch import fnmatchcase
@@ -15,6 +16,7 @@ from celery_asynctask.capture.celery_private import missing
 from celery_asynctask.core.accounting import listed
 from celery_asynctask.core.text import reason
 from celery_asynctask.errors import SettingsError
+from celery_asynctask.operations import retention
 from celery_asynctask.operations.doctor.finding import Check, Finding
 from celery_asynctask.settings import Settings
 
@@ -39,6 +41,10 @@ def configuration(settings: Settings) -> Iterator[Finding]:
     )
     if not settings.enabled:
         yield _CONFIGURATION.problem("asynctask_enabled is False: nothing is recorded.", "Set it to True.")
+    try:
+        retention.configured(settings.retention, dt.datetime.now(dt.timezone.utc))
+    except SettingsError as exc:
+        yield _CONFIGURATION.problem(str(exc), "Correct that search: `purge` deletes nothing until then.")
     for name in _FUNCTIONS:
         path = getattr(settings, name)
         if path is not None:

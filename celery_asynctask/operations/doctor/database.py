@@ -56,25 +56,26 @@ def database(settings: Settings, reader: Reader) -> Iterator[Finding]:
         return
     except BEFORE_CONNECTED as exc:
         yield _DATABASE.problem(
-            f"No connection to {reader.shown_url}: {type(exc).__name__}: {reason(exc)}.",
+            f"No connection to {settings.shown_url}: {type(exc).__name__}: {reason(exc)}.",
             f"{remedy(exc, reader.url) or 'Correct asynctask_url or asynctask_engine_options.'} {_WAITS}",
         )
         return
     took = f"connected in {health.connect * 1000:.0f} ms, answers in {health.answer * 1000:.1f} ms"
     if health.answer > SLOW_SECONDS:
         yield _DATABASE.note(
-            f"{reader.shown_url}: {took}, which is slow.", "Check the network to the database, and its load."
+            f"{settings.shown_url}: {took}, which is slow.", "Check the network to the database, and its load."
         )
     else:
-        yield _DATABASE.ok(f"{reader.shown_url}: {took}.")
+        yield _DATABASE.ok(f"{settings.shown_url}: {took}.")
     yield _clock(health)
     if health.problem:
         problem, _, todo = health.problem.partition(": ")
         if health.version is None:
-            todo = "Run `celery asynctask upgrade`" + (
-                ", or wait: the recorder makes them with the first task it stores."
+            upgrade = "`celery -A APP asynctask upgrade`, which needs celery-asynctask[migrations]"
+            todo = (
+                f"Start a worker, whose recorder creates them with the first task it stores, or run {upgrade}."
                 if settings.create_tables
-                else ": asynctask_create_tables is False, so no recorder makes them."
+                else f"Run {upgrade}: asynctask_create_tables is False, so no recorder creates them."
             )
         yield _SCHEMA.problem(f"The database {problem}.", todo[:1].upper() + todo[1:])
         return

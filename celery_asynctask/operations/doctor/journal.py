@@ -97,7 +97,7 @@ def journal(settings: Settings) -> Iterator[Finding]:
     yield from _file_system(path)
 
 
-_START: Final = "Start a worker here, or run `celery asynctask recorder --once` as the same user."
+_START: Final = "Start a worker here, or run `celery -A APP asynctask recorder --once` as the same user."
 _AS_USER: Final = (
     "Run `doctor` as the user of the workers; if it is that one, set asynctask_journal_dir to another directory."
 )

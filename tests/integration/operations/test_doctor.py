@@ -347,6 +347,14 @@ def test_what_cannot_be_imported(settings: Settings, make_app: MakeApp) -> None:
     assert about(found, "recorded tasks", Level.OK), "what there is is looked at all the same"
 
 
+def test_a_search_of_the_retention_that_cannot_be_read(settings: Settings, make_app: MakeApp) -> None:
+    """Only `purge` reads it otherwise."""
+    found = look(replace(settings, retention={"status:SUCCESS": "30d", "stat:LOST": "1y"}), make_app())
+    [finding] = [one for one in found if "asynctask_retention" in one.text and one.level is Level.PROBLEM]
+    assert finding.text.startswith("Setting 'asynctask_retention' has the rule 'stat:LOST': The search has no key ")
+    assert finding.remedy == "Correct that search: `purge` deletes nothing until then."
+
+
 def test_a_wrong_setting() -> None:
     def wrong() -> Settings:
         raise SettingsError("Unknown setting")
@@ -435,10 +443,13 @@ def test_options_that_the_driver_does_not_know(store: Store, settings: Settings,
 
 @pytest.mark.databases(*services.SERVERS)
 def test_tables_that_nobody_makes(database: str, tmp_path: Path) -> None:
-    for creates, todo in ((True, "or wait: the recorder makes them"), (False, "so no recorder makes them.")):
+    for creates, todo in (
+        (True, "Start a worker, whose recorder creates them with the first task it stores, or run `"),
+        (False, "so no recorder creates them."),
+    ):
         found = look(Settings(url=database, journal_dir=tmp_path / "journal", create_tables=creates))
         [finding] = [one for one in found if one.check == "schema"]
-        assert finding.remedy.startswith("Run `celery asynctask upgrade`")
+        assert "un `celery -A APP asynctask upgrade`, which needs celery-asynctask[migrations]" in finding.remedy
         assert todo in finding.remedy
 
 

@@ -45,12 +45,12 @@ def test_a_database_without_tables_or_with_those_of_another_release(database: st
     reader = Reader(database)
     if database.startswith("sqlite"):
         Path(database.removeprefix("sqlite:///")).touch()
-    with pytest.raises(StoreError, match="has no tables of celery-asynctask: `celery asynctask upgrade` creates them"):
+    with pytest.raises(StoreError, match=r"has no tables of .*: start a worker, .* or run `celery -A APP"):
         reader.check_schema()
     made = Store(Settings(url=database))
     made.prepare()
     reader.check_schema()
-    problems = (("0000", "run `celery asynctask upgrade`"), ("9999", "tables of version 9999, and this release"))
+    problems = (("0000", "run `celery -A APP asynctask upgrade`"), ("9999", "tables of version 9999, and this release"))
     for version, message in problems:
         with made.engine.begin() as connection:
             connection.execute(update(async_task_version).values(version_num=version))
