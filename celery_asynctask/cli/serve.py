@@ -38,8 +38,8 @@ def serve(context: CommandContext, host: str, port: int, access_log: bool) -> No
     _ = context.writer(context.settings).engine  # what can never be used is refused here, not with every answer
     if not loopback and not api.state.asynctask.authenticator.has_credentials:
         raise SettingsError(
-            f"Other hosts can reach {host or 'all addresses'}: set asynctask_tokens (`celery asynctask token` creates "
-            "one) or asynctask_access, or listen on 127.0.0.1."
+            f"Other hosts can reach {host or 'all addresses'}: set asynctask_tokens (`celery -A APP asynctask token` "
+            "creates one) or asynctask_access, or listen on 127.0.0.1."
         )
     try:
         import uvicorn
@@ -50,7 +50,9 @@ def serve(context: CommandContext, host: str, port: int, access_log: bool) -> No
     config = uvicorn.Config(api, server_header=False, proxy_headers=False, lifespan="off", access_log=access_log)
     _settle()
     with _listening(host, port) as listening:
-        click.echo(f"The record is at {_url(listening)}, until Ctrl-C", err=True)
+        click.echo(f"Console and API: {_url(listening)}  (Ctrl-C stops)", err=True)
+        if not api.state.asynctask.authenticator.has_credentials:
+            click.echo("Everybody on this host can read it: no asynctask_tokens.", err=True)
         uvicorn.Server(config).run(sockets=[listening])
     api.state.asynctask.close()
 
@@ -104,7 +106,9 @@ def _created(context: CommandContext, *, loopback: bool) -> Any:
 
 
 def _without_extra(exc: ImportError) -> AsyncTaskError:
-    return AsyncTaskError(f"The HTTP API needs {exc.name}. Install the extra: pip install 'celery-asynctask[http]'.")
+    return AsyncTaskError(
+        f"The console and the HTTP API need {exc.name}. Install the extra: pip install 'celery-asynctask[http]'."
+    )
 
 
 def _addresses(host: str, port: int) -> Any:

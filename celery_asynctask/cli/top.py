@@ -119,7 +119,8 @@ def draw(output: Output, now: Now, database: str, above: Sequence[tuple[str, str
         ],
         spare=("retries", "started"),
     )
-    for title, tasks in (("Newest failures", view.failures), ("Lost in the last 24 hours", now.lost_lately)):
+    failures = sorted(view.failures, key=lambda task: task.completed_at or task.created_at, reverse=True)
+    for title, tasks in (("Newest failures", failures), ("Lost in the last 24 hours", now.lost_lately)):
         _list(
             output,
             title,

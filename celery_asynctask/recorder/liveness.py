@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterable
 from typing import Final
 
-from celery_asynctask.core.accounting import SILENT
+from celery_asynctask.core.accounting import SILENT, plural
 from celery_asynctask.core.event import Event, Kind, encode
 from celery_asynctask.core.keys import AttemptKey
 from celery_asynctask.core.time import now
@@ -85,9 +85,11 @@ class Watch:
         if events:
             self.store.write([encode(event) for event in events])
             logger.warning(
-                "celery-asynctask records %d attempts as %s, each because %s. Tasks: %s.",
+                "celery-asynctask records %d %s as %s%s because %s. Tasks: %s.",
                 len(events),
+                plural(len(events), "attempt"),
                 "lost" if kind is Kind.LOST else "running again",
+                "," if len(events) == 1 else ", each",
                 evidence,
                 ", ".join(event["id"] for event in events[:10]) + (", ..." if len(events) > 10 else ""),
             )

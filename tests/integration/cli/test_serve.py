@@ -93,6 +93,7 @@ def test_it_serves_until_it_is_stopped(url: str, tmp_path: Path) -> None:
         assert process.wait(patience(SECONDS)) in (0, -signal.SIGTERM)
     log = (tmp_path / "serve.log").read_text(encoding="utf-8")
     assert "Traceback" not in log
+    assert f"Console and API: {address}  (Ctrl-C stops)\nEverybody on this host can read it: no " in log
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{address}/health")
 
@@ -161,7 +162,10 @@ def test_without_the_extra_it_says_what_to_install(url: str, tmp_path: Path, mis
     ended = Project(tmp_path, source, asynctask_url=url).run_process("serve", "--port", "0")
     assert ended.code == 1
     assert ended.err.count("\n") == 1, ended.err
-    assert f"The HTTP API needs {missing}. Install the extra: pip install 'celery-asynctask[http]'." in ended.err
+    assert (
+        f"The console and the HTTP API need {missing}. Install the extra: pip install 'celery-asynctask[http]'."
+        in ended.err
+    )
 
 
 # -- openapi

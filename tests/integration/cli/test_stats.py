@@ -51,6 +51,10 @@ def test_their_output(project: Project) -> None:
     assert all(
         title in top.lines for title in ("Running for the longest time", "Newest failures", "Lost in the last 24 hours")
     )
+    failures = top.lines[top.lines.index("Newest failures") + 2 :]
+    ended = [line[:23] for line in failures[: failures.index("")]]
+    assert len(ended) > 1
+    assert ended == sorted(ended, reverse=True), "as the column says that is shown"
     assert "✔ SUCCESS " in top.out
     assert " alive, 0 silent" in top.out
 
