@@ -317,9 +317,15 @@ class Settings:
 
     @property
     def shown_url(self) -> str:
-        """The URL for log lines, with its secrets hidden, and with the whole path of an SQLite file."""
+        """The URL for a person, with its secrets hidden."""
+        return parse(self.url).shown
+
+    @property
+    def absolute_url(self) -> str:
+        """`shown_url` with the absolute path of an SQLite file: a relative one is another file for each process that
+        has another working directory."""
         url = parse(self.url)
-        if url.backend == "sqlite" and not url.database.startswith(("/", ":", "file:")) and url.database:
+        if url.backend == "sqlite" and url.database and not url.database.startswith(("/", ":", "file:")):
             return url.shown.replace(f":///{url.database}", f":///{Path(url.database).absolute()}", 1)
         return url.shown
 

@@ -171,7 +171,7 @@ class Recorder:
         self._drain.work()
         if self._in_trouble:
             self._in_trouble = False
-            logger.warning("celery-asynctask stores events again in %s.", self.settings.shown_url)
+            logger.warning("celery-asynctask stores events again in %s.", self.settings.absolute_url)
         return True
 
     def _is_still_elected(self, handle: int) -> bool:
@@ -206,7 +206,7 @@ class Recorder:
             self._drain = None
         if self._elected is None:
             return False
-        logger.info("celery-asynctask stores events from %s in %s.", directory.path, self.settings.shown_url)
+        logger.info("celery-asynctask stores events from %s in %s.", directory.path, self.settings.absolute_url)
         with importing():
             from celery_asynctask.recorder.drain import Drain
 
@@ -232,7 +232,7 @@ class Recorder:
         logger.error(
             "celery-asynctask cannot store events in %s: %s. Tasks are not affected. Their events are kept in %s, and "
             "stored when the cause is gone. Run `celery -A APP asynctask doctor` to find it.",
-            self.settings.shown_url,
+            self.settings.absolute_url,
             reason(exc),
             "memory" if self._elected is None and self.journal is not None else self.settings.directory,
             exc_info=None if expected else exc,

@@ -260,11 +260,11 @@ def test_an_unknown_setting_that_is_like_no_other(app: Celery) -> None:
         (f"postgresql+psycopg://u:{SECRET}@h/d", "postgresql+psycopg://u:***@h/d"),
     ],
 )
-def test_a_shown_url_has_the_whole_path_of_a_file(
+def test_an_absolute_url_has_the_whole_path_of_a_file(
     url: str, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert Settings(url=url).shown_url == shown.format(here=tmp_path)
+    assert Settings(url=url).absolute_url == shown.format(here=tmp_path)
 
 
 def test_every_setting_has_a_rule_and_is_tested() -> None:

@@ -37,7 +37,7 @@ def configuration(settings: Settings) -> Iterator[Finding]:
     ]
     yield _CONFIGURATION.ok(
         f"The settings are valid. Not at their defaults: {', '.join(changed) or 'none'}. The store is "
-        f"{settings.shown_url}.",
+        f"{settings.absolute_url}.",
     )
     if not settings.enabled:
         yield _CONFIGURATION.problem("asynctask_enabled is False: nothing is recorded.", "Set it to True.")

@@ -56,17 +56,17 @@ def database(settings: Settings, reader: Reader) -> Iterator[Finding]:
         return
     except BEFORE_CONNECTED as exc:
         yield _DATABASE.problem(
-            f"No connection to {settings.shown_url}: {type(exc).__name__}: {reason(exc)}.",
+            f"No connection to {settings.absolute_url}: {type(exc).__name__}: {reason(exc)}.",
             f"{remedy(exc, reader.url) or 'Correct asynctask_url or asynctask_engine_options.'} {_WAITS}",
         )
         return
     took = f"connected in {health.connect * 1000:.0f} ms, answers in {health.answer * 1000:.1f} ms"
     if health.answer > SLOW_SECONDS:
         yield _DATABASE.note(
-            f"{settings.shown_url}: {took}, which is slow.", "Check the network to the database, and its load."
+            f"{settings.absolute_url}: {took}, which is slow.", "Check the network to the database, and its load."
         )
     else:
-        yield _DATABASE.ok(f"{settings.shown_url}: {took}.")
+        yield _DATABASE.ok(f"{settings.absolute_url}: {took}.")
     yield _clock(health)
     if health.problem:
         problem, _, todo = health.problem.partition(": ")

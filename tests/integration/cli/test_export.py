@@ -48,7 +48,7 @@ def test_an_incident_is_looked_at_elsewhere(store: Store, project: Project) -> N
     assert path.stat().st_mode & 0o777 == 0o600
     done = project.run("import", "incident.ndjson", "--into", "sqlite:///incident.db")
     assert done.code == 0
-    assert done.out == f"2 tasks are in sqlite:///{project.path.absolute()}/incident.db.\n"
+    assert done.out == "2 tasks are in sqlite:///incident.db.\n"
     url = ("--url", "sqlite:///incident.db")
     listed = Project.run(project, "--json", group=(*url, "list"))
     assert {one["celery_task_id"] for one in listed.values} == tree.keys()
@@ -62,7 +62,7 @@ def test_an_incident_is_looked_at_elsewhere(store: Store, project: Project) -> N
     assert piped.code == 0
     assert [json.loads(line).get("celery_task_id") for line in piped.lines] == [None, "2000other", None]
     read = project.run("import", "-", "--into", "sqlite:///incident.db", "--json", given=piped.out)
-    assert read.values == [{"tasks": 1, "database": f"sqlite:///{project.path.absolute()}/incident.db"}]
+    assert read.values == [{"tasks": 1, "database": "sqlite:///incident.db"}]
     assert len(rows(f"sqlite:///{project.path}/incident.db")) == 4
     server = "postgresql+psycopg://nobody@127.0.0.1:9/x"
     refused = project.run("import", "-", "--into", server, given=piped.out)

@@ -355,6 +355,15 @@ def test_a_search_of_the_retention_that_cannot_be_read(settings: Settings, make_
     assert finding.remedy == "Correct that search: `purge` deletes nothing until then."
 
 
+def test_a_relative_file_is_named_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Store(Settings(url="sqlite:///rows.db")).prepare()
+    found = look(Settings(url="sqlite:///rows.db", journal_dir=tmp_path / "journal"))
+    shown = f"sqlite:///{tmp_path}/rows.db"
+    assert any(f"The store is {shown}." in text for text in about(found, "configuration", Level.OK))
+    assert any(text.startswith(f"{shown}: connected") for text in about(found, "database", Level.OK))
+
+
 def test_a_wrong_setting() -> None:
     def wrong() -> Settings:
         raise SettingsError("Unknown setting")
