@@ -6,7 +6,7 @@ import datetime as dt
 import re
 from collections.abc import Mapping
 from functools import partial
-from typing import Final
+from typing import Final, Protocol
 from urllib.parse import quote, urlencode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -16,7 +16,8 @@ from starlette.responses import HTMLResponse, Response
 
 from celery_asynctask import __version__
 from celery_asynctask.console import static
-from celery_asynctask.core.status import FAILED
+from celery_asynctask.core.reasons import NotSent
+from celery_asynctask.core.status import FAILED, AsyncTaskStatus
 from celery_asynctask.core.text import clean, rfc3339, span
 from celery_asynctask.present.ledger import verdict
 from celery_asynctask.present.symbols import SIGNS
@@ -70,6 +71,28 @@ def per_minute(value: float) -> str:
     return f"{round(day) if day >= 10 else format(day, '.2g')} per day"
 
 
+class Failed(Protocol):
+    """The columns of a task that say why it failed."""
+
+    @property
+    def status(self) -> AsyncTaskStatus: ...
+    @property
+    def started_at(self) -> dt.datetime | None: ...
+    @property
+    def error_message(self) -> str | None: ...
+
+
+def not_sent(task: Failed) -> NotSent | None:
+    """Why a task was never sent, with the task that began it: each step in between quotes the one before it. None: it
+    has an error of its own, or none."""
+    if task.status is not AsyncTaskStatus.FAILURE or task.started_at is not None:
+        return None
+    first = reason = NotSent.parse(task.error_message or "")
+    while reason is not None:
+        first, reason = reason, NotSent.parse(reason.reason)
+    return first
+
+
 _ENVIRONMENT: Final = Environment(
     loader=PackageLoader("celery_asynctask.console"),
     autoescape=True,
@@ -84,6 +107,7 @@ _ENVIRONMENT.filters.update(
     seconds=seconds,
     number="{:,}".format,
     percent=percent,
+    not_sent=not_sent,
     per_minute=per_minute,
     verdict=verdict,
 )

@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from celery_asynctask.console import names, overview
+from celery_asynctask.core.reasons import NotSent
 from celery_asynctask.journal import Journal
 from celery_asynctask.queries.search.filter import term
 from celery_asynctask.queries.statistics import overview as overview_query
@@ -202,6 +203,19 @@ def test_a_failure_is_one_click_away_and_says_why(api: Api, some: None) -> None:
     assert "the outcome is unknown" in document.text
     assert "\u202e" not in document.text
     assert any(about.get("data-since") for _, about in document.tags)
+
+
+@pytest.mark.parametrize("path", ["/", "/name?name=shop.charge", "/tasks"])
+def test_a_task_that_was_never_sent_names_the_failure_before_it(api: Api, store: Store, path: str) -> None:
+    """Without ids, which would push the cause out of view; and the first failure, not the steps in between."""
+    between = NotSent("shop.ship", "id-2", str(NotSent("shop.pack", "id-1", "no stock")))
+    error = {"error_type": "ValueError", "error_message": str(between), "started_at": None}
+    own = {**error, "started_at": NOW, "error_message": str(between)}
+    add(store, [{**ended("unsent", 5, status="FAILURE"), **error}, {**ended("ran", 5, status="FAILURE"), **own}])
+    text = page(api, path).text
+    assert "Not sent: shop.pack ended with ValueError: no stock" in text
+    assert "ValueError: Not sent: upstream task shop.ship [id-2]" in text, "an error of its own that says the same"
+    assert text.count("shop.ship") == 1
 
 
 def tell(store: Store, numbered: int, stored: int) -> None:
