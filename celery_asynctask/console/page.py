@@ -15,6 +15,7 @@ from celery_asynctask.console import markup
 from celery_asynctask.core.rights import Right
 from celery_asynctask.queries.reader import Reader
 from celery_asynctask.queries.search.filter import Filter
+from celery_asynctask.queries.search.hint import hint
 from celery_asynctask.queries.types import Session
 from celery_asynctask.web.parameters import in_values, searched
 from celery_asynctask.web.problem import ProblemError, invalid
@@ -37,6 +38,11 @@ class Search(NamedTuple):
         if self.parsed is None:
             raise invalid("search", self.refusal)
         return self.parsed
+
+    @property
+    def hint(self) -> str:
+        """What it was probably meant to be, for a page without results; empty: nothing looks wrong."""
+        return hint(self.filter) or ""
 
 
 class Page(Caller):

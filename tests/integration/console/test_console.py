@@ -350,6 +350,14 @@ def test_three_answers_without_tasks(api: Api, store: Store) -> None:
     store.engine.dispose()
 
 
+@pytest.mark.parametrize("path", ["/tasks", "/errors", "/names"])
+def test_a_search_that_finds_nothing_is_corrected(api: Api, path: str) -> None:
+    page = get(api, f"{path}?search=name:notify").text
+    assert "name: takes the whole name; name:*notify* finds a part." in page
+    assert "Did you mean status:FAILURE?" in get(api, f"{path}?search=FAILURE").text
+    assert "<b>" not in re.sub(r"(?s).*<main", "", get(api, f"{path}?search=name:*nothing*").text)
+
+
 def test_values_need_their_right(api: Api) -> None:
     assert get(api, "/tasks?search=kwargs.currency:EUR", "reader").status_code == 403
     assert len(ROWS.findall(get(api, "/tasks?search=kwargs.currency:EUR").text)) == 2
