@@ -63,6 +63,10 @@ class NoTablesError(StoreError):
     """The database, or SQLite's file, has no tables yet: start a worker, or run ``celery asynctask upgrade``."""
 
 
+class NoDirectoryError(StoreError):
+    """The directory of SQLite's file does not exist, so nothing can be recorded there: create it."""
+
+
 class JournalError(AsyncTaskError):
     """The journal directory cannot be used. The message says why, and which setting changes the directory."""
 

@@ -13,13 +13,14 @@ from starlette.routing import Route
 from celery_asynctask.console import entry, errors, names, overview, rerun, static, task, tasks, workers, workflow
 from celery_asynctask.console.markup import failed
 from celery_asynctask.errors import FilterError
-from celery_asynctask.web.problem import NO_TABLES, ProblemError, handlers
+from celery_asynctask.web.problem import NO_DIRECTORY, NO_TABLES, ProblemError, handlers
 from celery_asynctask.web.service import Service
 
 _UNREADABLE: Final = (
     "The database could not be queried. Your tasks may be fine. The server's log says why; try again, or narrow the "
     "search."
 )
+_TITLES: Final = {NO_TABLES: "No tables yet", NO_DIRECTORY: "No directory for the database"}
 
 
 def console(service: Service) -> Starlette:
@@ -52,8 +53,7 @@ def console(service: Service) -> Starlette:
 def _answer(request: Request, exc: ProblemError) -> Response:
     if exc.kind == "unauthenticated":
         return entry.form(request, exc)
-    title = "No tables yet" if exc.detail == NO_TABLES else ""
-    return failed(request, exc.status, exc.detail, exc.headers, title=title)
+    return failed(request, exc.status, exc.detail, exc.headers, title=_TITLES.get(exc.detail, ""))
 
 
 def _of_filter(request: Request, exc: Exception) -> Response:

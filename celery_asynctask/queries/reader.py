@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session, defer
 from celery_asynctask.core import columns
 from celery_asynctask.core.text import reason
 from celery_asynctask.core.url import parse
-from celery_asynctask.errors import NoTablesError, StoreError
+from celery_asynctask.errors import NoDirectoryError, NoTablesError, StoreError
 from celery_asynctask.settings import engine_options
 from celery_asynctask.store import tables
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
@@ -279,11 +279,12 @@ def _look_for_file(url: str) -> None:
     database = parse(url).database
     if database and database != ":memory:" and not database.startswith("file:") and not Path(database).exists():
         path = Path(database).absolute()
-        if path.parent.is_dir():
-            todo = "The recorder writes to asynctask_url; check it. A relative path counts from the working directory."
-        else:
+        problem = f"There is no database file {path}: nothing has been recorded there yet."
+        if not path.parent.is_dir():
             todo = f"Nothing can be: create the directory {path.parent}, or correct asynctask_url."
-        raise NoTablesError(f"There is no database file {path}: nothing has been recorded there yet.", todo)
+            raise NoDirectoryError(problem, todo)
+        todo = "The recorder writes to asynctask_url; check it. A relative path counts from the working directory."
+        raise NoTablesError(problem, todo)
 
 
 def _note_idle(_connection: object, record: Any) -> None:

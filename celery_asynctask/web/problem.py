@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from pydantic.json_schema import SkipJsonSchema
 from starlette.exceptions import HTTPException
 
-from celery_asynctask.errors import NoTablesError, StoreError, logger
+from celery_asynctask.errors import NoDirectoryError, NoTablesError, StoreError, logger
 
 MEDIA_TYPE: Final = "application/problem+json"
 HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
@@ -38,6 +38,10 @@ TITLES: Final = {
 NO_TABLES: Final = (
     "This database has no tables yet. Start a worker, which creates them with the first task that it stores, or run "
     "`celery asynctask upgrade`. The server's log names the database."
+)
+NO_DIRECTORY: Final = (
+    "The directory of the database's file does not exist, so nothing can be recorded there. Create it, or correct "
+    "asynctask_url. The server's log names it."
 )
 
 
@@ -130,7 +134,11 @@ def handlers(answer: Callable[[Request, ProblemError], Response], unreadable: st
 
     def of_store(request: Request, exc: Exception) -> Response:
         logger.error("%s", exc)  # callers must not learn the address of the database
-        detail = NO_TABLES if isinstance(exc, NoTablesError) else unreadable
+        detail = unreadable
+        if isinstance(exc, NoTablesError):
+            detail = NO_TABLES
+        elif isinstance(exc, NoDirectoryError):
+            detail = NO_DIRECTORY
         return answer(request, ProblemError("database-unavailable", 503, detail, headers={"Retry-After": "5"}))
 
     def of_any(request: Request, _exc: Exception) -> Response:  # Starlette raises it again, and the server logs it

@@ -214,6 +214,19 @@ def test_a_database_without_tables(tmp_path: Path, path: str) -> None:
     made.engine.dispose()
 
 
+def test_a_database_file_without_a_directory(tmp_path: Path) -> None:
+    """No worker can create it: the page says what can be done, and the log where."""
+    made = Store(Settings(url=f"sqlite:///{tmp_path / 'no-such' / 'fresh.db'}"))
+    with api_over(made) as fresh:
+        page = get(fresh, "/")
+        assert page.status_code == 503
+        assert "<h1>No directory for the database</h1>" in page.text
+        assert "Create it, or correct asynctask_url." in page.text
+        assert "Start a worker" not in page.text
+        assert str(tmp_path) not in page.text
+    made.engine.dispose()
+
+
 def nobody(_request: object) -> None:
     """As the function of an application in which nobody has logged in."""
 

@@ -66,6 +66,7 @@ def test_a_database_that_is_away(store: Store, caplog: pytest.LogCaptureFixture)
             detail = is_problem(answer, "database-unavailable", 503)
             assert "secret" not in detail
             assert answer.headers["retry-after"] == "5"
+            assert ("The directory of the database's file" in detail) == ("sqlite" in url)
         for path, body in ((f"{LIST}/ours/rerun", {}), (f"{LIST}/purge", {"olderThan": "1d"})):
             is_problem(api.post(path, **body), "database-unavailable", 503)
         assert api.get("/openapi.json").status_code == 200, "it needs none"
