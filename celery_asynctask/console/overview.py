@@ -10,7 +10,6 @@ from starlette.responses import Response
 
 from celery_asynctask.console.page import Page, route
 from celery_asynctask.console.spark import sparks, sparks_note
-from celery_asynctask.core.accounting import Ledger
 from celery_asynctask.core.status import FAILED, AsyncTaskStatus
 from celery_asynctask.queries.reader import Reader
 from celery_asynctask.queries.reruns import reruns
@@ -63,17 +62,16 @@ async def overview(page: Page) -> Response:
     end = page.this_minute
     sees_all = page.access.customers is None
     ledger = (await page.service.run(page.health)).ledger if sees_all else None  # events belong to no customer
-    record = {"ledger": ledger, "equation": [] if ledger is None else _equation(ledger)}
 
     def make(session: Session) -> Mapping[str, object]:
         reader = page.reader  # connects, so only here, in a thread
         if is_empty(reader, session):
-            return {"overview": None, **record}
+            return {"overview": None, "ledger": ledger}
         parts = series(reader, session, Filter(), end, limit=MAX_SCANNED if sees_all else FEWER)
         now = overview_of(reader, session, end, rows=ROWS)
         return {
             "overview": now,
-            **record,
+            "ledger": ledger,
             "now": backlog(reader, session),
             "lost": lost(reader, session, now.lost, end),
             "max_counted": MAX_BACKLOG,
@@ -90,19 +88,6 @@ async def overview(page: Page) -> Response:
         }
 
     return await page.answer("overview.html", make, end, repr(ledger))
-
-
-def _equation(ledger: Ledger) -> list[tuple[int, str]]:
-    """The counts of a ledger and their words, which add up to the accepted events; only stored events may be 0."""
-    counts = {
-        "stored": ledger.stored,
-        "in the journal": ledger.in_journal,
-        "in quarantine": ledger.quarantined,
-        "damaged": ledger.damaged,
-        "dropped": ledger.dropped.total(),
-        "missing": ledger.missing,
-    }
-    return [(count, words) for words, count in counts.items() if count or words == "stored"]
 
 
 ROUTES: Final = (route("/", overview),)

@@ -229,12 +229,11 @@ def test_whether_the_record_is_complete(api: Api, store: Store, some: None, monk
     monkeypatch.setattr(service, "KEPT_SECONDS", 0)
     tell(store, 12, 12)
     document = page(api, "/")
-    assert "The record is complete" in document.text
-    assert "All 12 events stored." in document.text
+    assert document.text.count("Complete: 12 events of 1 process.") == 1
+    assert urlsplit(document.to("Details")).path == "/console/workers"
     tell(store, 20, 15)
     document = page(api, "/")
-    assert "The record is not complete" in document.text
-    assert "20 events: 15 stored, 5 missing." in document.text
+    assert "Not complete: of 20 events of 1 process, 5 missing (h)." in document.text
 
 
 def test_a_customer_sees_only_their_own(api: Api, store: Store, some: None) -> None:
@@ -242,7 +241,7 @@ def test_a_customer_sees_only_their_own(api: Api, store: Store, some: None) -> N
     document = page(api, "/", "theirs")
     text = document.text.lower()
     assert "/console/tasks/gone" in [href for href, _ in document.links]
-    assert "the record is" not in text
+    assert "complete" not in text
     assert "events" not in text
     assert "keyerror" not in text
     assert "shop.refund" in page(api, "/names", "theirs").text
@@ -270,7 +269,7 @@ def test_another_verdict_is_another_page(
     assert api.ask("GET", "/console/", headers=again).status_code == 304
     append(journal, published())
     answer = api.ask("GET", "/console/", headers=again)
-    assert (answer.status_code, "The record is not complete" in answer.text) == (200, True)
+    assert (answer.status_code, "Not complete: of 1 event" in answer.text) == (200, True)
 
 
 def test_names(api: Api, some: None) -> None:
