@@ -138,8 +138,7 @@ def _values(
         "base": base,
         "last": last,
         "over": row.status in TERMINAL,
-        "sentences": explain(known, Words(now, _shown, _age)),
-        "causes": list(_causes(known)),
+        "why": list(_why(known, Words(now, _shown, _age))),
         "attempts": _attempts(session, row, known.attempts, first, now),
         "runs": known.attempts,
         "per_page": ATTEMPTS,
@@ -179,10 +178,17 @@ def _age(age: dt.timedelta) -> str:
     return span(seconds - seconds % 60)
 
 
-def _causes(known: Evidence) -> Iterator[TaskLike]:
-    while known.cause is not None:
-        known = known.cause
-        yield known.task
+def _why(known: Evidence, words: Words) -> Iterator[tuple[TaskLike | None, list[str]]]:
+    """The sentences about a task, then about each of its causes, with the cause itself. The page links to a cause in
+    place of the sentence with its name, which `explain` puts before those about it."""
+    cause: TaskLike | None = None
+    at: Evidence | None = known
+    while at is not None:
+        sentences = explain(at, words)
+        after = 0 if at.cause is None else 1 + len(explain(at.cause, words))
+        yield cause, sentences[: len(sentences) - after]
+        at = at.cause
+        cause = None if at is None else at.task
 
 
 def _attempts(session: Session, row: TaskLike, total: int, first: str, now: dt.datetime) -> list[Attempt]:

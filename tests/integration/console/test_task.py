@@ -57,6 +57,9 @@ def test_a_task_that_was_not_sent_leads_to_why(store: Store, api: Api) -> None:
     read = words(look(api, f"/tasks/{NOTIFY}"))
     assert "It was never sent, because a task before it in its workflow did not succeed." in read
     assert "Cause: ✖ FAILURE shop.ship" in read
+    why = read[read.index("It was never sent") : read.index("Full error")]
+    assert why.count("shop.ship") == 1
+    assert why.index("Cause:") < why.index("It failed with ValueError: no stock.")
     assert "Never started." in read
 
 
