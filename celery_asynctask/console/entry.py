@@ -23,15 +23,17 @@ def form(request: Request, exc: ProblemError | None = None, error: str = "", bac
     """The form to sign in, or where the server takes no tokens, what to do. ``back``: the address to go to afterwards;
     None: this one."""
     service: Service = request.app.state.asynctask
+    access = service.authenticator
     query = request.scope["query_string"].decode("latin-1")  # `request.url` may cut the path
     here = quote(request.scope["path"]) + (f"?{query}" if query else "")
     page = markup.render(
         request,
         "sign-in.html",
-        takes_tokens=service.authenticator.takes_tokens,
-        has_function=service.authenticator.has_function,
-        is_open=service.authenticator.is_open,
-        detail=error or (exc.detail if exc and not service.authenticator.takes_tokens else ""),
+        takes_tokens=access.takes_tokens,
+        has_function=access.has_function,
+        is_open=access.is_open,
+        may_read=access.is_open or access.holder(request.cookies.get(markup.COOKIE, "")) is not None,
+        detail=error or (exc.detail if exc and not access.takes_tokens else ""),
         back=_safe(here if back is None else back),
     )
     headers = {**markup.SECURITY, **(exc.headers if exc else {})}

@@ -27,8 +27,8 @@ NAMES_SHOWN: Final = 3
 """Task names that are shown of a cause."""
 SORTS: Final[Mapping[str, tuple[str, Callable[[Group], int | dt.datetime]]]] = {
     "count": ("Most frequent", lambda group: group.tasks),
-    "last": ("Most recent", lambda group: group.last),
-    "first": ("Newest", lambda group: group.first),
+    "last": ("Latest failure", lambda group: group.last),
+    "first": ("Newly appeared", lambda group: group.first),
 }
 SHORTCUTS: Final = (("Last hour", "since:1h"), ("Last day", "since:1d"), ("Last week", "since:1w"))
 """Common terms of a search, by their titles."""

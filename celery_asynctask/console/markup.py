@@ -61,14 +61,17 @@ def percent(value: float) -> str:
     return f"{'<0.1' if shown == '0' and value else '>99.9' if shown == '100' and value < 1 else shown} %"
 
 
-def per_minute(value: float) -> str:
-    """A number of tasks a minute; below 0.1 of tasks a day, with the unit."""
-    if value >= 10:
-        return f"{round(value):,}"
+def rate(value: float) -> str:
+    """A number of tasks a minute, with the unit; below 0.1 of tasks a day."""
     if value >= 0.1 or not value:
-        return f"{value:.2g}"
+        return f"{round(value):,} per minute" if value >= 10 else f"{value:.2g} per minute"
     day = value * 1440
     return f"{round(day) if day >= 10 else format(day, '.2g')} per day"
+
+
+def sentence(text: str) -> str:
+    """A part of a sentence as one of its own."""
+    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', '…')) else '.'}"
 
 
 class Failed(Protocol):
@@ -108,7 +111,8 @@ _ENVIRONMENT.filters.update(
     number="{:,}".format,
     percent=percent,
     not_sent=not_sent,
-    per_minute=per_minute,
+    rate=rate,
+    sentence=sentence,
     verdict=verdict,
 )
 _ENVIRONMENT.globals.update(

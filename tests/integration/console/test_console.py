@@ -16,7 +16,8 @@ import pytest
 from httpx import Response
 from markupsafe import escape
 
-from celery_asynctask.console.markup import SEARCH_EXAMPLES, SECURITY, per_minute
+from celery_asynctask.console.markup import SEARCH_EXAMPLES, SECURITY, rate
+from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
 from tests.integration.http.client import OURS, Api, api_over, statements, tell, token_of
@@ -117,6 +118,14 @@ def test_signing_in_and_out(api: Api) -> None:
     cookie = answer.headers["set-cookie"]
     assert {"HttpOnly", "SameSite=lax", "Path=/console"} <= set(cookie.split("; "))
     assert "Max-Age=0" in post(api, "/sign-out").headers["set-cookie"]
+
+
+def test_the_menu_is_there_for_who_can_follow_it(api: Api, store: Store) -> None:
+    for path in ("/", "/sign-in"):
+        assert ">Errors</a>" not in get(api, path, None).text
+    assert ">Errors</a>" in get(api, "/sign-in").text
+    with api_over(store, loopback=True, asynctask_tokens=None) as here:
+        assert ">Errors</a>" in get(here, "/sign-in", None).text
 
 
 def test_signing_in_leads_back_to_where_one_was(api: Api) -> None:
@@ -289,19 +298,25 @@ def test_each_example_of_a_search_works(api: Api, path: str, search: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("rate", "shown"),
+    ("value", "shown"),
     [
-        (0, "0"),
-        (1234.5, "1,234"),
-        (10, "10"),
-        (9.94, "9.9"),
-        (0.1, "0.1"),
+        (0, "0 per minute"),
+        (1234.5, "1,234 per minute"),
+        (10, "10 per minute"),
+        (9.94, "9.9 per minute"),
+        (0.1, "0.1 per minute"),
         (0.09, "130 per day"),
         (0.001, "1.4 per day"),
     ],
 )
-def test_a_low_rate_is_per_day(rate: float, shown: str) -> None:
-    assert per_minute(rate) == shown
+def test_a_low_rate_is_per_day(value: float, shown: str) -> None:
+    assert rate(value) == shown
+
+
+def test_the_help_of_a_search_says_what_a_term_may_be(api: Api) -> None:
+    page = get(api, "/tasks").text
+    for piece in (*AsyncTaskStatus.__members__, "none", "low..high", "2026-01-31T14:05", "yesterday", "90s"):
+        assert f"<code>{piece}</code>" in page
 
 
 def test_other_parameters_stay_where_a_search_is_refused(api: Api) -> None:

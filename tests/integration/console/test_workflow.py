@@ -247,7 +247,7 @@ def test_a_workflow_that_is_only_planned(store: Store, api: Api) -> None:
     for view in VIEWS:
         text = plain(shown(api, "p", view=view))
         assert "1 not sent yet" in text
-        assert "Last end nothing has run" in text
+        assert "Ended nothing has run" in text
 
 
 def test_a_part_of_a_workflow_that_is_too_large(store: Store, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
