@@ -14,7 +14,7 @@ from celery_asynctask.core.rights import Right
 from celery_asynctask.operations.rerun import Options
 from celery_asynctask.present.reasons import reasons
 from celery_asynctask.queries.reruns import RERUN_OF
-from celery_asynctask.queries.task import exact, is_id, of_page
+from celery_asynctask.queries.task import exact, is_id, of_page, task_detail
 from celery_asynctask.queries.types import PageRow, Session
 from celery_asynctask.web import rerun
 from celery_asynctask.web.problem import invalid, not_found
@@ -38,6 +38,7 @@ async def preview(page: Page) -> Response:
         with reader.session() as session:
             row = located(page, session, of_page(reader.dialect, values=page.payloads))
             task = exact(reader, session, "", row.id)
+            around = task_detail(reader, session, row)
         if task is None:  # deleted in between
             raise not_found("This task was deleted.")
         candidate = rerun.preview(page, task, _options(overrides))
@@ -47,6 +48,7 @@ async def preview(page: Page) -> Response:
             name=row.name,
             base=address(row),
             task=row,
+            in_workflow=around.members > 1 or around.children_counted > 0,
             candidate=candidate,
             by=_by(page),
             overrides=overrides,

@@ -13,6 +13,7 @@ from tests.histories import HISTORIES, about, lines
 from tests.integration.console.pages import look, sent_form, words
 from tests.integration.http.client import OURS, Api, api_over, tell
 from tests.integration.rows import rows
+from tests.workflows import SHIP, order
 
 
 @pytest.mark.parametrize("who", ["ours", "ours-read"])
@@ -40,7 +41,8 @@ def test_a_rerun_names_its_caller(store: Store, shop: Celery, api: Api) -> None:
     tell(store, "old", OURS, content={"order": 17})
     page = look(api, "/tasks/old/rerun", "ours")
     assert '<form class="stack" method="post" action="/console/tasks/old/rerun">' in page
-    for text in ("Rerun by ours", "its last attempt had the routing key celery", "EUR", "Rerun now"):
+    assert "later steps" not in words(page), "it is in no workflow"
+    for text in ("Rerun by ours", "Its last attempt had the routing key celery.", "EUR", "Rerun now"):
         assert text in words(page)
     answer = sent_form(api, "/tasks/old/rerun", "ours")
     assert answer.status_code == 303, answer.text
@@ -105,15 +107,16 @@ def test_a_second_click(store: Store, api: Api) -> None:
 
 def test_what_is_refused(store: Store, api: Api) -> None:
     tell(store, "redacted", OURS, kwargs={"password": {"$asynctask": "redacted"}})
-    store.write(lines(about(HISTORIES["success"]()[:3], "running")))
+    store.write(lines([*order(), *about(HISTORIES["success"]()[:3], "running")]))
     page = look(api, "/tasks/redacted/rerun")
-    assert "its kwargs are incomplete: password is redacted" in words(page)
+    assert "Its kwargs are incomplete: password is redacted." in words(page)
     assert "Rerun now" not in page
     assert "Check again" not in page
     assert "its kwargs are incomplete" in words(sent_form(api, "/tasks/redacted/rerun").text)
     page = look(api, "/tasks/running/rerun")
-    assert "it is still STARTED (unless you tick “also if it has not ended”)" in words(page)
+    assert "It is still STARTED (unless you tick “also if it has not ended”)" in words(page)
     assert '<input type="checkbox" name="unfinished" value="1">' in page
+    assert "not the later steps of its workflow" in words(look(api, f"/tasks/{SHIP}/rerun"))
     page = look(api, "/tasks/running/rerun", unfinished="1")
     assert "its work is done twice" in words(page)
     assert sent_form(api, "/tasks/running/rerun", unfinished="1").status_code == 303
