@@ -37,7 +37,7 @@ TITLES: Final = {
 
 NO_TABLES: Final = (
     "This database has no tables yet. Start a worker, which creates them with the first task that it stores, or run "
-    "`celery asynctask upgrade`. The server's log names the database."
+    "`celery -A APP asynctask upgrade`, which needs celery-asynctask[migrations]. The server's log names the database."
 )
 NO_DIRECTORY: Final = (
     "The directory of the database's file does not exist, so nothing can be recorded there. Create it, or correct "

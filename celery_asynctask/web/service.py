@@ -144,7 +144,10 @@ class Authenticator:
 
     def _remedy(self, given: bool) -> str:
         if not self.has_credentials:
-            return "This server has no credentials yet: set asynctask_tokens (`celery asynctask token` creates one)."
+            return (
+                "This server has no credentials yet: set asynctask_tokens (`celery -A APP asynctask token` "
+                "creates one)."
+            )
         if given:
             return "Invalid token. Ask the operator of this server for another."
         if not self._tokens:
@@ -180,7 +183,7 @@ def _here(request: Request) -> Access:
             "forbidden",
             403,
             "Without credentials this server answers only requests from its own host, to the name localhost. Set "
-            "asynctask_tokens (`celery asynctask token` creates one).",
+            "asynctask_tokens (`celery -A APP asynctask token` creates one).",
         )
     return Access(customers=None, rights=frozenset({Right.READ, Right.PAYLOADS}))
 

@@ -214,7 +214,7 @@ def test_a_database_without_tables(tmp_path: Path, path: str) -> None:
             page = get(fresh, path)
             assert page.status_code == 503
             assert "<h1>No tables yet</h1>" in page.text
-            assert "celery asynctask upgrade" in page.text
+            assert "celery -A APP asynctask upgrade" in page.text
             assert str(tmp_path) not in page.text
             assert (">Try again</a>" in page.text) == (path == "/")
             made.engine.connect().close()  # from here on there is a file
@@ -254,7 +254,7 @@ def test_a_page_without_a_login_says_what_to_do(store: Store) -> None:
         assert "set asynctask_tokens" in get(closed, "/", None).text
     with api_over(store) as tokens:
         page = get(tokens, "/sign-in", None).text
-        assert "celery asynctask token" in page
+        assert "celery -A APP asynctask token" in page
         assert "application" not in page
 
 

@@ -81,7 +81,7 @@ def test_a_database_without_tables_and_when_it_has_them(tmp_path: Path, caplog: 
         is_problem(api.get(LIST), "database-unavailable", 503)
         assert "There is no database file" in caplog.text
         made.engine.connect().close()
-        assert "celery asynctask upgrade" in is_problem(api.get(LIST), "database-unavailable", 503)
+        assert "celery -A APP asynctask upgrade" in is_problem(api.get(LIST), "database-unavailable", 503)
         assert "has no tables" in caplog.text
         made.prepare()
         assert api.ids() == []
