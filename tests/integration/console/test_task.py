@@ -140,6 +140,17 @@ def test_a_result_that_is_not_there_says_why(store: Store, api: Api, status: str
     assert f"result {result}" in words(look(api, "/tasks/mine"))
 
 
+def test_one_word_where_there_is_nothing_and_one_where_there_will_be(store: Store, api: Api) -> None:
+    add(store, [row("waits", status="PENDING")])
+    add(store, [row("never", status="REVOKED", completed_at=AT)])
+    read = words(look(api, "/tasks/waits"))
+    for piece in ("Customer none", "Created by none", "Started not yet", "Run not yet", "Worker not yet"):
+        assert piece in read, piece
+    read = words(look(api, "/tasks/never"))
+    for piece in ("Started never", "Wait none", "Run none", "Worker none"):
+        assert piece in read, piece
+
+
 def test_where_nothing_happens_the_page_stays_the_same(store: Store, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     tell(store, "mine", OURS)
     monkeypatch.setattr(task, "TICK", 60)

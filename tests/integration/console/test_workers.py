@@ -89,6 +89,8 @@ def test_the_equation(store: Store, api: Api) -> None:
     tiles = "Accepted 1,246 Stored 1,238 In the journal 0 In quarantine 2 Dropped 3 journal full 3 Missing 3"
     assert tiles in " ".join(re.sub(r"<[^>]*>", " ", text).split())
     assert "Not complete: of 1,246 events of 2 processes, 3 missing (web1)" in text
+    assert "Missing: written, and gone before they were stored" in text
+    assert "Only processes that have recorded something are listed." in text
 
 
 def test_files_in_the_journal(store: Store, api: Api, journal: Journal, make_drain: MakeDrain) -> None:
