@@ -19,7 +19,10 @@ from tests.workers.test_shapes import plan_for
 
 pytestmark = pytest.mark.broker
 
-REDIS_TRANSPORT = "visibility_timeout=3 unacked_restore_interval=1 unacked_restore_throttle=1"
+REDIS_TRANSPORT = (
+    "visibility_timeout=3 unacked_restore_interval=1 unacked_restore_throttle=1 "
+    "unacked_mutex_expire=3"  # else a worker that is killed with the mutex keeps others from restoring for 5 minutes
+)
 """Messages of a killed worker come back after seconds, not after an hour."""
 
 

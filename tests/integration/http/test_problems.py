@@ -35,8 +35,8 @@ def test_paths_and_methods_that_there_are_not(api: Api) -> None:
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"1", b'"x"', b"null", b"\xff\xfe", b"{}" * 2, b'{"a":1,}'])
 def test_bodies_that_are_none(api: Api, body: bytes) -> None:
     for path in (f"{LIST}/ours/rerun", f"{LIST}/purge"):
-        if not body and path.endswith("/rerun"):
-            continue  # it means the defaults
+        if body in (b"", b"null") and path.endswith("/rerun"):
+            continue  # an empty one means the defaults; null does to FastAPI 0.133, later releases refuse it
         is_problem(
             api.ask("POST", path, headers={"Content-Type": "application/json"}, content=body),
             "invalid-parameter",
