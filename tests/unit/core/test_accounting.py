@@ -140,6 +140,7 @@ def test_words() -> None:
         "process",
         "processes",
     ]
+    assert listed(["a"]) == "a"
     assert listed(["a", "b", "c"]) == "a, b, c"
     assert listed(["a", "b", "c", "d"]) == "a, b, c and 1 more"
     assert listed(["a", "b", "c", "d", "e"]) == "a, b, c and 2 more"
