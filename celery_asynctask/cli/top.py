@@ -24,7 +24,7 @@ from celery_asynctask.errors import StoreError
 from celery_asynctask.present.symbols import SIGNS
 from celery_asynctask.queries import Filter, Reader, page
 from celery_asynctask.queries.search.filter import Term, Value
-from celery_asynctask.queries.statistics.counts import LostCounts, lost_counts
+from celery_asynctask.queries.statistics.counts import LOST_RECENTLY, LostCounts, lost_counts
 from celery_asynctask.queries.statistics.overview import MAX_RUNNING, Overview, overview
 from celery_asynctask.store.models import AsyncTask
 
@@ -32,8 +32,6 @@ NAMES_SHOWN: Final = 6
 """Names of running tasks that are shown."""
 ROWS: Final = 10
 """Rows of each list where there is no screen to fill."""
-DAY: Final = dt.timedelta(days=1)
-"""For how long a lost task is listed; after that it only counts in the total."""
 _KEY_SECONDS: Final = 0.1
 """Wait for a key before the screen is updated."""
 _OTHER_LINES: Final = 22
@@ -46,7 +44,7 @@ class Now(NamedTuple):
     overview: Overview
     lost: LostCounts
     lost_lately: Sequence[AsyncTask]
-    """The newest tasks found lost within `DAY`."""
+    """The newest tasks found lost within `LOST_RECENTLY`."""
 
 
 @command("top", "top --interval 10", "top --json", short="Watch what runs, fails and is lost.")
@@ -77,7 +75,7 @@ def top(context: CommandContext, interval: float) -> None:
 
 def look(reader: Reader, at: dt.datetime, rows: int) -> Now:
     """What happens at a time, with at most so many ``rows`` of each list. Raises `StoreError`."""
-    since = at - DAY
+    since = at - LOST_RECENTLY
     lost = Term("status", (), (Value("=", AsyncTaskStatus.LOST.value),), False)
     lately = Filter((lost, Term("completed", (), (Value(">=", since),), False)))
     with reader.session() as session:

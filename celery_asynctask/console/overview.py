@@ -14,7 +14,7 @@ from celery_asynctask.core.status import FAILED, AsyncTaskStatus
 from celery_asynctask.queries.reader import Reader
 from celery_asynctask.queries.reruns import reruns
 from celery_asynctask.queries.search.filter import Filter
-from celery_asynctask.queries.statistics.counts import MAX_BACKLOG, backlog, is_empty, lost_counts
+from celery_asynctask.queries.statistics.counts import LOST_RECENTLY, MAX_BACKLOG, backlog, is_empty, lost_counts
 from celery_asynctask.queries.statistics.overview import MAX_RUNNING
 from celery_asynctask.queries.statistics.overview import overview as overview_of
 from celery_asynctask.queries.statistics.series import FEWER, MAX_SCANNED, series
@@ -23,15 +23,13 @@ from celery_asynctask.store.models import AsyncTask
 
 ROWS: Final = 10
 """Rows of each list."""
-DAY: Final = dt.timedelta(days=1)
-"""For how long a lost task is shown as open."""
 MAX_RERUNS_SCANNED: Final = 2_000
 """Newest tasks that are searched for reruns of lost ones."""
 WAITING: Final = (AsyncTaskStatus.PENDING, AsyncTaskStatus.RECEIVED, AsyncTaskStatus.RETRY)
 
 
 class Lost(NamedTuple):
-    """Tasks lost in the last `DAY`."""
+    """Tasks lost within `LOST_RECENTLY`."""
 
     of_day: int
     has_more: bool
@@ -49,7 +47,7 @@ class Lost(NamedTuple):
 
 def lost(reader: Reader, session: Session, newest: Sequence[AsyncTask], end: dt.datetime) -> Lost:
     """The tasks lost in the day before ``end``; of the ``newest`` ones, whether they were rerun."""
-    since = end - DAY
+    since = end - LOST_RECENTLY
     counts = lost_counts(reader, session, since)
     of_day = [task for task in newest if task.completed_at is not None and task.completed_at >= since]
     rerun = reruns(reader, session, of_day, limit=MAX_RERUNS_SCANNED).by_task

@@ -63,6 +63,10 @@ def backlog(reader: Reader, session: Session, *, limit: int = MAX_BACKLOG) -> Ma
     return {status: numbers[status.value] for status in COUNTED}
 
 
+LOST_RECENTLY: Final = dt.timedelta(days=1)
+"""For how long a lost task counts as recent: after that it no longer alarms."""
+
+
 class LostCounts(NamedTuple):
     """How many tasks are lost."""
 

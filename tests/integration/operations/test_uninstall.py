@@ -6,11 +6,12 @@ from __future__ import annotations
 import datetime as dt
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
-from sqlalchemy import create_engine, text, update
+from sqlalchemy import Connection, Engine, create_engine, event, text, update
 
 from celery_asynctask.errors import AsyncTaskError, JournalError, StoreError
 from celery_asynctask.journal import Directory, Journal
@@ -19,7 +20,7 @@ from celery_asynctask.operations.session import Writer
 from celery_asynctask.operations.uninstall import Leftovers, Removed, Uninstall
 from celery_asynctask.recorder.drain import Drain
 from celery_asynctask.settings import Settings
-from celery_asynctask.store import Position, SourceUpdate, Store
+from celery_asynctask.store import Position, SourceUpdate, Store, schema
 from celery_asynctask.store.models import AsyncTaskSource
 from celery_asynctask.store.tables import async_task_version, metadata
 from tests import services
@@ -343,3 +344,31 @@ def test_the_default_directory_and_the_one_above(tmp_path: Path, monkeypatch: py
             Uninstall(writer).run()
             writer.close()
     assert (tmp_path / "state").exists()
+
+
+@pytest.mark.every_database
+def test_tables_are_dropped_under_the_lock_of_the_schema(installed: Installed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that no recorder creates or upgrades them meanwhile."""
+    installed.journal.close()
+    locked: list[bool] = []
+    dropped: list[str] = []
+
+    @contextmanager
+    def exclusive(connection: Connection) -> Iterator[None]:
+        with schema.exclusive(connection):
+            locked.append(True)
+            yield
+            locked.pop()
+
+    def seen(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if "DROP TABLE" in statement:
+            assert locked
+            dropped.append(statement)
+
+    monkeypatch.setattr(uninstalling, "exclusive", exclusive)
+    event.listen(Engine, "before_cursor_execute", seen)
+    try:
+        installed.uninstall()
+    finally:
+        event.remove(Engine, "before_cursor_execute", seen)
+    assert len(dropped) == len(OURS)
