@@ -70,10 +70,17 @@ def of_markdown(text: str) -> str:
 
 
 def of_template(text: str) -> str:
-    """The text of a page, and of the attributes that are read out or shown."""
-    shown = re.sub(r"\{#.*?#\}|\{%.*?%\}|\{\{.*?\}\}", " ", text, flags=re.DOTALL)
+    """The text of a page, of the attributes that are read out or shown, and the texts in its expressions."""
+    text = re.sub(r"\{#.*?#\}", " ", text, flags=re.DOTALL)
+    expressions = r"\{%.*?%\}|\{\{.*?\}\}"
+    literals = [
+        one.strip("\"'")
+        for expression in re.findall(expressions, text, re.DOTALL)
+        for one in re.findall(r"\"[^\"]*\"|'[^']*'", expression)
+    ]
+    shown = re.sub(expressions, " ", text, flags=re.DOTALL)
     attributes = re.findall(r'\b(?:title|aria-label|placeholder|alt|value)="([^"]*)"', shown)
-    return html.unescape("\n".join([re.sub(r"<[^>]*>", " ", shown), *attributes]))
+    return html.unescape("\n".join([re.sub(r"<[^>]*>", " ", shown), *attributes, *literals]))
 
 
 def of_command(command: click.Command) -> str:
@@ -183,6 +190,7 @@ def test_where_a_phrase_stands_in_markdown(text: str, there: bool) -> None:
         ('<a title="asked for" href="/x">y</a>', True),
         ("{# asked for #}{% if asked for %}{{ asked for }}", False),
         ('<a class="asked for">y</a>', False),
+        ('{{ titles.get(404, "asked for") }}', True),
     ],
 )
 def test_where_a_phrase_stands_in_a_page(text: str, there: bool) -> None:
