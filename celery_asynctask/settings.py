@@ -143,7 +143,7 @@ def _tokens(value: Any) -> Mapping[str, Mapping[str, Any]]:
         if not name or set(_mapping(grant)) != {"sha256", "customers", "rights"}:
             raise ValueError
         customers, rights = grant["customers"], _globs(grant["rights"])
-        is_list = isinstance(customers, (list, tuple, set, frozenset)) and all(type(item) is int for item in customers)
+        is_list = isinstance(customers, (list, tuple, set, frozenset)) and all(type(item) in (int, str) for item in customers)
         if not (is_list or customers == "*") or not set(rights) <= set(_RIGHTS):
             raise ValueError
         if not re.fullmatch(r"[0-9a-fA-F]{64}", _string(grant["sha256"])):
@@ -184,6 +184,7 @@ _RULES = {
     "flush_interval": _number("a number of seconds", 0.01, 60, (int, float)),
     "batch_size": _number("a whole number of events", 1, 100_000),
     "context": _Rule("a function, or its dotted path such as 'proj.tasks.whose'", _function),
+    "header_version": _number("a version of the header", 1, 2),
     "trace_url": _Rule(
         "an http or https URL that contains {trace_id}, and optionally {span_id}, such as 'https://traces/{trace_id}'",
         _trace_url,
@@ -194,7 +195,7 @@ _RULES = {
         _links,
     ),
     "tokens": _Rule(
-        "a mapping of names to {'sha256': hash, 'customers': list of numbers or '*', 'rights': list of "
+        "a mapping of names to {'sha256': hash, 'customers': list of ids or '*', 'rights': list of "
         f"{', '.join(map(repr, _RIGHTS))}}}; `celery -A APP asynctask token` creates one",
         _tokens,
     ),
@@ -233,6 +234,9 @@ class Settings:
     """A function without arguments, or its dotted path, that returns the context of the tasks that this process sends:
     a mapping with any of ``customer``, ``created_by``, ``created_by_name``, ``content``, or None. It is called once for
     each message."""
+    header_version: int = 1
+    """Form of the header ``asynctask`` in messages. 2 costs less with AMQP and is the default of the next release; set it
+    once all workers run a release that reads it, for earlier ones would lose the customer."""
     trace_url: str | None = None
     """URL of a trace in your tracing system, with ``{trace_id}`` and optionally ``{span_id}`` for the ids."""
     links: Mapping[str, str] | None = None

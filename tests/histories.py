@@ -109,8 +109,8 @@ def success() -> list[Event]:
 @history
 def ends_carry_starts() -> list[Event]:
     """Events of a worker's children. The start of the second attempt is recorded on its own as well."""
-    first, second = Delivery(2), Delivery(20, retries=1)
-    whose = {"customer": 42, "content": {"order": 1}, "trace": "t1", "span": "s1"}
+    first, second = Delivery(2, customer=42), Delivery(20, retries=1, customer=42)
+    whose = {"content": {"order": 1}, "trace": "t1", "span": "s1"}
     return [
         published(customer=42, content={"order": 1}),
         first.whole(Kind.RETRIED, 9, 3, whose, noted={"order": 1, "done": 1}, **failure("once more")),
@@ -122,15 +122,15 @@ def ends_carry_starts() -> list[Event]:
 @history
 def noted() -> list[Event]:
     """For a customer, in a trace, and with progress in its content."""
-    first, second = Delivery(2), Delivery(20, retries=1)
-    whose: dict[str, Any] = {"customer": 42, "created_by": 7, "created_by_name": "Ada", "content": {"order": 1}}
+    first, second = Delivery(2, customer=42), Delivery(20, retries=1, customer=42)
+    whose: dict[str, Any] = {"created_by": 7, "created_by_name": "Ada", "content": {"order": 1}}
     return [
-        published(trace="t0", **whose),
+        published(trace="t0", customer=42, **whose),
         first.received(),
         first.started(3, trace="t1", span="s1", **whose),
         first.noted(4, {"order": 1, "done": 1}),
         first.ended(Kind.RETRIED, 9, **failure("once more")),
-        published(8, retries=1, parent=ID, **whose),
+        published(8, retries=1, parent=ID, customer=42, **whose),
         second.started(21, trace="t2", span="s2", **whose),
         second.noted(22, {"order": 1, "done": 2}),
         second.ended(Kind.SUCCEEDED, 29),
@@ -288,10 +288,10 @@ def never_sent() -> list[Event]:
 def planned_and_run() -> list[Event]:
     """The last step of a chain: known since the chain was sent, with arguments that it gets only when its turn
     comes."""
-    run = Delivery(12, created=11)
+    run = Delivery(12)
     return [
         event(Kind.PLANNED, 0, created=ms(0), **asked(args=[])),
-        published(11, 11, args=["from before"]),
+        published(11, args=["from before"]),
         run.received(),
         run.started(13, args=["from before"]),
         run.ended(Kind.SUCCEEDED, 14),
@@ -301,10 +301,11 @@ def planned_and_run() -> list[Event]:
 @history
 def body_of_failed_chord() -> list[Event]:
     """Two header tasks fail: the body has no parent until one of them records that it is not sent."""
-    planned = event(Kind.PLANNED, 0, created=ms(0), **asked(root=None, parent=None, args=[]))
+    planned = event(Kind.PLANNED, 0, created=ms(0), chord=True, **asked(root=None, parent=None, args=[]))
 
     def unsent(at: int, by: str) -> Event:
-        return event(Kind.UNSENT, at, created=ms(0), **asked(root=by, parent=by, args=[]), **failure(f"not sent: {by}"))
+        whose = asked(root=by, parent=by, args=[])
+        return event(Kind.UNSENT, at, created=ms(at), chord=True, **whose, **failure(f"not sent: {by}"))
 
     return [planned, unsent(5, "header-1"), unsent(7, "header-2")]
 
@@ -312,15 +313,117 @@ def body_of_failed_chord() -> list[Event]:
 @history
 def sent_after_all() -> list[Event]:
     """The step before failed, was delivered again and then succeeded."""
-    run = Delivery(30, created=29)
+    run = Delivery(30)
     return [
         event(Kind.PLANNED, 0, created=ms(0), **asked()),
         event(Kind.UNSENT, 8, created=ms(0), **asked(), **failure("not sent")),
-        published(29, 29),
+        published(29),
         run.received(),
         run.started(31),
         run.ended(Kind.SUCCEEDED, 32, result="after all"),
     ]
+
+
+@history
+def body_of_chord() -> list[Event]:
+    """One header task was lost, was delivered again, and the other one, created before it, sends the body."""
+    run = Delivery(60, created=1)
+    return [
+        event(Kind.PLANNED, 2, created=ms(1), chord=True, **asked(root=None, parent=None, args=[])),
+        event(Kind.UNSENT, 40, created=ms(2), chord=True, **asked(), **failure("not sent")),
+        published(59, 1, args=[[1, 2]]),
+        run.started(61, args=[[1, 2]]),
+        run.ended(Kind.SUCCEEDED, 62, result=3),
+    ]
+
+
+@history
+def used_again() -> list[Event]:
+    """The same id is asked for twice: the first time it fails after a retry, the second time it succeeds at once."""
+    first, retry = Delivery(2, trace="t1"), Delivery(10, retries=1)
+    second = Delivery(101, created=100)
+    return [
+        published(args=["first"], content={"order": 1}, trace="t0"),
+        first.started(3, args=["first"], content={"order": 1}, span="s1"),
+        first.ended(Kind.RETRIED, 4, **failure("again")),
+        published(5, retries=1, args=["first"]),
+        retry.started(11, args=["first"]),
+        retry.ended(Kind.FAILED, 12, **failure("first")),
+        published(100, 100, args=["second"]),
+        second.started(102, args=["second"]),
+        second.ended(Kind.SUCCEEDED, 103, result="second"),
+    ]
+
+
+@history
+def blind_producer() -> list[Event]:
+    """A producer that does not know the task tells no arguments; the worker does, a little later."""
+    run = Delivery(2)
+    sent = published(customer=42)
+    known = {key: value for key, value in sent.items() if key not in ("args", "kwargs")}
+    return [
+        cast("Event", {**known, "blind": True}),
+        run.received(**asked(args=[7, "seen"]), customer=42, holder=SOURCE),
+        run.started(300, args=[7, "seen"], customer=42),
+        run.ended(Kind.SUCCEEDED, 301, customer=42),
+    ]
+
+
+@history
+def wire_form() -> list[Event]:
+    """The producer has an object where the message has a text."""
+    run = Delivery(2)
+    return [published(args=[{"$asynctask": "object"}]), run.started(3, args=["text"]), run.ended(Kind.SUCCEEDED, 4)]
+
+
+@history
+def unrecorded() -> list[Event]:
+    """A worker that knows the task says that it is not to be recorded."""
+    return [published(content={"order": 1}), event(Kind.UNRECORDED, 2, created=ms(0))]
+
+
+@history
+def recorded_again() -> list[Event]:
+    """What a later worker records under the same id is a task."""
+    run = Delivery(102, created=100)
+    return [
+        published(),
+        event(Kind.UNRECORDED, 2, created=ms(0)),
+        published(100, 100),
+        run.started(103),
+        run.ended(Kind.SUCCEEDED, 104),
+    ]
+
+
+@history
+def received_and_released() -> list[Event]:
+    """Its worker is gone before it starts it; the next one has it before anybody notices."""
+    first, second = Delivery(2), Delivery(500, redelivered=True)
+    return [
+        published(),
+        first.received(holder=SOURCE),
+        event(Kind.RELEASED, 3, created=ms(0), holder=SOURCE),
+        second.received(holder="another"),
+    ]
+
+
+@history
+def released() -> list[Event]:
+    """A retry that waits for its time in a worker that is gone."""
+    first, second = Delivery(2), Delivery(10, retries=1)
+    return [
+        first.started(3),
+        first.ended(Kind.RETRIED, 4, **failure("again")),
+        second.received(holder=SOURCE),
+        event(Kind.RELEASED, 11, created=ms(0), retries=1, holder=SOURCE),
+    ]
+
+
+@history
+def for_a_customer_with_a_name() -> list[Event]:
+    run = Delivery(2, customer_key="acme")
+    whose = {"customer_key": "acme", "created_by_key": "f3a1"}
+    return [published(0, 0, **whose), run.started(3, **whose), run.ended(Kind.FAILED, 4, **failure("no money"))]
 
 
 @history
@@ -383,7 +486,8 @@ def cancelled_and_redelivered() -> list[Event]:
 @history
 def unknown_task() -> list[Event]:
     """No worker knows the task: its message is the only source."""
-    end = event(Kind.FAILED, 3, run=f"{ms(3):014x}000000", inferred=True, **asked(), **failure("NotRegistered"))
+    run = Delivery(3)
+    end = event(Kind.FAILED, 3, **run.about, inferred=True, **asked(), **failure("NotRegistered"))
     return [published(), end]
 
 

@@ -8,6 +8,8 @@ function named in ``asynctask_context``.
 from __future__ import annotations
 
 import json
+import re
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -17,10 +19,14 @@ from celery_asynctask.capture import payload
 from celery_asynctask.capture.payload.inspection import inherits
 from celery_asynctask.capture.payload.mappings import mapping_of
 from celery_asynctask.capture.payload.merged import fit
-from celery_asynctask.core.limits import MAX_INTEGER, MAX_NAME
+from celery_asynctask.core.limits import MAX_ID_TEXT, MAX_INTEGER, MAX_NAME
 from celery_asynctask.errors import ContextError
 
+Id = int | str
+"""The id of a customer or creator, as it is kept: a whole number of at most 64 bits, or a text. The text of such a
+number is the number."""
 FIELDS: Final = ("customer", "created_by", "created_by_name", "content")
+IDS: Final = ("customer", "created_by")
 MAX_CONTENT: Final = 16_384
 """Most bytes of content, as JSON: brokers limit the headers of a message."""
 
@@ -31,17 +37,17 @@ _alone: ContextVar[bool] = ContextVar("celery_asynctask_context_alone", default=
 @contextmanager
 def context(
     *,
-    customer: int | None = None,
-    created_by: int | None = None,
+    customer: int | str | uuid.UUID | None = None,
+    created_by: int | str | uuid.UUID | None = None,
     created_by_name: str | None = None,
     content: Mapping[str, Any] | None = None,
 ) -> Iterator[None]:
     """Set the context of all tasks that are sent (or run eagerly) inside the block.
 
-    ``customer`` and ``created_by`` are ids, whole numbers of at most 64 bits; ``created_by_name`` has at most 255
-    characters; ``content`` is a mapping with string keys, at most 16,384 bytes as JSON. A field that is not given, or
-    None, keeps its value from around the block. Raises `ContextError` for a value that is not allowed, before anything
-    is sent.
+    ``customer`` and ``created_by`` are ids: whole numbers of at most 64 bits, UUIDs, or texts of at most 64 characters;
+    ``created_by_name`` has at most 255 characters; ``content`` is a mapping with string keys, at most 16,384 bytes as
+    JSON. A field that is not given, or None, keeps its value from around the block. Raises `ContextError` for a value
+    that is not allowed, before anything is sent.
     """
     fields = check(
         {"customer": customer, "created_by": created_by, "created_by_name": created_by_name, "content": content}
@@ -90,7 +96,7 @@ def check(fields: Mapping[str, Any]) -> dict[str, Any]:
         allowed, is_allowed = rule
         if not is_allowed(value):
             raise ContextError(f"Field {name!r} is {_shown(value)}; it must be {allowed}.")
-        checked[name] = value
+        checked[name] = _plain_id(value) if name in IDS else value
     if "created_by_name" in checked:
         checked["created_by_name"] = payload.PLAIN.text(checked["created_by_name"], MAX_NAME)
     if "content" in checked:
@@ -173,6 +179,20 @@ def sound(header: Any, on_error: Callable[[Exception], None] = _ignore) -> dict[
     return valid
 
 
+def identity(header: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of an event that say which customer its task is for, from a message's header. Every event has them, as
+    they identify the row."""
+    customer = header.get("customer")
+    if customer is None or not _is_id(customer):
+        return {}
+    return ids({"customer": _plain_id(customer)})
+
+
+def ids(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """`sound` fields as keys of an event: an id that is a text has a key of its own."""
+    return {f"{name}_key" if name in IDS and type(value) is str else name: value for name, value in fields.items()}
+
+
 def content_of(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The content among `sound` fields, as a mapping; empty if there is none."""
     content = fields.get("content", {})
@@ -181,7 +201,27 @@ def content_of(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_id(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and -MAX_INTEGER <= value <= MAX_INTEGER
+    kind = type(value)
+    if inherits(kind, int):
+        return kind is not bool and -MAX_INTEGER <= value <= MAX_INTEGER  # type: ignore[operator]
+    if inherits(kind, str):
+        text = str.__str__(value)
+        return 0 < len(text) <= MAX_ID_TEXT and text.strip() == text and text.isprintable()
+    return inherits(kind, uuid.UUID)
+
+
+def _plain_id(value: Any) -> Id:
+    """An id that `_is_id` allows, as it is kept."""
+    if inherits(type(value), int):
+        return int.__int__(value)
+    text = uuid.UUID.__str__(value) if inherits(type(value), uuid.UUID) else str.__str__(value)
+    if _IS_NUMBER(text) and -MAX_INTEGER <= (number := int(text)) <= MAX_INTEGER:
+        return number
+    return text
+
+
+_IS_NUMBER: Final = re.compile(r"0|-?[1-9][0-9]{0,18}", re.ASCII).fullmatch
+"""The text that Python writes for a whole number, and no other of its spellings."""
 
 
 def _is_content(value: object) -> bool:
@@ -196,9 +236,13 @@ def _shown(value: object) -> str:
 
 
 _READABLE: Final = "of Python's own types; convert others with dict(...)"
+_ID: Final = (
+    f"a whole number of at most 64 bits, a UUID, a text of 1 to {MAX_ID_TEXT} characters without spaces at its ends and "
+    "line breaks, or None"
+)
 _RULES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
-    "customer": ("a whole number of at most 64 bits, or None", _is_id),
-    "created_by": ("a whole number of at most 64 bits, or None", _is_id),
+    "customer": (_ID, _is_id),
+    "created_by": (_ID, _is_id),
     "created_by_name": (
         f"a string of at most {MAX_NAME} characters, or None",
         lambda value: isinstance(value, str) and len(value) <= MAX_NAME,

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from celery.app.task import Context
 
 from celery_asynctask.capture import context, payload, tracing
-from celery_asynctask.capture.headers import HEADER, TIMES_END, header_of, is_again, is_time, is_token, with_token
+from celery_asynctask.capture.headers import (
+    HEADER,
+    TIMES_END,
+    header_of,
+    is_again,
+    is_time,
+    is_token,
+    read,
+    with_token,
+)
+from celery_asynctask.capture.messages import is_hidden, task_id_text
+from celery_asynctask.capture.payload.inspection import HIDDEN
 from celery_asynctask.capture.payload.plain import plain_text
+from celery_asynctask.capture.payload.readers import MAX_ITEMS
 from celery_asynctask.core import canvas
 from celery_asynctask.core.event import Event, Kind, json_text, quote
-from celery_asynctask.core.limits import MAX_MESSAGE, MAX_NAME
+from celery_asynctask.core.limits import MAX_MESSAGE, MAX_NAME, MAX_TASK_ID
 from celery_asynctask.core.reasons import NotSent
 from celery_asynctask.core.time import read_microseconds
 
@@ -27,7 +39,7 @@ def from_request(kind: Kind, name: str, request: Any, at: int) -> Event:
     none."""
     header = with_token(request, header_of(request), at)
     event: Event = {
-        "id": request.id,
+        "id": task_id_text(request.id) or "",
         "run": header["run"],
         "kind": kind.value,
         "at": at,
@@ -38,6 +50,7 @@ def from_request(kind: Kind, name: str, request: Any, at: int) -> Event:
         event["delivered"] = True
     if is_time(created := header.get("created")):
         event["created"] = created
+    event.update(context.identity(header))  # type: ignore[typeddict-item]
     return event
 
 
@@ -60,12 +73,15 @@ def add_requested(event: Event, instrumentation: Instrumentation, name: str, req
     event["root"], event["parent"] = lineage(header, request.root_id, request.parent_id)
     add_context(event, instrumentation, header)
     if request.args is not None or request.kwargs is not None:  # else the body cannot be read
-        _add_payload(event, instrumentation, name, request.args, request.kwargs)
+        hidden = hidden_by_caller(header, request)
+        _add_payload(event, instrumentation, name, request.args, request.kwargs, hidden)
 
 
 def lineage(header: Mapping[str, Any], root: Any, parent: Any) -> tuple[str | None, str | None]:
     """The ids of root and parent of a message, as far as they lead to rows."""
-    return (_text(header["root"]), None) if "root" in header else (_text(root), _text(parent))
+    if "root" in header:
+        return task_id_text(header["root"]), None
+    return task_id_text(root), task_id_text(parent)
 
 
 def start(
@@ -100,12 +116,13 @@ def start(
     if "root" in header:
         root, parent = lineage(header, root, parent)
     task_id = request.id
-    quoted = quote(task_id)
+    quoted = _quoted(task_id)
+    hidden = header.get("hidden") if "created" in header else hidden_by_caller(header, request)
     return (
         f'{{"id":{quoted},"run":"{run}","kind":"started","at":{at},'
         f'{instrumentation.places[name, known("hostname"), info.get("routing_key")]},{text}"asked":true,'
         f'"root":{quoted if root == task_id else _quoted(root)},"parent":{_quoted(parent)}'
-        f"{_payload_text(instrumentation, policy, name, known('args'), known('kwargs'))}}}"
+        f"{_payload_text(instrumentation, policy, name, known('args'), known('kwargs'), hidden)}}}"
     ).encode("ascii")
 
 
@@ -146,24 +163,24 @@ def published(
     `celery.app.amqp.task_message`, ``opened`` its `open_message`, ``header`` ours."""
     about, args, kwargs, _ = opened
     task_id, root, parent = about["id"], about.get("root_id"), about.get("parent_id")
-    quoted = quote(task_id)
-    text = ""
+    quoted = _quoted(task_id)
+    created = header.get("created")
+    text = f'"created":{created},' if created is not None else ""
     if is_again(about):
         if retries := about.get("retries"):
-            text = f'"retries":{json_text(retries)},'
+            text += f'"retries":{json_text(retries)},'
         if nesting := about.get("replaced_task_nesting"):
             text += f'"nesting":{json_text(nesting)},'
     elif (trace_id := tracing.trace_of(message.headers)) is not None:
-        text = f'"trace":"{trace_id}",'
+        text += f'"trace":"{trace_id}",'
     if "root" in header:
         root, parent = lineage(header, root, parent)
     if context.carries(header):
         text += _context_text(instrumentation, header)
     return (
-        f'{{"id":{quoted},"kind":"published","at":{header["sent"]},{instrumentation.names[name]},'
-        f'"created":{header["created"]},{text}"asked":true,'
+        f'{{"id":{quoted},"kind":"published","at":{header["sent"]},{instrumentation.names[name]},{text}"asked":true,'
         f'"root":{quoted if root == task_id else _quoted(root)},"parent":{_quoted(parent)}'
-        f"{_payload_text(instrumentation, policy, name, args, kwargs)}}}"
+        f"{_payload_text(instrumentation, policy, name, args, kwargs, header.get('hidden'))}}}"
     ).encode("ascii")
 
 
@@ -183,7 +200,7 @@ def add_context(event: Event, instrumentation: Instrumentation, header: Mapping[
         fields["content"] = context.content_of(fields)
     elif "content" in fields:
         fields["content"] = instrumentation.encoder.value(fields["content"], "content")
-    event.update(fields)  # type: ignore[typeddict-item]
+    event.update(context.ids(fields))  # type: ignore[typeddict-item]
 
 
 def planned(instrumentation: Instrumentation, event: Event, steps: list[canvas.Step]) -> list[Event]:
@@ -207,25 +224,51 @@ def unsent(instrumentation: Instrumentation, event: Event, steps: list[canvas.St
     return events
 
 
+def unrecorded(instrumentation: Instrumentation, event: Event, steps: list[canvas.Step]) -> list[Event]:
+    """Events that those of these steps that this process does not record are not to be recorded, whatever the producer
+    of the message of ``event`` has said."""
+    return [
+        _about_step(Kind.UNRECORDED, event, step)
+        for step in steps
+        if instrumentation.policies[step.name].known and not instrumentation.records(step.name)
+    ]
+
+
 def _step(kind: Kind, instrumentation: Instrumentation, event: Event, step: canvas.Step) -> Event:
+    step_event = _about_step(kind, event, step)
     root = event.get("root")
-    if step.after_chord and root == event["id"]:
-        root = None
+    step_event["asked"] = True
+    step_event["root"] = None if step.after_chord and root == event["id"] else root
+    step_event["parent"] = task_id_text(step.parent)
+    if "trace" in event:
+        step_event["trace"] = event["trace"]
+    _add_payload(step_event, instrumentation, step.name, step.args, step.kwargs, step.hidden)
+    return step_event
+
+
+def _about_step(kind: Kind, event: Event, step: canvas.Step) -> Event:
+    """Which step it is, in which execution and for whom."""
     step_event: Event = {
-        "id": step.id,
+        "id": task_id_text(step.id) or "",
         "kind": kind.value,
         "at": event["at"],
         "name": step.name[:MAX_NAME],
-        "created": event.get("created", event["at"]),
-        "asked": True,
-        "root": root,
-        "parent": step.parent,
     }
-    for field in (*context.FIELDS, "trace"):
-        if field in event:
-            step_event[field] = event[field]
-    _add_payload(step_event, instrumentation, step.name, step.args, step.kwargs)
+    if "created" in event:
+        step_event["created"] = event["created"]
+    if step.after_chord:
+        step_event["chord"] = True
+    inherited = {field: event[field] for field in _CONTEXT_FIELDS if field in event}  # type: ignore[literal-required]
+    own = context.ids(context.sound(read(step.header, step.id))) if step.header is not None else {}
+    for name in context.IDS:
+        if name in own or f"{name}_key" in own:
+            inherited.pop(name, None)
+            inherited.pop(f"{name}_key", None)
+    step_event.update({**inherited, **own})  # type: ignore[typeddict-item]
     return step_event
+
+
+_CONTEXT_FIELDS: Final = (*context.FIELDS, *(f"{name}_key" for name in context.IDS))
 
 
 def steps_of(request: Any) -> list[canvas.Step]:
@@ -246,12 +289,12 @@ def open_message(headers: Any, body: Any) -> OpenedMessage:
     Raises `ValueError` if it is no task message. args and kwargs are None, and embed is empty, if the body cannot be
     read.
     """
-    if isinstance(headers, Mapping) and isinstance(headers.get("id"), str):
+    if isinstance(headers, Mapping) and headers.get("id") is not None:
         if isinstance(body, (list, tuple)) and len(body) == 3:
             args, kwargs, embed = body
             return headers, args, kwargs, embed if isinstance(embed, Mapping) else {}
         return headers, None, None, {}
-    if isinstance(body, Mapping) and isinstance(body.get("id"), str):
+    if isinstance(body, Mapping) and body.get("id") is not None:
         return body, body.get("args"), body.get("kwargs"), body
     raise ValueError("no task message")
 
@@ -283,43 +326,80 @@ def request_of(message: Any) -> Context | None:
     )
 
 
-def _add_payload(event: Event, instrumentation: Instrumentation, name: str, args: Any, kwargs: Any) -> None:
-    if name in _OVER_ITEMS and isinstance(kwargs, Mapping):
-        kwargs = _over_items(instrumentation, kwargs)
+def hidden_by_caller(header: Mapping[str, Any], request: Any) -> str | None:
+    """Which arguments the caller hides, by representations of its own: ``args``, ``kwargs``, or both with a space
+    between. A recorded producer says so in our header; else the message's representations tell."""
+    if "created" in header:
+        return header.get("hidden")
+    hides = (
+        name
+        for name in ("args", "kwargs")
+        if is_hidden(getattr(request, f"{name}repr", None), getattr(request, name, None))
+    )
+    return " ".join(hides) or None
+
+
+def _add_payload(
+    event: Event, instrumentation: Instrumentation, name: str, args: Any, kwargs: Any, hidden: str | None
+) -> None:
     policy = instrumentation.policies[name]
+    if not policy.known:  # what to leave out and to redact is known where the task is
+        event["blind"] = True
+        return
+    if name in _OVER_ITEMS and isinstance(kwargs, Mapping):
+        kwargs = _over_items(instrumentation, name, kwargs)
     args_json, kwargs_json = instrumentation.encoder.arguments(args, kwargs, policy.parameters)
-    if policy.args:
+    hides = hidden.split() if type(hidden) is str else ()
+    if policy.args and "args" not in hides:
         event["args"] = args_json
-    if policy.kwargs:
+    if policy.kwargs and "kwargs" not in hides:
         event["kwargs"] = kwargs_json
 
 
-def _payload_text(instrumentation: Instrumentation, policy: RecordingPolicy, name: str, args: Any, kwargs: Any) -> str:
+def _payload_text(
+    instrumentation: Instrumentation, policy: RecordingPolicy, name: str, args: Any, kwargs: Any, hidden: str | None
+) -> str:
     """`_add_payload` as keys of an encoded event, with a comma before each."""
-    if policy.args and policy.kwargs and name not in _OVER_ITEMS:
+    if policy.plain and hidden is None and name not in _OVER_ITEMS:
         encoder = instrumentation.encoder
         text = plain_text(args, kwargs, policy.parameters, encoder.redaction, encoder.max_bytes)
         if text is not None:
             return f",{text}"
     event = cast("Event", {})
-    _add_payload(event, instrumentation, name, args, kwargs)
+    _add_payload(event, instrumentation, name, args, kwargs, hidden)
     return f",{json_text(event)[1:-1]}" if event else ""
 
 
-def _over_items(instrumentation: Instrumentation, kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The keyword arguments of celery.map and celery.starmap, without the items if the policy of the task that gets
-    them leaves out its args."""
+def _over_items(instrumentation: Instrumentation, name: str, kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The keyword arguments of celery.map and celery.starmap, whose items are the arguments of another task: without
+    them if its policy leaves out its args or is not known, else with its sensitive parameters hidden."""
     inner = kwargs.get("task")
-    name = inner.get("task") if isinstance(inner, Mapping) else None
-    if isinstance(name, str) and not instrumentation.policies[name].args:
+    task = inner.get("task") if isinstance(inner, Mapping) else None
+    if not isinstance(task, str):
+        return kwargs
+    policy, redaction = instrumentation.policies[task], instrumentation.encoder.redaction
+    if not (policy.known and policy.args):
         return {key: value for key, value in kwargs.items() if key != "it"}
-    return kwargs
+    sensitive = [redaction is not None and redaction.sensitive(parameter) for parameter in policy.parameters]
+    items = kwargs.get("it")
+    if not any(sensitive) or not isinstance(items, (list, tuple)):
+        return kwargs
+    if name == "celery.map":
+        return {**kwargs, "it": [HIDDEN] * len(items)} if sensitive[0] else kwargs
+    return {**kwargs, "it": [_with_hidden(item, sensitive) for item in items[:MAX_ITEMS]]}
 
 
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
+def _with_hidden(item: Any, sensitive: list[bool]) -> Any:
+    if not isinstance(item, (list, tuple)):
+        return HIDDEN
+    return [HIDDEN if number < len(sensitive) and sensitive[number] else value for number, value in enumerate(item)]
 
 
 def _quoted(value: Any) -> str:
-    """`_text` as JSON."""
-    return quote(value) if isinstance(value, str) else "null"
+    """`task_id_text` as JSON."""
+    if type(value) is str:
+        quoted: str = quote(value)
+        if len(quoted) <= MAX_TASK_ID and "\\" not in quoted:  # nothing to replace or to cut
+            return quoted
+    text = task_id_text(value)
+    return "null" if text is None else quote(text)

@@ -1,25 +1,47 @@
 """Our header of a message, from the process that sends the task to the one that runs it.
 
-Every message of a recorded task carries ``asynctask``, a mapping with ``created`` (when the task was created) and
-``sent`` (when this message was sent), in microseconds since the epoch. If the task that sends it is not recorded
-(``celery.chord_unlock`` sends the bodies of chords), it also has ``root``, in place of a root or parent that would lead
-to no row. The fields of `context` are in it under their names, also if the task is not recorded. A worker's main
-process adds ``run``, the token of the delivery, to its own copy, so that its events and the child's have the same
-attempt key.
+Every message of a recorded task carries ``asynctask``, with these fields:
+
+========== ===========================================================================================================
+field      meaning
+========== ===========================================================================================================
+for        CRC-32 of the task id. The header of a task may be handed on with another's message (a task that sends its
+           ``request.headers`` along); it says nothing there
+created    when the execution was created, in microseconds since the epoch: its identity, which retries and replacements
+           keep. Absent where the producer of the first message is not recorded
+sent       when this message was sent
+root       in place of a root or parent that would lead to no row, where the task that sends it is not recorded
+           (``celery.chord_unlock`` sends the bodies of chords)
+blind      true where the producer does not know the task, and so tells no arguments
+hidden     ``args``, ``kwargs`` or both: the caller gave a representation of its own in their place (``argsrepr``)
+body       in a message of ``celery.chord_unlock``: when the chord's body was created
+run        the token of the delivery, and
+delivered  true: a worker's main process adds both to its own copy, so that its events and the child's have the same
+           attempt key
+========== ===========================================================================================================
+
+and the fields of `context` under their names, also if the task is not recorded. In version 1 it is a mapping; in
+version 2 the same as JSON text, which costs AMQP less to encode than a table. Both are read; the setting
+``asynctask_header_version`` decides which is written. A mapping that a caller or a schedule gives has the fields of
+`context` alone.
 """
 
 from __future__ import annotations
 
+import json
 import re
+import zlib
 from collections.abc import Mapping
 from typing import Any, Final, TypeGuard
 
 from celery_asynctask.capture.payload.mappings import mapping_of
+from celery_asynctask.core.event import json_text
 from celery_asynctask.core.keys import new_token
 
 HEADER: Final = "asynctask"
 TIMES_END: Final = 2**56
 """In microseconds since the epoch, in the year 4253: as much as keys can hold, and the times of every database."""
+VERSIONS: Final = (1, 2)
 is_token: Final = re.compile(r"[0-9a-f]{20}").fullmatch
 """Whether a text is the token of a delivery."""
 
@@ -29,26 +51,43 @@ def header_of(request: Any) -> dict[str, Any]:
     header = getattr(request, HEADER, None)
     if header is None and isinstance(headers := getattr(request, "headers", None), Mapping):
         header = headers.get(HEADER)
-    if isinstance(header, dict):
+    if header is None:
+        return {}
+    header = read(header, request.id)
+    return header if isinstance(header, dict) else {}
+
+
+def read(header: Any, task_id: Any) -> Any:
+    """The fields of our header in a message of the task: a new dict, or the one given; empty if it is another task's.
+    Any value that is no header is returned as it is."""
+    if isinstance(header, str):
+        try:
+            fields = json.loads(header)
+        except (ValueError, RecursionError):
+            return header
+        if type(fields) is not dict or fields.pop("v", None) != 2:
+            return header
+    elif (fields := header if type(header) is dict else mapping_of(header)) is None:
         return header
-    return {} if header is None else mapping_of(header) or {}
+    return {} if "for" in fields and fields["for"] != checksum(task_id) else fields
 
 
-def stamp(about: Mapping[str, Any], inherited: Any, sender: Any, at: int) -> dict[str, Any]:
+def write(header: dict[str, Any], version: int) -> Any:
+    """The header in the form in which a message carries it."""
+    return header if version == 1 else json_text({"v": version, **header})
+
+
+def checksum(task_id: Any) -> int:
+    """The field ``for``: the CRC-32 of a task id."""
+    return zlib.crc32(task_id.encode("utf-8", "surrogatepass")) if type(task_id) is str else 0
+
+
+def stamp(task_id: Any, created: Any, at: int) -> dict[str, Any]:
     """Our header for a message that is sent at ``at``, microseconds since the epoch, without the fields of `context`.
-
-    ``about`` are the message's header fields. ``inherited`` is our header of the message before it, valid or not, if
-    this one sends the task again: ``created`` stays. ``sender`` is the request of the task that sends it, if that is
-    not recorded; else None.
-    """
-    header: dict[str, Any] = {"created": at, "sent": at}
-    if isinstance(inherited, dict):
-        if is_time(created := inherited.get("created")):
-            header["created"] = created
-        if isinstance(root := inherited.get("root"), str):
-            header["root"] = root
-    elif sender is not None:
-        header["root"] = sender.root_id if sender.root_id != sender.id else about["id"]
+    ``created`` is left out if it is no time."""
+    header = {"for": checksum(task_id), "sent": at}
+    if is_time(created):
+        header["created"] = created
     return header
 
 
@@ -63,7 +102,8 @@ def mark_delivery(request: Any, at: int) -> dict[str, Any]:
     header = raw.get(HEADER)
     if header is None and isinstance(headers := raw.get("headers"), Mapping):
         header = headers.get(HEADER)
-    marked = raw[HEADER] = {**header} if isinstance(header, dict) else {}
+    known = read(header, request.id) if header is not None else None
+    marked = raw[HEADER] = {**known} if isinstance(known, dict) else {}
     marked["run"], marked["delivered"] = new_token(at), True
     return marked
 

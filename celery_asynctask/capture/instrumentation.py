@@ -16,6 +16,7 @@ from kombu.utils.imports import symbol_by_name
 
 from celery_asynctask.capture import context, payload
 from celery_asynctask.capture.celery_private import is_pool_child, registered_tasks
+from celery_asynctask.capture.messages import queue_of
 from celery_asynctask.capture.payload.redaction import SENSITIVE_NAMES, Redaction
 from celery_asynctask.core.event import Event, encode, json_text, quote
 from celery_asynctask.core.forking import reset_in_children
@@ -44,6 +45,13 @@ class RecordingPolicy(NamedTuple):
     result: bool
     parameters: tuple[str, ...]
     """Names of the positional parameters; empty if this process does not know the task."""
+    known: bool = True
+    """Whether this process knows the task, and so what to leave out and to redact."""
+
+    @property
+    def plain(self) -> bool:
+        """Whether it records arguments of every kind."""
+        return self.args and self.kwargs and self.known
 
 
 class _Policies(dict[str, RecordingPolicy]):
@@ -70,12 +78,12 @@ class _Places(dict[tuple[str, str | None, Any], str]):
         self._instrumentation = instrumentation
 
     def __missing__(self, key: tuple[str, str | None, Any]) -> str:
-        name, worker, queue = key
+        name, worker, routing_key = key
         about = {"name": name[:MAX_NAME], "pid": os.getpid(), "source": self._instrumentation.journal.source}
         if worker:
             about["worker"] = worker
-        if queue:
-            about["queue"] = str(queue)[:MAX_NAME]
+        if queue := queue_of(routing_key):
+            about["queue"] = queue[:MAX_NAME]
         if len(self) >= _MAX_CACHED:
             self.clear()
         place = self[key] = json_text(about)[1:-1]
@@ -157,6 +165,7 @@ class Instrumentation:
             bool(getattr(task, "asynctask_record_kwargs", True)),
             bool(getattr(task, "asynctask_record_result", True)),
             _positional(task.run) if task is not None else (),
+            task is not None,
         )
 
     def _records(self, name: str, task: Any) -> bool:

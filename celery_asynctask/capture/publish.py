@@ -26,8 +26,9 @@ from celery_asynctask.capture.celery_private import (
     own_send_task_message,
     sends_messages,
 )
-from celery_asynctask.capture.headers import HEADER, header_of, is_again, stamp
+from celery_asynctask.capture.headers import HEADER, checksum, header_of, is_again, read, stamp, write
 from celery_asynctask.core import canvas
+from celery_asynctask.core.canvas import hidden_by
 from celery_asynctask.core.event import decode
 from celery_asynctask.errors import guard, report
 
@@ -135,22 +136,37 @@ def _before(instrumentation: Instrumentation, name: str, message: Any, options: 
     given = options.get("headers")
     headers = dict(given) if given else message.headers  # given headers override the message's own
     about = message.headers if "id" in message.headers else message.body
+    task_id = about["id"]
     again = is_again(about)
     current = get_current_task()
     sender = current.request if current is not None else None
     request = sender if current is not None and current.app is instrumentation.app else None
-    inherited = headers.get(HEADER)
-    known = fields(instrumentation, about["id"], request, inherited, again)
+    given_header = read(headers.get(HEADER), task_id)
+    before, is_step = _before_it(request, current, task_id, given_header, again)
+    known = fields(instrumentation, task_id, request, given_header, before)
     if known:
         known = context.to_header(known, instrumentation.encoder)
+    at = time_ns() // 1000
     header = None
-    if instrumentation.policies[name].recorded:
-        unrecorded = request is not None and not instrumentation.policies[current.name].recorded
-        header = stamp(about, inherited if again else None, request if unrecorded else None, time_ns() // 1000)
+    version = instrumentation.settings.header_version
+    if (policy := instrumentation.policies[name]).recorded:
+        created = at if before is None else before.get("created", before.get("body", at if is_step else None))
+        header = stamp(task_id, created, at)
+        if again and before is not None and isinstance(root := before.get("root"), str):
+            header["root"] = root
+        elif request is not None and not again and not instrumentation.policies[current.name].recorded:
+            header["root"] = request.root_id if request.root_id != request.id else task_id
+        if not policy.known:
+            header["blind"] = True
+        if hidden := hidden_by(options) or (before.get("hidden") if again and before is not None else None):
+            header["hidden"] = hidden
         header.update(known)
-        headers[HEADER] = header
+        headers[HEADER] = write(header, version)
+    elif name == _CHORD_UNLOCK:
+        body = at if before is None else before.get("body", at)
+        headers[HEADER] = write({"for": checksum(task_id), "body": body, **known}, version)
     elif known:
-        headers[HEADER] = known
+        headers[HEADER] = write({"for": checksum(task_id), **known}, version)
     tracing.inject(headers)
     if given:
         options["headers"] = headers
@@ -159,13 +175,35 @@ def _before(instrumentation: Instrumentation, name: str, message: Any, options: 
     return header, about, sender, tracing.attach(Context(headers))[1] if again else None
 
 
-def fields(instrumentation: Instrumentation, task_id: Any, request: Any, inherited: Any, again: bool) -> dict[str, Any]:
-    """The `context` fields of a message that is sent, each from the nearest source; ``again``: those of the message
-    before it, if it has any. ``inherited`` is the header that the message has already, ``request`` that of the task
-    that sends it."""
-    own = context.sound(inherited, functools.partial(report, "the header asynctask", task_id)) if inherited else {}
-    if own and again:
-        return own
+_CHORD_UNLOCK = "celery.chord_unlock"
+
+
+def _before_it(
+    request: Any, current: Any, task_id: Any, given: Any, again: bool
+) -> tuple[Mapping[str, Any] | None, bool]:
+    """Our header of the message before this one, if this one goes on with its execution: that of the same task if it is
+    sent again, that of the task that carried it as a step, or that of the task that unlocks its chord. And whether it
+    is a step."""
+    if again and isinstance(given, dict) and given:
+        return given, False
+    if request is None:
+        return None, False
+    if again and request.id == task_id:
+        return header_of(request), False
+    if _is_step_of(request, task_id) or current.name == _CHORD_UNLOCK:
+        return header_of(request), True
+    return None, False
+
+
+def fields(
+    instrumentation: Instrumentation, task_id: Any, request: Any, given: Any, before: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The `context` fields of a message that is sent, each from the nearest source. ``given`` is the header that it has
+    already, ``request`` that of the task that sends it, ``before`` the header whose execution it goes on with: it then
+    stays that of the same customer, or of none."""
+    own = context.sound(given, functools.partial(report, "the header asynctask", task_id)) if given else {}
+    if before is not None:
+        return {**context.sound(before), **own}
     if context.stands_alone():
         return dict(context.given())
     known = instrumentation.context(task_id) if instrumentation.settings.context is not None else {}

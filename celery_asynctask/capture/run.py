@@ -25,7 +25,7 @@ from celery_asynctask.capture.celery_private import (
     on_task_init_of,
 )
 from celery_asynctask.capture.current import CONTENT, content_of
-from celery_asynctask.capture.headers import HEADER, header_of, with_token
+from celery_asynctask.capture.headers import HEADER, header_of, stamp, with_token
 from celery_asynctask.capture.inflight import request_in_flight
 from celery_asynctask.capture.instrumentation import Instrumentation, instrumentation_of, instrumentation_of_task
 from celery_asynctask.core.event import Event, Kind, decode, encode_end
@@ -91,7 +91,7 @@ def on_task_init(task_id: str, task: Any) -> None:
         name, request = task.name, task.request
         known = request.__dict__
         # The loader has called before, or somebody has called a tracer directly, for an attempt without an id.
-        if _START in known or not isinstance(known.get("id"), str):
+        if _START in known or known.get("id") is None:
             return
         ids, attached = tracing.attach(request)
         if attached is not None:
@@ -116,21 +116,35 @@ def on_task_init(task_id: str, task: Any) -> None:
 
 
 def _plan(instrumentation: Instrumentation, request: Any, start: bytes) -> None:
-    """Record the steps behind the task, if its producer is not recorded and has not done so."""
-    if not request.retries and "created" not in header_of(request):
-        for planned in extract.planned(instrumentation, decode(start), extract.steps_of(request)):
-            instrumentation.record(planned)
+    """Record the steps behind the task, if its producer has not done so, or did not know what it said."""
+    header = header_of(request)
+    if request.retries or ("created" in header and "blind" not in header and not request.is_eager):
+        return
+    event, steps = decode(start), extract.steps_of(request)
+    for planned in extract.planned(instrumentation, event, steps):
+        instrumentation.record(planned)
+    if "blind" in header:
+        for unrecorded in extract.unrecorded(instrumentation, event, steps):
+            instrumentation.record(unrecorded)
 
 
 def _inherit(instrumentation: Instrumentation, request: Any) -> None:
-    """Give an eager attempt, which has no message, the context that its message would have had."""
+    """Give an eager attempt, which has no message, the header that its message would have had. What `apply` was given
+    as headers may be another task's."""
     caller = calling_task()
     outer = caller.request if caller is not None else None
-    fields = publish.fields(instrumentation, request.id, outer, header_of(request), bool(request.retries))
-    header = {**header_of(request), **context.to_header(fields, instrumentation.encoder)}
+    given = header_of(request)
+    again = bool(request.retries or request.replaced_task_nesting)
+    before = given if again and given else None
+    if before is None and again and outer is not None and outer.id == request.id:
+        before = header_of(outer)
+    at = now()
+    fields = publish.fields(instrumentation, request.id, outer, given, before)
+    header = stamp(request.id, at if before is None else before.get("created"), at)
+    del header["sent"]
+    header |= context.to_header(fields, instrumentation.encoder)
     setattr(request, HEADER, header)
-    header = with_token(request, header, now())
-    _keep(request, header)
+    _keep(request, with_token(request, header, at))
 
 
 def _keep(request: Any, header: dict[str, Any]) -> None:
@@ -194,7 +208,7 @@ def on_postrun(sender: Any, task_id: str, retval: Any, state: Any, **_: Any) -> 
         instrumentation = instrumentation_of(sender.app)
         if instrumentation is None or not (policy := instrumentation.policies[sender.name]).recorded:
             return
-        if not isinstance(known.get("id"), str):
+        if known.get("id") is None:
             return
         if state == "SUCCESS":
             end: Event = {}  # type: ignore[typeddict-item]

@@ -19,7 +19,7 @@ from celery_asynctask.capture.celery_private import (
     log_missing,
     still_waits,
 )
-from celery_asynctask.capture.headers import mark_delivery
+from celery_asynctask.capture.headers import header_of, mark_delivery
 from celery_asynctask.capture.inflight import remember
 from celery_asynctask.capture.instrumentation import (
     Instrumentation,
@@ -45,7 +45,10 @@ def on_received(request: Any, **_: Any) -> None:
     try:
         task = request.task
         instrumentation = instrumentation_of(task.app)
-        if instrumentation is None or not instrumentation.policies[task.name].recorded:
+        if instrumentation is None:
+            return
+        if not instrumentation.policies[task.name].recorded:
+            _tell_unrecorded(instrumentation, request)
             return
         at = time_ns() // 1000
         reference = remember(request)
@@ -61,6 +64,15 @@ def on_received(request: Any, **_: Any) -> None:
             record_waiting(instrumentation)
     except Exception as exc:  # noqa: BLE001 - as `guard` does, whose own call would cost every task
         report("on_received", getattr(request, "id", None), exc)
+
+
+def _tell_unrecorded(instrumentation: Instrumentation, request: Any) -> None:
+    """Record that a task is not to be recorded, if its producer has recorded it without knowing that."""
+    header = header_of(request)
+    if "blind" in header and "created" in header and instrumentation.settings.enabled:
+        event = extract.from_request(Kind.UNRECORDED, request.task.name, Context(request.request_dict), now())
+        del event["run"]
+        instrumentation.record(event)
 
 
 def record_waiting(instrumentation: Instrumentation) -> None:
@@ -86,7 +98,8 @@ def record_waiting(instrumentation: Instrumentation) -> None:
 def _record_received(instrumentation: Instrumentation, request: Any, at: int) -> None:
     context = Context(request.request_dict, args=request.args, kwargs=request.kwargs)
     event = extract.from_request(Kind.RECEIVED, request.task.name, context, at)
-    if "created" not in event:  # its producer is not recorded
+    event["holder"] = instrumentation.journal.source
+    if "created" not in event or "blind" in header_of(context):  # its producer has not told what was requested
         extract.add_requested(event, instrumentation, request.task.name, context)
     instrumentation.record(event)
 

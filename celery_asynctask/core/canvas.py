@@ -23,6 +23,11 @@ class Step(NamedTuple):
     after_chord: bool
     """Whether it is, or follows, the body of a chord that has the carrying task in its header. Its root is then
     unknown beforehand if the header tasks are roots themselves."""
+    hidden: str | None = None
+    """Which arguments its caller hides, by representations of its own (``argsrepr``, ``kwargsrepr``): ``args``,
+    ``kwargs``, or both with a space between."""
+    header: Any = None
+    """The header ``asynctask`` that its caller gave it, as it is."""
 
 
 def steps(task_id: str, chain: Any, chord: Any, callbacks: Any) -> list[Step]:
@@ -66,7 +71,10 @@ def _walk(signature: Any, parent: str | None, after_chord: bool) -> Iterator[Ste
         case _:
             task_id, name = options.get("task_id"), signature.get("task")
             if isinstance(task_id, str) and isinstance(name, str):
-                yield Step(task_id, name, signature.get("args"), kwargs, parent, after_chord)
+                header = _mapping(options.get("headers")).get("asynctask")
+                yield Step(
+                    task_id, name, signature.get("args"), kwargs, parent, after_chord, hidden_by(options), header
+                )
                 parent = task_id
     previous = parent
     for later in reversed(_list(options.get("chain"))):  # a chord in a chain gives the rest of it to its body
@@ -75,6 +83,11 @@ def _walk(signature: Any, parent: str | None, after_chord: bool) -> Iterator[Ste
     for callback in _list(options.get("link")):
         yield from _walk(callback, parent, after_chord)
     yield from _walk(options.get("chord"), None, after_chord)
+
+
+def hidden_by(options: Mapping[str, Any]) -> str | None:
+    """`Step.hidden`, by the options that a task is sent with."""
+    return " ".join(name for name in ("args", "kwargs") if options.get(f"{name}repr") is not None) or None
 
 
 def _last_id(signature: Any) -> str | None:

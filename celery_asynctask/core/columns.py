@@ -30,6 +30,8 @@ class Type(enum.Enum):
     LONG_TEXT = enum.auto()
     TASK_ID = enum.auto()
     """At most 255 characters, compared byte by byte."""
+    SHORT_ID = enum.auto()
+    """At most 64 characters, compared byte by byte."""
     KEY = enum.auto()
     """A key of the fold, compared byte by byte."""
     INTEGER = enum.auto()
@@ -135,7 +137,9 @@ TASK: Final = (
            doc="When its body first started; null: it never ran."),
     Column("celery_task_id", Type.TASK_ID, Group.ROW, nullable=False, search="id",
            api=Property("Celery task UUID from self.request.id"),
-           doc="Celery's task id, unique: ``self.request.id``."),
+           doc="Celery's task id: ``self.request.id``. Unique together with ``customer_key``."),
+    Column("customer_key", Type.SHORT_ID, Group.ROW, nullable=False, search="customer",
+           doc="Key of the customer it is for: a number's text, a UUID, any text; empty: none."),
     Column("root_task_id", Type.TASK_ID, Group.ORIGIN, event="root", search="root",
            api=Property("Root task ID in workflow chain"),
            doc="Root of its workflow, its own id for a root; null: not known (message protocol 1, a "
@@ -158,12 +162,17 @@ TASK: Final = (
            doc="What it returned; null: None, left out, or no success."),
     Column("content", Type.JSON, Group.CONTENT, search="content", holds=Content.VALUE, api=Property(),
            doc="Free content: given with the task, then as the running task updates it; null: none."),
-    Column("customer", Type.LONG, Group.ORIGIN, event="customer", search="customer",
+    Column("customer", Type.LONG, Group.ORIGIN, event="customer",
            api=Property(required=True, read_only=True),
-           doc="Id of the customer it is for; null: not given."),
-    Column("created_by", Type.LONG, Group.ORIGIN, event="created_by", search="created_by",
+           doc="Id of the customer it is for, where that is a number; null: none, or not a number."),
+    Column("created_by", Type.LONG, Group.ORIGIN, event="created_by",
            api=Property(required=True, read_only=True),
-           doc="Id of its creator; null: not given."),
+           doc="Id of its creator, where that is a number; null: not given, or not a number."),
+    Column("created_by_key", Type.SHORT_ID, Group.ORIGIN, search="created_by",
+           doc="Key of its creator, as for the customer; null: not given."),
+    Column("holder", Type.STRING, Group.ORDER, limit=64, event="holder",
+           doc="The journal's name for the process that has received its message, the key of its `AsyncTaskSource`; "
+           "null: none has, or it has started."),
     Column("origin_key", Type.KEY, Group.ORIGIN, nullable=False,
            doc="The fold's key of what was requested (name, args, root, creator, ...): the smallest wins."),
     Column("order_key", Type.KEY, Group.ORDER, nullable=False,
@@ -180,6 +189,8 @@ ATTEMPT: Final = (
            doc="Number of the row."),
     Column("celery_task_id", Type.TASK_ID, Group.ATTEMPT, nullable=False,
            doc="Celery's id of its task; not a foreign key, for an attempt may be stored before its task."),
+    Column("customer_key", Type.SHORT_ID, Group.ATTEMPT, nullable=False,
+           doc="Key of its task's customer; empty: none."),
     Column("run_key", Type.KEY, Group.ATTEMPT, nullable=False,
            doc="The attempt key: names the attempt inside its task and sorts the attempts."),
     Column("name", Type.STRING, Group.ATTEMPT, nullable=False, limit=MAX_NAME,

@@ -23,6 +23,11 @@ class Kind(str, enum.Enum):
     """The broker took the message."""
     RECEIVED = "received"
     """A worker's main process took the message from the broker."""
+    RELEASED = "released"
+    """The process that had received the message is gone without having started the task. Its ``at`` is right after that
+    receive, so that a receive by another process outranks it however late this one is noticed."""
+    UNRECORDED = "unrecorded"
+    """A worker that knows the task, as its producer did not, says that it is not to be recorded."""
     STARTED = "started"
     """An attempt is about to run the body."""
     NOTED = "noted"
@@ -67,6 +72,9 @@ class Event(_Required, total=False):
     """Whether the token was made when the worker's main process received the message, so that it holds that time."""
     created: int
     """When the task was created, from the message header."""
+    chord: bool
+    """Whether the task is, or follows, the body of a chord whose header tasks are not finished: ``created`` is then that
+    of one of them, and the body's own execution is not known beforehand."""
     sent: int
     """When this message was published, from the message header."""
     eta: int
@@ -74,15 +82,22 @@ class Event(_Required, total=False):
     started: int
     """When the attempt started: in an end that carries all that its start said."""
     asked: bool
-    """Whether the event knows what was requested: name, root, parent, customer, creator, args and kwargs."""
+    """Whether the event knows what was requested: name, root, parent, creator, args and kwargs."""
+    blind: bool
+    """Whether the process does not know the task, so that it tells no args and kwargs: it cannot know what to leave out
+    or to redact."""
     root: str | None
     """Root task id; None: not known."""
     parent: str | None
     """Parent task id as Celery gives it (a retry has its own id there)."""
     customer: int
-    """Id of the customer that the task is for."""
+    """Id of the customer that the task is for, if it is a number. Every event of a task says for whom it is."""
+    customer_key: str
+    """That id, if it is a text."""
     created_by: int
-    """Id of the creator."""
+    """Id of the creator, if it is a number."""
+    created_by_key: str
+    """That id, if it is a text."""
     created_by_name: str
     """Name of the creator."""
     content: Any
@@ -104,7 +119,9 @@ class Event(_Required, total=False):
     source: str
     """The journal's name for that process."""
     queue: str
-    """Routing key of the message."""
+    """Queue of the message, or the routing key that leads to it."""
+    holder: str
+    """The journal's name for the process that has received the message."""
     result: Any
     """What the body returned, as JSON."""
     error_type: str

@@ -15,7 +15,17 @@ from typing import Any, NamedTuple
 
 from celery_asynctask.core.columns import ATTEMPT, TASK, Group, Type, names
 from celery_asynctask.core.event import Event, Kind
-from celery_asynctask.core.keys import CHANGED, GIVEN, attempt_key, end_key, order_keys, received_at
+from celery_asynctask.core.keys import (
+    CHANGED,
+    GIVEN,
+    attempt_key,
+    content_key,
+    end_key,
+    execution_of,
+    keys_of,
+    received_at,
+    trace_key,
+)
 from celery_asynctask.core.status import TERMINAL, AsyncTaskStatus
 
 STATUS = {
@@ -23,6 +33,8 @@ STATUS = {
     Kind.UNSENT: AsyncTaskStatus.FAILURE,
     Kind.PUBLISHED: AsyncTaskStatus.PENDING,
     Kind.RECEIVED: AsyncTaskStatus.RECEIVED,
+    Kind.RELEASED: AsyncTaskStatus.PENDING,
+    Kind.UNRECORDED: AsyncTaskStatus.UNRECORDED,
     Kind.STARTED: AsyncTaskStatus.STARTED,
     Kind.NOTED: AsyncTaskStatus.STARTED,
     Kind.LOST: AsyncTaskStatus.LOST,
@@ -37,11 +49,12 @@ STATUS = {
 
 # Looking up a member of an enum runs Python code, so what every event needs is kept by plain strings.
 _STATUS = {kind.value: status.value for kind, status in STATUS.items()}
-_SENT = frozenset({Kind.PUBLISHED.value, Kind.RECEIVED.value})
+_SENT = frozenset({Kind.PUBLISHED.value, Kind.RECEIVED.value, Kind.RELEASED.value})
 _STARTED = Kind.STARTED.value
 _NO_END = frozenset({Kind.STARTED.value, Kind.FOUND.value})
 _PENDING = AsyncTaskStatus.PENDING.value
 _RETRY = AsyncTaskStatus.RETRY.value
+_UNRECORDED = Kind.UNRECORDED.value
 
 
 class TaskGroup(NamedTuple):
@@ -98,7 +111,7 @@ def project(event: Event) -> Partial:
     key = attempt_key(event)
     started = at if kind == _STARTED else event.get("started")
     since = at if started is None else started
-    order, start_order, origin = order_keys(event, key, started)
+    order, start_order, origin = keys_of(event, key, started)
     parent, trace = event.get("parent"), event.get("trace")
     content, noted = event.get("content"), event.get("noted")
     values: Mapping[str, Any] = event
@@ -107,17 +120,18 @@ def project(event: Event) -> Partial:
         if event_key in values:
             task[column] = values[event_key]
     task["celery_task_id"] = task_id
+    task["customer_key"] = customer_key(event)
+    task["created_by_key"] = created_by_key(event)
     task["origin_key"] = origin
     task["parent_task_id"] = parent if parent != task_id else None
-    task["trace_key"] = start_order if trace is not None else ""
+    task["trace_key"] = trace_key(start_order, trace is not None)
     task["span_id"] = event.get("span") if trace is not None else None
-    task["content_key"] = ""
     if noted is not None:
-        task["content_key"] = CHANGED + order
-    elif content is not None:
-        task["content_key"] = GIVEN + start_order
+        task["content_key"] = content_key(order, CHANGED)
+    else:
+        task["content_key"] = content_key(start_order, GIVEN if content is not None else None)
     task["content"] = noted if noted is not None else content
-    task["created_at"] = event.get("created", min(since, at))
+    task["created_at"] = at if kind == _UNRECORDED else event.get("created", min(since, at))
     task["started_at"] = started
     task["order_key"] = order
     task["status"] = status
@@ -126,6 +140,20 @@ def project(event: Event) -> Partial:
     if started is None and not event.get("ran"):
         return Partial(task, {})
     return Partial(task, {key: _project_attempt(event, key, started)})
+
+
+def customer_key(event: Event) -> str:
+    """The key of the customer that the event's task is for, empty for none: with the task id, it identifies the row."""
+    return _key(event.get("customer_key"), event.get("customer")) or ""
+
+
+def created_by_key(event: Event) -> str | None:
+    """The key of the creator of the event's task; None: not given."""
+    return _key(event.get("created_by_key"), event.get("created_by"))
+
+
+def _key(text: str | None, number: int | None) -> str | None:
+    return text if text is not None or number is None else str(number)
 
 
 def _project_attempt(event: Event, key: str, started: int | None) -> dict[str, Any]:
@@ -138,6 +166,7 @@ def _project_attempt(event: Event, key: str, started: int | None) -> dict[str, A
         if event_key in values:
             attempt[column] = values[event_key]
     attempt["celery_task_id"] = event["id"]
+    attempt["customer_key"] = customer_key(event)
     attempt["run_key"] = key
     attempt["name"] = event["name"]
     attempt["retries"] = event.get("retries", 0)
@@ -163,9 +192,12 @@ def _merge_groups(a: dict[str, Any], b: dict[str, Any], groups: Iterable[TaskGro
 def merge_task(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
     """Join two partial task rows of the same task."""
     merged = _merge_groups(a, b, TASK_GROUPS)
+    execution, other_execution = execution_of(a["order_key"]), execution_of(b["order_key"])
     for column in TASK_EARLIEST:
         known, other = a[column], b[column]
-        if known is None or (other is not None and other < known):
+        if execution != other_execution:
+            merged[column] = known if execution > other_execution else other
+        elif known is None or (other is not None and other < known):
             merged[column] = other
     return merged
 
@@ -186,12 +218,17 @@ def merge(a: Partial, b: Partial) -> Partial:
     return Partial(merge_task(a.task, b.task), attempts)
 
 
-def fold_all(events: Iterable[Event]) -> Mapping[str, Partial]:
-    """The rows of the events' tasks, by Celery task id. The events may be of any tasks, in any order, repeated."""
-    partials: dict[str, Partial] = {}
+Identity = tuple[str, str]
+"""What identifies a row: the Celery task id, and the key of the customer, empty for none. Two customers may use the same
+id, and neither must see the other's row."""
+
+
+def fold_all(events: Iterable[Event]) -> Mapping[Identity, Partial]:
+    """The rows of the events' tasks. The events may be of any tasks, in any order, repeated."""
+    partials: dict[Identity, Partial] = {}
     for event in events:
-        task_id = event["id"]
+        identity = event["id"], customer_key(event)
         partial = project(event)
-        known = partials.get(task_id)
-        partials[task_id] = partial if known is None else merge(known, partial)
+        known = partials.get(identity)
+        partials[identity] = partial if known is None else merge(known, partial)
     return partials

@@ -7,14 +7,22 @@ padded with zeros, numbers are in lower-case hex, and what decides first stands 
 key     parts, each with its width                                                    width purpose
 ======= ============================================================================= ===== =======================
 token   time 14, number 6                                                             20    names a delivery
-attempt nesting 2, retries 4, redelivered 1, token 20                                 27    names an attempt of a task
-order   nesting 2, retries 4, stage 1, redelivered 1, token 20, phase 1, time 14      43    the largest wins: status
-trace   an order key; empty without a trace                                           43, 0 the largest wins
-content changed 1, an order key; empty without content                                44, 0 the largest wins
-origin  source 1, nesting 2, retries 4, time 14                                       21    the smallest wins
+attempt created 14, nesting 2, retries 4, redelivered 1, token 20                     41    names an attempt of a task
+order   execution 15, nesting 2, retries 4, stage 1, redelivered 1, token 20, phase   58    the largest wins: status
+        1, time 14
+trace   an order key; without a trace only its execution                              58,15 the largest wins
+content an execution 15, changed 1, the rest of an order key; without content only    59,15 the largest wins
+        the execution
+origin  inverse execution 15, source 1, nesting 2, retries 4, informed 1, time 14     37    the smallest wins
 end     phase 1, time 14; empty of a start, which says nothing of the end             15, 0 the largest wins
 ======= ============================================================================= ===== =======================
 
+* created: when the execution was created, by the header of its message, which retries, replacements and redeliveries
+  keep. A request that is made later under the same id is another execution; the row is that of the newest, whatever the
+  other parts say. Zeros where no header says it.
+* execution: created, and `UNRECORDED` if a worker says that its tasks are not recorded, else `RECORDED`. The first
+  outranks all that is known of the execution.
+* inverse execution: each digit subtracted from the largest, so that the newest execution is the smallest.
 * nesting: how often the task was replaced. A replacement comes after all retries of the task that it replaces.
 * retries: Celery's count, of the message.
 * stage: `STAGE`, how much an event knows of where the message is; `STAGE_ATTEMPT` in every event of an attempt.
@@ -25,7 +33,8 @@ end     phase 1, time 14; empty of a start, which says nothing of the end       
   before an attempt.
 * phase: ``PHASE_…``, which of two events of one attempt counts; 0 before an attempt.
 * changed: `CHANGED` if the attempt has updated the content, which outranks `GIVEN`.
-* source: ``SOURCE_…``, how well an event knows what was requested.
+* source: ``SOURCE_…``, how an event knows what was requested.
+* informed: ``INFORMED_…``, how well: who knows the task and has its message knows better than who sent it.
 * time: of the event, in microseconds since the epoch; in an origin key, of the attempt's start if the event says it.
 
 Attempt keys are stored in the column ``run_key``. Keys are made from events as texts, without an object between,
@@ -52,10 +61,16 @@ RETRIES_DIGITS: Final = 4
 TIME_DIGITS: Final = 14
 NUMBER_DIGITS: Final = 6
 TOKEN_DIGITS: Final = TIME_DIGITS + NUMBER_DIGITS
+EXECUTION_DIGITS: Final = TIME_DIGITS + 1
+MAX_TIME: Final = 16**TIME_DIGITS - 1
 MAX_NESTING: Final = 16**NESTING_DIGITS - 1
 MAX_RETRIES: Final = 16**RETRIES_DIGITS - 1
 """A larger count is written as the largest that a key has room for."""
 
+NOT_CREATED: Final = "0" * TIME_DIGITS
+"""In place of when an execution was created, where no header says it."""
+RECORDED, UNRECORDED = "0", "1"
+"""Whether a worker says that tasks of this name are not recorded."""
 NO_TOKEN: Final = "0" * TOKEN_DIGITS
 """The token of an event of no delivery (published, planned, unsent)."""
 FIRST, REDELIVERED = "0", "1"
@@ -68,7 +83,14 @@ GIVEN, CHANGED = "0", "1"
 # Which of two events of the same retry count says more about where the task is. A message that was planned, then
 # not sent, then sent after all; a message received says more than one published; an event of an attempt outranks
 # both, so a redelivery takes a finished row back only when its body really starts again.
-STAGE: Final = {Kind.PLANNED.value: 0, Kind.UNSENT.value: 1, Kind.PUBLISHED.value: 2, Kind.RECEIVED.value: 3}
+STAGE: Final = {
+    Kind.PLANNED.value: 0,
+    Kind.UNSENT.value: 1,
+    Kind.PUBLISHED.value: 2,
+    Kind.RECEIVED.value: 3,
+    Kind.RELEASED.value: 3,  # it undoes a receive, and the next receive undoes it
+    Kind.UNRECORDED.value: 0,  # its execution outranks all others
+}
 STAGE_ATTEMPT: Final = 4
 
 # Which of two events of one attempt counts. The process that ran the body knows better than the worker's main process,
@@ -86,10 +108,17 @@ PHASE: Final = {
 SOURCE_MESSAGE, SOURCE_UNSENT, SOURCE_PLANNED, SOURCE_NAME_ONLY = range(4)
 SOURCE: Final = {Kind.PLANNED.value: SOURCE_PLANNED, Kind.UNSENT.value: SOURCE_UNSENT}
 
-_PLANNED, _UNSENT = str(STAGE[Kind.PLANNED]), str(STAGE[Kind.UNSENT])
-_MESSAGE: Final = NESTING_DIGITS + RETRIES_DIGITS
-"""Characters of nesting and retries, with which an attempt key and an order key begin."""
-_RECEIVED: Final = slice(_MESSAGE + 1, _MESSAGE + 1 + TIME_DIGITS)
+# Which of two events of one message knows better what was requested. A worker has the message as it was sent, and knows
+# the task's parameters. A producer has the caller's objects, and may not know the task.
+INFORMED_WORKER, INFORMED_PRODUCER, INFORMED_BLIND = range(3)
+
+_PUBLISHED, _UNRECORDED = Kind.PUBLISHED.value, Kind.UNRECORDED.value
+_STAGE_PLANNED, _STAGE_UNSENT = str(STAGE[Kind.PLANNED]), str(STAGE[Kind.UNSENT])
+_MESSAGE: Final = slice(TIME_DIGITS, TIME_DIGITS + NESTING_DIGITS + RETRIES_DIGITS)
+"""Where an attempt key has nesting and retries."""
+_STAGE_AT: Final = EXECUTION_DIGITS + NESTING_DIGITS + RETRIES_DIGITS
+"""Where an order key has its stage."""
+_RECEIVED: Final = slice(_MESSAGE.stop + 1, _MESSAGE.stop + 1 + TIME_DIGITS)
 """Where an attempt key has the time of its token."""
 
 
@@ -106,11 +135,16 @@ _numbers = count(int.from_bytes(os.urandom(3), "big"))
 from its parent's number: it makes tokens for what it runs eagerly, its parent for what it receives."""
 
 
+def created_of(event: Event) -> int:
+    """When the execution of an event was created, in microseconds since the epoch; 0: the event does not know it."""
+    return 0 if event.get("chord") else event.get("created", 0)
+
+
 def attempt_key(event: Event) -> str:
     """The key of the event's attempt: names it inside its task, and sorts attempts in the order they were meant to
     happen."""
     return (
-        f"{min(event.get('nesting', 0), 0xFF):02x}{min(event.get('retries', 0), 0xFFFF):04x}"
+        f"{created_of(event):014x}{min(event.get('nesting', 0), 0xFF):02x}{min(event.get('retries', 0), 0xFFFF):04x}"
         f"{1 if event.get('redelivered') else 0}{event.get('run') or NO_TOKEN}"
     )
 
@@ -121,19 +155,49 @@ def received_at(key: str) -> int:
     return int(key[_RECEIVED], 16)
 
 
-def order_keys(event: Event, run: str, started: int | None) -> tuple[str, str, str]:
-    """The order key of an event, the order key of its attempt's start, and its origin key. ``run`` is its attempt key.
-    The second is the first again where the event does not say when the attempt ``started``."""
-    message, at = run[:_MESSAGE], f"{event['at']:014x}"
-    stage = STAGE.get(event["kind"])
+class Keys(NamedTuple):
+    """The keys of what one event says of its task."""
+
+    order: str
+    start: str
+    """The order key of its attempt's start; ``order`` where the event does not say when the attempt started."""
+    origin: str
+
+
+def keys_of(event: Event, run: str, started: int | None) -> Keys:
+    """The keys of an event. ``run`` is its attempt key, ``started`` when its attempt started, if it says so."""
+    kind, message, at = event["kind"], run[_MESSAGE], f"{event['at']:014x}"
+    unrecorded = kind == _UNRECORDED
+    execution = f"{run[:TIME_DIGITS]}{UNRECORDED if unrecorded else RECORDED}"
+    inverse = f"{MAX_TIME - int(run[:TIME_DIGITS], 16):014x}{RECORDED if unrecorded else UNRECORDED}"
+    stage = STAGE.get(kind)
     if stage is None:
-        order = f"{message}{STAGE_ATTEMPT}{run[_MESSAGE:]}{_phase(event)}{at}"
+        order = f"{execution}{message}{STAGE_ATTEMPT}{run[_MESSAGE.stop :]}{_phase(event)}{at}"
     else:
-        order = f"{message}{stage}{BEFORE_ATTEMPT}{at}"
+        order = f"{execution}{message}{stage}{BEFORE_ATTEMPT}{at}"
+    source = f"{inverse}{_source(event)}{message}{_informed(event)}"
     if started is None:
-        return order, order, f"{_source(event)}{message}{at}"
+        return Keys(order, order, f"{source}{at}")
     since = f"{started:014x}"
-    return order, f"{message}{STAGE_ATTEMPT}{run[_MESSAGE:]}{PHASE_STARTED}{since}", f"{_source(event)}{message}{since}"
+    start = f"{execution}{message}{STAGE_ATTEMPT}{run[_MESSAGE.stop :]}{PHASE_STARTED}{since}"
+    return Keys(order, start, f"{source}{since}")
+
+
+def execution_of(order_key: str) -> str:
+    """The execution of a row, by its order key: the row of the larger one is right."""
+    return order_key[:EXECUTION_DIGITS]
+
+
+def trace_key(order_key: str, has_trace: bool) -> str:
+    """The trace key of a row with this order key of its attempt's start."""
+    return order_key if has_trace else execution_of(order_key)
+
+
+def content_key(order_key: str, content: str | None) -> str:
+    """The content key of a row: ``content`` is `GIVEN`, with the order key of the attempt's start, or `CHANGED`, with
+    that of the event; None: there is no content."""
+    execution = execution_of(order_key)
+    return execution if content is None else f"{execution}{content}{order_key[EXECUTION_DIGITS:]}"
 
 
 def end_key(event: Event) -> str:
@@ -157,6 +221,12 @@ def _source(event: Event) -> int:
     return SOURCE.get(event["kind"], SOURCE_MESSAGE)
 
 
+def _informed(event: Event) -> int:
+    if event.get("blind"):
+        return INFORMED_BLIND
+    return INFORMED_PRODUCER if event["kind"] == _PUBLISHED else INFORMED_WORKER
+
+
 # -- read back -----------------------------------------------------------------------
 
 
@@ -164,18 +234,24 @@ def _hex(digits: int) -> str:
     return f"([0-9a-f]{{{digits}}})"
 
 
+_CREATED_PART: Final = _hex(TIME_DIGITS)
+_EXECUTION_PARTS: Final = f"{_CREATED_PART}[{RECORDED}{UNRECORDED}]"
 _MESSAGE_PARTS: Final = _hex(NESTING_DIGITS) + _hex(RETRIES_DIGITS)
 _DELIVERY_PARTS: Final = f"([{FIRST}{REDELIVERED}]){_hex(TOKEN_DIGITS)}"
-_ORDER_PARTS: Final = f"{_MESSAGE_PARTS}([0-{STAGE_ATTEMPT}]){_DELIVERY_PARTS}([0-{PHASE_INTERNAL}]){_hex(TIME_DIGITS)}"
-_ATTEMPT_KEY: Final = re.compile(_MESSAGE_PARTS + _DELIVERY_PARTS)
-_ORDER_KEY: Final = re.compile(_ORDER_PARTS)
-_CHANGED_CONTENT_KEY: Final = re.compile(CHANGED + _ORDER_PARTS)
-_ORIGIN_KEY_OF_A_STEP: Final = re.compile(f"[{SOURCE_UNSENT}{SOURCE_PLANNED}]{_MESSAGE_PARTS}{_hex(TIME_DIGITS)}")
+_EVENT_PARTS: Final = f"{_MESSAGE_PARTS}([0-{STAGE_ATTEMPT}]){_DELIVERY_PARTS}([0-{PHASE_INTERNAL}]){_hex(TIME_DIGITS)}"
+_ATTEMPT_KEY: Final = re.compile(_CREATED_PART + _MESSAGE_PARTS + _DELIVERY_PARTS)
+_ORDER_KEY: Final = re.compile(_EXECUTION_PARTS + _EVENT_PARTS)
+_CHANGED_CONTENT_KEY: Final = re.compile(_EXECUTION_PARTS + CHANGED + _EVENT_PARTS)
+_ORIGIN_KEY_OF_A_STEP: Final = re.compile(
+    f"{_EXECUTION_PARTS}[{SOURCE_UNSENT}{SOURCE_PLANNED}]{_MESSAGE_PARTS}[0-{INFORMED_BLIND}]{_hex(TIME_DIGITS)}"
+)
 
 
 class AttemptKey(NamedTuple):
     """The parts of an attempt key."""
 
+    created: int
+    """In microseconds since the epoch; 0: not known."""
     nesting: int
     retries: int
     redelivered: bool
@@ -187,23 +263,49 @@ class AttemptKey(NamedTuple):
         match = _ATTEMPT_KEY.fullmatch(text)
         if match is None:
             return None
-        nesting, retries, redelivered, token = match.groups()
-        return cls(int(nesting, 16), int(retries, 16), redelivered == REDELIVERED, token)
+        created, nesting, retries, redelivered, token = match.groups()
+        return cls(int(created, 16), int(nesting, 16), int(retries, 16), redelivered == REDELIVERED, token)
+
+
+class MessageKey(NamedTuple):
+    """The parts of an order key that say which message the task waits with, and since when."""
+
+    created: int
+    """In microseconds since the epoch; 0: not known."""
+    nesting: int
+    retries: int
+    at: int
+    """In microseconds since the epoch."""
+
+    @classmethod
+    def parse(cls, order_key: str) -> MessageKey | None:
+        """Read an order key; None: the text is something else."""
+        match = _ORDER_KEY.fullmatch(order_key)
+        if match is None:
+            return None
+        created, nesting, retries, *_, at = match.groups()
+        return cls(int(created, 16), int(nesting, 16), int(retries, 16), int(at, 16))
+
+
+def is_of_earlier_execution(run_key: str, order_key: str) -> bool:
+    """Whether an attempt belongs to an earlier execution under the same id than the task's row."""
+    ours = _ATTEMPT_KEY.fullmatch(run_key) is not None and _ORDER_KEY.fullmatch(order_key) is not None
+    return ours and run_key[:TIME_DIGITS] < order_key[:TIME_DIGITS]
 
 
 def is_planned(order_key: str) -> bool:
     """Whether the task is only known as a later step of a workflow, not sent yet."""
-    return _has_stage(order_key, _PLANNED)
+    return _has_stage(order_key, _STAGE_PLANNED)
 
 
 def is_unsent(order_key: str) -> bool:
     """Whether the task is a step of a workflow that is never sent."""
-    return _has_stage(order_key, _UNSENT)
+    return _has_stage(order_key, _STAGE_UNSENT)
 
 
 def _has_stage(order_key: str, stage: str) -> bool:
     # The digit first: this is called for every member of a workflow, and most have another digit.
-    return order_key[_MESSAGE : _MESSAGE + 1] == stage and _ORDER_KEY.fullmatch(order_key) is not None
+    return order_key[_STAGE_AT : _STAGE_AT + 1] == stage and _ORDER_KEY.fullmatch(order_key) is not None
 
 
 def happened_at(order_key: str) -> dt.datetime | None:

@@ -30,10 +30,16 @@ class AsyncTaskStatus(str, enum.Enum):
     """The attempt's process went away before it could say how the attempt ended; how far it came is unknown. Decided
     by the recorder that sees the process gone (`recorder.liveness`), or by a worker that shuts down while the task
     runs and its message is acknowledged (`capture.run.on_retry`)."""
+    UNRECORDED = "UNRECORDED"
+    """A worker says that the task is not to be recorded, which its producer did not know. Nothing reads such a row, and
+    the recorder deletes it after a day; until then it keeps late events from bringing the task back."""
 
     def __str__(self) -> str:
         return self.value
 
+
+SHOWN: Final = tuple(status for status in AsyncTaskStatus if status is not AsyncTaskStatus.UNRECORDED)
+"""The statuses of the tasks that are shown."""
 
 TERMINAL: Final = frozenset(
     {

@@ -1,4 +1,4 @@
-"""Which processes live, and which attempts those that are gone were running.
+"""Which processes live, which attempts those that are gone were running, and which messages they held.
 
 A process that records holds a lock on its newest segment; the kernel releases it when the process is gone. The recorder
 of its journal directory sees that, and writes every few seconds to the database which processes live. So an attempt is
@@ -9,6 +9,8 @@ never lost because of its age, however long it takes. It is lost if its process 
 * in other directories: the process's ``last_seen_at`` in the database has not changed for `accounting.SILENT`, by the
   recorder's own clock. The node is gone, or cut off from the database. If it comes back, its attempts are running
   again.
+
+A message that a process had received and not started is released with it: the broker delivers it again, to any worker.
 """
 
 from __future__ import annotations
@@ -16,16 +18,16 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import time
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, cast
 
 from celery_asynctask.core.accounting import SILENT, plural
 from celery_asynctask.core.event import Event, Kind, encode
-from celery_asynctask.core.keys import AttemptKey
+from celery_asynctask.core.keys import AttemptKey, MessageKey
 from celery_asynctask.core.time import now
 from celery_asynctask.journal import Directory
 from celery_asynctask.journal.directory import is_being_written
-from celery_asynctask.store import OpenAttempt, Store
+from celery_asynctask.store import HeldTask, Open, OpenAttempt, Store
 
 logger = logging.getLogger("celery_asynctask.recorder")
 
@@ -61,13 +63,14 @@ class Watch:
         segments = self.directory.segments()
         present = {segment.source for segment in segments}
         alive = {segment.source for segment in segments if is_being_written(segment.path)}
-        self._record(Kind.FOUND, self.store.note_alive(alive), "its process lives")
+        self._record(self.store.note_alive(alive), Kind.FOUND, Kind.RECEIVED, "its process lives")
         gone = dt.timedelta(seconds=LOST_SECONDS)
-        self._record(Kind.LOST, self.store.note_ended(self.directory.id, present, gone), "its process is gone")
-        silent = self._silent()
-        if silent:
+        left = self.store.note_ended(self.directory.id, present, gone)
+        self._record(left, Kind.LOST, Kind.RELEASED, "its process is gone")
+        if silent := self._silent():
             evidence = f"its node has been silent for {_SILENT_SECONDS:.0f} s"
-            self._record(Kind.LOST, self.store.note_silent(silent), evidence)
+            self._record(self.store.note_silent(silent), Kind.LOST, Kind.RELEASED, evidence)
+        self.store.forget_unrecorded()
         self.look_at = time.monotonic() + LOOK_SECONDS
 
     def _silent(self) -> list[str]:
@@ -80,19 +83,54 @@ class Watch:
         }
         return [source for source, (_, since) in self._seen.items() if at - since >= _SILENT_SECONDS]
 
-    def _record(self, kind: Kind, attempts: Iterable[OpenAttempt], evidence: str) -> None:
-        events = [event for attempt in attempts if (event := _event(kind, attempt, evidence)) is not None]
-        if events:
-            self.store.write([encode(event) for event in events])
-            logger.warning(
-                "celery-asynctask records %d %s as %s%s because %s. Tasks: %s.",
-                len(events),
-                plural(len(events), "attempt"),
-                "lost" if kind is Kind.LOST else "running again",
-                "," if len(events) == 1 else ", each",
-                evidence,
-                ", ".join(event["id"] for event in events[:10]) + (", ..." if len(events) > 10 else ""),
-            )
+    def _record(self, left: Open, of_attempt: Kind, of_message: Kind, evidence: str) -> None:
+        attempts = [event for one in left.attempts if (event := _event(of_attempt, one, evidence)) is not None]
+        messages = [event for one in left.held if (event := _held_event(of_message, one)) is not None]
+        if attempts or messages:
+            self.store.write([encode(event) for event in (*attempts, *messages)])
+        if attempts:
+            state = "lost" if of_attempt is Kind.LOST else "running again"
+            _log(attempts, "attempt", state, evidence)
+        if messages:
+            state = "waiting for a worker again" if of_message is Kind.RELEASED else "received again"
+            _log(messages, "message", state, evidence)
+
+
+def _log(events: Sequence[Event], noun: str, state: str, evidence: str) -> None:
+    logger.warning(
+        "celery-asynctask records %d %s as %s%s because %s. Tasks: %s.",
+        len(events),
+        plural(len(events), noun),
+        state,
+        "," if len(events) == 1 else ", each",
+        evidence,
+        ", ".join(event["id"] for event in events[:10]) + (", ..." if len(events) > 10 else ""),
+    )
+
+
+def _identity(task_id: str, customer_key: str, key: AttemptKey | MessageKey) -> Event:
+    """The keys of an event that say which row, execution and message it is about."""
+    event = cast("Event", {"id": task_id, "nesting": key.nesting, "retries": key.retries})
+    if customer_key:
+        event["customer_key"] = customer_key
+    if key.created:
+        event["created"] = key.created
+    return event
+
+
+def _held_event(kind: Kind, held: HeldTask) -> Event | None:
+    """The event that a message is released, or still held. None: the task was imported, with a key that no event can
+    have."""
+    key = MessageKey.parse(held.order_key)
+    if key is None:
+        return None
+    return {
+        **_identity(held.celery_task_id, held.customer_key, key),
+        "kind": kind.value,
+        "at": key.at + 1,  # right after what it undoes: whatever another process has done since then counts
+        "name": held.name,
+        "holder": held.holder,
+    }
 
 
 def _event(kind: Kind, attempt: OpenAttempt, evidence: str) -> Event | None:
@@ -102,13 +140,11 @@ def _event(kind: Kind, attempt: OpenAttempt, evidence: str) -> Event | None:
     if key is None:
         return None
     event: Event = {
-        "id": attempt.celery_task_id,
+        **_identity(attempt.celery_task_id, attempt.customer_key, key),
         "run": key.token,
         "kind": kind.value,
         "at": now(),
         "name": attempt.name,
-        "nesting": key.nesting,
-        "retries": key.retries,
         "redelivered": key.redelivered,
         "ran": True,
         "inferred": True,

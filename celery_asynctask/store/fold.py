@@ -22,17 +22,19 @@ from celery_asynctask.core.event import Kind
 from celery_asynctask.core.status import TERMINAL, AsyncTaskStatus
 
 Assignments = list[tuple[str, sa.ColumnElement[Any]]]
+_TASK_IDENTITY = ("celery_task_id", "customer_key")
+_ATTEMPT_IDENTITY = (*_TASK_IDENTITY, "run_key")
 
 
 def task_upsert(dialect: str, table: sa.Table, rows: sa.Select[Any] | None = None) -> Insert:
     """INSERT of partial task rows that joins each with the stored row. The partial rows are what ``rows`` selects;
     without it, they are parameters named after the columns."""
-    return _upsert(dialect, table, ["celery_task_id"], _task_assignments, rows)
+    return _upsert(dialect, table, list(_TASK_IDENTITY), _task_assignments, rows)
 
 
 def attempt_upsert(dialect: str, table: sa.Table, rows: sa.Select[Any] | None = None) -> Insert:
     """`task_upsert` for partial attempt rows."""
-    return _upsert(dialect, table, ["celery_task_id", "run_key"], _attempt_assignments, rows)
+    return _upsert(dialect, table, list(_ATTEMPT_IDENTITY), _attempt_assignments, rows)
 
 
 def source_upsert(dialect: str, table: sa.Table) -> Insert:
@@ -65,12 +67,21 @@ def _upsert(
 
 
 def _task_assignments(old: Any, new: Any) -> Assignments:
-    """The columns of a task row, except its key, that join ``old`` with ``new``. Where all of ``new`` is null, they are
-    those of ``old``."""
-    return _groups(fold.TASK_GROUPS, old, new) + [
-        (name, sa.case((new[name] < old[name], new[name]), else_=sa.func.coalesce(old[name], new[name])))
-        for name in fold.TASK_EARLIEST
-    ]
+    """The columns of a task row, except its identity, that join ``old`` with ``new``. Where all of ``new`` is null,
+    they are those of ``old``."""
+    ours, theirs = _execution_of(old["order_key"]), _execution_of(new["order_key"])
+    return [
+        (
+            name,
+            sa.case(
+                (theirs > ours, new[name]),
+                (theirs < ours, old[name]),
+                (new[name] < old[name], new[name]),
+                else_=sa.func.coalesce(old[name], new[name]),
+            ),
+        )
+        for name in fold.TASK_EARLIEST  # first: MySQL reads the order key as it has assigned it
+    ] + _groups(fold.TASK_GROUPS, old, new)
 
 
 def _attempt_assignments(old: Any, new: Any) -> Assignments:
@@ -101,10 +112,12 @@ _SQL: Mapping[Type, Any] = {
 }
 """The SQL type of an event key, by the type of the column it is copied to; any other type is text."""
 _COLUMNS: Mapping[str, Any] = {
-    **dict.fromkeys(("id", "run", "kind", "parent", "span", "outcome"), sa.Text),
+    **dict.fromkeys(
+        ("id", "run", "kind", "parent", "span", "outcome", "customer_key", "created_by_key"), sa.Text
+    ),
     **dict.fromkeys(("at", "started", "created"), sa.BigInteger),
     **dict.fromkeys(("nesting", "retries"), sa.Integer),
-    **dict.fromkeys(("redelivered", "delivered", "asked", "again", "ran", "inferred", "internal"), sa.Boolean),
+    **dict.fromkeys(("redelivered", "delivered", "asked", "again", "ran", "inferred", "internal", "blind", "chord"), sa.Boolean),
     **dict.fromkeys(("content", "noted"), postgresql.JSONB),
     **{column.event: _SQL.get(column.type, sa.Text) for column in (*TASK, *ATTEMPT) if column.event is not None},
 }
@@ -125,22 +138,28 @@ def insert_events(task_table: Any, attempt_table: Any) -> sa.TextClause:
 
 
 def _task_rows(first: sa.CTE, second: sa.CTE) -> sa.Select[Any]:
-    """One row for each task of the first document."""
+    """One row for each task that either document mentions. Both may have events of one id for different customers."""
     old, new = (_select(_tasks(event.c)).subquery() for event in (first, second))
-    same = new.c.celery_task_id == old.c.celery_task_id
-    columns = {"celery_task_id": old.c.celery_task_id, **dict(_task_assignments(old.c, new.c))}
-    return _in_order(columns, ["celery_task_id"]).select_from(old.outerjoin(new, same))
+    return _joined(old, new, _TASK_IDENTITY, {}, _task_assignments(old.c, new.c))
 
 
 def _attempt_rows(first: sa.CTE, second: sa.CTE) -> sa.Select[Any]:
     """One row for each attempt that either document mentions."""
     old, new = (_select(_attempts(event.c)).where(_has_attempt(event.c)).subquery() for event in (first, second))
-    same = sa.and_(new.c.celery_task_id == old.c.celery_task_id, new.c.run_key == old.c.run_key)
-    columns: dict[str, Any] = {name: sa.func.coalesce(old.c[name], new.c[name]) for name in fold.ATTEMPT_CONSTANT}
+    constant = {name: sa.func.coalesce(old.c[name], new.c[name]) for name in fold.ATTEMPT_CONSTANT}
+    return _joined(old, new, _ATTEMPT_IDENTITY, constant, _attempt_assignments(old.c, new.c))
+
+
+def _joined(
+    old: sa.Subquery, new: sa.Subquery, identity: Sequence[str], constant: Mapping[str, Any], joined: Assignments
+) -> sa.Select[Any]:
+    """The rows of both, each joined with the other's of the same identity."""
+    same = sa.and_(*(new.c[name] == old.c[name] for name in identity))
     is_new = old.c.celery_task_id.is_(None)
-    joined = _attempt_assignments(old.c, new.c)
+    columns: dict[str, Any] = {name: sa.func.coalesce(old.c[name], new.c[name]) for name in identity}
+    columns |= constant
     columns |= {name: sa.case((is_new, new.c[name]), else_=value) for name, value in joined}
-    return _in_order(columns, ["celery_task_id", "run_key"]).select_from(old.outerjoin(new, same, full=True))
+    return _in_order(columns, identity).select_from(old.outerjoin(new, same, full=True))
 
 
 def _has_attempt(event: Any) -> sa.ColumnElement[bool]:
@@ -176,7 +195,13 @@ def _events(parameter: str) -> sa.CTE:
     token = sa.func.coalesce(event.run, keys.NO_TOKEN, type_=sa.Text)
     nesting = sa.func.least(sa.func.coalesce(event.nesting, 0), keys.MAX_NESTING)
     retries = sa.func.least(sa.func.coalesce(event.retries, 0), keys.MAX_RETRIES)
+    created = sa.case((event.chord, 0), else_=sa.func.coalesce(event.created, 0))
+    is_unrecorded = event.kind == Kind.UNRECORDED
     parts = {
+        "created_hex": _hex(created, keys.TIME_DIGITS),
+        "standing": sa.case((is_unrecorded, keys.UNRECORDED), else_=keys.RECORDED),
+        "inverse": _hex(keys.MAX_TIME - created, keys.TIME_DIGITS)
+        + sa.case((is_unrecorded, keys.RECORDED), else_=keys.UNRECORDED),
         "prefix": _hex(nesting, keys.NESTING_DIGITS) + _hex(retries, keys.RETRIES_DIGITS),
         "delivery": sa.case((event.redelivered, keys.REDELIVERED), else_=keys.FIRST) + token,
         "at_hex": _hex(event.at, keys.TIME_DIGITS),
@@ -222,23 +247,25 @@ def _phase(event: Any) -> sa.ColumnElement[Any]:
 
 def _order(event: Any) -> sa.ColumnElement[Any]:
     """The order key, as `core.keys.order_keys` makes it."""
+    prefix = event.created_hex + event.standing + event.prefix
     stages = [
-        (event.kind == kind, event.prefix + f"{stage}{keys.BEFORE_ATTEMPT}" + event.at_hex)
+        (event.kind == kind, prefix + f"{stage}{keys.BEFORE_ATTEMPT}" + event.at_hex)
         for kind, stage in keys.STAGE.items()
     ]
-    attempt = event.prefix + str(keys.STAGE_ATTEMPT) + event.delivery + event.phase + event.at_hex
+    attempt = prefix + str(keys.STAGE_ATTEMPT) + event.delivery + event.phase + event.at_hex
     return sa.case(*stages, else_=attempt)
 
 
 def _start_order(event: Any) -> sa.ColumnElement[Any]:
     """The order key of the start that an end carries; any other event has only its own order key."""
-    start = event.prefix + str(keys.STAGE_ATTEMPT) + event.delivery + str(keys.PHASE_STARTED)
+    prefix = event.created_hex + event.standing + event.prefix
+    start = prefix + str(keys.STAGE_ATTEMPT) + event.delivery + str(keys.PHASE_STARTED)
     return sa.case((event.started.is_(None), _order(event)), else_=start + _hex(event.started, keys.TIME_DIGITS))
 
 
 def _status(event: Any) -> sa.ColumnElement[Any]:
     """`core.fold.status_of`."""
-    sent_again = sa.and_(event.kind.in_([Kind.PUBLISHED, Kind.RECEIVED]), event.retries > 0)
+    sent_again = sa.and_(event.kind.in_([Kind.PUBLISHED, Kind.RECEIVED, Kind.RELEASED]), event.retries > 0)
     return sa.case(
         (event.again, AsyncTaskStatus.PENDING.value),
         (sent_again, AsyncTaskStatus.RETRY.value),
@@ -248,23 +275,39 @@ def _status(event: Any) -> sa.ColumnElement[Any]:
 
 def _keys(event: Any) -> dict[str, Any]:
     """The keys of the groups in `core.fold`, except ``order_key``, and the attempt key."""
-    has_trace = event.trace.is_not(None)
-    origin = sa.case(
+    source = sa.case(
         (sa.func.coalesce(event.asked, False).is_(False), str(keys.SOURCE_NAME_ONLY)),
         *((event.kind == kind, str(source)) for kind, source in keys.SOURCE.items()),
         else_=str(keys.SOURCE_MESSAGE),
     )
+    informed = sa.case(
+        (event.blind, str(keys.INFORMED_BLIND)),
+        (event.kind == Kind.PUBLISHED, str(keys.INFORMED_PRODUCER)),
+        else_=str(keys.INFORMED_WORKER),
+    )
+    execution = _execution_of(event.order_key)
+
+    def content_of(whose: str, order: Any) -> Any:
+        return execution + whose + sa.func.substr(order, keys.EXECUTION_DIGITS + 1)
+
     return {
-        "origin_key": origin + event.prefix + _hex(_since(event), keys.TIME_DIGITS),
-        "trace_key": sa.case((has_trace, event.start_order), else_=sa.literal("")),
+        "origin_key": event.inverse + source + event.prefix + informed + _hex(_since(event), keys.TIME_DIGITS),
+        "trace_key": sa.case((event.trace.is_not(None), event.start_order), else_=execution),
         "content_key": sa.case(
-            (event.noted.is_not(None), sa.literal(keys.CHANGED) + event.order_key),
-            (event.content.is_not(None), sa.literal(keys.GIVEN) + event.start_order),
-            else_=sa.literal(""),
+            (event.noted.is_not(None), content_of(keys.CHANGED, event.order_key)),
+            (event.content.is_not(None), content_of(keys.GIVEN, event.start_order)),
+            else_=execution,
         ),
-        "run_key": event.prefix + event.delivery,
+        "run_key": event.created_hex + event.prefix + event.delivery,
         "end_key": sa.case((event.kind == Kind.STARTED, sa.literal("")), else_=event.phase + event.at_hex),
     }
+
+
+def _execution_of(order_key: Any) -> sa.ColumnElement[Any]:
+    """`core.keys.execution_of`."""
+    # Constants in the text: the parameters of an upsert are its columns.
+    digits: Any = sa.literal_column(str(keys.EXECUTION_DIGITS))
+    return sa.func.substr(order_key, sa.literal_column("1"), digits, type_=sa.Text)
 
 
 def _since(event: Any) -> sa.ColumnElement[Any]:
@@ -286,19 +329,31 @@ def _tasks(event: Any) -> dict[str, Any]:
     return {
         **_copied(event, TASK),
         "celery_task_id": event.id,
+        "customer_key": _customer_key(event),
+        "created_by_key": sa.func.coalesce(event.created_by_key, sa.cast(event.created_by, sa.Text)),
         "origin_key": event.origin_key,
         "parent_task_id": sa.func.nullif(event.parent, event.id),
         "trace_key": event.trace_key,
         "span_id": sa.case((event.trace.is_not(None), event.span)),
         "content_key": event.content_key,
         "content": sa.func.coalesce(event.noted, event.content),
-        "created_at": _time(sa.func.coalesce(event.created, sa.func.least(_since(event), event.at))),
+        "created_at": _time(
+            sa.case(
+                (event.kind == Kind.UNRECORDED, event.at),
+                else_=sa.func.coalesce(event.created, sa.func.least(_since(event), event.at)),
+            )
+        ),
         "started_at": _time(sa.case((event.kind == Kind.STARTED, event.at), else_=event.started)),
         "order_key": event.order_key,
         "status": status,
         "retries": sa.func.coalesce(event.retries, 0),
         "completed_at": sa.case((status.in_([terminal.value for terminal in TERMINAL]), _time(event.at))),
     }
+
+
+def _customer_key(event: Any) -> sa.ColumnElement[Any]:
+    """`core.fold.customer_key`."""
+    return _bytewise(sa.func.coalesce(event.customer_key, sa.cast(event.customer, sa.Text), ""))
 
 
 def _attempts(event: Any) -> dict[str, Any]:
@@ -316,6 +371,7 @@ def _attempts(event: Any) -> dict[str, Any]:
         **{name: sa.case((has_start, value)) for name, value in starts.items()},
         **_copied(event, (column for column in ATTEMPT if column.group is not Group.START)),
         "celery_task_id": event.id,
+        "customer_key": _customer_key(event),
         "run_key": event.run_key,
         "name": event.name,
         "retries": sa.func.coalesce(event.retries, 0),

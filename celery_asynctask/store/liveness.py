@@ -1,4 +1,4 @@
-"""The statements behind `recorder.liveness`: which processes live, and the attempts they left open."""
+"""The statements behind `recorder.liveness`: which processes live, and the attempts and messages they left open."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Select, select, update
 
-from celery_asynctask.store.tables import async_task_attempt, async_task_source
+from celery_asynctask.core.status import AsyncTaskStatus
+from celery_asynctask.store.tables import async_task, async_task_attempt, async_task_source
 
+_task: Any = async_task.c
 _attempt: Any = async_task_attempt.c
 _source: Any = async_task_source.c
 _LIMIT = 1000
@@ -20,6 +22,7 @@ class OpenAttempt(NamedTuple):
     """An attempt without a known end, or one recorded as lost, with its process."""
 
     celery_task_id: str
+    customer_key: str
     run_key: str
     name: str
     host: str
@@ -28,10 +31,28 @@ class OpenAttempt(NamedTuple):
     last_seen_at: dt.datetime
 
 
+class HeldTask(NamedTuple):
+    """A task whose message a process has received and not started, or had when it was found gone."""
+
+    celery_task_id: str
+    customer_key: str
+    order_key: str
+    name: str
+    holder: str
+
+
+class Open(NamedTuple):
+    """What processes left open, or are found to have open still."""
+
+    attempts: list[OpenAttempt]
+    held: list[HeldTask]
+
+
 def _attempts(*conditions: Any) -> Select[Any]:
     return (
         select(
             _attempt.celery_task_id,
+            _attempt.customer_key,
             _attempt.run_key,
             _attempt.name,
             _source.host,
@@ -50,51 +71,59 @@ def _fetch(connection: Connection, statement: Select[Any]) -> list[OpenAttempt]:
     return [OpenAttempt(*row) for row in connection.execute(statement)]
 
 
-def note_alive(connection: Connection, sources: Collection[str], seen: dt.datetime) -> list[OpenAttempt]:
-    """Note that these processes were seen alive at ``seen``. Returns the attempts that were recorded as lost because
-    one of these processes was taken for gone."""
+def _held(connection: Connection, status: AsyncTaskStatus, *conditions: Any) -> list[HeldTask]:
+    columns = (_task.celery_task_id, _task.customer_key, _task.order_key, _task.name, _task.holder)
+    statement = (
+        select(*columns)
+        .join_from(async_task, async_task_source, _task.holder == _source.source)
+        .where(_task.status == status, *conditions)
+        .order_by(_task.id)
+        .limit(_LIMIT)
+    )
+    return [HeldTask(*row) for row in connection.execute(statement)]
+
+
+def note_alive(connection: Connection, sources: Collection[str], seen: dt.datetime) -> Open:
+    """Note that these processes were seen alive at ``seen``. Returns what was recorded as lost or released because one
+    of these processes was taken for gone."""
     if not sources:
-        return []
+        return Open([], [])
     were_gone = (_source.source.in_(sources), _source.ended_at.is_not(None))
     attempts = _fetch(
         connection,
         _attempts(*were_gone, _attempt.outcome == "lost", _attempt.error_type == "WorkerLostError"),
     )
+    held = _held(connection, AsyncTaskStatus.PENDING, *were_gone)
+    held += _held(connection, AsyncTaskStatus.RETRY, *were_gone)
     statement = update(async_task_source).where(_source.source.in_(sources))
     connection.execute(statement.values(last_seen_at=seen, ended_at=None))
-    return attempts
+    return Open(attempts, held)
 
 
 def note_ended(
     connection: Connection, journal: str, there: Collection[str], seen: dt.datetime, patience: dt.timedelta
-) -> list[OpenAttempt]:
-    """Note that the processes of a journal, except those still ``there``, are gone. Returns the open attempts of
-    those that were found gone at least ``patience`` ago."""
+) -> Open:
+    """Note that the processes of a journal, except those still ``there``, are gone. Returns what those left open that
+    were found gone at least ``patience`` ago."""
     statement = update(async_task_source).where(
         _source.journal == journal,
         _source.ended_at.is_(None),
         _source.source.not_in(there),
     )
     connection.execute(statement.values(ended_at=seen))
-    return _fetch(
-        connection,
-        _attempts(
-            _attempt.ended_at.is_(None),
-            _attempt.started_at.is_not(None),
-            _source.journal == journal,
-            _source.ended_at <= seen - patience,
-        ),
-    )
+    return _left_open(connection, _source.journal == journal, _source.ended_at <= seen - patience)
 
 
-def note_silent(connection: Connection, sources: Collection[str], seen: dt.datetime) -> list[OpenAttempt]:
-    """Note that these processes are gone. Returns the attempts they were running."""
+def note_silent(connection: Connection, sources: Collection[str], seen: dt.datetime) -> Open:
+    """Note that these processes are gone. Returns what they left open."""
     statement = update(async_task_source).where(_source.source.in_(sources))
     connection.execute(statement.values(ended_at=seen))
-    return _fetch(
-        connection,
-        _attempts(_attempt.ended_at.is_(None), _attempt.started_at.is_not(None), _source.source.in_(sources)),
-    )
+    return _left_open(connection, _source.source.in_(sources))
+
+
+def _left_open(connection: Connection, *conditions: Any) -> Open:
+    attempts = _attempts(_attempt.ended_at.is_(None), _attempt.started_at.is_not(None), *conditions)
+    return Open(_fetch(connection, attempts), _held(connection, AsyncTaskStatus.RECEIVED, *conditions))
 
 
 def others(connection: Connection, journal: str) -> dict[str, dt.datetime]:

@@ -25,7 +25,7 @@ class Base(DeclarativeBase):
 class AsyncTask(Base):
     """One Celery execution: a row for everything that happened under one task id, however often it was retried.
 
-    The table is ``async_task``, and ``celery_task_id`` is unique. `core.columns.TASK` documents each column, its source
+    The table is ``async_task``; ``celery_task_id`` and ``customer_key`` are unique together. `core.columns.TASK` documents each column, its source
     and the meaning of null; so does ``AsyncTask.<column>.doc``. The ``…_key`` columns belong to the recorder.
     """
 
@@ -43,6 +43,7 @@ class AsyncTask(Base):
     completed_at: Mapped[dt.datetime | None]
     started_at: Mapped[dt.datetime | None]
     celery_task_id: Mapped[str]
+    customer_key: Mapped[str]
     root_task_id: Mapped[str | None]
     parent_task_id: Mapped[str | None]
     trace_id: Mapped[str | None]
@@ -53,6 +54,8 @@ class AsyncTask(Base):
     content: Mapped[Any]
     customer: Mapped[int | None]
     created_by: Mapped[int | None]
+    created_by_key: Mapped[str | None]
+    holder: Mapped[str | None]
     origin_key: Mapped[str]
     order_key: Mapped[str]
     trace_key: Mapped[str]
@@ -65,7 +68,7 @@ class AsyncTask(Base):
 class AsyncTaskAttempt(Base):
     """One attempt: one run of a task's body, whether the first, a retry, a redelivery or a replacement.
 
-    The table is ``async_task_attempt``, with a unique pair of ``celery_task_id`` and ``run_key``. An attempt may be
+    The table is ``async_task_attempt``; ``celery_task_id``, ``customer_key`` and ``run_key`` are unique together. An attempt may be
     stored before its task, so there is no foreign key. `core.columns.ATTEMPT` documents each column.
     """
 
@@ -74,6 +77,7 @@ class AsyncTaskAttempt(Base):
 
     id: Mapped[int]
     celery_task_id: Mapped[str]
+    customer_key: Mapped[str]
     run_key: Mapped[str]
     name: Mapped[str]
     retries: Mapped[int]
@@ -107,7 +111,11 @@ class AsyncTaskAttempt(Base):
 _earlier = aliased(AsyncTaskAttempt)
 AsyncTaskAttempt.attempt = column_property(
     select(func.count())
-    .where(_earlier.celery_task_id == AsyncTaskAttempt.celery_task_id, _earlier.run_key <= AsyncTaskAttempt.run_key)
+    .where(
+        _earlier.celery_task_id == AsyncTaskAttempt.celery_task_id,
+        _earlier.customer_key == AsyncTaskAttempt.customer_key,
+        _earlier.run_key <= AsyncTaskAttempt.run_key,
+    )
     .scalar_subquery()
 )
 

@@ -18,11 +18,12 @@ from celery_asynctask.core.accounting import left_over
 from celery_asynctask.core.event import decode, encode
 from celery_asynctask.core.fold import fold_all
 from celery_asynctask.core.forking import importing
+from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.core.time import time_of
 from celery_asynctask.settings import Settings, engine_options
 from celery_asynctask.store import fold, liveness
 from celery_asynctask.store.executemany import Rows
-from celery_asynctask.store.liveness import OpenAttempt
+from celery_asynctask.store.liveness import Open
 from celery_asynctask.store.remedies import make_engine, usable
 from celery_asynctask.store.schema import create_tables
 from celery_asynctask.store.tables import async_task, async_task_attempt, async_task_revision, async_task_source
@@ -35,6 +36,8 @@ _VALUE_ERRORS = (ValueError, TypeError, LookupError, ArithmeticError, AttributeE
 """What Python, or a driver before it reaches the database, raises for a value that no column takes."""
 _MYSQL_VALUE_ERRORS = frozenset({3140, 3141, 3157, 3819, 4025})
 """Errors of MySQL and MariaDB about JSON and check constraints, which their drivers call operational."""
+_UNRECORDED_KEPT: Final = dt.timedelta(days=1)
+"""As long as a late event of the same task may still come."""
 _ADVANCE = sa.update(async_task_revision).values(revision=async_task_revision.c.revision + 1)
 
 
@@ -157,20 +160,27 @@ class Store:
             if parameters:
                 connection.exec_driver_sql(rows.sql, parameters)
 
-    def note_alive(self, sources: Collection[str]) -> list[OpenAttempt]:
+    def note_alive(self, sources: Collection[str]) -> Open:
         """`liveness.note_alive`, now. Raises `sqlalchemy.exc.SQLAlchemyError`, as the next three do."""
         with self.engine.begin() as connection:
             return liveness.note_alive(connection, sources, _now())
 
-    def note_ended(self, journal: str, there: Collection[str], patience: dt.timedelta) -> list[OpenAttempt]:
+    def note_ended(self, journal: str, there: Collection[str], patience: dt.timedelta) -> Open:
         """`liveness.note_ended`, now."""
         with self.engine.begin() as connection:
             return liveness.note_ended(connection, journal, there, _now(), patience)
 
-    def note_silent(self, sources: Collection[str]) -> list[OpenAttempt]:
+    def note_silent(self, sources: Collection[str]) -> Open:
         """`liveness.note_silent`, now."""
         with self.engine.begin() as connection:
             return liveness.note_silent(connection, sources, _now())
+
+    def forget_unrecorded(self) -> None:
+        """Delete the rows of tasks that were not to be recorded, a day after a worker said so."""
+        before = _now() - _UNRECORDED_KEPT
+        unrecorded = async_task.c.status == AsyncTaskStatus.UNRECORDED
+        with self.engine.begin() as connection:
+            connection.execute(sa.delete(async_task).where(unrecorded, async_task.c.created_at < before))
 
     def others(self, journal: str) -> dict[str, dt.datetime]:
         """`liveness.others`."""

@@ -75,6 +75,8 @@ Key = sa.String(64, collation="C").with_variant(sa.String(64), "sqlite", "mysql"
 """A fixed-width key of digits and lower-case letters, compared byte by byte."""
 TaskId = sa.String(255, collation="C").with_variant(sa.String(255), "sqlite", "mysql", "mariadb")
 """A task id, compared byte by byte, so that an index can find it by its beginning."""
+ShortId = sa.String(64, collation="C").with_variant(sa.String(64), "sqlite", "mysql", "mariadb")
+"""The key of a customer or creator, compared byte by byte."""
 Status = sa.Enum(AsyncTaskStatus, native_enum=False, length=16, create_constraint=False)
 
 _TYPES: Final[Mapping[columns.Type, Any]] = {
@@ -82,6 +84,7 @@ _TYPES: Final[Mapping[columns.Type, Any]] = {
     columns.Type.TEXT: sa.Text,
     columns.Type.LONG_TEXT: LongText,
     columns.Type.TASK_ID: TaskId,
+    columns.Type.SHORT_ID: ShortId,
     columns.Type.KEY: Key,
     columns.Type.INTEGER: sa.Integer,
     columns.Type.LONG: sa.BigInteger,
@@ -114,7 +117,7 @@ async_task = sa.Table(
     "async_task",
     metadata,
     *map(_column, columns.TASK),
-    sa.UniqueConstraint("celery_task_id", name="uq_async_task_celery_task_id"),
+    sa.UniqueConstraint("celery_task_id", "customer_key", name="uq_async_task_identity"),
     sa.CheckConstraint(f"(completed_at IS NOT NULL) = (status IN ({_TERMINAL_SQL}))", name="ck_async_task_completed"),
     sa.Index("ix_async_task_created_at", "created_at"),  # newest first
     sa.Index("ix_async_task_root_task_id", "root_task_id"),  # a whole workflow
@@ -122,9 +125,16 @@ async_task = sa.Table(
     _partial_index("trace_id"),  # from a trace to its tasks
     sa.Index("ix_async_task_status", "status", "created_at"),  # newest failures, waiting tasks
     sa.Index("ix_async_task_name", "name", "created_at"),  # newest of a name, its statistics
-    _partial_index("customer", "created_at"),  # newest of a customer
-    _partial_index("created_by", "created_at"),  # newest of a creator
+    sa.Index(  # newest of a customer
+        "ix_async_task_customer_key",
+        "customer_key",
+        "created_at",
+        postgresql_where=sa.text("customer_key <> ''"),
+        sqlite_where=sa.text("customer_key <> ''"),
+    ),
+    _partial_index("created_by_key", "created_at"),  # newest of a creator
     _partial_index("error_type", "created_at"),  # newest of an error
+    _partial_index("holder"),  # what a process had received when it ended
     **_MYSQL,
 )
 
@@ -132,7 +142,7 @@ async_task_attempt = sa.Table(
     "async_task_attempt",
     metadata,
     *map(_column, columns.ATTEMPT),
-    sa.UniqueConstraint("celery_task_id", "run_key", name="uq_async_task_attempt_run"),
+    sa.UniqueConstraint("celery_task_id", "customer_key", "run_key", name="uq_async_task_attempt_run"),
     sa.Index(  # what a process ran when it ended
         "ix_async_task_attempt_open",
         "source",

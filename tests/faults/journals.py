@@ -18,7 +18,7 @@ from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
 from celery_asynctask.store.models import AsyncTaskSource
 from tests.histories import HISTORIES, about
-from tests.integration.rows import stored
+from tests.integration.rows import stored_rows
 
 _KIND = "noted"
 LENGTH = len(HISTORIES[_KIND]())
@@ -99,7 +99,7 @@ def check(settings: Settings, lives: Iterable[Life]) -> int:
         events += [event_of(life.number, number) for number in range(1, source.stored + 1)]
     assert not problems, "\n".join([*problems, f"quarantine: {quarantine[:5]}"])
     assert not sources, f"sources of nobody: {list(sources)}"
-    assert stored(store) == fold_all(events)
+    assert stored_rows(store) == fold_all(events)
     store.close()
     return len(events)
 

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Table, select
 from sqlalchemy.orm import Session
 
-from celery_asynctask.core.fold import Partial, project
+from celery_asynctask.core.fold import Identity, Partial, project
 from celery_asynctask.store import Store
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
 from tests.histories import Delivery
@@ -24,19 +24,31 @@ def rows(store: Store) -> dict[str, AsyncTask]:
 
 
 def stored(store: Store, prefix: str = "") -> dict[str, Partial]:
-    """Rows and attempts of the tasks whose id begins with ``prefix``, by id. Columns that the fold does not know must
-    be empty, and are left out."""
+    """`stored_rows` by id, where no id is used for two customers."""
+    partials = stored_rows(store, prefix)
+    by_id = {task_id: partial for (task_id, _), partial in partials.items()}
+    assert len(by_id) == len(partials)
+    return by_id
+
+
+def stored_rows(store: Store, prefix: str = "") -> dict[Identity, Partial]:
+    """Rows and attempts of the tasks whose id begins with ``prefix``. Columns that the fold does not know must be empty,
+    and are left out."""
     with store.engine.connect() as connection:
         tasks, attempts = (
             connection.execute(select(table).where(table.c.celery_task_id.startswith(prefix))).mappings().all()
             for table in (_table(AsyncTask), _table(AsyncTaskAttempt))
         )
-    partials = {row["celery_task_id"]: Partial(_plain(row, _TASK), {}) for row in tasks}
+    partials = {_identity(row): Partial(_plain(row, _TASK), {}) for row in tasks}
     assert len(partials) == len(tasks)
     for row in attempts:
-        partials[row["celery_task_id"]].attempts[row["run_key"]] = _plain(row, _ATTEMPT)
+        partials[_identity(row)].attempts[row["run_key"]] = _plain(row, _ATTEMPT)
     assert sum(len(partial.attempts) for partial in partials.values()) == len(attempts)
     return partials
+
+
+def _identity(row: Any) -> Identity:
+    return row["celery_task_id"], row["customer_key"]
 
 
 def _table(model: Any) -> Table:

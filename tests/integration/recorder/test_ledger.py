@@ -30,7 +30,7 @@ from celery_asynctask.store import Store
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt, AsyncTaskSource
 from tests.histories import HISTORIES, ID, published
 from tests.integration.ledger import DAMAGES, Ledger, Source
-from tests.integration.rows import stored
+from tests.integration.rows import stored_rows
 
 SEED = os.environ.get("ASYNCTASK_SEED", "1")
 COUNT = int(os.environ.get("ASYNCTASK_SCHEDULES", "150"))
@@ -325,7 +325,7 @@ class World:
         assert not self.drain.behind, "the drain does not come to an end"
         self._batch(size, rng)
         assert sorted(path.suffix for path in self.path.iterdir() if path.suffix in (".segment", ".new")) == []
-        rows, folded = stored(self.store), fold_all(map(decode, self.ledger.check()))
+        rows, folded = stored_rows(self.store), fold_all(map(decode, self.ledger.check()))
         early = self.ledger.early()
         assert {task: row for task, row in rows.items() if task not in early} == {
             task: row for task, row in folded.items() if task not in early

@@ -43,16 +43,19 @@ def attempts_of(events: list[Event]) -> list[dict[str, Any]]:
 def test_fold_all_keeps_tasks_apart() -> None:
     one, other = published(), {**published(5), "id": "other"}
     folded = fold_all([one, other, {**other, "kind": Kind.STARTED.value}])  # type: ignore[list-item, typeddict-item]
-    assert {task_id: partial.task["status"] for task_id, partial in folded.items()} == {
-        ID: "PENDING",
-        "other": "STARTED",
+    assert {identity: partial.task["status"] for identity, partial in folded.items()} == {
+        (ID, ""): "PENDING",
+        ("other", ""): "STARTED",
     }
 
 
 def test_fold_all_is_the_fold_of_each() -> None:
     histories = {name: about(make(), name) for name, make in HISTORIES.items()}
     mixed = [one for events in zip_longest(*histories.values()) for one in events if one is not None]
-    assert fold_all(mixed) == {name: fold(events) for name, events in histories.items()}
+    folded = fold_all(mixed)
+    assert {name: partial for (name, _), partial in folded.items()} == {
+        name: fold(events) for name, events in histories.items()
+    }
 
 
 def test_fold_of_nothing() -> None:
@@ -205,8 +208,8 @@ def test_what_was_requested_comes_from_the_first_message_and_stays() -> None:
 
 def test_what_was_requested_comes_from_the_message_then_from_an_unsent_step_then_from_the_plan() -> None:
     """Whenever they were events: a plan may lack what the step before it passes on."""
-    planned = event(Kind.PLANNED, 0, **asked(args=["planned"]))
-    unsent = event(Kind.UNSENT, 5, **asked(args=["unsent"]))
+    planned = event(Kind.PLANNED, 0, created=ms(0), **asked(args=["planned"]))
+    unsent = event(Kind.UNSENT, 5, created=ms(0), **asked(args=["unsent"]))
     message = published(9, args=["message"])
     run = Delivery(10).received()
     for events, expected in (
@@ -235,9 +238,10 @@ def test_an_event_without_lineage_gives_only_the_name() -> None:
     assert (task["task_args"], task["root_task_id"]) == ([7, "é"], ROOT)
 
 
-def test_created_is_the_earliest_that_anyone_knows() -> None:
-    assert fold([published(5, 4), published(9, 2, retries=1)]).task["created_at"] == ms(2)
-    assert fold([Delivery(7, created=None).received()]).task["created_at"] == ms(7)
+def test_created_is_what_the_header_says_or_the_earliest_event() -> None:
+    assert fold([published(5, 4), published(9, 4, retries=1)]).task["created_at"] == ms(4)
+    without = Delivery(7, created=None)
+    assert fold([without.started(9), without.received()]).task["created_at"] == ms(7)
 
 
 def test_started_is_the_first_attempt_s() -> None:
@@ -260,7 +264,8 @@ def test_an_attempt_in_full() -> None:
     assert attempts_of(events[::-1]) == [attempt]
     assert attempt == {
         "celery_task_id": ID,
-        "run_key": f"0000011{ms(2):014x}a1b2c3",
+        "customer_key": "",
+        "run_key": f"{ms(0):014x}0000011{ms(2):014x}a1b2c3",
         "name": NAME,
         "retries": 1,
         "redelivered": True,
@@ -292,7 +297,7 @@ def test_traces_of_message_and_attempts() -> None:
     assert fold([published(trace="t0")]).task["trace_id"] == "t0"
     partial = fold(HISTORIES["noted"]()[:4])
     assert (partial.task["trace_id"], partial.task["span_id"]) == ("t1", "s1")
-    ended = fold([*HISTORIES["noted"]()[:4], Delivery(2).ended(Kind.FAILED, 5, inferred=True)])
+    ended = fold([*HISTORIES["noted"]()[:4], Delivery(2, customer=42).ended(Kind.FAILED, 5, inferred=True)])
     assert (ended.task["trace_id"], ended.task["span_id"]) == ("t1", "s1")
     assert [(one["trace_id"], one["span_id"]) for one in attempts_of(HISTORIES["noted"]())] == [
         ("t1", "s1"),
@@ -324,7 +329,7 @@ def test_an_end_knows_nothing_of_its_start() -> None:
     [
         {},
         {"content": {"order": 1}},
-        {"trace": "t1", "span": "s1", "customer": 42, "created_by": 7, "created_by_name": "Ada", "eta": ms(1)},
+        {"trace": "t1", "span": "s1", "created_by": 7, "created_by_name": "Ada", "eta": ms(1)},
     ],
 )
 @pytest.mark.parametrize(
@@ -377,7 +382,7 @@ def test_every_column_is_decided_in_one_way() -> None:
         [column for group in groups for column in (group.key, *group.columns)]
         for groups in (TASK_GROUPS, ATTEMPT_GROUPS)
     ]
-    assert sorted(partial.task) == sorted(["celery_task_id", *by_key[0], *TASK_EARLIEST])
+    assert sorted(partial.task) == sorted(["celery_task_id", "customer_key", *by_key[0], *TASK_EARLIEST])
     assert sorted(attempt) == sorted([*ATTEMPT_CONSTANT, *by_key[1], *ATTEMPT_FIRST])
 
 

@@ -11,11 +11,12 @@ from celery_asynctask.core.columns import TASK
 from celery_asynctask.core.event import Event
 from celery_asynctask.core.fold import TASK_GROUPS, merge
 from celery_asynctask.core.status import TERMINAL
-from tests.histories import HISTORIES, ID, NAME, PARENT, ROOT, fold, ms
+from tests.histories import HISTORIES, ID, NAME, PARENT, ROOT, SOURCE, fold, ms
 
 ASKED = {
     **dict.fromkeys(one.name for one in TASK if one.nullable),
     "celery_task_id": ID,
+    "customer_key": "",
     "name": NAME,
     "root_task_id": ROOT,
     "parent_task_id": PARENT,
@@ -23,6 +24,7 @@ ASKED = {
     "task_kwargs": {"currency": "EUR"},
     "created_at": ms(0),
 }
+NOTHING_ASKED = dict.fromkeys(("root_task_id", "parent_task_id", "task_args", "task_kwargs"))
 NO_ERROR = {"error_type": None, "error_message": None}
 
 
@@ -54,6 +56,7 @@ EXPECTED: dict[str, tuple[dict[str, Any], list[tuple[str | None, int | None, int
             result=[1],
             retries=1,
             customer=42,
+            customer_key="42",
             content={"order": 1, "done": 1},
             trace_id="t2",
             span_id="s2",
@@ -66,7 +69,9 @@ EXPECTED: dict[str, tuple[dict[str, Any], list[tuple[str | None, int | None, int
             29,
             retries=1,
             customer=42,
+            customer_key="42",
             created_by=7,
+            created_by_key="7",
             created_by_name="Ada",
             content={"order": 1, "done": 2},
             trace_id="t2",
@@ -117,6 +122,30 @@ EXPECTED: dict[str, tuple[dict[str, Any], list[tuple[str | None, int | None, int
         [],
     ),
     "sent_after_all": (row("SUCCESS", 32, started=31, result="after all"), [("succeeded", 31, 32, 0)]),
+    "body_of_chord": (
+        row("SUCCESS", 62, started=61, created_at=ms(1), task_args=[[1, 2]], result=3),
+        [("succeeded", 61, 62, 0)],
+    ),
+    "used_again": (
+        row("SUCCESS", 103, started=102, created_at=ms(100), task_args=["second"], result="second"),
+        [("retried", 3, 4, 0), ("failed", 11, 12, 1), ("succeeded", 102, 103, 0)],
+    ),
+    "blind_producer": (
+        row("SUCCESS", 301, started=300, customer=42, customer_key="42", task_args=[7, "seen"]),
+        [("succeeded", 300, 301, 0)],
+    ),
+    "wire_form": (row("SUCCESS", 4, task_args=["text"]), [("succeeded", 3, 4, 0)]),
+    "unrecorded": (
+        row("UNRECORDED", started=None, created_at=ms(2), **NOTHING_ASKED),
+        [],
+    ),
+    "recorded_again": (row("SUCCESS", 104, started=103, created_at=ms(100)), [("succeeded", 103, 104, 0)]),
+    "received_and_released": (row("RECEIVED", started=None, holder="another"), []),
+    "released": (row("RETRY", retries=1, holder=SOURCE), [("retried", 3, 4, 0)]),
+    "for_a_customer_with_a_name": (
+        row("FAILURE", 4, customer_key="acme", created_by_key="f3a1", **error("no money")),
+        [("failed", 3, 4, 0)],
+    ),
     "unrecorded_producer": (row("SUCCESS", 4, result=[1, 2], created_at=ms(2)), [("succeeded", 3, 4, 0)]),
     "lost_and_redelivered": (row("SUCCESS", 510, result="found"), [("lost", 3, 100, 0), ("succeeded", 501, 510, 0)]),
     "lost": (row("LOST", 100, **error("shut down", "WorkerShutdown")), [("lost", 3, 100, 0)]),

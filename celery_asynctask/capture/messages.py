@@ -1,0 +1,93 @@
+"""What the fields of a message mean: its task id as it is recorded, its queue, and arguments that its caller hides.
+
+Pure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from celery_asynctask.capture.payload.inspection import inherits
+from celery_asynctask.capture.payload.walk import clean
+from celery_asynctask.core.limits import MAX_TASK_ID
+
+_KEPT: Final = 200
+"""Characters kept of an id that cannot be stored as it is; a checksum follows, so that two such ids stay two."""
+_DELAY: Final = re.compile(r"(?:[01]\.){28}").match
+"""What kombu puts in front of the routing key of a message that RabbitMQ delays: the bits of the delay in seconds, so
+that each delay has another (kombu/transport/native_delayed_delivery.py, MAX_NUMBER_OF_BITS_TO_USE)."""
+_TRUNCATED: Final = 900
+"""Characters from which on Celery may have cut a representation (``argsrepr_maxsize`` is 1,024)."""
+_MAX_LEAVES: Final = 100
+_MAX_LEVELS: Final = 2
+"""Celery writes three levels of a value, and dots for what is below."""
+
+
+def task_id_text(value: Any) -> str | None:
+    """A task id as it is recorded: the text that a broker carries for it; None: it is no id.
+
+    Of an id that is longer than the column, or has characters that databases refuse, it keeps the beginning, with a
+    checksum of the whole.
+    """
+    kind = type(value)
+    if inherits(kind, str):
+        given = str.__str__(value)
+    elif inherits(kind, uuid.UUID):
+        given = uuid.UUID.__str__(value)
+    elif inherits(kind, int):
+        given = int.__repr__(value)
+    else:
+        return None
+    text = clean(given)
+    if len(text) <= MAX_TASK_ID and text is given:
+        return text
+    checksum = hashlib.sha256(given.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{text[:_KEPT]}…{checksum[:32]}"
+
+
+def queue_of(routing_key: Any) -> str | None:
+    """The queue of a message, by its routing key; None: it has none."""
+    if not routing_key:
+        return None
+    text = str(routing_key)
+    return text[delay.end() :] if (delay := _DELAY(text)) else text
+
+
+def is_hidden(shown: Any, value: Any) -> bool:
+    """Whether ``shown``, the representation that a message has of its arguments, was made to hide them: Celery's own
+    has the texts and numbers of ``value`` in their order. A representation that may have been cut hides nothing."""
+    if not isinstance(shown, str) or not shown or not value or len(shown) >= _TRUNCATED:
+        return False
+    at = 0
+    for leaf in _leaves(value, 0):
+        at = shown.find(leaf, at)
+        if at < 0:
+            return True
+        at += len(leaf)
+    return False
+
+
+def _leaves(value: Any, level: int) -> Iterator[str]:
+    """The representations of the texts and numbers in a value of JSON, without their quotes."""
+    kind = type(value)
+    if kind is str:
+        yield _shown(value)
+    elif kind is int or kind is float or value is None or kind is bool:
+        yield repr(value)
+    elif level <= _MAX_LEVELS and isinstance(value, Mapping):
+        for name, item in list(value.items())[:_MAX_LEAVES]:
+            if type(name) is str and not name.startswith("__"):
+                yield _shown(name)
+                yield from _leaves(item, level + 1)
+    elif level <= _MAX_LEVELS and isinstance(value, (list, tuple)):
+        for item in value[:_MAX_LEAVES]:
+            yield from _leaves(item, level + 1)
+
+
+def _shown(text: str) -> str:
+    """A text as Celery shows it, without its quotes (celery/utils/saferepr.py)."""
+    return text.replace("'", "\\'")
