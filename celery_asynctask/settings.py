@@ -143,7 +143,9 @@ def _tokens(value: Any) -> Mapping[str, Mapping[str, Any]]:
         if not name or set(_mapping(grant)) != {"sha256", "customers", "rights"}:
             raise ValueError
         customers, rights = grant["customers"], _globs(grant["rights"])
-        is_list = isinstance(customers, (list, tuple, set, frozenset)) and all(type(item) in (int, str) for item in customers)
+        is_list = isinstance(customers, (list, tuple, set, frozenset)) and all(
+            type(item) in (int, str) and item != "*" for item in customers
+        )
         if not (is_list or customers == "*") or not set(rights) <= set(_RIGHTS):
             raise ValueError
         if not re.fullmatch(r"[0-9a-fA-F]{64}", _string(grant["sha256"])):

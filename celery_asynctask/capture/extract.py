@@ -18,7 +18,7 @@ from celery_asynctask.capture.headers import (
     read,
     with_token,
 )
-from celery_asynctask.capture.messages import is_hidden, task_id_text
+from celery_asynctask.capture.messages import is_hidden, recorded_id, task_id_text
 from celery_asynctask.capture.payload.inspection import HIDDEN
 from celery_asynctask.capture.payload.plain import plain_text
 from celery_asynctask.capture.payload.readers import MAX_ITEMS
@@ -39,7 +39,7 @@ def from_request(kind: Kind, name: str, request: Any, at: int) -> Event:
     none."""
     header = with_token(request, header_of(request), at)
     event: Event = {
-        "id": task_id_text(request.id) or "",
+        "id": recorded_id(request.id),
         "run": header["run"],
         "kind": kind.value,
         "at": at,
@@ -116,7 +116,7 @@ def start(
     if "root" in header:
         root, parent = lineage(header, root, parent)
     task_id = request.id
-    quoted = _quoted(task_id)
+    quoted = _quoted_id(task_id)
     hidden = header.get("hidden") if "created" in header else hidden_by_caller(header, request)
     return (
         f'{{"id":{quoted},"run":"{run}","kind":"started","at":{at},'
@@ -163,7 +163,7 @@ def published(
     `celery.app.amqp.task_message`, ``opened`` its `open_message`, ``header`` ours."""
     about, args, kwargs, _ = opened
     task_id, root, parent = about["id"], about.get("root_id"), about.get("parent_id")
-    quoted = _quoted(task_id)
+    quoted = _quoted_id(task_id)
     created = header.get("created")
     text = f'"created":{created},' if created is not None else ""
     if is_again(about):
@@ -249,7 +249,7 @@ def _step(kind: Kind, instrumentation: Instrumentation, event: Event, step: canv
 def _about_step(kind: Kind, event: Event, step: canvas.Step) -> Event:
     """Which step it is, in which execution and for whom."""
     step_event: Event = {
-        "id": task_id_text(step.id) or "",
+        "id": recorded_id(step.id),
         "kind": kind.value,
         "at": event["at"],
         "name": step.name[:MAX_NAME],
@@ -289,12 +289,12 @@ def open_message(headers: Any, body: Any) -> OpenedMessage:
     Raises `ValueError` if it is no task message. args and kwargs are None, and embed is empty, if the body cannot be
     read.
     """
-    if isinstance(headers, Mapping) and headers.get("id") is not None:
+    if isinstance(headers, Mapping) and task_id_text(headers.get("id")) is not None:
         if isinstance(body, (list, tuple)) and len(body) == 3:
             args, kwargs, embed = body
             return headers, args, kwargs, embed if isinstance(embed, Mapping) else {}
         return headers, None, None, {}
-    if isinstance(body, Mapping) and body.get("id") is not None:
+    if isinstance(body, Mapping) and task_id_text(body.get("id")) is not None:
         return body, body.get("args"), body.get("kwargs"), body
     raise ValueError("no task message")
 
@@ -395,11 +395,15 @@ def _with_hidden(item: Any, sensitive: list[bool]) -> Any:
     return [HIDDEN if number < len(sensitive) and sensitive[number] else value for number, value in enumerate(item)]
 
 
-def _quoted(value: Any) -> str:
-    """`task_id_text` as JSON."""
+def _quoted_id(value: Any) -> str:
+    """`recorded_id` as JSON."""
     if type(value) is str:
         quoted: str = quote(value)
         if len(quoted) <= MAX_TASK_ID and "\\" not in quoted:  # nothing to replace or to cut
             return quoted
-    text = task_id_text(value)
-    return "null" if text is None else quote(text)
+    return str(quote(recorded_id(value)))
+
+
+def _quoted(value: Any) -> str:
+    """`task_id_text` as JSON."""
+    return "null" if value is None or task_id_text(value) is None else _quoted_id(value)

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from celery_asynctask.capture.payload.inspection import inherits
+from celery_asynctask.capture.payload.inspection import inherits, type_name
 from celery_asynctask.capture.payload.walk import clean
 from celery_asynctask.core.limits import MAX_TASK_ID
 
@@ -40,6 +40,8 @@ def task_id_text(value: Any) -> str | None:
         given = uuid.UUID.__str__(value)
     elif inherits(kind, int):
         given = int.__repr__(value)
+    elif inherits(kind, float):
+        given = float.__repr__(value)
     else:
         return None
     text = clean(given)
@@ -47,6 +49,14 @@ def task_id_text(value: Any) -> str | None:
         return text
     checksum = hashlib.sha256(given.encode("utf-8", "surrogatepass")).hexdigest()
     return f"{text[:_KEPT]}…{checksum[:32]}"
+
+
+def recorded_id(value: Any) -> str:
+    """`task_id_text` of the task that an event is about. Raises `TypeError` if it is no id."""
+    text = task_id_text(value)
+    if text is None:
+        raise TypeError(f"its id is of type {type_name(type(value))}; use a text, a UUID or a number")
+    return text
 
 
 def queue_of(routing_key: Any) -> str | None:

@@ -89,7 +89,7 @@ STAGE: Final = {
     Kind.PUBLISHED.value: 2,
     Kind.RECEIVED.value: 3,
     Kind.RELEASED.value: 3,  # it undoes a receive, and the next receive undoes it
-    Kind.UNRECORDED.value: 0,  # its execution outranks all others
+    Kind.UNRECORDED.value: 2,  # by its execution, it outranks all others
 }
 STAGE_ATTEMPT: Final = 4
 

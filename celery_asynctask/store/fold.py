@@ -112,12 +112,12 @@ _SQL: Mapping[Type, Any] = {
 }
 """The SQL type of an event key, by the type of the column it is copied to; any other type is text."""
 _COLUMNS: Mapping[str, Any] = {
-    **dict.fromkeys(
-        ("id", "run", "kind", "parent", "span", "outcome", "customer_key", "created_by_key"), sa.Text
-    ),
+    **dict.fromkeys(("id", "run", "kind", "parent", "span", "outcome", "customer_key", "created_by_key"), sa.Text),
     **dict.fromkeys(("at", "started", "created"), sa.BigInteger),
     **dict.fromkeys(("nesting", "retries"), sa.Integer),
-    **dict.fromkeys(("redelivered", "delivered", "asked", "again", "ran", "inferred", "internal", "blind", "chord"), sa.Boolean),
+    **dict.fromkeys(
+        ("redelivered", "delivered", "asked", "again", "ran", "inferred", "internal", "blind", "chord"), sa.Boolean
+    ),
     **dict.fromkeys(("content", "noted"), postgresql.JSONB),
     **{column.event: _SQL.get(column.type, sa.Text) for column in (*TASK, *ATTEMPT) if column.event is not None},
 }

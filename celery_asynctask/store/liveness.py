@@ -94,7 +94,6 @@ def note_alive(connection: Connection, sources: Collection[str], seen: dt.dateti
         _attempts(*were_gone, _attempt.outcome == "lost", _attempt.error_type == "WorkerLostError"),
     )
     held = _held(connection, AsyncTaskStatus.PENDING, *were_gone)
-    held += _held(connection, AsyncTaskStatus.RETRY, *were_gone)
     statement = update(async_task_source).where(_source.source.in_(sources))
     connection.execute(statement.values(last_seen_at=seen, ended_at=None))
     return Open(attempts, held)

@@ -44,7 +44,9 @@ def upgrade() -> None:
 
 def _create_index(column: str, where: str, *others: str) -> None:
     some = sa.text(where)
-    op.create_index(f"ix_async_task_{column}", "async_task", [column, *others], postgresql_where=some, sqlite_where=some)
+    op.create_index(
+        f"ix_async_task_{column}", "async_task", [column, *others], postgresql_where=some, sqlite_where=some
+    )
 
 
 def _fill() -> None:
@@ -60,7 +62,9 @@ def _fill() -> None:
             )
         ),
     )  # fmt: skip
-    attempt = sa.table("async_task_attempt", *(sa.column(name) for name in ("celery_task_id", "customer_key", "run_key")))
+    attempt = sa.table(
+        "async_task_attempt", *(sa.column(name) for name in ("celery_task_id", "customer_key", "run_key"))
+    )
     c = task.c
     origin = sa.literal(_INVERSE).concat(sa.func.substr(c.origin_key, 1, 7))
     op.execute(

@@ -327,8 +327,8 @@ class World:
         assert sorted(path.suffix for path in self.path.iterdir() if path.suffix in (".segment", ".new")) == []
         rows, folded = stored_rows(self.store), fold_all(map(decode, self.ledger.check()))
         early = self.ledger.early()
-        assert {task: row for task, row in rows.items() if task not in early} == {
-            task: row for task, row in folded.items() if task not in early
+        assert {identity: row for identity, row in rows.items() if identity[0] not in early} == {
+            identity: row for identity, row in folded.items() if identity[0] not in early
         }, "rows"
 
     def let_go(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from celery_asynctask.core.event import Kind, encode
+from celery_asynctask.core.event import Kind, encode, json_text
 from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.journal import Directory, Journal
 from celery_asynctask.recorder import liveness
@@ -154,6 +154,74 @@ def test_a_retry_s_own_end_is_left_alone(store: Store, make_node: Callable[..., 
     for seconds in (0, liveness.LOOK_SECONDS, liveness.LOST_SECONDS):
         node.after(seconds)
     assert status(store) == "RETRY"
+
+
+# -- messages ------------------------------------------------------------------------
+
+
+def received(node: Node, **fields: Any) -> bytes:
+    return encode(Delivery(2, **fields).received(holder=node.journal.source))
+
+
+@pytest.mark.parametrize("retries", [0, 2])
+def test_a_message_whose_process_is_gone_waits_for_a_worker_again(
+    store: Store, make_node: Callable[..., Node], retries: int
+) -> None:
+    node = make_node()
+    node.journal.append(received(node, retries=retries, customer_key="acme"))
+    node.after(0)
+    node.journal.close()
+    node.after(liveness.LOOK_SECONDS)
+    node.after(liveness.LOST_SECONDS - 1)
+    before = status(store)
+    node.after(liveness.LOOK_SECONDS)
+    if not retries:
+        assert (before, status(store)) == ("RECEIVED", "PENDING")
+    else:
+        assert (before, status(store)) == ("RETRY", "RETRY")
+    assert stored(store)[ID].task["holder"] == node.journal.source
+
+
+def test_a_message_that_another_worker_has_by_then_stays_received(store: Store, make_node: Callable[..., Node]) -> None:
+    node, other = make_node("one"), make_node("other")
+    node.journal.append(received(node))
+    node.after(0)
+    node.journal.close()
+    other.journal.append(encode(Delivery(5, redelivered=True).received(holder=other.journal.source)))
+    other.after(0)
+    for _ in range(10):
+        node.after(liveness.LOOK_SECONDS)
+        other.after(0)
+    assert (status(store), stored(store)[ID].task["holder"]) == ("RECEIVED", other.journal.source)
+
+
+def test_a_message_of_a_node_that_comes_back_is_received_again(store: Store, make_node: Callable[..., Node]) -> None:
+    away, other = make_node("away"), make_node("other")
+    away.journal.append(received(away))
+    away.after(0)
+    for _ in range(11):
+        other.after(liveness.LOOK_SECONDS)
+    assert status(store) == "PENDING"
+    away.after(1)
+    assert status(store) == "RECEIVED"
+    away.journal.append(started(away))
+    away.after(1)
+    assert (status(store), stored(store)[ID].task["holder"]) == ("STARTED", None)
+
+
+def test_a_task_that_is_not_to_be_recorded_is_forgotten_after_a_day(
+    store: Store, make_node: Callable[..., Node]
+) -> None:
+    node = make_node()
+    at = int((EPOCH + dt.timedelta(seconds=node.clock.at)).timestamp() * 1_000_000)
+    event = {"id": ID, "kind": "unrecorded", "at": at, "name": "a.task", "created": at}
+    node.journal.append(json_text(event).encode())
+    node.after(0)
+    for _ in range(23):
+        node.after(3600)
+    assert status(store) == "UNRECORDED"
+    node.after(3700)
+    assert stored(store) == {}
 
 
 # -- other nodes ---------------------------------------------------------------------

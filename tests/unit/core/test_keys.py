@@ -27,11 +27,13 @@ from celery_asynctask.core.keys import (
     STAGE,
     STAGE_ATTEMPT,
     AttemptKey,
+    MessageKey,
     attempt_key,
     end_key,
     happened_at,
     is_changed,
     is_of_a_step,
+    is_of_earlier_execution,
     is_planned,
     is_unsent,
     new_token,
@@ -53,6 +55,9 @@ EVENTS = st.fixed_dictionaries(
         "inferred": st.booleans(),
         "internal": st.booleans(),
         "asked": st.booleans(),
+        "created": st.integers(0, 16**14 - 1),
+        "chord": st.booleans(),
+        "blind": st.booleans(),
     }
 )
 
@@ -65,7 +70,7 @@ def order_key(sample: Event) -> str:
 # -- stored form ---------------------------------------------------------------------
 
 
-RECEIVED = 0x06376C9DC1CA00
+CREATED, RECEIVED = 0x06376C9DC1B000, 0x06376C9DC1CA00
 TOKEN = "06376c9dc1ca00a1b2c3"
 
 
@@ -73,43 +78,62 @@ TOKEN = "06376c9dc1ca00a1b2c3"
     ("sample", "run", "order", "origin"),
     [
         (
-            {"kind": "succeeded", "at": RECEIVED + 9, "started": RECEIVED + 3, "asked": True, "run": TOKEN},
-            "000000006376c9dc1ca00a1b2c3",
-            "0000004006376c9dc1ca00a1b2c3306376c9dc1ca09",
-            "000000006376c9dc1ca03",
+            {
+                "kind": "succeeded",
+                "at": RECEIVED + 9,
+                "started": RECEIVED + 3,
+                "asked": True,
+                "run": TOKEN,
+                "created": CREATED,
+            },
+            "06376c9dc1b000000000006376c9dc1ca00a1b2c3",
+            "06376c9dc1b00000000004006376c9dc1ca00a1b2c3306376c9dc1ca09",
+            "f9c893623e4fff10000000006376c9dc1ca03",
         ),
         (
             {"kind": "lost", "at": RECEIVED + 9, "nesting": 1, "retries": 18, "redelivered": True, "run": TOKEN},
-            "010012106376c9dc1ca00a1b2c3",
-            "0100124106376c9dc1ca00a1b2c3106376c9dc1ca09",
-            "301001206376c9dc1ca09",
+            "00000000000000010012106376c9dc1ca00a1b2c3",
+            "0000000000000000100124106376c9dc1ca00a1b2c3106376c9dc1ca09",
+            "ffffffffffffff13010012006376c9dc1ca09",
         ),
         (
-            {"kind": "planned", "at": RECEIVED, "asked": True},
-            "000000000000000000000000000",
-            "0000000000000000000000000000006376c9dc1ca00",
-            "200000006376c9dc1ca00",
+            {"kind": "planned", "at": RECEIVED, "asked": True, "created": CREATED, "chord": True},
+            "00000000000000000000000000000000000000000",
+            "0000000000000000000000000000000000000000000006376c9dc1ca00",
+            "ffffffffffffff12000000006376c9dc1ca00",
         ),
         (
-            {"kind": "unsent", "at": RECEIVED, "asked": True},
-            "000000000000000000000000000",
-            "0000001000000000000000000000006376c9dc1ca00",
-            "100000006376c9dc1ca00",
+            {"kind": "unsent", "at": RECEIVED, "asked": True, "created": CREATED, "blind": True},
+            "06376c9dc1b000000000000000000000000000000",
+            "06376c9dc1b00000000001000000000000000000000006376c9dc1ca00",
+            "f9c893623e4fff11000000206376c9dc1ca00",
         ),
         (
-            {"kind": "published", "at": RECEIVED, "asked": True, "retries": 2},
-            "000002000000000000000000000",
-            "0000022000000000000000000000006376c9dc1ca00",
-            "000000206376c9dc1ca00",
+            {"kind": "published", "at": RECEIVED, "asked": True, "retries": 2, "created": CREATED},
+            "06376c9dc1b000000002000000000000000000000",
+            "06376c9dc1b00000000022000000000000000000000006376c9dc1ca00",
+            "f9c893623e4fff10000002106376c9dc1ca00",
         ),
         (
-            {"kind": "received", "at": RECEIVED, "run": TOKEN, "redelivered": True},
-            "000000106376c9dc1ca00a1b2c3",
-            "0000003000000000000000000000006376c9dc1ca00",
-            "300000006376c9dc1ca00",
+            {"kind": "received", "at": RECEIVED, "run": TOKEN, "redelivered": True, "created": CREATED},
+            "06376c9dc1b000000000106376c9dc1ca00a1b2c3",
+            "06376c9dc1b00000000003000000000000000000000006376c9dc1ca00",
+            "f9c893623e4fff13000000006376c9dc1ca00",
+        ),
+        (
+            {"kind": "released", "at": RECEIVED, "created": CREATED},
+            "06376c9dc1b000000000000000000000000000000",
+            "06376c9dc1b00000000003000000000000000000000006376c9dc1ca00",
+            "f9c893623e4fff13000000006376c9dc1ca00",
+        ),
+        (
+            {"kind": "unrecorded", "at": RECEIVED, "created": CREATED},
+            "06376c9dc1b000000000000000000000000000000",
+            "06376c9dc1b00010000002000000000000000000000006376c9dc1ca00",
+            "f9c893623e4fff03000000006376c9dc1ca00",
         ),
     ],
-    ids=["succeeded", "lost", "planned", "unsent", "published", "received"],
+    ids=["succeeded", "lost", "planned", "unsent", "published", "received", "released", "unrecorded"],
 )
 def test_to_the_letter(sample: Any, run: str, order: str, origin: str) -> None:
     """Rows of an older release are compared with those of a newer one, and of another process."""
@@ -120,21 +144,23 @@ def test_to_the_letter(sample: Any, run: str, order: str, origin: str) -> None:
 def test_which_key_of_a_row_is_which() -> None:
     run = Delivery(2, nesting=1, retries=2, redelivered=True)
     token = f"{ms(2):014x}a1b2c3"
+    execution, inverse = f"{ms(0):014x}0", f"{keys.MAX_TIME - ms(0):014x}1"
     start = f"01000241{token}0{ms(3):014x}"
     traced = run.whole(Kind.SUCCEEDED, 9, 3, {"trace": "t1", "span": "s1", "content": {"order": 1}})
     task = project(traced).task
     assert {group.key: task[group.key] for group in TASK_GROUPS} == {
-        "origin_key": f"0010002{ms(3):014x}",
-        "trace_key": start,
-        "content_key": f"0{start}",
-        "order_key": f"01000241{token}3{ms(9):014x}",
+        "origin_key": f"{inverse}00100020{ms(3):014x}",
+        "trace_key": f"{execution}{start}",
+        "content_key": f"{execution}0{start}",
+        "order_key": f"{execution}01000241{token}3{ms(9):014x}",
     }
     noted = project(run.noted(4, {"done": 1})).task
-    assert noted["content_key"] == f"101000241{token}0{ms(4):014x}"
-    assert order_key(run.received()) == f"01000230{NO_TOKEN}0{ms(2):014x}"
-    assert order_key(published()) == f"00000020{NO_TOKEN}0{ms(0):014x}"
+    assert noted["content_key"] == f"{execution}101000241{token}0{ms(4):014x}"
+    assert order_key(run.received()) == f"{execution}01000230{NO_TOKEN}0{ms(2):014x}"
+    assert order_key(published()) == f"{execution}00000020{NO_TOKEN}0{ms(0):014x}"
     bare = project(run.received()).task
-    assert (bare["origin_key"], bare["trace_key"], bare["content_key"]) == (f"3010002{ms(2):014x}", "", "")
+    assert bare["origin_key"] == f"{inverse}30100020{ms(2):014x}"
+    assert (bare["trace_key"], bare["content_key"]) == (execution, execution)
 
 
 @pytest.mark.parametrize(
@@ -152,11 +178,11 @@ def test_which_key_of_a_row_is_which() -> None:
 )
 def test_the_phase_decides(sample: Event, phase: int) -> None:
     assert end_key(sample) == f"{phase}{ms(9):014x}"
-    assert order_key(sample) == f"0000004{'0' * 21}{phase}{ms(9):014x}"
+    assert order_key(sample) == f"{'0' * 15}0000004{'0' * 21}{phase}{ms(9):014x}"
 
 
 def test_an_event_of_no_delivery() -> None:
-    assert attempt_key(published()) == f"0000000{NO_TOKEN}"
+    assert attempt_key(published()) == f"{ms(0):014x}0000000{NO_TOKEN}"
 
 
 def test_keys_have_one_width_whatever_the_numbers() -> None:
@@ -165,15 +191,15 @@ def test_keys_have_one_width_whatever_the_numbers() -> None:
         event(Kind.PLANNED, 0),
         event(Kind.STARTED, 0, run=f"{ms(0):014x}000000"),
     ]
-    assert {len(order_key(one)) for one in extremes} == {43}
-    assert {len(attempt_key(one)) for one in extremes} == {27}
-    assert {len(project(one).task["origin_key"]) for one in extremes} == {21}
+    assert {len(order_key(one)) for one in extremes} == {58}
+    assert {len(attempt_key(one)) for one in extremes} == {41}
+    assert {len(project(one).task["origin_key"]) for one in extremes} == {37}
 
 
 def test_counts_beyond_the_width_of_a_key_are_the_largest_that_has_it() -> None:
     limit = attempt_key(event(Kind.SUCCEEDED, 0, nesting=keys.MAX_NESTING, retries=keys.MAX_RETRIES))
     assert (keys.MAX_NESTING, keys.MAX_RETRIES) == (0xFF, 0xFFFF)
-    assert limit[:6] == "ffffff"
+    assert limit[14:20] == "ffffff"
     assert attempt_key(event(Kind.SUCCEEDED, 0, nesting=0x100, retries=0x10000)) == limit
 
 
@@ -206,17 +232,22 @@ def test_attempt_keys_sort_by_nesting_retries_redelivery_and_time() -> None:
     assert keys == sorted(keys)
 
 
+def created(sample: Any) -> int:
+    return 0 if sample["chord"] else int(sample["created"])
+
+
 def attempt_parts(sample: Any) -> tuple[Any, ...]:
-    return sample["nesting"], sample["retries"], sample["redelivered"], sample["run"]
+    return created(sample), sample["nesting"], sample["retries"], sample["redelivered"], sample["run"]
 
 
 def order_parts(sample: Any) -> tuple[Any, ...]:
     """What an order key is made of, as numbers."""
-    nesting, retries, *delivery = attempt_parts(sample)
+    when, nesting, retries, *delivery = attempt_parts(sample)
+    execution = when, sample["kind"] == "unrecorded"
     if sample["kind"] in STAGE:
-        return nesting, retries, STAGE[sample["kind"]], False, NO_TOKEN, 0, sample["at"]
+        return *execution, nesting, retries, STAGE[sample["kind"]], False, NO_TOKEN, 0, sample["at"]
     whose = PHASE_INTERNAL if sample["internal"] else PHASE_INFERRED if sample["inferred"] else PHASE_SEEN
-    return nesting, retries, STAGE_ATTEMPT, *delivery, PHASE.get(sample["kind"], whose), sample["at"]
+    return *execution, nesting, retries, STAGE_ATTEMPT, *delivery, PHASE.get(sample["kind"], whose), sample["at"]
 
 
 def origin_key(sample: Event) -> str:
@@ -226,7 +257,9 @@ def origin_key(sample: Event) -> str:
 
 def origin_parts(sample: Any) -> tuple[Any, ...]:
     source = SOURCE.get(sample["kind"], SOURCE_MESSAGE) if sample["asked"] else SOURCE_NAME_ONLY
-    return source, sample["nesting"], sample["retries"], sample["at"]
+    informed = 2 if sample["blind"] else 1 if sample["kind"] == "published" else 0
+    newest_first = -created(sample), sample["kind"] != "unrecorded"
+    return *newest_first, source, sample["nesting"], sample["retries"], informed, sample["at"]
 
 
 @pytest.mark.parametrize(
@@ -256,6 +289,7 @@ def test_what_is_made_of_events_can_be_read() -> None:
     for sample in every_event():
         task = project(sample).task
         said = (
+            0 if sample.get("chord") else sample.get("created", 0),
             sample.get("nesting", 0),
             sample.get("retries", 0),
             sample.get("redelivered", False),
@@ -281,21 +315,30 @@ NONE_OF_OURS = [
     "",
     "x",
     "0",
-    "é" * 43,
-    "-" * 43,
-    "0" * 42,
-    "0" * 45,
-    f"0{'-' * 43}",
+    "é" * 58,
+    "-" * 58,
+    "0" * 57,
+    "0" * 60,
+    f"0{'-' * 58}",
     ORDER.upper(),
     f"{ORDER}\n",
     f" {ORDER[1:]}",
     f"{ORDER[:-1]}g",
     f"{ORDER[:-1]}٣",
-    f"{ORDER[:6]}5{ORDER[7:]}",
-    f"{ORDER[:7]}2{ORDER[8:]}",
-    f"{ORDER[:28]}5{ORDER[29:]}",
+    f"{ORDER[:14]}2{ORDER[15:]}",
+    f"{ORDER[:21]}6{ORDER[22:]}",
+    f"{ORDER[:22]}2{ORDER[23:]}",
+    f"{ORDER[:43]}5{ORDER[44:]}",
 ]
-ASKED: list[Callable[[str], object]] = [AttemptKey.parse, is_planned, is_unsent, happened_at, is_of_a_step, is_changed]
+ASKED: list[Callable[[str], object]] = [
+    AttemptKey.parse,
+    MessageKey.parse,
+    is_planned,
+    is_unsent,
+    happened_at,
+    is_of_a_step,
+    is_changed,
+]
 
 
 @pytest.mark.parametrize("text", NONE_OF_OURS, ids=repr)
@@ -304,10 +347,10 @@ def test_a_text_that_is_no_key_is_none(text: str) -> None:
     assert not any(ask(text) for ask in ASKED)
 
 
-@given(text=st.text() | st.text("0123456789abcdef", max_size=50))
+@given(text=st.text() | st.text("0123456789abcdef", max_size=64))
 def test_whatever_is_read_is_what_was_written(text: str) -> None:
     run = AttemptKey.parse(text)
-    assert run is None or f"{run.nesting:02x}{run.retries:04x}{run.redelivered:d}{run.token}" == text
+    assert run is None or f"{run.created:014x}{run.nesting:02x}{run.retries:04x}{run.redelivered:d}{run.token}" == text
     at = happened_at(text)
     assert at is None or f"{microseconds(at):014x}" == text[-keys.TIME_DIGITS :]
     assert all(isinstance(ask(text), bool) for ask in (is_planned, is_unsent, is_of_a_step, is_changed))
@@ -321,9 +364,10 @@ STEP = cast("Event", {"id": "a", "name": "n", "kind": "planned", "at": ms(3), "a
     [
         (AttemptKey.parse, attempt_key(Delivery(2).started(3))),
         (happened_at, ORDER),
+        (MessageKey.parse, ORDER),
         (is_planned, order_key(STEP)),
         (is_unsent, order_key(cast("Event", {**STEP, "kind": "unsent"}))),
-        (is_changed, f"1{ORDER}"),
+        (is_changed, f"{ORDER[:15]}1{ORDER[15:]}"),
         (is_of_a_step, project(STEP).task["origin_key"]),
     ],
 )
@@ -335,12 +379,28 @@ def test_every_character_of_a_key_counts(ask: Callable[[str], object], text: str
 
 @pytest.mark.parametrize("whose", ["", "0", "2", "x"])
 def test_content_that_the_attempt_has_not_updated(whose: str) -> None:
-    assert not is_changed(whose + ORDER)
+    assert not is_changed(f"{ORDER[:15]}{whose}{ORDER[15:]}")
 
 
 def test_only_steps_and_what_is_not_sent_are_of_a_step() -> None:
     text = project(published()).task["origin_key"]
-    assert [source for source in "01234" if is_of_a_step(f"{source}{text[1:]}")] == ["1", "2"]
+    assert [source for source in "01234" if is_of_a_step(f"{text[:15]}{source}{text[16:]}")] == ["1", "2"]
+
+
+def test_an_attempt_of_an_earlier_execution() -> None:
+    first, second = Delivery(2), Delivery(101, created=100)
+    row = order_key(second.started(102))
+    assert is_of_earlier_execution(attempt_key(first.started(3)), row)
+    assert not is_of_earlier_execution(attempt_key(second.started(102)), row)
+    assert not is_of_earlier_execution(attempt_key(first.started(3)), "")
+    assert not is_of_earlier_execution("", row)
+
+
+@given(sample=EVENTS)
+def test_which_message_a_task_waits_with(sample: Any) -> None:
+    """In its order key, with which it is released."""
+    said = MessageKey.parse(order_key(sample))
+    assert said == (created(sample), sample["nesting"], sample["retries"], sample["at"])
 
 
 # -- no other module -----------------------------------------------------------------

@@ -14,8 +14,9 @@ from celery_asynctask.core.event import Event, Kind
 from celery_asynctask.core.keys import attempt_key
 from celery_asynctask.journal import Directory
 from celery_asynctask.recorder import liveness
-from celery_asynctask.store import OpenAttempt
-from tests.histories import ID, NAME, Delivery, fold, ms
+from celery_asynctask.store import HeldTask, Open, OpenAttempt
+from celery_asynctask.core.fold import customer_key
+from tests.histories import SOURCE, ID, NAME, Delivery, fold, ms
 
 SEEN = dt.datetime(2026, 1, 31, 9, 5, 7, tzinfo=dt.timezone.utc)
 
@@ -24,11 +25,16 @@ DELIVERIES = [
     Delivery(2, nesting=0x1F, retries=0x1234, redelivered=True),
     Delivery(2, nesting=0xFF, retries=0xFFFF),
     Delivery(2, nesting=1, retries=2),
+    Delivery(2, created=None),
 ]
 
 
+def attempt_with(key: str) -> OpenAttempt:
+    return OpenAttempt(ID, "acme", key, NAME, "db-1", 4711, "worker", SEEN)
+
+
 def event_of(kind: Kind, key: str, evidence: str = "its process is gone") -> Event:
-    event = liveness._event(kind, OpenAttempt(ID, key, NAME, "db-1", 4711, "worker", SEEN), evidence)
+    event = liveness._event(kind, attempt_with(key), evidence)
     assert event is not None
     return event
 
@@ -45,15 +51,16 @@ def test_the_event_has_the_key_of_the_attempt(kind: Kind, run: Delivery) -> None
     start = run.started(3)
     event = event_of(kind, attempt_key(start))
     assert attempt_key(event) == attempt_key(start)
+    assert customer_key(event) == "acme"
     parts = [(one.get("nesting", 0), one.get("retries", 0), one.get("redelivered", False)) for one in (event, start)]
     assert parts[0] == parts[1]
     assert event["run"] == start["run"]
 
 
-@pytest.mark.parametrize("key", ["", "x", "0", f"x{'0' * 26}", "0" * 28])
+@pytest.mark.parametrize("key", ["", "x", "0", f"x{'0' * 40}", "0" * 42])
 def test_an_attempt_whose_key_is_none_gets_no_event(key: str) -> None:
     """As an imported one may have: no event has that key."""
-    assert liveness._event(Kind.LOST, OpenAttempt(ID, key, NAME, "db-1", 4711, "worker", SEEN), "gone") is None
+    assert liveness._event(Kind.LOST, attempt_with(key), "gone") is None
 
 
 def test_a_key_that_the_recorder_did_not_write(tmp_path: Path) -> None:
@@ -61,8 +68,8 @@ def test_a_key_that_the_recorder_did_not_write(tmp_path: Path) -> None:
     ours = attempt_key(Delivery(2).started(3))
     written: list[bytes] = []
     store: Any = SimpleNamespace(write=written.extend)
-    attempts = [OpenAttempt(ID, key, NAME, "db-1", 4711, "worker", SEEN) for key in ("", "x", f"x{ours[1:]}", ours)]
-    liveness.Watch(Directory(tmp_path, "store"), store)._record(Kind.LOST, attempts, "gone")
+    attempts = [attempt_with(key) for key in ("", "x", f"x{ours[1:]}", ours)]
+    liveness.Watch(Directory(tmp_path, "store"), store)._record(Open(attempts, []), Kind.LOST, Kind.RELEASED, "gone")
     assert [attempt_key(json.loads(one)) for one in written] == [ours]
 
 
@@ -72,7 +79,7 @@ def test_an_attempt_of_no_delivery() -> None:
 
 
 def test_lost_ends_the_attempt_and_says_why() -> None:
-    start = Delivery(2, retries=1).started(3)
+    start = Delivery(2, retries=1).started(3, customer_key="acme")
     folded = fold([start, event_of(Kind.LOST, attempt_key(start))])
     assert (folded.task["status"], folded.task["retries"], folded.task["completed_at"]) == ("LOST", 1, ms(100))
     [attempt] = folded.attempts.values()
@@ -85,7 +92,7 @@ def test_lost_ends_the_attempt_and_says_why() -> None:
 
 def test_lost_and_found_are_what_the_main_process_infers() -> None:
     """So an end that the attempt itself reports outranks them, whenever it comes."""
-    run = Delivery(2)
+    run = Delivery(2, customer_key="acme")
     start, end = run.started(3), run.ended(Kind.SUCCEEDED, 5, result="kept")
     for kind in (Kind.LOST, Kind.FOUND):
         event = event_of(kind, attempt_key(start))
@@ -99,7 +106,7 @@ def test_an_attempt_whose_start_was_never_stored() -> None:
 
 
 def test_found_takes_the_loss_back() -> None:
-    run = Delivery(2)
+    run = Delivery(2, customer_key="acme")
     start = run.started(3)
     lost = run.ended(Kind.LOST, 50, inferred=True, error_type="WorkerLostError", error_message="gone")
     found = event_of(Kind.FOUND, attempt_key(start), "")
@@ -107,3 +114,36 @@ def test_found_takes_the_loss_back() -> None:
     folded = fold([start, lost, found])
     assert (folded.task["status"], folded.task["error_type"]) == ("STARTED", None)
     assert [(one["outcome"], one["error_message"]) for one in folded.attempts.values()] == [(None, None)]
+
+
+# -- messages ------------------------------------------------------------------------
+
+
+def held(received: Event) -> HeldTask:
+    task = fold([received]).task
+    return HeldTask(ID, task["customer_key"], task["order_key"], NAME, SOURCE)
+
+
+def held_event(kind: Kind, task: HeldTask) -> Event:
+    event = liveness._held_event(kind, task)
+    assert event is not None
+    return event
+
+
+@pytest.mark.parametrize("run", [*DELIVERIES, Delivery(2, customer_key="acme")])
+def test_a_message_is_released_right_after_it_was_received(run: Delivery) -> None:
+    """And received again right after that, if its process lives after all; the next receive outranks both."""
+    received = run.received(holder=SOURCE)
+    released = held_event(Kind.RELEASED, held(received))
+    folded = fold([released, received]).task
+    assert folded["status"] == ("RETRY" if received.get("retries") else "PENDING")
+    assert folded["holder"] == SOURCE
+    again = held_event(Kind.RECEIVED, held(released))
+    assert fold([again, released, received]).task["status"] == "RECEIVED" or received.get("retries")
+    assert [one["at"] - received["at"] for one in (released, again)] == [1, 2]
+    elsewhere = {**received, "at": ms(3), "holder": "another"}
+    assert fold([elsewhere, again, released, received]).task["holder"] == "another"  # type: ignore[list-item]
+
+
+def test_a_message_whose_key_is_none_gets_no_event() -> None:
+    assert liveness._held_event(Kind.RELEASED, HeldTask(ID, "", "x", NAME, SOURCE)) is None
