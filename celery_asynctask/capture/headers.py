@@ -96,15 +96,20 @@ def is_again(about: Mapping[str, Any]) -> bool:
     return bool(about.get("retries") or about.get("replaced_task_nesting"))
 
 
-def mark_delivery(request: Any, at: int) -> dict[str, Any]:
-    """Give the delivery of a worker's Request its token, in our header, where the child finds it; the header."""
+def header_of_delivery(request: Any) -> dict[str, Any]:
+    """Our header in the message of a worker's Request; empty as for `header_of`."""
     raw = request.request_dict
     header = raw.get(HEADER)
     if header is None and isinstance(headers := raw.get("headers"), Mapping):
         header = headers.get(HEADER)
     known = read(header, request.id) if header is not None else None
-    marked = raw[HEADER] = {**known} if isinstance(known, dict) else {}
-    marked["run"], marked["delivered"] = new_token(at), True
+    return known if isinstance(known, dict) else {}
+
+
+def mark_delivery(request: Any, at: int) -> dict[str, Any]:
+    """Give the delivery of a worker's Request its token, in our header, where the child finds it; the header."""
+    marked = {**header_of_delivery(request), "run": new_token(at), "delivered": True}
+    request.request_dict[HEADER] = marked
     return marked
 
 

@@ -19,7 +19,7 @@ from celery_asynctask.capture.celery_private import (
     log_missing,
     still_waits,
 )
-from celery_asynctask.capture.headers import header_of, mark_delivery
+from celery_asynctask.capture.headers import header_of, header_of_delivery, mark_delivery
 from celery_asynctask.capture.inflight import remember
 from celery_asynctask.capture.instrumentation import (
     Instrumentation,
@@ -68,7 +68,7 @@ def on_received(request: Any, **_: Any) -> None:
 
 def _tell_unrecorded(instrumentation: Instrumentation, request: Any) -> None:
     """Record that a task is not to be recorded, if its producer has recorded it without knowing that."""
-    header = header_of(request)
+    header = header_of_delivery(request)
     if "blind" in header and "created" in header and instrumentation.settings.enabled:
         event = extract.from_request(Kind.UNRECORDED, request.task.name, Context(request.request_dict), now())
         del event["run"]

@@ -255,16 +255,16 @@ def test_the_fault_of_a_given_header_is_reported(make: Make, caplog: pytest.LogC
     errors.failures.clear()
     app = make()
     app.conf.task_always_eager = False
-    app.send_task("half right", headers={"asynctask": {"customer": "42", "created_by": 7}})
+    app.send_task("half right", headers={"asynctask": {"customer": " 42", "created_by": 7}})
     sent = app.send_task("wrong", headers={"asynctask": "a header of somebody else's"})
     assert errors.failures == {"the header asynctask: ContextError": 2}
-    assert "'customer' is '42' of type str" in caplog.text
+    assert "'customer' is ' 42' of type str" in caplog.text
     assert sent.id not in caplog.text
     assert stored(app) == {"half right": (None, 7, None, None), "wrong": (None, None, None, None)}
 
 
 @pytest.mark.parametrize(
-    "answer", [{"customer": "ten"}, {"nonsense": 1}, "no mapping", 1 / 3, "", [], False, [("customer", 1)]]
+    "answer", [{"customer": 1.5}, {"nonsense": 1}, "no mapping", 1 / 3, "", [], False, [("customer", 1)]]
 )
 def test_a_function_that_fails_is_logged_and_the_task_runs(
     make: Make, answer: Any, caplog: pytest.LogCaptureFixture
@@ -285,7 +285,10 @@ def test_a_function_that_fails_is_logged_and_the_task_runs(
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"customer": "42"}, "'customer' is '42' of type str; it must be a whole number"),
+        ({"customer": "acme "}, "'customer' is 'acme ' of type str; it must be a whole number of at most 64 bits, a UUID"),
+        ({"customer": ""}, "a text of 1 to 64 characters"),
+        ({"created_by": "x" * 65}, "a text of 1 to 64 characters"),
+        ({"created_by": "a\nb"}, "without spaces at its ends and line breaks"),
         ({"customer": True}, "'customer' is True of type bool"),
         ({"customer": 2**63}, "at most 64 bits"),
         ({"created_by": 1.0}, "'created_by' is 1.0 of type float"),
