@@ -6,11 +6,14 @@ Names and units follow the semantic conventions: dotted namespaces, UCUM units, 
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, Observation
+
+from celery_asynctask.journal.directory import SUFFIX, Directory
 
 _meter = metrics.get_meter("celery_asynctask")
 
@@ -48,22 +51,22 @@ def batch(*, accepted: int, quarantined: int, rows: int, seconds: float) -> None
     _batch_duration.record(seconds)
 
 
-def observe_journal(directory: Path, suffix: str) -> None:
-    """Report size and age of the files with the suffix in ``directory`` whenever metrics are collected."""
-    _journals[directory] = suffix
+def observe_journal(directory: Directory) -> None:
+    """Report size and age of the segments in ``directory`` whenever metrics are collected, for as long as it lives."""
+    _journals[directory.path] = directory
 
 
-_journals: dict[Path, str] = {}
+_journals: weakref.WeakValueDictionary[Path, Directory] = weakref.WeakValueDictionary()
 
 
 def _observed(
     measure: Callable[[list[tuple[int, float]]], float],
 ) -> Callable[[CallbackOptions], Iterable[Observation]]:
     def callback(_options: CallbackOptions) -> Iterable[Observation]:
-        for directory, suffix in list(_journals.items()):
+        for directory in list(_journals):
             files = []
             try:
-                for path in directory.glob(f"*{suffix}"):
+                for path in directory.glob(f"*{SUFFIX}"):
                     status = path.stat()
                     files.append((status.st_size, status.st_mtime))
             except OSError:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from celery_asynctask.core.text import reason
 from celery_asynctask.journal import Directory, Segment, metrics
-from celery_asynctask.journal.directory import SUFFIX, is_being_written
+from celery_asynctask.journal.directory import is_being_written
 from celery_asynctask.journal.frame import NOTHING, Chunk, describe, read
 from celery_asynctask.recorder.liveness import Watch
 from celery_asynctask.settings import Settings
@@ -44,7 +44,7 @@ class Drain:
         self.directory = directory
         self.settings = settings
         self.store = Store(settings)
-        metrics.observe_journal(directory.path, SUFFIX)
+        metrics.observe_journal(directory)
         self._watch = Watch(directory, self.store)
         self._prepared = False
         self._positions: dict[str, Position] = {}

@@ -9,6 +9,7 @@ from pathlib import Path
 from tests.pace import patience
 
 SCRIPT = """
+import gc
 import sys
 from pathlib import Path
 
@@ -58,6 +59,10 @@ assert stored["asynctask.event.quarantined"] == ("{event}", 1, {})
 assert stored["asynctask.event.dropped"] == ("{event}", 1, {"error.type": "unusable directory"})
 assert stored["asynctask.recorder.batch.size"][:2] == ("{row}", (1, 3))
 assert stored["asynctask.recorder.batch.duration"][0] == "s"
+assert "asynctask.journal.size" in stored
+del drain
+gc.collect()
+assert "asynctask.journal.size" not in collected(), "nobody drains it here any longer"
 """
 
 
