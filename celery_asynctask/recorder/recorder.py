@@ -11,6 +11,7 @@ import os
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,29 @@ ELECTION_SECONDS = 10.0
 _inherited: list[object] = []
 """Objects of the parent's recorder in a forked child: collecting them would close the parent's connections."""
 
+Wait = Callable[[float], object]
+"""Waits for something, for at most so many seconds."""
+
+
+def _no_wait(_seconds: float) -> None:
+    """There is nothing to wait for."""
+
+
+class _Run:
+    """One thread of a recorder, and what it is to do."""
+
+    thread: threading.Thread
+
+    def __init__(self, once: bool) -> None:
+        self.once = once
+        self.has_begun = False
+        """Whether the thread before it has ended, and it works."""
+        self.is_stopping = False
+        self.flushes: deque[threading.Event] = deque()
+        """Each to be set when everything that is in the journal now is drained, or could not be."""
+        self.called = threading.Event()
+        """Set to call it to work."""
+
 
 class Recorder:
     """Drains the journal directory of ``settings`` into their store, in a daemon thread between `start` and `stop`.
@@ -52,6 +76,8 @@ class Recorder:
         self.dedicated = dedicated
         self.before_work: Callable[[], None] | None = None
         """Called by the thread before each look into the journal; must not raise."""
+        self.after_work: Callable[[], None] | None = None
+        """Called by the thread when it ends; must not raise."""
         self._reset()
         reset_in_children(self)
 
@@ -59,17 +85,15 @@ class Recorder:
         self._changing = threading.RLock()  # a signal handler may call start or stop inside of either
         self._working = threading.Lock()
         """Held by the thread that works: one that is started while the last has not ended waits for it."""
-        self._stop = threading.Event()
-        """Makes the newest thread end; each thread has its own."""
-        self._thread: threading.Thread | None = None
-        """The newest thread."""
+        self._run: _Run | None = None
+        """That of the newest thread."""
         self._claimed: int | None = None
         self._elected: int | None = None
         self._drain: Drain | MemoryDrain | None = None
         self._in_trouble = False
 
     def after_fork_in_child(self) -> None:
-        _inherited.append((self._drain, self._thread))
+        _inherited.append((self._drain, self._run))
         held = (self._elected, self._claimed)
         self._reset()
         for handle in held:
@@ -79,7 +103,7 @@ class Recorder:
     @property
     def is_running(self) -> bool:
         """Whether the thread lives, even if it was stopped and has not ended in time."""
-        return self._thread is not None and self._thread.is_alive()
+        return self._run is not None and self._run.thread.is_alive()
 
     @property
     def is_elected(self) -> bool:
@@ -94,36 +118,61 @@ class Recorder:
     def start(self, *, once: bool = False) -> None:
         """Start the thread, unless it runs already; ``once``: until it has drained the journal, or failed."""
         with self._changing:
-            if self.is_running and not self._stop.is_set():
+            last = self._run
+            if last is not None and last.thread.is_alive() and not (last.is_stopping and last.has_begun):
+                last.is_stopping = False
                 return
-            stop = threading.Event()
-            thread = threading.Thread(
-                target=self._run, args=(once, stop), name="celery-asynctask-recorder", daemon=True
+            run = _Run(once)
+            run.thread = threading.Thread(
+                target=self._take_turn, args=(run,), name="celery-asynctask-recorder", daemon=True
             )
-            thread.start()
-            self._thread, self._stop = thread, stop
+            run.thread.start()
+            self._run = run
 
     def stop(self, timeout: float) -> None:
         """Drain the journal, give up the election and end the thread; wait at most ``timeout`` seconds for that."""
+        self.end()(timeout)
+
+    def end(self) -> Wait:
+        """`stop`, without waiting: returns what waits for it."""
         with self._changing:
-            thread = self._thread
-            self._stop.set()
-        if thread is not None:
-            thread.join(timeout)
+            run = self._run
+            if run is None:
+                return _no_wait
+            run.is_stopping = True
+            run.called.set()
+            return _no_wait if run.thread is threading.current_thread() else run.thread.join
 
-    def _run(self, once: bool, stop: threading.Event) -> None:
+    def flush(self) -> Wait:
+        """Let the thread, if it runs, drain the journal now. Returns what waits until it has, or could not."""
+        with self._changing:
+            run = self._run
+            if run is None or not run.thread.is_alive() or run.thread is threading.current_thread():
+                return _no_wait
+            drained = threading.Event()
+            run.flushes.append(drained)
+            run.called.set()
+            return drained.wait
+
+    def _take_turn(self, run: _Run) -> None:
         with self._working:
-            self._loop(once, stop)
+            with self._changing:
+                run.has_begun = True
+            self._loop(run)
+            if self.after_work is not None:
+                self.after_work()
 
-    def _loop(self, once: bool, stop: threading.Event) -> None:
+    def _loop(self, run: _Run) -> None:
         backoff = self.settings.flush_interval
         flush_at = 0.0
         try:
             while True:
-                stopping = stop.is_set()
+                run.called.clear()
                 if self.before_work is not None:
                     self.before_work()
-                flushes = stopping or time.monotonic() >= flush_at
+                stopping = run.is_stopping
+                drained = [run.flushes.popleft() for _ in range(len(run.flushes))]
+                flushes = stopping or bool(drained) or time.monotonic() >= flush_at
                 try:
                     done = self._work(flushes)
                     backoff = self.settings.flush_interval
@@ -139,9 +188,11 @@ class Recorder:
                     wait = backoff = min(MAX_BACKOFF, backoff * 2) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
                     if self._drain is not None:
                         self._drain.close()
-                if stopping or (once and done):
+                for one in drained:
+                    one.set()
+                if stopping or (run.once and done):
                     return
-                stop.wait(wait)
+                run.called.wait(wait)
         finally:
             self._resign()
 

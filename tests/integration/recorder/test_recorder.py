@@ -174,6 +174,71 @@ def test_one_that_does_not_stop_in_time_and_is_started_again(host: Host, slow: S
     assert (recorder.is_running, recorder.is_elected, threads()) == (False, False, 0)
 
 
+def test_one_that_is_started_and_stopped_often_while_it_works(host: Host, slow: Slow) -> None:
+    """One thread waits for the one that works, not many."""
+    recorder = host.recorder(flush_interval=0.01)
+    recorder.start()
+    wait_for(lambda: slow.begun == 1, SECONDS, "a batch to begin")
+    for _ in range(10):
+        recorder.stop(0.01)
+        recorder.start()
+        assert threads() == 2
+    host.record("first")
+    slow.go.set()
+    host.wait_for("first")
+    wait_for(lambda: threads() == 1, SECONDS, "the first thread to end")
+    assert recorder.is_running
+    recorder.stop(SECONDS)
+    assert threads() == 0
+
+
+def test_a_flush_stores_what_was_there(host: Host) -> None:
+    recorder = host.recorder(flush_interval=SELDOM)
+    host.record("first")
+    recorder.start()
+    host.wait_for("first")
+    for name in ("second", "third"):
+        host.record(name)
+        assert recorder.flush()(patience(SECONDS))
+        assert name in stored(host.store)
+    assert threads() == 1
+
+
+def test_a_flush_ends_when_it_cannot_store(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Drain) -> None:
+        raise StoreError("It is away.")
+
+    monkeypatch.setattr(Drain, "work", fail)
+    recorder = host.recorder(flush_interval=SELDOM)
+    recorder.start()
+    wait_for(lambda: recorder.in_trouble, SECONDS, "it to fail")
+    assert recorder.flush()(patience(SECONDS))
+
+
+def test_a_flush_of_one_that_does_not_run(host: Host) -> None:
+    recorder = host.recorder()
+    recorder.flush()(patience(SECONDS))
+    recorder.start()
+    recorder.stop(SECONDS)
+    recorder.flush()(patience(SECONDS))
+    assert threads() == 0
+
+
+def test_its_own_thread_does_not_wait_for_itself(host: Host) -> None:
+    """Whatever a finalizer that happens to run there closes."""
+    recorder = host.recorder()
+    waited: list[object] = []
+
+    def close() -> None:
+        waited.append(recorder.flush()(patience(SECONDS)))
+        waited.append(recorder.end()(patience(SECONDS)))
+
+    recorder.before_work = close
+    recorder.start()
+    wait_for(lambda: not recorder.is_running, SECONDS, "it to end")
+    assert waited == [None, None]
+
+
 def test_one_that_is_stopped_twice_is_waited_for(host: Host, slow: Slow) -> None:
     recorder = host.recorder(flush_interval=0.01)
     recorder.start()
