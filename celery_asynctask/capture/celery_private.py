@@ -11,6 +11,7 @@ Some are used directly, without this module:
 ``Context.__dict__``       app/task.py           `publish`, `run`, `extract` and `current` keep values in it and read
                                                  fields of the request from it, several times for each task
 ``Request.request_dict``   worker/request.py     what a child is sent; `headers` puts each delivery's token into it
+``Celery.close``           app/base.py           `closing` overrides it on the app, which ``with`` calls, too
 ``Task.bind``              app/task.py           `task` overrides it: it comes before a task can be sent (``__bound__``)
 ``conf.maps``, ``prefix``  utils/collections.py  the known settings, in `settings`, which cannot import this module
 ``conf.finalize``          app/utils.py          the same

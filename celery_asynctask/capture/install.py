@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from celery import signals
 
-from celery_asynctask.capture import publish, run, worker
+from celery_asynctask.capture import closing, publish, run, worker
 from celery_asynctask.capture.celery_private import is_configured
-from celery_asynctask.capture.instrumentation import ATTRIBUTE, Instrumentation, instrumentation_of
+from celery_asynctask.capture.instrumentation import ATTRIBUTE, Instrumentation, close_all, instrumentation_of
 from celery_asynctask.settings import Settings
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def install(app: Celery, *, whole_app: bool = True) -> None:
         setattr(app, ATTRIBUTE, instrumentation)
         publish.wrap(app, instrumentation)
         run.wrap(app)
+        closing.wrap(app, instrumentation)
         if not _installed:
             for signal_, receiver in _RECEIVERS.items():
                 signal_.connect(receiver, weak=False, dispatch_uid=f"celery_asynctask.{receiver.__name__}")
@@ -62,6 +63,7 @@ def uninstall(app: Celery) -> None:
     instrumentation.close()
     publish.unwrap(app)
     run.unwrap(app)
+    closing.unwrap(app)
     delattr(app, ATTRIBUTE)
     _installed.discard(app)
     if not _installed:
@@ -76,10 +78,8 @@ def on_import_modules(sender: Any, **_: Any) -> None:
 
 
 def on_worker_process_shutdown(**_: Any) -> None:
-    """Close the instrumentation in a child of a prefork pool, which runs no exit functions."""
-    for app in list(_installed):
-        if (instrumentation := instrumentation_of(app)) is not None:
-            instrumentation.close()
+    """End recording in a child of a prefork pool, which runs no exit functions."""
+    close_all()
 
 
 _RECEIVERS: dict[Any, Callable[..., None]] = {

@@ -6,8 +6,10 @@ import atexit
 import contextlib
 import inspect
 import os
+import time
 import weakref
 from collections import deque
+from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -17,13 +19,13 @@ from kombu.utils.imports import symbol_by_name
 from celery_asynctask.capture import context, payload
 from celery_asynctask.capture.celery_private import is_pool_child, registered_tasks
 from celery_asynctask.capture.messages import queue_of
+from celery_asynctask.capture.outlet import Outlet, outlet_of, outlets
 from celery_asynctask.capture.payload.redaction import SENSITIVE_NAMES, Redaction
 from celery_asynctask.core.event import Event, encode, json_text, quote
 from celery_asynctask.core.forking import reset_in_children
 from celery_asynctask.core.limits import MAX_NAME
 from celery_asynctask.errors import report
 from celery_asynctask.journal import Journal
-from celery_asynctask.recorder import Recorder
 from celery_asynctask.settings import Settings
 
 if TYPE_CHECKING:
@@ -111,10 +113,13 @@ class Instrumentation:
         self.policies = _Policies(self)
         self.names = _Names()
         self._chord: str | None = None
+        self.before_work: Callable[[], None] | None = None
+        """Called by the recorder's thread before each look into the journal; must not raise."""
         reset_in_children(self)
 
     def _reset(self) -> None:
-        self._started = False
+        self.is_started = False
+        """Whether it uses its outlet."""
         self.places = _Places(self)
         self.waiting: deque[tuple[int, weakref.ref[Any]]] = deque()
         """Requests that a worker's main process has received, with the time, and that are not recorded as received."""
@@ -130,15 +135,14 @@ class Instrumentation:
         return Settings.from_app(self.app)
 
     @cached_property
-    def journal(self) -> Journal:
-        """This process's journal."""
-        settings = self.settings
-        return Journal(settings.directory, settings.store_id, settings.journal_max_bytes, role=_role)
+    def outlet(self) -> Outlet:
+        """Where this process's events go; it may be that of other apps, too."""
+        return outlet_of(self.settings, _role)
 
     @cached_property
-    def recorder(self) -> Recorder:
-        """This process's recorder."""
-        return Recorder(self.settings, self.journal)
+    def journal(self) -> Journal:
+        """This process's journal."""
+        return self.outlet.journal
 
     def widen(self, whole_app: bool) -> None:
         """Record all tasks of the app from now on if ``whole_app``; never fewer than before."""
@@ -208,31 +212,45 @@ class Instrumentation:
 
     def write(self, data: bytes) -> None:
         """`record`, for an event that is encoded already."""
-        if not self.journal.append(data) and is_pool_child():
-            self.recorder.start()  # without a journal directory, it stores from memory
-        if not self._started:
+        if not self.journal.append(data):
+            self.start()
+            self.outlet.recorder.start()  # also in a child of a pool: it stores from memory
+        elif not self.is_started:
             self.start()
 
     def start(self) -> None:
         """Run a recorder in this process until it exits. Not in a child of a prefork pool: its main process has one."""
-        if self._started or not self.settings.enabled:
+        if self.is_started or not self.settings.enabled:
             return
-        self._started = True
-        if not is_pool_child():
-            self.recorder.start()
-            atexit.register(self.close)
+        self.is_started = True
+        self.outlet.join(self, stores=not is_pool_child())
+        atexit.unregister(close_all)  # only once, and before what was registered earlier
+        atexit.register(close_all)
 
     def close(self) -> None:
-        """Store all events, for at most `EXIT_SECONDS`, and stop the recorder; a later event starts it again."""
-        if not self._started:
-            return
-        self._started = False
-        atexit.unregister(self.close)
-        self.journal.close()
-        if "recorder" in self.__dict__:
-            with contextlib.suppress(RuntimeError):  # the interpreter is ending
-                self.recorder.stop(EXIT_SECONDS)
-        self.journal.abandon()
+        """Store all events, for at most `EXIT_SECONDS`. If no other app uses them, stop the recorder and end the
+        segment, too. A later event starts them again."""
+        _close([self])
+
+    def leave(self) -> Callable[[float], object]:
+        """`close`, without waiting: returns what waits for it."""
+        self.is_started = False
+        return self.outlet.leave(self)
+
+
+def close_all() -> None:
+    """Close the instrumentations of all apps, together for at most `EXIT_SECONDS`: the process ends."""
+    _close(user for outlet in outlets() for user in outlet.users())
+
+
+def _close(instrumentations: Iterable[Instrumentation]) -> None:
+    until = time.monotonic() + EXIT_SECONDS
+    closing = [one for one in instrumentations if one.is_started]
+    for wait in [one.leave() for one in closing]:
+        with contextlib.suppress(RuntimeError):  # the interpreter is ending
+            wait(max(0.0, until - time.monotonic()))
+    for one in closing:
+        one.outlet.abandon()
 
 
 _worker_pid = 0

@@ -171,7 +171,7 @@ def on_worker_ready(sender: Any, **_: Any) -> None:
     instrumentation = instrumentation_of(sender.app)
     if instrumentation is None:
         return
-    instrumentation.recorder.before_work = partial(record_waiting, instrumentation)
+    instrumentation.before_work = partial(record_waiting, instrumentation)
     instrumentation.start()
     hook_decode_errors(sender, partial(guard(_record_message), Kind.REJECTED, sender.app))
     log_missing(sender.app)  # now that the worker's log is set up

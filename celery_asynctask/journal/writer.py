@@ -86,6 +86,10 @@ class Journal:
         if handle is not None:
             os.close(handle)
 
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        if self._handle is not None:
+            close(self._handle)
+
     def append(self, data: bytes) -> bool:
         """Write one encoded event. Returns whether it is in the journal now; else it waits in memory or is dropped."""
         with self._lock:
@@ -165,12 +169,12 @@ class Journal:
             self._close()
 
     def abandon(self) -> None:
-        """Count the events that wait in memory as dropped, because the process ends."""
+        """Count the events that wait in memory as dropped, because the process ends, or all that write here have."""
         with self._lock:
             if self._kept:
                 logger.error(
-                    "celery-asynctask drops %d events of this process (pid %d), which ends: they could not be written "
-                    "to the journal in %s. An earlier log line says why.",
+                    "celery-asynctask drops %d events of this process (pid %d), because it or its app ends: they could "
+                    "not be written to the journal in %s. An earlier log line says why.",
                     len(self._kept),
                     os.getpid(),
                     self.path,

@@ -46,7 +46,7 @@ NARROW = {
 }
 """Parts of which another part may import only a few modules."""
 ONLY_BY = {
-    ("capture", "recorder"): {"capture.instrumentation"},
+    ("capture", "recorder"): {"capture.outlet"},
     ("cli", "recorder"): {"cli.recorder"},
     ("cli", "http"): {"cli.serve"},
     ("http", "console"): {"http.application"},

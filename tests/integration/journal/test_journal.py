@@ -63,6 +63,15 @@ def test_nothing_is_made_before_the_first_event(path: Path) -> None:
     assert not path.exists()
 
 
+def test_one_that_is_collected_gives_its_segment_back(path: Path) -> None:
+    journal = Journal(path, STORE)
+    journal.append(b"x")
+    [segment] = segments(path)
+    assert is_being_written(segment.path)
+    del journal
+    assert not is_being_written(segment.path)
+
+
 def test_threads_share_a_segment(journal: Journal, path: Path) -> None:
     def append(name: int) -> None:
         for number in range(200):

@@ -130,6 +130,14 @@ def test_a_request_of_a_task_has_a_dict() -> None:
 # -- publishing
 
 
+def test_with_closes_an_app_by_what_it_has_under_that_name(app: Celery) -> None:
+    closed: list[str] = []
+    with app:
+        app.__dict__["close"] = lambda: closed.append("ours")
+    del app.__dict__["close"]
+    assert closed == ["ours"]
+
+
 def test_an_app_makes_its_amqp_on_first_use_of_what_its_class_names(app: Celery) -> None:
     assert celery_private.amqp_of(app) is None
     named = celery_private.amqp_class(app)
