@@ -147,6 +147,11 @@ class Journal:
             self._kept.extendleft(reversed(lines))
             self._kept_bytes += sum(map(len, lines))
 
+    @property
+    def role(self) -> str:
+        """What this process is now: producer, worker or child."""
+        return self._role()
+
     def describe(self) -> dict[str, Any]:
         """What the first frame of a segment says about it and its process, as `frame.describe` reads it."""
         return {
@@ -155,7 +160,7 @@ class Journal:
             "segment": self._segment,
             "host": socket.gethostname(),
             "pid": os.getpid(),
-            "role": self._role(),
+            "role": self.role,
             "at": now(),
             "dropped": dict(self.dropped),
         }
@@ -270,7 +275,7 @@ class Journal:
             logger.error(
                 "celery-asynctask cannot write to its journal in this process (%s, pid %d): %s. Tasks are not "
                 "affected. Up to %d events are kept in memory, and recording resumes by itself when the cause is gone.",
-                self._role(),
+                self.role,
                 os.getpid(),
                 reason.rstrip("."),
                 KEPT_EVENTS,

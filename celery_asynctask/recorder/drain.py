@@ -76,6 +76,11 @@ class Drain:
         """Record which processes live, if that is due. Raises `sqlalchemy.exc.SQLAlchemyError`, `OSError`."""
         self._watch.look()
 
+    def release(self, source: str) -> None:
+        """Record that the messages that a process has received and not started are not with it any more. Raises
+        `sqlalchemy.exc.SQLAlchemyError`."""
+        self._watch.release(source)
+
     def batch(self) -> int:
         """Store one batch. Returns its number of events and damaged lines, 0 if there was nothing new.
 

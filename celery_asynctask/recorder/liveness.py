@@ -18,7 +18,7 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, cast
 
 from celery_asynctask.core.accounting import SILENT, plural
@@ -73,6 +73,10 @@ class Watch:
         self.store.forget_unrecorded()
         self.look_at = time.monotonic() + LOOK_SECONDS
 
+    def release(self, source: str) -> None:
+        """`release`, with this watch's store."""
+        release(self.store, source)
+
     def _silent(self) -> list[str]:
         """The sources of other directories that have been silent for too long."""
         last_seen = self.store.others(self.directory.id)
@@ -85,7 +89,7 @@ class Watch:
 
     def _record(self, left: Open, of_attempt: Kind, of_message: Kind, evidence: str) -> None:
         attempts = [event for one in left.attempts if (event := _event(of_attempt, one, evidence)) is not None]
-        messages = [event for one in left.held if (event := _held_event(of_message, one)) is not None]
+        messages = _held_events(of_message, left.held)
         if attempts or messages:
             self.store.write([encode(event) for event in (*attempts, *messages)])
         if attempts:
@@ -94,6 +98,17 @@ class Watch:
         if messages:
             state = "waiting for a worker again" if of_message is Kind.RELEASED else "received again"
             _log(messages, "message", state, evidence)
+
+
+def release(store: Store, source: str) -> None:
+    """Record that the messages that a process has received and not started wait for another worker, because it ends.
+    Raises `sqlalchemy.exc.SQLAlchemyError`."""
+    if events := _held_events(Kind.RELEASED, store.held(source)):
+        store.write([encode(event) for event in events])
+
+
+def _held_events(kind: Kind, held: Iterable[HeldTask]) -> list[Event]:
+    return [event for one in held if (event := _held_event(kind, one)) is not None]
 
 
 def _log(events: Sequence[Event], noun: str, state: str, evidence: str) -> None:

@@ -8,7 +8,7 @@ import time
 from celery_asynctask.journal import Journal
 from celery_asynctask.journal.frame import Chunk, scan
 from celery_asynctask.recorder.drain import Part, store_batch
-from celery_asynctask.recorder.liveness import LOOK_SECONDS
+from celery_asynctask.recorder.liveness import LOOK_SECONDS, release
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
 
@@ -36,6 +36,11 @@ class MemoryDrain:
         if self._stored:
             self._store.note_alive([self._journal.source])
         self.look_at = time.monotonic() + LOOK_SECONDS
+
+    def release(self, source: str) -> None:
+        """As `Drain.release`."""
+        if self._stored:
+            release(self._store, source)
 
     def _store_all(self) -> None:
         lines = self._journal.take()

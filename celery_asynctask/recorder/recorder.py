@@ -175,6 +175,8 @@ class Recorder:
                 flushes = stopping or bool(drained) or time.monotonic() >= flush_at
                 try:
                     done = self._work(flushes)
+                    if stopping and done:
+                        self._release()
                     backoff = self.settings.flush_interval
                     if not done:
                         flush_at = 0.0
@@ -224,6 +226,11 @@ class Recorder:
             self._in_trouble = False
             logger.warning("celery-asynctask stores events again in %s.", self.settings.absolute_url)
         return True
+
+    def _release(self) -> None:
+        """Record that what this process has received and not started waits for another worker: it ends."""
+        if self.journal is not None and self.journal.role == "worker" and self._drain is not None:
+            self._drain.release(self.journal.source)
 
     def _is_still_elected(self, handle: int) -> bool:
         """False if the directory was deleted, as another recorder may be elected in a new one, and if there is a

@@ -83,6 +83,11 @@ def _held(connection: Connection, status: AsyncTaskStatus, *conditions: Any) -> 
     return [HeldTask(*row) for row in connection.execute(statement)]
 
 
+def held(connection: Connection, source: str) -> list[HeldTask]:
+    """The tasks whose messages a process has received and not started."""
+    return _held(connection, AsyncTaskStatus.RECEIVED, _source.source == source)
+
+
 def note_alive(connection: Connection, sources: Collection[str], seen: dt.datetime) -> Open:
     """Note that these processes were seen alive at ``seen``. Returns what was recorded as lost or released because one
     of these processes was taken for gone."""

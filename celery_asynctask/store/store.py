@@ -23,7 +23,7 @@ from celery_asynctask.core.time import time_of
 from celery_asynctask.settings import Settings, engine_options
 from celery_asynctask.store import fold, liveness
 from celery_asynctask.store.executemany import Rows
-from celery_asynctask.store.liveness import Open
+from celery_asynctask.store.liveness import HeldTask, Open
 from celery_asynctask.store.remedies import make_engine, usable
 from celery_asynctask.store.schema import create_tables
 from celery_asynctask.store.tables import async_task, async_task_attempt, async_task_revision, async_task_source
@@ -174,6 +174,11 @@ class Store:
         """`liveness.note_silent`, now."""
         with self.engine.begin() as connection:
             return liveness.note_silent(connection, sources, _now())
+
+    def held(self, source: str) -> list[HeldTask]:
+        """`liveness.held`."""
+        with self.engine.begin() as connection:
+            return liveness.held(connection, source)
 
     def forget_unrecorded(self) -> None:
         """Delete the rows of tasks that were not to be recorded, a day after a worker said so."""

@@ -19,7 +19,7 @@ from celery_asynctask.recorder import liveness
 from celery_asynctask.recorder.drain import Drain
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
-from tests.histories import ID, Delivery
+from tests.histories import ID, Delivery, event, ms, variant
 from tests.integration.draining import source_of
 from tests.integration.rows import stored
 
@@ -180,6 +180,18 @@ def test_a_message_whose_process_is_gone_waits_for_a_worker_again(
     else:
         assert (before, status(store)) == ("RETRY", "RETRY")
     assert stored(store)[ID].task["holder"] == node.journal.source
+
+
+def test_a_worker_that_ends_releases_what_it_holds(store: Store, make_node: Callable[..., Node]) -> None:
+    """At once, and nothing of another's."""
+    node = make_node()
+    node.journal.append(received(node))
+    other = encode(variant(event(Kind.RECEIVED, 2, created=ms(0), holder="another"), id="other"))
+    node.journal.append(other)
+    node.after(0)
+    node.drain.release(node.journal.source)
+    rows = stored(store)
+    assert (rows[ID].task["status"], rows["other"].task["status"]) == ("PENDING", "RECEIVED")
 
 
 def test_a_message_that_another_worker_has_by_then_stays_received(store: Store, make_node: Callable[..., Node]) -> None:
