@@ -26,7 +26,8 @@ from celery_asynctask.capture.celery_private import (
     own_send_task_message,
     sends_messages,
 )
-from celery_asynctask.capture.headers import HEADER, checksum, header_of, is_again, read, stamp, write
+from celery_asynctask.capture.continuation import CHORD_UNLOCK, continued, is_step_of
+from celery_asynctask.capture.headers import HEADER, checksum, header_of, is_again, is_time, read, stamp, write
 from celery_asynctask.core import canvas
 from celery_asynctask.core.canvas import hidden_by
 from celery_asynctask.core.event import decode
@@ -142,7 +143,7 @@ def _before(instrumentation: Instrumentation, name: str, message: Any, options: 
     sender = current.request if current is not None else None
     request = sender if current is not None and current.app is instrumentation.app else None
     given_header = read(headers.get(HEADER), task_id)
-    before, is_step = _before_it(request, current, task_id, given_header, again)
+    before = continued(current if request is not None else None, name, task_id, given_header, message, again=again)
     known = fields(instrumentation, task_id, request, given_header, before)
     if known:
         known = context.to_header(known, instrumentation.encoder)
@@ -150,11 +151,11 @@ def _before(instrumentation: Instrumentation, name: str, message: Any, options: 
     header = None
     version = instrumentation.settings.header_version
     if (policy := instrumentation.policies[name]).recorded:
-        created = at if before is None else before.get("created", before.get("body", at if is_step else None))
-        header = stamp(task_id, created, at)
-        if again and before is not None and isinstance(root := before.get("root"), str):
-            header["root"] = root
-        elif request is not None and not again and not instrumentation.policies[current.name].recorded:
+        header = stamp(task_id, at if before is None else before.get("created", before.get("body")), at)
+        if before is not None and before is given_header:
+            if isinstance(root := before.get("root"), str):
+                header["root"] = root
+        elif request is not None and not instrumentation.policies[current.name].recorded:
             header["root"] = request.root_id if request.root_id != request.id else task_id
         if not policy.known:
             header["blind"] = True
@@ -162,9 +163,9 @@ def _before(instrumentation: Instrumentation, name: str, message: Any, options: 
             header["hidden"] = hidden
         header.update(known)
         headers[HEADER] = write(header, version)
-    elif name == _CHORD_UNLOCK:
-        body = at if before is None else before.get("body", at)
-        headers[HEADER] = write({"for": checksum(task_id), "body": body, **known}, version)
+    elif name == CHORD_UNLOCK:
+        body = at if before is None else before.get("body", before.get("created"))
+        headers[HEADER] = write({"for": checksum(task_id), **({"body": body} if is_time(body) else {}), **known}, version)
     elif known:
         headers[HEADER] = write({"for": checksum(task_id), **known}, version)
     tracing.inject(headers)
@@ -173,26 +174,6 @@ def _before(instrumentation: Instrumentation, name: str, message: Any, options: 
     # A retry that a worker's main process sends for a killed child comes from no span. The span that OpenTelemetry's
     # instrumentation makes for it now must still belong to the trace of the first attempt.
     return header, about, sender, tracing.attach(Context(headers))[1] if again else None
-
-
-_CHORD_UNLOCK = "celery.chord_unlock"
-
-
-def _before_it(
-    request: Any, current: Any, task_id: Any, given: Any, again: bool
-) -> tuple[Mapping[str, Any] | None, bool]:
-    """Our header of the message before this one, if this one goes on with its execution: that of the same task if it is
-    sent again, that of the task that carried it as a step, or that of the task that unlocks its chord. And whether it
-    is a step."""
-    if again and isinstance(given, dict) and given:
-        return given, False
-    if request is None:
-        return None, False
-    if again and request.id == task_id:
-        return header_of(request), False
-    if _is_step_of(request, task_id) or current.name == _CHORD_UNLOCK:
-        return header_of(request), True
-    return None, False
 
 
 def fields(
@@ -233,7 +214,7 @@ def _after(
     if request is not None and request.id == about["id"]:
         request.__dict__["asynctask_replaced"] = True  # or retried: read only if the attempt ends as ignored
     chain, chord, callbacks = embed.get("chain"), embed.get("chord"), embed.get("callbacks")
-    if not (chain or chord or callbacks) or about.get("retries") or _is_step_of(request, about["id"]):
+    if not (chain or chord or callbacks) or about.get("retries") or is_step_of(request, about["id"]):
         return
     if chord and not chain and not callbacks and instrumentation.planned_chord(chord):
         return
@@ -242,16 +223,6 @@ def _after(
         instrumentation.record(planned)
     if request is not None and any(step.id == request.id for step in steps):
         request.__dict__["asynctask_replaced"] = True
-
-
-def _is_step_of(request: Any, task_id: str) -> bool:
-    """Whether the running task carried this one as a step: then all steps behind it were planned before."""
-    if request is None:
-        return False
-    known = request.__dict__.get("asynctask_steps")
-    if known is None:
-        known = request.__dict__["asynctask_steps"] = frozenset(step.id for step in extract.steps_of(request))
-    return task_id in known
 
 
 @guard

@@ -278,6 +278,26 @@ def secretive(secret: str, *, key: str) -> str:
     return secret + key
 
 
+@app.task
+def login(user: str, password: str) -> int:
+    return len(user + password)
+
+
+@app.task(bind=True, max_retries=1)
+def sync(self: Any, day: str, works: bool) -> str:
+    """Given an id that says what it is about, again and again."""
+    if not works:
+        raise self.retry(exc=RuntimeError(f"no {day}"), countdown=0)
+    return day
+
+
+@app.task(bind=True)
+def forward(self: Any, eagerly: bool) -> str:
+    """Sends its own message headers along, as a mix-in that passes on a correlation id does."""
+    child = add.apply if eagerly else add.apply_async
+    return str(child((1, 1), headers=self.request.headers).id)
+
+
 @app.task(bind=True)
 def whoami(self: Any, seconds: float = 0) -> list[Any]:
     """The context of this task, before and after other tasks had their turn."""

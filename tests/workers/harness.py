@@ -124,9 +124,7 @@ class World:
         from celery_asynctask import uninstall
 
         uninstall(self.app)
-        _state._on_app_finalizers.intersection_update(
-            self._shared
-        )  # otherwise later apps of the process would get its tasks
+        self.unshare_tasks()
         with self.app.connection_for_write() as connection:
             services.forget(connection, self.plan.queue)
         for app in (self.app, *self.others):
@@ -134,6 +132,10 @@ class World:
             app.close()
         pools.reset()  # kombu keeps them by URL, even closed ones
         self.engine.dispose()
+
+    def unshare_tasks(self) -> None:
+        """Keep the tasks from later apps of the process, which would get them, too."""
+        _state._on_app_finalizers.intersection_update(self._shared)
 
     @contextmanager
     def worker(self, *options: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
