@@ -105,8 +105,7 @@ def on_task_init(task_id: str, task: Any) -> None:
         start = known[_START] = extract.start(instrumentation, policy, name, request, at, ids)
         instrumentation.write(start)
         if ids is not None:
-            key = attempt_key(cast("Event", {**extract.delivery(request), "run": header_of(request)["run"]}))
-            tracing.describe(request.id, request.root_id, request.parent_id, key)
+            tracing.describe(request.id, request.root_id, request.parent_id, attempt_key(decode(start)))
         if request.chain or request.chord or request.callbacks:
             _plan(instrumentation, request, start)
     except SoftTimeLimitExceeded:
