@@ -45,12 +45,19 @@ def from_request(kind: Kind, name: str, request: Any, at: int) -> Event:
         "at": at,
         "name": name[:MAX_NAME],
         **delivery(request),
+        **execution(header),
     }
     if "delivered" in header:
         event["delivered"] = True
+    event.update(context.identity(header))  # type: ignore[typeddict-item]
+    return event
+
+
+def execution(header: Mapping[str, Any]) -> Event:
+    """The keys of an event that say which execution and which delivery it is about: created and run."""
+    event = cast("Event", {"run": header["run"]})
     if is_time(created := header.get("created")):
         event["created"] = created
-    event.update(context.identity(header))  # type: ignore[typeddict-item]
     return event
 
 

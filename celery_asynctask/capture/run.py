@@ -105,7 +105,8 @@ def on_task_init(task_id: str, task: Any) -> None:
         start = known[_START] = extract.start(instrumentation, policy, name, request, at, ids)
         instrumentation.write(start)
         if ids is not None:
-            tracing.describe(request.id, request.root_id, request.parent_id, attempt_key(decode(start)))
+            about = cast("Event", {**extract.delivery(request), **extract.execution(header_of(request))})
+            tracing.describe(request.id, request.root_id, request.parent_id, attempt_key(about))
         if request.chain or request.chord or request.callbacks:
             _plan(instrumentation, request, start)
     except SoftTimeLimitExceeded:
