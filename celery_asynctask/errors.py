@@ -73,6 +73,8 @@ class JournalError(AsyncTaskError):
 
 failures: Counter[str] = Counter()
 """Number of failures in this process by hook and exception, such as ``on_received: KeyError``."""
+_wrong_settings: set[str] = set()
+"""What was logged of them: each app may have one of its own."""
 _counting = RLock()
 """Keeps threads that fail at once from losing counts, and from each leaving the log line to the other."""
 os.register_at_fork(before=_counting.acquire, after_in_parent=_counting.release, after_in_child=_counting.release)
@@ -80,13 +82,14 @@ os.register_at_fork(before=_counting.acquire, after_in_parent=_counting.release,
 
 def report(where: str, task_id: object, exc: Exception) -> None:
     """Count a failure in the hook ``where``, and log the first of its kind in this process with the task id. A wrong
-    setting, which fails every hook, is logged once, in a line."""
-    kind = type(exc).__name__
-    key = f"{where}: {kind}"
+    setting, which fails every hook of its app, is logged once, in a line."""
+    key = f"{where}: {type(exc).__name__}"
     is_setting = isinstance(exc, SettingsError)
     with _counting:
-        is_first = key not in failures and not (is_setting and any(known.endswith(f": {kind}") for known in failures))
+        is_first = str(exc) not in _wrong_settings if is_setting else key not in failures
         failures[key] += 1
+        if is_setting:
+            _wrong_settings.add(str(exc))
     if is_first and is_setting:
         logger.error("celery-asynctask records nothing in this process: %s", exc)
     elif is_first:

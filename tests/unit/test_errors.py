@@ -18,8 +18,10 @@ from celery_asynctask.errors import SettingsError, failures, guard, report
 @pytest.fixture(autouse=True)
 def _no_failures() -> Iterator[None]:
     failures.clear()
+    errors._wrong_settings.clear()
     yield
     failures.clear()
+    errors._wrong_settings.clear()
 
 
 @guard
@@ -61,6 +63,12 @@ def test_a_wrong_setting_is_logged_once_for_all_hooks(caplog: pytest.LogCaptureF
         "celery-asynctask records nothing in this process: Unknown setting 'asynctask_urll'."
     )
     assert record.exc_info is None
+
+
+def test_each_app_s_wrong_setting_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("urll", "redacts", "urll"):
+        report("_before", "abc", SettingsError(f"Unknown setting 'asynctask_{name}'."))
+    assert [record.getMessage().rpartition("'asynctask_")[2] for record in caplog.records] == ["urll'.", "redacts'."]
 
 
 def test_logged_once_a_kind_and_counted_each_time(caplog: pytest.LogCaptureFixture) -> None:
