@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celery_asynctask.core.limits import MAX_JOURNAL, MAX_VALUE
 from celery_asynctask.core.links import PLACEHOLDERS, is_template
 from celery_asynctask.core.rights import Right
-from celery_asynctask.core.url import parse
+from celery_asynctask.core.url import OWN_OPTIONS, objection, parse, store_id
 from celery_asynctask.errors import SettingsError
+from celery_asynctask.journal.place import configured_directory, default_directory
 
 if TYPE_CHECKING:
     from celery import Celery
 
 _AGE = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?(ms|[smhdwy])", re.ASCII)
+_MASK = "********"
+"""As Celery writes it."""
+DEFAULT_URL = "sqlite:///asynctask.db"
 DEFAULT_EXCLUDE = ("celery.chord_unlock", "celery.backend_cleanup")
 
 
@@ -43,31 +46,12 @@ class _Unfit(ValueError):
     """A value is not allowed. The message says what is wrong with it, without the value, so that it can be shown."""
 
 
-_KINDS = {
-    "sqlite": "sqlite",
-    "postgresql": "postgresql+psycopg",
-    "mysql": "mysql+pymysql",
-    "mariadb": "mariadb+pymysql",
-}
-"""The databases that can be a store, each with the beginning of its URLs."""
-_MISNAMED = {"postgres": "postgresql", "pgsql": "postgresql", "psql": "postgresql", "sqlite3": "sqlite"}
-"""Other names of these databases in URLs."""
-
-
 def _url(value: Any) -> str:
     if not isinstance(value, str) and hasattr(value, "render_as_string"):  # an sqlalchemy.engine.URL
         value = value.render_as_string(hide_password=False)
     url = _string(value)
-    if url != url.strip() or not url.isprintable():
-        raise _Unfit("It has blanks around it, or characters in it that cannot be printed, such as line breaks.")
-    backend = parse(url).backend
-    if backend not in _KINDS:
-        right = _MISNAMED.get(backend.lower(), backend.lower())
-        raise _Unfit(
-            f"Write {_KINDS[right]}:// in place of {url.partition(':')[0]}://."
-            if right in _KINDS
-            else f"celery-asynctask cannot store in {backend}."
-        )
+    if wrong := objection(url):
+        raise _Unfit(wrong)
     return url
 
 
@@ -75,6 +59,23 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise ValueError
     return dict(value)
+
+
+def _engine_options(value: Any) -> Mapping[str, Any]:
+    options = _mapping(value)
+    within = [options.get(name) or {} for name in ("execution_options", "connect_args")]
+    given = set(options).union(*(_mapping(nested) for nested in within))
+    if "schema_translate_map" in given:
+        raise _Unfit(
+            "Take schema_translate_map out of it, which only a part of the statements would obey: name another schema "
+            "of PostgreSQL in asynctask_url, as in ?options=-csearch_path%3Daudit, another one of MySQL or MariaDB as "
+            "its database."
+        )
+    if taken := sorted(given & OWN_OPTIONS):
+        raise _Unfit(
+            f"Take {' and '.join(taken)} out of it: celery-asynctask begins and commits its transactions itself."
+        )
+    return options
 
 
 def _globs(value: Any) -> tuple[str, ...]:
@@ -179,7 +180,7 @@ _RULES = {
     "url": _Rule(
         "an SQLAlchemy URL of SQLite, PostgreSQL, MySQL or MariaDB, such as 'postgresql+psycopg://user@host/name'", _url
     ),
-    "engine_options": _Rule("a mapping of keyword arguments of sqlalchemy.create_engine", _mapping),
+    "engine_options": _Rule("a mapping of keyword arguments of sqlalchemy.create_engine", _engine_options),
     "create_tables": _Rule("True or False", _boolean),
     "journal_dir": _Rule("a path on a local file system", _directory),
     "journal_max_bytes": _number("a whole number of bytes", 1_000_000, 10**12),
@@ -217,9 +218,9 @@ class Settings:
 
     enabled: bool = True
     """Whether anything is recorded. If False: no events, no files, no threads, and messages are sent unchanged."""
-    url: str = "sqlite:///asynctask.db"
+    url: str = field(default=DEFAULT_URL, repr=False)
     """SQLAlchemy URL of the store. The default is a file in the working directory."""
-    engine_options: Mapping[str, Any] = field(default_factory=dict)
+    engine_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """Keyword arguments for `sqlalchemy.create_engine`."""
     create_tables: bool = True
     """Whether the recorder creates missing tables. Set it to False if you run the migrations yourself."""
@@ -246,7 +247,7 @@ class Settings:
     ``{parent_id}``, ``{name}``, ``{trace_id}``, ``{span_id}``, ``{customer}``, ``{worker}``, ``{start}`` and ``{end}``.
     The last two are in milliseconds since 1970: the creation of the task, and its end or else the present. A link that
     needs a value that the task does not have is not shown."""
-    tokens: Mapping[str, Mapping[str, Any]] | None = None
+    tokens: Mapping[str, Mapping[str, Any]] | None = field(default=None, repr=False)
     """Bearer tokens of the HTTP API by name, each with the ``sha256`` of the token in hex, the ``customers`` whose
     tasks it may see (``"*"``: all tasks), and its ``rights``: ``read``, ``payloads`` (values), ``rerun``, ``purge``.
     None: no tokens."""
@@ -290,7 +291,7 @@ class Settings:
                 if name == "url" and isinstance(value, str) and "://" not in value:
                     raise SettingsError(
                         f"Setting {key!r} is not an SQLAlchemy URL (its value is not shown: it may hold a password). "
-                        f"Write {cls.url} for a file, postgresql+psycopg://user@host/name for a server."
+                        f"Write {DEFAULT_URL} for a file, postgresql+psycopg://user@host/name for a server."
                     ) from None
                 shown = "(not shown)" if name in ("url", "engine_options", "tokens") else repr(value)
                 raise SettingsError(
@@ -314,12 +315,10 @@ class Settings:
     @property
     def store_id(self) -> str:
         """The identity of the store, without credentials: equal for all processes that write to the same database."""
-        url = parse(self.url)
-        database = url.database
-        if url.backend == "sqlite" and database not in ("", ":memory:"):
-            database = str(Path(database).absolute())
-        host = f"{url.host}:{url.port}" if url.port else url.host
-        return f"{url.backend}://{host}/{database}"
+        arguments = dict(self.engine_options.get("connect_args") or {})
+        if creator := self.engine_options.get("creator"):  # it connects to wherever it likes
+            arguments["creator"] = getattr(creator, "__qualname__", type(creator).__name__)
+        return store_id(self.url, arguments)
 
     @property
     def shown_url(self) -> str:
@@ -335,26 +334,29 @@ class Settings:
             return url.shown.replace(f":///{url.database}", f":///{Path(url.database).absolute()}", 1)
         return url.shown
 
-    @property
+    @cached_property
     def directory(self) -> Path:
-        """The journal directory: ``journal_dir``, or one below ``$XDG_STATE_HOME`` named after the store.
-
-        For a user without a home directory it is a path that can never be created: recording then goes on in memory,
-        as wherever no directory can be used.
-        """
-        if self.journal_dir is not None:
-            return self.journal_dir
-        state = os.environ.get("XDG_STATE_HOME") or _state_of_home()
-        readable = re.sub(r"[^A-Za-z0-9]+", "-", self.store_id).strip("-")[-40:].lower()
-        digest = hashlib.sha256(self.store_id.encode()).hexdigest()[:8]
-        return Path(state).absolute() / "celery-asynctask" / f"{readable}-{digest}"
+        """The journal directory: ``journal_dir``, or a directory of ours in it; or one named after the store, below
+        ``$XDG_STATE_HOME`` or wherever this user can have one. It is the same for as long as these settings are, even
+        if another could be had meanwhile."""
+        return default_directory(self.store_id) if self.journal_dir is None else configured_directory(self.journal_dir)
 
 
-def _state_of_home() -> Path:
-    try:
-        return Path.home() / ".local" / "state"
-    except RuntimeError:  # no $HOME, and no entry of this user in the password database
-        return Path(os.devnull)
+def censored(configuration: Mapping[Any, Any]) -> dict[Any, Any]:
+    """A Celery configuration for people to see, with ours as far as it holds no secret: URLs without theirs, mappings
+    that may have some not at all. Raises nothing."""
+    return {key: _shown(key.lower(), value) if isinstance(key, str) else value for key, value in configuration.items()}
+
+
+def _shown(name: str, value: Any) -> Any:
+    if "asynctask_" not in name or name.endswith(("_links", "_retention")):
+        return value
+    if isinstance(value, str) and "://" in value:
+        try:
+            return parse(value).shown
+        except ValueError:
+            return _MASK
+    return _MASK if isinstance(value, Mapping) or hasattr(value, "render_as_string") else value
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
@@ -374,18 +376,18 @@ def _configured(app: Celery) -> dict[str, Any]:
     With a namespace, `Celery.conf` finds ``CELERY_ASYNCTASK_URL`` as ``asynctask_url``, but its iteration gives the
     keys as they were written, and unknown keys must be seen, too.
     """
-    conf = app.conf.finalize()
-    prefix = (conf.prefix or "").lower()
+    keys = list(app.conf.keys())  # reads the configuration, if nothing has yet
+    conf = app.conf
+    prefix = (getattr(conf, "prefix", None) or "").lower()
     values: dict[str, Any] = {}
-    for mapping in conf.maps[:-1]:  # the last one holds Celery's defaults
-        for key in list(mapping.keys()):
-            if not isinstance(key, str):
-                continue
-            name = key.lower()
-            if prefix and name.startswith(prefix):
-                name = name.removeprefix(prefix)
-            elif prefix and key != name:
-                continue  # ASYNCTASK_X beside a namespace belongs to somebody else
-            if name.startswith("asynctask_"):
-                values.setdefault(name, mapping[key])
+    for key in keys:
+        if not isinstance(key, str):
+            continue
+        name = key.lower()
+        if prefix and name.startswith(prefix):
+            name = name.removeprefix(prefix)
+        elif prefix and key != name:
+            continue  # ASYNCTASK_X beside a namespace belongs to somebody else
+        if name.startswith("asynctask_"):
+            values[name] = conf.get(name, conf[key])
     return values

@@ -15,7 +15,7 @@ from celery_asynctask.cli.group import PROBLEM
 from celery_asynctask.cli.output import Output
 from celery_asynctask.core.accounting import Account, Ledger, counts, listed, plural
 from celery_asynctask.errors import FilterError
-from celery_asynctask.journal.directory import is_nowhere
+from celery_asynctask.journal.place import is_nowhere
 from celery_asynctask.journal.survey import Survey, readable, survey_of
 from celery_asynctask.present.ledger import verdict
 from celery_asynctask.queries.completeness import completeness
@@ -131,8 +131,8 @@ def _advice(ledger: Ledger, directory: Path, survey: Survey | None) -> Iterator[
         )
     if is_nowhere(directory):
         yield (
-            "No journal was read, because this user has no home directory: run this as the user of the workers, or set "
-            "HOME or asynctask_journal_dir."
+            "No journal was read, because there is no place for one where this user can write: run this as the user of "
+            "the workers, or set HOME or asynctask_journal_dir."
         )
     elif survey is None:
         yield f"This host has no journal directory {directory}."

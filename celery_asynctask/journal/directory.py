@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from celery_asynctask.core.forking import locking
+from celery_asynctask.core.url import same_store
 from celery_asynctask.errors import JournalError
+from celery_asynctask.journal.place import is_nowhere
 
 SUFFIX = ".segment"
 UNNAMED = ".new"
@@ -23,6 +25,11 @@ _UNNAMED_SECONDS = 60
 LOCK_NAME = "recorder.lock"
 CLAIM_NAME = "dedicated.lock"
 STORE_NAME = "store"
+NO_PLACE = (
+    "There is no place for the journal: this user has no home directory to write to, and can use neither "
+    "$XDG_RUNTIME_DIR, /dev/shm nor $TMPDIR"
+)
+_INSIDE = "celery-asynctask"
 ENCODING = ("utf-8", "surrogateescape")
 """Encoding and error handler of the store file, independent of a process's locale."""
 
@@ -45,10 +52,7 @@ class Directory:
     def __init__(self, path: Path, store_id: str) -> None:
         self.path = path
         if is_nowhere(path):
-            raise JournalError(
-                "This user has no home directory for the journal: set HOME, or asynctask_journal_dir to a directory of "
-                "this user."
-            )
+            raise JournalError(f"{NO_PLACE}. Set HOME, or asynctask_journal_dir to a directory of this user.")
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             status = path.lstat()
@@ -60,7 +64,8 @@ class Directory:
             if status.st_uid != os.geteuid():
                 raise JournalError(
                     f"The journal directory {path} belongs to user id {status.st_uid}, but this process runs as "
-                    f"{os.geteuid()}. Set asynctask_journal_dir to a directory of this user."
+                    f"{os.geteuid()}. Set asynctask_journal_dir to a directory of this user"
+                    f"{f', such as {path / _INSIDE}, which is then created' if os.access(path, os.W_OK) else ''}."
                 )
             if status.st_mode & 0o077:
                 path.chmod(0o700)
@@ -80,15 +85,20 @@ class Directory:
                     fcntl.flock(handle, fcntl.LOCK_EX)
                     if not os.fstat(handle).st_size:
                         os.write(handle, f"{store_id}\n{secrets.token_hex(16)}\n".encode(*ENCODING))
-                claimed, _, directory_id = os.pread(handle, 4096, 0).decode(*ENCODING).partition("\n")
+                claimed, directory_id = read_claim(handle)
+                if claimed != store_id and same_store(claimed, store_id):  # as an earlier version wrote it
+                    fcntl.flock(handle, fcntl.LOCK_EX)
+                    now = f"{store_id}\n{directory_id}\n".encode(*ENCODING)
+                    os.pwrite(handle, now, 0)
+                    os.ftruncate(handle, len(now))  # afterwards: whoever reads meanwhile reads these two lines
             finally:
                 os.close(handle)
-        if claimed != store_id:
+        if not same_store(claimed, store_id):
             raise JournalError(
                 f"The journal directory {self.path} belongs to the store {claimed}, not to {store_id}. Give each "
                 "store its own asynctask_journal_dir."
             )
-        return directory_id.strip()
+        return directory_id
 
     def segments(self) -> list[Segment]:
         """All segments in the directory, sorted. Raises `OSError`."""
@@ -158,9 +168,10 @@ class Directory:
             os.close(handle)
 
 
-def is_nowhere(path: Path) -> bool:
-    """Whether the settings have found no place for a journal; see `Settings.directory`."""
-    return path.is_relative_to(os.devnull)
+def read_claim(handle: int) -> tuple[str, str]:
+    """The store that a directory belongs to, and the id of the directory, from its opened file that says so."""
+    claimed, _, rest = os.pread(handle, 4096, 0).decode(*ENCODING).partition("\n")
+    return claimed, rest.partition("\n")[0].strip()
 
 
 def write_all(handle: int, data: bytes) -> None:

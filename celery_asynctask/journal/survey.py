@@ -12,12 +12,12 @@ from typing import Any, Final, NamedTuple
 from celery_asynctask.errors import JournalError
 from celery_asynctask.journal.directory import (
     CLAIM_NAME,
-    ENCODING,
     LOCK_NAME,
     STORE_NAME,
     Directory,
     Segment,
     is_being_written,
+    read_claim,
 )
 from celery_asynctask.journal.frame import NOTHING, Chunk, describe, read
 
@@ -46,8 +46,7 @@ class Survey(Directory):
     def __init__(self, path: Path) -> None:  # without the checks and changes of `Directory`
         self.path = path
         with (path / STORE_NAME).open("rb") as file:
-            self.store_id, _, directory_id = file.read(4096).decode(*ENCODING).partition("\n")
-        self.id = directory_id.strip()
+            self.store_id, self.id = read_claim(file.fileno())
 
     def recorder(self) -> int | None:
         """Process id of the elected recorder, `UNKNOWN_PID` if the kernel does not show it; None: there is none."""

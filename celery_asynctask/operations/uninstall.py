@@ -23,11 +23,12 @@ from sqlalchemy.schema import DropTable
 from celery_asynctask.core.accounting import SILENT
 from celery_asynctask.core.forking import locking
 from celery_asynctask.core.text import reason
-from celery_asynctask.core.url import parse
+from celery_asynctask.core.url import parse, same_store
 from celery_asynctask.errors import AsyncTaskError, JournalError, StoreError
 from celery_asynctask.journal import Segment
 from celery_asynctask.journal.directory import CLAIM_NAME, LOCK_NAME, STORE_NAME, SUFFIX, UNNAMED, is_being_written
 from celery_asynctask.journal.frame import describe
+from celery_asynctask.journal.place import is_made_for_a_store
 from celery_asynctask.journal.survey import UNKNOWN_PID, Survey, readable
 from celery_asynctask.operations.session import Writer
 from celery_asynctask.queries.reader import schema_problem, schema_version
@@ -224,7 +225,7 @@ class Uninstall:
             )
         with readable(path), suppress(FileNotFoundError):
             survey = Survey(path)
-            if survey.store_id != self._settings.store_id:
+            if not same_store(survey.store_id, self._settings.store_id):
                 raise JournalError(
                     f"The journal directory {path} belongs to the store {survey.store_id}, not to "
                     f"{self._settings.store_id}. Nothing is removed: correct asynctask_journal_dir or asynctask_url."
@@ -303,7 +304,7 @@ class Uninstall:
             os.close(directory)
         with suppress(OSError):  # other files are there
             path.rmdir()
-            if self._settings.journal_dir is None:
+            if self._settings.journal_dir is None and is_made_for_a_store(path):
                 path.parent.rmdir()
         return removed
 

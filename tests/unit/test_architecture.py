@@ -28,11 +28,11 @@ ARROWS: dict[str, set[str]] = {
     "web": {"core", "journal", "store", "queries", "operations", "present"},
     "console": {"core", "journal", "store", "queries", "operations", "present", "web"},
     "http": {"core", "journal", "store", "queries", "operations", "present", "web", "console"},
-    "cli": {"core", "journal", "store", "queries", "operations", "present", "recorder", "http"},
+    "cli": {"capture", "core", "journal", "store", "queries", "operations", "present", "recorder", "http"},
     "migrations": {"store"},
     "auto": {"capture"},
     "django": {"capture"},
-    "settings": {"core"},
+    "settings": {"core", "journal"},
     "errors": set(),
 }
 """The parts of the package that each part may import, whether on import, for types, or inside a function. All may
@@ -40,6 +40,7 @@ import `errors` except core, and `settings` except core, the journal and what pr
 NARROW = {
     ("capture", "recorder"): {"recorder"},
     ("operations", "capture"): {"capture.celery_private", "capture.context", "capture.install"},
+    ("cli", "capture"): {"capture.celery_private"},
     ("cli", "recorder"): {"recorder"},
     ("cli", "http"): {"http"},
     ("http", "console"): {"console"},
@@ -47,6 +48,7 @@ NARROW = {
 """Parts of which another part may import only a few modules."""
 ONLY_BY = {
     ("capture", "recorder"): {"capture.outlet"},
+    ("cli", "capture"): {"cli"},
     ("cli", "recorder"): {"cli.recorder"},
     ("cli", "http"): {"cli.serve"},
     ("http", "console"): {"http.application"},

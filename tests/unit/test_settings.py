@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -14,9 +15,7 @@ from celery import Celery
 from celery.exceptions import ImproperlyConfigured
 from sqlalchemy.engine import make_url
 
-from celery_asynctask.errors import AsyncTaskError, JournalError, SettingsError
-from celery_asynctask.journal import Directory
-from celery_asynctask.journal.survey import survey_of
+from celery_asynctask.errors import AsyncTaskError, SettingsError
 from celery_asynctask.settings import _RULES, DEFAULT_EXCLUDE, Settings
 
 SECRET = "hunter2"
@@ -99,6 +98,8 @@ BAD: list[tuple[str, Any]] = [
     ("url", "sqlite:///x.db\n"),
     ("engine_options", [("echo", True)]),
     ("engine_options", {1: 2}),
+    ("engine_options", {"isolation_level": "AUTOCOMMIT"}),
+    ("engine_options", {"execution_options": {"schema_translate_map": {None: "audit"}}}),
     ("create_tables", 0),
     ("journal_dir", 5),
     ("journal_dir", ""),
@@ -213,6 +214,25 @@ def test_a_value_that_is_not(app: Celery, name: str, value: Any) -> None:
         ("sqlite3:///x.db", "Write sqlite:// in place of sqlite3://."),
         (f"PostgreSQL://u:{SECRET}@h/d", "Write postgresql+psycopg:// in place of PostgreSQL://."),
         (f"mssql+pyodbc://u:{SECRET}@h/d", "celery-asynctask cannot store in mssql."),
+        (
+            f"postgresql+asyncpg://u:{SECRET}@h/d",
+            "Write postgresql+psycopg:// in place of postgresql+asyncpg://: asyncpg is a driver for asyncio, which "
+            "celery-asynctask does not use.",
+        ),
+        (
+            "sqlite+aiosqlite:///x.db",
+            "Write sqlite:// in place of sqlite+aiosqlite://: aiosqlite is a driver for asyncio, which "
+            "celery-asynctask does not use.",
+        ),
+        (
+            f"mysql+nosuch://u:{SECRET}@h/d",
+            "Write mysql+pymysql:// in place of mysql+nosuch://: SQLAlchemy knows no driver 'nosuch' for mysql.",
+        ),
+        (f"mysql+pymysql://u:{SECRET}@h h/d", "There is a blank in its host."),
+        (
+            f"mysql+pymysql://u:{SECRET}@h/d?autocommit=true",
+            "Take autocommit out of it: celery-asynctask begins and commits its transactions itself.",
+        ),
         (
             f"postgresql://u:{SECRET}@h/d\n",
             "It has blanks around it, or characters in it that cannot be printed, such as line breaks.",
@@ -372,8 +392,8 @@ def test_upper_case_names(app: Celery) -> None:
     ("url", "store_id"),
     [
         (f"postgresql+psycopg://u:{SECRET}@h:5433/d?sslmode=require", "postgresql://h:5433/d"),
-        (f"postgresql+asyncpg://other:{SECRET}@h:5433/d", "postgresql://h:5433/d"),
-        (f"mysql+pymysql://u:{SECRET}@h/d", "mysql://h/d"),
+        (f"postgresql+psycopg2://other:{SECRET}@h:5433/d", "postgresql://h:5433/d"),
+        (f"mysql+pymysql://u:{SECRET}@h/d", "mysql://h:3306/d"),
         ("sqlite:////var/x.db", "sqlite:////var/x.db"),
         ("sqlite://", "sqlite:///"),
     ],
@@ -402,7 +422,7 @@ def test_directory_is_named_after_the_store(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     first = Settings(url="postgresql+psycopg://u@h/shop").directory
     assert first.parent == tmp_path / "celery-asynctask"
-    assert first.name.startswith("postgresql-h-shop-")
+    assert re.fullmatch(r"postgresql-h-5432-shop-[0-9a-f]{8}", first.name)
     assert Settings(url="postgresql+psycopg://other@h/shop").directory == first
     assert Settings(url="postgresql+psycopg://u@h/shop2").directory != first
 
@@ -412,6 +432,7 @@ def test_stores_with_like_names_do_not_share_a_directory() -> None:
     directories = {Settings(url=f"postgresql://h/{name}").directory for name in names}
     assert len(directories) == len(names)
     assert all(len(one.name) <= 50 for one in directories)
+    assert all(one.name.startswith("postgresql-h-5432-") for one in directories)
 
 
 def test_directory_without_a_state_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -420,25 +441,62 @@ def test_directory_without_a_state_home(tmp_path: Path, monkeypatch: pytest.Monk
     assert Settings().directory.parent == tmp_path / ".local" / "state" / "celery-asynctask"
 
 
-def test_a_user_without_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def unknown(_uid: int) -> None:
-        raise KeyError
-
-    monkeypatch.delenv("XDG_STATE_HOME")
-    monkeypatch.delenv("HOME")
-    monkeypatch.setattr("pwd.getpwuid", unknown)
-    directory = Settings().directory
-    with pytest.raises(JournalError, match=r"^This user has no home directory .* set HOME, or asynctask_journal_dir"):
-        Directory(directory, "store")
-    assert survey_of(directory) is None
-
-
 def test_another_url_of_the_same_store_has_the_same_journal(tmp_path: Path) -> None:
     """An administrator's, for example."""
     mine = Settings(url="postgresql+psycopg://shop@h/shop", journal_dir=tmp_path, engine_options={"echo": True})
     same, other = mine.at("postgresql+psycopg://admin@h/shop"), mine.at("postgresql+psycopg://shop@h/other")
     assert (same.journal_dir, same.engine_options) == (tmp_path, {})
     assert (other.journal_dir, other.engine_options) == (None, {})
+
+
+@pytest.mark.parametrize(
+    ("options", "hint"),
+    [
+        ({"schema_translate_map": {None: "audit"}}, "Take schema_translate_map out of it"),
+        ({"execution_options": {"schema_translate_map": {}}}, "?options=-csearch_path%3Daudit"),
+        ({"isolation_level": "SERIALIZABLE"}, "Take isolation_level out of it"),
+        ({"execution_options": {"isolation_level": "AUTOCOMMIT"}}, "Take isolation_level out of it"),
+        ({"connect_args": {"autocommit": True, "isolation_level": None}}, "Take autocommit and isolation_level out"),
+    ],
+)
+def test_options_that_would_be_half_obeyed_are_refused(app: Celery, options: dict[str, Any], hint: str) -> None:
+    app.conf.update(asynctask_engine_options=options)
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_app(app)
+    assert hint in str(caught.value)
+
+
+def test_a_driver_s_arguments_say_which_database_it_is() -> None:
+    """Two servers behind one URL."""
+    url = "postgresql+psycopg://app@/shop"
+
+    def at(**options: Any) -> Settings:
+        return Settings(url=url, engine_options=options)
+
+    stores = [
+        at(),
+        at(connect_args={"host": "/run/a"}),
+        at(connect_args={"host": "/run/b"}),
+        at(connect_args={"service": "prod"}),
+        at(connect_args={"options": "-c search_path=app_a"}),
+        at(creator=test_defaults),
+        Settings(url=f"{url}?host=/run/c"),
+    ]
+    assert len({one.store_id for one in stores}) == len({one.directory for one in stores}) == len(stores)
+    assert at(connect_args={"host": "/run/c"}).store_id == stores[-1].store_id
+    assert at(connect_args={"sslmode": "require", "password": SECRET}).store_id == stores[0].store_id
+
+
+def test_secrets_are_not_in_the_text_of_settings() -> None:
+    """As an error tracker shows local variables."""
+    settings = Settings(
+        url=f"postgresql://u:{SECRET}@h/d",
+        engine_options={"connect_args": {"password": SECRET}},
+        tokens={"a": {**GRANT, "sha256": SHA}},
+    )
+    assert SECRET not in repr(settings)
+    assert SHA not in repr(settings)
+    assert "batch_size=4000" in repr(settings)
 
 
 def test_a_directory_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,10 @@ from sqlalchemy import func, select
 
 from celery_asynctask.core.accounting import plural
 from celery_asynctask.core.text import amount, reason
+from celery_asynctask.core.url import same_store
 from celery_asynctask.errors import StoreError
-from celery_asynctask.journal.directory import is_nowhere
+from celery_asynctask.journal.directory import NO_PLACE
+from celery_asynctask.journal.place import is_made_for_a_store, is_nowhere, state_directory
 from celery_asynctask.journal.survey import UNKNOWN_PID, Survey
 from celery_asynctask.operations.doctor.finding import Check, Finding
 from celery_asynctask.queries import Reader
@@ -48,12 +50,15 @@ def journal(settings: Settings) -> Iterator[Finding]:
     """Check the directory itself. Creates and repairs nothing."""
     path = settings.directory
     if is_nowhere(path):
-        yield _JOURNAL.problem(
-            "This user has no home directory for the journal: events wait in memory, and end with a process that is "
-            "killed.",
-            "Set HOME, or asynctask_journal_dir to a directory of this user.",
-        )
+        yield _JOURNAL.problem(f"{NO_PLACE}: events wait in memory, and end with a process that is killed.", _GIVE_ONE)
         return
+    if settings.journal_dir is None and not is_made_for_a_store(path):
+        state = state_directory(settings.store_id)
+        why = "has no home directory" if state is None else f"cannot use {state}"
+        yield _JOURNAL.note(
+            f"The journal is in {path}, because this user {why}. It may be gone when the host or container restarts.",
+            _GIVE_ONE,
+        )
     try:
         status = path.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -79,7 +84,7 @@ def journal(settings: Settings) -> Iterator[Finding]:
         )
     try:
         survey = Survey(path)
-        if survey.store_id != settings.store_id:
+        if not same_store(survey.store_id, settings.store_id):
             yield _JOURNAL.problem(
                 f"{path} belongs to the store {survey.store_id}, not to {settings.store_id}: processes with these "
                 "settings cannot write to it.",
@@ -97,6 +102,7 @@ def journal(settings: Settings) -> Iterator[Finding]:
     yield from _file_system(path)
 
 
+_GIVE_ONE: Final = "Set HOME, or asynctask_journal_dir to a directory of this user."
 _START: Final = "Start a worker here, or run `celery -A APP asynctask recorder --once` as the same user."
 _AS_USER: Final = (
     "Run `doctor` as the user of the workers; if it is that one, set asynctask_journal_dir to another directory."

@@ -302,9 +302,9 @@ def test_the_command(store: Store, journal: Journal, make_drain: MakeDrain, tmp_
     }
 
 
-def test_a_user_without_a_home() -> None:
+def test_a_user_without_a_place_for_a_journal() -> None:
     [advice] = _advice(Ledger(), Path(os.devnull, "celery-asynctask", "rows"), None)
-    assert "this user has no home directory" in advice
+    assert "there is no place for one where this user can write" in advice
     assert os.devnull not in advice
     assert list(_advice(Ledger(), Path("/a"), None)) == ["This host has no journal directory /a."]
 

@@ -17,7 +17,7 @@ import pytest
 from celery_asynctask.errors import JournalError
 from celery_asynctask.journal import Directory, Journal
 from celery_asynctask.journal.directory import CLAIM_NAME, LOCK_NAME, is_being_written
-from celery_asynctask.journal.survey import holder
+from celery_asynctask.journal.survey import Survey, holder
 from tests.processes import at_once
 
 STORE = "postgresql://h/shop"
@@ -64,6 +64,31 @@ def test_another_store_is_refused(path: Path) -> None:
     Directory(path, STORE)
     with pytest.raises(JournalError, match=f"belongs to the store {STORE}, not to mysql://h/other. Give each store"):
         Directory(path, "mysql://h/other")
+
+
+@pytest.mark.parametrize(
+    ("claimed", "store"),
+    [
+        (
+            "postgresql://127.0.0.1/a-database-with-a-long-name",
+            "postgresql://localhost:5432/a-database-with-a-long-name",
+        ),
+        ("mariadb://h/shop", "mysql://h:3306/shop"),
+        ("postgresql:///shop", "postgresql://:5432/shop?host=/cloudsql/one"),
+    ],
+)
+def test_a_claim_of_the_same_store_in_an_earlier_spelling_is_renewed(path: Path, claimed: str, store: str) -> None:
+    """The id of the directory stays: by it, the database knows the processes of this journal."""
+    path.mkdir(parents=True)
+    (path / "store").write_text(f"{claimed}\n0123456789abcdef\n", encoding="utf-8")
+    assert Survey(path).id == Directory(path, store).id == Directory(path, store).id == "0123456789abcdef"
+    assert (path / "store").read_text(encoding="utf-8") == f"{store}\n0123456789abcdef\n"
+
+
+def test_a_directory_is_not_taken_from_the_store_at_the_usual_socket(path: Path) -> None:
+    Directory(path, "postgresql://:5432/shop")
+    with pytest.raises(JournalError, match="belongs to the store"):
+        Directory(path, "postgresql://:5432/shop?host=/cloudsql/one")
 
 
 def test_a_store_that_comes_in_between(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

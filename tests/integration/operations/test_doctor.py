@@ -292,7 +292,7 @@ def test_a_journal_directory_of_others(settings: Settings) -> None:
     assert "has the mode 0755" in about(look(settings), "journal", Level.NOTE)[0]
     assert stat.S_IMODE(settings.directory.stat().st_mode) == 0o755, "it only looks"
     other = replace(settings, url=AWAY.replace("nothing", "other"))
-    assert "belongs to the store postgresql://127.0.0.1:9/nothing" in about(look(other), "journal", Level.PROBLEM)[0]
+    assert "belongs to the store postgresql://localhost:9/nothing" in about(look(other), "journal", Level.PROBLEM)[0]
     if os.geteuid() == 0:
         os.chown(settings.directory, 12345, 12345)
         assert "belongs to user id 12345" in about(look(settings), "journal", Level.PROBLEM)[0]

@@ -42,12 +42,11 @@ PRIVATE = frozenset(
         "_parent_pid",
         "_get_exec_options",
         "__header__",
-        "maps",
+        "filter_hidden_settings",
         "scheduler",
     ]
 )
 ALLOWED = {
-    ("settings.py", "maps"),
     ("capture/headers.py", "request_dict"),
     ("capture/worker.py", "request_dict"),
     ("capture/publish.py", "amqp_cls"),  # sets it
