@@ -13,8 +13,7 @@ Some are used directly, without this module:
 ``Request.request_dict``   worker/request.py     what a child is sent; `headers` puts each delivery's token into it
 ``Celery.close``           app/base.py           `closing` overrides it on the app, which ``with`` calls, too
 ``Task.bind``              app/task.py           `task` overrides it: it comes before a task can be sent (``__bound__``)
-``conf.maps``, ``prefix``  utils/collections.py  the known settings, in `settings`, which cannot import this module
-``conf.finalize``          app/utils.py          the same
+``conf.prefix``            utils/collections.py  the known settings, in `settings`, which cannot import this module
 ``LOG_LEVEL``              bin/base.py           an option's type, in `cli.recorder`
 =========================  ====================  ======================================================================
 """
@@ -31,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import billiard
 import celery
 from billiard.process import current_process
+from celery.app import utils
 from kombu.utils import json
 
 from celery_asynctask.errors import logger
@@ -232,6 +232,28 @@ def route(app: Any, options: dict[str, Any], name: str, args: object, kwargs: ob
     return routed
 
 
+# -- what other tools show of the configuration
+
+FILTER: Final = "filter_hidden_settings"
+_HIDES: Final = "hides_asynctask"
+"""Attribute of ours, on a function that hides our settings, too."""
+
+
+def hide_settings(hide: Callable[[Mapping[Any, Any]], Mapping[Any, Any]]) -> None:
+    """Let ``hide`` go over a configuration before Celery hides what it takes for secrets, in `celery report` and
+    `celery inspect conf`, whose answer Flower shows (app/utils.py). It goes over mappings inside of it, too."""
+    original = getattr(utils, FILTER, None)
+    if original is None or hasattr(original, _HIDES):
+        return
+
+    @functools.wraps(original)
+    def filter_hidden_settings(conf: Mapping[Any, Any]) -> Any:
+        return original(hide(conf))
+
+    setattr(filter_hidden_settings, _HIDES, True)
+    setattr(utils, FILTER, filter_hidden_settings)
+
+
 # -- names that are gone
 
 
@@ -278,7 +300,6 @@ def _tasks_have_headers(app: Any) -> bool:
 _REQUEST: Final = "celery.worker.request:Request"
 _NOT_SENT: Final = "no task is recorded as PENDING, and no context travels with tasks"
 _NO_ENTRY: Final = "tasks that beat sends lack the name of their entry in the schedule"
-_UNREADABLE: Final = "the settings cannot be read, and nothing is recorded"
 # fmt: off
 _NAMES: Final = (
     Name("app.amqp_cls", _NOT_SENT, lambda app: hasattr(app, "amqp_cls")),
@@ -316,9 +337,10 @@ _NAMES: Final = (
     Name("Task.__header__", "`rerun` does not check arguments", _tasks_have_headers),
     Name("amqp.router", "no task can be rerun", "celery.app.amqp:AMQP"),
     Name("Router.route", "no task can be rerun", "celery.app.routes:Router"),
-    Name("conf.maps", _UNREADABLE, "celery.utils.collections:ConfigurationView"),
-    Name("conf.prefix", _UNREADABLE, lambda app: "prefix" in app.conf.finalize().__dict__),
-    Name("conf.finalize", _UNREADABLE, "celery.app.utils:Settings"),
+    Name("celery.app.utils.filter_hidden_settings",
+         "`celery report` and `celery inspect conf` show the password in asynctask_url", "celery.app.utils"),
+    Name("conf.prefix", "settings with a namespace cannot be read, and are taken for the default ones",
+         lambda app: app.conf.keys() and hasattr(app.conf, "prefix")),
 )
 # fmt: on
 """Without the names for which there is a public substitute: `get_current_task`, `registered_tasks`."""

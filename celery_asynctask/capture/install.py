@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from celery import signals
 
 from celery_asynctask.capture import closing, publish, run, worker
-from celery_asynctask.capture.celery_private import is_configured
+from celery_asynctask.capture.celery_private import hide_settings, is_configured
 from celery_asynctask.capture.instrumentation import ATTRIBUTE, Instrumentation, close_all, instrumentation_of
-from celery_asynctask.settings import Settings
+from celery_asynctask.settings import Settings, censored
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -36,13 +36,20 @@ def install(app: Celery, *, whole_app: bool = True) -> None:
     It may be called again, and then never records less than before. Raises `SettingsError` if the app is configured
     already and a setting is wrong; otherwise a worker refuses to start with the wrong setting.
     """
+    if instrumentation_of(app) is None and is_configured(app):
+        Settings.from_app(app)
+    attach(app, whole_app=whole_app)
+
+
+def attach(app: Celery, *, whole_app: bool) -> None:
+    """`install` without a look at the settings, for callers that must not raise. A worker refuses to start with a wrong
+    one, any other process logs it once and records nothing."""
     with _installing:
         instrumentation = instrumentation_of(app)
         if instrumentation is not None:
             instrumentation.widen(whole_app)
             return
-        if is_configured(app):
-            Settings.from_app(app)
+        hide_settings(censored)
         instrumentation = Instrumentation(app, whole_app)
         setattr(app, ATTRIBUTE, instrumentation)
         publish.wrap(app, instrumentation)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from celery.app.task import Task
 
 from celery_asynctask.capture.current import CurrentTask, current
-from celery_asynctask.capture.install import install
+from celery_asynctask.capture.install import attach
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -44,9 +44,7 @@ class RecordedTask(Task):
     def bind(cls, app: Celery) -> Any:
         """Called by Celery when it binds a task of this class to an app. Installs on the app first: other threads may
         send the task as soon as it looks bound (Celery 5.7, ``app/task.py``: ``__bound__`` is set before
-        ``on_bound``).
-
-        Raises `celery_asynctask.SettingsError` for a wrong setting, before anything runs.
+        ``on_bound``). A task may be bound when it is sent first, so a wrong setting is not raised here.
         """
-        install(app, whole_app=issubclass(app.Task, RecordedTask))
+        attach(app, whole_app=issubclass(app.Task, RecordedTask))
         return super().bind(app)

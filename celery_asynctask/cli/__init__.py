@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import click
 
+from celery_asynctask.capture.celery_private import hide_settings
 from celery_asynctask.cli.group import URL, Commands
+from celery_asynctask.settings import censored
+
+hide_settings(censored)  # `celery report` loads this, too, and perhaps nothing else of ours
 
 
 @click.group("asynctask", cls=Commands, short_help="Search and manage the recorded tasks.")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import datetime as dt
 import importlib.util
+import subprocess
+import sys
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import billiard
@@ -18,6 +20,7 @@ import celery
 import pytest
 from billiard.einfo import ExceptionInfo
 from celery import Celery, Task, _state, signals
+from celery.app import utils
 from celery.app.amqp import AMQP
 from celery.app.task import Context
 from celery.app.trace import build_tracer
@@ -25,15 +28,18 @@ from celery.beat import Scheduler, Service
 from celery.bin.base import LOG_LEVEL
 from celery.exceptions import WorkerLostError
 from celery.loaders.base import BaseLoader
-from celery.worker import state
+from celery.worker import control, state
 from celery.worker.consumer import Consumer
 from celery.worker.request import Request
 from kombu.exceptions import DecodeError
 from kombu.utils import json
+from sqlalchemy.engine import make_url
 
 import celery_asynctask
 from celery_asynctask.capture import celery_private
-from celery_asynctask.settings import Settings
+from celery_asynctask.capture.celery_private import hide_settings
+from celery_asynctask.capture.install import attach
+from celery_asynctask.settings import Settings, censored
 
 PACKAGE = Path(celery_asynctask.__file__).parent
 SINCE_5_7 = celery.VERSION[:2] >= (5, 7)
@@ -464,19 +470,82 @@ def test_what_json_does_not_have_comes_in_envelopes(value: Any) -> None:
 # -- behavior that others rely on as well
 
 
-def test_the_configuration_shows_its_layers() -> None:
-    """Celery's own defaults are the last mapping."""
+def test_the_configuration_has_keys_as_they_were_written() -> None:
+    """And finds their values by their plain names."""
     app = Celery("layers", set_as_current=False)
     app.config_from_object({"CELERY_TASK_DEFAULT_QUEUE": "x", "CELERY_ASYNCTASK_FLUSH_INTERVAL": 7}, namespace="CELERY")
-    conf = app.conf.finalize()
-    assert conf.prefix == "CELERY_"
-    *given, defaults = conf.maps
-    assert defaults.keys() >= {"task_default_queue", "broker_url"}
-    assert [one["CELERY_ASYNCTASK_FLUSH_INTERVAL"] for one in given if "CELERY_ASYNCTASK_FLUSH_INTERVAL" in one] == [7]
+    assert "CELERY_ASYNCTASK_FLUSH_INTERVAL" in app.conf.keys()  # noqa: SIM118 - it is read as `settings` does
+    assert app.conf.prefix == "CELERY_"
+    assert app.conf["asynctask_flush_interval"] == 7
     assert Settings.from_app(app).flush_interval == 7
-    assert Celery(set_as_current=False).conf.finalize().prefix in (None, "")
+    other = Celery(set_as_current=False)
+    assert other.conf.keys()
+    assert other.conf.prefix in (None, "")
     app.close()
 
 
 def test_celery_s_log_level_is_an_option_s_type() -> None:
     assert LOG_LEVEL.convert("warning", None, None) == 30
+
+
+# -- what other tools show
+
+
+SECRET = "hunter2"
+
+
+@pytest.mark.parametrize("namespace", ["", "CELERY"])
+def test_other_tools_do_not_show_our_secrets(namespace: str) -> None:
+    """`celery report`, and `celery inspect conf`, whose answer Flower shows."""
+    made = Celery("shown", broker=f"redis://:{SECRET}@h/0", set_as_current=False)
+    prefix = f"{namespace}_ASYNCTASK" if namespace else "asynctask"
+    values = {
+        "url": f"postgresql+psycopg://shop:{SECRET}@h/d?sslmode=require&sslpassword={SECRET}",
+        "urll": make_url(f"postgresql://shop:{SECRET}@h/d"),
+        "engine_options": {"connect_args": {"conninfo": f"host=h user=shop pw={SECRET}"}},
+        "tokens": {"support": {"sha256": SECRET, "customers": "*", "rights": []}},
+        "trace_url": f"https://traces/{{trace_id}}?api_key={SECRET}",
+        "batch_size": 17,
+        "retention": {"status:SUCCESS": "30d"},
+    }
+    conf = SimpleNamespace(**{f"{prefix}_{name.upper() if namespace else name}": one for name, one in values.items()})
+    made.config_from_object(conf, namespace=namespace or None)
+    attach(made, whole_app=False)
+    shown = [made.bugreport(), made.conf.humanize(), control.conf(SimpleNamespace(app=made)), made.conf.table()]
+    celery_asynctask.uninstall(made)
+    made.close()
+    for one in map(str, shown):
+        assert SECRET not in one
+        assert "postgresql+psycopg://shop:***@h/d?sslmode=require&sslpassword=***" in one
+        assert "17" in one
+        assert "30d" in one
+    assert made.conf.table(censored=False)[next(iter(vars(conf)))] == values["url"], "the setting itself is unchanged"
+
+
+def test_a_text_that_is_no_url_is_hidden_if_it_looks_like_one() -> None:
+    assert censored({"asynctask_url": f"postgresql://u:{SECRET}@h:port/d", 5: 6}) == {"asynctask_url": "********", 5: 6}
+
+
+def test_what_hides_our_settings_is_put_there_once() -> None:
+    hide_settings(censored)
+    once = utils.filter_hidden_settings
+    hide_settings(censored)
+    assert utils.filter_hidden_settings is once
+
+
+def test_a_celery_that_hides_in_another_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(utils, "filter_hidden_settings")
+    hide_settings(censored)
+    assert not hasattr(utils, "filter_hidden_settings")
+
+
+def test_it_is_hidden_where_only_the_command_line_is_loaded(tmp_path: Path) -> None:
+    """As by `celery report` of an app that nothing has used yet."""
+    source = (
+        'from celery import Celery\napp = Celery("proj", task_cls="celery_asynctask:RecordedTask")\n'
+        f'app.conf.asynctask_url = "postgresql://shop:{SECRET}@h/d"\n'
+    )
+    (tmp_path / "proj.py").write_text(source, encoding="utf-8")
+    command = [sys.executable, "-m", "celery", "-A", "proj", "report"]
+    done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, encoding="utf-8")
+    assert "postgresql://shop:***@h/d" in done.stdout
