@@ -287,11 +287,15 @@ class Recorder:
             return
         self._in_trouble = True
         expected = getattr(exc, "orig", None) is not None or isinstance(exc, (OSError, ImportError, AsyncTaskError))
+        with importing():
+            from celery_asynctask.store.remedies import remedy
+        todo = "" if isinstance(exc, AsyncTaskError) else remedy(exc, self.settings.url)  # ours say it themselves
         logger.error(
-            "celery-asynctask cannot store events in %s: %s. Tasks are not affected. Their events are kept in %s, and "
-            "stored when the cause is gone. Run `celery -A APP asynctask doctor` to find it.",
+            "celery-asynctask cannot store events in %s: %s.%s Tasks are not affected. Their events are kept in %s, "
+            "and stored when the cause is gone. Run `celery -A APP asynctask doctor` to find it.",
             self.settings.absolute_url,
             reason(exc),
+            f" {todo}" if todo else "",
             "memory" if self._elected is None and self.journal is not None else self.settings.directory,
             exc_info=None if expected else exc,
         )

@@ -20,7 +20,9 @@ from sqlalchemy.exc import (
     StatementError,
 )
 
-from celery_asynctask.core.event import Event
+from celery_asynctask.core.event import Event, encode
+from celery_asynctask.journal import Journal
+from celery_asynctask.recorder import Recorder
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store, is_outage
 from tests import services
@@ -223,3 +225,18 @@ def test_a_text_that_is_too_long_is_no_outage(store: Store, wrong: dict[str, Any
 )
 def test_errors_of_others(error: Exception, outage: bool) -> None:
     assert is_outage(error) is outage
+
+
+def test_the_log_says_what_to_do_about_missing_tables(
+    database: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where the recorder may not create them."""
+    settings = Settings(url=database, journal_dir=tmp_path / "journal", create_tables=False)
+    journal = Journal(settings.directory, settings.store_id)
+    journal.append(encode(published()))
+    journal.close()
+    recorder = Recorder(settings)
+    recorder.start(once=True)
+    recorder.stop(patience(30))
+    [line] = [record.getMessage() for record in caplog.records if "cannot store events" in record.getMessage()]
+    assert ". Run `celery -A APP asynctask upgrade`: tables are missing, or of another version. Tasks are not" in line
