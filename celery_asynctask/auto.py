@@ -9,5 +9,12 @@ from __future__ import annotations
 from celery.app import app_or_default
 
 from celery_asynctask.capture.install import install
+from celery_asynctask.errors import logger
 
-install(app_or_default())
+_app = app_or_default()
+if _app.main == "default" and not _app.loader.configured:  # the one that Celery makes where there is none
+    logger.warning(
+        "celery-asynctask: celery_asynctask.auto was imported before an app was made, and records nothing of it. Name "
+        "it in the app's imports instead, or call celery_asynctask.install(app)."
+    )
+install(_app)

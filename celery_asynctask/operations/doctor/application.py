@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from fnmatch import fnmatchcase
@@ -95,10 +96,13 @@ def tasks(app: Any, settings: Settings) -> Iterator[Finding]:
             )
     instrumentation = getattr(app, "asynctask_recording", None)  # `instrumentation.ATTRIBUTE`
     if instrumentation is None:
+        why = "no task is a RecordedTask, and install() was not called"
+        if "celery_asynctask.auto" in sys.modules:
+            why += "; celery_asynctask.auto was imported by another app, or before this one was made"
         yield _TASKS.problem(
-            "Nothing of this app is recorded: no task is a RecordedTask, and install() was not called.",
-            'Give the app the task class, Celery(..., task_cls="celery_asynctask:RecordedTask"), or call '
-            "celery_asynctask.install(app).",
+            f"Nothing of this app is recorded: {why}.",
+            'Give the app the task class, Celery(..., task_cls="celery_asynctask:RecordedTask"), call '
+            "celery_asynctask.install(app), or name celery_asynctask.auto in its imports.",
         )
         return
     names = sorted(name for name in app.tasks if not name.startswith("celery."))
