@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from celery_asynctask.core.marks import is_whole
     from celery_asynctask.core.status import AsyncTaskStatus
     from celery_asynctask.errors import AsyncTaskError, ContextError, JournalError, SettingsError
+    from celery_asynctask.store.autogenerate import include_object
     from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt, AsyncTaskSource, Base
 
 __version__ = "0.1.0"
@@ -62,6 +63,7 @@ __all__ = [
     "__version__",
     "context",
     "current",
+    "include_object",
     "install",
     "is_whole",
     "uninstall",
@@ -81,6 +83,7 @@ _HOME = {
     "SENSITIVE_NAMES": "capture.payload.redaction",
     "context": "capture.context",
     "current": "capture.current",
+    "include_object": "store.autogenerate",
     "install": "capture.install",
     "is_whole": "core.marks",
     "uninstall": "capture.install",

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic import command
@@ -15,8 +16,9 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import create_engine, inspect, make_url, select, text
+from sqlalchemy import Column, Integer, MetaData, String, Table, create_engine, inspect, make_url, select, text
 
+import celery_asynctask
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
 from celery_asynctask.store.models import Base
@@ -234,3 +236,46 @@ def test_without_a_url(tmp_path: Path, arguments: list[str]) -> None:
     assert done.returncode != 0
     assert "No database to migrate: set sqlalchemy.url" in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
+
+
+# -- the project's own Alembic -------------------------------------------------------
+
+
+def mine(metadata: MetaData) -> Table:
+    return Table("product", metadata, Column("id", Integer, primary_key=True), Column("name", String(20), index=True))
+
+
+def proposed(url: str, metadata: Any, **options: Any) -> list[str]:
+    """What autogenerate would do to the database, without what it compares with."""
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        changes = compare_metadata(MigrationContext.configure(connection, opts=options), metadata)
+    engine.dispose()
+    return sorted({str(change[0]) for change in changes})
+
+
+def test_autogenerate_of_the_project_leaves_our_tables_alone(models: str) -> None:
+    """Without a word to Alembic it drops them, and so the record."""
+    metadata = MetaData()
+    mine(metadata)
+    assert {"add_table", "remove_table"} <= {*proposed(models, metadata)}
+    options = {"include_object": celery_asynctask.include_object}
+    assert proposed(models, metadata, **options) == ["add_index", "add_table"]
+    engine = create_engine(models)
+    metadata.create_all(engine)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE leftover (id INTEGER)")
+    engine.dispose()
+    assert proposed(models, metadata, **options) == ["remove_table"], "others' tables are looked at"
+    metadata = MetaData()
+    Table("leftover", metadata, Column("id", Integer))
+    theirs = mine(metadata)
+    theirs.append_column(Column("price", Integer))
+    assert proposed(models, metadata, **options) == ["add_column"]
+
+
+def test_autogenerate_of_a_project_that_has_our_tables_too(models: str) -> None:
+    metadata = MetaData()
+    mine(metadata)
+    changes = proposed(models, [metadata, celery_asynctask.Base.metadata])
+    assert changes == ["add_index", "add_table"]
