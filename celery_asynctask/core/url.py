@@ -129,6 +129,8 @@ def objection(url: str) -> str:
         return f"{write}: {driver} is a driver for asyncio, which celery-asynctask does not use."
     if "+" in scheme and driver not in DRIVERS[backend] and not _is_plugin(backend, driver):
         return f"{write}: SQLAlchemy knows no driver {driver!r} for {backend}."
+    if "@" in parts.host:
+        return "It has more than one @: write %40 for an @ in the user or the password."
     if any(character.isspace() for character in parts.host):
         return "There is a blank in its host."
     taken = sorted(OWN_OPTIONS & _options(url).keys())

@@ -230,6 +230,10 @@ def test_a_value_that_is_not(app: Celery, name: str, value: Any) -> None:
         ),
         (f"mysql+pymysql://u:{SECRET}@h h/d", "There is a blank in its host."),
         (
+            f"postgresql://u:p@{SECRET}@h/d",
+            "It has more than one @: write %40 for an @ in the user or the password.",
+        ),
+        (
             f"mysql+pymysql://u:{SECRET}@h/d?autocommit=true",
             "Take autocommit out of it: celery-asynctask begins and commits its transactions itself.",
         ),
