@@ -17,6 +17,7 @@ from celery import signals
 from celery_asynctask.capture import closing, publish, run, worker
 from celery_asynctask.capture.celery_private import hide_settings, is_configured
 from celery_asynctask.capture.instrumentation import ATTRIBUTE, Instrumentation, close_all, instrumentation_of
+from celery_asynctask.errors import SettingsError
 from celery_asynctask.settings import Settings, censored
 
 if TYPE_CHECKING:
@@ -84,6 +85,28 @@ def on_import_modules(sender: Any, **_: Any) -> None:
         Settings.from_app(sender)
 
 
+def on_celeryd_init(instance: Any, **_: Any) -> None:
+    """`refuse` for a worker."""
+    refuse(instance.app)
+
+
+def on_beat_init(sender: Any, **named: Any) -> None:
+    """`refuse` for beat, and `publish.on_beat_init`."""
+    refuse(sender.app)
+    publish.on_beat_init(sender, **named)
+
+
+def refuse(app: Celery) -> None:
+    """End a process that starts with a wrong setting, where the app has been recorded only since its tasks were bound,
+    which is after `on_import_modules`. The signals of that time log all exceptions but this one, and go on."""
+    if instrumentation_of(app) is None:
+        return
+    try:
+        Settings.from_app(app)
+    except SettingsError as exc:
+        raise SystemExit(f"Error: {exc}") from None
+
+
 def on_worker_process_shutdown(**_: Any) -> None:
     """End recording in a child of a prefork pool, which runs no exit functions."""
     close_all()
@@ -102,5 +125,6 @@ _RECEIVERS: dict[Any, Callable[..., None]] = {
     signals.worker_ready: worker.on_worker_ready,
     signals.worker_process_shutdown: on_worker_process_shutdown,
     signals.import_modules: on_import_modules,
-    signals.beat_init: publish.on_beat_init,
+    signals.celeryd_init: on_celeryd_init,
+    signals.beat_init: on_beat_init,
 }

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +17,7 @@ from celery_asynctask import install, uninstall
 from celery_asynctask.errors import SettingsError, failures
 from celery_asynctask.operations.doctor import Level, examine
 from celery_asynctask.settings import Settings
+from tests.pace import patience
 
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"asynctask_url": "postgres://u:hunter2@h/d"}, "Write postgresql+psycopg:// in place of postgres://."),
@@ -52,6 +57,28 @@ def test_tasks_are_sent_and_one_line_says_it(wrong: tuple[Celery, str], caplog: 
     assert sentence in line.getMessage()
     assert line.exc_info is None
     assert "hunter2" not in caplog.text
+
+
+@pytest.mark.parametrize("command", [("worker", "-P", "solo"), ("beat", "-s", "schedule")], ids=lambda one: one[0])
+@pytest.mark.parametrize("source", ["", "@app.task\ndef charge(): ...\n", "app.conf.broker_url\napp.finalize()\n"])
+def test_a_worker_and_beat_refuse_to_start(command: tuple[str, ...], source: str, tmp_path: Path) -> None:
+    """Whenever their tasks are bound; and with one line."""
+    made = 'from celery import Celery\napp = Celery("proj", task_cls="celery_asynctask:RecordedTask")\n'
+    wrong = 'app.conf.update(broker_url="memory://", asynctask_url="postgres://u:hunter2@h/d")\n'
+    (tmp_path / "proj.py").write_text(made + wrong + source, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "celery", "-A", "proj", *command],
+        cwd=tmp_path,
+        env={**os.environ, "C_FORCE_ROOT": "1"},
+        capture_output=True,
+        encoding="utf-8",
+        timeout=patience(60),
+        check=False,
+    )
+    assert done.returncode != 0
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.endswith("Write postgresql+psycopg:// in place of postgres://.")
+    assert "hunter2" not in done.stdout + done.stderr
 
 
 def test_a_worker_refuses_to_start_and_doctor_says_the_same(wrong: tuple[Celery, str]) -> None:
