@@ -72,9 +72,7 @@ def _engine_options(value: Any) -> Mapping[str, Any]:
             "its database."
         )
     if taken := sorted(given & OWN_OPTIONS):
-        raise _Unfit(
-            f"Take {' and '.join(taken)} out of it: celery-asynctask begins and commits its transactions itself."
-        )
+        raise _Unfit(f"Take {' and '.join(taken)} out of it, which celery-asynctask chooses itself.")
     return options
 
 

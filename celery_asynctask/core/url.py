@@ -41,8 +41,13 @@ DRIVERS: Final = {
 """SQLAlchemy's drivers for each database that do not need asyncio."""
 ASYNC: Final = frozenset({"aiosqlite", "asyncpg", "psycopg_async", "aiomysql", "asyncmy"})
 """Those that do."""
-OWN_OPTIONS: Final = frozenset({"autocommit", "isolation_level"})
-"""Options of drivers and engines that would undo our transactions."""
+OWN_OPTIONS: Final = frozenset(
+    {
+        *("autocommit", "isolation_level", "json_deserializer", "json_serializer", "paramstyle"),
+        *("skip_autocommit_rollback", "stream_results", "yield_per"),
+    }
+)
+"""Options of drivers and engines that a part of our statements would not obey, or would not work with."""
 
 _PORTS: Final = {"postgresql": "5432", "mysql": "3306"}
 _THIS_HOST: Final = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -135,7 +140,7 @@ def objection(url: str) -> str:
         return "There is a blank in its host."
     taken = sorted(OWN_OPTIONS & _options(url).keys())
     if taken:
-        return f"Take {' and '.join(taken)} out of it: celery-asynctask begins and commits its transactions itself."
+        return f"Take {' and '.join(taken)} out of it, which celery-asynctask chooses itself."
     return ""
 
 

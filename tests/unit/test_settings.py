@@ -235,7 +235,7 @@ def test_a_value_that_is_not(app: Celery, name: str, value: Any) -> None:
         ),
         (
             f"mysql+pymysql://u:{SECRET}@h/d?autocommit=true",
-            "Take autocommit out of it: celery-asynctask begins and commits its transactions itself.",
+            "Take autocommit out of it, which celery-asynctask chooses itself.",
         ),
         (
             f"postgresql://u:{SECRET}@h/d\n",
@@ -461,6 +461,8 @@ def test_another_url_of_the_same_store_has_the_same_journal(tmp_path: Path) -> N
         ({"isolation_level": "SERIALIZABLE"}, "Take isolation_level out of it"),
         ({"execution_options": {"isolation_level": "AUTOCOMMIT"}}, "Take isolation_level out of it"),
         ({"connect_args": {"autocommit": True, "isolation_level": None}}, "Take autocommit and isolation_level out"),
+        ({"json_deserializer": len}, "Take json_deserializer out of it, which celery-asynctask chooses itself."),
+        ({"execution_options": {"stream_results": True}}, "Take stream_results out of it"),
     ],
 )
 def test_options_that_would_be_half_obeyed_are_refused(app: Celery, options: dict[str, Any], hint: str) -> None:
