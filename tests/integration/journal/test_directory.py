@@ -73,7 +73,7 @@ def test_another_store_is_refused(path: Path) -> None:
             "postgresql://127.0.0.1/a-database-with-a-long-name",
             "postgresql://localhost:5432/a-database-with-a-long-name",
         ),
-        ("mariadb://h/shop", "mysql://h:3306/shop"),
+        ("mariadb://h:3306/shop", "mysql://h:3306/shop"),
         ("postgresql:///shop", "postgresql://:5432/shop?host=/cloudsql/one"),
     ],
 )

@@ -151,6 +151,13 @@ def test_a_volume_has_a_directory_for_this_user(volume: Path, mode: int) -> None
     assert Settings(journal_dir=volume).directory == volume / f"celery-asynctask-{os.geteuid()}"
 
 
+def test_a_directory_of_another_user_is_no_volume(volume: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its owner could put other events into it."""
+    monkeypatch.setattr(place, "_TRUSTED", os.geteuid() + 1)
+    volume.chmod(0o775)
+    assert Settings(journal_dir=volume).directory == volume
+
+
 def test_a_volume_in_which_everybody_can_write_says_what_to_do(volume: Path) -> None:
     volume.chmod(0o777)
     assert Settings(journal_dir=volume).directory == volume
