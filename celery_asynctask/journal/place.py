@@ -51,8 +51,8 @@ def configured_directory(path: Path) -> Path:
         status = path.lstat()
     except OSError:
         return path
-    is_volume = stat.S_ISDIR(status.st_mode) and status.st_uid == _TRUSTED != os.geteuid()
-    if is_volume and _is_safe(path) and os.access(path, os.W_OK | os.X_OK):
+    is_others = stat.S_ISDIR(status.st_mode) and status.st_uid != os.geteuid()
+    if is_others and _is_safe(path) and os.access(path, os.W_OK | os.X_OK):
         return path / f"{_FOLDER}-{os.geteuid()}"
     return path
 
@@ -94,7 +94,7 @@ def _can_have(path: Path) -> bool:
 
 
 def _is_safe(path: Path) -> bool:
-    """Whether what this user creates in a directory cannot be replaced by anybody else."""
+    """Whether what this user creates in a directory, its own or root's, cannot be replaced by everybody else."""
     try:
         status = path.stat()
     except OSError:
