@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from celery_asynctask.core.limits import MAX_JOURNAL, MAX_VALUE
 from celery_asynctask.core.links import PLACEHOLDERS, is_template
 from celery_asynctask.core.rights import Right
-from celery_asynctask.core.url import OWN_OPTIONS, objection, parse, store_id
+from celery_asynctask.core.url import OWN_OPTIONS, objection, parse, store_id, without_secrets
 from celery_asynctask.errors import SettingsError
 from celery_asynctask.journal.place import configured_directory, default_directory
 
@@ -291,7 +291,7 @@ class Settings:
                         f"Setting {key!r} is not an SQLAlchemy URL (its value is not shown: it may hold a password). "
                         f"Write {DEFAULT_URL} for a file, postgresql+psycopg://user@host/name for a server."
                     ) from None
-                shown = "(not shown)" if name in ("url", "engine_options", "tokens") else repr(value)
+                shown = "(not shown)" if name in ("url", "engine_options", "tokens") else repr(without_secrets(value))
                 raise SettingsError(
                     f"Setting {key!r} has the value {shown} of type {type(value).__name__}; it must be {rule.allowed}."
                     f"{_hint(exc)}"
@@ -347,8 +347,10 @@ def censored(configuration: Mapping[Any, Any]) -> dict[Any, Any]:
 
 
 def _shown(name: str, value: Any) -> Any:
-    if "asynctask_" not in name or name.endswith(("_links", "_retention")):
+    if "asynctask_" not in name:
         return value
+    if name.endswith(("_links", "_retention")):
+        return without_secrets(value)
     if isinstance(value, str) and "://" in value:
         try:
             return parse(value).shown

@@ -111,6 +111,13 @@ def hidden(url: str) -> str:
     return f"{address}{question}{'&'.join(map(_hidden, options.split('&')))}"
 
 
+def without_secrets(value: Any) -> Any:
+    """A value of a setting for people to see: URLs in it, also those in a mapping, are `hidden`."""
+    if isinstance(value, str):
+        return hidden(value)
+    return {key: without_secrets(item) for key, item in value.items()} if isinstance(value, Mapping) else value
+
+
 def _hidden(option: str) -> str:
     name, equals, _ = option.partition("=")
     return f"{name}=***" if equals and _SECRET.search(unquote_plus(name)) else option

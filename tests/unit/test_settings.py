@@ -331,6 +331,21 @@ def test_a_wrong_url_does_not_show_its_password(app: Celery) -> None:
     assert error.__suppress_context__
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("trace_url", f"https://traces/?api_key={SECRET}"),
+        ("links", {"Logs": f"https://logs/{{id}}?token={SECRET}"}),
+    ],
+)
+def test_another_wrong_url_does_not_show_its_secrets(app: Celery, name: str, value: Any) -> None:
+    app.conf.update({f"asynctask_{name}": value})
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_app(app)
+    assert SECRET not in str(caught.value)
+    assert "=***" in str(caught.value)
+
+
 def test_the_error_is_one_that_celery_knows() -> None:
     assert issubclass(SettingsError, ImproperlyConfigured)
     assert issubclass(SettingsError, AsyncTaskError)

@@ -16,6 +16,7 @@ from kombu.utils.imports import symbol_by_name
 from celery_asynctask.capture.celery_private import missing
 from celery_asynctask.core.accounting import listed
 from celery_asynctask.core.text import reason
+from celery_asynctask.core.url import without_secrets
 from celery_asynctask.errors import SettingsError
 from celery_asynctask.operations import retention
 from celery_asynctask.operations.doctor.finding import Check, Finding
@@ -59,7 +60,7 @@ def configuration(settings: Settings) -> Iterator[Finding]:
 
 
 def _shown(value: object) -> str:
-    return str(value) if isinstance(value, Path) else repr(value)
+    return str(value) if isinstance(value, Path) else repr(without_secrets(value))
 
 
 def wrong_configuration(exc: SettingsError) -> Finding:

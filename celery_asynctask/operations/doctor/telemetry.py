@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from opentelemetry import metrics, trace
 
 from celery_asynctask.core.text import reason
+from celery_asynctask.core.url import hidden
 from celery_asynctask.operations.doctor.finding import Check, Finding
 from celery_asynctask.settings import Settings
 
@@ -35,7 +36,7 @@ def telemetry(settings: Settings | None) -> Iterator[Finding]:
         )
     yield from _instrumentation()
     if settings is not None and settings.trace_url is not None:
-        yield _TELEMETRY.ok(f"Traces are linked to {settings.trace_url}.")
+        yield _TELEMETRY.ok(f"Traces are linked to {hidden(settings.trace_url)}.")
     elif settings is not None and is_traced:
         yield _TELEMETRY.note("asynctask_trace_url is not set: `show` prints a trace's id without a link to it.")
 

@@ -414,6 +414,22 @@ def test_tokens_are_not_shown(settings: Settings) -> None:
     assert "0123456789" not in text
 
 
+def test_secrets_in_urls_are_not_shown(settings: Settings, make_app: MakeApp) -> None:
+    """Of the database, and of what is linked to."""
+    secret = "hunter2"
+    with_secrets = replace(
+        settings,
+        url=f"{AWAY}?sslpassword={secret}&options=-cx.y%3D{secret}&init_command={secret}",
+        trace_url=f"https://traces/{{trace_id}}?api_key={secret}",
+        links={"Logs": f"https://logs/?q={{task_id}}&token={secret}"},
+    )
+    found = look(with_secrets, make_app())
+    assert secret not in str(found)
+    assert "https://traces/{trace_id}?api_key=***" in about(found, "configuration")[0]
+    assert "https://logs/?q={task_id}&token=***" in about(found, "configuration")[0]
+    assert "sslpassword=***&options=***" in about(found, "configuration")[0]
+
+
 # -- remedies
 
 

@@ -372,3 +372,27 @@ def test_tables_are_dropped_under_the_lock_of_the_schema(installed: Installed, m
     finally:
         event.remove(Engine, "before_cursor_execute", seen)
     assert len(dropped) == len(OURS)
+
+
+def test_a_directory_that_others_use_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where this user had no state directory, the journal was in one that is not ours."""
+    state, runtime = tmp_path / "state", tmp_path / "runtime"
+    monkeypatch.setenv("XDG_STATE_HOME", str(state))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    runtime.mkdir()
+    for is_gone in (True, False):
+        url = f"sqlite:///{tmp_path}/rows.db"
+        if not is_gone:
+            state.touch()
+        settings = Settings(url=url)
+        Store(settings).prepare()
+        path = settings.directory
+        Directory(path, settings.store_id)
+        writer = Writer(settings)
+        Uninstall(writer).run()
+        writer.close()
+        assert not path.exists()
+        assert path.parent.exists() is not is_gone
+        if is_gone:
+            state.rmdir()
+    assert path.parent == runtime

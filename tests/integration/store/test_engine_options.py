@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
-from sqlalchemy import NullPool, select
+from sqlalchemy import NullPool, create_engine, inspect, select
 
 from celery_asynctask.queries import Reader
 from celery_asynctask.settings import Settings
@@ -46,3 +46,27 @@ def test_recorder_and_readers_agree(database: str, options: dict[str, Any]) -> N
     for one in (reader, store):
         one.close()
     app.close()
+
+
+@pytest.mark.databases("postgresql")
+def test_another_schema_is_named_in_the_url(database: str) -> None:
+    """As the message about schema_translate_map says. Two schemas of a database are two stores."""
+    engine = create_engine(database)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE SCHEMA audit")
+    engine.dispose()
+    settings = Settings(url=f"{database}?options=-csearch_path%3Daudit")
+    assert settings.store_id == f"{Settings(url=database).store_id}?search_path=audit"
+    store = Store(settings)
+    store.prepare()
+    store.write(lines(HISTORIES["success"]()))
+    reader = Reader(settings.url)
+    reader.check_schema()
+    with reader.session() as session:
+        assert len(session.scalars(reader.tasks()).all()) == 1
+    for one in (reader, store):
+        one.close()
+    engine = create_engine(database)
+    assert "async_task" in inspect(engine).get_table_names("audit")
+    assert inspect(engine).get_table_names("public") == []
+    engine.dispose()

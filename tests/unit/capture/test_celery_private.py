@@ -505,6 +505,7 @@ def test_other_tools_do_not_show_our_secrets(namespace: str) -> None:
         "engine_options": {"connect_args": {"conninfo": f"host=h user=shop pw={SECRET}"}},
         "tokens": {"support": {"sha256": SECRET, "customers": "*", "rights": []}},
         "trace_url": f"https://traces/{{trace_id}}?api_key={SECRET}",
+        "links": {"Logs": f"https://logs/?q={{task_id}}&token={SECRET}"},
         "batch_size": 17,
         "retention": {"status:SUCCESS": "30d"},
     }
