@@ -133,8 +133,11 @@ class Redaction:
         mappings, bearer tokens, JSON web tokens, private keys. The same object if there are none.
 
         ``message``: the text is an error message or traceback, in which ``name: value`` in the middle of a line counts,
-        too. ``cut``: the text is the beginning of a longer one, so a URL may lack the ``@`` that ends its credentials.
+        too, and what databases, pydantic and commands quote with a name. ``cut``: the text is the beginning of a longer
+        one, so a URL may lack the ``@`` that ends its credentials.
         """
+        if message:
+            value = self._quoted(value)
         if "://" in value:
             value = _USER_INFO.sub(f"://{STARS}@", value)
             value = _ODD_USER_INFO.sub(f"://{STARS}@", value)
@@ -149,6 +152,31 @@ class Redaction:
         if "PRIVATE KEY-----" in value:
             value = _PRIVATE_KEY.sub(rf"\1{STARS}", value)
         return value
+
+    def _quoted(self, value: str) -> str:
+        if ")=(" in value:
+            value = _KEY.sub(self._key, value)
+        for sign, pattern in _NAMED:
+            if sign in value:
+                value = pattern.sub(self._value, value)
+        return value
+
+    def _value(self, match: re.Match[str]) -> str:
+        """The matched text, with stars in place of its group ``value`` if ``name`` is sensitive."""
+        text, start = match[0], match.start()
+        if not self.sensitive(match["name"]):
+            return text
+        return f"{text[: match.start('value') - start]}{STARS}{text[match.end('value') - start :]}"
+
+    def _key(self, match: re.Match[str]) -> str:
+        names, values = match["names"].split(", "), match["values"].split(", ")
+        hidden = [self.sensitive(name) for name in names]
+        if not any(hidden):
+            return match[0]
+        if len(names) != len(values):  # one of the values has a comma
+            return f"({match['names']})=({STARS})"
+        shown = (STARS if hide else value for hide, value in zip(hidden, values, strict=True))
+        return f"({match['names']})=({', '.join(shown)})"
 
     def _judge(self, words: tuple[str, ...]) -> bool:
         if "".join(words) in self._whole:
@@ -219,4 +247,30 @@ _MIN_SECRET = 4
 """Fewest characters after a colon that are taken for a secret: ``unexpected token: }`` has none."""
 _BEARER = re.compile(r"\b([Bb]earer +)(?=[\w.~+/=\-]*\d)[\w.~+/=\-]{8,}")
 _JWT = re.compile(r"(?<![\w\-])eyJ[\w\-]{8,}\.[\w\-]+\.?[\w\-]*")
+_KEY = re.compile(r"\((?P<names>[^\n]{1,200}?)\)=\((?P<values>[^\n]*)\)")
+"""PostgreSQL's ``Key (name, token)=(a, b) already exists.``"""
+_NAMED = (
+    (
+        "input_value=",  # pydantic's two lines about a field
+        re.compile(
+            r"^(?P<name>[^\s:=]{1,200})\n[^\n]*?\binput_value=(?P<value>.*?)(?=, input_type=|\]$|\Z)", re.S | re.M
+        ),
+    ),
+    (
+        "for key '",  # MySQL's "Duplicate entry 'a' for key 'user.token'"
+        re.compile(r"entry '(?P<value>[^\n]{0,999}?)' for key '(?P<name>[^'\n]{1,200})'"),
+    ),
+    (
+        "</",
+        re.compile(r"<(?P<name>[\w.:\-]{1,64})(?:\s[^<>]{0,200})?>(?P<value>[^<>]+)(?=</)"),
+    ),
+    (
+        ",",  # a header, ('X-Api-Key', 'a'), or an option of a command, '--token', 'a'
+        re.compile(
+            r"""(?:(?<=\()[bu]?(?P<quote>["'])|(?P<option>["'])--?)(?P<name>[\w.\-]{1,64})"""
+            r"""(?:(?P=quote)|(?P=option)),[ ][bu]?(?P<sign>["'])(?P<value>(?:(?!(?P=sign))[^\\]|\\.)+)"""
+        ),
+    ),
+)
+"""What texts quote with a name: a sign without which a text has nothing of it, and how it looks."""
 _PRIVATE_KEY = re.compile(r"(-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----).*?(?=-----END |\Z)", re.S)

@@ -233,6 +233,27 @@ def test_a_secret_is_not_seen_through_a_cut() -> None:
         ("http://host:8080/@me", "http://host:8080/@me"),
         ("ssh://git@github.com/a/b", "ssh://git@github.com/a/b"),
         ("key=value: nothing here == there", "key=value: nothing here == there"),
+        (
+            "1 error for Login\npassword\n  Too short [type=too_short, input_value='hunt, er2', input_type=str]\n",
+            "1 error for Login\npassword\n  Too short [type=too_short, input_value=***, input_type=str]\n",
+        ),
+        ("Login\nuser.0.apiKey\n  Bad [input_value={'a': 'hunter2'}]", "Login\nuser.0.apiKey\n  Bad [input_value=***]"),
+        (
+            "Login\nuser\n  Bad [input_value='ada', input_type=str]",
+            "Login\nuser\n  Bad [input_value='ada', input_type=str]",
+        ),
+        ("Key (token)=(hunter2) already exists.", "Key (token)=(***) already exists."),
+        ("Key (name, lower(token))=(ada, hunter2) exists", "Key (name, lower(token))=(ada, ***) exists"),
+        ("Key (name, token)=(ada, hunt, er2) exists", "Key (name, token)=(***) exists"),
+        ("Key (name, id)=(ada, 7) already exists.", "Key (name, id)=(ada, 7) already exists."),
+        ("Duplicate entry 'it's hunter2' for key 'login.token'", "Duplicate entry '***' for key 'login.token'"),
+        ("Duplicate entry 'ada' for key 'login.name'", "Duplicate entry 'ada' for key 'login.name'"),
+        ("Command '['curl', '--token', 'hunter2']' returned", "Command '['curl', '--token', '***']' returned"),
+        ("headers (('X-Api-Key', 'hunter2'), ('a', 'b'))", "headers (('X-Api-Key', '***'), ('a', 'b'))"),
+        ("headers [(b'cookie', b'hunter2')]", "headers [(b'cookie', b'***')]"),
+        ("missing: ['user', 'password', 'email']", "missing: ['user', 'password', 'email']"),
+        ("<a:login><a:password x='1'>hunter2</a:password>", "<a:login><a:password x='1'>***</a:password>"),
+        ("<name>ada</name>", "<name>ada</name>"),
     ],
 )
 def test_messages_and_tracebacks(quoted: str, shown: str) -> None:
@@ -269,6 +290,15 @@ def test_any_text_can_be_redacted(value: str) -> None:
         "a" * 70,
         " ",
         "@",
+        "(",
+        "(a)=(",
+        "('a', ",
+        "('a', 'a",
+        "'--a', ",
+        "<a>",
+        "a\ninput_value=",
+        "entry ' for key '",
+        "</",
     ],
 )
 def test_no_text_takes_long(piece: str) -> None:
