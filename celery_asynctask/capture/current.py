@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from celery_asynctask.capture import context, extract
+from celery_asynctask.capture.attempt import encoder_of
 from celery_asynctask.capture.celery_private import get_current_task
 from celery_asynctask.capture.headers import header_of
 from celery_asynctask.capture.instrumentation import instrumentation_of_task
@@ -101,7 +102,7 @@ class CurrentTask:
         instrumentation = instrumentation_of_task(self._task)
         if instrumentation is None:
             return
-        encoder = instrumentation.encoder
+        encoder = encoder_of(instrumentation, self._task.name, self._request)
         state = self._request.__dict__.get(CONTENT)
         if state is None:
             merged = Merged(context.content_of(self._fields()), encoder.max_bytes, _ALWAYS)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from celery.app.task import Context
 
 from celery_asynctask.capture import context, payload, tracing
+from celery_asynctask.capture.attempt import SECRETS
 from celery_asynctask.capture.headers import (
     HEADER,
     TIMES_END,
@@ -18,8 +19,8 @@ from celery_asynctask.capture.headers import (
     read,
     with_token,
 )
-from celery_asynctask.capture.messages import is_hidden, recorded_id, task_id_text
-from celery_asynctask.capture.payload.inspection import HIDDEN
+from celery_asynctask.capture.messages import hidden_by_caller, recorded_id, task_id_text
+from celery_asynctask.capture.payload.inspection import Hidden
 from celery_asynctask.capture.payload.plain import plain_text
 from celery_asynctask.capture.payload.readers import MAX_ITEMS
 from celery_asynctask.core import canvas
@@ -30,6 +31,7 @@ from celery_asynctask.core.time import read_microseconds
 
 if TYPE_CHECKING:
     from celery_asynctask.capture.instrumentation import Instrumentation, RecordingPolicy
+    from celery_asynctask.capture.payload.secrets import Secret
 
 _OVER_ITEMS = frozenset({"celery.map", "celery.starmap"})
 
@@ -129,7 +131,7 @@ def start(
         f'{{"id":{quoted},"run":"{run}","kind":"started","at":{at},'
         f'{instrumentation.places[name, known("hostname"), info.get("routing_key")]},{text}"asked":true,'
         f'"root":{quoted if root == task_id else _quoted(root)},"parent":{_quoted(parent)}'
-        f"{_payload_text(instrumentation, policy, name, known('args'), known('kwargs'), hidden)}}}"
+        f"{_payload_text(instrumentation, policy, name, known('args'), known('kwargs'), hidden, request)}}}"
     ).encode("ascii")
 
 
@@ -149,12 +151,12 @@ def _again_text(request: Any) -> str:
     return f"{json_text(event)[1:-1]}," if event else ""
 
 
-def add_error(event: Event, instrumentation: Instrumentation, exc: BaseException | None, traceback: Any = None) -> None:
+def add_error(event: Event, encoder: payload.Encoder, exc: BaseException | None, traceback: Any = None) -> None:
     """Add class name, text and traceback of an exception. A traceback that is no text is left out."""
     if exc is not None:
         event["error_type"] = payload.error_type(exc)
-        event["error_message"] = payload.error_message(exc, instrumentation.encoder)
-    if (text := instrumentation.encoder.traceback(traceback)) is not None:
+        event["error_message"] = payload.error_message(exc, encoder)
+    if (text := encoder.traceback(traceback)) is not None:
         event["traceback"] = text
 
 
@@ -333,30 +335,30 @@ def request_of(message: Any) -> Context | None:
     )
 
 
-def hidden_by_caller(header: Mapping[str, Any], request: Any) -> str | None:
-    """Which arguments the caller hides, by representations of its own: ``args``, ``kwargs``, or both with a space
-    between. A recorded producer says so in our header; else the message's representations tell."""
-    if "created" in header:
-        return header.get("hidden")
-    hides = (
-        name
-        for name in ("args", "kwargs")
-        if is_hidden(getattr(request, f"{name}repr", None), getattr(request, name, None))
-    )
-    return " ".join(hides) or None
-
-
 def _add_payload(
-    event: Event, instrumentation: Instrumentation, name: str, args: Any, kwargs: Any, hidden: str | None
+    event: Event,
+    instrumentation: Instrumentation,
+    name: str,
+    args: Any,
+    kwargs: Any,
+    hidden: str | None,
+    request: Any = None,
 ) -> None:
+    """Add the arguments, and note on the ``request``, if it is the attempt's, what redaction took from them, or the
+    caller hides."""
     policy = instrumentation.policies[name]
     if not policy.known:  # what to leave out and to redact is known where the task is
         event["blind"] = True
         return
     if name in _OVER_ITEMS and isinstance(kwargs, Mapping):
         kwargs = _over_items(instrumentation, name, kwargs)
-    args_json, kwargs_json = instrumentation.encoder.arguments(args, kwargs, policy.parameters)
+    secrets: list[Secret] | None = None if request is None else []
+    args_json, kwargs_json = instrumentation.encoder.arguments(args, kwargs, policy.parameters, secrets)
     hides = hidden.split() if type(hidden) is str else ()
+    if secrets is not None:
+        secrets += [value for what, value in (("args", args), ("kwargs", kwargs)) if what in hides]
+    if secrets:
+        request.__dict__[SECRETS] = secrets
     if policy.args and "args" not in hides:
         event["args"] = args_json
     if policy.kwargs and "kwargs" not in hides:
@@ -364,7 +366,13 @@ def _add_payload(
 
 
 def _payload_text(
-    instrumentation: Instrumentation, policy: RecordingPolicy, name: str, args: Any, kwargs: Any, hidden: str | None
+    instrumentation: Instrumentation,
+    policy: RecordingPolicy,
+    name: str,
+    args: Any,
+    kwargs: Any,
+    hidden: str | None,
+    request: Any = None,
 ) -> str:
     """`_add_payload` as keys of an encoded event, with a comma before each."""
     if policy.plain and hidden is None and name not in _OVER_ITEMS:
@@ -373,7 +381,7 @@ def _payload_text(
         if text is not None:
             return f",{text}"
     event = cast("Event", {})
-    _add_payload(event, instrumentation, name, args, kwargs, hidden)
+    _add_payload(event, instrumentation, name, args, kwargs, hidden, request)
     return f",{json_text(event)[1:-1]}" if event else ""
 
 
@@ -392,14 +400,14 @@ def _over_items(instrumentation: Instrumentation, name: str, kwargs: Mapping[str
     if not any(sensitive) or not isinstance(items, (list, tuple)):
         return kwargs
     if name == "celery.map":
-        return {**kwargs, "it": [HIDDEN] * len(items)} if sensitive[0] else kwargs
+        return {**kwargs, "it": list(map(Hidden, items))} if sensitive[0] else kwargs
     return {**kwargs, "it": [_with_hidden(item, sensitive) for item in items[:MAX_ITEMS]]}
 
 
 def _with_hidden(item: Any, sensitive: list[bool]) -> Any:
     if not isinstance(item, (list, tuple)):
-        return HIDDEN
-    return [HIDDEN if number < len(sensitive) and sensitive[number] else value for number, value in enumerate(item)]
+        return Hidden(item)
+    return [Hidden(value) if number < len(sensitive) and sensitive[number] else value for number, value in enumerate(item)]
 
 
 def _quoted_id(value: Any) -> str:

@@ -67,6 +67,19 @@ def queue_of(routing_key: Any) -> str | None:
     return text[delay.end() :] if (delay := _DELAY(text)) else text
 
 
+def hidden_by_caller(header: Mapping[str, Any], request: Any) -> str | None:
+    """Which arguments the caller hides, by representations of its own: ``args``, ``kwargs``, or both with a space
+    between. A recorded producer says so in our header; else the message's representations tell."""
+    if "created" in header:
+        return header.get("hidden")
+    hides = (
+        name
+        for name in ("args", "kwargs")
+        if is_hidden(getattr(request, f"{name}repr", None), getattr(request, name, None))
+    )
+    return " ".join(hides) or None
+
+
 def is_hidden(shown: Any, value: Any) -> bool:
     """Whether ``shown``, the representation that a message has of its arguments, was made to hide them: Celery's own
     has the texts and numbers of ``value`` in their order. A representation that may have been cut hides nothing."""

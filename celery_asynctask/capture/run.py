@@ -15,6 +15,7 @@ from celery.app.task import Context
 from celery.exceptions import Reject, Retry, WorkerShutdown
 
 from celery_asynctask.capture import context, extract, payload, publish, tracing
+from celery_asynctask.capture.attempt import SECRETS, START, encoder_of
 from celery_asynctask.capture.celery_private import (
     ON_TASK_INIT,
     build_tracers_again,
@@ -42,8 +43,6 @@ without the token that we gave the attempt."""
 _EAGER_KEPT = 256
 
 
-_START: Final = "asynctask_start"
-"""Attribute of an attempt's request: its encoded start, for the end to carry."""
 _ATTACHED: Final = "asynctask_attached"
 """Attribute of an attempt's request: the token for `tracing.detach`."""
 
@@ -91,7 +90,7 @@ def on_task_init(task_id: str, task: Any) -> None:
         name, request = task.name, task.request
         known = request.__dict__
         # The loader has called before, or somebody has called a tracer directly, for an attempt without an id.
-        if _START in known or known.get("id") is None:
+        if START in known or known.get("id") is None:
             return
         ids, attached = tracing.attach(request)
         if attached is not None:
@@ -102,7 +101,7 @@ def on_task_init(task_id: str, task: Any) -> None:
         if request.is_eager:
             _inherit(instrumentation, request)
         at = time_ns() // 1000
-        start = known[_START] = extract.start(instrumentation, policy, name, request, at, ids)
+        start = known[START] = extract.start(instrumentation, policy, name, request, at, ids)
         instrumentation.write(start)
         if ids is not None:
             about = cast("Event", {**extract.delivery(request), **extract.execution(header_of(request))})
@@ -171,7 +170,8 @@ def on_failure(sender: Any, task_id: str, exception: Any, einfo: Any = None, **_
     if request.id != task_id and (request := context_of(request_in_flight(task_id))) is None:
         return
     end = cast("Event", {})
-    extract.add_error(end, instrumentation, exception, getattr(einfo, "traceback", None))
+    encoder = encoder_of(instrumentation, sender.name, request)
+    extract.add_error(end, encoder, exception, getattr(einfo, "traceback", None))
     record_end(instrumentation, Kind.FAILED, sender, request, end, inferred=inferred)
 
 
@@ -192,7 +192,7 @@ def on_retry(sender: Any, request: Any, reason: Any = None, einfo: Any = None, *
         return
     end = cast("Event", {})
     cause = "The worker was shut down before the task finished; its message was acknowledged, so it will not run again."
-    extract.add_error(end, instrumentation, WorkerShutdown(cause))
+    extract.add_error(end, instrumentation.encoder, WorkerShutdown(cause))
     record_end(instrumentation, Kind.LOST, sender, request, end, inferred=True)
 
 
@@ -213,7 +213,10 @@ def on_postrun(sender: Any, task_id: str, retval: Any, state: Any, **_: Any) -> 
         if state == "SUCCESS":
             end: Event = {}  # type: ignore[typeddict-item]
             if retval is not None and policy.result:
-                end["result"] = instrumentation.encoder.value(retval)
+                encoder = instrumentation.encoder
+                if SECRETS in known:
+                    encoder = encoder_of(instrumentation, sender.name, request)
+                end["result"] = encoder.value(retval)
             record_end(instrumentation, Kind.SUCCEEDED, sender, request, end)
         elif state in ("IGNORED", "REJECTED"):
             _end_without_result(instrumentation, sender, request, retval, state)
@@ -232,32 +235,35 @@ def _end_without_result(instrumentation: Instrumentation, task: Any, request: An
     else:
         if getattr(retval, "requeue", False) and task.acks_late:  # a message acknowledged early cannot be rejected
             end["again"], end["outcome"] = True, "requeued"
-        extract.add_error(end, instrumentation, retval)
-        end["error_message"] = payload.reason_text(getattr(retval, "reason", None), instrumentation.encoder)
+        encoder = encoder_of(instrumentation, task.name, request)
+        extract.add_error(end, encoder, retval)
+        end["error_message"] = payload.reason_text(getattr(retval, "reason", None), encoder)
         record_end(instrumentation, Kind.REJECTED, task, request, end)
 
 
 @guard
 def on_internal_error(
-    sender: Any, task_id: str, request: Any, exception: Any, kwargs: Any, einfo: Any, **_: Any
+    sender: Any, task_id: str, request: Any, exception: Any, args: Any, kwargs: Any, einfo: Any, **_: Any
 ) -> None:
     """Record that Celery's tracer failed around the body: it could not deliver arguments or a result."""
     if (instrumentation := instrumentation_of_task(sender)) is None:
         return
-    context = Context({"id": task_id, **(request or {})})
+    context = Context({"id": task_id, **(request or {}), "args": args, "kwargs": kwargs})
     if context.is_eager:
         setattr(context, HEADER, _eager.get((task_id, context.retries), {}))
     if isinstance(exception, Retry):  # with task_eager_propagates, the tracer passes it on instead of handling it
         _record_retry(instrumentation, sender, context, exception, einfo)
         return
     end = cast("Event", {"ran": isinstance(kwargs, Mapping), "internal": True})
-    extract.add_error(end, instrumentation, exception, getattr(einfo, "traceback", None))
+    encoder = encoder_of(instrumentation, sender.name, context)
+    extract.add_error(end, encoder, exception, getattr(einfo, "traceback", None))
     record_end(instrumentation, Kind.FAILED, sender, context, end)
 
 
 def _record_retry(instrumentation: Instrumentation, task: Any, request: Any, reason: Retry, einfo: Any) -> None:
     end = cast("Event", {})
-    extract.add_error(end, instrumentation, reason.exc, getattr(einfo, "traceback", None))
+    encoder = encoder_of(instrumentation, task.name, request)
+    extract.add_error(end, encoder, reason.exc, getattr(einfo, "traceback", None))
     record_end(instrumentation, Kind.RETRIED, task, request, end, inferred=get_current_task() is None)
 
 
@@ -286,7 +292,7 @@ def record_end(
         end["inferred"] = True
     elif CONTENT in known and (content := content_of(request)) is not None:
         end["noted"] = content
-    start = None if inferred else known.get(_START)
+    start = None if inferred else known.get(START)
     if start is not None:
         instrumentation.write(encode_end(start, kind, at, end))
     else:

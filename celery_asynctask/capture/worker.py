@@ -12,6 +12,7 @@ from celery.app.task import Context
 from celery.exceptions import NotRegistered, TaskRevokedError
 
 from celery_asynctask.capture import extract
+from celery_asynctask.capture.attempt import encoder_of
 from celery_asynctask.capture.celery_private import (
     context_of,
     hook_decode_errors,
@@ -116,7 +117,7 @@ def on_revoked(sender: Any, request: Any, terminated: bool, signum: Any, expired
         end["outcome"], reason = "terminated", f"terminated by {_signal_name(signum)}"
     else:
         reason = "revoked"
-    extract.add_error(end, instrumentation, TaskRevokedError(reason))
+    extract.add_error(end, instrumentation.encoder, TaskRevokedError(reason))
     record_end(instrumentation, Kind.REVOKED, sender, request, end, inferred=True)
 
 
@@ -140,7 +141,7 @@ def _record_message(kind: Kind, app: Celery, message: Any, exc: Exception) -> No
     event["run"] = new_token(event["at"])  # the header of a message that no worker ran may have another task's token
     event["inferred"] = True
     extract.add_requested(event, instrumentation, request.task, request)
-    extract.add_error(event, instrumentation, exc)
+    extract.add_error(event, encoder_of(instrumentation, request.task, request), exc)
     instrumentation.record(event)
     for unsent in extract.unsent(instrumentation, event, extract.steps_of(request)):
         instrumentation.record(unsent)
@@ -160,7 +161,7 @@ def _on_success_stored(request: Any, stored: Mapping[str, Any]) -> None:
         return
     end = cast("Event", {})
     if (result := stored.get("result")) is not None and instrumentation.policies[task.name].result:
-        end["result"] = instrumentation.encoder.value(result)
+        end["result"] = encoder_of(instrumentation, task.name, context).value(result)
     # It is by this machine's clock; without a zone it is in UTC (celery/backends/database).
     at = read_microseconds(stored.get("date_done"))
     record_end(instrumentation, Kind.SUCCEEDED, task, context, end, inferred=True, at=at)

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from billiard.exceptions import SoftTimeLimitExceeded
@@ -36,6 +36,7 @@ from celery_asynctask.capture.payload.inspection import class_name, inherits, in
 from celery_asynctask.capture.payload.mappings import pairs
 from celery_asynctask.capture.payload.readers import MARGIN, MAX_BITS, MAX_ITEMS
 from celery_asynctask.capture.payload.redaction import Redaction
+from celery_asynctask.capture.payload.secrets import Secret, Secrets, secrets_in
 from celery_asynctask.capture.payload.walk import Full, Walk, clean
 from celery_asynctask.core.limits import MAX_MESSAGE, MAX_TRACEBACK, MAX_VALUE
 from celery_asynctask.core.marks import MARK
@@ -66,11 +67,15 @@ class Encoder:
             return value
         return self._read(value, lambda walk: walk.element(value, 0, name), wire=False)
 
-    def arguments(self, args: Any, kwargs: Any, names: tuple[str, ...] = ()) -> tuple[Any, Any]:
+    def arguments(
+        self, args: Any, kwargs: Any, names: tuple[str, ...] = (), secrets: list[Secret] | None = None
+    ) -> tuple[Any, Any]:
         """Convert the arguments of a task, each within ``max_bytes``, to the form in which Celery's JSON serializer
         sends them: if they are `is_whole`, a rerun can send them unchanged. Datetimes, Decimal, UUID and bytes have
         kombu's envelope, ``{"__type__": "datetime", "__value__": "..."}``. ``names`` are the names of the positional
-        parameters, in order, as far as they are known; redaction uses them."""
+        parameters, in order, as far as they are known; redaction uses them. ``secrets`` gets
+        what redaction takes away, as far as it can be found in texts (`secrets.secrets_in`)."""
+        taken: list[Any] | None = None if secrets is None else []
 
         def positional(walk: Walk) -> Any:
             walk.trail = ("args",)
@@ -84,10 +89,18 @@ class Encoder:
                 return walk.mapping(*items, kwargs, 0)
             return walk.convert(kwargs, 0)
 
-        return (
-            [] if type(args) in (list, tuple) and not args else self._read(args, positional, wire=True),
-            {} if type(kwargs) is dict and not kwargs else self._read(kwargs, named, wire=True),
+        converted = (
+            [] if type(args) in (list, tuple) and not args else self._read(args, positional, wire=True, taken=taken),
+            {} if type(kwargs) is dict and not kwargs else self._read(kwargs, named, wire=True, taken=taken),
         )
+        if secrets is not None and taken and self.redaction is not None:
+            keys = list(kwargs) if type(kwargs) is dict else ()
+            secrets += secrets_in(taken, self.redaction, {*names, *(key for key in keys if type(key) is str)})
+        return converted
+
+    def knowing(self, secrets: list[Secret]) -> Encoder:
+        """The same encoder, which also redacts these values of its `arguments`, wherever they stand."""
+        return replace(self, redaction=self.redaction and self.redaction.knowing(Secrets(secrets)))
 
     def text(self, value: str, limit: int) -> str:
         """The beginning of an error message, or of a part of it: redacted, without characters that databases refuse, at
@@ -113,16 +126,16 @@ class Encoder:
             tail = f"[{size - MAX_TRACEBACK} characters cut]…\n{tail[-MAX_TRACEBACK:]}"
         return clean(tail)
 
-    def _read(self, value: Any, read: Callable[[Walk], Any], *, wire: bool) -> Any:
+    def _read(self, value: Any, read: Callable[[Walk], Any], *, wire: bool, taken: list[Any] | None = None) -> Any:
         try:
-            walk = Walk(self.max_bytes, self.redaction, wire=wire, tight=False)
+            walk = Walk(self.max_bytes, self.redaction, wire=wire, tight=False, taken=taken)
             try:
                 converted = read(walk)
                 if walk.room >= 0:
                     return converted
             except Full:
                 pass
-            return read(Walk(self.max_bytes, self.redaction, wire=wire, tight=True))
+            return read(Walk(self.max_bytes, self.redaction, wire=wire, tight=True, taken=taken))
         except SoftTimeLimitExceeded:  # it is the task's: a signal handler raises it at any instruction
             raise
         except Exception:  # noqa: BLE001 - another thread may change the value while it is read

@@ -13,9 +13,17 @@ from typing import Any, Final
 
 MAX_TYPE: Final = 100
 """Characters kept of a type's name, all ASCII."""
-HIDDEN: Final = object()
-"""Stands for the value of a field that says ``repr=False``."""
 _MISSING: Final = object()
+
+
+class Hidden:
+    """The value of a field that says ``repr=False``."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
 
 mro = type.__dict__["__mro__"].__get__
 """The method resolution order of a class, whatever its metaclass says; the same for the next ones."""
@@ -84,7 +92,7 @@ def known(module: str, name: str) -> Any:
 
 def fields(value: Any, *, hide: bool) -> list[tuple[str, Any]] | None:
     """Names and values of the fields of a dataclass, attrs or pydantic object; None for any other object. Fields
-    without a value are left out. With ``hide``, the value of a field with ``repr=False`` is `HIDDEN`."""
+    without a value are left out. With ``hide``, the value of a field with ``repr=False`` is `Hidden`."""
     kind = type(value)
     model = known("pydantic.main", "BaseModel")
     if model is not None and inherits(kind, model):
@@ -108,7 +116,7 @@ def fields(value: Any, *, hide: bool) -> list[tuple[str, Any]] | None:
         if member is _MISSING:
             member = slot(value, name, _MISSING)
         if member is not _MISSING:
-            members.append((name, HIDDEN if hide and is_hidden else member))
+            members.append((name, Hidden(member) if hide and is_hidden else member))
     return members
 
 
@@ -118,7 +126,7 @@ def _of_pydantic(value: Any, declared: Any) -> list[tuple[str, Any]]:
     hidden = {name for name, field in declared.items() if type(field) is field_info and field.repr is False}
     extra = slot(value, "__pydantic_extra__")
     return [
-        (name, HIDDEN if name in hidden else member)
+        (name, Hidden(member) if name in hidden else member)
         for part in (instance_dict(value), extra if type(extra) is dict else {})
         for name, member in dict.items(part)
         if type(name) is str

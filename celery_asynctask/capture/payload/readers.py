@@ -17,12 +17,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from celery_asynctask.capture.payload.inspection import (
-    HIDDEN,
+    Hidden,
     fields,
     function_name,
     inherits,
     instance_dict,
     known,
+    slot,
     type_name,
 )
 from celery_asynctask.capture.payload.mappings import pairs
@@ -42,8 +43,8 @@ _MAX_DECIMAL: Final = 4_096
 
 def read_object(walk: Walk, value: Any, kind: type, depth: int, name: str) -> Any:
     """Convert a value of no built-in type."""
-    if value is HIDDEN:
-        return walk.marker("redacted")
+    if kind is Hidden:
+        return walk.redacted(value)
     if (members := fields(value, hide=walk.redaction is not None)) is not None:
         return walk.container(value, None, depth, name, (members, len(members)))
     if (generic := known("numpy", "generic")) is not None and inherits(kind, generic):
@@ -53,6 +54,8 @@ def read_object(walk: Walk, value: Any, kind: type, depth: int, name: str) -> An
     module, _, own_name = type_name(kind).rpartition(".")
     if own_name in _TEXTUAL.get(module, ()) and known(module, own_name) is kind:
         return walk.typed(kind, walk.string(str(value)))
+    secret = dict.get(instance_dict(value), "_secret_value")  # pydantic's SecretStr and its like
+    walk.take(slot(value, "_secret_value") if secret is None else secret)
     return walk.marker("object", type=type_name(kind))
 
 
@@ -85,6 +88,8 @@ def _bytes(base: Any, walk: Walk, value: Any, kind: type, *_: Any) -> Any:
         text = "\0"
     if "\0" in text:
         text = base64.b64encode(data).decode()
+        if walk.redaction is not None:
+            text = walk.redaction.text(text)
         walk.room -= len(text)
         if walk.wire and base is bytes:
             return walk.envelope("base64", text, text)

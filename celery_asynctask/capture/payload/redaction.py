@@ -1,4 +1,5 @@
-"""Decides what must not be recorded: by sensitive names, by credentials in texts, and by a user's own rule.
+"""Decides what must not be recorded: by sensitive names, by credentials in texts, by a user's own rule, and by what
+these took from the same task's arguments.
 
 Pure. A name is judged by its words: ``apiKey``, ``X-API-KEY`` and ``x_api_key`` are all ``api key``, but
 ``tokenizer``, ``secretary`` and ``max_tokens`` are neither ``token`` nor ``secret``.
@@ -6,11 +7,16 @@ Pure. A name is judged by its words: ``apiKey``, ``X-API-KEY`` and ``x_api_key``
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Callable, Iterable
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote
 
 from billiard.exceptions import SoftTimeLimitExceeded
+
+if TYPE_CHECKING:
+    from celery_asynctask.capture.payload.secrets import Secrets
 
 Path = tuple[str | int, ...]
 """The place of a value: ``args``, ``kwargs``, ``result`` or ``content``, then keys and list indexes. A positional
@@ -20,6 +26,9 @@ Rule = Callable[[Path, Any], bool]
 
 STARS: Final = "***"
 """Replaces what is redacted in a text."""
+MIN_VALUE: Final = 6
+"""Fewest characters of a value that is removed from texts because redaction took it from the arguments: a shorter one
+is part of too many words."""
 
 SENSITIVE_NAMES: Final[tuple[str, ...]] = (
     *("password", "passwords", "passwd", "pwd", "passphrase", "passcode"),
@@ -44,17 +53,18 @@ _ENDINGS = ("password", "passwd", "passphrase", "secret", "token", "apikey", "cr
 """Words that are recognized at the end of a longer word, too: ``csrfmiddlewaretoken``."""
 
 
-def _set(words: str) -> frozenset[str]:
+def words_of(words: str) -> frozenset[str]:
+    """The words in a text."""
     return frozenset(words.split())
 
 
-_ABOUT = _set(
+_ABOUT = words_of(
     "alg algorithm at brand budget changed check checks count country created enabled endpoint expired expires "
     "expiration expiry field four hint in index last length len limit name policy present required size status "
     "strength ttl type types updated uri url usage used valid verified version 4"
 )
 """Words after a sensitive one with which a name only describes it."""
-_NO_TOKEN = _set("bos cancellation cls continuation eos mask max min next num pad page sep special stop sync unk")
+_NO_TOKEN = words_of("bos cancellation cls continuation eos mask max min next num pad page sep special stop sync unk")
 """Words before ``token`` that give it another meaning."""
 _MAX_NAME = 256
 """Characters of a name that are judged."""
@@ -80,6 +90,8 @@ class Redaction:
         ``on_error`` is called with the exception. Raises `ValueError` for a name without a letter or digit."""
         self.names = tuple(names)
         self.rule = rule
+        self.secrets: Secrets | None = None
+        """Values that are redacted in texts, wherever they stand."""
         self._on_error = on_error
         self._phrases: set[tuple[str, ...]] = set()
         self._whole: set[str] = set()
@@ -97,7 +109,15 @@ class Redaction:
         self._starts = {words[0] for words in self._phrases}
         self._longest = max(map(len, self._phrases), default=0)
         self._endings = tuple(word for word in _ENDINGS if (word,) in self._phrases)
+        self.words = frozenset(word for words in self._phrases for word in words) | self._whole
+        """The words that the names are made of, each alone and those of one name together."""
         self._verdicts: dict[str, bool] = {}
+
+    def knowing(self, secrets: Secrets) -> Redaction:
+        """The same, which also redacts these values in texts."""
+        known = copy.copy(self)
+        known.secrets = secrets
+        return known
 
     def sensitive(self, name: str) -> bool:
         """Whether the value with this name is redacted. Judges by the first 256 characters."""
@@ -130,12 +150,14 @@ class Redaction:
 
     def text(self, value: str, *, message: bool = False, cut: bool = False) -> str:
         """The text without the credentials in it: in URLs and their queries, ``name=value`` and header lines, quoted
-        mappings, bearer tokens, JSON web tokens, private keys. The same object if there are none.
+        mappings, bearer tokens, JSON web tokens, private keys; and without `secrets`. The same object if it has none.
 
         ``message``: the text is an error message or traceback, in which ``name: value`` in the middle of a line counts,
         too, and what databases, pydantic and commands quote with a name. ``cut``: the text is the beginning of a longer
         one, so a URL may lack the ``@`` that ends its credentials.
         """
+        if self.secrets is not None:
+            value = self.secrets.removed_from(value, cut=cut)
         if message:
             value = self._quoted(value)
         if "://" in value:
@@ -219,6 +241,24 @@ class Redaction:
             kept += (value[done:at], quotes[1], STARS, quotes[2]) if quotes else (value[done:at], STARS)
             done = at = secret.end()
         return "".join([*kept, value[done:]]) if kept else value
+
+
+def removed(value: str, shown: str) -> Iterator[str]:
+    """What `Redaction.text` replaced in a text that it has ``shown``; of ``user:password`` the password, too, and each
+    also as it is without a URL's escapes."""
+    first, *others = shown.split(STARS)
+    start = len(first)
+    for number, kept in enumerate(others, 1):
+        end = len(value) - len(kept) if number == len(others) else value.find(kept, start)
+        if end < start:
+            return
+        part = value[start:end]
+        _, colon, password = part.partition(":")
+        for one in (part, password) if colon else (part,):
+            yield one
+            if "%" in one:
+                yield unquote(one)
+        start = end + len(kept)
 
 
 _USER_INFO = re.compile(r"""://(?!git@|\*\*\*@)[^\s/?#"'<>]*@""")

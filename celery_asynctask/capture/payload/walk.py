@@ -15,11 +15,11 @@ from typing import Any, Final
 
 from billiard.exceptions import SoftTimeLimitExceeded
 
-from celery_asynctask.capture.payload.inspection import inherits, mro, type_name
+from celery_asynctask.capture.payload.inspection import Hidden, inherits, mro, type_name
 from celery_asynctask.capture.payload.mappings import Pairs
 from celery_asynctask.capture.payload.plain import MAX_HARMLESS, PLAIN_KEY
 from celery_asynctask.capture.payload.readers import MARGIN, MAX_BITS, MAX_ITEMS, READERS, read_object
-from celery_asynctask.capture.payload.redaction import Path, Redaction
+from celery_asynctask.capture.payload.redaction import MIN_VALUE, Path, Redaction, removed
 from celery_asynctask.core.marks import MARK, is_reserved
 
 MAX_DEPTH: Final = 20
@@ -45,14 +45,20 @@ class Walk:
     part at most half of the room that is left.
     """
 
-    __slots__ = ("above", "redaction", "room", "slow", "tight", "trail", "wire")
+    __slots__ = ("above", "harmless", "redaction", "room", "slow", "taken", "tight", "trail", "wire")
 
-    def __init__(self, room: int, redaction: Redaction | None, *, wire: bool, tight: bool) -> None:
+    def __init__(
+        self, room: int, redaction: Redaction | None, *, wire: bool, tight: bool, taken: list[Any] | None = None
+    ) -> None:
+        """``taken`` gets the values, and parts of texts, that are redacted."""
         self.room = room
         self.redaction = redaction
         self.wire = wire
         self.tight = tight
-        self.slow = tight or (redaction is not None and redaction.rule is not None)
+        self.taken = taken
+        secrets = redaction is not None and redaction.secrets is not None
+        self.harmless = MIN_VALUE - 1 if secrets else MAX_HARMLESS
+        self.slow = tight or secrets or (redaction is not None and redaction.rule is not None)
         self.above: list[int] = []
         self.trail: Path = ()
 
@@ -60,11 +66,14 @@ class Walk:
         """`convert`, after the user's rule; in a tight walk with half of the room."""
         name = key if isinstance(key, str) else _ITEM
         trail = self.trail
-        if self.redaction is not None and self.redaction.rule is not None:
-            self.trail = (*trail, key)
-            if self.redaction.asks(self.trail, value):
-                self.trail = trail
-                return self.marker("redacted")
+        if (redaction := self.redaction) is not None:
+            if redaction.rule is not None:
+                self.trail = (*trail, key)
+                if redaction.asks(self.trail, value):
+                    self.trail = trail
+                    return self.redacted(value)
+            if redaction.secrets is not None and type(value) is int and value in redaction.secrets:
+                return self.redacted(value)
         if self.tight and depth:
             kept = self.room - self.room // 2
             self.room //= 2
@@ -98,7 +107,9 @@ class Walk:
             return self.cut(value, size)
         self.room -= written
         kept = value if written == size + 2 else clean(value)
-        if self.redaction is not None and size > MAX_HARMLESS and (scrubbed := self.redaction.text(kept)) != kept:
+        if self.redaction is not None and size > self.harmless and (scrubbed := self.redaction.text(kept)) != kept:
+            if self.taken is not None:
+                self.taken += removed(kept, scrubbed)
             self.room -= len(_escape(scrubbed)) - written
             if self.room < 0:
                 self.room += len(_escape(scrubbed))
@@ -114,7 +125,9 @@ class Walk:
             return self.marker("cut", type=type, size=size)
         head = str.__getitem__(value, slice(0, room + MARGIN))
         if self.redaction is not None:
-            head = self.redaction.text(head, cut=True)
+            head = self.redaction.text(whole := head, cut=True)
+            if self.taken is not None:
+                self.taken += removed(whole, head)
         head = clean(head[:room])
         while (written := len(_escape(head))) > room:
             head = head[: len(head) * room // written]
@@ -130,6 +143,16 @@ class Walk:
         """A mark of the kind ``what``."""
         self.room -= MARKER + len(members.get("type", ""))
         return {MARK: what, **members}
+
+    def redacted(self, value: Any) -> dict[str, Any]:
+        """The mark of a value that is redacted."""
+        self.take(value.value if type(value) is Hidden else value)
+        return self.marker("redacted")
+
+    def take(self, value: Any) -> None:
+        """Note a value that is not kept because it is a secret; None: there is none."""
+        if self.taken is not None and value is not None:
+            self.taken.append(value)
 
     def typed(self, kind: type, converted: Any) -> Any:
         """The converted value; in arguments, marked as of a type that Celery's JSON serializer does not send."""
@@ -160,7 +183,10 @@ class Walk:
         elif base is list or base is tuple:
             first = base.__getitem__(value, 0) if name == _ITEM and size == 2 and self.redaction is not None else None
             if first is not None and self.redaction is not None and self.redaction.sensitive(_short_text(first)):
-                converted = [self.convert(first, depth + 1), self.marker("redacted")]  # a header in a list of headers
+                converted = [
+                    self.convert(first, depth + 1),
+                    self.redacted(base.__getitem__(value, 1)),
+                ]  # a header in a list of headers
             else:
                 converted = self.sequence(base.__iter__(value), size, value, depth)
         else:
@@ -199,10 +225,11 @@ class Walk:
             parent = ""
         if 7 * len(pairs) > self.room:
             self.check()
+        unsearched = redaction is None or redaction.secrets is None
         for key, value in pairs:
             if self.room < 0:
                 break
-            name, same = (key, True) if type(key) is str and PLAIN_KEY(key) else self.key(key)
+            name, same = (key, True) if unsearched and type(key) is str and PLAIN_KEY(key) else self.key(key)
             if not same or name in items:
                 note, name = {MARK: "keys"}, _free(name, items)
             self.room -= len(name) + 6
@@ -214,7 +241,7 @@ class Walk:
         if redaction is not None and "value" in items and not _says_nothing(items["value"]):
             name_of_value = items.get("name", items.get("key"))  # {"name": "Authorization", "value": ...}
             if type(name_of_value) is str and redaction.sensitive(name_of_value):
-                items["value"] = self.marker("redacted")
+                items["value"] = self.redacted(_member(pairs, "value"))
         if len(items) < size:
             note = self.marker("cut", type=type_name(type(original)), size=size)
         if note is not None:
@@ -231,7 +258,7 @@ class Walk:
             and (redaction.sensitive(name) or (parent and redaction.sensitive(f"{parent} {name}")))
             and not _says_nothing(value)
         ):
-            return self.marker("redacted")
+            return self.redacted(value)
         return self.element(value, depth, name) if self.slow else self.convert(value, depth, name)
 
     def key(self, key: Any) -> tuple[str, bool]:
@@ -295,6 +322,10 @@ def _free(name: str, items: dict[str, Any]) -> str:
 def _says_nothing(value: Any) -> bool:
     """Whether a value is no secret, whatever its name: None, a bool or the empty text."""
     return value is None or value is True or value is False or (type(value) is str and not value)
+
+
+def _member(pairs: list[tuple[Any, Any]], name: str) -> Any:
+    return next((value for key, value in pairs if inherits(type(key), str) and str.__eq__(key, name)), None)
 
 
 def _short_text(value: Any) -> str:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import json
 import sqlite3
+import urllib.parse
 from pathlib import Path
 from typing import Any
 
+import pydantic
 import pytest
 from celery import Celery
+from celery.exceptions import Reject
 
 from celery_asynctask import SENSITIVE_NAMES, context, current, is_whole, uninstall
 from celery_asynctask.journal import Journal
 
 SECRET = "correct horse battery staple"
+OTHER = "hunter2 of ours"
 
 
 @pytest.fixture
@@ -58,6 +64,80 @@ def test_a_secret_is_nowhere(eager_app: Celery, tmp_path: Path, written: list[by
         for secret in (SECRET, SECRET.replace(" ", "")):
             assert secret not in place
     assert any(b'"order":7' in one for one in written)
+
+
+class Login(pydantic.BaseModel):
+    user: str
+    password: str = pydantic.Field(max_length=3)
+
+
+def fail(how: str, secret: str) -> Any:
+    """Say the secret without its name."""
+    if how == "reject":
+        raise Reject(f"not {secret}", requeue=False)
+    if how == "invalid":
+        Login(user="ada", password=secret)
+    if how == "chained":
+        try:
+            int(secret)
+        except ValueError as exc:
+            vars(exc)["__notes__"] = [f"it was {secret!r}"]
+            raise KeyError(base64.b64encode(f"ada:{secret}".encode())) from exc
+    if how == "result":
+        return {secret: [secret, secret.encode(), {"said": f"I am {secret}"}]}
+    raise KeyError(urllib.parse.quote(secret))
+
+
+@pytest.mark.parametrize("propagates", [False, True])
+@pytest.mark.parametrize("how", ["result", "error", "chained", "invalid", "reject", "retry"])
+def test_a_redacted_argument_is_in_nothing_that_its_task_says(
+    how: str, propagates: bool, eager_app: Celery, tmp_path: Path, written: list[bytes]
+) -> None:
+    eager_app.conf.task_eager_propagates = propagates
+
+    @eager_app.task(shared=False, name="say", bind=True, max_retries=1, default_retry_delay=0)
+    def say(self: Any, password: str, how: str, *, login: dict[str, str]) -> Any:
+        secret = login["token"] if propagates else login.pop("token")  # as code that reads forms does
+        current().progress(1, 2, f"logging in with {secret}")
+        current().update({"first": password})
+        if how == "retry":
+            raise self.retry(exc=KeyError(f"{password}, {secret}"), args=(password, how), kwargs={"login": {}})
+        return fail(how, password), fail(how, secret)
+
+    with contextlib.suppress(Exception):
+        say.apply((SECRET, how), {"login": {"token": OTHER}})
+    dump = stored(eager_app, tmp_path)
+    for place in (dump, b"\n".join(written).decode()):
+        assert "logging in with ***" in place
+        assert {"result": '"said"', "reject": "not ***", "invalid": "string_too_long"}.get(how, "KeyError") in place
+        for secret in (SECRET, OTHER):
+            for form in (secret, secret.replace(" ", "%20"), base64.b64encode(f"ada:{secret}".encode()).decode()):
+                assert form not in place
+
+
+def test_values_that_were_redacted_by_the_user_s_rule_are_scrubbed_too(
+    eager_app: Celery, tmp_path: Path, written: list[bytes]
+) -> None:
+    eager_app.conf.update(asynctask_redact_rule=lambda path, _: path[:2] == ("args", "diagnosis"))
+
+    @eager_app.task(shared=False, name="treat", asynctask_record_args=False)
+    def treat(diagnosis: dict[str, str], room: str) -> None:
+        raise ValueError(f"no cure for {diagnosis['name']} in {room}")
+
+    treat.delay({"name": "hay fever"}, "room 101")
+    dump = stored(eager_app, tmp_path)
+    assert "no cure for *** in room 101" in dump
+    assert "hay fever" not in dump
+    assert b"hay fever" not in b"\n".join(written)
+
+
+def test_an_attempt_that_says_no_secret_is_written_as_ever(eager_app: Celery, written: list[bytes]) -> None:
+    @eager_app.task(shared=False, name="plain", bind=True)
+    def plain(self: Any, user: str) -> dict[str, str]:
+        return {"user": user, "kept": [key for key in self.request.__dict__ if "secret" in key]}  # type: ignore[dict-item]
+
+    assert plain.delay("ada lovelace").get() == {"user": "ada lovelace", "kept": []}
+    assert json.loads(written[-1])["result"] == {"user": "ada lovelace", "kept": []}
 
 
 def test_the_user_s_own_names_and_rule(tmp_path: Path, eager_app: Celery, written: list[bytes]) -> None:

@@ -150,7 +150,7 @@ def test_times_from_anywhere_are_left_out_of_a_start(instrumentation: Instrument
 
 def test_an_unknown_error_is_not_recorded(instrumentation: Instrumentation) -> None:
     event: Any = {}
-    extract.add_error(event, instrumentation, None, object())
+    extract.add_error(event, instrumentation.encoder, None, object())
     assert event == {}
-    extract.add_error(event, instrumentation, KeyError("a"), "Traceback")
+    extract.add_error(event, instrumentation.encoder, KeyError("a"), "Traceback")
     assert event == {"error_type": "KeyError", "error_message": "'a'", "traceback": "Traceback"}

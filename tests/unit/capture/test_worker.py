@@ -63,6 +63,16 @@ HEADERS = {"id": "x", "task": "no.such", "root_id": "r", "parent_id": "p", "retr
 STEP = {"task": "next.one", "args": [3], "kwargs": {}, "options": {"task_id": "y"}}
 
 
+def test_what_a_message_is_refused_for_does_not_quote_its_secrets(app: Celery, recorded: list[dict[str, Any]]) -> None:
+    secret = "correct horse battery staple"
+    message = Message(HEADERS, [[], {"password": secret}, {"chain": [STEP]}])
+    rejected(app, message, ValueError(f"kwargs are wrong: {secret!r}"))
+    event, step = recorded
+    assert event["kwargs"] == {"password": {"$asynctask": "redacted"}}
+    assert event["error_message"] == "kwargs are wrong: '***'"
+    assert step["error_message"].endswith("kwargs are wrong: '***'")
+
+
 def test_an_unknown_task_fails_and_what_follows_it_is_not_sent(app: Celery, recorded: list[dict[str, Any]]) -> None:
     unknown(app, Message(HEADERS, [[1], {"k": 2}, {"chain": [STEP]}], redelivered=True))
     event, step = recorded

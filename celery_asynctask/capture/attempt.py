@@ -1,0 +1,39 @@
+"""What the request of an attempt keeps for the attempt's later events."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from celery_asynctask.capture.headers import header_of
+from celery_asynctask.capture.messages import hidden_by_caller
+
+if TYPE_CHECKING:
+    from celery_asynctask.capture.instrumentation import Instrumentation
+    from celery_asynctask.capture.payload import Encoder
+    from celery_asynctask.capture.payload.secrets import Secret
+
+START: Final = "asynctask_start"
+"""Attribute of an attempt's request: its encoded start, for the end to carry."""
+SECRETS: Final = "asynctask_secrets"
+"""Attribute of an attempt's request: what redaction took from its arguments, if it took anything. It is noted at the
+start, because the body may remove it from them: ``data.pop("password")``."""
+_ENCODER: Final = "asynctask_encoder"
+"""Attribute of a request: its `encoder_of`."""
+
+
+def encoder_of(instrumentation: Instrumentation, name: str, request: Any) -> Encoder:
+    """The encoder for what an attempt of the task ``name`` says: it leaves out, wherever they stand, the values that
+    redaction took from the arguments of ``request``."""
+    known = request.__dict__
+    encoder: Encoder | None = known.get(_ENCODER)
+    if encoder is None:
+        encoder = instrumentation.encoder
+        secrets: list[Secret] = known.get(SECRETS, [])
+        if START not in known:  # the attempt is another process's
+            encoder.arguments(request.args, request.kwargs, instrumentation.policies[name].parameters, secrets)
+            hidden = hidden_by_caller(header_of(request), request) or ""
+            secrets += [getattr(request, what) for what in hidden.split()]
+        if secrets:
+            encoder = encoder.knowing(secrets)
+        known[_ENCODER] = encoder
+    return encoder
