@@ -12,6 +12,7 @@ from typing import Any
 from celery import Celery, Task, chain, group, signals
 from celery.backends.database import DatabaseBackend
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
+from sqlalchemy import create_engine, text
 
 from tests.services import apart
 from tests.workers import spans
@@ -260,6 +261,40 @@ def backend_down(succeed: bool) -> str:
     if not succeed:
         raise ValueError("and the backend is down")
     return "done"
+
+
+@app.task(bind=True, acks_late=True, max_retries=1)
+def leak(self: Any, password: str, way: str) -> Any:
+    """Says a secret without its name."""
+    if way == "reject":
+        raise Reject(f"not {password}", requeue=False)
+    if way == "retry":
+        raise self.retry(exc=KeyError(password), countdown=0)
+    if way == "result":
+        return [password, {"said": password}]
+    if way == "unserializable":
+        return {"said": Unspeakable(password)}
+    engine = create_engine(os.environ["SHAPES_STORE"])
+    try:
+        with engine.begin() as connection:
+            connection.execute(text("CREATE TEMPORARY TABLE session (word text PRIMARY KEY)"))
+            for _ in range(2):
+                connection.execute(text("INSERT INTO session VALUES (:word)"), {"word": password})
+    finally:
+        engine.dispose()
+
+
+class Unspeakable:
+    def __init__(self, word: str) -> None:
+        self.word = word
+
+    def __json__(self) -> str:
+        raise TypeError(f"cannot say {self.word}")
+
+
+@app.task(base=DiesOnSuccess)
+def die_with_secret(token: str) -> str:
+    return f"it is {token}"
 
 
 class PlainTask(Task):

@@ -102,7 +102,9 @@ def running(
 
 
 #: Attempts that succeeded although their process was killed before it could export a span.
-KILLED_AFTER_RESULT = ("tests.workers.app.die_with_result", "tests.workers.app.die_with_result_late")
+KILLED_AFTER_RESULT = tuple(
+    f"tests.workers.app.{name}" for name in ("die_with_result", "die_with_result_late", "die_with_secret")
+)
 
 
 def check_spans(world: World) -> None:

@@ -4,6 +4,9 @@ cannot be stored."""
 from __future__ import annotations
 
 import datetime as dt
+from typing import Any
+
+from celery import chain
 
 from tests.pace import patience
 from tests.workers.expect import Row, expect
@@ -213,6 +216,44 @@ def child_killed_after_its_result_was_stored(world: World) -> None:
         assert row.completed_at is not None
         assert row.started_at is not None
         assert row.completed_at - row.started_at < dt.timedelta(seconds=5), "when it was stored, not when it was seen"
+
+
+GONE = {"$asynctask": "redacted"}
+SECRET = "correct horse battery staple"
+
+
+@shape
+def secret_that_is_quoted(world: World) -> None:
+    """It is redacted as an argument, and said without its name."""
+    leak, add = world.tasks.leak, world.tasks.add
+    ways: dict[str, dict[str, Any]] = {
+        "reject": {"status": "REJECTED", "error": "Reject", "message": "not ***", "outcomes": ["rejected"]},
+        "retry": {"status": "FAILURE", "error": "KeyError", "message": "'***'", "outcomes": ["retried", "failed"]},
+        "result": {"result": [{**GONE, "text": "***"}, {"said": {**GONE, "text": "***"}}]},
+        "unserializable": {"status": "FAILURE", "error": "EncodeError", "message": "***", "outcomes": ["failed"]},
+    }
+    sent = {way: leak.delay(SECRET, way).id for way in ways}
+    for way, expected in ways.items():
+        expect(world, Row("leak", id=sent[way], args=(GONE, way), retries=int(way == "retry"), **expected))
+    last = chain(leak.s(SECRET, "insert"), add.si(1, 1)).apply_async()
+    first = last.parent.id
+    error: dict[str, Any] = {"error": "IntegrityError", "message": "Key (word)=(***) already exists"}
+    expect(
+        world,
+        Row("leak", "FAILURE", first, args=(GONE, "insert"), outcomes=["failed"], **error),
+        Row("add", "FAILURE", last.id, args=(1, 1), root=first, parent=first, outcomes=(), **error),
+    )
+    for task_id in (*sent.values(), first, last.id):
+        for said in (world.row(task_id), *world.attempts(task_id)):
+            assert SECRET not in str(said.__dict__)
+
+
+@prefork_only
+@shape
+def child_killed_after_its_result_with_a_secret_was_stored(world: World) -> None:
+    """The worker's main process records this end."""
+    sent = world.tasks.die_with_secret.delay(SECRET)
+    expect(world, Row("die_with_secret", id=sent.id, args=(GONE,), result={**GONE, "text": "it is ***"}))
 
 
 @prefork_only
