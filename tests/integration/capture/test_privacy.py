@@ -7,6 +7,7 @@ import contextlib
 import json
 import sqlite3
 import urllib.parse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pydantic
 import pytest
 from celery import Celery
 from celery.exceptions import Reject
+from sqlalchemy import Engine, create_engine, text
 
 from celery_asynctask import SENSITIVE_NAMES, context, current, is_whole, uninstall
 from celery_asynctask.journal import Journal
@@ -66,6 +68,15 @@ def test_a_secret_is_nowhere(eager_app: Celery, tmp_path: Path, written: list[by
     assert any(b'"order":7' in one for one in written)
 
 
+@contextlib.contextmanager
+def engine_for(url: str) -> Iterator[Engine]:
+    engine = create_engine(url)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
 class Login(pydantic.BaseModel):
     user: str
     password: str = pydantic.Field(max_length=3)
@@ -113,6 +124,25 @@ def test_a_redacted_argument_is_in_nothing_that_its_task_says(
         for secret in (SECRET, OTHER):
             for form in (secret, secret.replace(" ", "%20"), base64.b64encode(f"ada:{secret}".encode()).decode()):
                 assert form not in place
+
+
+@pytest.mark.every_database
+def test_a_unique_violation_does_not_quote_a_redacted_argument(
+    database: str, eager_app: Celery, tmp_path: Path, written: list[bytes]
+) -> None:
+    @eager_app.task(shared=False, name="keep")
+    def keep(token: str) -> None:
+        with engine_for(database) as engine, engine.begin() as connection:
+            connection.execute(text("CREATE TABLE session (word varchar(50) PRIMARY KEY)"))
+            for _ in range(2):
+                connection.execute(text("INSERT INTO session VALUES (:word)"), {"word": token})
+
+    keep.delay(SECRET)
+    dump = stored(eager_app, tmp_path)
+    for place in (dump, b"\n".join(written).decode()):
+        assert "IntegrityError" in place
+        assert "***" in place
+        assert SECRET not in place
 
 
 def test_values_that_were_redacted_by_the_user_s_rule_are_scrubbed_too(
