@@ -19,4 +19,4 @@ MAX_JOURNAL: Final = 1_073_741_824
 MAX_MESSAGE: Final = 4_000
 """Characters kept of an error message: its beginning."""
 MAX_TRACEBACK: Final = 20_000
-"""Characters kept of a traceback: its end, where the error is."""
+"""Characters kept of a traceback: its frames, and as much of the messages as there is room for."""

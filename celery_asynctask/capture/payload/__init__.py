@@ -34,9 +34,10 @@ from billiard.exceptions import SoftTimeLimitExceeded
 
 from celery_asynctask.capture.payload.inspection import class_name, inherits, instance_dict, type_name
 from celery_asynctask.capture.payload.mappings import pairs
-from celery_asynctask.capture.payload.readers import MARGIN, MAX_BITS, MAX_ITEMS
+from celery_asynctask.capture.payload.readers import MAX_BITS, MAX_ITEMS
 from celery_asynctask.capture.payload.redaction import Redaction
 from celery_asynctask.capture.payload.secrets import Secret, Secrets, secrets_in
+from celery_asynctask.capture.payload.traceback_text import beginning, shortened
 from celery_asynctask.capture.payload.walk import Full, Walk, clean
 from celery_asynctask.core.limits import MAX_MESSAGE, MAX_TRACEBACK, MAX_VALUE
 from celery_asynctask.core.marks import MARK
@@ -106,25 +107,23 @@ class Encoder:
         """The beginning of an error message, or of a part of it: redacted, without characters that databases refuse, at
         most ``limit`` characters. If it was cut, it ends in ``…[+N characters]``."""
         size = str.__len__(value)
-        head = str.__getitem__(value, slice(0, limit + MARGIN))
-        if self.redaction is not None:
-            head = self.redaction.text(head, message=True, cut=len(head) < size)
-        if size > limit:
-            head = f"{head[:limit]}…[+{size - limit} characters]"
-        return clean(head)
+        if size <= limit:
+            return clean(self._scrubbed(str.__getitem__(value, slice(None))))
+        return clean(f"{beginning(value, limit, self._scrubbed)}…[+{size - limit} characters]")
 
     def traceback(self, value: Any) -> str | None:
-        """The end of a traceback, redacted, at most `MAX_TRACEBACK` characters. If it was cut, it starts with
-        ``[N characters cut]…``. None if the value is no text, or empty."""
+        """The text of a traceback, redacted. Of one with more than `MAX_TRACEBACK` characters, the frames stay and the
+        messages are cut; only if the frames alone are longer, or it is no traceback of Python's, it lacks more, and
+        says so. None if the value is no text, or empty."""
         if not inherits(type(value), str) or not value:
             return None
-        size = str.__len__(value)
-        tail = str.__getitem__(value, slice(max(0, size - MAX_TRACEBACK - MARGIN), size))
-        if self.redaction is not None:
-            tail = self.redaction.text(tail, message=True)
-        if size > MAX_TRACEBACK:
-            tail = f"[{size - MAX_TRACEBACK} characters cut]…\n{tail[-MAX_TRACEBACK:]}"
-        return clean(tail)
+        text = str.__getitem__(value, slice(None))
+        shown = self._scrubbed(text) if len(text) <= MAX_TRACEBACK else shortened(text, MAX_TRACEBACK, self._scrubbed)
+        return clean(shown)
+
+    def _scrubbed(self, text: str, cut: bool = False) -> str:
+        """A text of an error, redacted; ``cut``: it goes on."""
+        return text if self.redaction is None else self.redaction.text(text, message=True, cut=cut)
 
     def _read(self, value: Any, read: Callable[[Walk], Any], *, wire: bool, taken: list[Any] | None = None) -> Any:
         try:

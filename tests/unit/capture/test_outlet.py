@@ -34,6 +34,7 @@ OTHER: dict[str, Any] = {
 ELSEWHERE: dict[str, Any] = {
     "enabled": False,
     "context": dict,
+    "header_version": 2,
     "trace_url": "https://traces/{trace_id}",
     "links": {"Logs": "https://logs/"},
     "tokens": {},

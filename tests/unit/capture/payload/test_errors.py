@@ -11,14 +11,11 @@ from celery.utils.serialization import UnpickleableExceptionWrapper
 
 from celery_asynctask.capture.payload import (
     MAX_REPR,
-    PLAIN,
-    Encoder,
     error_message,
     error_type,
     reason_text,
 )
-from celery_asynctask.capture.payload.redaction import Redaction
-from celery_asynctask.core.limits import MAX_MESSAGE, MAX_TRACEBACK
+from celery_asynctask.core.limits import MAX_MESSAGE
 from tests.unit.capture.payload.values import hostile
 
 
@@ -60,24 +57,6 @@ def test_reason_of_a_reject() -> None:
     assert reason_text(hostile(object)).startswith("<")
     assert len(reason_text("x" * 10_000)) < MAX_MESSAGE + 50
     assert len(reason_text(["x"] * 10_000)) < MAX_REPR + 50
-
-
-def test_a_traceback_keeps_its_end() -> None:
-    assert PLAIN.traceback("Traceback") == "Traceback"
-    assert PLAIN.traceback(None) is PLAIN.traceback("") is PLAIN.traceback(object()) is None
-    cut = PLAIN.traceback("x" * MAX_TRACEBACK + "\nValueError: the end")
-    assert cut is not None
-    assert cut.startswith("[20 characters cut]…\n")
-    assert cut.endswith("ValueError: the end")
-    assert len(cut) <= MAX_TRACEBACK + 100
-
-
-def test_a_secret_at_the_cut_of_a_traceback_is_not_seen() -> None:
-    encoder = Encoder(redaction=Redaction())
-    for length in range(MAX_TRACEBACK - 40, MAX_TRACEBACK):
-        shown = encoder.traceback("a" * 99 + " connect(password='SEKRIT')" + "x" * length)
-        assert shown is not None
-        assert "RIT" not in shown
 
 
 def test_the_soft_time_limit_is_the_task_s() -> None:
