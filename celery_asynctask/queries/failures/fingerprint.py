@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 MESSAGE_SHOWN: Final = 160
 """Characters of a normalized message; a longer one ends in ``…``."""
@@ -72,32 +72,46 @@ _RUNNING_HERE: Final = re.compile(r"[/\\](?:celery[/\\]app|kombu|billiard|vine|a
 """... and in a checkout. A project may have a directory ``celery`` of its own."""
 
 
+class Found(NamedTuple):
+    """The place of an error."""
+
+    place: str | None
+    """Such as ``shop/billing/tasks.py:88 charge``; None: there is none."""
+    is_own: bool
+    """Whether it is in the user's own code."""
+
+
 def place(traceback: str | None, package: str = "") -> str | None:
-    """The last frame of a traceback in the user's own code, such as ``shop/billing/tasks.py:88 charge``.
+    """`Found.place` of `find`."""
+    return find(traceback, package).place
+
+
+def find(traceback: str | None, package: str = "") -> Found:
+    """The last frame of a traceback in the user's own code.
 
     Installed code is the user's own only if it belongs to ``package``, the first part of the task's name. Code of
-    Python itself and of the packages that run tasks never is. Without a frame of the user's own, the last frame of
-    other installed code is returned; None: there is none either.
+    Python itself and of the packages that run tasks never is. Without a frame of the user's own, it is the last frame
+    of other installed code.
     """
     text = traceback or ""
     begin, last = text.find('File "'), text.rfind('File "')
-    return _place(text[begin : text.find("\n", last) + 1 or None], package) if begin >= 0 else None
+    return _find(text[begin : text.find("\n", last) + 1 or None], package) if begin >= 0 else Found(None, False)
 
 
 @lru_cache(maxsize=1000)
-def _place(frames: str, package: str) -> str | None:
+def _find(frames: str, package: str) -> Found:
     installed = None
     for path, line, function in reversed(FRAME.findall(frames)):
         own = is_own(path, package)
         if own:
-            return _format(path, line, function)
+            return Found(_format(path, line, function), True)
         if own is not None:
             installed = installed or _format(path, line, function)
-    return installed
+    return Found(installed, False)
 
 
 def is_own(path: str, package: str = "") -> bool | None:
-    """Whether the code in a file is the user's own, as `place` defines it; None: it belongs to Python or to a package
+    """Whether the code in a file is the user's own, as `find` defines it; None: it belongs to Python or to a package
     that runs tasks."""
     installed = _INSTALLED.search(path)
     if _RUNNING.match(installed[1]) if installed else _RUNNING_HERE.search(path) or _STANDARD.search(path):

@@ -1,7 +1,8 @@
 """Groups failures by their cause: the same error type, the same normalized message, and the same place in the code.
 
 At most `MAX_SCANNED` of the newest failures that a filter finds are fetched, each with the end of its traceback, and
-grouped here: a database can neither normalize a message nor tell whose code a frame is.
+grouped here: a database can neither normalize a message nor tell whose code a frame is. Where that end has no frame of
+the user's own, behind a long message or below many frames of libraries, the traceback is fetched once more, whole.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import Select, case, func, select
 from sqlalchemy.orm import Session
 
+from celery_asynctask.core.limits import MAX_TRACEBACK
 from celery_asynctask.core.reasons import first_reason
 from celery_asynctask.core.status import FAILED
-from celery_asynctask.queries.failures.fingerprint import normal, place
+from celery_asynctask.queries.failures.fingerprint import find, normal, place
 from celery_asynctask.queries.reader import Reader
 from celery_asynctask.queries.search.condition import Condition, conditions
 from celery_asynctask.queries.search.filter import Filter
@@ -26,7 +28,11 @@ from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
 MAX_SCANNED: Final = 10_000
 """Failures that are grouped."""
 TRACEBACK_END: Final = 4000
-"""Characters of a traceback that are fetched: its end, where the error is."""
+"""Characters of a traceback that are fetched: its end, where the error is mostly."""
+_WHOLE: Final = 2 * MAX_TRACEBACK
+"""Characters of a traceback that is fetched whole, at most: another release may have stored it."""
+_WHOLE_AT_ONCE: Final = 100
+"""Tracebacks that are fetched whole by one query."""
 MESSAGE_START: Final = 1000
 """Characters of a message that are fetched."""
 BUCKETS: Final = 24
@@ -49,7 +55,7 @@ class Failure(NamedTuple):
     message: str
     """The beginning of its message, `MESSAGE_START` characters."""
     traceback: str | None
-    """The end of its latest attempt's traceback, `TRACEBACK_END` characters; None: there is none."""
+    """The end of its latest attempt's traceback, `TRACEBACK_END` characters or `_WHOLE`; None: there is none."""
 
 
 class Group(NamedTuple):
@@ -117,31 +123,58 @@ def failures(reader: Reader, session: Session, search: Filter, *, limit: int = M
     def matching() -> Iterator[Failure]:
         nonlocal looked_back_to
         last = None
-        for number, (matches, *fields) in enumerate(session.execute(newest)):
+        without_place: list[tuple[int, Failure]] = []
+        for number, (matches, row, *fields) in enumerate(session.execute(newest)):
             failure = Failure(*fields)
             if number == limit:
                 looked_back_to = last
+            elif matches and _may_have_place(failure):
+                without_place.append((row, failure._replace(traceback=None)))
             elif matches:
                 yield failure
             last = failure.created_at
+        for first in range(0, len(without_place), _WHOLE_AT_ONCE):
+            rows = dict(without_place[first : first + _WHOLE_AT_ONCE])
+            for row, traceback in session.execute(_tracebacks(rows, reader.dialect)):
+                yield rows[row]._replace(traceback=traceback)
 
     groups = grouped(matching())
     return groups._replace(looked_back_to=looked_back_to)
 
 
-def _failures(matches: Condition, dialect: str) -> Select[Any]:
-    """SELECT of whether a task matches, and the fields of a `Failure`, with a traceback only for one that matches."""
-    traceback = AsyncTaskAttempt.traceback
-    is_sqlite = dialect == "sqlite"
-    latest_attempt = (
-        select(func.substr(traceback, -TRACEBACK_END) if is_sqlite else func.right(traceback, TRACEBACK_END))
+def _may_have_place(failure: Failure) -> bool:
+    """Whether a frame of the user's own may be in the part of the traceback that was not fetched: the end has none."""
+    text = failure.traceback
+    return text is not None and len(text) == TRACEBACK_END and not find(text, _package(failure)).is_own
+
+
+def _package(failure: Failure) -> str:
+    return failure.name.partition(".")[0]
+
+
+def _latest_traceback(dialect: str, length: int) -> Any:
+    """The end of the traceback of a task's latest attempt."""
+    text = AsyncTaskAttempt.traceback
+    return (
+        select(func.substr(text, -length) if dialect == "sqlite" else func.right(text, length))
         .where(AsyncTaskAttempt.celery_task_id == AsyncTask.celery_task_id)
         .order_by(AsyncTaskAttempt.run_key.desc())
         .limit(1)
         .scalar_subquery()
     )
+
+
+def _tracebacks(rows: Iterable[int], dialect: str) -> Select[Any]:
+    """SELECT of rows of tasks, each with its whole traceback."""
+    return select(AsyncTask.id, _latest_traceback(dialect, _WHOLE)).where(AsyncTask.id.in_(rows))
+
+
+def _failures(matches: Condition, dialect: str) -> Select[Any]:
+    """SELECT of whether a task matches, its row, and the fields of a `Failure`, with a traceback only for one that
+    matches."""
     return select(
         case((matches, 1), else_=0),
+        AsyncTask.id,
         AsyncTask.celery_task_id,
         AsyncTask.name,
         func.coalesce(AsyncTask.completed_at, AsyncTask.created_at),
@@ -149,7 +182,7 @@ def _failures(matches: Condition, dialect: str) -> Select[Any]:
         AsyncTask.customer,
         func.coalesce(AsyncTask.error_type, AsyncTask.status),
         func.coalesce(func.substr(AsyncTask.error_message, 1, MESSAGE_START), ""),
-        case((matches, latest_attempt)),
+        case((matches, _latest_traceback(dialect, TRACEBACK_END))),
     )
 
 
@@ -164,7 +197,7 @@ def grouped(failed: Iterable[Failure]) -> Failures:
         if cause != failure.message:
             unsent[failure.error_type, message].append(kept)
         else:
-            where = place(failure.traceback, failure.name.partition(".")[0])
+            where = place(failure.traceback, _package(failure))
             ran[failure.error_type, message, where].append(kept)
     moments = [failure.at for members in (*ran.values(), *unsent.values()) for failure in members]
     if not moments:

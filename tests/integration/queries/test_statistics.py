@@ -174,7 +174,7 @@ def test_a_search_without_a_time_gets_one() -> None:
 # -- failures
 
 
-def expected(full: Shop, tasks: Sequence[AsyncTask], end: int = 10**6) -> Sequence[groups.Group]:
+def expected(full: Shop, tasks: Sequence[AsyncTask]) -> Sequence[groups.Group]:
     newest = {run.celery_task_id: run for run in full.attempts}  # the last one by attempt key
     return grouped(
         Failure(
@@ -185,7 +185,7 @@ def expected(full: Shop, tasks: Sequence[AsyncTask], end: int = 10**6) -> Sequen
             task.customer,
             task.error_type or task.status.value,
             task.error_message or "",
-            (newest[task.celery_task_id].traceback or "")[-end:] if task.celery_task_id in newest else None,
+            newest[task.celery_task_id].traceback if task.celery_task_id in newest else None,
         )
         for task in tasks
     ).groups
@@ -223,11 +223,41 @@ def test_failures_of_the_newest(full: Shop, text: str, chosen: Choice) -> None:
     assert everything.looked_back_to is None
 
 
-def test_only_the_end_of_a_traceback_is_read(full: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(groups, "TRACEBACK_END", 200)
-    result = ask(groups.failures, full.reader, search(""))
-    assert result.groups == expected(full, failed(full), end=200)
-    assert result.groups != expected(full, failed(full))
+@pytest.mark.parametrize("at_once", [1, 100])
+def test_a_place_that_is_not_in_the_end_of_a_traceback(
+    full: Shop, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr(groups, "_WHOLE_AT_ONCE", at_once)
+    for end in (3, 60, 200):
+        monkeypatch.setattr(groups, "TRACEBACK_END", end)
+        result = ask(groups.failures, full.reader, search(""))
+        assert result.groups == expected(full, failed(full))
+
+
+def test_the_place_behind_a_long_message_and_below_many_libraries(database: str) -> None:
+    own = '  File "/srv/shop/tasks.py", line 7, in charge\n    pay()\n'
+    library = '  File "/venv/lib/python3.12/site-packages/requests/api.py", line 9, in post\n    again()\n'
+    head = "Traceback (most recent call last):\n"
+    texts = {
+        "long": f"{head}{own}ValueError: {'<p>line</p>' * 900}",
+        "deep": f"{head}{own}{library * 60}ValueError: no",
+        "short": f"{head}{own}ValueError: no",
+        "theirs": f"{head}{library * 60}ValueError: no",
+    }
+    store = Store(Settings(url=database))
+    store.prepare()
+    for number, text in enumerate(texts.values()):
+        run = histories.Delivery(2)
+        failure = histories.failure("no", traceback=text)
+        store.write(histories.lines(histories.about([run.whole(Kind.FAILED, 9, 3, **failure)], f"task-{number}")))
+    store.close()
+    reader = Reader(database)
+    found = ask(groups.failures, reader, search("")).groups
+    reader.close()
+    assert {(group.place, group.tasks) for group in found} == {
+        ("srv/shop/tasks.py:7 charge", 3),
+        ("site-packages/requests/api.py:9 post", 1),
+    }
 
 
 def test_the_place_is_that_of_the_latest_attempt(database: str) -> None:
