@@ -41,9 +41,10 @@ _ORDERS: Final[dict[str, Callable[[Group], Any]]] = {
 def errors(context: CommandContext, search: tuple[str, ...], sort: str, limit: int) -> None:
     """Group the failures that SEARCH finds by cause: how often, where, when, and for how many customers.
 
-    A cause is an exception's class, its message without variable parts (numbers, ids, quoted texts, addresses), and the
-    line of your own code that raised it. Tasks that were never sent because a task before them failed count toward its
-    cause. Failures are FAILURE, LOST and REJECTED, unless SEARCH names other statuses; see `list --help` for its terms.
+    A cause is an exception's class, its message without variable parts (numbers, ids, quoted texts, addresses, paths;
+    codes such as an HTTP status stay), and the line of your own code that raised it. Tasks that were never sent because
+    a task before them failed count toward its cause. Failures are FAILURE, LOST and REJECTED, unless SEARCH names other
+    statuses; see `list --help` for its terms.
     """
     output = context.output
     with context.reader.session() as session:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from http import HTTPStatus
 from typing import Final, NamedTuple
 
 MESSAGE_SHOWN: Final = 160
@@ -11,15 +12,45 @@ MESSAGE_SHOWN: Final = 160
 PATH_PARTS: Final = 3
 """Parts of a path that are kept, from its end: the beginning differs between hosts and releases."""
 
+_NO_TEXT: Final = r"""(?!\))(?!(?<=\([1-4]\d\d\d, ['"])\w+ )"""
+"""Behind a quote that begins a text that varies."""
 _QUOTED: Final = (
-    # An apostrophe inside a word quotes nothing; a quote that is not closed was cut off.
-    ("'", re.compile(r"(?<!\w)'(?:[^'\\\n]|\\.)*(?:'(?!\w)|\Z)"), "'…'"),
-    ('"', re.compile(r'"(?:[^"\\\n]|\\.)*(?:"|\Z)'), '"…"'),
-    ("`", re.compile(r"`[^`\n]+`"), "`…`"),
-    ("://", re.compile(r"\b([a-z][a-z0-9+.-]{0,20}://)[^\s<>()…]+", re.I), r"\1…"),
+    # An apostrophe inside a word quotes nothing; a quote that is not closed was cut off. Drivers of MySQL quote the
+    # text of an error behind its number, which is no value.
+    ("'", re.compile(r"(?<!\w)'" + _NO_TEXT + r"(?:[^'\\]|\\.|'(?=\w))*(?:'|\Z)"), "'…'"),
+    ('"', re.compile('"' + _NO_TEXT + r'(?:[^"\\]|\\.)*(?:"|\Z)'), '"…"'),
+    ("`", re.compile(r"`[^`]+`"), "`…`"),
+    ("„", re.compile(r"„[^“”]*(?:[“”]|\Z)"), "„…“"),
+    ("“", re.compile(r"(?<!…)“[^”]*(?:”|\Z)"), "“…”"),
+    ("‚", re.compile(r"‚[^‘’]*(?:[‘’]|\Z)"), "‚…‘"),
+    ("‘", re.compile(r"(?<!…)‘(?:[^’]|’(?=\w))*(?:’|\Z)"), "‘…’"),
+    ("«", re.compile(r"(«)[^«»]*(?:(»)|\Z)|(»)(?=[^\s«»])[^«»]*(«)"), r"\1\3…\2\4"),
+    ("‹", re.compile(r"‹[^›]*(?:›|\Z)"), "‹…›"),
+    ("「", re.compile(r"「[^」]*(?:」|\Z)"), "「…」"),
+    # The values of PostgreSQL's keys.
+    (")=(", re.compile(r"\)=\((?:(?:[^()]|\([^()]*\))*(?:\)|\Z)|[^)]*\))"), ")=(…)"),
+    ("://", re.compile(r"\b([a-z][a-z0-9+.-]{0,20}://)[^\s<>()…'\"`„“”‚‘’«»‹›「」]+", re.I), r"\1…"),
     ("@", re.compile(r"\b[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63})+"), "<address>"),
+    ("/", re.compile(r"(?<![\w.~/\\<…])(?:[A-Za-z]:|~\w*|\.{1,2})?(?:/[\w.@%+=,~-]+){2,}/?"), "<path>"),
+    ("\\", re.compile(r"(?<!\w)(?:[A-Za-z]:|\\)(?:\\[\w.@%+=,~$-]+)+"), "<path>"),
 )
 """Parts that vary as a whole: a text that shows that there may be one, its pattern, and its replacement."""
+_PHRASES: Final = "|".join(f"{status.value} {re.escape(status.phrase)}" for status in HTTPStatus)
+_CODE: Final = re.compile(
+    r"(\b(?:(?=[aceghrs])(?:"
+    r"(?:status|error|exit|return|response|result)[ _-]?code(?: is| was)?[ :=(#]{1,3}-?\d{1,5}"
+    r"|exit(?:ed)?(?: with)?(?: status| code)?[ :=]{1,2}-?\d{1,3}"
+    r"|(?:status|errno|signal)[ :=(#]{1,3}-?\d{1,5}"
+    r"|error[ :=#]{1,2}\d{3,5}"
+    r"|code[ :=]{1,2}[1-5]\d\d"
+    r"|http(?:/\d(?:\.\d)?)?[ :=]{1,2}[1-5]\d\d"
+    r"|sqlstate[ :=(\[]{1,3}[0-9a-z]{5}"
+    r"|(?:answered|got|received|replied|responded|returned)(?: with)?(?: an?)? [1-5]\d\d(?= ?[:;,.()\[\]<>-]| ?\Z)"
+    rf")|(?=[1-5]\d\d )(?:[45]\d\d (?:Client|Server) Error|{_PHRASES})"
+    r")(?!\w|[.,]\d)|\([1-4]\d\d\d(?=, ['\"]))",
+    re.IGNORECASE,
+)
+"""Numbers that say what went wrong: HTTP statuses, exit codes, signals, error numbers of systems and databases."""
 _CLOCK: Final = r"\d\d:\d\d(?::\d\d(?:[.,]\d+)?)?(?:Z|[+-]\d\d:?\d\d)?"
 _VARYING: Final = (
     (re.compile(r"\b[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}\b", re.I), "<id>"),
@@ -40,21 +71,42 @@ _DIGIT: Final = re.compile(r"\d")
 
 def normal(message: str) -> str:
     """A message with the parts replaced that differ between failures: quoted texts by ``'…'``, numbers by ``#``, ids by
-    ``<id>``, addresses (of hosts, mail, memory) by ``<address>``, times by ``<time>``. The rest of a path stays."""
+    ``<id>``, addresses (of hosts, mail, memory) by ``<address>``, times by ``<time>``, paths of files by ``<path>``.
+    Numbers that say what went wrong (`_CODE`) stay. A normal message is its own."""
+    for _ in range(_MAX_PASSES):
+        shown = _replaced(" ".join(message.split()))
+        if len(shown) > MESSAGE_SHOWN:
+            shown = f"{shown[: MESSAGE_SHOWN - 1]}…"
+        if shown == message:
+            break
+        message = shown
+    return message
+
+
+def _replaced(message: str) -> str:
     for mark, varying, shown in _QUOTED:
         if mark in message:
             message = varying.sub(shown, message)
-    words = [_word(word) if _DIGIT.search(word) else word for word in message.split()]
-    message = " ".join(words).replace("<time> <time>", "<time>")
-    return message if len(message) <= MESSAGE_SHOWN else f"{message[: MESSAGE_SHOWN - 1]}…"
+    if _DIGIT.search(message):
+        parts = _CODE.split(message)
+        parts[::2] = map(_without_numbers, parts[::2])
+        message = "".join(parts)
+    return _TIMES.sub("<time>", message)
 
 
-_REPLACED: Final = re.compile(r"'…'|\"…\"|`…`|<(?:id|address|time)>|#|…|\s")
+_MAX_PASSES: Final = 6
+"""What a replacement leaves may be replaced in turn: a quote behind a path. Twice is enough for nearly all."""
+_TIMES: Final = re.compile(r"<time>(?: <time>)+")
+_REPLACED: Final = re.compile(r"['\"`„“‚‘«»‹「(]…['\"`“”‘’»«›」)]|<(?:id|address|time|path)>|#|…|\s")
 
 
 def pieces(message: str) -> list[str]:
     """The texts that every message contains, in this order, if `normal` gives ``message`` for it."""
     return [piece for piece in _REPLACED.split(message) if piece]
+
+
+def _without_numbers(text: str) -> str:
+    return " ".join(_word(word) if _DIGIT.search(word) else word for word in text.split(" "))
 
 
 def _word(word: str) -> str:
