@@ -1,7 +1,7 @@
 """Marks: what stands in a stored value where the recorded value was changed.
 
-Pure. `capture.payload` defines the marks and makes them. They are read here from the store, where any mark may have
-members of any type: numbers may be text, and an imported mark may be wrong.
+Pure. `capture.payload` defines the marks and makes most of them. They are read here from the store, where any mark may
+have members of any type: numbers may be text, and an imported mark may be wrong.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ MARKS: Final[Mapping[str, Mark]] = {
     "cycle": Mark("cyclic", lambda mark: f"the {_type(mark)} {_member(mark, 'up', 'some')} levels above"),
     "erased": Mark("erased", lambda _: "erased"),
     "replaced": Mark("stored with characters replaced", lambda _: "stored with characters replaced", "text"),
+    "refused": Mark("refused", lambda _: "refused by the database"),
     "keys": Mark("stored with other keys", lambda _: "stored with other keys"),
 }
 """The kinds of marks, by the value under the key `MARK`."""

@@ -1,8 +1,9 @@
 """Draining: moves the events of a journal directory, in batches, into the store.
 
-A batch stores events of several processes in one transaction, together with the account of each. Events that the
-database refuses (poison) are put aside. This keeps ``accepted = stored + in the journal + quarantined + dropped``: what
-a process has numbered up to its ``last_number`` is stored or quarantined, and its next segment says what it dropped.
+A batch stores events of several processes in one transaction, together with the account of each. An event of which the
+database refuses a value is stored without that value; one that it still refuses (poison) is put aside. This keeps
+``accepted = stored + in the journal + quarantined + dropped``: what a process has numbered up to its ``last_number`` is
+stored or quarantined, and its next segment says what it dropped.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from celery_asynctask.journal import Directory, Segment, metrics
 from celery_asynctask.journal.directory import is_being_written
 from celery_asynctask.journal.frame import NOTHING, Chunk, describe, read
 from celery_asynctask.recorder.liveness import Watch
+from celery_asynctask.recorder.plainer import plainer
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Position, SourceUpdate, Store, is_outage
 
@@ -88,7 +90,7 @@ class Drain:
         again what was not stored then.
         """
         if not self._prepared:
-            self.store.prepare()
+            prepare(self.store)
             self._prepared = True
         parts: list[Part] = []
         done: list[Segment] = []
@@ -142,6 +144,13 @@ class Drain:
         start = stored.position if segment.number == stored.segment else 0
         chunk = NOTHING if segment.number < stored.segment else read(segment, start, room, ended)
         return Part(description, segment.number, chunk, chunk.end > start), ended
+
+
+def prepare(store: Store) -> None:
+    """Make the store ready, and log what it lacks. Raises like `Store.prepare`."""
+    store.prepare()
+    if narrow := store.narrow_charset():
+        logger.warning("celery-asynctask: %s %s", *narrow)
 
 
 Quarantine = Callable[[str, bytes], None]
@@ -250,11 +259,42 @@ def _find_poison(store: Store, events: Sequence[bytes], meanwhile: Callable[[], 
         if is_outage(exc):
             raise
         if len(events) == 1:
-            _log(exc, events[0])
-            return list(events), 0
+            return _store_plainer(store, events[0], exc, meanwhile)
         middle = len(events) // 2
         halves = [_find_poison(store, half, meanwhile) for half in (events[:middle], events[middle:])]
         return [event for bad, _ in halves for event in bad], sum(rows for _, rows in halves)
+
+
+def _store_plainer(
+    store: Store, event: bytes, refusal: Exception, meanwhile: Callable[[], None]
+) -> tuple[list[bytes], int]:
+    """Store the first form of a refused event that the database takes. Returns like `_find_poison`. Raises what
+    `Store.write` raises if the database takes nothing at all."""
+    for form in plainer(event):
+        meanwhile()
+        try:
+            rows = store.write([form.event])
+        except Exception as exc:
+            if is_outage(exc):
+                raise
+            continue
+        _log(
+            refusal,
+            "celery-asynctask has stored an event of task %s with %s, because the database refuses it as it is: %s.",
+            form.task_id,
+            form.changed,
+            reason(refusal),
+        )
+        return [], rows
+    meanwhile()
+    store.write([])  # raises if it is the database that refuses, whatever it gets
+    _log(
+        refusal,
+        "celery-asynctask cannot store an event, which goes into quarantine: %s. The event: %.200s",
+        reason(refusal),
+        event.decode("ascii", "replace"),
+    )
+    return [event], 0
 
 
 _logged: Counter[type] = Counter()
@@ -262,12 +302,10 @@ MAX_LOGGED = 20
 """Most events that a process logs for errors of one class."""
 
 
-def _log(exc: Exception, event: bytes) -> None:
+def _log(exc: Exception, message: str, *members: object) -> None:
     kind = type(getattr(exc, "orig", None) or exc)
     _logged[kind] += 1
+    if _logged[kind] == MAX_LOGGED:
+        message += " This process logs no more events that are refused with such an error."
     if _logged[kind] <= MAX_LOGGED:
-        logger.error(
-            "celery-asynctask cannot store an event, which goes into quarantine: %s. The event: %.200s",
-            reason(exc),
-            event.decode("ascii", "replace"),
-        )
+        logger.error(message, *members)

@@ -7,7 +7,7 @@ import time
 
 from celery_asynctask.journal import Journal
 from celery_asynctask.journal.frame import Chunk, scan
-from celery_asynctask.recorder.drain import Part, store_batch
+from celery_asynctask.recorder.drain import Part, prepare, store_batch
 from celery_asynctask.recorder.liveness import LOOK_SECONDS, release
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
@@ -48,7 +48,7 @@ class MemoryDrain:
             return
         try:
             if not self._stored:
-                self._store.prepare()
+                prepare(self._store)
             frames = scan(b"".join(lines), len(lines))
             description = {**self._journal.describe(), "journal": ""}
             position = self._store.position(self._journal.source)

@@ -37,6 +37,8 @@ _DRIVERS: Final = {
 }
 """The driver for each kind of server, and the extra of ours that installs it."""
 
+_LIBPQ: Final = ("postgresql:", "postgresql+psycopg:", "postgresql+psycopg2:")
+
 
 class _Kind(NamedTuple):
     """Errors with the same remedy."""
@@ -186,7 +188,13 @@ def _install(url: str) -> str:
 
 
 def make_engine(url: str, options: Mapping[str, Any]) -> Engine:
-    """Create an engine without connecting. Raises `StoreError` like `usable`, and for a driver that needs asyncio."""
+    """Create an engine without connecting. Raises `StoreError` like `usable`, and for a driver that needs asyncio.
+
+    Unless the user says otherwise, PostgreSQL speaks UTF-8 with us whatever the database has: in LATIN1, psycopg reads
+    no JSON, and in SQL_ASCII no text.
+    """
+    if url.startswith(_LIBPQ) and "client_encoding" not in url:
+        options = {**options, "connect_args": {"client_encoding": "utf8", **options.get("connect_args", {})}}
     with usable(url):
         engine = sa.create_engine(url, **options)
     if engine.dialect.is_async:

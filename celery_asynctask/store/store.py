@@ -22,6 +22,7 @@ from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.core.time import time_of
 from celery_asynctask.settings import Settings, engine_options
 from celery_asynctask.store import fold, liveness
+from celery_asynctask.store.charset import Narrow, narrow_charset
 from celery_asynctask.store.executemany import Rows
 from celery_asynctask.store.liveness import HeldTask, Open
 from celery_asynctask.store.remedies import make_engine, usable
@@ -32,10 +33,11 @@ _POOL = {"pool_size": 1, "max_overflow": 1, "pool_pre_ping": True}
 _SQLITE_BUSY_SECONDS = 30
 _SQLITE_LOG_PAGES = 4000
 """Pages in SQLite's write-ahead log before they are copied into the file. Its default, 1000, is less than one batch."""
-_VALUE_ERRORS = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
+_VALUE_ERRORS = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError)
 """What Python, or a driver before it reaches the database, raises for a value that no column takes."""
-_MYSQL_VALUE_ERRORS = frozenset({3140, 3141, 3157, 3819, 4025})
-"""Errors of MySQL and MariaDB about JSON and check constraints, which their drivers call operational."""
+_MYSQL_VALUE_ERRORS = frozenset({1118, 1153, 1300, 1301, 1713, 3140, 3141, 3157, 3819, 3854, 4025})
+"""Errors of MySQL and MariaDB about sizes, characters, JSON and check constraints, which their drivers call
+operational."""
 _UNRECORDED_KEPT: Final = dt.timedelta(days=1)
 """As long as a late event of the same task may still come."""
 _ADVANCE = sa.update(async_task_revision).values(revision=async_task_revision.c.revision + 1)
@@ -109,6 +111,11 @@ class Store:
         """Create the tables if the settings allow it. Raises like `create_tables`."""
         if self.settings.create_tables:
             create_tables(self.engine)
+
+    def narrow_charset(self) -> Narrow | None:
+        """`charset.narrow_charset`."""
+        with self.engine.connect() as connection:
+            return narrow_charset(connection)
 
     def position(self, source: str) -> Position:
         """How far a process is stored. Raises `sqlalchemy.exc.SQLAlchemyError`."""
@@ -289,8 +296,12 @@ def is_outage(exc: Exception) -> bool:
             return False  # sqlite3: ProgrammingError (InterfaceError before Python 3.11) for a value of no SQL type
         if exc.orig is not None and exc.orig.args and exc.orig.args[0] in _MYSQL_VALUE_ERRORS:
             return False
-        if isinstance(exc, InternalError):  # PostgreSQL's class 25: the transaction is read-only, or was aborted
-            return str(getattr(exc.orig, "sqlstate", None) or "").startswith("25")
+        # PostgreSQL's classes 54, a value is larger than a limit, and 25, the transaction is read-only or was aborted.
+        state = str(getattr(exc.orig, "sqlstate", None) or getattr(exc.orig, "pgcode", None) or "")
+        if state.startswith("54"):
+            return False
+        if isinstance(exc, InternalError):
+            return state.startswith("25")
         return exc.connection_invalidated or isinstance(exc, (OperationalError, InterfaceError, ProgrammingError))
     return not isinstance(exc, (StatementError, *_VALUE_ERRORS))
 

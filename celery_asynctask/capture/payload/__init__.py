@@ -17,7 +17,9 @@ A value that JSON can represent is stored as it is. What was changed is a mark, 
 * ``{"$asynctask": "object", "type"}``: an object that was not read, with ``repr`` for classes and functions;
 * ``{"$asynctask": "cycle", "type", "up"}``: the container that is ``up`` levels above;
 * ``{"$asynctask": "erased"}``: a value that was later erased from the store, on request (`operations.erase`);
-* ``{"$asynctask": "replaced", "text"}``: a string with NUL or lone surrogates, which databases refuse;
+* ``{"$asynctask": "replaced", "text"}``: a string with NUL or lone surrogates, which databases refuse, or with
+  characters that this database refused (`recorder.plainer`);
+* ``{"$asynctask": "refused"}``: a value that the database refused as a whole, or that belongs to one that it refused;
 * ``{"$asynctask": "keys"}`` under the key ``$asynctask`` of a mapping: its keys are not those of the original.
 
 `core.marks` has them in words. A user's own key ``$asynctask…`` gets one more ``$`` in front.

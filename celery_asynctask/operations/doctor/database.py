@@ -23,6 +23,7 @@ from celery_asynctask.queries.completeness import silent
 from celery_asynctask.queries.database_health import DatabaseHealth, database_health, read_all
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Position, SourceUpdate, Store
+from celery_asynctask.store.charset import narrow_charset
 from celery_asynctask.store.remedies import BEFORE_CONNECTED, GRANT, remedy
 
 SKEW_SECONDS: Final = 2.0
@@ -41,6 +42,7 @@ class Undone(Exception):
 
 _DATABASE: Final = Check("database")
 _CLOCK: Final = Check("clock")
+_CHARSET: Final = Check("charset")
 _SCHEMA: Final = Check("schema")
 _RIGHTS: Final = Check("rights")
 _SOURCES: Final = Check("sources")
@@ -68,6 +70,7 @@ def database(settings: Settings, reader: Reader) -> Iterator[Finding]:
     else:
         yield _DATABASE.ok(f"{settings.absolute_url}: {took}.")
     yield _clock(health)
+    yield from _charset(reader)
     if health.problem:
         problem, _, todo = health.problem.partition(": ")
         if health.version is None:
@@ -99,6 +102,12 @@ def _clock(health: DatabaseHealth) -> Finding:
             "Synchronize both hosts by NTP (chrony, systemd-timesyncd).",
         )
     return _CLOCK.ok(f"The database's clock is {where}.")
+
+
+def _charset(reader: Reader) -> Iterator[Finding]:
+    with reader.connection() as connection:
+        if narrow := narrow_charset(connection):
+            yield _CHARSET.note(*narrow)
 
 
 def _rights(settings: Settings) -> Finding:

@@ -7,13 +7,13 @@ from typing import Any, cast
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 
 from celery_asynctask.core.event import Event, encode
 from celery_asynctask.journal import Directory, Journal, frame
 from celery_asynctask.recorder.drain import Drain
 from celery_asynctask.settings import Settings
-from celery_asynctask.store import Store
+from celery_asynctask.store import Store, is_outage
 from tests import services
 from tests.histories import ID, fold, published
 from tests.integration.draining import MakeDrain, append, quarantined, rows, source_of, sources, tasks
@@ -62,7 +62,7 @@ POISON: list[dict[str, Any]] = [
     {"retries": 2**70},
     {"retries": "many"},
     {"name": None},
-    {"name": "\ud800"},
+    {"id": "\ud800"},
     {"id": None},
     {"id": ["a", "list"]},
     {"kind": "started", "run": "no token", "delivered": True},
@@ -95,7 +95,7 @@ def test_poison_is_put_aside_alone(
 
 @pytest.mark.databases(*services.SERVERS)  # SQLite takes texts of any length
 def test_poison_of_this_database(store: Store, make_drain: MakeDrain, journal: Journal) -> None:
-    bad = [cast("Event", {**published(1), **one}) for one in ({"id": "x" * 256}, {"error_type": "x" * 256})]
+    bad = [cast("Event", {**published(1), **one}) for one in ({"id": "x" * 256}, {"id": "other", "parent": "x" * 256})]
     append(journal, bad[0], published(), bad[1])
     drain = make_drain()
     drain.work()
@@ -191,6 +191,33 @@ def test_an_outage_between_two_parts_of_a_batch_with_poison(
     assert stored(store) == rows(by_task)
     assert quarantined(drain) == [encode(bad)]
     assert source_of(store, journal.source).stored == len(events)
+
+
+def test_a_database_that_refuses_everything_for_a_while(
+    store: Store, make_drain: MakeDrain, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Drivers have errors of their own for a server that is read-only: what looks like a refused event is none."""
+    by_task = tasks(3)
+    append(journal, *(event for one in by_task.values() for event in one))
+    drain = make_drain()
+    write = drain.store.write
+    calls: list[int] = []
+
+    def refusing(*args: Any, **kwargs: Any) -> int:
+        calls.append(1)
+        if len(calls) < 20:
+            raise DatabaseError("INSERT", {}, Exception("1290 (HY000): read-only"))
+        return write(*args, **kwargs)
+
+    monkeypatch.setattr(drain.store, "write", refusing)
+    assert not is_outage(DatabaseError("INSERT", {}, Exception("1290 (HY000): read-only")))
+    for _ in range(2):
+        with pytest.raises(DatabaseError, match="read-only"):
+            drain.work()
+    calls += [1] * 20
+    drain.work()
+    assert (stored(store), quarantined(drain)) == (rows(by_task), [])
+    assert source_of(store, journal.source).stored == 12
 
 
 def test_a_quarantine_that_cannot_be_written(store: Store, make_drain: MakeDrain, journal: Journal) -> None:
