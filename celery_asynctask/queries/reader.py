@@ -90,6 +90,8 @@ class Reader:
         event.listen(engine, "checkin", _note_idle)
         event.listen(engine, "checkout", partial(_ping_if_idle, engine))
         if backend == "postgresql":
+            if engine.dialect.driver == "psycopg2":  # it does not see the transactions that we begin, and refuses
+                engine.dialect.supports_server_side_cursors = False
             event.listen(engine, "begin", self._begin_bounded)
             event.listen(engine, "rollback", _roll_back)
         if backend == "sqlite":

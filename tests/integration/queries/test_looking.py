@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 from sqlalchemy import delete, func, select, text, update
@@ -113,3 +116,18 @@ def test_a_query_that_takes_too_long_is_stopped(store: Store) -> None:
         session.execute(text(slow))
     assert time.monotonic() - began < patience(5)
     reader.close()
+
+
+def test_psycopg2_gets_no_cursors_on_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It refuses them outside of a transaction, and sees none of those that we begin. It need not be installed."""
+    driver: Any = ModuleType("psycopg2")
+    driver.__version__, driver.paramstyle, driver.Error = "2.9.9", "pyformat", Exception
+    driver.extras = ModuleType("psycopg2.extras")
+    driver.extras.HstoreAdapter = driver.extras.register_uuid = None
+    monkeypatch.setitem(sys.modules, "psycopg2", driver)
+    monkeypatch.setitem(sys.modules, "psycopg2.extras", driver.extras)
+    for name, streams in (("psycopg2", False), ("psycopg", True)):
+        reader = Reader(f"postgresql+{name}://u@127.0.0.1:9/d")
+        assert reader.engine.dialect.driver == name
+        assert reader.engine.dialect.supports_server_side_cursors is streams
+        reader.close()
