@@ -1,7 +1,7 @@
 """Marks: what stands in a stored value where the recorded value was changed.
 
-Pure. `capture.payload` defines the marks and makes most of them. They are read here from the store, where any mark may
-have members of any type: numbers may be text, and an imported mark may be wrong.
+Pure. `capture.payload` defines the marks and makes them; `core.plainer` makes some later. They are read here from the
+store, where any mark may have members of any type: numbers may be text, and an imported mark may be wrong.
 """
 
 from __future__ import annotations

@@ -14,12 +14,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from celery_asynctask.core.plainer import plainer
 from celery_asynctask.core.text import reason
 from celery_asynctask.journal import Directory, Segment, metrics
 from celery_asynctask.journal.directory import is_being_written
 from celery_asynctask.journal.frame import NOTHING, Chunk, describe, read
 from celery_asynctask.recorder.liveness import Watch
-from celery_asynctask.recorder.plainer import plainer
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Position, SourceUpdate, Store, is_outage
 
@@ -150,7 +150,7 @@ def prepare(store: Store) -> None:
     """Make the store ready, and log what it lacks. Raises like `Store.prepare`."""
     store.prepare()
     if narrow := store.narrow_charset():
-        logger.warning("celery-asynctask: %s %s", *narrow)
+        logger.warning("celery-asynctask: %s %s", narrow.problem, narrow.remedy)
 
 
 Quarantine = Callable[[str, bytes], None]

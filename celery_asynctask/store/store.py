@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property
@@ -18,6 +19,7 @@ from celery_asynctask.core.accounting import left_over
 from celery_asynctask.core.event import decode, encode
 from celery_asynctask.core.fold import fold_all
 from celery_asynctask.core.forking import importing
+from celery_asynctask.core.plainer import fitted
 from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.core.time import time_of
 from celery_asynctask.settings import Settings, engine_options
@@ -72,6 +74,7 @@ class Store:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self._lacking: re.Pattern[str] | None = None
 
     @cached_property
     def engine(self) -> Engine:
@@ -113,9 +116,15 @@ class Store:
             create_tables(self.engine)
 
     def narrow_charset(self) -> Narrow | None:
-        """`charset.narrow_charset`."""
+        """`charset.narrow_charset`. From then on, `write` replaces the characters that are known to be lacking."""
         with self.engine.connect() as connection:
-            return narrow_charset(connection)
+            narrow = narrow_charset(connection)
+        self._lacking = None if narrow is None else narrow.lacking
+        return narrow
+
+    def _fitted(self, event: bytes) -> bytes:
+        assert self._lacking is not None
+        return fitted(event, self._lacking, values=self.engine.dialect.name == "postgresql")  # others get ASCII JSON
 
     def position(self, source: str) -> Position:
         """How far a process is stored. Raises `sqlalchemy.exc.SQLAlchemyError`."""
@@ -139,7 +148,7 @@ class Store:
         whatever ``before_commit`` raises, and whatever Python raises for a value of the wrong type; then nothing is
         stored.
         """
-        batch = rounds(events)
+        batch = rounds(events if self._lacking is None else map(self._fitted, events))
         seen = _now()
         updates = [_source_row(update, seen) for update in sorted(sources, key=_source_name)]
         with self.engine.begin() as connection:

@@ -107,7 +107,7 @@ def _clock(health: DatabaseHealth) -> Finding:
 def _charset(reader: Reader) -> Iterator[Finding]:
     with reader.connection() as connection:
         if narrow := narrow_charset(connection):
-            yield _CHARSET.note(*narrow)
+            yield _CHARSET.note(narrow.problem, narrow.remedy)
 
 
 def _rights(settings: Settings) -> Finding:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -13,13 +14,13 @@ from sqlalchemy import text
 
 from celery_asynctask.core.event import Event, Kind, decode, encode
 from celery_asynctask.core.marks import MARK, is_whole
+from celery_asynctask.core.plainer import REFUSED, fitted, plainer
 from celery_asynctask.journal import Directory, Journal
 from celery_asynctask.operations.doctor.database import database as look
 from celery_asynctask.queries import Reader
 from celery_asynctask.queries.completeness import completeness
 from celery_asynctask.recorder import drain as draining
 from celery_asynctask.recorder.drain import Drain
-from celery_asynctask.recorder.plainer import REFUSED, plainer
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store, is_outage
 from tests import services
@@ -200,6 +201,21 @@ def test_marks_stay_what_they_are() -> None:
     assert values["args"] == [{**cut, "head": r"\xe9"}, as_set, {"a": 1, MARK: {**cut, "head": r"\xe9"}}]
 
 
+def test_only_lacking_characters_are_replaced() -> None:
+    event = failed(error_message="é\0ж", args=["ж", {"é": "x"}], kwargs={"ж": 1}, content={"a": "é"})
+    latin = re.compile(r"[^\x01-\xff]")
+    found: Any = decode(fitted(encode(event), latin, values=True))
+    replaced = {
+        "args": [{MARK: "replaced", "text": r"\u0436"}, {"é": "x"}],
+        "kwargs": {MARK: {MARK: "keys"}, r"\u0436": 1},
+    }
+    assert found == {**event, "error_message": r"é\x00\u0436", **replaced}
+    assert list(found) == list(event)
+    assert decode(fitted(encode(event), latin, values=False)) == {**event, "error_message": r"é\x00\u0436"}
+    for whole in (encode(failed(args=["é"])), b"no json \\u0436", rb"[" * 100_000 + rb"\u0436"):
+        assert fitted(whole, latin, values=True) is whole
+
+
 @pytest.mark.parametrize("data", [b"[]", b"no json", b"[" * 100_000, b'{"kind":"exploded","id":"a","name":"n","at":1}'])
 def test_what_is_no_event_has_no_other_form(data: bytes) -> None:
     assert list(plainer(data)) == []
@@ -265,6 +281,8 @@ NARROW = {
     "latin1": "character set latin1",
     "LATIN1": "encoding LATIN1",
     "SQL_ASCII": "encoding SQL_ASCII",
+    "WIN1252": "encoding WIN1252",
+    "EUC_JP": "encoding EUC_JP",
 }
 
 
@@ -321,6 +339,30 @@ def test_it_is_named_once_when_a_recorder_starts_and_by_the_doctor(
         [found] = [one for one in look(settings, reader) if one.check == "charset"]
     assert f"celery-asynctask: {found.text} {found.remedy}" == warning.getMessage()
     assert found.remedy.startswith(("Write ?charset=utf8mb4", "Create a database with ENCODING 'UTF8'"))
+
+
+HAS = {"utf8": "é€ж漢", "latin1": "é€", "LATIN1": "é", "WIN1252": "é€", "SQL_ASCII": "", "EUC_JP": ""}
+"""Characters beyond ASCII that stay. In EUC_JP, whose characters are not known here, all are replaced."""
+
+
+@pytest.mark.database
+@every_narrow
+def test_only_what_is_lacking_is_replaced(
+    narrow: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest
+) -> None:
+    charset = request.node.callspec.params["narrow"]
+    letters = "é€ж漢\U0001f600"
+    shown = "".join(one if one in HAS[charset] else one.encode("ascii", "backslashreplace").decode() for one in letters)
+    event = failed(error_message=letters, queue=letters, result=letters, kwargs={"plain": 1})
+    many = [one for number in range(300) for one in about([event], f"t{number}")]
+    with recorded(narrow, tmp_path) as (drain, journal):
+        append(journal, event, *many[: 300 if charset != "EUC_JP" else 1])
+        drain.work()
+        expected = letters if charset.islower() else {MARK: "replaced", "text": shown}
+        is_stored(drain.store, event, error_message=shown, queue=shown, result=expected, task_kwargs={"plain": 1})
+        assert quarantined(drain) == []
+    logged = [one for one in caplog.records if one.levelno == logging.ERROR]
+    assert bool(logged) == (charset == "EUC_JP"), "known to be lacking: not tried and refused, event by event"
 
 
 @pytest.mark.database
