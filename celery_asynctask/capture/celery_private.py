@@ -23,7 +23,8 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -55,10 +56,23 @@ except ImportError:
     _task_stack = None
 
 
-def calling_task() -> Any:
-    """The task that called the eager task that runs in this thread; None: no task did (_state.py)."""
-    stack: Any = getattr(_task_stack, "stack", ())
-    return stack[-2] if len(stack) > 1 else None
+def executions_here() -> Iterator[tuple[Any, Any]]:
+    """The executions in this thread, each with its task and request, the innermost first.
+
+    Celery has a stack of tasks (_state.py), and each task a stack of its requests (app/task.py). A function of a task
+    that is called directly is on both, too: with a copy of the task's request below it or, without one, a request that
+    has no id.
+    """
+    depths: Counter[int] = Counter()
+    for task in reversed(getattr(_task_stack, "stack", None) or ()):
+        pushed = task.request_stack
+        depths[id(pushed)] += 1
+        depth, requests = depths[id(pushed)], pushed.stack
+        if depth > len(requests):
+            continue
+        request = requests[-depth]
+        if request.id is not None and all(below.id != request.id for below in requests[:-depth]):
+            yield task, request
 
 
 # -- publishing
@@ -138,6 +152,7 @@ def is_pool_child() -> bool:
 # -- a worker's main process
 
 _SUCCESS_WAS_STORED: Final = "_success_was_stored"
+_STRATEGY: Final = "celery.worker.strategy:default"
 
 
 def context_of(request: Any) -> Any:
@@ -149,6 +164,28 @@ def context_of(request: Any) -> Any:
 def is_acknowledged(request: Any) -> bool:
     """Whether the message of a worker's Request is acknowledged."""
     return bool(getattr(request, "acknowledged", False))
+
+
+def is_stopping() -> bool:
+    """Whether a worker in this process was requested to stop, by a signal or a command (worker/state.py)."""
+    state = sys.modules.get("celery.worker.state")
+    flags = (getattr(state, name, None) for name in ("should_stop", "should_terminate"))
+    return any(flag is not None and flag is not False for flag in flags)
+
+
+def has_own_strategy(task: Any) -> bool:
+    """Whether a task says itself what a worker does with its messages (app/task.py, worker/strategy.py), so that they
+    may run past Celery's tracer."""
+    return bool(getattr(task, "Strategy", _STRATEGY) != _STRATEGY)
+
+
+def has_own_tracer(pool: Any) -> bool:
+    """Whether the tasks of a worker may run as coroutines: its pool, or what makes its tracers, is not Celery's."""
+    from celery.app import trace
+
+    build_tracer = getattr(trace, "build_tracer", None)
+    modules = (type(pool).__module__, getattr(build_tracer, "__module__", trace.__name__))
+    return not all(f"{module}.".startswith(("celery.concurrency.", f"{trace.__name__}.")) for module in modules)
 
 
 def still_waits(request: Any) -> bool:
@@ -309,7 +346,7 @@ _NAMES: Final = (
     Name("loader.on_task_init", "no task is recorded as STARTED", lambda app: hasattr(app.loader, ON_TASK_INIT)),
     Name("celery.app.trace.build_tracer", "a worker that runs when recording is installed records no task as STARTED",
          "celery.app.trace"),
-    Name("celery._state._task_stack.stack", "a task that runs eagerly has no context of the task that calls it",
+    Name("celery._state._task_stack.stack", "tasks that a task calls, eagerly or directly, have nothing of its context",
          lambda _: hasattr(_task_stack, "stack")),
     Name("Task.bind", "a RecordedTask does not switch recording on, only celery_asynctask.install(app) does",
          "celery.app.task:Task"),

@@ -14,20 +14,19 @@ CHORD_UNLOCK: Final = "celery.chord_unlock"
 
 
 def continued(
-    sender: Any, name: str, task_id: Any, given: Any, message: Any, *, again: bool
+    request: Any, sender: str, name: str, task_id: Any, given: Any, message: Any, *, again: bool
 ) -> Mapping[str, Any] | None:
     """Our header of the message whose execution this one goes on with, empty if that has none; None: it begins its own.
 
-    ``sender`` is the task that sends it, or None; ``given`` the header that the message has already, ``again`` whether
+    ``request`` is that of the task that sends it, or None, and ``sender`` its name; ``given`` the header that the message has already, ``again`` whether
     it is of a retry or a replacement. Everything that replaces a task goes on with its execution, as the last of it has
     its id.
     """
     if again and isinstance(given, dict) and given:
         return given
-    if sender is None:
+    if request is None:
         return None
-    request = sender.request
-    if (again and request.id == task_id) or sender.name == CHORD_UNLOCK or is_step_of(request, task_id):
+    if (again and request.id == task_id) or sender == CHORD_UNLOCK or is_step_of(request, task_id):
         return header_of(request)
     carried = _carried(name, message)
     if carried and (request.id in carried or (name == CHORD_UNLOCK and not carried.isdisjoint(_steps_of(request)))):

@@ -9,10 +9,10 @@ from typing import Any, Final
 
 from celery_asynctask.capture import context, extract
 from celery_asynctask.capture.attempt import encoder_of
-from celery_asynctask.capture.celery_private import get_current_task
 from celery_asynctask.capture.headers import header_of
 from celery_asynctask.capture.instrumentation import instrumentation_of_task
 from celery_asynctask.capture.payload.merged import Merged
+from celery_asynctask.capture.running import Running, running
 from celery_asynctask.core.event import Kind
 from celery_asynctask.core.time import now
 from celery_asynctask.errors import guard, logger
@@ -44,12 +44,15 @@ class _Content:
 class CurrentTask:
     """The running task's context and content. Get it from `current` or, in a bound task, from ``self.asynctask``.
 
-    Outside of a task every property is None (``content`` is empty), and ``update`` and ``progress`` only log an error.
+    It stays this task's in any thread. A task's function that is called directly is no task of its own: inside, this is
+    the task that calls it. Outside of a task every property is None (``content`` is empty), and ``update`` and
+    ``progress`` only log an error.
     """
 
-    def __init__(self, task: Any) -> None:
-        self._task = task
-        self._request = task.request if task is not None else None
+    def __init__(self, run: Running | None) -> None:
+        self._task: Any
+        self._request: Any
+        self._task, self._request = run or (None, None)
 
     @property
     def customer(self) -> int | None:
@@ -119,8 +122,8 @@ class CurrentTask:
 
 
 def current() -> CurrentTask:
-    """The task that runs in this thread: its context, and its content to read and update."""
-    return CurrentTask(get_current_task())
+    """The task that runs in this thread or coroutine: its context, and its content to read and update."""
+    return CurrentTask(running())
 
 
 def content_of(request: Any) -> Any:

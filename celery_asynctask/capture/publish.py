@@ -10,7 +10,7 @@ import functools
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from time import time_ns
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from celery.app.task import Context
 from kombu.utils.imports import symbol_by_name
@@ -20,7 +20,6 @@ from celery_asynctask.capture.celery_private import (
     SEND_TASK_MESSAGE,
     amqp_class,
     amqp_of,
-    get_current_task,
     hook_entries,
     log_missing,
     own_send_task_message,
@@ -28,6 +27,7 @@ from celery_asynctask.capture.celery_private import (
 )
 from celery_asynctask.capture.continuation import CHORD_UNLOCK, continued, is_step_of
 from celery_asynctask.capture.headers import HEADER, checksum, header_of, is_again, is_time, read, stamp, write
+from celery_asynctask.capture.running import running
 from celery_asynctask.core import canvas
 from celery_asynctask.core.canvas import hidden_by
 from celery_asynctask.core.event import decode
@@ -42,6 +42,10 @@ if TYPE_CHECKING:
 _entry: ContextVar[str | None] = ContextVar("celery_asynctask_periodic_entry", default=None)
 """Name of the schedule entry that this thread of beat is sending. Celery 5.7 does not put it into the message
 (celery/beat.py)."""
+
+
+SENT_AGAIN: Final = "asynctask_sent_again"
+"""Attribute of an attempt's request: it has sent its task again, for a retry or by what replaces it."""
 
 
 def wrap(app: Celery, instrumentation: Instrumentation) -> None:
@@ -62,6 +66,13 @@ def unwrap(app: Celery) -> None:
         del amqp.__dict__[SEND_TASK_MESSAGE]  # Celery makes its own again on the next use
         if publisher.given is not None:
             amqp.__dict__[SEND_TASK_MESSAGE] = publisher.given
+
+
+def is_wrapped(app: Celery) -> bool:
+    """Whether what the app sends is seen here: nobody has put something else in its place since."""
+    if (amqp := amqp_of(app)) is None:
+        return isinstance(amqp_class(app), _AMQPMaker)
+    return isinstance(amqp.__dict__.get(SEND_TASK_MESSAGE), _Publisher)
 
 
 class _AMQPMaker:
@@ -139,11 +150,13 @@ def _before(instrumentation: Instrumentation, name: str, message: Any, options: 
     about = message.headers if "id" in message.headers else message.body
     task_id = about["id"]
     again = is_again(about)
-    current = get_current_task()
-    sender = current.request if current is not None else None
-    request = sender if current is not None and current.app is instrumentation.app else None
+    task: Any
+    sender: Any
+    task, sender = running() or (None, None)
+    request = sender if task is not None and task.app is instrumentation.app else None
+    sends = task.name if request is not None else ""
     given_header = read(headers.get(HEADER), task_id)
-    before = continued(current if request is not None else None, name, task_id, given_header, message, again=again)
+    before = continued(request, sends, name, task_id, given_header, message, again=again)
     known = fields(instrumentation, task_id, request, given_header, before)
     if known:
         known = context.to_header(known, instrumentation.encoder)
@@ -155,7 +168,7 @@ def _before(instrumentation: Instrumentation, name: str, message: Any, options: 
         if before is not None and before is given_header:
             if isinstance(root := before.get("root"), str):
                 header["root"] = root
-        elif request is not None and not instrumentation.policies[current.name].recorded:
+        elif request is not None and not instrumentation.policies[sends].recorded:
             header["root"] = request.root_id if request.root_id != request.id else task_id
         if not policy.known:
             header["blind"] = True
@@ -212,7 +225,7 @@ def _after(
     instrumentation.write(event)
     embed = opened[3]
     if request is not None and request.id == about["id"]:
-        request.__dict__["asynctask_replaced"] = True  # or retried: read only if the attempt ends as ignored
+        request.__dict__[SENT_AGAIN] = True
     chain, chord, callbacks = embed.get("chain"), embed.get("chord"), embed.get("callbacks")
     if not (chain or chord or callbacks) or about.get("retries") or is_step_of(request, about["id"]):
         return
@@ -222,7 +235,7 @@ def _after(
     for planned in extract.planned(instrumentation, decode(event), steps):
         instrumentation.record(planned)
     if request is not None and any(step.id == request.id for step in steps):
-        request.__dict__["asynctask_replaced"] = True
+        request.__dict__[SENT_AGAIN] = True
 
 
 @guard

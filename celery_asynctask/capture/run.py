@@ -19,7 +19,6 @@ from celery_asynctask.capture.attempt import SECRETS, START, encoder_of
 from celery_asynctask.capture.celery_private import (
     ON_TASK_INIT,
     build_tracers_again,
-    calling_task,
     context_of,
     get_current_task,
     is_acknowledged,
@@ -29,6 +28,7 @@ from celery_asynctask.capture.current import CONTENT, content_of
 from celery_asynctask.capture.headers import HEADER, header_of, stamp, with_token
 from celery_asynctask.capture.inflight import request_in_flight
 from celery_asynctask.capture.instrumentation import Instrumentation, instrumentation_of, instrumentation_of_task
+from celery_asynctask.capture.running import caller
 from celery_asynctask.core.event import Event, Kind, decode, encode_end
 from celery_asynctask.core.keys import attempt_key
 from celery_asynctask.core.time import now
@@ -130,8 +130,7 @@ def _plan(instrumentation: Instrumentation, request: Any, start: bytes) -> None:
 def _inherit(instrumentation: Instrumentation, request: Any) -> None:
     """Give an eager attempt, which has no message, the header that its message would have had. What `apply` was given
     as headers may be another task's."""
-    caller = calling_task()
-    outer = caller.request if caller is not None else None
+    outer = (caller(request) or (None, None))[1]
     given = header_of(request)
     again = bool(request.retries or request.replaced_task_nesting)
     before = given if again and given else None
@@ -229,7 +228,7 @@ def on_postrun(sender: Any, task_id: str, retval: Any, state: Any, **_: Any) -> 
 def _end_without_result(instrumentation: Instrumentation, task: Any, request: Any, retval: Any, state: str) -> None:
     end = cast("Event", {})
     if state == "IGNORED":
-        if request.__dict__.get("asynctask_replaced"):
+        if publish.SENT_AGAIN in request.__dict__:
             end["again"], end["outcome"] = True, "replaced"
         record_end(instrumentation, Kind.IGNORED, task, request, end)
     else:

@@ -20,12 +20,13 @@ import celery
 import pytest
 from billiard.einfo import ExceptionInfo
 from celery import Celery, Task, _state, signals
-from celery.app import utils
+from celery.app import trace, utils
 from celery.app.amqp import AMQP
 from celery.app.task import Context
 from celery.app.trace import build_tracer
 from celery.beat import Scheduler, Service
 from celery.bin.base import LOG_LEVEL
+from celery.concurrency import get_implementation
 from celery.exceptions import WorkerLostError
 from celery.loaders.base import BaseLoader
 from celery.worker import control, state
@@ -105,21 +106,62 @@ def test_the_current_task_by_what_is_public(app: Celery) -> None:
         assert (seen, ours.get_current_task()) == ([task.name], None)
 
 
-def test_the_calling_task(app: Celery) -> None:
-    """As on the stack: the running one last, its caller before it."""
+def test_what_runs_here(app: Celery) -> None:
+    """On Celery's stacks, a task may be there twice, and a direct call with a copy of the request below it."""
     seen: list[Any] = []
-    inner = task_of(app, lambda: seen.append(celery_private.calling_task()))
-    outer = task_of(app, lambda: [inner.apply()])
-    outer.apply()
-    inner.apply()
-    assert seen == [outer, None]
-    assert celery_private.calling_task() is None
+
+    def look() -> None:
+        seen.extend(celery_private.executions_here())
+        seen.append([request.id for request in outer.request_stack.stack])
+
+    inner = task_of(app, look)
+    between = task_of(app, lambda: (outer(0), inner()))
+    outer = task_of(app, lambda depth: outer(depth - 1) if depth > 1 else depth and between.apply(task_id="between"))
+    outer.apply((2,), task_id="outer")
+    *executions, ids = seen
+    assert [(task, request.id, list(request.args)) for task, request in executions] == [
+        (between, "between", []),
+        (outer, "outer", [2]),
+    ]
+    assert ids == ["outer", "outer"]
+    assert list(celery_private.executions_here()) == []
 
 
 def test_no_stack() -> None:
     with renamed(_state, "_task_stack") as ours:
-        assert ours.calling_task() is None
+        assert list(ours.executions_here()) == []
         assert [one.name for one in ours.missing(Celery(set_as_current=False))] == ["celery._state._task_stack.stack"]
+
+
+def test_a_worker_that_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (state.should_stop, state.should_terminate) == (None, None)
+    assert not celery_private.is_stopping()
+    for name in ("should_stop", "should_terminate"):
+        for value, stops in ((0, True), (1, True), (False, False)):
+            with monkeypatch.context() as patch:
+                patch.setattr(state, name, value)
+                assert celery_private.is_stopping() is stops
+    monkeypatch.delitem(sys.modules, "celery.worker.state")
+    assert not celery_private.is_stopping()
+
+
+def test_a_strategy_of_a_task_s_own(app: Celery) -> None:
+    class Collecting(Task):
+        def Strategy(self, *_: Any) -> None: ...
+
+    assert not celery_private.has_own_strategy(task_of(app))
+    assert celery_private.has_own_strategy(task_of(app, base=Collecting))
+    assert not celery_private.has_own_strategy(object())
+
+
+def test_tracers_that_are_not_celery_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("prefork", "solo", "threads"):
+        assert not celery_private.has_own_tracer(object.__new__(get_implementation(name)))
+    assert celery_private.has_own_tracer(object())
+    monkeypatch.setattr(trace, "build_tracer", lambda *_: None)
+    assert celery_private.has_own_tracer(object.__new__(get_implementation("solo")))
+    monkeypatch.delattr(trace, "build_tracer")
+    assert not celery_private.has_own_tracer(object.__new__(get_implementation("solo")))
 
 
 def test_a_request_of_a_task_has_a_dict() -> None:
