@@ -19,7 +19,8 @@ arrows):
 Three paths through the code, file by file:
 
 * A task is sent: `capture.publish` runs, `capture.extract` makes an event, `capture.instrumentation` hands it to
-  `journal.writer`. When the task starts and when it ends, `capture.run` takes the place of `capture.publish`.
+  `journal.writer`. When the task starts, `capture.start` takes the place of `capture.publish`, and when it ends,
+  `capture.run`.
 * Events become rows: `recorder.recorder`, `recorder.drain`, `store.store`, `store.fold`; and `core.fold` for databases
   that cannot read events themselves. The group of a column in `core.columns` decides which of two events wins, by a
   key that `core.keys` makes.
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from celery_asynctask.capture.context import context
     from celery_asynctask.capture.current import current
     from celery_asynctask.capture.install import install, uninstall
+    from celery_asynctask.capture.own_tracer import record_run
     from celery_asynctask.capture.payload.redaction import SENSITIVE_NAMES
     from celery_asynctask.capture.task import RecordedTask
     from celery_asynctask.core.marks import is_whole
@@ -66,6 +68,7 @@ __all__ = [
     "include_object",
     "install",
     "is_whole",
+    "record_run",
     "uninstall",
 ]
 
@@ -86,6 +89,7 @@ _HOME = {
     "include_object": "store.autogenerate",
     "install": "capture.install",
     "is_whole": "core.marks",
+    "record_run": "capture.own_tracer",
     "uninstall": "capture.install",
 }
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import signals
 
-from celery_asynctask.capture import closing, publish, run, worker
+from celery_asynctask.capture import closing, publish, run, start, worker
 from celery_asynctask.capture.celery_private import hide_settings, is_configured
 from celery_asynctask.capture.instrumentation import ATTRIBUTE, Instrumentation, close_all, instrumentation_of
 from celery_asynctask.errors import SettingsError
@@ -54,7 +54,7 @@ def attach(app: Celery, *, whole_app: bool) -> None:
         instrumentation = Instrumentation(app, whole_app)
         setattr(app, ATTRIBUTE, instrumentation)
         publish.wrap(app, instrumentation)
-        run.wrap(app)
+        start.wrap(app)
         closing.wrap(app, instrumentation)
         if not _installed:
             for signal_, receiver in _RECEIVERS.items():
@@ -70,13 +70,14 @@ def uninstall(app: Celery) -> None:
         return
     instrumentation.close()
     publish.unwrap(app)
-    run.unwrap(app)
+    start.unwrap(app)
     closing.unwrap(app)
     delattr(app, ATTRIBUTE)
     _installed.discard(app)
     if not _installed:
         for signal_, receiver in _RECEIVERS.items():
             signal_.disconnect(dispatch_uid=f"celery_asynctask.{receiver.__name__}")
+        start.follow_coroutines(enable=False)
 
 
 def on_import_modules(sender: Any, **_: Any) -> None:

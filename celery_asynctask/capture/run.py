@@ -1,158 +1,35 @@
-"""Records attempts: in the process that runs the body, or in its worker's main process on behalf of a dead child.
-
-The start comes from the app's loader: Celery calls its ``on_task_init`` after all receivers of task_prerun, in every
-pool, for tasks of any class (celery/app/trace.py), so the span that is current then is the one that the body sees.
-"""
+"""Records the ends of attempts: in the process that runs the body, or in its worker's main process on behalf of a dead
+child. `start` records how they begin."""
 
 from __future__ import annotations
 
+import sys
+import traceback
 from collections.abc import Mapping
 from time import time_ns
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final, cast
 
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery.app.task import Context
-from celery.exceptions import Reject, Retry, WorkerShutdown
+from celery.exceptions import Ignore, Reject, Retry, WorkerShutdown, WorkerTerminate
 
-from celery_asynctask.capture import context, extract, payload, publish, tracing
+from celery_asynctask.capture import extract, payload, publish
 from celery_asynctask.capture.attempt import SECRETS, START, encoder_of
 from celery_asynctask.capture.celery_private import (
-    ON_TASK_INIT,
-    build_tracers_again,
     context_of,
     get_current_task,
     is_acknowledged,
-    on_task_init_of,
+    is_pool_child,
+    is_stopping,
 )
 from celery_asynctask.capture.current import CONTENT, content_of
-from celery_asynctask.capture.headers import HEADER, header_of, stamp, with_token
+from celery_asynctask.capture.headers import HEADER, header_of
 from celery_asynctask.capture.inflight import request_in_flight
 from celery_asynctask.capture.instrumentation import Instrumentation, instrumentation_of, instrumentation_of_task
-from celery_asynctask.capture.running import caller
-from celery_asynctask.core.event import Event, Kind, decode, encode_end
-from celery_asynctask.core.keys import attempt_key
-from celery_asynctask.core.time import now
+from celery_asynctask.capture.start import UNDO, eager_header, finish, request_of
+from celery_asynctask.core.event import Event, Kind, encode_end
+from celery_asynctask.core.limits import MAX_MESSAGE
 from celery_asynctask.errors import guard, report
-
-if TYPE_CHECKING:
-    from celery import Celery
-
-_eager: dict[tuple[str, int], Any] = {}
-"""Our headers of the latest eager attempts, by task id and retries: `on_internal_error` gets the original request,
-without the token that we gave the attempt."""
-_EAGER_KEPT = 256
-
-
-_ATTACHED: Final = "asynctask_attached"
-"""Attribute of an attempt's request: the token for `tracing.detach`."""
-
-
-class _TaskInit:
-    """Replaces a loader's ``on_task_init``, and calls it first."""
-
-    def __init__(self, original: Any) -> None:
-        self.original = original
-
-    def __call__(self, task_id: str, task: Any) -> Any:
-        result = self.original(task_id, task)
-        on_task_init(task_id, task)
-        return result
-
-
-def wrap(app: Celery) -> None:
-    """Record every attempt of the app's tasks that starts from now on."""
-    original = on_task_init_of(app)
-    if original is not None:
-        app.loader.__dict__[ON_TASK_INIT] = _TaskInit(original)
-        build_tracers_again(app)
-
-
-def unwrap(app: Celery) -> None:
-    """Undo `wrap`."""
-    if isinstance(app.loader.__dict__.get(ON_TASK_INIT), _TaskInit):
-        del app.loader.__dict__[ON_TASK_INIT]
-        build_tracers_again(app)
-
-
-def on_task_init(task_id: str, task: Any) -> None:
-    """Record the start of an attempt. Celery's loader calls this after every receiver of task_prerun and right before
-    the body: an instrumentation that makes a span for the attempt has made it by now, in whatever order the receivers
-    were connected.
-
-    The loader may be another app's: a task belongs to the app that it was registered with last (Celery.register_task),
-    which is where its end is recorded, and a worker of any app that it was registered with runs it. A loader that two
-    apps share calls this twice.
-    """
-    try:
-        instrumentation = instrumentation_of(task.app)
-        if instrumentation is None or not instrumentation.settings.enabled:
-            return
-        name, request = task.name, task.request
-        known = request.__dict__
-        # The loader has called before, or somebody has called a tracer directly, for an attempt without an id.
-        if START in known or known.get("id") is None:
-            return
-        ids, attached = tracing.attach(request)
-        if attached is not None:
-            known[_ATTACHED] = attached
-        policy = instrumentation.policies[name]
-        if not policy.recorded:
-            return
-        if request.is_eager:
-            _inherit(instrumentation, request)
-        at = time_ns() // 1000
-        start = known[START] = extract.start(instrumentation, policy, name, request, at, ids)
-        instrumentation.write(start)
-        if ids is not None:
-            about = cast("Event", {**extract.delivery(request), **extract.execution(header_of(request))})
-            tracing.describe(request.id, request.root_id, request.parent_id, attempt_key(about))
-        if request.chain or request.chord or request.callbacks:
-            _plan(instrumentation, request, start)
-    except SoftTimeLimitExceeded:
-        raise
-    except Exception as exc:  # noqa: BLE001 - as `guard` does, whose own call would cost every task
-        report("on_task_init", task_id, exc)
-
-
-def _plan(instrumentation: Instrumentation, request: Any, start: bytes) -> None:
-    """Record the steps behind the task, if its producer has not done so, or did not know what it said."""
-    header = header_of(request)
-    if request.retries or ("created" in header and "blind" not in header and not request.is_eager):
-        return
-    event, steps = decode(start), extract.steps_of(request)
-    for planned in extract.planned(instrumentation, event, steps):
-        instrumentation.record(planned)
-    if "blind" in header:
-        for unrecorded in extract.unrecorded(instrumentation, event, steps):
-            instrumentation.record(unrecorded)
-
-
-def _inherit(instrumentation: Instrumentation, request: Any) -> None:
-    """Give an eager attempt, which has no message, the header that its message would have had. What `apply` was given
-    as headers may be another task's."""
-    outer = (caller(request) or (None, None))[1]
-    given = header_of(request)
-    again = bool(request.retries or request.replaced_task_nesting)
-    before = given if again and given else None
-    if before is None and again and outer is not None and outer.id == request.id:
-        before = header_of(outer)
-    at = now()
-    fields = publish.fields(instrumentation, request.id, outer, given, before)
-    header = stamp(request.id, at if before is None else before.get("created"), at)
-    del header["sent"]
-    header |= context.to_header(fields, instrumentation.encoder)
-    setattr(request, HEADER, header)
-    _keep(request, with_token(request, header, at))
-
-
-def _keep(request: Any, header: dict[str, Any]) -> None:
-    """Keep the header of an eager attempt, and at least the latest `_EAGER_KEPT`; other threads may do so meanwhile."""
-    key = request.id, request.retries
-    _eager.pop(key, None)  # so that it becomes the latest
-    _eager[key] = header
-    if len(_eager) >= 2 * _EAGER_KEPT:
-        for old in list(_eager)[:-_EAGER_KEPT]:
-            _eager.pop(old, None)
 
 
 @guard
@@ -166,7 +43,9 @@ def on_failure(sender: Any, task_id: str, exception: Any, einfo: Any = None, **_
     if inferred and isinstance(exception, Reject):
         return
     request = sender.request
-    if request.id != task_id and (request := context_of(request_in_flight(task_id))) is None:
+    if request.id != task_id:
+        request = request_of(task_id) or context_of(request_in_flight(task_id))
+    if request is None:
         return
     end = cast("Event", {})
     encoder = encoder_of(instrumentation, sender.name, request)
@@ -182,17 +61,10 @@ def on_retry(sender: Any, request: Any, reason: Any = None, einfo: Any = None, *
     if (instrumentation := instrumentation_of_task(sender)) is None:
         return
     if isinstance(reason, Retry):
-        _record_retry(instrumentation, sender, request, reason, einfo)
+        _record_retry(instrumentation, sender, request, reason, einfo, inferred=get_current_task() is None)
         return
     live = request_in_flight(request.id)
-    if live is not None and not is_acknowledged(live):
-        end = cast("Event", {"again": True, "outcome": "requeued"})
-        record_end(instrumentation, Kind.RETRIED, sender, request, end, inferred=True)
-        return
-    end = cast("Event", {})
-    cause = "The worker was shut down before the task finished; its message was acknowledged, so it will not run again."
-    extract.add_error(end, instrumentation.encoder, WorkerShutdown(cause))
-    record_end(instrumentation, Kind.LOST, sender, request, end, inferred=True)
+    _record_stop(instrumentation, sender, request, is_lost=live is None or is_acknowledged(live))
 
 
 def on_postrun(sender: Any, task_id: str, retval: Any, state: Any, **_: Any) -> None:
@@ -202,27 +74,90 @@ def on_postrun(sender: Any, task_id: str, retval: Any, state: Any, **_: Any) -> 
     try:
         request = sender.request
         known = request.__dict__
-        if _ATTACHED in known:
-            tracing.detach(known.pop(_ATTACHED))
+        if known.get("id") != task_id:  # a tracer of coroutines, or of a task without an id
+            if (request := request_of(task_id)) is None:
+                return
+            known = request.__dict__
+        if UNDO in known:
+            finish(request)
         instrumentation = instrumentation_of(sender.app)
         if instrumentation is None or not (policy := instrumentation.policies[sender.name]).recorded:
             return
         if known.get("id") is None:
             return
         if state == "SUCCESS":
-            end: Event = {}  # type: ignore[typeddict-item]
-            if retval is not None and policy.result:
-                encoder = instrumentation.encoder
-                if SECRETS in known:
-                    encoder = encoder_of(instrumentation, sender.name, request)
-                end["result"] = encoder.value(retval)
-            record_end(instrumentation, Kind.SUCCEEDED, sender, request, end)
+            record_success(instrumentation, sender, request, retval, policy.result)
         elif state in ("IGNORED", "REJECTED"):
             _end_without_result(instrumentation, sender, request, retval, state)
+        elif state is None:
+            _end_without_state(instrumentation, sender, request)
     except SoftTimeLimitExceeded:
         raise
     except Exception as exc:  # noqa: BLE001 - as `guard` does, whose own call would cost every task
         report("on_postrun", task_id, exc)
+
+
+def record_success(instrumentation: Instrumentation, task: Any, request: Any, result: Any, is_recorded: bool) -> None:
+    """Record that an attempt succeeded, with its result if that ``is_recorded``."""
+    end: Event = {}  # type: ignore[typeddict-item]
+    if result is not None and is_recorded:
+        encoder = instrumentation.encoder
+        if SECRETS in request.__dict__:
+            encoder = encoder_of(instrumentation, task.name, request)
+        end["result"] = encoder.value(result)
+    record_end(instrumentation, Kind.SUCCEEDED, task, request, end)
+
+
+_STOPS: Final = (WorkerShutdown, WorkerTerminate, KeyboardInterrupt)
+"""Exceptions by which a worker that stops interrupts a body in its own thread."""
+
+
+def _end_without_state(instrumentation: Instrumentation, task: Any, request: Any) -> None:
+    """Record the end of a body that Celery's tracer calls nothing: it raised no `Exception` but, for example,
+    asyncio.CancelledError or SystemExit. Of a child's task its main process records it, and knows better; elsewhere, a
+    worker says something of it only after a time limit or a revocation, and that counts more."""
+    exc = sys.exc_info()[1]
+    if exc is None or (isinstance(exc, Exception) and not isinstance(exc, MemoryError)):
+        return  # `on_internal_error` records it
+    if not request.is_eager:
+        if is_pool_child():
+            return
+        if isinstance(exc, _STOPS) and is_stopping() and (live := request_in_flight(request.id)) is not None:
+            _record_stop(instrumentation, task, request, is_lost=is_acknowledged(live))
+            return
+    record_exception(instrumentation, task, request, exc)
+
+
+def record_exception(instrumentation: Instrumentation, task: Any, request: Any, exc: BaseException) -> None:
+    """Record the end of an attempt that Celery's tracer says nothing of, by the exception that ended its body. A
+    greenlet that was killed is lost: that is no error of its body, and Celery counts it as a success
+    (concurrency/gevent.py)."""
+    if isinstance(exc, Retry):
+        _record_retry(instrumentation, task, request, exc, None)
+        return
+    if isinstance(exc, (Ignore, Reject)):
+        state = "IGNORED" if isinstance(exc, Ignore) else "REJECTED"
+        _end_without_result(instrumentation, task, request, exc, state)
+        return
+    end = cast("Event", {"inferred": True})
+    extract.add_error(end, encoder_of(instrumentation, task.name, request), exc, "".join(traceback.format_exception(exc)))
+    kind = Kind.FAILED
+    if type(exc).__name__ == "GreenletExit":
+        kind, end["error_message"] = Kind.LOST, "The task's greenlet was killed before the task finished."
+    record_end(instrumentation, kind, task, request, end)
+
+
+def _record_stop(instrumentation: Instrumentation, task: Any, request: Any, *, is_lost: bool) -> None:
+    """Record that a worker that stops has interrupted an attempt. ``is_lost``: its message is acknowledged, and not
+    back on the queue."""
+    if not is_lost:
+        end = cast("Event", {"again": True, "outcome": "requeued"})
+        record_end(instrumentation, Kind.RETRIED, task, request, end, inferred=True)
+        return
+    end = cast("Event", {})
+    cause = "The worker was shut down before the task finished; its message was acknowledged, so it will not run again."
+    extract.add_error(end, encoder_of(instrumentation, task.name, request), WorkerShutdown(cause))
+    record_end(instrumentation, Kind.LOST, task, request, end, inferred=True)
 
 
 def _end_without_result(instrumentation: Instrumentation, task: Any, request: Any, retval: Any, state: str) -> None:
@@ -249,21 +184,36 @@ def on_internal_error(
         return
     context = Context({"id": task_id, **(request or {}), "args": args, "kwargs": kwargs})
     if context.is_eager:
-        setattr(context, HEADER, _eager.get((task_id, context.retries), {}))
-    if isinstance(exception, Retry):  # with task_eager_propagates, the tracer passes it on instead of handling it
-        _record_retry(instrumentation, sender, context, exception, einfo)
-        return
+        setattr(context, HEADER, eager_header(task_id, context.retries))
+    if isinstance(exception, Retry):  # with task_eager_propagates: the caller gets it, and no other attempt runs
+        exception = exception.exc or exception
     end = cast("Event", {"ran": isinstance(kwargs, Mapping), "internal": True})
     encoder = encoder_of(instrumentation, sender.name, context)
     extract.add_error(end, encoder, exception, getattr(einfo, "traceback", None))
     record_end(instrumentation, Kind.FAILED, sender, context, end)
 
 
-def _record_retry(instrumentation: Instrumentation, task: Any, request: Any, reason: Retry, einfo: Any) -> None:
+def _record_retry(
+    instrumentation: Instrumentation, task: Any, request: Any, reason: Retry, einfo: Any, *, inferred: bool = False
+) -> None:
+    """Record that an attempt ended with a `Retry`. Without another attempt, that is a failure: a body may raise a
+    `Retry` of its own, and a task class may keep the message from being sent (celery-singleton, where the task itself
+    has the lock). A worker's main process (``inferred``) has sent it."""
     end = cast("Event", {})
-    encoder = encoder_of(instrumentation, task.name, request)
-    extract.add_error(end, encoder, reason.exc, getattr(einfo, "traceback", None))
-    record_end(instrumentation, Kind.RETRIED, task, request, end, inferred=get_current_task() is None)
+    is_sent = inferred or _is_sent_again(task, request, reason)
+    exc = reason.exc if is_sent or reason.exc is not None else reason
+    extract.add_error(end, encoder_of(instrumentation, task.name, request), exc, getattr(einfo, "traceback", None))
+    if not is_sent:
+        end["error_message"] = f"The retry was not sent: {end['error_message']}"[:MAX_MESSAGE]
+    kind = Kind.RETRIED if is_sent else Kind.FAILED
+    record_end(instrumentation, kind, task, request, end, inferred=inferred)
+
+
+def _is_sent_again(task: Any, request: Any, reason: Retry) -> bool:
+    """Whether another attempt follows one that ended with this `Retry`."""
+    if request.is_eager or task.app.conf.task_always_eager:
+        return reason.sig is not None
+    return publish.SENT_AGAIN in request.__dict__ or not publish.is_wrapped(task.app)
 
 
 _WITH_STEPS = frozenset({Kind.FAILED, Kind.REVOKED, Kind.REJECTED, Kind.LOST})

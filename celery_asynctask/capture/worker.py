@@ -15,6 +15,8 @@ from celery_asynctask.capture import extract
 from celery_asynctask.capture.attempt import encoder_of
 from celery_asynctask.capture.celery_private import (
     context_of,
+    has_own_strategy,
+    has_own_tracer,
     hook_decode_errors,
     hook_stored_results,
     log_missing,
@@ -29,6 +31,7 @@ from celery_asynctask.capture.instrumentation import (
     instrumentation_of_task,
 )
 from celery_asynctask.capture.run import record_end
+from celery_asynctask.capture.start import follow_coroutines
 from celery_asynctask.core.event import Event, Kind
 from celery_asynctask.core.keys import new_token
 from celery_asynctask.core.time import now, read_microseconds
@@ -97,6 +100,8 @@ def record_waiting(instrumentation: Instrumentation) -> None:
 
 @guard
 def _record_received(instrumentation: Instrumentation, request: Any, at: int) -> None:
+    if has_own_strategy(request.task):
+        return  # nobody may say what becomes of it
     context = Context(request.request_dict, args=request.args, kwargs=request.kwargs)
     event = extract.from_request(Kind.RECEIVED, request.task.name, context, at)
     event["holder"] = instrumentation.journal.source
@@ -174,6 +179,8 @@ def on_worker_ready(sender: Any, **_: Any) -> None:
         return
     instrumentation.before_work = partial(record_waiting, instrumentation)
     instrumentation.start()
+    if has_own_tracer(sender.pool):
+        follow_coroutines()
     hook_decode_errors(sender, partial(guard(_record_message), Kind.REJECTED, sender.app))
     log_missing(sender.app)  # now that the worker's log is set up
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sys
@@ -11,9 +12,11 @@ from typing import Any
 
 from celery import Celery, Task, chain, group, signals
 from celery.backends.database import DatabaseBackend
-from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
+from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from sqlalchemy import create_engine, text
 
+from celery_asynctask import record_run
+from tests.doubles import Batches
 from tests.services import apart
 from tests.workers import spans
 
@@ -218,6 +221,49 @@ def die_and_retry(self: Any) -> str:
 @app.task
 def leave() -> None:
     sys.exit(3)
+
+
+class Own(BaseException):
+    """Nothing that Celery's tracer catches."""
+
+
+@app.task
+def end_with(name: str) -> None:
+    """In a child of a pool, its main process is told of it; elsewhere nobody is."""
+
+    async def cancel_itself() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(60)
+
+    if name == "CancelledError":
+        asyncio.run(cancel_itself())
+    raise Own("mine")
+
+
+@app.task
+def raise_retry() -> None:
+    """Without a message behind it."""
+    raise Retry("later")
+
+
+@app.task(bind=True)
+def called_directly(self: Any, part: int = 0) -> int:
+    """Calls itself, and another one that reports its progress and sends a task."""
+    if not part:
+        return sum(self(part) for part in (1, 2))
+    self.asynctask.progress(part, 2)
+    add.apply_async((part, 0))
+    return int(add(part, 0))
+
+
+@app.task(base=Batches, flush_every=2)
+def collect(requests: list[Any]) -> None:
+    for request in requests:
+        with record_run(request) as run:
+            add.apply_async(request.args)
+            run.result = sum(request.args)
 
 
 @app.task

@@ -37,6 +37,8 @@ class Row:
     """Whether its producer is not recorded: no customer, and no trace except the worker's own."""
     blind: bool = False
     """Whether no process that knows the task has had it, so that its arguments are not recorded."""
+    noted: dict[str, Any] | None = None
+    """What it has added to its content."""
     started: bool | None = None
     """Whether the body ran; None: if there are ``outcomes``."""
 
@@ -70,7 +72,7 @@ class Row:
             check("customer", row.customer, given.get("customer"))
             check("created_by", row.created_by, given.get("created_by"))
             check("created_by_name", row.created_by_name, given.get("created_by_name"))
-            check("content", row.content, given.get("content"))
+            check("content", row.content, {**given["content"], **self.noted} if self.noted else given.get("content"))
             check("trace_id", row.trace_id, trace_id)
             if trace_id is not ANY:
                 check("traces of attempts", {one.trace_id for one in attempts if one.started_at} - {trace_id}, set())

@@ -13,7 +13,7 @@ from typing import Any
 
 from kombu.utils.imports import symbol_by_name
 
-from celery_asynctask.capture.celery_private import missing
+from celery_asynctask.capture.celery_private import has_own_strategy, missing
 from celery_asynctask.core.accounting import listed
 from celery_asynctask.core.text import reason
 from celery_asynctask.core.url import without_secrets
@@ -118,6 +118,13 @@ def tasks(app: Any, settings: Settings) -> Iterator[Finding]:
     else:
         but = f", but not {listed(left_out, 10)}" if left_out else ""
         yield _TASKS.ok(f"{len(names) - len(left_out):,} of the app's {len(names):,} tasks are recorded{but}.")
+    own = [name for name in names if name not in left_out and has_own_strategy(app.tasks[name])]
+    if own:
+        yield _TASKS.note(
+            f"What becomes of a message in a worker is decided by the task's own strategy: {listed(own, 10)}. An "
+            "execution that goes past Celery's tracer, as in celery-batches, is recorded only inside of record_run.",
+            "If the task has one of that kind, see `record_run` in docs/configuration.md.",
+        )
     for key in ("include", "exclude"):
         for glob in getattr(settings, key):
             if names and not any(fnmatchcase(name, glob) for name in app.tasks):

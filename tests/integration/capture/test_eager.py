@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from celery import Celery, chain, chord, group
+from celery.exceptions import Retry
 from sqlalchemy import create_engine, select
 from sqlalchemy.orm import Session
 
-from celery_asynctask import AsyncTask, AsyncTaskAttempt, uninstall
+from celery_asynctask import AsyncTask, AsyncTaskAttempt, current, uninstall
 
 Rows = Callable[[], list[tuple[Any, ...]]]
 
 
-def stored(app: Celery, *columns: Any) -> list[tuple[Any, ...]]:
-    """The chosen columns of every row, sorted, once everything is stored."""
+def stored(app: Celery, *columns: Any, where: Any = None) -> list[tuple[Any, ...]]:
+    """The chosen columns of every row, sorted, once everything is stored; ``where`` joins tables."""
     url = app.conf.asynctask_url
     uninstall(app)
     engine = create_engine(url)
     try:
         with Session(engine) as session:
-            return sorted((tuple(row) for row in session.execute(select(*columns))), key=repr)
+            query = select(*columns) if where is None else select(*columns).where(where)
+            return sorted((tuple(row) for row in session.execute(query)), key=repr)
     finally:
         engine.dispose()
 
@@ -80,7 +83,7 @@ def test_failure_and_retry(eager_app: Celery, propagates: bool) -> None:
 
 
 def test_retry_that_propagates(eager_app: Celery) -> None:
-    """The tracer raises the Retry to the caller as an internal error, and nothing runs again."""
+    """The tracer raises the Retry to the caller as an internal error, and nothing runs again: it has failed."""
     eager_app.conf.task_eager_propagates = True
 
     @eager_app.task(shared=False, name="again", bind=True, max_retries=3)
@@ -91,5 +94,58 @@ def test_retry_that_propagates(eager_app: Celery) -> None:
 
     with pytest.raises(Exception, match=r"once|Retry"):
         again.delay()
-    attempts = (AsyncTaskAttempt.run_key, AsyncTaskAttempt.outcome, AsyncTaskAttempt.error_type)
-    assert [row[1:] for row in stored(eager_app, *attempts)] == [("retried", "KeyError")]
+    columns = (AsyncTask.status, AsyncTask.error_type, AsyncTask.error_message)
+    assert stored(eager_app, *columns) == [("FAILURE", "KeyError", "'once'")]
+
+
+def test_retries_that_were_not_sent(eager_app: Celery) -> None:
+    """A body may raise the exception without a retry behind it; and a task class may keep the message."""
+
+    @eager_app.task(shared=False, name="bare")
+    def bare() -> None:
+        raise Retry("later")
+
+    bare.apply()
+    columns = (AsyncTask.status, AsyncTask.error_type, AsyncTask.error_message)
+    assert stored(eager_app, *columns) == [("FAILURE", "Retry", "The retry was not sent: later")]
+
+
+class Own(BaseException):
+    """Of the kind that Celery's tracer lets through."""
+
+
+@pytest.mark.parametrize("propagates", [False, True])
+@pytest.mark.parametrize(
+    "raised", [asyncio.CancelledError(), SystemExit(3), KeyboardInterrupt("by hand"), GeneratorExit(), Own("mine")]
+)
+def test_a_body_that_ends_with_no_exception(eager_app: Celery, raised: BaseException, propagates: bool) -> None:
+    eager_app.conf.task_eager_propagates = propagates
+
+    @eager_app.task(shared=False, name="end", bind=True)
+    def end(self: Any) -> None:
+        current().update({"seen": True})
+        raise raised
+
+    with pytest.raises(type(raised)):
+        end.apply()
+    task = (AsyncTask.status, AsyncTask.error_type, AsyncTask.error_message, AsyncTask.content)
+    attempt = (AsyncTaskAttempt.outcome, AsyncTaskAttempt.started_at.is_not(None), AsyncTaskAttempt.traceback)
+    joined = AsyncTask.celery_task_id == AsyncTaskAttempt.celery_task_id
+    [[*seen, traceback]] = stored(eager_app, *task, *attempt, where=joined)
+    message = str(raised)
+    assert seen == ["FAILURE", type(raised).__name__, message, {"seen": True}, "failed", True]
+    assert "raise raised" in traceback
+
+
+def test_memory_errors_that_propagate(eager_app: Celery) -> None:
+    """Celery's tracer calls nobody: not even its internal error."""
+    eager_app.conf.task_eager_propagates = True
+
+    @eager_app.task(shared=False, name="fill")
+    def fill() -> None:
+        raise MemoryError("full")
+
+    with pytest.raises(MemoryError):
+        fill.delay()
+    columns = (AsyncTask.status, AsyncTask.error_type, AsyncTask.error_message)
+    assert stored(eager_app, *columns) == [("FAILURE", "MemoryError", "full")]

@@ -27,6 +27,7 @@ from celery_asynctask.store import Position, SourceUpdate, Store
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt, AsyncTaskSource
 from celery_asynctask.store.tables import SCHEMA_VERSION, async_task_version
 from tests import services
+from tests.doubles import Batches
 from tests.histories import published
 from tests.integration.commands import Project
 from tests.integration.draining import MakeDrain, append
@@ -338,6 +339,21 @@ def test_what_is_left_out(settings: Settings, make_app: MakeApp) -> None:
     assert about(found, "recorded tasks", Level.NOTE) == [
         "'shop.mistyped' in asynctask_exclude matches no task that is known here."
     ]
+
+
+def test_tasks_with_a_strategy_of_their_own(settings: Settings, make_app: MakeApp) -> None:
+    app = make_app(asynctask_exclude=["shop.left"])
+
+    @app.task(name="shop.collect", shared=False, base=Batches)
+    def collect(requests: Any) -> None: ...
+
+    @app.task(name="shop.left", shared=False, base=Batches)
+    def left(requests: Any) -> None: ...
+
+    [text] = about(look(settings, app), "recorded tasks", Level.NOTE)
+    assert text.startswith(
+        "What becomes of a message in a worker is decided by the task's own strategy: shop.collect. "
+    )
 
 
 def test_what_cannot_be_imported(settings: Settings, make_app: MakeApp) -> None:

@@ -13,8 +13,9 @@ import pytest
 from billiard.exceptions import SoftTimeLimitExceeded
 
 from celery_asynctask import errors
-from celery_asynctask.capture import run
-from celery_asynctask.capture.run import on_postrun, on_task_init
+from celery_asynctask.capture import start
+from celery_asynctask.capture.run import on_postrun
+from celery_asynctask.capture.start import on_task_init
 from celery_asynctask.capture.worker import on_received
 from celery_asynctask.errors import failures
 
@@ -71,23 +72,23 @@ def at_once(work: Callable[[int], object]) -> None:
 
 def test_threads_keep_the_headers_of_their_eager_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """The latest ones, whatever other threads do."""
-    monkeypatch.setattr(run, "_eager", {})
+    monkeypatch.setattr(start, "_eager", {})
 
     def keep(number: int) -> None:
         for retries in (0, 1):
-            run._keep(SimpleNamespace(id=str(number), retries=retries), {"run": number})
+            start._keep(SimpleNamespace(id=str(number), retries=retries), {"run": number})
 
     at_once(keep)
-    assert len(run._eager) <= 2 * run._EAGER_KEPT
-    run._keep(SimpleNamespace(id="first", retries=0), {"run": 0})
-    for number in range(run._EAGER_KEPT - 1):
-        run._keep(SimpleNamespace(id="other", retries=number), {})
-        run._keep(SimpleNamespace(id="other", retries=number), {})
-    assert run._eager["first", 0] == {"run": 0}
-    run._keep(SimpleNamespace(id="first", retries=0), {"run": 1})
-    for number in range(run._EAGER_KEPT - 1):
-        run._keep(SimpleNamespace(id="another", retries=number), {})
-    assert run._eager["first", 0] == {"run": 1}
+    assert len(start._eager) <= 2 * start._EAGER_KEPT
+    start._keep(SimpleNamespace(id="first", retries=0), {"run": 0})
+    for number in range(start._EAGER_KEPT - 1):
+        start._keep(SimpleNamespace(id="other", retries=number), {})
+        start._keep(SimpleNamespace(id="other", retries=number), {})
+    assert start._eager["first", 0] == {"run": 0}
+    start._keep(SimpleNamespace(id="first", retries=0), {"run": 1})
+    for number in range(start._EAGER_KEPT - 1):
+        start._keep(SimpleNamespace(id="another", retries=number), {})
+    assert start._eager["first", 0] == {"run": 1}
 
 
 def test_threads_that_fail_at_once_are_all_counted_and_the_first_is_logged(caplog: pytest.LogCaptureFixture) -> None:

@@ -44,10 +44,14 @@ PRIVATE = frozenset(
         "__header__",
         "filter_hidden_settings",
         "scheduler",
+        "should_stop",
+        "should_terminate",
+        "Strategy",
     ]
 )
 ALLOWED = {
     ("capture/headers.py", "request_dict"),
+    ("capture/own_tracer.py", "request_dict"),  # also an attribute of a request of celery-batches
     ("capture/worker.py", "request_dict"),
     ("capture/publish.py", "amqp_cls"),  # sets it
 }

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from celery import Celery
+from celery import Celery, Task
 
 from celery_asynctask.capture import instrumentation, worker
 from celery_asynctask.capture.install import install, uninstall
@@ -174,3 +174,14 @@ def test_a_message_of_odd_things(app: Celery, recorded: list[dict[str, Any]]) ->
 def test_a_task_that_is_left_out(app: Celery, recorded: list[dict[str, Any]]) -> None:
     unknown(app, Message({"id": "x", "task": "celery.chord_unlock"}, [[], {}, {}]))
     assert recorded == []
+
+
+@pytest.mark.parametrize(("strategy", "kinds"), [(Task.Strategy, ["received"]), (lambda *_: None, [])])
+def test_a_message_whose_execution_may_never_be_seen_is_not_received(
+    app: Celery, recorded: list[dict[str, Any]], strategy: Any, kinds: list[str]
+) -> None:
+    """It would be so for ever: the task's own strategy may run it past Celery's tracer."""
+    task = SimpleNamespace(name="collect", Strategy=strategy)
+    request = SimpleNamespace(task=task, request_dict={"id": "x", "asynctask": {}}, args=(), kwargs={})
+    worker._record_received(instrumentation_of(app), request, ms(0))  # type: ignore[arg-type]
+    assert [event["kind"] for event in recorded] == kinds

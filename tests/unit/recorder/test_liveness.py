@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from celery_asynctask.core.event import Event, Kind
+from celery_asynctask.core.fold import customer_key
 from celery_asynctask.core.keys import attempt_key
 from celery_asynctask.journal import Directory
 from celery_asynctask.recorder import liveness
 from celery_asynctask.store import HeldTask, Open, OpenAttempt
-from celery_asynctask.core.fold import customer_key
-from tests.histories import SOURCE, ID, NAME, Delivery, fold, ms
+from tests.histories import ID, NAME, SOURCE, Delivery, fold, ms
 
 SEEN = dt.datetime(2026, 1, 31, 9, 5, 7, tzinfo=dt.timezone.utc)
 

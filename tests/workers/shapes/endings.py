@@ -11,7 +11,7 @@ from celery import chain
 from tests.pace import patience
 from tests.workers.expect import Row, expect
 from tests.workers.harness import ANY, World
-from tests.workers.shapes.registry import prefork_only, shape
+from tests.workers.shapes.registry import ENDS_SOLO, prefork_only, shape
 
 
 @shape
@@ -282,6 +282,26 @@ def sys_exit(world: World) -> None:
         world,
         Row("leave", "FAILURE", sent.id, error="WorkerLostError", message="exitcode 3", outcomes=["failed"]),
     )
+
+
+@shape
+def no_exception(world: World) -> None:
+    for name, error, message in (("CancelledError", "CancelledError", ""), ("Own", "Own", "mine")):
+        sent = world.tasks.end_with.delay(name)
+        expect(
+            world,
+            Row("end_with", "FAILURE", sent.id, (name,), error=error, message=message, outcomes=["failed"]),
+        )
+
+
+ENDS_SOLO.add("no_exception")
+
+
+@shape
+def retry_without_a_message(world: World) -> None:
+    sent = world.tasks.raise_retry.delay()
+    message = "The retry was not sent: later"
+    expect(world, Row("raise_retry", "FAILURE", sent.id, error="Retry", message=message, outcomes=["failed"]))
 
 
 @shape

@@ -10,7 +10,7 @@ SHAPES: dict[str, Callable[[World], None]] = {}
 PREFORK_ONLY: set[str] = set()
 
 ENDS_SOLO = {"result_backend_down"}
-"""In a solo worker, this ends Celery itself: it stops with an unrecoverable error (5.7)."""
+"""In a solo worker, these end Celery itself: it stops with an unrecoverable error (5.7)."""
 
 
 def shape(function: Callable[[World], None]) -> Callable[[World], None]:

@@ -109,3 +109,12 @@ def left_out_payload(world: World) -> None:
 def send_task(world: World) -> None:
     sent = world.app.send_task("tests.workers.app.add", (9, 9))
     expect(world, Row("add", id=sent.id, args=(9, 9), result=18))
+
+
+@shape
+def called_directly(world: World) -> None:
+    """Functions of tasks, by a task: what they do is the task's."""
+    sent = world.tasks.called_directly.delay()
+    progress = {"progress": {"done": 2, "total": 2, "message": None}}
+    parts = [Row("add", args=(part, 0), result=part, root=sent.id, parent=sent.id) for part in (1, 2)]
+    expect(world, Row("called_directly", id=sent.id, result=3, noted=progress), *parts)
