@@ -11,7 +11,8 @@ from celery import Celery
 from celery_asynctask import AsyncTask, AsyncTaskSource, RecordedTask, context, current
 from tests.integration.capture.test_eager import stored
 
-ADA: dict[str, Any] = {"customer": 42, "created_by": 7, "created_by_name": "Ada"}
+ADA = {"customer": 42, "created_by": 7, "created_by_name": "Ada"}
+"""The context of a task alone, and not of what it is called by."""
 
 
 def steps(app: Celery) -> Any:
@@ -38,8 +39,7 @@ def steps(app: Celery) -> Any:
 def test_inside_of_an_execution(eager_app: Celery) -> None:
     eager_app.conf.task_always_eager = False
     outer, _ = steps(eager_app)
-    with context(**ADA):
-        assert outer.apply((2,)).get() == [42, 7, 42] * 3
+    assert outer.apply((2,), headers={"asynctask": ADA}).get() == [42, 7, 42] * 3
     progress = {"progress": {"done": 3, "total": 3, "message": None}}
     columns = (AsyncTask.name, AsyncTask.status, AsyncTask.customer, AsyncTask.created_by_name, AsyncTask.content)
     assert stored(eager_app, *columns) == [

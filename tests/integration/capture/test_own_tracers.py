@@ -14,7 +14,7 @@ from celery.app.task import Context
 from celery.exceptions import Ignore, Reject, Retry
 
 from celery_asynctask import AsyncTask, AsyncTaskAttempt, context, current, record_run
-from celery_asynctask.capture import start
+from celery_asynctask.capture import extract, start, tracing
 from celery_asynctask.core.keys import new_token
 from celery_asynctask.core.time import now
 from tests import doubles
@@ -70,8 +70,8 @@ def test_coroutines_that_take_turns(app: Celery) -> None:
         child.apply_async(task_id=f"sent-{number}")
         seen = child.apply(task_id=f"eager-{number}").get()
         await asyncio.sleep(0)
-        if number == 2:
-            raise ValueError("two")
+        if number == 1:
+            raise ValueError("one")
         return [seen, current().customer]
 
     async def main() -> None:
@@ -83,8 +83,8 @@ def test_coroutines_that_take_turns(app: Celery) -> None:
     assert rows == [
         *[(f"eager-{n}", n, None, "SUCCESS", n, None, True) for n in (1, 2, 3)],
         *[(f"sent-{n}", n, None, "PENDING", None, None, False) for n in (1, 2, 3)],
-        ("turn-1", 1, {"number": 1}, "SUCCESS", [1, 1], None, True),
-        ("turn-2", 2, {"number": 2}, "FAILURE", None, "ValueError", True),
+        ("turn-1", 1, {"number": 1}, "FAILURE", None, "ValueError", True),
+        ("turn-2", 2, {"number": 2}, "SUCCESS", [2, 2], None, True),
         ("turn-3", 3, {"number": 3}, "SUCCESS", [3, 3], None, True),
     ]
 
@@ -236,6 +236,20 @@ def test_a_run_that_cannot_be_recorded(app: Celery, caplog: pytest.LogCaptureFix
     with record_run(Context(id="b", task="any"), app=app):
         pass
     assert stored(app, AsyncTask.celery_task_id) == [("b",)]
+
+
+def test_a_run_that_cannot_start_leaves_nothing_behind(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the trace of its message either, which is attached before anything is recorded."""
+    collect(app)
+    traced = request_of("one", 1)
+    traced.request_dict["traceparent"] = f"00-{'a' * 32}-{'b' * 16}-01"
+    with record_run(traced, app=app):
+        assert tracing.current() is not None
+    assert tracing.current() is None
+    monkeypatch.setattr(extract, "start", lambda *_: 1 / 0)
+    with record_run(traced, app=app):
+        assert (tracing.current(), current().customer) == (None, None)
+    assert tracing.current() is None
 
 
 def test_tasks_that_this_app_does_not_know(app: Celery) -> None:
