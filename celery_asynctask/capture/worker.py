@@ -179,10 +179,10 @@ def on_worker_ready(sender: Any, **_: Any) -> None:
         return
     instrumentation.before_work = partial(record_waiting, instrumentation)
     instrumentation.start()
-    if has_own_tracer(sender.pool):
-        follow_coroutines()
     hook_decode_errors(sender, partial(guard(_record_message), Kind.REJECTED, sender.app))
     log_missing(sender.app)  # now that the worker's log is set up
+    if has_own_tracer(sender.pool):
+        follow_coroutines()
 
 
 def _signal_name(signum: Any) -> str:

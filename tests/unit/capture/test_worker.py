@@ -9,7 +9,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from celery import Celery, Task
+from celery import Celery, Task, signals
+from celery.concurrency import get_implementation
 
 from celery_asynctask.capture import instrumentation, worker
 from celery_asynctask.capture.install import install, uninstall
@@ -185,3 +186,16 @@ def test_a_message_whose_execution_may_never_be_seen_is_not_received(
     request = SimpleNamespace(task=task, request_dict={"id": "x", "asynctask": {}}, args=(), kwargs={})
     worker._record_received(instrumentation_of(app), request, ms(0))  # type: ignore[arg-type]
     assert [event["kind"] for event in recorded] == kinds
+
+
+def test_only_a_worker_whose_tracers_are_not_celery_s_follows_each_execution(
+    app: Celery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal more for each task: none pays for it who does not need it."""
+    monkeypatch.setattr(instrumentation_of(app), "start", lambda: None)
+    before = len(signals.task_prerun.receivers)
+    for pool, more in ((object.__new__(get_implementation("solo")), 0), (object(), 1), (object(), 1)):
+        worker.on_worker_ready(SimpleNamespace(app=app, pool=pool))
+        assert len(signals.task_prerun.receivers) == before + more
+    uninstall(app)
+    assert len(signals.task_prerun.receivers) == before
