@@ -236,8 +236,8 @@ class Settings:
     a mapping with any of ``customer``, ``created_by``, ``created_by_name``, ``content``, or None. It is called once for
     each message."""
     header_version: int = 1
-    """Form of the header ``asynctask`` in messages. 2 costs less with AMQP and is the default of the next release; set it
-    once all workers run a release that reads it, for earlier ones would lose the customer."""
+    """Form of the header ``asynctask`` in messages. 2 costs less with AMQP and is the default of the next release; set
+    it once all workers run a release that reads it, for earlier ones would lose the customer."""
     trace_url: str | None = None
     """URL of a trace in your tracing system, with ``{trace_id}`` and optionally ``{span_id}`` for the ids."""
     links: Mapping[str, str] | None = None

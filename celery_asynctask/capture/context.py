@@ -237,8 +237,8 @@ def _shown(value: object) -> str:
 
 _READABLE: Final = "of Python's own types; convert others with dict(...)"
 _ID: Final = (
-    f"a whole number of at most 64 bits, a UUID, a text of 1 to {MAX_ID_TEXT} characters without spaces at its ends and "
-    "line breaks, or None"
+    f"a whole number of at most 64 bits, a UUID, a text of 1 to {MAX_ID_TEXT} characters without spaces at its ends "
+    "and line breaks, or None"
 )
 _RULES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "customer": (_ID, _is_id),

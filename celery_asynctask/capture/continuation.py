@@ -1,4 +1,4 @@
-"""With which execution a message goes on: that of a task that is sent again, or of the task that carried it as a step."""
+"""The execution that a message goes on with: of a task that is sent again, or of the task that carried it as a step."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from celery_asynctask.capture import extract
 from celery_asynctask.capture.headers import header_of
+from celery_asynctask.capture.messages import open_message
 from celery_asynctask.core import canvas
 
 CHORD_UNLOCK: Final = "celery.chord_unlock"
@@ -18,9 +19,9 @@ def continued(
 ) -> Mapping[str, Any] | None:
     """Our header of the message whose execution this one goes on with, empty if that has none; None: it begins its own.
 
-    ``request`` is that of the task that sends it, or None, and ``sender`` its name; ``given`` the header that the message has already, ``again`` whether
-    it is of a retry or a replacement. Everything that replaces a task goes on with its execution, as the last of it has
-    its id.
+    ``request`` is that of the task that sends it, or None, and ``sender`` its name; ``given`` the header that the
+    message has already, ``again`` whether it is of a retry or a replacement. Everything that replaces a task goes on
+    with its execution, as the last of it has its id.
     """
     if again and isinstance(given, dict) and given:
         return given
@@ -48,7 +49,7 @@ def _steps_of(request: Any) -> frozenset[str]:
 
 def _carried(name: str, message: Any) -> frozenset[str]:
     """The ids of the steps that a message carries."""
-    opened = extract.open_message(message.headers, message.body)
+    opened = open_message(message.headers, message.body)
     if name == CHORD_UNLOCK:
         args = opened[1]
         body = args[1] if isinstance(args, (list, tuple)) and len(args) > 1 else None

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from celery.app.task import Context
-
 from celery_asynctask.capture import context, payload, tracing
 from celery_asynctask.capture.attempt import SECRETS
 from celery_asynctask.capture.headers import (
@@ -19,7 +17,7 @@ from celery_asynctask.capture.headers import (
     read,
     with_token,
 )
-from celery_asynctask.capture.messages import hidden_by_caller, recorded_id, task_id_text
+from celery_asynctask.capture.messages import OpenedMessage, hidden_by_caller, recorded_id, task_id_text
 from celery_asynctask.capture.payload.inspection import Hidden
 from celery_asynctask.capture.payload.plain import plain_text
 from celery_asynctask.capture.payload.readers import MAX_ITEMS
@@ -287,54 +285,6 @@ def steps_of(request: Any) -> list[canvas.Step]:
     return canvas.steps(request.id, request.chain, request.chord, request.callbacks)
 
 
-OpenedMessage = tuple[Mapping[str, Any], Any, Any, Mapping[str, Any]]
-"""The result of `open_message`."""
-
-
-def open_message(headers: Any, body: Any) -> OpenedMessage:
-    """The parts of a message of protocol 1 or 2: (header fields, args, kwargs, embed). ``embed`` has the steps: chain,
-    chord, callbacks.
-
-    Raises `ValueError` if it is no task message. args and kwargs are None, and embed is empty, if the body cannot be
-    read.
-    """
-    if isinstance(headers, Mapping) and task_id_text(headers.get("id")) is not None:
-        if isinstance(body, (list, tuple)) and len(body) == 3:
-            args, kwargs, embed = body
-            return headers, args, kwargs, embed if isinstance(embed, Mapping) else {}
-        return headers, None, None, {}
-    if isinstance(body, Mapping) and task_id_text(body.get("id")) is not None:
-        return body, body.get("args"), body.get("kwargs"), body
-    raise ValueError("no task message")
-
-
-def request_of(message: Any) -> Context | None:
-    """A request for a message of kombu that Celery has made no request from, as far as the message can be read and is
-    valid; None: it has no id."""
-    try:
-        body = message.payload
-    except Exception:  # noqa: BLE001 - whatever the decoder raises: the body cannot be read
-        body = None
-    try:
-        about, args, kwargs, embed = open_message(message.headers, body)
-    except ValueError:
-        return None
-    name, retries, nesting = about.get("task"), about.get("retries"), about.get("replaced_task_nesting")
-    return Context(
-        {key: embed.get(key) for key in ("chain", "chord", "callbacks")},
-        id=about["id"],
-        task=name if isinstance(name, str) else "unknown",
-        args=args,
-        kwargs=kwargs,
-        root_id=about.get("root_id"),
-        parent_id=about.get("parent_id"),
-        retries=retries if isinstance(retries, int) else 0,
-        replaced_task_nesting=nesting if isinstance(nesting, int) else 0,
-        headers=message.headers,
-        delivery_info=message.delivery_info,
-    )
-
-
 def _add_payload(
     event: Event,
     instrumentation: Instrumentation,
@@ -395,19 +345,21 @@ def _over_items(instrumentation: Instrumentation, name: str, kwargs: Mapping[str
     policy, redaction = instrumentation.policies[task], instrumentation.encoder.redaction
     if not (policy.known and policy.args):
         return {key: value for key, value in kwargs.items() if key != "it"}
-    sensitive = [redaction is not None and redaction.sensitive(parameter) for parameter in policy.parameters]
     items = kwargs.get("it")
-    if not any(sensitive) or not isinstance(items, (list, tuple)):
+    if redaction is None or not isinstance(items, (list, tuple)):
         return kwargs
+    sensitive = {number for number, parameter in enumerate(policy.parameters) if redaction.sensitive(parameter)}
     if name == "celery.map":
-        return {**kwargs, "it": list(map(Hidden, items))} if sensitive[0] else kwargs
+        return {**kwargs, "it": list(map(Hidden, items))} if 0 in sensitive else kwargs
+    if not sensitive:
+        return kwargs
     return {**kwargs, "it": [_with_hidden(item, sensitive) for item in items[:MAX_ITEMS]]}
 
 
-def _with_hidden(item: Any, sensitive: list[bool]) -> Any:
+def _with_hidden(item: Any, sensitive: set[int]) -> Any:
     if not isinstance(item, (list, tuple)):
         return Hidden(item)
-    return [Hidden(value) if number < len(sensitive) and sensitive[number] else value for number, value in enumerate(item)]
+    return [Hidden(value) if number in sensitive else value for number, value in enumerate(item)]
 
 
 def _quoted_id(value: Any) -> str:

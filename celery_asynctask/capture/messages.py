@@ -1,7 +1,4 @@
-"""What the fields of a message mean: its task id as it is recorded, its queue, and arguments that its caller hides.
-
-Pure.
-"""
+"""What is in a message: its parts, its task id as it is recorded, its queue, and whether its caller hides arguments."""
 
 from __future__ import annotations
 
@@ -10,6 +7,8 @@ import re
 import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
+
+from celery.app.task import Context
 
 from celery_asynctask.capture.payload.inspection import inherits, type_name
 from celery_asynctask.capture.payload.walk import clean
@@ -25,6 +24,54 @@ _TRUNCATED: Final = 900
 _MAX_LEAVES: Final = 100
 _MAX_LEVELS: Final = 2
 """Celery writes three levels of a value, and dots for what is below."""
+
+
+OpenedMessage = tuple[Mapping[str, Any], Any, Any, Mapping[str, Any]]
+"""The result of `open_message`."""
+
+
+def open_message(headers: Any, body: Any) -> OpenedMessage:
+    """The parts of a message of protocol 1 or 2: (header fields, args, kwargs, embed). ``embed`` has the steps: chain,
+    chord, callbacks.
+
+    Raises `ValueError` if it is no task message. args and kwargs are None, and embed is empty, if the body cannot be
+    read.
+    """
+    if isinstance(headers, Mapping) and task_id_text(headers.get("id")) is not None:
+        if isinstance(body, (list, tuple)) and len(body) == 3:
+            args, kwargs, embed = body
+            return headers, args, kwargs, embed if isinstance(embed, Mapping) else {}
+        return headers, None, None, {}
+    if isinstance(body, Mapping) and task_id_text(body.get("id")) is not None:
+        return body, body.get("args"), body.get("kwargs"), body
+    raise ValueError("no task message")
+
+
+def request_of(message: Any) -> Context | None:
+    """A request for a message of kombu that Celery has made no request from, as far as the message can be read and is
+    valid; None: it has no id."""
+    try:
+        body = message.payload
+    except Exception:  # noqa: BLE001 - whatever the decoder raises: the body cannot be read
+        body = None
+    try:
+        about, args, kwargs, embed = open_message(message.headers, body)
+    except ValueError:
+        return None
+    name, retries, nesting = about.get("task"), about.get("retries"), about.get("replaced_task_nesting")
+    return Context(
+        {key: embed.get(key) for key in ("chain", "chord", "callbacks")},
+        id=about["id"],
+        task=name if isinstance(name, str) else "unknown",
+        args=args,
+        kwargs=kwargs,
+        root_id=about.get("root_id"),
+        parent_id=about.get("parent_id"),
+        retries=retries if isinstance(retries, int) else 0,
+        replaced_task_nesting=nesting if isinstance(nesting, int) else 0,
+        headers=message.headers,
+        delivery_info=message.delivery_info,
+    )
 
 
 def task_id_text(value: Any) -> str | None:

@@ -27,6 +27,7 @@ from celery_asynctask.capture.celery_private import (
 )
 from celery_asynctask.capture.continuation import CHORD_UNLOCK, continued, is_step_of
 from celery_asynctask.capture.headers import HEADER, checksum, header_of, is_again, is_time, read, stamp, write
+from celery_asynctask.capture.messages import open_message
 from celery_asynctask.capture.running import running
 from celery_asynctask.core import canvas
 from celery_asynctask.core.canvas import hidden_by
@@ -178,7 +179,8 @@ def _before(instrumentation: Instrumentation, name: str, message: Any, options: 
         headers[HEADER] = write(header, version)
     elif name == CHORD_UNLOCK:
         body = at if before is None else before.get("body", before.get("created"))
-        headers[HEADER] = write({"for": checksum(task_id), **({"body": body} if is_time(body) else {}), **known}, version)
+        of_body = {"body": body} if is_time(body) else {}
+        headers[HEADER] = write({"for": checksum(task_id), **of_body, **known}, version)
     elif known:
         headers[HEADER] = write({"for": checksum(task_id), **known}, version)
     tracing.inject(headers)
@@ -220,7 +222,7 @@ def _after(
     request: Any,
 ) -> None:
     """Record that the message was sent, and the steps that it carries."""
-    opened = extract.open_message(message.headers, message.body)
+    opened = open_message(message.headers, message.body)
     event = extract.published(instrumentation, instrumentation.policies[name], name, message, opened, header)
     instrumentation.write(event)
     embed = opened[3]

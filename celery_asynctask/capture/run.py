@@ -140,7 +140,8 @@ def record_exception(instrumentation: Instrumentation, task: Any, request: Any, 
         _end_without_result(instrumentation, task, request, exc, state)
         return
     end = cast("Event", {"inferred": True})
-    extract.add_error(end, encoder_of(instrumentation, task.name, request), exc, "".join(traceback.format_exception(exc)))
+    encoder = encoder_of(instrumentation, task.name, request)
+    extract.add_error(end, encoder, exc, "".join(traceback.format_exception(exc)))
     kind = Kind.FAILED
     if type(exc).__name__ == "GreenletExit":
         kind, end["error_message"] = Kind.LOST, "The task's greenlet was killed before the task finished."

@@ -185,10 +185,11 @@ def _inherit(instrumentation: Instrumentation, request: Any) -> None:
     as headers may be another task's."""
     outer = (caller(request) or (None, None))[1]
     given = header_of(request)
-    again = bool(request.retries or request.replaced_task_nesting)
-    before = given if again and given else None
-    if before is None and again and outer is not None and outer.id == request.id:
-        before = header_of(outer)
+    before = None
+    if request.retries or request.replaced_task_nesting:
+        same = outer is not None and outer.id == request.id
+        # Celery starts the retry of an eager task when the attempt before it has ended.
+        before = given or (header_of(outer) if same else eager_header(request.id, request.retries - 1)) or None
     at = now()
     fields = publish.fields(instrumentation, request.id, outer, given, before)
     header = stamp(request.id, at if before is None else before.get("created"), at)

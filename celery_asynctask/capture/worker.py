@@ -30,6 +30,7 @@ from celery_asynctask.capture.instrumentation import (
     instrumentation_of,
     instrumentation_of_task,
 )
+from celery_asynctask.capture.messages import request_of
 from celery_asynctask.capture.run import record_end
 from celery_asynctask.capture.start import follow_coroutines
 from celery_asynctask.core.event import Event, Kind
@@ -138,7 +139,7 @@ def on_rejected(sender: Any, message: Any, exc: Any, **_: Any) -> None:
 
 def _record_message(kind: Kind, app: Celery, message: Any, exc: Exception) -> None:
     """Record the end of a task whose message the worker could not make a task from."""
-    if (instrumentation := instrumentation_of(app)) is None or (request := extract.request_of(message)) is None:
+    if (instrumentation := instrumentation_of(app)) is None or (request := request_of(message)) is None:
         return
     if not instrumentation.records(request.task):
         return

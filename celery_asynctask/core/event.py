@@ -73,8 +73,8 @@ class Event(_Required, total=False):
     created: int
     """When the task was created, from the message header."""
     chord: bool
-    """Whether the task is, or follows, the body of a chord whose header tasks are not finished: ``created`` is then that
-    of one of them, and the body's own execution is not known beforehand."""
+    """Whether the task is, or follows, the body of a chord whose header tasks are not finished: ``created`` is then
+    that of one of them, and the body's own execution is not known beforehand."""
     sent: int
     """When this message was published, from the message header."""
     eta: int

@@ -219,8 +219,8 @@ def merge(a: Partial, b: Partial) -> Partial:
 
 
 Identity = tuple[str, str]
-"""What identifies a row: the Celery task id, and the key of the customer, empty for none. Two customers may use the same
-id, and neither must see the other's row."""
+"""What identifies a row: the Celery task id, and the key of the customer, empty for none. Two customers may use the
+same id, and neither must see the other's row."""
 
 
 def fold_all(events: Iterable[Event]) -> Mapping[Identity, Partial]:

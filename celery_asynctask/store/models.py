@@ -25,8 +25,9 @@ class Base(DeclarativeBase):
 class AsyncTask(Base):
     """One Celery execution: a row for everything that happened under one task id, however often it was retried.
 
-    The table is ``async_task``; ``celery_task_id`` and ``customer_key`` are unique together. `core.columns.TASK` documents each column, its source
-    and the meaning of null; so does ``AsyncTask.<column>.doc``. The ``…_key`` columns belong to the recorder.
+    The table is ``async_task``; ``celery_task_id`` and ``customer_key`` are unique together. `core.columns.TASK`
+    documents each column, its source and the meaning of null; so does ``AsyncTask.<column>.doc``. The columns
+    ``origin_key``, ``order_key``, ``trace_key`` and ``content_key`` belong to the recorder.
     """
 
     __table__ = tables.async_task
@@ -68,8 +69,8 @@ class AsyncTask(Base):
 class AsyncTaskAttempt(Base):
     """One attempt: one run of a task's body, whether the first, a retry, a redelivery or a replacement.
 
-    The table is ``async_task_attempt``; ``celery_task_id``, ``customer_key`` and ``run_key`` are unique together. An attempt may be
-    stored before its task, so there is no foreign key. `core.columns.ATTEMPT` documents each column.
+    The table is ``async_task_attempt``; ``celery_task_id``, ``customer_key`` and ``run_key`` are unique together. An
+    attempt may be stored before its task, so there is no foreign key. `core.columns.ATTEMPT` documents each column.
     """
 
     __table__ = tables.async_task_attempt

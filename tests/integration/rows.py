@@ -32,8 +32,8 @@ def stored(store: Store, prefix: str = "") -> dict[str, Partial]:
 
 
 def stored_rows(store: Store, prefix: str = "") -> dict[Identity, Partial]:
-    """Rows and attempts of the tasks whose id begins with ``prefix``. Columns that the fold does not know must be empty,
-    and are left out."""
+    """Rows and attempts of the tasks whose id begins with ``prefix``. Columns that the fold does not know must be
+    empty, and are left out."""
     with store.engine.connect() as connection:
         tasks, attempts = (
             connection.execute(select(table).where(table.c.celery_task_id.startswith(prefix))).mappings().all()

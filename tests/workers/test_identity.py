@@ -218,7 +218,8 @@ def test_the_header_as_one_text(world: World, blind: Celery) -> None:
     """Through a retry and a chain, which the worker sends in its own form."""
     blind.conf.asynctask_header_version = 2
     work = chain(
-        signature(f"{NAME}retry_until", args=(1,), app=blind), signature(f"{NAME}add", args=(1, 1), app=blind, immutable=True)
+        signature(f"{NAME}retry_until", args=(1,), app=blind),
+        signature(f"{NAME}add", args=(1, 1), app=blind, immutable=True),
     )
     with context(customer="acme", created_by_name="Ada", content={"order": 1}):
         last = work.apply_async()

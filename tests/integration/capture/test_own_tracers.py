@@ -68,7 +68,7 @@ def test_coroutines_that_take_turns(app: Celery) -> None:
         current().update({"number": number})
         await asyncio.sleep(0)
         child.apply_async(task_id=f"sent-{number}")
-        seen = child.apply(task_id=f"eager-{number}").get()
+        seen = child.apply(task_id=f"eager-{number}").result
         await asyncio.sleep(0)
         if number == 1:
             raise ValueError("one")
@@ -162,7 +162,7 @@ def test_what_a_run_sends(app: Celery) -> None:
         with record_run(request_of("two", 2), app=app):
             child.apply_async(task_id="of-two")
             with context(customer=3):
-                assert child.apply((1,), task_id="eager").get() == 3
+                assert child.apply((1,), task_id="eager").result == 3
         child.apply_async(task_id="of-one")
     child.apply_async(task_id="of-none")
     assert stored(app, AsyncTask.celery_task_id, AsyncTask.customer, where=AsyncTask.name == "child") == [
@@ -253,12 +253,12 @@ def test_a_run_that_cannot_start_leaves_nothing_behind(app: Celery, monkeypatch:
 
 
 def test_tasks_that_this_app_does_not_know(app: Celery) -> None:
-    """By their name alone; a Context of Celery has it as the message has."""
+    """By their name alone, without arguments; a Context of Celery has it as the message has."""
     with record_run(Context(id="one", task="elsewhere.one", args=(1,), kwargs={}), app=app):
         assert current().content == {}
         current().update({"known": True})
     rows = stored(app, AsyncTask.name, AsyncTask.status, AsyncTask.task_args, AsyncTask.content)
-    assert rows == [("elsewhere.one", "SUCCESS", [1], {"known": True})]
+    assert rows == [("elsewhere.one", "SUCCESS", None, {"known": True})]
 
 
 def test_the_app_of_a_batch(app: Celery) -> None:

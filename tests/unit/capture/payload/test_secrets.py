@@ -148,7 +148,7 @@ def test_there_are_not_many() -> None:
 def test_what_takes_long_is_not_looked_at() -> None:
     rows = [{"pin": number % 100, "password": "x" * 10} for number in range(9_000)]
     kwargs = {"token": "a:" * 1_000_000, "text": "password=" + "y" * 10_000_000, "rows": rows}
-    limit = 0.05 + 2 * quick.seconds(lambda: ENCODER.arguments((), kwargs), 0)
+    limit = 0.5 + 2 * quick.seconds(lambda: ENCODER.arguments((), kwargs), 0)
     assert quick.seconds(lambda: taken(kwargs), limit) < limit
     assert secrets_in(["1234"] * 1_000 + [SECRET], Redaction(), ()) == []
 
