@@ -1,7 +1,8 @@
 """Where the events of a process go on their way to a store: one journal and one recorder for all apps that lead there.
 
 Nothing here keeps an app alive. An outlet ends when the last app that uses it is closed, or was collected: its recorder
-drains what there is, its thread ends, and the descriptors are given back. It begins again with the next event.
+drains what there is, its thread ends, and the descriptors are given back. A later event of an app that was closed makes
+it begin again; apps that come later get another one, whose journal is another process to the record.
 """
 
 from __future__ import annotations
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
 _USED: Final = ("url", "engine_options", "create_tables", "journal_max_bytes", "flush_interval", "batch_size")
 """Settings of the journal and the recorder, beside the directory. The others do not come to them: functions of the
 user's may lead to the app."""
+
+
+_outlets: weakref.WeakSet[Outlet] = weakref.WeakSet()
+_looking = RLock()
+"""Keeps threads that look for one at the same time from making two."""
+os.register_at_fork(before=_looking.acquire, after_in_parent=_looking.release, after_in_child=_looking.release)
 
 
 class Outlet:
@@ -54,6 +61,8 @@ class Outlet:
         """Keep it open until the user leaves or is collected; ``stores``: and run the recorder."""
         with self._lock:
             self._users.add(user)
+            with _looking:
+                _outlets.add(self)
             if stores:
                 self.recorder.start()
 
@@ -80,14 +89,10 @@ class Outlet:
                 user.before_work()
 
     def _end(self) -> Callable[[float], object]:
+        with _looking:
+            _outlets.discard(self)
         self.journal.close()
         return self.recorder.end()
-
-
-_outlets: weakref.WeakSet[Outlet] = weakref.WeakSet()
-_looking = RLock()
-"""Keeps threads that look for an outlet at the same time from making two."""
-os.register_at_fork(before=_looking.acquire, after_in_parent=_looking.release, after_in_child=_looking.release)
 
 
 def outlet_of(settings: Settings, role: Callable[[], str]) -> Outlet:
@@ -105,6 +110,6 @@ def outlet_of(settings: Settings, role: Callable[[], str]) -> Outlet:
 
 
 def outlets() -> list[Outlet]:
-    """All that are there."""
+    """All that have not ended."""
     with _looking:
         return list(_outlets)

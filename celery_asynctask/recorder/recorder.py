@@ -60,6 +60,22 @@ class _Run:
         """Each to be set when everything that is in the journal now is drained, or could not be."""
         self.called = threading.Event()
         """Set to call it to work."""
+        self.has_ended = False
+
+    def call(self) -> threading.Event:
+        """Call it to drain the journal. Returns what is set when it has, or could not, or has ended."""
+        drained = threading.Event()
+        if self.has_ended:
+            drained.set()
+        else:
+            self.flushes.append(drained)
+            self.called.set()
+        return drained
+
+    def answer(self, count: int | None = None) -> None:
+        """Say to the first ``count`` callers that it has; None: to all."""
+        for _ in range(len(self.flushes) if count is None else count):
+            self.flushes.popleft().set()
 
 
 class Recorder:
@@ -134,25 +150,30 @@ class Recorder:
         self.end()(timeout)
 
     def end(self) -> Wait:
-        """`stop`, without waiting: returns what waits for it."""
+        """`stop`, without waiting: returns what waits for it. It does not wait for a thread that was started again."""
         with self._changing:
             run = self._run
             if run is None:
                 return _no_wait
             run.is_stopping = True
-            run.called.set()
-            return _no_wait if run.thread is threading.current_thread() else run.thread.join
+            if run.thread is threading.current_thread():
+                return _no_wait
+            drained = run.call()
+
+        def wait(seconds: float) -> None:
+            until = time.monotonic() + seconds
+            if drained.wait(seconds) and run.is_stopping:
+                run.thread.join(max(0.0, until - time.monotonic()))
+
+        return wait
 
     def flush(self) -> Wait:
         """Let the thread, if it runs, drain the journal now. Returns what waits until it has, or could not."""
         with self._changing:
             run = self._run
-            if run is None or not run.thread.is_alive() or run.thread is threading.current_thread():
+            if run is None or run.thread is threading.current_thread():
                 return _no_wait
-            drained = threading.Event()
-            run.flushes.append(drained)
-            run.called.set()
-            return drained.wait
+            return run.call().wait
 
     def _take_turn(self, run: _Run) -> None:
         with self._working:
@@ -161,6 +182,9 @@ class Recorder:
             self._loop(run)
             if self.after_work is not None:
                 self.after_work()
+        with self._changing:
+            run.has_ended = True
+            run.answer()
 
     def _loop(self, run: _Run) -> None:
         backoff = self.settings.flush_interval
@@ -171,8 +195,8 @@ class Recorder:
                 if self.before_work is not None:
                     self.before_work()
                 stopping = run.is_stopping
-                drained = [run.flushes.popleft() for _ in range(len(run.flushes))]
-                flushes = stopping or bool(drained) or time.monotonic() >= flush_at
+                asked = len(run.flushes)
+                flushes = stopping or bool(asked) or time.monotonic() >= flush_at
                 try:
                     done = self._work(flushes)
                     if stopping and done:
@@ -190,8 +214,7 @@ class Recorder:
                     wait = backoff = min(MAX_BACKOFF, backoff * 2) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
                     if self._drain is not None:
                         self._drain.close()
-                for one in drained:
-                    one.set()
+                run.answer(asked)
                 if stopping or (run.once and done):
                     return
                 run.called.wait(wait)

@@ -7,6 +7,7 @@ import fcntl
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -190,6 +191,24 @@ def test_one_that_is_started_and_stopped_often_while_it_works(host: Host, slow: 
     assert recorder.is_running
     recorder.stop(SECONDS)
     assert threads() == 0
+
+
+def test_who_waits_for_a_thread_that_is_started_again_does_not_wait_for_its_end(host: Host, slow: Slow) -> None:
+    recorder = host.recorder(flush_interval=0.01)
+    recorder.start()
+    wait_for(lambda: slow.begun == 1, SECONDS, "a batch to begin")
+    recorder.stop(0.01)
+    recorder.start()
+    host.record("first")
+    waits = [recorder.end() for _ in range(2)]
+    recorder.start()
+    slow.go.set()
+    began = time.monotonic()
+    for wait in waits:
+        wait(patience(SECONDS))
+    assert time.monotonic() - began < patience(SECONDS)
+    assert sorted(stored(host.store)) == ["first"]
+    assert recorder.is_running
 
 
 def test_a_flush_stores_what_was_there(host: Host) -> None:

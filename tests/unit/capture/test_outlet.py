@@ -122,9 +122,7 @@ def test_threads_that_look_for_one_at_once_find_the_same() -> None:
 def used(monkeypatch: pytest.MonkeyPatch) -> Outlet:
     """An outlet whose recorder only notes what it should do."""
     made = find()
-    monkeypatch.setattr(
-        made, "recorder", SimpleNamespace(start=note("start"), flush=note("flush"), end=note("end")), raising=True
-    )
+    monkeypatch.setattr(made, "recorder", SimpleNamespace(start=note("start"), flush=note("flush"), end=note("end")))
     noted.clear()
     return made
 
@@ -148,6 +146,18 @@ def test_it_ends_with_its_last_user(used: Outlet) -> None:
     assert noted == ["start", "flush"]
     used.leave(second)
     assert noted == ["start", "flush", "end"]
+
+
+def test_one_that_has_ended_is_not_found(used: Outlet) -> None:
+    """Whoever records into a new database must not go on with the numbers of the old one."""
+    user = cast("Instrumentation", User())
+    used.join(user, stores=True)
+    assert find() is used
+    used.leave(user)
+    assert find() is not used
+    assert used not in outlet.outlets()
+    used.join(user, stores=True)
+    assert used in outlet.outlets()
 
 
 class Dying(weakref.WeakSet[Any]):
