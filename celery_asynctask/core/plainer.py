@@ -31,9 +31,9 @@ class Form(NamedTuple):
 
 
 def plainer(event: bytes) -> Iterator[Form]:
-    """Forms of an encoded event, each plainer than the one before: names and texts in ASCII, with escapes such as
-    ``\\xe9`` for other characters; values in ASCII, too, with marks; marks instead of values and texts. There are none
-    of what is no event, or has nothing to change."""
+    """Forms of an encoded event, in the order in which they should be tried: names and texts in ASCII, with escapes
+    such as ``\\xe9`` for other characters; values in ASCII, too, with marks; a mark instead of one value, or of a text
+    of the error; marks instead of all of them. There are none of what is no event, or has nothing to change."""
     try:
         known: dict[str, Any] = {**decode(event)}
     except (ValueError, RecursionError):
@@ -44,6 +44,7 @@ def plainer(event: bytes) -> Iterator[Form]:
     for changed, members in (
         ("changed texts", texts),
         ("changed texts and values", texts | values),
+        *((f"a mark for its {key}", {key: mark}) for key, mark in refused.items()),
         ("neither values nor the text of an error", texts | refused),
     ):
         form: Any = {**known, **members}

@@ -19,7 +19,8 @@ A value that JSON can represent is stored as it is. What was changed is a mark, 
 * ``{"$asynctask": "erased"}``: a value that was later erased from the store, on request (`operations.erase`);
 * ``{"$asynctask": "replaced", "text"}``: a string with NUL or lone surrogates, which databases refuse, or with
   characters that this database refused (`core.plainer`);
-* ``{"$asynctask": "refused"}``: a value that the database refused as a whole, or that belongs to one that it refused;
+* ``{"$asynctask": "refused"}``: a value that the database refused in every form, or of an event of which it
+  refused several;
 * ``{"$asynctask": "keys"}`` under the key ``$asynctask`` of a mapping: its keys are not those of the original.
 
 `core.marks` has them in words. A user's own key ``$asynctask…`` gets one more ``$`` in front.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import inspect, text
 
 from celery_asynctask.core.event import Event, Kind, decode, encode
 from celery_asynctask.core.marks import MARK, is_whole
@@ -82,17 +82,21 @@ def test_a_text_that_is_refused(store: Store, make_drain: MakeDrain, journal: Jo
     assert (source.stored, source.quarantined, source.last_number) == (13, 0, 13)
 
 
-def refuse(store: Store, column: str) -> None:
-    """Let the database refuse every row in which the column has the letters ``bad``."""
-    for table in ("async_task", "async_task_attempt"):
-        with store.engine.begin() as connection:
-            if column in {one["name"] for one in connection.dialect.get_columns(connection, table)}:
-                connection.execute(
-                    text(
-                        f"CREATE TRIGGER refuse_{table} BEFORE INSERT ON {table} "
-                        f"WHEN NEW.{column} LIKE '%bad%' BEGIN SELECT RAISE(ABORT, 'no bad {column}'); END"
-                    )
-                )
+@contextmanager
+def refusing(store: Store, *columns: str) -> Iterator[None]:
+    """Let the database refuse every row in which one of the columns has the letters ``bad``."""
+    triggers = {}
+    with store.engine.begin() as connection:
+        for table in ("async_task", "async_task_attempt"):
+            for name in {one["name"] for one in inspect(connection).get_columns(table)}.intersection(columns):
+                then = f"BEGIN SELECT RAISE(ABORT, 'no bad {name}'); END"
+                triggers[f"refuse_{table}_{name}"] = f"BEFORE INSERT ON {table} WHEN NEW.{name} LIKE '%bad%' {then}"
+        for trigger, what in triggers.items():
+            connection.execute(text(f"CREATE TRIGGER {trigger} {what}"))
+    yield
+    with store.engine.begin() as connection:
+        for trigger in triggers:
+            connection.execute(text(f"DROP TRIGGER {trigger}"))
 
 
 @pytest.mark.parametrize("column", ["error_message", "traceback", "task_args", "task_kwargs", "content", "result"])
@@ -104,16 +108,29 @@ def test_a_value_that_is_refused_in_every_form(
     event = failed(**{key: "bad"}) if key in failure("") else failed(**{key: {"k": "bad"}})
     mark = REFUSED if key in failure("") else {MARK: "refused"}
     append(journal, event)
-    refuse(store, column)
     drain = make_drain()
-    drain.work()
-    with store.engine.begin() as connection:
-        for table in ("async_task", "async_task_attempt"):
-            connection.execute(text(f"DROP TRIGGER IF EXISTS refuse_{table}"))
-    is_stored(store, event, **{column: mark}, name="shop.charge", error_type="ValueError")
+    with refusing(store, column):
+        drain.work()
+    whole = fold([event])
+    [run] = whole.attempts.values()
+    assert row(store) == {**run, **whole.task, column: mark}, "nothing else is missing"
+    assert quarantined(drain) == []
+    said = f"has stored an event of task {ID} with a mark for its {key}, because the database refuses it as it is: "
+    assert f"{said}no bad {column}." in caplog.text
+
+
+def test_two_values_that_are_refused(
+    store: Store, make_drain: MakeDrain, journal: Journal, caplog: pytest.LogCaptureFixture
+) -> None:
+    event = failed(args=["bad"], kwargs={"k": "bad"}, content={"a": 1})
+    append(journal, event)
+    drain = make_drain()
+    with refusing(store, "task_args", "task_kwargs"):
+        drain.work()
+    refused = {MARK: "refused"}
+    is_stored(store, event, task_args=refused, task_kwargs=refused, content=refused, error_message=REFUSED)
     assert quarantined(drain) == []
     assert f"has stored an event of task {ID} with neither values nor the text of an error, because " in caplog.text
-    assert f"the database refuses it as it is: no bad {column}." in caplog.text
 
 
 def test_an_event_that_is_refused_without_its_values_goes_into_quarantine(
@@ -179,7 +196,10 @@ def forms(event: Event) -> list[dict[str, Any]]:
 
 def test_each_form_is_plainer_than_the_one_before() -> None:
     event = failed(name="é" * 99, error_message=EMOJI, args=["\0"], kwargs={"ключ": 1, "a": None}, content=None)
-    texts, values, refused = forms(event)
+    texts, values, *singles, refused = forms(event)
+    assert [[key for key in event if single[key] != cast("Any", event)[key]] for single in singles] == [
+        *(["args"], ["kwargs"], ["error_message"], ["traceback"])
+    ]
     assert (texts["name"], texts["error_message"]) == ((r"\xe9" * 99)[:255], ESCAPED)
     assert texts["args"] == ["\0"]
     assert values["args"] == [{MARK: "replaced", "text": r"\x00"}]
@@ -196,7 +216,7 @@ def test_each_form_is_plainer_than_the_one_before() -> None:
 
 def test_marks_stay_what_they_are() -> None:
     cut = {MARK: "cut", "type": "str", "size": 9, "head": "é"}
-    [values, _] = forms(failed(args=[cut, {MARK: "as", "type": "set", "value": ["é"]}, {"a": 1, MARK: cut}]))
+    values, *_ = forms(failed(args=[cut, {MARK: "as", "type": "set", "value": ["é"]}, {"a": 1, MARK: cut}]))
     as_set = {MARK: "as", "type": "set", "value": [{MARK: "replaced", "text": r"\xe9"}]}
     assert values["args"] == [{**cut, "head": r"\xe9"}, as_set, {"a": 1, MARK: {**cut, "head": r"\xe9"}}]
 
@@ -263,7 +283,7 @@ def test_a_value_that_is_too_long_for_an_index_of_the_user(database: str, tmp_pa
         event = ended(kwargs={"s": "".join(map(chr, range(200, 9_000)))}, result="fine")
         append(journal, event)
         drain.work()
-        is_stored(drain.store, event, task_kwargs={MARK: "refused"}, result={MARK: "refused"})
+        is_stored(drain.store, event, task_kwargs={MARK: "refused"}, result="fine")
 
 
 @contextmanager
