@@ -162,6 +162,7 @@ def test_an_id_that_is_used_again_is_of_its_newest_execution(world: World) -> No
     assert [one.outcome for one in attempts] == ["succeeded", "retried", "failed", "succeeded"]
     earlier = [is_of_earlier_execution(one.run_key, row.order_key) for one in attempts]
     assert earlier == [True, True, True, False]
+    assert attempts[2].ended_at is not None
     assert row.created_at >= attempts[2].ended_at
     assert row.started_at == attempts[3].started_at
 
@@ -192,6 +193,7 @@ def test_headers_that_are_sent_along_are_the_sender_s(world: World, eagerly: boo
         parent = world.wait(sent.id, "SUCCESS")
         child = world.wait(parent.result, "SUCCESS")
         assert child.customer == 42
+        assert parent.started_at is not None
         assert child.created_at >= parent.started_at
         [attempt] = world.attempts(parent.result)
         assert (attempt.published_at is None) == eagerly

@@ -20,6 +20,7 @@ from celery.worker.request import Request
 
 import celery_asynctask
 from celery_asynctask.capture import celery_private, publish
+from celery_asynctask.capture.private_name import Name
 
 PACKAGE = Path(celery_asynctask.__file__).parent
 PRIVATE = frozenset(
@@ -118,7 +119,7 @@ def test_each_name_is_looked_for(app: Celery, monkeypatch: pytest.MonkeyPatch) -
         assert one.is_there(app) or celery.VERSION[:2] < one.since, one.name
         assert one.lost[0].islower() or one.lost.startswith("`"), one.name
         assert not one.lost.endswith("."), one.name
-    monkeypatch.setattr(celery_private, "_NAMES", [celery_private.Name("x.y", "z is lost", lambda _: 1 / 0)])
+    monkeypatch.setattr(celery_private, "_NAMES", [Name("x.y", "z is lost", lambda _: 1 / 0)])
     [gone] = celery_private.missing(app)
     assert str(gone) == f"Celery {celery.__version__} has no x.y: z is lost"
 
