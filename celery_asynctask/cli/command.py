@@ -13,6 +13,7 @@ import click
 from celery_asynctask.cli.group import URL, USAGE, examples
 from celery_asynctask.cli.output import Output
 from celery_asynctask.core.columns import FOLD_KEYS
+from celery_asynctask.core.ids import key_of
 from celery_asynctask.operations.session import Writer
 from celery_asynctask.queries import Filter, Reader, parse
 from celery_asynctask.settings import Settings
@@ -30,6 +31,34 @@ def say_defaults(context: click.Context) -> None:
     is_given = bool(context.find_root().params.get("app")) or app.main != "default" or app.loader.configured
     if not is_given and not context.meta.get(URL):
         click.echo("No app was given (celery -A APP): these are the default settings.", err=True)
+
+
+def _key(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
+    """The key of an id; empty: none. Raises `click.BadParameter`."""
+    return value if not value else _keys(_context, _option, (value,))[0]
+
+
+def _keys(_context: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    try:
+        return tuple(map(key_of, values))
+    except ValueError as exc:
+        raise click.BadParameter(f"it must be {exc}.") from None
+
+
+whose: Final = click.option(
+    "--customer",
+    metavar="ID",
+    callback=_key,
+    help="Customer of the task, where several use its id; '' for none. Default: the newest.",
+)
+"""The option of commands that take the id of a task."""
+
+
+def customers_option(required: bool, about: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The option ``--customer`` of commands for some customers, given to them as keys."""
+    return click.option(
+        "--customer", "customers", metavar="ID", callback=_keys, multiple=True, required=required, help=about
+    )
 
 
 class UnconfirmedError(click.ClickException):

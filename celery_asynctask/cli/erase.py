@@ -4,18 +4,10 @@ from __future__ import annotations
 
 import click
 
-from celery_asynctask.cli.command import CommandContext, ask, command
+from celery_asynctask.cli.command import CommandContext, ask, command, customers_option
 from celery_asynctask.core.accounting import plural
-from celery_asynctask.core.limits import MAX_INTEGER
+from celery_asynctask.core.ids import shown
 from celery_asynctask.operations.erase import Erased, Erasure
-
-
-def _in_range(_context: click.Context, _option: click.Parameter, customers: tuple[int, ...]) -> tuple[int, ...]:
-    """As `click.IntRange`, whose help would show the bounds: 19 digits each."""
-    for customer in customers:
-        if abs(customer) > MAX_INTEGER:
-            raise click.BadParameter(f"{customer} has more than 64 bits; a customer must have at most 64.")
-    return customers
 
 
 @command(
@@ -23,19 +15,10 @@ def _in_range(_context: click.Context, _option: click.Parameter, customers: tupl
     "erase --customer 42 --customer 43 --yes",
     short="Erase the values of customers' tasks.",
 )
-@click.option(
-    "--customer",
-    "customers",
-    type=int,
-    callback=_in_range,
-    metavar="N",
-    multiple=True,
-    required=True,
-    help="Customer whose tasks lose their values; may be repeated.",
-)
+@customers_option(True, "Customer whose tasks lose their values; may be repeated.")
 @click.option("--dry-run", is_flag=True, help="Only count.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
-def erase(context: CommandContext, customers: tuple[int, ...], dry_run: bool, yes: bool) -> None:
+def erase(context: CommandContext, customers: tuple[str, ...], dry_run: bool, yes: bool) -> None:
     """Erase the recorded values of customers' tasks for good.
 
     Arguments, results and content become {"$asynctask": "erased"}; error messages, tracebacks and names of creators
@@ -57,7 +40,7 @@ def erase(context: CommandContext, customers: tuple[int, ...], dry_run: bool, ye
     attempts = sum(count.attempts for count in counts.values())
     if tasks or attempts:
         ask(f"Erase the values of {tasks:,} tasks and {attempts:,} attempts for good?", yes)
-    done: dict[int, Erased] = {}
+    done: dict[str, Erased] = {}
     with context.output.progress("Erasing", tasks) as advance:
         for customer, erasure in erasures.items():
             done[customer] = Erased(0, 0)
@@ -67,10 +50,10 @@ def erase(context: CommandContext, customers: tuple[int, ...], dry_run: bool, ye
     _show(context, done, "erased")
 
 
-def _show(context: CommandContext, counts: dict[int, Erased], state: str) -> None:
+def _show(context: CommandContext, counts: dict[str, Erased], state: str) -> None:
     for customer, count in counts.items():
         context.output.tell(
-            {"customer": customer, "state": state, **count._asdict()},
+            {"customer": shown(customer), "state": state, **count._asdict()},
             f"Customer {customer}: {state} the values of {count.tasks:,} {plural(count.tasks, 'task')}, "
             f"{count.attempts:,} {plural(count.attempts, 'attempt')}.",
         )

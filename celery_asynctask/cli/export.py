@@ -17,7 +17,7 @@ from typing import IO, Any, Final
 
 import click
 
-from celery_asynctask.cli.command import UTC, CommandContext, command
+from celery_asynctask.cli.command import UTC, CommandContext, command, whose
 from celery_asynctask.core.columns import TASK, VALUES, Type
 from celery_asynctask.errors import AsyncTaskError
 from celery_asynctask.operations import bundle
@@ -41,6 +41,7 @@ Pages = Iterable[Sequence[Exported]]
 )
 @click.argument("search", nargs=-1)
 @click.option("--workflow", metavar="ID", help="Write the tasks of the workflow that contains task ID.")
+@whose
 @click.option(
     "--format",
     "kind",
@@ -52,7 +53,14 @@ Pages = Iterable[Sequence[Exported]]
 @click.option(
     "-o", "--output", "target", metavar="FILE", default=STANDARD, help="File to write; default: standard output."
 )
-def export(context: CommandContext, search: tuple[str, ...], workflow: str | None, kind: str, target: str) -> None:
+def export(
+    context: CommandContext,
+    search: tuple[str, ...],
+    workflow: str | None,
+    customer: str | None,
+    kind: str,
+    target: str,
+) -> None:
     """Write the tasks that SEARCH finds, or those of a workflow; without either, all tasks.
 
     ndjson is a bundle for `import`: a line of JSON per task, with its attempts. csv and parquet are tables of tasks
@@ -64,13 +72,18 @@ def export(context: CommandContext, search: tuple[str, ...], workflow: str | Non
     """
     if search and workflow is not None:
         raise click.UsageError("Give a search or --workflow, not both.")
+    if workflow is None and customer is not None:
+        raise click.UsageError("--customer is for --workflow. Search with the term customer: instead.")
     if kind == "parquet" and find_spec("pyarrow") is None:
         raise AsyncTaskError("Parquet needs pyarrow. Install the extra: pip install 'celery-asynctask[parquet]'.")
     if kind == "parquet" and target == STANDARD and sys.stdout.isatty():
         raise click.UsageError("Parquet cannot be written to a terminal. Use -o FILE.")
     is_bundle = kind == "ndjson"
     if workflow is not None:
-        about, pages = f"the workflow of {workflow}", workflow_of(context.reader, workflow, attempts=is_bundle)
+        about, pages = (
+            f"the workflow of {workflow}",
+            workflow_of(context.reader, workflow, customer, attempts=is_bundle),
+        )
     else:
         query = context.search(search)
         about, pages = query.text or "everything", found_by(context.reader, query, attempts=is_bundle)

@@ -75,7 +75,7 @@ def _row(task: AsyncTask) -> tuple[Any, ...]:
         task.started_at and task.started_at - task.created_at,
         task.started_at and task.completed_at and task.completed_at - task.started_at,
         task.retries or None,
-        None if task.customer is None else str(task.customer),
-        task.created_by_name or (None if task.created_by is None else str(task.created_by)),
+        task.customer_key or None,
+        task.created_by_name or task.created_by_key,
         task.error_type,
     )

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import click
 
-from celery_asynctask.cli.command import CommandContext, UnconfirmedError, command
+from celery_asynctask.cli.command import CommandContext, UnconfirmedError, command, whose
 from celery_asynctask.cli.group import PROBLEM
 from celery_asynctask.cli.output import Id, Output
 from celery_asynctask.core.accounting import plural
@@ -39,6 +39,7 @@ _SHORT: Final = 60
     short="Rerun recorded tasks.",
 )
 @click.argument("task_ids", metavar="[ID]...", nargs=-1)
+@whose
 @click.option("--search", metavar="SEARCH", help="Rerun the newest tasks that a search finds, oldest first.")
 @click.option(
     "-n",
@@ -57,6 +58,7 @@ _SHORT: Final = 60
 def rerun(
     context: CommandContext,
     task_ids: tuple[str, ...],
+    customer: str | None,
     search: str | None,
     limit: int,
     queue: str | None,
@@ -73,8 +75,10 @@ def rerun(
     """
     if bool(task_ids) == (search is not None):
         raise click.UsageError("Give either task ids or --search.")
+    if search is not None and customer is not None:
+        raise click.UsageError("--customer is for task ids. Search with the term customer: instead.")
     output, app = context.output, context.app
-    tasks = _by_search(context, search, limit) if search is not None else _by_id(context, task_ids)
+    tasks = _by_search(context, search, limit) if search is not None else _by_id(context, task_ids, customer)
     prepare(app)
     candidates = _assessed(context, tasks, Options(queue, unfinished, again, force_name))
     sendable = [candidate for candidate in candidates if not candidate.refusals]
@@ -103,10 +107,10 @@ def rerun(
         context.click.exit(PROBLEM)
 
 
-def _by_id(context: CommandContext, task_ids: Sequence[str]) -> list[AsyncTask]:
+def _by_id(context: CommandContext, task_ids: Sequence[str], customer: str | None) -> list[AsyncTask]:
     with context.reader.session() as session:
-        tasks = [find(context.reader, session, task_id) for task_id in task_ids]
-    return list({task.celery_task_id: task for task in tasks}.values())
+        tasks = [find(context.reader, session, task_id, customer) for task_id in task_ids]
+    return list({task.id: task for task in tasks}.values())
 
 
 def _by_search(context: CommandContext, search: str, limit: int) -> list[AsyncTask]:
@@ -130,9 +134,10 @@ def _assessed(context: CommandContext, tasks: Sequence[AsyncTask], options: Opti
             f"Searched for earlier reruns only among the newest {MAX_SCANNED:,} tasks, back to "
             f"{context.output.moment(before.looked_back_to)}."
         )
+    identities = [(task.celery_task_id, task.customer_key) for task in tasks]
     return [
-        assess(context.app, task, options, before.by_task.get(task.celery_task_id, ()), keys.get(task.celery_task_id))
-        for task in tasks
+        assess(context.app, task, options, before.by_task.get(identity, ()), keys.get(identity))
+        for task, identity in zip(tasks, identities, strict=True)
     ]
 
 
@@ -147,7 +152,7 @@ def _preview(output: Output, candidates: Sequence[Candidate]) -> None:
                 ("args", json.dumps(candidate.task.task_args, ensure_ascii=False)),
                 ("kwargs", json.dumps(candidate.task.task_kwargs, ensure_ascii=False)),
                 ("queue", candidate.queue),
-                ("customer", _text(candidate.task.customer)),
+                ("customer", candidate.task.customer_key or None),
             ]
         )
     elif candidates:
@@ -161,7 +166,7 @@ def _preview(output: Output, candidates: Sequence[Candidate]) -> None:
                     _short(candidate.task.task_args),
                     _short(candidate.task.task_kwargs),
                     candidate.queue,
-                    _text(candidate.task.customer),
+                    candidate.task.customer_key or None,
                 )
                 for candidate in candidates
             ),
@@ -197,6 +202,7 @@ def _record(candidate: Candidate) -> dict[str, Any]:
         "task_kwargs": task.task_kwargs,
         "queue": candidate.queue,
         "customer": task.customer,
+        "customer_key": task.customer_key,
         "refusals": reasons(candidate.refusals, _REMEDIES),
         "remarks": reasons(candidate.remarks),
         "sent": None,
@@ -207,10 +213,6 @@ def _record(candidate: Candidate) -> dict[str, Any]:
 def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= _SHORT else f"{text[: _SHORT - 1]}…"
-
-
-def _text(value: int | None) -> str | None:
-    return None if value is None else str(value)
 
 
 def _user() -> str:

@@ -9,13 +9,15 @@ from typing import Any, Final
 
 import click
 
-from celery_asynctask.cli.command import CommandContext, command, record
+from celery_asynctask.cli.command import CommandContext, command, record, whose
 from celery_asynctask.cli.output import Output, span
+from celery_asynctask.core.accounting import listed
 from celery_asynctask.core.columns import VALUES
+from celery_asynctask.core.keys import is_of_earlier_execution
 from celery_asynctask.core.marks import missing
 from celery_asynctask.core.status import TERMINAL, AsyncTaskStatus
 from celery_asynctask.present.links import trace_link
-from celery_asynctask.queries.task import attempts, find
+from celery_asynctask.queries.task import attempts, find, namesakes
 from celery_asynctask.queries.workflow.timeline import courses
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
 
@@ -28,7 +30,8 @@ FOLDED_COLUMNS: Final = 240
 @command("show 5f0c2a", "show 5f0c2a --full --utc", short="Show a task, its attempts and its values.")
 @click.argument("task_id", metavar="ID")
 @click.option("--full", is_flag=True, help="Show values and the tracebacks of all attempts in full.")
-def show(context: CommandContext, task_id: str, full: bool) -> None:
+@whose
+def show(context: CommandContext, task_id: str, full: bool, customer: str | None) -> None:
     """Show everything about the task whose id is ID or begins with it: its course, every attempt, its values.
 
     An attempt is delayed until its ETA or countdown, and queued from then to its start. A value that is not recorded as
@@ -36,14 +39,25 @@ def show(context: CommandContext, task_id: str, full: bool) -> None:
     """
     output, reader = context.output, context.reader
     with reader.session() as session:
-        task = find(reader, session, task_id)
+        task = find(reader, session, task_id, customer)
         runs = attempts(session, task)
+        others = namesakes(reader, session, task)
     link = trace_link(context.settings.trace_url, task.trace_id, task.span_id)
     if output.as_json:
-        numbered = [{"attempt": number, **record(run, "id")} for number, run in enumerate(runs, 1)]
+        numbered = [
+            {
+                "attempt": number,
+                **record(run, "id"),
+                "earlier_execution": is_of_earlier_execution(run.run_key, task.order_key),
+            }
+            for number, run in enumerate(runs, 1)
+        ]
         output.json({**record(task), "trace_url": link, "attempts": numbered})
         return
     output.fields(_fields(task, runs, link, output.now))
+    if others:
+        customers = [other.customer_key or "none" for other in others]
+        output.hint(f"Other customers use this id, too: {listed(customers, 5)}. --customer shows theirs.")
     if runs:
         _show_attempts(output, task, runs)
     for column in VALUES:
@@ -72,10 +86,10 @@ def _fields(task: AsyncTask, runs: Sequence[AsyncTaskAttempt], link: str | None,
         ("ran", task.started_at and task.completed_at and task.completed_at - task.started_at),
         _so_far(task, runs, now),
         ("retries", task.retries or None),
-        ("customer", None if task.customer is None else str(task.customer)),
+        ("customer", task.customer_key or None),
         (
             "created by",
-            " ".join(str(value) for value in (task.created_by_name, task.created_by) if value is not None) or None,
+            " ".join(str(value) for value in (task.created_by_name, task.created_by_key) if value is not None) or None,
         ),
         ("root", task.root_task_id if task.root_task_id != task.celery_task_id else None),
         ("parent", task.parent_task_id),
@@ -89,6 +103,7 @@ def _so_far(task: AsyncTask, runs: Sequence[AsyncTaskAttempt], now: dt.datetime)
     """How long an unfinished task has been running or waiting."""
     if task.status in TERMINAL:
         return "waiting", None
+    runs = [run for run in runs if not is_of_earlier_execution(run.run_key, task.order_key)]
     if task.status is AsyncTaskStatus.STARTED:
         since = (runs[-1].started_at if runs else None) or task.started_at or task.created_at
         return "running", f"{span((now - since).total_seconds())} so far"
@@ -102,8 +117,10 @@ def _show_attempts(output: Output, task: AsyncTask, runs: Sequence[AsyncTaskAtte
     for number, (run, course) in enumerate(zip(runs, courses(task, runs, output.now), strict=True), 1):
         pid = None if run.pid is None else str(run.pid)
         name = run.name if run.name != task.name else None
-        redelivered = "redelivered" if run.redelivered else None
-        rows.append((number, run.started_at, *course, run.error_type, run.worker, pid, run.queue, name, redelivered))
+        is_earlier = is_of_earlier_execution(run.run_key, task.order_key)
+        notes = [("redelivered", run.redelivered), ("of an earlier execution", is_earlier)]
+        note = ", ".join(text for text, holds in notes if holds) or None
+        rows.append((number, run.started_at, *course, run.error_type, run.worker, pid, run.queue, name, note))
     columns = ("#>", "started", "delayed>", "queued>", "ran>", "outcome", "error", "worker", "pid>", "queue")
     output.title("Attempts")
     output.table((*columns, "name", "message"), rows, spare=("pid", "queue", "message", "worker"))

@@ -7,7 +7,9 @@ from typing import Final
 
 import click
 
+from celery_asynctask.cli.command import customers_option
 from celery_asynctask.cli.group import examples
+from celery_asynctask.core.ids import shown
 from celery_asynctask.core.rights import Right, hashed
 
 _BYTES: Final = 32
@@ -19,9 +21,7 @@ RIGHTS: Final = [right.value for right in Right]
     epilog=examples("token support --customer 42 --right payloads", "token ops --all-customers --right rerun"),
 )
 @click.argument("name")
-@click.option(
-    "--customer", "customers", type=int, multiple=True, help="Customer whose tasks it can read; may be repeated."
-)
+@customers_option(False, "Customer whose tasks it can read; may be repeated.")
 @click.option("--all-customers", is_flag=True, help="Let it read all tasks, with or without a customer.")
 @click.option(
     "--right",
@@ -30,7 +30,7 @@ RIGHTS: Final = [right.value for right in Right]
     multiple=True,
     help="What it may do besides reading; may be repeated.",
 )
-def token(name: str, customers: tuple[int, ...], all_customers: bool, rights: tuple[str, ...]) -> None:
+def token(name: str, customers: tuple[str, ...], all_customers: bool, rights: tuple[str, ...]) -> None:
     """Create a bearer token called NAME for the HTTP API. Reruns are recorded under this name.
 
     Prints the token to standard output, once: the configuration has only its hash. The line for the configuration goes
@@ -41,7 +41,7 @@ def token(name: str, customers: tuple[int, ...], all_customers: bool, rights: tu
     made = f"asynctask_{secrets.token_urlsafe(_BYTES)}"
     grant = {
         "sha256": hashed(made),
-        "customers": "*" if all_customers else list(dict.fromkeys(customers)),
+        "customers": "*" if all_customers else [shown(customer) for customer in dict.fromkeys(customers)],
         "rights": [Right.READ.value, *dict.fromkeys(rights)],
     }
     click.echo("Add this to asynctask_tokens in the Celery configuration:", err=True)

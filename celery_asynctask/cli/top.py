@@ -183,7 +183,10 @@ def _value(now: Now) -> dict[str, Any]:
     def brief(tasks: Sequence[AsyncTask]) -> list[dict[str, Any]]:
         columns = ("celery_task_id", "name", "status", "created_at", "started_at", "completed_at", "retries")
         return [
-            {name: getattr(task, name) for name in (*columns, "customer", "error_type", "error_message")}
+            {
+                name: getattr(task, name)
+                for name in (*columns, "customer", "customer_key", "error_type", "error_message")
+            }
             for task in tasks
         ]
 

@@ -11,10 +11,11 @@ from typing import Any, Final
 import click
 
 from celery_asynctask.cli import waterfall as bars
-from celery_asynctask.cli.command import CommandContext, command
+from celery_asynctask.cli.command import CommandContext, command, whose
 from celery_asynctask.cli.output import Node, Output
 from celery_asynctask.core.accounting import plural
-from celery_asynctask.core.status import AsyncTaskStatus
+from celery_asynctask.core.fold import Identity
+from celery_asynctask.core.status import SHOWN
 from celery_asynctask.present.symbols import SIGNS
 from celery_asynctask.queries.task import find
 from celery_asynctask.queries.workflow.members import MAX_ATTEMPTS, MAX_MEMBERS, MemberAttempt, attempts_of, workflow
@@ -30,7 +31,8 @@ REQUESTED: Final = "◀"
 @click.argument("task_id", metavar="ID")
 @click.option("--waterfall", is_flag=True, help="Draw it over time, with every attempt.")
 @click.option("--failed", is_flag=True, help="Show only the branches with failures.")
-def tree(context: CommandContext, task_id: str, waterfall: bool, failed: bool) -> None:
+@whose
+def tree(context: CommandContext, task_id: str, waterfall: bool, failed: bool, customer: str | None) -> None:
     """Show the workflow of the task whose id is ID or begins with it: which task started which, and the steps that were
     never sent.
 
@@ -39,16 +41,16 @@ def tree(context: CommandContext, task_id: str, waterfall: bool, failed: bool) -
     """
     output, reader = context.output, context.reader
     with reader.session() as session:
-        task = find(reader, session, task_id)
+        task = find(reader, session, task_id, customer)
         result = workflow(reader, session, task)
         everything = lineage(result.members)
         shown = failed_branches(everything) if failed else everything
-        attempts = attempts_of(session, [entry.member.celery_task_id for entry in shown]) if waterfall else {}
-    requested = task.celery_task_id
+        attempts = attempts_of(session, [entry.member for entry in shown]) if waterfall else {}
+    requested = task.celery_task_id, task.customer_key
     if output.as_json:
         for entry in shown:
-            own = attempts.get(entry.member.celery_task_id, ())
-            output.json(_fields(entry, requested) | ({"attempts": [run._asdict() for run in own]} if waterfall else {}))
+            own = attempts.get(entry.member.identity, ())
+            output.json(_fields(entry, requested) | ({"attempts": [_run(run) for run in own]} if waterfall else {}))
     else:
         output.line(_summary(output, everything))
         ids = shortened(entry.member.celery_task_id for entry in everything)
@@ -79,7 +81,7 @@ def shortened(ids: Iterable[str]) -> dict[str, str]:
 def _summary(output: Output, placed: Sequence[Placed]) -> str:
     members = [entry.member for entry in placed]
     counts = Counter(member.status for member in members)
-    statuses = ", ".join(f"{SIGNS[status]} {counts[status]:,} {status}" for status in AsyncTaskStatus if counts[status])
+    statuses = ", ".join(f"{SIGNS[status]} {counts[status]:,} {status}" for status in SHOWN if counts[status])
     begun = min(member.created_at for member in members)
     ended = [member.completed_at for member in members if member.completed_at is not None]
     over = not any(member.open for member in members) and bool(ended)
@@ -88,19 +90,18 @@ def _summary(output: Output, placed: Sequence[Placed]) -> str:
     return f"{len(members):,} {plural(len(members), 'task')}: {statuses}\n{when}\n"
 
 
-def _nodes(output: Output, placed: Sequence[Placed], ids: Mapping[str, str], requested: str) -> list[Node]:
+def _nodes(output: Output, placed: Sequence[Placed], ids: Mapping[str, str], requested: Identity) -> list[Node]:
     """The trees of a workflow; made from the last entry to the first, so that children come before their parent."""
-    below: dict[str | None, list[Node]] = {}
+    below: dict[Identity | None, list[Node]] = {}
     for entry in reversed(placed):
-        task_id = entry.member.celery_task_id
-        cells = _cells(output.now, entry, ids[task_id], requested)
-        below.setdefault(entry.above, []).append(Node(cells, below.pop(task_id, [])[::-1]))
+        cells = _cells(output.now, entry, ids[entry.member.celery_task_id], requested)
+        below.setdefault(entry.above, []).append(Node(cells, below.pop(entry.member.identity, [])[::-1]))
     return below.get(None, [])[::-1]
 
 
-def _cells(now: dt.datetime, entry: Placed, short: str, requested: str) -> list[Any]:
+def _cells(now: dt.datetime, entry: Placed, short: str, requested: Identity) -> list[Any]:
     member = entry.member
-    signs = (CRITICAL if entry.critical else "") + (REQUESTED if member.celery_task_id == requested else "")
+    signs = (CRITICAL if entry.critical else "") + (REQUESTED if member.identity == requested else "")
     return [
         member.status,
         in_a_line(member.name),
@@ -134,28 +135,32 @@ def in_a_line(text: str) -> str:
 
 
 def _draw(
-    output: Output, placed: Sequence[Placed], attempts: Mapping[str, Sequence[MemberAttempt]], requested: str
+    output: Output, placed: Sequence[Placed], attempts: Mapping[Identity, Sequence[MemberAttempt]], requested: Identity
 ) -> None:
     rows = []
     for entry in placed:
         member = entry.member
-        sign = (CRITICAL if entry.critical else " ") + (REQUESTED if member.celery_task_id == requested else " ")
+        sign = (CRITICAL if entry.critical else " ") + (REQUESTED if member.identity == requested else " ")
         label = f"{sign} {SIGNS[member.status]} {'  ' * min(entry.depth, 6)}{output.show(in_a_line(member.name))}"
         took = output.show(duration(member, output.now)) or (
             output.show(state(member)) if member.started_at is None else ""
         )
-        rows.append(bars.Row(label, member, attempts.get(member.celery_task_id, ()), took))
+        rows.append(bars.Row(label, member, attempts.get(member.identity, ()), took))
     for line in bars.draw(rows, output.width, output.now, output.show):
         output.line(line)
 
 
-def _fields(entry: Placed, requested: str) -> dict[str, Any]:
+def _run(run: MemberAttempt) -> dict[str, Any]:
+    return {name: value for name, value in run._asdict().items() if name not in ("customer_key", "run_key")}
+
+
+def _fields(entry: Placed, requested: Identity) -> dict[str, Any]:
     member = entry.member
     return {
         "depth": entry.depth,
-        "parent": entry.above,
+        "parent": entry.above and entry.above[0],
         "critical": entry.critical,
-        "asked": member.celery_task_id == requested,
+        "asked": member.identity == requested,
         "never_sent": member.unsent,
         **{name: value for name, value in member._asdict().items() if name not in ("order_key", "id")},
     }

@@ -21,7 +21,7 @@ from celery_asynctask.core.status import FAILED, AsyncTaskStatus
 from celery_asynctask.core.text import clean, rfc3339, span
 from celery_asynctask.present.ledger import verdict
 from celery_asynctask.present.symbols import SIGNS
-from celery_asynctask.queries.search.filter import term
+from celery_asynctask.queries.search.filter import NONE, term
 from celery_asynctask.queries.search.keys import KEYS
 
 SEARCH_EXAMPLES: Final = (
@@ -96,6 +96,12 @@ def not_sent(task: Failed) -> NotSent | None:
     return first
 
 
+def customer_term(key: str) -> str:
+    """The term of a search that finds the tasks of a customer, as short as it can be."""
+    is_plain = re.fullmatch(r"[\w-]+", key, re.ASCII) is not None and key.lower() != NONE
+    return f"customer:{key}" if is_plain else term("customer", key)
+
+
 _ENVIRONMENT: Final = Environment(
     loader=PackageLoader("celery_asynctask.console"),
     autoescape=True,
@@ -121,6 +127,7 @@ _ENVIRONMENT.globals.update(
     search_examples=SEARCH_EXAMPLES,
     search_keys={name: key.meaning for name, key in KEYS.items()},
     term=term,
+    customer_term=customer_term,
     version=__version__,
 )
 
@@ -132,11 +139,14 @@ def url(request: Request, path: str = "", **query: object) -> str:
     return f"{address}?{urlencode(given, doseq=True)}" if given else address
 
 
-def task_url(request: Request, task_id: str) -> str:
-    """The address of the task with that Celery id. An id that browsers would change in a path (slashes, dots), or that
-    is a number and so may be the row of another task, goes by the page that redirects to it."""
+def task_url(request: Request, task_id: str, customer: str = "") -> str:
+    """The address of the task with that Celery id, of the customer with that key, or else of the newest one. An id that
+    browsers would change in a path (slashes, dots), or that is a number and so may be the row of another task, goes by
+    the page that redirects to it."""
     is_plain = re.fullmatch(r"(?!(\.{1,2}|[0-9]+)$)[^/\\]+", task_id) is not None
-    return url(request, f"/tasks/{task_id}") if is_plain else url(request, "/task", id=task_id)
+    if is_plain:
+        return url(request, f"/tasks/{task_id}", customer=customer)
+    return url(request, "/task", id=task_id, customer=customer)
 
 
 def render(request: Request, template: str, **values: object) -> str:

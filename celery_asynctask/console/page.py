@@ -56,6 +56,15 @@ class Page(Caller):
         """The address of a path below the console, with a query; None and empty values are left out."""
         return markup.url(self.request, path, **query)
 
+    def task_url(self, task_id: str, customer: str = "") -> str:
+        """The address of a task's page; with its customer only where the caller sees several, who may use one id."""
+        return markup.task_url(self.request, task_id, customer if self.sees_several else "")
+
+    @property
+    def sees_several(self) -> bool:
+        """Whether the caller may see tasks of several customers."""
+        return self.access.customers is None or len(self.access.customers) > 1
+
     def here(self, **changes: object) -> str:
         """The address of this page with changes to its query; None removes a parameter."""
         given = self.request.query_params

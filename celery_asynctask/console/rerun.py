@@ -31,7 +31,7 @@ def _by(page: Page) -> str:
 
 async def preview(page: Page) -> Response:
     """What would be sent, with warnings and refusals."""
-    overrides = page.query(*REMEDIES)
+    overrides = page.query(*REMEDIES, "customer")
 
     def work() -> Response:
         reader = page.reader
@@ -39,6 +39,7 @@ async def preview(page: Page) -> Response:
             row = located(page, session, of_page(reader.dialect, values=page.payloads))
             task = exact(reader, session, "", row.id)
             around = task_detail(reader, session, row)
+            base = address(page, session, row)
         if task is None:  # deleted in between
             raise not_found("This task was deleted.")
         candidate = rerun.preview(page, task, _options(overrides))
@@ -46,13 +47,14 @@ async def preview(page: Page) -> Response:
             "rerun.html",
             state="preview",
             name=row.name,
-            base=address(row),
+            base=base,
+            customer_key=row.customer_key,
             task=row,
             in_workflow=around.members > 1 or around.children_counted > 0,
             candidate=candidate,
             by=_by(page),
             overrides=overrides,
-            values=values(page, row, ("args", "kwargs")),
+            values=values(page, row, base, ("args", "kwargs")),
             refusals=reasons(candidate.refusals, _WORDS),
             remarks=reasons(candidate.remarks),
             remedies={refusal.remedy for refusal in candidate.refusals} & REMEDIES.keys(),
@@ -65,37 +67,39 @@ async def preview(page: Page) -> Response:
 
 async def confirmed(page: Page) -> Response:
     """Send the rerun."""
-    page.query()
+    page.query("customer")
     overrides = await entry.fields(page.request)
 
     def work() -> Response:
         with page.reader.session() as session:
             task = located(page, session)
+            base = address(page, session, task)
         _, new = rerun.send_again(page, task, _options(overrides), _by(page), _WORDS)
-        return RedirectResponse(page.url(f"{address(task)}/rerun/sent", id=new), 303, headers=markup.SECURITY)
+        return RedirectResponse(page.url(f"{base}/rerun/sent", id=new), 303, headers=markup.SECURITY)
 
     return await page.service.run(work)
 
 
 async def sent(page: Page) -> Response:
     """The rerun after it was sent; its row may not be stored yet."""
-    new = page.query("id")["id"]
+    new = page.query("id", "customer")["id"]
     if not is_id(new):
         raise invalid("id", "id must be the id of the task that the rerun created.")
 
     def make(session: Session) -> Mapping[str, object]:
         columns = of_page(page.reader.dialect, values=True)
         row = located(page, session, columns)
-        new_row: PageRow | None = exact(page.reader, session, new, None, columns)
+        new_row: PageRow | None = exact(page.whose(row.customer_key), session, new, None, columns)
         if new_row is not None and value.member(new_row.content, RERUN_OF) != row.celery_task_id:
             new_row = None  # a made-up address
         return {
             "state": "sent",
             "name": row.name,
-            "base": address(row),
+            "base": address(page, session, row),
+            "customer_key": row.customer_key,
             "new": new,
             "new_status": None if new_row is None else new_row.status,
-            "just_sent": row.celery_task_id in page.service.sent,
+            "just_sent": (row.celery_task_id, row.customer_key) in page.service.sent,
         }
 
     return await page.answer("rerun.html", make, cacheable=False)

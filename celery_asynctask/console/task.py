@@ -13,6 +13,7 @@ from starlette.routing import Route
 from celery_asynctask.console import frames, markup, value
 from celery_asynctask.console.page import Make, Page, floored, route
 from celery_asynctask.core.fold import STATUS
+from celery_asynctask.core.keys import is_of_earlier_execution
 from celery_asynctask.core.limits import MAX_MESSAGE, MAX_TRACEBACK
 from celery_asynctask.core.rights import Right
 from celery_asynctask.core.status import TERMINAL, AsyncTaskStatus
@@ -21,8 +22,18 @@ from celery_asynctask.errors import NotFoundError
 from celery_asynctask.present import links
 from celery_asynctask.present.diagnosis import Words, explain
 from celery_asynctask.queries.diagnosis import Evidence, evidence
-from celery_asynctask.queries.task import MAX_COUNTED, attempts, exact, find, is_id, number_of, of_page, task_detail
-from celery_asynctask.queries.types import PageColumns, PageRow, Session, TaskLike, TaskRow
+from celery_asynctask.queries.task import (
+    MAX_COUNTED,
+    attempts,
+    exact,
+    find,
+    is_id,
+    is_newest,
+    number_of,
+    of_page,
+    task_detail,
+)
+from celery_asynctask.queries.types import EvidentTask, ListedTask, PageColumns, PageRow, Session, TaskLike, TaskRow
 from celery_asynctask.queries.workflow.timeline import Course, courses
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
 from celery_asynctask.web.problem import invalid, not_found
@@ -56,6 +67,8 @@ class Attempt(NamedTuple):
     """The end of the traceback."""
     own: str
     """The same, folded to the user's own frames."""
+    earlier: bool
+    """Whether it belongs to an earlier execution under the same id."""
 
 
 class _ElsewhereError(Exception):
@@ -68,8 +81,10 @@ def located(page: Page, session: Session) -> AsyncTask: ...
 def located(page: Page, session: Session, columns: PageColumns) -> PageRow: ...
 def located(page: Page, session: Session, columns: PageColumns | None = None) -> AsyncTask | PageRow:
     """The task of the page's path; its ``columns`` where they are given. A path has the number of a row, or a Celery
-    id. An id that no task has may be a row number, or the beginning of one task's id. Raises `ProblemError`."""
+    id; where several customers use the id, the query may name one. An id that no task has may be a row number, or the
+    beginning of one task's id. Raises `ProblemError`."""
     reader, given = page.reader, page.request.path_params
+    customer = page.request.query_params.get("customer")
 
     def of_row(number: int | None) -> AsyncTask | PageRow | None:
         row: AsyncTask | PageRow | None = exact(reader, session, "", number, columns)
@@ -81,7 +96,8 @@ def located(page: Page, session: Session, columns: PageColumns | None = None) ->
             raise not_found(f"No task has the row number {number[:80]}.")
         return row
     text = given["id"]
-    row = exact(reader, session, text, None, columns) or of_row(number_of(text))
+    of_customer = exact(page.whose(customer), session, text, None, columns) if customer is not None else None
+    row = of_customer or exact(reader, session, text, None, columns) or of_row(number_of(text))
     if row is None:
         try:
             task = find(reader, session, text)
@@ -93,11 +109,12 @@ def located(page: Page, session: Session, columns: PageColumns | None = None) ->
     return row
 
 
-def address(row: TaskLike) -> str:
-    """The path of a task's page, which no other task has: by its Celery id, or if that cannot be in a path, by its row
-    number."""
+def address(page: Page, session: Session, row: ListedTask) -> str:
+    """The path of a task's page, which no other task has: by its Celery id, or if that cannot be in a path, or means
+    the newer task of another customer, by its row number."""
     task_id = row.celery_task_id
-    return f"/task/{row.id}" if "/" in task_id or task_id in (".", "..") else f"/tasks/{task_id}"
+    is_other = "/" in task_id or task_id in (".", "..") or not is_newest(page.reader, session, row)
+    return f"/task/{row.id}" if is_other else f"/tasks/{task_id}"
 
 
 def routes(below: str, make: Make, right: Right = Right.READ, method: str = "GET") -> list[Route]:
@@ -107,12 +124,12 @@ def routes(below: str, make: Make, right: Right = Right.READ, method: str = "GET
 
 async def task(page: Page) -> Response:
     """The page of a task."""
-    first = page.query("attempts")["attempts"]
+    first = page.query("attempts", "customer")["attempts"]
     now = floored(page.now, TICK)
 
     def make(session: Session) -> Mapping[str, object]:
         row = located(page, session, of_page(page.reader.dialect, values=page.payloads))
-        if (base := address(row)) != page.path:
+        if (base := address(page, session, row)) != page.path:
             raise _ElsewhereError(base)
         return _values(page, session, row, base, first, now)
 
@@ -131,6 +148,7 @@ def _values(
     if reader.customers is not None:
         known = _scoped(known)
     last = known.last
+    runs = known.of_earlier_executions + known.attempts
     content = row.content if page.payloads else None
     rerun_of = value.member(content, "rerun_of")  # users write into the content, too: this may be no id
     return {
@@ -139,12 +157,12 @@ def _values(
         "last": last,
         "over": row.status in TERMINAL,
         "why": list(_why(known, Words(now, _shown, _age))),
-        "attempts": _attempts(session, row, known.attempts, first, now),
-        "runs": known.attempts,
+        "attempts": _attempts(session, row, runs, first, now),
+        "runs": runs,
         "per_page": ATTEMPTS,
         "detail": task_detail(reader, session, row),
         "max_counted": MAX_COUNTED,
-        "values": values(page, row),
+        "values": values(page, row, base),
         "progress": value.progress(content),
         "rerun_of": rerun_of if rerun_of and is_id(rerun_of) else None,
         "rerun_by": value.member(content, "rerun_by"),
@@ -157,7 +175,7 @@ def _values(
 def _scoped(known: Evidence) -> Evidence:
     """Evidence without processes, and without the tasks of other customers on a queue."""
     cause = None if known.cause is None else _scoped(known.cause)
-    return known._replace(source=None, sources_are_seen=False, ahead=known.ahead or None, cause=cause)
+    return known._replace(source=None, holder=None, sources_are_seen=False, ahead=known.ahead or None, cause=cause)
 
 
 def _shown(item: object) -> str:
@@ -191,7 +209,7 @@ def _why(known: Evidence, words: Words) -> Iterator[tuple[TaskLike | None, list[
         cause = None if at is None else at.task
 
 
-def _attempts(session: Session, row: TaskLike, total: int, first: str, now: dt.datetime) -> list[Attempt]:
+def _attempts(session: Session, row: EvidentTask, total: int, first: str, now: dt.datetime) -> list[Attempt]:
     """`ATTEMPTS` of the ``total`` attempts: from the number ``first`` on, or where that is empty, the last ones."""
     if first and not (re.fullmatch(r"[0-9]{1,9}", first, re.ASCII) and 1 <= int(first) <= total):
         options = f"must be a number from 1 to {total:,}" if total else "must be left out: this task has none"
@@ -208,21 +226,22 @@ def _attempts(session: Session, row: TaskLike, total: int, first: str, now: dt.d
             text = (run.traceback or "")[-MAX_SHOWN_TRACEBACK:]
             own = frames.folded(text, run.name.partition(".")[0]) if text else ""
             looks = OUTCOMES.get(course.outcome, AsyncTaskStatus.LOST)
-            rows.append(Attempt(number, run, course, looks, text, own))
+            is_earlier = is_of_earlier_execution(run.run_key, row.order_key)
+            rows.append(Attempt(number, run, course, looks, text, own, is_earlier))
     return rows
 
 
-def values(page: Page, row: TaskRow, names: Iterable[str] = VALUES) -> dict[str, value.Shown | None]:
-    """The values of a task by name, if the caller may see them; None: not recorded."""
+def values(page: Page, row: TaskRow, base: str, names: Iterable[str] = VALUES) -> dict[str, value.Shown | None]:
+    """The values of a task by name, if the caller may see them; None: not recorded. ``base`` is its `address`."""
     shown: dict[str, value.Shown | None] = {}
     for name in names if page.payloads else ():
         text = getattr(row, VALUES[name])
-        download = page.url(f"{address(row)}/values/{name}.json")
+        download = page.url(f"{base}/values/{name}.json")
         shown[name] = None if text is None else value.shown(text, download)
     return shown
 
 
-def _links(page: Page, row: TaskLike, last: AsyncTaskAttempt | None, now: dt.datetime) -> list[links.Link]:
+def _links(page: Page, row: ListedTask, last: AsyncTaskAttempt | None, now: dt.datetime) -> list[links.Link]:
     settings = page.service.settings
     trace = links.trace_link(settings.trace_url, row.trace_id, row.span_id)
     known = {
@@ -232,7 +251,7 @@ def _links(page: Page, row: TaskLike, last: AsyncTaskAttempt | None, now: dt.dat
         "name": row.name,
         "trace_id": row.trace_id,
         "span_id": row.span_id,
-        "customer": row.customer,
+        "customer": row.customer_key or None,
         "worker": last.worker if last is not None else None,
         "start": row.created_at,
         "end": row.completed_at or now,
@@ -263,14 +282,17 @@ async def file(page: Page) -> Response:
 
 async def elsewhere(page: Page) -> Response:
     """Redirects to the page of a task by an id that cannot be in a path."""
-    task_id = page.query("id")["id"]
+    given = page.query("id", "customer")
+    task_id, customer = given["id"], page.request.query_params.get("customer")
 
     def work() -> Response:
         with page.reader.session() as session:
-            row = exact(page.reader, session, task_id)
-        if row is None:
-            raise not_found(f"No task has the id {task_id[:80]}.")
-        return RedirectResponse(page.url(address(row)), 302, headers=markup.SECURITY)
+            of_customer = exact(page.whose(customer), session, task_id) if customer is not None else None
+            row = of_customer or exact(page.reader, session, task_id)
+            if row is None:
+                raise not_found(f"No task has the id {task_id[:80]}.")
+            path = address(page, session, row)
+        return RedirectResponse(page.url(path), 302, headers=markup.SECURITY)
 
     return await page.service.run(work)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from starlette.responses import Response
 
 from celery_asynctask.console.page import Make, Page, Search, route
 from celery_asynctask.core.columns import VALUES
-from celery_asynctask.core.status import AsyncTaskStatus
+from celery_asynctask.core.status import SHOWN as STATUSES
 from celery_asynctask.errors import FilterError
 from celery_asynctask.present import csv
 from celery_asynctask.queries.reader import TASK_COLUMNS, task_columns
@@ -19,7 +19,8 @@ from celery_asynctask.queries.search.page import MAX_SCANNED
 from celery_asynctask.queries.search.page import Page as Rows
 from celery_asynctask.queries.search.page import page as page_of
 from celery_asynctask.queries.statistics.counts import MAX_COUNTED, counts
-from celery_asynctask.queries.types import Session, TaskRow
+from celery_asynctask.queries.task import of_list
+from celery_asynctask.queries.types import ListRow, Session, TaskColumns, TaskRow
 from celery_asynctask.web.answer import task_document
 from celery_asynctask.web.parameters import ORDER_BY
 from celery_asynctask.web.problem import invalid
@@ -65,6 +66,12 @@ SHOWN: Final = ("status", "name", "customer", "creator", "created", "wait", "run
 """Columns that are shown by default."""
 
 
+class Columns(Protocol):
+    """A function that makes the SELECT of a file's rows."""
+
+    def __call__(self, dialect: str, *, values: bool) -> TaskColumns: ...
+
+
 class Query(NamedTuple):
     """The query of the page."""
 
@@ -89,7 +96,7 @@ def parse_query(page: Page) -> Query:
     given = page.query("search", "ordering", "cursor", "limit", often=("status", "columns"))
     named = page.choices("columns", COLUMNS)
     return Query(
-        statuses=page.choices("status", AsyncTaskStatus.__members__),
+        statuses=page.choices("status", STATUSES),
         ordering=page.choice("ordering", ORDER_BY, "-createdAt"),
         cursor=given["cursor"],
         limit=int(page.choice("limit", LIMITS, 50)),
@@ -114,9 +121,9 @@ async def tasks(page: Page) -> Response:
     def make(session: Session) -> Mapping[str, object]:
         return {
             **shared,
-            "rows": _page_of(page, query, session, values=False),
+            "rows": _page_of(page, query, session, of_list(page.reader.dialect, values=False)),
             "counts": counts(page.reader, session, query.search.filter),
-            "statuses": AsyncTaskStatus,
+            "statuses": STATUSES,
             "max_counted": MAX_COUNTED,
             "max_scanned": MAX_SCANNED,
         }
@@ -124,7 +131,7 @@ async def tasks(page: Page) -> Response:
     return await page.answer("tasks.html", make, cacheable=not query.search.relative)
 
 
-def _page_of(page: Page, query: Query, session: Session, *, values: bool) -> Rows:
+def _page_of(page: Page, query: Query, session: Session, columns: TaskColumns) -> Rows:
     try:
         return page_of(
             page.reader,
@@ -133,39 +140,40 @@ def _page_of(page: Page, query: Query, session: Session, *, values: bool) -> Row
             limit=query.limit,
             after=query.cursor or None,
             order=ORDER_BY[query.ordering],
-            columns=task_columns(page.reader.dialect, values=values),
+            columns=columns,
         )
     except FilterError as exc:
         raise invalid("cursor", str(exc)) from None
 
 
-def _file(write: Callable[[Sequence[TaskRow], bool], str], media_type: str, suffix: str) -> Make:
+def _file(of: Columns, write: Callable[[Sequence[Any], bool], str], media_type: str, suffix: str) -> Make:
     async def file(page: Page) -> Response:
         query = parse_query(page)
 
         def work() -> Response:
             headers = {"Content-Disposition": f'attachment; filename="tasks.{suffix}"'}
-            return Response(write(_rows(page, query), page.payloads), media_type=media_type, headers=headers)
+            columns = of(page.reader.dialect, values=page.payloads)
+            return Response(write(_rows(page, query, columns), page.payloads), media_type=media_type, headers=headers)
 
         return await page.service.run(work)
 
     return file
 
 
-def _rows(page: Page, query: Query) -> list[TaskRow]:
+def _rows(page: Page, query: Query, columns: TaskColumns) -> list[Any]:
     """The tasks that the page shows, with their values. One query stops at a size of values: then there are several."""
-    rows: list[TaskRow] = []
+    rows: list[Any] = []
     with page.reader.session() as session:
         while True:
-            part = _page_of(page, query._replace(limit=query.limit - len(rows)), session, values=page.payloads)
+            part = _page_of(page, query._replace(limit=query.limit - len(rows)), session, columns)
             rows += part.tasks
             if part.next is None or not part.tasks or len(rows) >= query.limit:
                 return rows
             query = query._replace(cursor=part.next)
 
 
-def _csv(rows: Sequence[TaskRow], values: bool) -> str:
-    names = [name for name in TASK_COLUMNS if values or name not in VALUES]
+def _csv(rows: Sequence[ListRow], values: bool) -> str:
+    names = [*(name for name in TASK_COLUMNS if values or name not in VALUES), "customer_key", "created_by_key"]
     text = io.StringIO()
     csv.write(text, names, ([getattr(row, name) for name in names] for row in rows))
     return text.getvalue()
@@ -177,6 +185,6 @@ def _ndjson(rows: Sequence[TaskRow], values: bool) -> str:
 
 ROUTES: Final = (
     route("/tasks", tasks),
-    route("/tasks.csv", _file(_csv, "text/csv", "csv")),
-    route("/tasks.ndjson", _file(_ndjson, "application/x-ndjson", "ndjson")),
+    route("/tasks.csv", _file(of_list, _csv, "text/csv", "csv")),
+    route("/tasks.ndjson", _file(task_columns, _ndjson, "application/x-ndjson", "ndjson")),
 )

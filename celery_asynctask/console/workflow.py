@@ -13,7 +13,8 @@ from starlette.responses import Response
 from celery_asynctask.console import picture
 from celery_asynctask.console.page import Page, floored, route
 from celery_asynctask.console.task import located
-from celery_asynctask.core.status import FAILED, AsyncTaskStatus
+from celery_asynctask.core.fold import Identity
+from celery_asynctask.core.status import FAILED, SHOWN, AsyncTaskStatus
 from celery_asynctask.present import waterfall
 from celery_asynctask.queries.types import Session
 from celery_asynctask.queries.workflow.members import MAX_ATTEMPTS, MAX_MEMBERS, MemberAttempt, attempts_of
@@ -109,7 +110,7 @@ class Summary(NamedTuple):
 
 def parse_query(page: Page) -> Query:
     """Raises `ProblemError`."""
-    given = page.query("view", "failed", "from", "zoom", "at")
+    given = page.query("view", "failed", "from", "zoom", "at", "customer")
     view, failed = page.choice("view", VIEWS, "tree"), bool(page.choice("failed", ("1",)))
     if not re.fullmatch(r"[0-9]{0,6}", given["from"], re.ASCII):
         raise invalid("from", "from must be the number of a row, 0 or more.")
@@ -133,16 +134,16 @@ async def workflow(page: Page) -> Response:
         tasks = members_of(page.reader, session, task)
         tree = lineage(tasks.members)
         shown = failed_branches(tree) if query.failed else tree
-        window = windowed(shown, task.celery_task_id, query.start)
+        requested = task.celery_task_id, task.customer_key
+        window = windowed(shown, requested, query.start)
         summary = summed(tasks.members, now)
         paces[key] = pace_of(summary)
-        ids = [row.member.celery_task_id for row in window.rows]
-        attempts = attempts_of(session, ids) if query.view != "tree" else {}
+        attempts = attempts_of(session, [row.member for row in window.rows]) if query.view != "tree" else {}
         return {
             "task": task,
             "query": query,
             "views": VIEWS,
-            "statuses": list(AsyncTaskStatus),
+            "statuses": SHOWN,
             "summary": summary,
             "offset": lambda at: "" if at is None else picture.offset((at - summary.begun).total_seconds(), 0.001),
             "window": window,
@@ -150,7 +151,7 @@ async def workflow(page: Page) -> Response:
             "max_levels": MAX_LEVELS,
             "bounded": MAX_MEMBERS if tasks.bounded else None,
             "max_attempts": MAX_ATTEMPTS if sum(map(len, attempts.values())) >= MAX_ATTEMPTS else None,
-            **_drawn(query, tasks.members, window, attempts, task.celery_task_id, now),
+            **_drawn(query, tasks.members, window, attempts, requested, now),
         }
 
     return await page.answer("workflow.html", make, *((now,) if pace else ()))
@@ -185,21 +186,21 @@ def summed(members: Collection[Member], now: dt.datetime) -> Summary:
     )
 
 
-def windowed(shown: Sequence[Placed], task_id: str, start: int | None) -> Window:
+def windowed(shown: Sequence[Placed], task: Identity, start: int | None) -> Window:
     """The window from row ``start`` on, or where that is None, the one with the requested task."""
-    at = next((number for number, placed in enumerate(shown) if placed.member.celery_task_id == task_id), None)
+    at = next((number for number, placed in enumerate(shown) if placed.member.identity == task), None)
     failed = next((number for number, placed in enumerate(shown) if placed.member.status in FAILED), None)
     here = _start_of(at) or 0
     if start is not None:
         here = start if start < len(shown) else _start_of(max(len(shown) - 1, 0)) or 0
-    positions: Counter[str | None] = Counter()
+    positions: Counter[Identity | None] = Counter()
     siblings = Counter(placed.above for placed in shown)
     branches = {placed.above for placed in shown[here : here + ROWS]}
     rows = []
     for number, placed in enumerate(shown[: here + ROWS]):
         positions[placed.above] += 1
         if number >= here:
-            is_branch = placed.member.celery_task_id in branches
+            is_branch = placed.member.identity in branches
             rows.append(Row(number, placed, positions[placed.above], siblings[placed.above], is_branch))
     failure = shown[failed].member if failed is not None else None
     return Window(rows, here, len(shown), _start_of(at), _start_of(failed), failure, _above(shown, here))
@@ -224,8 +225,8 @@ def _drawn(
     query: Query,
     members: Collection[Member],
     window: Window,
-    attempts: Mapping[str, Sequence[MemberAttempt]],
-    task_id: str,
+    attempts: Mapping[Identity, Sequence[MemberAttempt]],
+    requested: Identity,
     now: dt.datetime,
 ) -> dict[str, object]:
     """The values of the views with attempts."""
@@ -235,15 +236,15 @@ def _drawn(
     if query.view == "table":
         went: dict[int, tuple[Sequence[tuple[int, MemberAttempt, Course]], int]] = {}
         for row in window.rows:
-            known = attempts.get(row.member.celery_task_id, ())
+            known = attempts.get(row.member.identity, ())
             numbered = list(zip(range(1, len(known) + 1), known, courses(row.member, known, now), strict=True))
             went[row.number] = (numbered[-limit:], max(len(numbered) - limit, 0))
         return {"courses": went}
     if query.view == "waterfall":
-        drawn = [(row, row.member.celery_task_id, attempts.get(row.member.celery_task_id, ())) for row in window.rows]
+        drawn = [(row, row.member.identity, attempts.get(row.member.identity, ())) for row in window.rows]
         parts = {task: list(parts_of(row.member, known, now)) for row, task, known in drawn}
         scale = waterfall.scale(members, parts.values(), now)._replace(zoom=query.zoom, at=query.at)
-        own = parts.get(task_id)
+        own = parts.get(requested)
         return {
             "drawings": {
                 row.number: picture.drawing(row.member, known, parts[task], scale, limit) for row, task, known in drawn

@@ -138,8 +138,6 @@ TASK: Final = (
     Column("celery_task_id", Type.TASK_ID, Group.ROW, nullable=False, search="id",
            api=Property("Celery task UUID from self.request.id"),
            doc="Celery's task id: ``self.request.id``. Unique together with ``customer_key``."),
-    Column("customer_key", Type.SHORT_ID, Group.ROW, nullable=False, search="customer",
-           doc="Key of the customer it is for: a number's text, a UUID, any text; empty: none."),
     Column("root_task_id", Type.TASK_ID, Group.ORIGIN, event="root", search="root",
            api=Property("Root task ID in workflow chain"),
            doc="Root of its workflow, its own id for a root; null: not known (message protocol 1, a "
@@ -168,11 +166,6 @@ TASK: Final = (
     Column("created_by", Type.LONG, Group.ORIGIN, event="created_by",
            api=Property(required=True, read_only=True),
            doc="Id of its creator, where that is a number; null: not given, or not a number."),
-    Column("created_by_key", Type.SHORT_ID, Group.ORIGIN, search="created_by",
-           doc="Key of its creator, as for the customer; null: not given."),
-    Column("holder", Type.STRING, Group.ORDER, limit=64, event="holder",
-           doc="The journal's name for the process that has received its message, the key of its `AsyncTaskSource`; "
-           "null: none has, or it has started."),
     Column("origin_key", Type.KEY, Group.ORIGIN, nullable=False,
            doc="The fold's key of what was requested (name, args, root, creator, ...): the smallest wins."),
     Column("order_key", Type.KEY, Group.ORDER, nullable=False,
@@ -181,6 +174,13 @@ TASK: Final = (
            doc="The fold's key of the trace and span: the largest wins; empty: none."),
     Column("content_key", Type.KEY, Group.CONTENT, nullable=False,
            doc="The fold's key of the content: the largest wins; empty: none."),
+    Column("customer_key", Type.SHORT_ID, Group.ROW, nullable=False, search="customer",
+           doc="Key of the customer it is for: a number's text, a UUID, any text; empty: none."),
+    Column("created_by_key", Type.SHORT_ID, Group.ORIGIN, search="created_by",
+           doc="Key of its creator, as for the customer; null: not given."),
+    Column("holder", Type.STRING, Group.ORDER, limit=64, event="holder",
+           doc="The journal's name for the process that has received its message, the key of its `AsyncTaskSource`; "
+           "null: none has, or it has started."),
 )
 """The columns of `AsyncTask`, in the order of the table and of the API's resource."""
 
@@ -189,8 +189,6 @@ ATTEMPT: Final = (
            doc="Number of the row."),
     Column("celery_task_id", Type.TASK_ID, Group.ATTEMPT, nullable=False,
            doc="Celery's id of its task; not a foreign key, for an attempt may be stored before its task."),
-    Column("customer_key", Type.SHORT_ID, Group.ATTEMPT, nullable=False,
-           doc="Key of its task's customer; empty: none."),
     Column("run_key", Type.KEY, Group.ATTEMPT, nullable=False,
            doc="The attempt key: names the attempt inside its task and sorts the attempts."),
     Column("name", Type.STRING, Group.ATTEMPT, nullable=False, limit=MAX_NAME,
@@ -246,6 +244,8 @@ ATTEMPT: Final = (
            doc="Span id of the attempt, 16 hex digits; null: no span."),
     Column("end_key", Type.KEY, Group.END, nullable=False,
            doc="The fold's key of how it ended: the largest wins; empty: it has not ended."),
+    Column("customer_key", Type.SHORT_ID, Group.ATTEMPT, nullable=False,
+           doc="Key of its task's customer; empty: none."),
 )
 # fmt: on
 """The columns of `AsyncTaskAttempt`, in the order of the table."""

@@ -114,6 +114,7 @@ INFORMED_WORKER, INFORMED_PRODUCER, INFORMED_BLIND = range(3)
 
 _PUBLISHED, _UNRECORDED = Kind.PUBLISHED.value, Kind.UNRECORDED.value
 _STAGE_PLANNED, _STAGE_UNSENT = str(STAGE[Kind.PLANNED]), str(STAGE[Kind.UNSENT])
+ORDER_DIGITS: Final = EXECUTION_DIGITS + NESTING_DIGITS + RETRIES_DIGITS + 1 + 1 + TOKEN_DIGITS + 1 + TIME_DIGITS
 _MESSAGE: Final = slice(TIME_DIGITS, TIME_DIGITS + NESTING_DIGITS + RETRIES_DIGITS)
 """Where an attempt key has nesting and retries."""
 _STAGE_AT: Final = EXECUTION_DIGITS + NESTING_DIGITS + RETRIES_DIGITS
@@ -246,6 +247,10 @@ _ORIGIN_KEY_OF_A_STEP: Final = re.compile(
     f"{_EXECUTION_PARTS}[{SOURCE_UNSENT}{SOURCE_PLANNED}]{_MESSAGE_PARTS}[0-{INFORMED_BLIND}]{_hex(TIME_DIGITS)}"
 )
 
+_BLIND_ORIGIN_KEY: Final = re.compile(
+    f"{_EXECUTION_PARTS}{SOURCE_MESSAGE}{_MESSAGE_PARTS}{INFORMED_BLIND}{_hex(TIME_DIGITS)}"
+)
+
 
 class AttemptKey(NamedTuple):
     """The parts of an attempt key."""
@@ -289,8 +294,9 @@ class MessageKey(NamedTuple):
 
 def is_of_earlier_execution(run_key: str, order_key: str) -> bool:
     """Whether an attempt belongs to an earlier execution under the same id than the task's row."""
-    ours = _ATTEMPT_KEY.fullmatch(run_key) is not None and _ORDER_KEY.fullmatch(order_key) is not None
-    return ours and run_key[:TIME_DIGITS] < order_key[:TIME_DIGITS]
+    # The parts first: this is called for every attempt of a workflow, and most are of the newest execution.
+    is_earlier = run_key[:TIME_DIGITS] < order_key[:TIME_DIGITS]
+    return is_earlier and _ATTEMPT_KEY.fullmatch(run_key) is not None and _ORDER_KEY.fullmatch(order_key) is not None
 
 
 def is_planned(order_key: str) -> bool:
@@ -316,6 +322,12 @@ def happened_at(order_key: str) -> dt.datetime | None:
 def is_of_a_step(origin_key: str) -> bool:
     """Whether what was requested is only known from the plan of a workflow, and not from a message."""
     return _ORIGIN_KEY_OF_A_STEP.fullmatch(origin_key) is not None
+
+
+def is_blind(origin_key: str) -> bool:
+    """Whether what was requested is only known from a producer that does not know the task, and so not its args and
+    kwargs."""
+    return _BLIND_ORIGIN_KEY.fullmatch(origin_key) is not None
 
 
 def is_changed(content_key: str) -> bool:

@@ -44,6 +44,8 @@ class Code(enum.Enum):
     """status"""
     NOT_RECORDED = enum.auto()
     """name: args or kwargs"""
+    NOT_SAID = enum.auto()
+    """name: the same; the sender does not know the task, and no worker has said them yet"""
     NOT_WHOLE = enum.auto()
     """name; detail: which parts, and how"""
     WRONG_KIND = enum.auto()

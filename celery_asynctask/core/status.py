@@ -38,7 +38,9 @@ class AsyncTaskStatus(str, enum.Enum):
         return self.value
 
 
-SHOWN: Final = tuple(status for status in AsyncTaskStatus if status is not AsyncTaskStatus.UNRECORDED)
+SHOWN: Final[tuple[AsyncTaskStatus, ...]] = tuple(
+    status for status in AsyncTaskStatus if status is not AsyncTaskStatus.UNRECORDED
+)
 """The statuses of the tasks that are shown."""
 
 TERMINAL: Final = frozenset(

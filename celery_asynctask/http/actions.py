@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Response
 from celery_asynctask.core.rights import Right
 from celery_asynctask.errors import FilterError, logger
 from celery_asynctask.http.openapi import problems
-from celery_asynctask.http.tasks import TaskId, found_task
+from celery_asynctask.http.tasks import TaskId, Whose, found_task
 from celery_asynctask.operations import retention
 from celery_asynctask.operations.purge import Purge, Purged
 from celery_asynctask.operations.rerun import Options
@@ -47,8 +47,9 @@ router: Final = APIRouter(tags=["async-tasks"])
     response_description="What would be sent",
 )
 def rerun(
-    caller: Annotated[Caller, Depends(needing(Right.RERUN))],
+    caller: Annotated[Caller, Depends(needing(Right.RERUN, "customer"))],
     task_id: TaskId,
+    customer: Whose = None,
     body: schema.RerunRequest = _DEFAULTS,
 ) -> Response:
     """Rerun a task with its recorded arguments: a new execution, linked to the original by its content (rerun_of,
@@ -56,7 +57,7 @@ def rerun(
     and the Celery id of another reruns neither."""
     options = Options(unfinished=body.unfinished, again=body.again)
     with caller.reader.session() as session:
-        task = _unambiguous(caller, session, task_id)
+        task = _unambiguous(caller, session, task_id, customer)
     new_id = None
     if body.dry_run:
         candidate = preview(caller, task, options)
@@ -72,11 +73,12 @@ def rerun(
     return json_response(schema.Rerun.of(candidate, **fields), 200 if new_id is None else 201)
 
 
-def _unambiguous(caller: Caller, session: Session, task_id: str) -> AsyncTask:
-    """The task with this `id` or Celery id. Raises `ProblemError` where there is none, or one of each."""
-    task = found_task(caller, session, task_id)
-    other: AsyncTask | None = exact(caller.reader, session, task_id)
-    if other is None or other.id == task.id:
+def _unambiguous(caller: Caller, session: Session, task_id: str, customer: str | None) -> AsyncTask:
+    """The task with this `id` or Celery id, of the ``customer`` where one is given. Raises `ProblemError` where there
+    is none, or one of each."""
+    task = found_task(caller, session, task_id, customer)
+    other: AsyncTask | None = exact(caller.whose(customer), session, task_id)
+    if other is None or other.id == task.id or other.celery_task_id == task.celery_task_id:
         return task
     detail = (
         f"{task_id} is the `id` of the task {task.celery_task_id!r}, and the Celery id of the task with the `id` "

@@ -13,6 +13,7 @@ from fastapi.routing import APIRoute
 from pydantic import TypeAdapter, ValidationError
 from pydantic.json_schema import SkipJsonSchema
 
+from celery_asynctask.core.limits import MAX_ID_TEXT
 from celery_asynctask.core.rights import Right
 from celery_asynctask.errors import FilterError
 from celery_asynctask.http.openapi import problems
@@ -35,6 +36,14 @@ Reading = Annotated[Caller, Depends(needing(Right.READ))]
 TaskId = Annotated[
     str, Path(alias="id", description="`id` of a task, or its Celery task UUID", min_length=1, max_length=255)
 ]
+Whose = Annotated[
+    str | SkipJsonSchema[None],
+    Query(
+        alias="customer",
+        description="Customer of the task, where several use its UUID; empty: none. By default the newest",
+        max_length=MAX_ID_TEXT,
+    ),
+]
 
 
 def _if_none_match(
@@ -51,7 +60,7 @@ class ReadingRoute(APIRoute):
     dependency takes FastAPI a quarter of the time of an answer.
 
     Its function takes the request, the caller, who may read, and either ``search``, a model of the query, or
-    ``task_id``, the ``id`` in the path."""
+    ``task_id``, the ``id`` in the path, and the customer in the query."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[object, object, Response]]:
         """The coroutine that answers a request."""
@@ -61,7 +70,7 @@ class ReadingRoute(APIRoute):
         parameter: TypeAdapter[object] = TypeAdapter(hints["search" if is_search else "task_id"])
         place = ("query",) if is_search else ("path", "id")
         fields = hints["search"].__origin__.model_fields.values() if is_search else ()
-        known = {field.alias: get_origin(field.annotation) is list for field in fields}
+        known = {field.alias: get_origin(field.annotation) is list for field in fields} or {"customer": False}
 
         async def answer(request: Request) -> Response:
             caller = await caller_of(request, Right.READ)
@@ -71,7 +80,8 @@ class ReadingRoute(APIRoute):
             except ValidationError as exc:
                 errors = [{**error, "loc": (*place, *error["loc"])} for error in exc.errors()]
                 raise RequestValidationError(errors) from None
-            response: Response = await function(request, caller, value)
+            more = () if is_search else (query.get("customer"),)
+            response: Response = await function(request, caller, value, *more)
             return response
 
         return answer
@@ -153,13 +163,13 @@ async def stats(request: Request, caller: Reading, search: Annotated[Search, Que
     response_description="The task",
     responses=problems(404),
 )
-async def retrieve(request: Request, caller: Reading, task_id: TaskId) -> Response:
+async def retrieve(request: Request, caller: Reading, task_id: TaskId, customer: Whose = None) -> Response:
     """One task, by its `id` or its Celery task UUID."""
     values = caller.payloads
 
     def make(session: Connection) -> str:
         columns = task_columns(caller.reader.dialect, values=values, naive=True)
-        return task_document(found_task(caller, session, task_id, columns), values=values)
+        return task_document(found_task(caller, session, task_id, customer, columns), values=values)
 
     return await _answer(request, caller, make, partial(Reader.connection, consistent=False))
 
@@ -172,12 +182,14 @@ async def retrieve(request: Request, caller: Reading, task_id: TaskId) -> Respon
     response_description="Its attempts",
     responses=problems(404),
 )
-async def attempts(request: Request, caller: Reading, task_id: TaskId) -> Response:
-    """The attempts of a task: one for each run of its body."""
+async def attempts(request: Request, caller: Reading, task_id: TaskId, customer: Whose = None) -> Response:
+    """The attempts of a task: one for each run of its body. If its UUID was used again, those of earlier executions
+    come first."""
 
     def make(session: Session) -> str:
-        rows = attempt_rows(caller.reader, session, found_task(caller, session, task_id))
-        results = array(map(attempt_document, rows[:MAX_ATTEMPTS]))
+        task = found_task(caller, session, task_id, customer)
+        rows = attempt_rows(caller.reader, session, task)
+        results = array(attempt_document(row, task.order_key) for row in rows[:MAX_ATTEMPTS])
         return document({"complete": len(rows) <= MAX_ATTEMPTS}, results=results)
 
     return await _answer(request, caller, make, Reader.session)
@@ -191,14 +203,19 @@ async def attempts(request: Request, caller: Reading, task_id: TaskId) -> Respon
     response_description="All tasks of the workflow",
     responses=problems(404),
 )
-async def workflow_of(request: Request, caller: Reading, task_id: TaskId) -> Response:
+async def workflow_of(request: Request, caller: Reading, task_id: TaskId, customer: Whose = None) -> Response:
     """The workflow of a task: chains, groups, chords, children, and steps that were never sent."""
 
     def make(session: Session) -> str:
-        tasks = workflow(caller.reader, session, found_task(caller, session, task_id))
+        tasks = workflow(caller.reader, session, found_task(caller, session, task_id, customer))
         shape = schema.AsyncTaskMember
         results = [
-            shape.of(placed.member, parent_task_id=placed.above, depth=placed.depth, critical=placed.critical)
+            shape.of(
+                placed.member,
+                parent_task_id=placed.above and placed.above[0],
+                depth=placed.depth,
+                critical=placed.critical,
+            )
             for placed in lineage(tasks.members)
         ]
         return document({"results": results, "complete": not tasks.bounded})
@@ -233,14 +250,21 @@ async def _answer(
 
 
 @overload
-def found_task(caller: Caller, session: Session, task_id: str) -> AsyncTask: ...
+def found_task(caller: Caller, session: Session, task_id: str, customer: str | None) -> AsyncTask: ...
 @overload
-def found_task(caller: Caller, session: Session | Connection, task_id: str, columns: TaskColumns) -> TaskRow: ...
 def found_task(
-    caller: Caller, session: Session | Connection, task_id: str, columns: TaskColumns | None = None
+    caller: Caller, session: Session | Connection, task_id: str, customer: str | None, columns: TaskColumns
+) -> TaskRow: ...
+def found_task(
+    caller: Caller,
+    session: Session | Connection,
+    task_id: str,
+    customer: str | None,
+    columns: TaskColumns | None = None,
 ) -> AsyncTask | TaskRow:
-    """The task with this `id` or Celery id; its ``columns`` where they are given. Raises `ProblemError`."""
-    task: AsyncTask | TaskRow | None = exact(caller.reader, session, task_id, number_of(task_id), columns)
+    """The task with this `id` or Celery id, of the ``customer`` where one is given; its ``columns`` where they are
+    given. Raises `ProblemError`."""
+    task: AsyncTask | TaskRow | None = exact(caller.whose(customer), session, task_id, number_of(task_id), columns)
     if task is None:
         raise not_found(f"No task has the id {task_id[:80]!r}.")
     return task

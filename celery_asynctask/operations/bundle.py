@@ -21,7 +21,7 @@ from sqlalchemy import Connection
 
 from celery_asynctask.core.columns import ATTEMPT, TASK, Column, Type
 from celery_asynctask.core.limits import MAX_INTEGER
-from celery_asynctask.core.status import TERMINAL, AsyncTaskStatus
+from celery_asynctask.core.status import SHOWN, TERMINAL, AsyncTaskStatus
 from celery_asynctask.core.text import jsonable
 from celery_asynctask.errors import BundleError, StoreError
 from celery_asynctask.operations.session import Writer
@@ -58,6 +58,13 @@ def _text(value: object) -> str:
     return value
 
 
+def _status(value: object) -> AsyncTaskStatus:
+    status = AsyncTaskStatus(value)
+    if status not in SHOWN:
+        raise ValueError
+    return status
+
+
 def _time(value: object) -> dt.datetime:
     if not isinstance(value, str) or not value.endswith("Z"):
         raise ValueError
@@ -69,7 +76,7 @@ _KINDS: Final[Mapping[Type, tuple[str, Callable[[object], object]]]] = {
     **dict.fromkeys((Type.NUMBER, Type.INTEGER, Type.LONG), ("a whole number of at most 64 bits", _integer)),
     Type.BOOLEAN: ("true or false", _boolean),
     Type.TIME: ("a time such as 2026-01-31T14:05:00.000000Z", _time),
-    Type.STATUS: ("a status", AsyncTaskStatus),
+    Type.STATUS: ("a status", _status),
     Type.JSON: ("JSON", lambda value: value),
 }
 """What a column may hold, in words, and the function that makes it from a JSON value or raises `ValueError`; `_TEXT`
@@ -139,7 +146,7 @@ def _check_task(task: Exported, number: int) -> None:
         raise _wrong(number, f"the status {columns['status']} does not go with its completed_at")
     if any(row["id"] < 1 for row in (columns, *task.attempts)):
         raise _wrong(number, "an id must be 1 or more")
-    if any(attempt["celery_task_id"] != columns["celery_task_id"] for attempt in task.attempts):
+    if any(attempt[name] != columns[name] for attempt in task.attempts for name in ("celery_task_id", "customer_key")):
         raise _wrong(number, "an attempt is of another task")
     if len({attempt["run_key"] for attempt in task.attempts}) < len(task.attempts):
         raise _wrong(number, "two attempts have the same run_key")
@@ -213,9 +220,9 @@ class Import:
             yield len(batch)
 
     def _store(self, tasks: Sequence[Exported], connection: Connection) -> None:
-        rows = sorted((task.task for task in tasks), key=lambda row: row["celery_task_id"])
+        rows = sorted((task.task for task in tasks), key=lambda row: (row["celery_task_id"], row["customer_key"]))
         attempts = [attempt for task in tasks for attempt in task.attempts]
-        attempts.sort(key=lambda row: (row["celery_task_id"], row["run_key"]))
+        attempts.sort(key=lambda row: (row["celery_task_id"], row["customer_key"], row["run_key"]))
         for (table, statement), new in zip(self._tables, (rows, attempts), strict=True):
             free = self._free_ids(connection, table, new) if self._keep_ids else set()
             with_id = [row for row in new if row["id"] in free]

@@ -10,11 +10,14 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, and_, case, exists, func, literal, null, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, and_, case, exists, func, literal, null, or_, select, update
 
 from celery_asynctask.core.columns import ATTEMPT, TASK, VALUES, Content
+from celery_asynctask.core.ids import Id, key_of
 from celery_asynctask.core.marks import MARK
 from celery_asynctask.operations.session import Writer
+from celery_asynctask.queries.attempts import of_task
+from celery_asynctask.queries.reader import of_customers
 from celery_asynctask.queries.search.filter import Value
 from celery_asynctask.queries.search.json_path import at_path
 from celery_asynctask.queries.search.order import OLDEST, Cursor, Place
@@ -44,9 +47,10 @@ class Erased(NamedTuple):
 class Erasure:
     """Erases the values of one customer's tasks, in batches. Rows without values are not changed."""
 
-    def __init__(self, writer: Writer, customer: int, *, batch: int = BATCH) -> None:
+    def __init__(self, writer: Writer, customer: Id, *, batch: int = BATCH) -> None:
+        """Raises `ValueError` for a ``customer`` that is no id."""
         self._writer = writer
-        self._customer = customer
+        self._customer = of_customers([key_of(customer)])
         self._batch = batch
 
     def count(self) -> Erased:
@@ -54,9 +58,8 @@ class Erasure:
         tasks, attempts = 0, 0
         for ids in self._batches():
             has_values = select(func.count()).where(_task.id.in_(ids), self._has_values())
-            of_tasks = _attempt.celery_task_id.in_(select(_task.celery_task_id).where(_task.id.in_(ids)))
             tasks += self._writer.read(has_values)[0][0]
-            attempts += self._writer.read(select(func.count()).where(of_tasks, _ATTEMPT_HAS_TEXT))[0][0]
+            attempts += self._writer.read(_attempts_with_text(func.count(), ids))[0][0]
         return Erased(tasks, attempts)
 
     def run(self) -> Iterator[Erased]:
@@ -67,8 +70,8 @@ class Erasure:
     def _batches(self) -> Iterator[list[int]]:
         """Ids of this customer's tasks that have something to erase, or whose attempts do, in the order of the index
         that finds the customer's tasks."""
-        in_attempts = exists().where(_attempt.celery_task_id == _task.celery_task_id, _ATTEMPT_HAS_TEXT)
-        tasks = select(_task.id, _task.created_at).where(_task.customer == self._customer)
+        in_attempts = exists().where(of_task(_task), _ATTEMPT_HAS_TEXT)
+        tasks = select(_task.id, _task.created_at).where(self._customer)
         after: Place | None = None
         while True:
             behind = [] if after is None else [Cursor(OLDEST, *after).condition]
@@ -87,11 +90,10 @@ class Erasure:
         return or_(*values, _HAS_TEXT)
 
     def _erase(self, ids: Sequence[int], connection: Connection) -> Erased:
-        # A task may belong to another customer by now: an earlier event of the task has been stored.
         rows = connection.execute(
-            select(_task.id, _task.celery_task_id, self._has_values().label("has_values"))
-            .where(_task.id.in_(ids), _task.customer == self._customer)
-            .order_by(_task.celery_task_id)
+            select(_task.id, self._has_values().label("has_values"))
+            .where(_task.id.in_(ids))
+            .order_by(_task.celery_task_id, _task.customer_key)
             .with_for_update()
         ).all()
         if changed := [row.id for row in rows if row.has_values]:
@@ -100,9 +102,14 @@ class Erasure:
             }
             values.update(dict.fromkeys(_TEXTS))
             connection.execute(update(AsyncTask).where(_task.id.in_(changed)).values(values))
-        of_tasks = _attempt.celery_task_id.in_([row.celery_task_id for row in rows])
-        attempts = connection.scalars(select(_attempt.id).where(of_tasks, _ATTEMPT_HAS_TEXT)).all()
+        attempts = connection.scalars(_attempts_with_text(_attempt.id, [row.id for row in rows])).all()
         if attempts:
             erased = update(AsyncTaskAttempt).where(_attempt.id.in_(attempts))
             connection.execute(erased.values(dict.fromkeys(_ATTEMPT_TEXTS)))
         return Erased(len(changed), len(attempts))
+
+
+def _attempts_with_text(column: ColumnElement[int], ids: Sequence[int]) -> Select[int]:
+    """SELECT of the attempts of some tasks that have something to erase."""
+    of_tasks = select(column).join_from(async_task, async_task_attempt, of_task(_task))
+    return of_tasks.where(_task.id.in_(ids), _ATTEMPT_HAS_TEXT)

@@ -17,8 +17,11 @@ from typing import Final, NamedTuple, TypeVar
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement, Connection
 
+from celery_asynctask.core.ids import Id, keys_of
 from celery_asynctask.operations.retention import Rule, longest
 from celery_asynctask.operations.session import WINDOW, Writer
+from celery_asynctask.queries.attempts import of_task
+from celery_asynctask.queries.reader import SHOWN, of_customers
 from celery_asynctask.queries.search.condition import conditions
 from celery_asynctask.queries.search.order import NEWEST, OLDEST, Cursor, Place
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt, AsyncTaskSource
@@ -80,16 +83,15 @@ class Purge:
         *,
         unfinished: bool = False,
         batch: int = BATCH,
-        customers: Collection[int] | None = None,
+        customers: Collection[Id] | None = None,
     ) -> None:
+        """Raises `ValueError` for customers that are no ids."""
         self._writer = writer
         self._rules = rules
         self._now = now
         self._batch = batch
-        self._in_scope: ColumnElement[bool] = (
-            sa.true() if customers is None else AsyncTask.customer.in_(sorted(customers))
-        )
-        self._customers = customers
+        self._customers = None if customers is None else keys_of(customers)
+        self._in_scope = SHOWN if self._customers is None else sa.and_(SHOWN, of_customers(self._customers))
         self._finds: list[ColumnElement[bool]] = [
             sa.and_(*search.indexed, *search.scanned) if rule.search.terms else sa.literal_column("1") == 1
             for rule in rules
@@ -150,9 +152,9 @@ class Purge:
         for customer in sorted(self._customers or ()):
             yield from self._windows_of(customer)
 
-    def _windows_of(self, customer: int) -> Iterator[ColumnElement[bool]]:
+    def _windows_of(self, customer: str) -> Iterator[ColumnElement[bool]]:
         """In the order of creation, which is that of the index on the customer."""
-        of_customer = AsyncTask.customer == customer
+        of_customer = of_customers([customer])
         tasks = sa.select(AsyncTask.created_at, AsyncTask.id).where(of_customer)
         newest = self._writer.read(tasks.order_by(*NEWEST.terms).limit(1))
         if not newest:
@@ -181,16 +183,17 @@ class Purge:
     def _delete(self, ids: Sequence[int], connection: Connection) -> Purged:
         """Delete the tasks that are still due, with their attempts. Locks in the recorder's order: tasks first, sorted
         by id."""
-        due = sa.select(AsyncTask.id, AsyncTask.celery_task_id).where(AsyncTask.id.in_(ids), self._due())
-        locked = due.order_by(AsyncTask.celery_task_id).with_for_update(
+        due = sa.select(AsyncTask.id).where(AsyncTask.id.in_(ids), self._due())
+        locked = due.order_by(AsyncTask.celery_task_id, AsyncTask.customer_key).with_for_update(
             skip_locked=self._writer.dialect == "postgresql"
         )
         rows = connection.execute(locked).all()
         if not rows:
             return Purged()
-        of_tasks = _attempt.celery_task_id.in_([row.celery_task_id for row in rows])
-        attempts = connection.scalars(sa.select(_attempt.id).where(of_tasks)).all()
-        connection.execute(sa.delete(AsyncTask).where(AsyncTask.id.in_([row.id for row in rows])))
+        is_deleted = AsyncTask.id.in_([row.id for row in rows])
+        of_tasks = sa.select(_attempt.id).join_from(AsyncTask, AsyncTaskAttempt, of_task()).where(is_deleted)
+        attempts = connection.scalars(of_tasks).all()
+        connection.execute(sa.delete(AsyncTask).where(is_deleted))
         if attempts:
             connection.execute(sa.delete(AsyncTaskAttempt).where(_attempt.id.in_(attempts)))
         return Purged(tasks=len(rows), attempts=len(attempts))
@@ -206,7 +209,7 @@ class Purge:
         )
         unused = {name for (name,) in self._writer.read(sa.select(_source.source).where(*is_complete))}
         over = sa.func.coalesce(_attempt.ended_at, _attempt.started_at, _attempt.received_at, _attempt.published_at)
-        has_task = sa.exists().where(AsyncTask.celery_task_id == _attempt.celery_task_id)
+        has_task = sa.exists().where(of_task())
         orphan = sa.and_(sa.not_(has_task), over < self._now - age)
         purged = Purged()
         for low, high in self._writer.windows(_attempt.id):

@@ -15,7 +15,7 @@ from kombu.exceptions import OperationalError
 
 from celery_asynctask.capture import context
 from celery_asynctask.capture.celery_private import argument_check, options_of_task, read_envelopes, route
-from celery_asynctask.core.keys import is_changed, is_of_a_step
+from celery_asynctask.core.keys import is_blind, is_changed, is_of_a_step
 from celery_asynctask.core.limits import MAX_NAME
 from celery_asynctask.core.marks import is_whole, mark_of, note_of
 from celery_asynctask.core.reasons import Code, Reason
@@ -134,7 +134,7 @@ def _about_state(task: AsyncTask, options: Options) -> Iterator[Reason]:
 def _about_values(task: AsyncTask, values: bool) -> Iterator[Reason]:
     for name, value, kind in (("args", task.task_args, list), ("kwargs", task.task_kwargs, dict)):
         if value is None:
-            yield Reason(Code.NOT_RECORDED, {"name": name})
+            yield Reason(Code.NOT_SAID if is_blind(task.origin_key) else Code.NOT_RECORDED, {"name": name})
         elif not is_whole(value):
             detail = ", ".join(sorted(_missing(value))) if values else ""
             yield Reason(Code.NOT_WHOLE, {"name": name, "detail": detail})
@@ -260,8 +260,8 @@ def send(app: Any, candidate: Candidate, by: str, queue: str | None = None) -> s
     options = {} if queue is None else {"queue": queue}
     link = {RERUN_OF: task.celery_task_id, RERUN_BY: by[:MAX_NAME]}
     fields = {
-        "customer": task.customer,
-        "created_by": task.created_by,
+        "customer": task.customer_key or None,
+        "created_by": task.created_by_key,
         "created_by_name": task.created_by_name,
         "content": {**link, **candidate.content},  # the link first: what comes last is cut off if it is too long
     }

@@ -11,6 +11,7 @@ from celery_asynctask.core.accounting import SILENT, plural
 from celery_asynctask.core.keys import happened_at, is_planned, is_unsent
 from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.queries.diagnosis import Evidence
+from celery_asynctask.store.models import AsyncTaskSource
 
 MAX_TEXT: Final = 400
 """Characters of an error's text in a sentence."""
@@ -42,15 +43,26 @@ def explain(evidence: Evidence, words: Words) -> list[str]:
     """The short answer in sentences, the answer itself first, then those of its causes. Names and error texts stand in
     them as they were recorded, in one line each."""
     sentences: list[str] = []
-    seen: set[str] = set()
+    seen: set[tuple[str, str]] = set()
     at: Evidence | None = evidence
-    while at is not None and at.task.celery_task_id not in seen:
-        seen.add(at.task.celery_task_id)
+    while at is not None and (identity := (at.task.celery_task_id, at.task.customer_key)) not in seen:
+        seen.add(identity)
         if at is not evidence:
             sentences.append(f"{at.task.name} [{at.task.celery_task_id}] {_BECAME[at.task.status]}:")
-        sentences += _SENTENCES[at.task.status](at, words)
+        sentences += [*_SENTENCES[at.task.status](at, words), *_used_again(at, words)]
         at = at.cause
     return [" ".join(sentence.split()) for sentence in sentences]
+
+
+def _used_again(evidence: Evidence, words: Words) -> list[str]:
+    """That the id was used before, for a reader who knows of other attempts."""
+    count = evidence.of_earlier_executions
+    if not count:
+        return []
+    attempts = f"{words.show(count)} {plural(count, 'attempt')}"
+    return [
+        f"Its id was used before: {attempts} of earlier executions {'is' if count == 1 else 'are'} not counted here."
+    ]
 
 
 def _success(evidence: Evidence, words: Words) -> list[str]:
@@ -137,7 +149,7 @@ def _lost(evidence: Evidence, words: Words) -> list[str]:
     return [
         answer,
         *_attempt(evidence, words),
-        *_process(evidence, words),
+        *_ran_by(evidence, words),
         "If it reports back or is redelivered, this updates itself.",
     ]
 
@@ -149,29 +161,31 @@ def _started(evidence: Evidence, words: Words) -> list[str]:
     answer = f"Running since {words.show(since)} (for {words.lasted(since)})"
     if not known:
         return [f"{answer}."]
-    return [f"{answer}{_where(evidence)}.", *_process(evidence, words), *_earlier(evidence, words)]
+    return [f"{answer}{_where(evidence)}.", *_ran_by(evidence, words), *_earlier(evidence, words)]
 
 
 def _retry(evidence: Evidence, words: Words) -> list[str]:
     task, last = evidence.task, evidence.last
     if last is None or last.ended_at is None:
         since = _since(evidence, words)
-        return [f"Waiting for its next attempt, retry {task.retries}{f',{since}' if since else ''}."]
+        waiting = f"Waiting for its next attempt, retry {task.retries}{f',{since}' if since else ''}."
+        return [waiting, *(_released(evidence, words) or [_UNHEARD])]
     error = f" with {_error(last.error_type, last.error_message)}" if last.error_type else ""
     count = f"{words.show(evidence.attempts)} {plural(evidence.attempts, 'attempt')}"
-    return [
-        f"Waiting for its next attempt: the last one ended at {words.ago(last.ended_at)}{error}.",
-        *_place(evidence),
-        f"{count} so far; when the next one is due is not recorded.",
-    ]
+    answer = f"Waiting for its next attempt: the last one ended at {words.ago(last.ended_at)}{error}."
+    so_far = f"{count} so far; when the next one is due is not recorded."
+    return [answer, *_place(evidence), *_released(evidence, words), so_far]
 
 
 def _received(evidence: Evidence, words: Words) -> list[str]:
     at = happened_at(evidence.task.order_key)
     when = "" if at is None else f" at {words.ago(at)}"
+    holder = evidence.holder
+    who = "a worker" if holder is None else _named(holder)
     return [
-        f"Received by a worker{when}, not started: it waits for its ETA, a free process or a rate limit; which of them "
-        "is not recorded."
+        f"Received by {who}{when}, not started: it waits for its ETA, a free process or a rate limit; which of them is "
+        "not recorded.",
+        *_process(evidence, words, holder),
     ]
 
 
@@ -179,17 +193,45 @@ def _pending(evidence: Evidence, words: Words) -> list[str]:
     since = _since(evidence, words)
     if is_planned(evidence.task.order_key):
         return _planned(evidence, words)
+    released = _released(evidence, words)
     if evidence.last is not None:
-        return [f"Queued again{since}: its last attempt was {evidence.last.outcome or 'put back'}."]
-    sentences = [f"Queued{since}: no worker has reported its message."]
+        outcome = evidence.last.outcome or "put back"
+        return [f"Sent once more{since}: its last attempt was {outcome}.", *(released or [_UNHEARD])]
+    sentences = released or [f"Sent{since}.", _UNHEARD]
     if evidence.ahead:
         more = " or more" if evidence.ahead_is_bounded else ""
         verb = "is" if evidence.ahead == 1 else "are"
         count = f"{words.show(evidence.ahead)}{more} {plural(evidence.ahead, 'task')}"
-        sentences.append(f"{count} created before it {verb} waiting too, in any queue.")
+        sentences.append(f"{count} created before it {verb} PENDING too, in any queue.")
     elif evidence.ahead == 0 and not evidence.ahead_is_bounded:
-        sentences.append("No task created before it is waiting in any queue: check that a worker reads its queue.")
+        sentences.append("No task created before it is PENDING in any queue: check that a worker reads its queue.")
     return sentences
+
+
+_UNHEARD: Final = (
+    "No worker has said since that it has the message: it may wait in a queue, or the queue was purged or the broker "
+    "has lost it."
+)
+
+
+def _released(evidence: Evidence, words: Words) -> list[str]:
+    """What became of a message whose worker is gone; nothing where no worker had it."""
+    if not evidence.task.holder:
+        return []
+    holder = evidence.holder
+    if holder is None:
+        had = "The worker that had its message is gone."
+    else:
+        gone = "and is gone" if holder.ended_at is None else f"and was found gone at {words.ago(holder.ended_at)}"
+        had = f"{_named(holder, 'T')} had its message, {gone}."
+    return [
+        had,
+        "The broker delivers it again, unless the queue was purged; no worker has said since that it has the message.",
+    ]
+
+
+def _named(process: AsyncTaskSource, the: str = "t") -> str:
+    return f"{the}he {process.role} process {process.pid} of {process.host}"
 
 
 def _planned(evidence: Evidence, words: Words) -> list[str]:
@@ -281,17 +323,23 @@ def _where(evidence: Evidence) -> str:
     return f"{worker},{process}" if worker and process else f" in{process}" if process else worker
 
 
-def _process(evidence: Evidence, words: Words) -> list[str]:
-    """When the process of the latest attempt was last seen alive."""
-    source = evidence.source
+def _process(evidence: Evidence, words: Words, source: AsyncTaskSource | None) -> list[str]:
+    """When a process that runs it, or has its message, was last seen alive."""
     if source is None:
-        return ["The process that ran it is not recorded."] if evidence.sources_are_seen else []
+        return []
     seen = f"That process was last seen alive at {words.ago(source.last_seen_at)}"
     if source.ended_at is not None:
         return [f"{seen}, and found gone at {words.show(source.ended_at)}."]
     if words.now - source.last_seen_at > SILENT:
         return [f"{seen}: since then no recorder of its node has written to this database."]
     return [f"{seen}."]
+
+
+def _ran_by(evidence: Evidence, words: Words) -> list[str]:
+    """`_process` of the process of the latest attempt."""
+    if evidence.source is None and evidence.sources_are_seen:
+        return ["The process that ran it is not recorded."]
+    return _process(evidence, words, evidence.source)
 
 
 def _earlier(evidence: Evidence, words: Words) -> list[str]:

@@ -11,6 +11,8 @@ _SENTENCES: Final = {
     Code.STEP: "it is a workflow step that was never sent: what the step before would have given it is not known",
     Code.UNFINISHED: "it is still {status}",
     Code.NOT_RECORDED: "its {name} were not recorded",
+    Code.NOT_SAID: "its {name} are not known yet: the process that sent it does not know the task, and no worker has "
+    "said them",
     Code.NOT_WHOLE: "its {name} are incomplete{detail}",
     Code.WRONG_KIND: "its {name} are not a {kind}",
     Code.SENT_BEFORE: "it was already rerun {times}, last as {last}",

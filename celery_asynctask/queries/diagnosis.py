@@ -11,12 +11,13 @@ from sqlalchemy.orm import Session, defer
 from celery_asynctask.core.keys import is_planned, is_unsent
 from celery_asynctask.core.reasons import NotSent
 from celery_asynctask.core.status import AsyncTaskStatus
+from celery_asynctask.queries.attempts import of_newest, of_task
 from celery_asynctask.queries.failures.fingerprint import place
 from celery_asynctask.queries.reader import Reader
-from celery_asynctask.queries.task import exact
+from celery_asynctask.queries.task import exact, related
 from celery_asynctask.queries.types import EvidentTask
 from celery_asynctask.queries.workflow.members import workflow
-from celery_asynctask.queries.workflow.tree import Member
+from celery_asynctask.queries.workflow.tree import Meanings, Member
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt, AsyncTaskSource
 
 MAX_AHEAD: Final = 1000
@@ -32,7 +33,9 @@ class Evidence(NamedTuple):
     last: AsyncTaskAttempt | None = None
     """Its latest attempt; None: it never ran."""
     attempts: int = 0
-    """Number of its attempts, including the latest."""
+    """Number of its attempts, including the latest, without those of earlier executions under its id."""
+    of_earlier_executions: int = 0
+    """Number of the attempts of earlier executions under its id."""
     earlier: Mapping[str, int] = {}
     """Number of the attempts before the latest one, by error class or, without an error, by outcome; the empty text
     stands for an end that nobody saw."""
@@ -40,6 +43,8 @@ class Evidence(NamedTuple):
     """Where in the user's own code the error of the latest attempt came from; None: not known, or no error."""
     source: AsyncTaskSource | None = None
     """The process of the latest attempt; None: not known."""
+    holder: AsyncTaskSource | None = None
+    """The process that has received its message, and may be gone since; None: not known, or none has."""
     sources_are_seen: bool = True
     """Whether the reader may see processes. If not, a missing one means nothing."""
     cause: Evidence | None = None
@@ -56,13 +61,13 @@ class Evidence(NamedTuple):
 def evidence(reader: Reader, session: Session, task: EvidentTask) -> Evidence:
     """The evidence for a task and, link by link, for the tasks that it waits for."""
     chain: list[EvidentTask] = [task]
-    known = {task.celery_task_id}
+    known = {task.id}
     open_members: list[Member] = []
     while len(chain) < _MAX_CAUSES and (is_unsent(chain[-1].order_key) or is_planned(chain[-1].order_key)):
         cause, open_members = _cause(reader, session, chain[-1])
-        if cause is None or cause.celery_task_id in known:
+        if cause is None or cause.id in known:
             break
-        known.add(cause.celery_task_id)
+        known.add(cause.id)
         chain.append(cause)
     result: Evidence | None = None
     for link in reversed(chain):
@@ -75,39 +80,56 @@ def _cause(reader: Reader, session: Session, task: EvidentTask) -> tuple[AsyncTa
     """The task that prevented a step from being sent, or that it waits for; if it is not known, the tasks under way in
     the workflow."""
     reason = NotSent.parse(task.error_message or "") if is_unsent(task.order_key) else None
-    if reason is not None and (cause := exact(reader, session, reason.task_id)) is not None:
+    if reason is not None and (cause := related(reader, session, reason.task_id, task)) is not None:
         return cause, []
-    members = {member.celery_task_id: member for member in workflow(reader, session, task).members}
-    visited = {task.celery_task_id}
-    at = task.parent_task_id
-    while at in members and at not in visited:
+    members = {member.identity: member for member in workflow(reader, session, task).members}
+    meanings = Meanings(members.values())
+    visited = {(task.celery_task_id, task.customer_key)}
+    at = meanings.of(task.parent_task_id, task)
+    while at is not None and at not in visited:
         visited.add(at)
-        if not members[at].planned and not members[at].unsent:
-            return exact(reader, session, at), []
-        at = members[at].parent_task_id
+        member = members[at]
+        if not member.planned and not member.unsent:
+            return exact(reader, session, "", member.id), []
+        at = meanings.of(member.parent_task_id, member)
     return None, [member for member in members.values() if member.open]
 
 
 def _about(reader: Reader, session: Session, task: EvidentTask) -> Evidence:
-    of_task = AsyncTaskAttempt.celery_task_id == task.celery_task_id
-    latest = select(AsyncTaskAttempt).where(of_task).order_by(AsyncTaskAttempt.run_key.desc()).limit(1)
+    holder = session.get(AsyncTaskSource, task.holder) if task.holder else None
+    latest = select(AsyncTaskAttempt).where(of_newest(task)).order_by(AsyncTaskAttempt.run_key.desc()).limit(1)
     last = session.scalars(latest.options(defer(AsyncTaskAttempt.attempt))).first()
     if last is None:
         waits = task.status is AsyncTaskStatus.PENDING and not is_planned(task.order_key)
         ahead, bounded = _ahead(reader, session, task) if waits else (None, False)
-        return Evidence(task, ahead=ahead, ahead_is_bounded=bounded)
+        return Evidence(
+            task,
+            of_earlier_executions=_of_earlier(session, task, 0),
+            holder=holder,
+            ahead=ahead,
+            ahead_is_bounded=bounded,
+        )
     ending = func.coalesce(AsyncTaskAttempt.error_type, AsyncTaskAttempt.outcome, "")
-    counted = select(ending, func.count()).where(of_task, AsyncTaskAttempt.id != last.id).group_by(ending)
+    counted = select(ending, func.count()).where(of_newest(task), AsyncTaskAttempt.id != last.id).group_by(ending)
     earlier = sorted(session.execute(counted).all(), key=lambda row: (-row[1], row[0]))
     source = session.get(AsyncTaskSource, last.source) if last.source else None
+    count = 1 + sum(count for _, count in earlier)
     return Evidence(
         task,
         last,
-        attempts=1 + sum(count for _, count in earlier),
+        attempts=count,
+        of_earlier_executions=_of_earlier(session, task, count),
         earlier={str(name): count for name, count in earlier},
         place=place(last.traceback, last.name.partition(".")[0]),
         source=source,
+        holder=holder,
     )
+
+
+def _of_earlier(session: Session, task: EvidentTask, of_newest_execution: int) -> int:
+    """`Evidence.of_earlier_executions`, of a task whose newest execution has so many attempts."""
+    all_attempts = session.scalars(select(func.count()).select_from(AsyncTaskAttempt).where(of_task(task))).one()
+    return all_attempts - of_newest_execution
 
 
 def _ahead(reader: Reader, session: Session, task: EvidentTask) -> tuple[int, bool]:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import select
 
+from celery_asynctask.core.fold import Identity
 from celery_asynctask.errors import NotFoundError
 from celery_asynctask.queries.reader import Reader
 from celery_asynctask.queries.search.filter import Filter
@@ -43,14 +44,16 @@ def found_by(reader: Reader, search: Filter, *, attempts: bool = True) -> Iterat
             return
 
 
-def workflow_of(reader: Reader, task_id: str, *, attempts: bool = True) -> Iterator[list[Exported]]:
-    """All members of the workflow of a task, newest first, in lists of at most `MAX_ROWS`. ``task_id`` is an id or the
-    beginning of one.
+def workflow_of(
+    reader: Reader, task_id: str, customer: str | None = None, *, attempts: bool = True
+) -> Iterator[list[Exported]]:
+    """All members of the workflow of a task, newest first, in lists of at most `MAX_ROWS`. The task is found as by
+    `task.find`.
 
     Raises `NotFoundError`, also for a workflow with too many members, and `StoreError`.
     """
     with reader.session() as session:
-        task = find(reader, session, task_id)
+        task = find(reader, session, task_id, customer)
         members = workflow(reader, session, task)
     if members.bounded:
         raise NotFoundError(
@@ -67,11 +70,14 @@ def workflow_of(reader: Reader, task_id: str, *, attempts: bool = True) -> Itera
 
 
 def _exported(session: Any, tasks: Sequence[AsyncTask], attempts: bool) -> list[Exported]:
-    by_task: defaultdict[str, list[Columns]] = defaultdict(list)
+    by_task: defaultdict[Identity, list[Columns]] = defaultdict(list)
     if attempts and tasks:
         table = AsyncTaskAttempt.__table__
         statement = select(table).where(table.c.celery_task_id.in_([task.celery_task_id for task in tasks]))
         for row in session.execute(statement.order_by(table.c.celery_task_id, table.c.run_key)).mappings():
-            by_task[row["celery_task_id"]].append(dict(row))
+            by_task[row["celery_task_id"], row["customer_key"]].append(dict(row))
     names = AsyncTask.__table__.columns.keys()
-    return [Exported({name: getattr(task, name) for name in names}, by_task[task.celery_task_id]) for task in tasks]
+    return [
+        Exported({name: getattr(task, name) for name in names}, by_task[task.celery_task_id, task.customer_key])
+        for task in tasks
+    ]

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from celery_asynctask.core.accounting import SILENT
 from celery_asynctask.core.status import AsyncTaskStatus
+from celery_asynctask.queries.attempts import of_task
 from celery_asynctask.queries.reader import Reader
 from celery_asynctask.queries.search.order import NEWEST
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt, AsyncTaskSource
@@ -48,6 +49,7 @@ class ProcessAttempt(NamedTuple):
     """An attempt that runs or was lost, by its task."""
 
     celery_task_id: str
+    customer_key: str
     name: str
     started_at: dt.datetime | None
 
@@ -136,14 +138,14 @@ def _attempts(
 ) -> tuple[dict[str, list[ProcessAttempt]], dt.datetime | None]:
     """The attempts of the newest tasks of a status, by process, and the time of the oldest of these tasks if there are
     others behind it."""
-    newest = reader.seen(select(AsyncTask.id, AsyncTask.celery_task_id, AsyncTask.name, AsyncTask.created_at))
+    columns = (AsyncTask.id, AsyncTask.celery_task_id, AsyncTask.customer_key, AsyncTask.name, AsyncTask.created_at)
+    newest = reader.seen(select(*columns))
     newest = newest.where(AsyncTask.status == status).order_by(*NEWEST.terms)
     task = newest.limit(limit + 1).subquery()
     attempt = AsyncTaskAttempt
-    of_task = and_(attempt.celery_task_id == task.c.celery_task_id, attempt.source.is_not(None), which)
     statement = (
         select(task, attempt.source, attempt.started_at)
-        .outerjoin_from(task, attempt, of_task)
+        .outerjoin_from(task, attempt, and_(of_task(task.c), attempt.source.is_not(None), which))
         .order_by(task.c.created_at.desc(), task.c.id.desc(), attempt.run_key.desc())
     )
     by_process: dict[str, list[ProcessAttempt]] = {}
@@ -157,5 +159,7 @@ def _attempts(
         visited.add(row.id)
         since = row.created_at
         if row.source is not None:
-            by_process.setdefault(row.source, []).append(ProcessAttempt(row.celery_task_id, row.name, row.started_at))
+            by_process.setdefault(row.source, []).append(
+                ProcessAttempt(row.celery_task_id, row.customer_key, row.name, row.started_at)
+            )
     return by_process, None

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy import Connection, Engine, Select, event, select
+from sqlalchemy import ColumnElement, Connection, Engine, Select, event, select
 from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
 from sqlalchemy.orm import Session, defer
 
 from celery_asynctask.core import columns
+from celery_asynctask.core.ids import Id, keys_of
+from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.core.text import reason
 from celery_asynctask.core.url import parse
 from celery_asynctask.errors import NoDirectoryError, NoTablesError, StoreError
@@ -50,7 +52,7 @@ every execution."""
 
 
 class Reader:
-    """Reads one store, and of its tasks only those of ``customers``; None: all tasks.
+    """Reads one store, and of its tasks only those of ``customers``, which it keeps as keys; None: all tasks.
 
     The database stops a query after ``seconds``. Connections are opened on first use and shared by all `scoped` copies.
     """
@@ -60,12 +62,12 @@ class Reader:
         url: str,
         engine_options: Mapping[str, Any] | None = None,
         *,
-        customers: Collection[int] | None = None,
+        customers: Collection[Id] | None = None,
         seconds: float = QUERY_SECONDS,
     ) -> None:
         self.url = url
         self.shown_url = parse(url).shown
-        self.customers = None if customers is None else frozenset(customers)
+        self.customers = None if customers is None else keys_of(customers)
         self._options = dict(engine_options or {})
         self._seconds = seconds
 
@@ -99,11 +101,27 @@ class Reader:
             event.listen(engine, "before_cursor_execute", self._bound_statement)
         return engine
 
-    def scoped(self, customers: Collection[int] | None) -> Reader:
+    def scoped(self, customers: Collection[Id] | None) -> Reader:
         """A reader of the tasks of these customers, with the same connections. Raises `StoreError` like `engine`."""
+        return self._with(None if customers is None else keys_of(customers))
+
+    def narrowed(self, customer: str | None) -> Reader:
+        """A reader of the tasks of one customer, by its key (empty: tasks without a customer), among those that this
+        reader may see; None: this reader. Raises `StoreError`."""
+        if customer is None:
+            return self
+        may_see = self.customers is None or customer in self.customers
+        return self._with(frozenset([customer] if may_see else []))
+
+    @property
+    def sees_several(self) -> bool:
+        """Whether it may see tasks of several customers, so that several tasks may have one id."""
+        return self.customers is None or len(self.customers) > 1
+
+    def _with(self, customers: frozenset[str] | None) -> Reader:
         _ = self._autocommit  # made before the copy, so that both share one engine
         reader = copy(self)
-        reader.customers = None if customers is None else frozenset(customers)
+        reader.customers = customers
         return reader
 
     def _bound(self, connection: Any, _record: object) -> None:
@@ -202,9 +220,33 @@ class Reader:
         return StoreError(f"The database {self.shown_url} cannot be read: {reason(exc)}.", remedy(exc, self.url))
 
 
-def seen_by(customers: Collection[int] | None, statement: Any) -> Any:
-    """A SELECT from `AsyncTask`, narrowed to the tasks of some customers; None: all tasks."""
-    return statement if customers is None else statement.where(AsyncTask.customer.in_(sorted(customers)))
+def seen_by(customers: Collection[str] | None, statement: Any) -> Any:
+    """A SELECT from `AsyncTask`, narrowed to the tasks of some customers, given by their keys; None: all tasks. Tasks
+    that are not to be recorded are hidden from everybody."""
+    return _of(customers, statement).where(SHOWN)
+
+
+def walked_by(customers: Collection[str] | None, statement: Any) -> Any:
+    """`seen_by` with the tasks that are hidden, for what only counts rows in an index or finds a place among them:
+    there, a look at each row's status would cost more than all else."""
+    return _of(customers, statement)
+
+
+def _of(customers: Collection[str] | None, statement: Any) -> Any:
+    return statement if customers is None else statement.where(of_customers(customers))
+
+
+SHOWN: Final = AsyncTask.status != AsyncTaskStatus.UNRECORDED
+"""Condition of the tasks that anybody may see."""
+HAS_CUSTOMER: Final = AsyncTask.customer_key != sa.literal_column("''")
+"""As the partial index on the customer has it: SQLite uses that for no other condition, and PostgreSQL proves it from
+no list of over a hundred customers."""
+
+
+def of_customers(customers: Collection[str]) -> ColumnElement[bool]:
+    """Condition of the tasks of some customers, by their keys; the empty key stands for none."""
+    one_of = AsyncTask.customer_key.in_(sorted(customers))
+    return one_of if "" in customers else sa.and_(one_of, HAS_CUSTOMER)
 
 
 @cache
@@ -219,8 +261,8 @@ def task_columns(dialect: str, *, values: bool, naive: bool = False) -> Select[A
 
 @cache
 def attempt_columns(dialect: str) -> Select[Any]:
-    """SELECT of `ATTEMPT_COLUMNS`, for a dialect of SQLAlchemy."""
-    return select(*(_column(AsyncTaskAttempt, name, dialect) for name in ATTEMPT_COLUMNS))
+    """SELECT of `ATTEMPT_COLUMNS` and the attempt key, for a dialect of SQLAlchemy."""
+    return select(*(_column(AsyncTaskAttempt, name, dialect) for name in (*ATTEMPT_COLUMNS, "run_key")))
 
 
 def _column(table: Any, name: str, dialect: str, *, naive: bool = False) -> Any:

@@ -15,6 +15,10 @@ __all__ = [
     "AttemptRow",
     "Connection",
     "EvidentTask",
+    "ListColumns",
+    "ListRow",
+    "ListedTask",
+    "OwnedTask",
     "PageColumns",
     "PageRow",
     "Session",
@@ -25,6 +29,8 @@ __all__ = [
 
 TaskColumns = Select[Any]
 """A SELECT of `TaskRow`: `reader.task_columns`."""
+ListColumns = NewType("ListColumns", Select[Any])
+"""A SELECT of `ListRow`: `task.of_list`."""
 PageColumns = NewType("PageColumns", Select[Any])
 """A SELECT of `PageRow`: `task.of_page`."""
 
@@ -63,20 +69,41 @@ class TaskRow(TaskLike, Protocol):
     def __iter__(self) -> Iterator[Any]: ...
 
 
-class EvidentTask(TaskLike, Protocol):
+class OwnedTask(Protocol):
+    """A task by what identifies its row: an `AsyncTask`, a `ListRow` or a `Member`."""
+
+    @property
+    def celery_task_id(self) -> str: ...
+    @property
+    def customer_key(self) -> str: ...
+
+
+class ListedTask(TaskLike, Protocol):
+    """A task with whose it is: an `AsyncTask` or a `ListRow`."""
+
+    customer_key: str
+    created_by_key: str | None
+
+
+class EvidentTask(ListedTask, Protocol):
     """A task that `diagnosis` can explain: an `AsyncTask` or a `PageRow`."""
 
+    holder: str | None
     order_key: str
 
 
-class PageRow(TaskRow, EvidentTask, Protocol):
+class ListRow(TaskRow, ListedTask, Protocol):
+    """The columns of a task that `task.of_list` selects."""
+
+
+class PageRow(ListRow, EvidentTask, Protocol):
     """The columns of a task that `task.of_page` selects."""
 
 
 class AttemptRow(Protocol):
-    """The columns of an attempt, in the order in which `reader.attempt_columns` selects them."""
+    """The columns of an attempt, in the order in which `reader.attempt_columns` selects them, the attempt key last."""
 
     attempt: int
-    celery_task_id: str
+    run_key: str
 
     def __iter__(self) -> Iterator[Any]: ...

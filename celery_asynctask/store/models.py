@@ -23,7 +23,8 @@ class Base(DeclarativeBase):
 
 
 class AsyncTask(Base):
-    """One Celery execution: a row for everything that happened under one task id, however often it was retried.
+    """One Celery execution: a row for everything that happened under one task id, however often it was retried. An id
+    that a sender uses again is another execution, and the row is that of the newest; each customer has its own row.
 
     The table is ``async_task``; ``celery_task_id`` and ``customer_key`` are unique together. `core.columns.TASK`
     documents each column, its source and the meaning of null; so does ``AsyncTask.<column>.doc``. The columns
@@ -44,7 +45,6 @@ class AsyncTask(Base):
     completed_at: Mapped[dt.datetime | None]
     started_at: Mapped[dt.datetime | None]
     celery_task_id: Mapped[str]
-    customer_key: Mapped[str]
     root_task_id: Mapped[str | None]
     parent_task_id: Mapped[str | None]
     trace_id: Mapped[str | None]
@@ -55,12 +55,13 @@ class AsyncTask(Base):
     content: Mapped[Any]
     customer: Mapped[int | None]
     created_by: Mapped[int | None]
-    created_by_key: Mapped[str | None]
-    holder: Mapped[str | None]
     origin_key: Mapped[str]
     order_key: Mapped[str]
     trace_key: Mapped[str]
     content_key: Mapped[str]
+    customer_key: Mapped[str]
+    created_by_key: Mapped[str | None]
+    holder: Mapped[str | None]
 
     def __repr__(self) -> str:
         return f"<AsyncTask {self.celery_task_id} {self.name} {self.status}>"
@@ -78,7 +79,6 @@ class AsyncTaskAttempt(Base):
 
     id: Mapped[int]
     celery_task_id: Mapped[str]
-    customer_key: Mapped[str]
     run_key: Mapped[str]
     name: Mapped[str]
     retries: Mapped[int]
@@ -99,6 +99,7 @@ class AsyncTaskAttempt(Base):
     trace_id: Mapped[str | None]
     span_id: Mapped[str | None]
     end_key: Mapped[str]
+    customer_key: Mapped[str]
 
     if TYPE_CHECKING:
         attempt: Mapped[int]

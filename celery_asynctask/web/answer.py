@@ -22,6 +22,7 @@ from fastapi import Request, Response
 from pydantic.alias_generators import to_camel
 
 from celery_asynctask.core.columns import VALUES
+from celery_asynctask.core.keys import is_of_earlier_execution
 from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.core.text import jsonable
 from celery_asynctask.queries.reader import ATTEMPT_COLUMNS, TASK_COLUMNS, Reader, revision
@@ -134,11 +135,11 @@ def _members(names: Iterable[str], raw: Collection[str] = ()) -> list[tuple[str,
     return [(f'{"," if number else "{"}"{to_camel(name)}":', name in raw) for number, name in enumerate(names)]
 
 
-def _row(row: TaskRow | AttemptRow, members: list[tuple[str, bool]]) -> str:
+def _row(row: Iterable[object], members: list[tuple[str, bool]]) -> str:
     parts = []
     for value, (before, is_json) in zip(row, members, strict=True):
         parts.append(before)
-        parts.append(value if is_json and value is not None else _WRITE[type(value)](value))
+        parts.append(value if is_json and isinstance(value, str) else _WRITE[type(value)](value))
     parts.append("}")
     return "".join(parts)
 
@@ -147,7 +148,7 @@ _TASK: Final = {
     True: _members(TASK_COLUMNS, VALUES),
     False: _members(name for name in TASK_COLUMNS if name not in VALUES),
 }
-_ATTEMPT: Final = _members(ATTEMPT_COLUMNS)
+_ATTEMPT: Final = _members((*ATTEMPT_COLUMNS, "earlier_execution"))
 
 
 def task_document(row: TaskRow, *, values: bool) -> str:
@@ -155,9 +156,10 @@ def task_document(row: TaskRow, *, values: bool) -> str:
     return _row(row, _TASK[values])
 
 
-def attempt_document(row: AttemptRow) -> str:
-    """A row of `reader.attempt_columns` as JSON."""
-    return _row(row, _ATTEMPT)
+def attempt_document(row: AttemptRow, order_key: str) -> str:
+    """A row of `reader.attempt_columns` as JSON; ``order_key`` is that of its task."""
+    *shown, run_key = row
+    return _row((*shown, is_of_earlier_execution(run_key, order_key)), _ATTEMPT)
 
 
 def json_response(fields: Mapping[str, object], status: int = 200) -> Response:

@@ -10,6 +10,8 @@ from concurrent.futures import Future
 from threading import Lock
 from typing import Final, Generic, TypeVar
 
+from celery_asynctask.core.fold import Identity
+
 K = TypeVar("K")
 T = TypeVar("T")
 
@@ -37,28 +39,28 @@ class Latest(OrderedDict[K, T]):
 
 
 class RecentReruns:
-    """Celery ids of tasks that were just rerun: the record does not have their reruns yet."""
+    """Tasks that were just rerun, by id and customer: the record does not have their reruns yet."""
 
     def __init__(self) -> None:
-        self._at: Latest[str, float] = Latest(MAX_RECENT)
+        self._at: Latest[Identity, float] = Latest(MAX_RECENT)
         self._lock = Lock()
 
-    def __contains__(self, task_id: str) -> bool:
-        at = self._at.get(task_id)
+    def __contains__(self, task: Identity) -> bool:
+        at = self._at.get(task)
         return at is not None and time.monotonic() - at < SENT_SECONDS
 
-    def add(self, task_id: str) -> bool:
+    def add(self, task: Identity) -> bool:
         """Note that the task is being rerun; False: it was noted before."""
         with self._lock:
-            if task_id in self:
+            if task in self:
                 return False
-            self._at[task_id] = time.monotonic()
+            self._at[task] = time.monotonic()
             return True
 
-    def discard(self, task_id: str) -> None:
+    def discard(self, task: Identity) -> None:
         """Forget a rerun that was not sent after all."""
         with self._lock:
-            self._at.pop(task_id, None)
+            self._at.pop(task, None)
 
 
 class SingleFlightCache(Generic[T]):

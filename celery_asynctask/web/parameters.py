@@ -8,16 +8,18 @@ import re
 from collections.abc import Iterable
 from typing import Annotated, Any, Final, NamedTuple
 
-from pydantic import AwareDatetime, BeforeValidator, Field
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field
 from pydantic.alias_generators import to_camel
 from pydantic.json_schema import SkipJsonSchema
 
 from celery_asynctask.core.columns import ATTEMPT, TASK
-from celery_asynctask.core.limits import MAX_INTEGER
+from celery_asynctask.core.ids import key_of
+from celery_asynctask.core.limits import MAX_ID_TEXT, MAX_INTEGER
 from celery_asynctask.core.time import EPOCH
 from celery_asynctask.errors import FilterError
 from celery_asynctask.queries.search.filter import MAX_LENGTH, MAX_TERMS, Filter, Term, Value, parse, parse_value
-from celery_asynctask.queries.search.keys import JSON_KEYS
+from celery_asynctask.queries.search.glob import quoted
+from celery_asynctask.queries.search.keys import JSON_KEYS, KEYS
 from celery_asynctask.queries.search.order import ORDERS, Order
 from celery_asynctask.queries.search.page import MAX_ROWS
 from celery_asynctask.web.problem import invalid
@@ -25,6 +27,8 @@ from celery_asynctask.web.schema import AsyncTaskStatusEnum, StrictShape
 
 _KEYS: Final = {column.name: column.search for column in (*TASK, *ATTEMPT) if column.search is not None}
 """Keys of the grammar by column; parameters have the names of columns."""
+_OWNERS: Final = frozenset(name for name, key in KEYS.items() if key.is_owner)
+"""Parameters, and keys of the grammar, that take the id of a customer or creator."""
 _SIDES: Final = {"after": ">=", "before": "<"}
 """Operators by the second word of a time's parameter; the first word is the grammar's key."""
 _LAST: Final = dt.datetime(2999, 12, 31, tzinfo=dt.timezone.utc)
@@ -54,6 +58,14 @@ def _rfc3339(value: object) -> object:
 # A parameter is left out, never null: the document has no null, and clients do not send it.
 _Text = str | SkipJsonSchema[None]
 _Number = Annotated[int, Field(ge=-MAX_INTEGER, le=MAX_INTEGER)] | SkipJsonSchema[None]
+_Owner = (
+    Annotated[
+        Annotated[int, Field(ge=-MAX_INTEGER, le=MAX_INTEGER, json_schema_extra={"format": "int64"})]
+        | Annotated[str, Field(min_length=1, max_length=MAX_ID_TEXT, json_schema_extra={"format": "asynctask-id"})],
+        AfterValidator(key_of),
+    ]
+    | SkipJsonSchema[None]
+)
 _Time = Annotated[AwareDatetime, BeforeValidator(_rfc3339)] | SkipJsonSchema[None]
 
 
@@ -71,6 +83,10 @@ def _number(description: str) -> Any:
     return Field(None, description=description, json_schema_extra={"format": "int64"})
 
 
+def _owner(description: str) -> Any:
+    return Field(None, description=description)
+
+
 class Search(StrictShape):
     """A search; a task must match all parameters."""
 
@@ -85,8 +101,8 @@ class Search(StrictShape):
         [], description="One of these statuses", max_length=len(AsyncTaskStatusEnum)
     )
     name: _Text = _text("Name of the task", _GLOB)
-    customer: _Number = _number("Customer")
-    created_by: _Number = _number("Created by: number of the creator")
+    customer: _Owner = _owner("Customer: its number, or its id as a text")
+    created_by: _Owner = _owner("Created by: number of the creator, or its id as a text")
     created_by_name: _Text = _text("Created by: name of the creator", _GLOB)
     error_type: _Text = _text("Exception class name", _GLOB)
     retries: _Number = _number("Number of retry attempts")
@@ -145,6 +161,8 @@ def parse_search(search: Search, now: dt.datetime) -> ParsedSearch:
         terms.append(Term("status", (), tuple(Value("=", status) for status in statuses), False))
     for name, field in Search.model_fields.items():
         match getattr(search, name):
+            case str(key) if name in _OWNERS:
+                terms.append(Term(name, (), (Value("=", quoted(key)),), False))
             case str(text) if name in _KEYS:
                 terms.append(_term(field.alias or name, _KEYS[name], text, now))
             case int(number) if name in _KEYS:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
+from celery_asynctask.core.fold import Identity
 from celery_asynctask.core.reasons import Code, Reason
 from celery_asynctask.core.text import rfc3339
 from celery_asynctask.errors import AsyncTaskError, logger
@@ -14,6 +15,7 @@ from celery_asynctask.operations.rerun import Candidate, Options
 from celery_asynctask.present.reasons import reasons
 from celery_asynctask.queries.reruns import reruns, routing_keys
 from celery_asynctask.queries.search.page import MAX_SCANNED
+from celery_asynctask.queries.types import OwnedTask
 from celery_asynctask.store.models import AsyncTask
 from celery_asynctask.web.problem import ProblemError
 from celery_asynctask.web.service import Caller
@@ -25,7 +27,7 @@ def preview(caller: Caller, task: AsyncTask, options: Options) -> Candidate:
     """The rerun of a task, with its refusals and remarks; nothing is sent. Raises `ProblemError` where this server
     cannot rerun tasks."""
     candidate = _candidate(caller, task, options)
-    if not candidate.refusals and not options.again and task.celery_task_id in caller.service.sent:
+    if not candidate.refusals and not options.again and _identity(task) in caller.service.sent:
         return candidate._replace(refusals=[_JUST_SENT])
     return candidate
 
@@ -40,14 +42,14 @@ def send_again(
         raise refused(candidate.refusals, remedies)
     with _set_up():
         rerun.link(app)
-    is_first = sent.add(task.celery_task_id)
+    is_first = sent.add(_identity(task))
     if not is_first and not options.again:
         raise refused([_JUST_SENT], remedies)
     try:
         return candidate, _send(app, candidate, by)
     except ProblemError:
         if is_first:
-            sent.discard(task.celery_task_id)
+            sent.discard(_identity(task))
         raise
 
 
@@ -82,6 +84,10 @@ def _send(app: Any, candidate: Candidate, by: str) -> str:
         raise ProblemError("broker-unavailable", 503, detail, headers={"Retry-After": "5"}) from exc
 
 
+def _identity(task: OwnedTask) -> Identity:
+    return task.celery_task_id, task.customer_key
+
+
 def _candidate(caller: Caller, task: AsyncTask, options: Options) -> Candidate:
     """Raises `ProblemError` where this server cannot rerun tasks."""
     app = caller.service.celery
@@ -89,8 +95,8 @@ def _candidate(caller: Caller, task: AsyncTask, options: Options) -> Candidate:
         rerun.prepare(app)
     with caller.reader.session() as session:
         before = reruns(caller.reader, session, [task])
-        came_by = routing_keys(session, [task]).get(task.celery_task_id)
-    earlier = before.by_task.get(task.celery_task_id, ())
+        came_by = routing_keys(session, [task]).get(_identity(task))
+    earlier = before.by_task.get(_identity(task), ())
     candidate = rerun.assess(app, task, options, earlier, came_by, values=caller.payloads)
     if before.looked_back_to is None:
         return candidate

@@ -16,11 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, create_model
 from pydantic.alias_generators import to_camel
 
 from celery_asynctask.core import columns
-from celery_asynctask.core.status import AsyncTaskStatus
+from celery_asynctask.core.status import SHOWN
 from celery_asynctask.queries.search.filter import MAX_LENGTH
 
 AsyncTaskStatusEnum: Any = enum.Enum(  # type: ignore[misc]
-    "AsyncTaskStatusEnum", {status.name: status.value for status in AsyncTaskStatus}, type=str, module=__name__
+    "AsyncTaskStatusEnum", {status.name: status.value for status in SHOWN}, type=str, module=__name__
 )
 AsyncTaskStatusEnum.__doc__ = "Status of a task."
 Long = Annotated[int, WithJsonSchema({"type": "integer", "format": "int64"})]
@@ -112,6 +112,10 @@ AsyncTaskAttempt: Any = create_model(
     __base__=Shape,
     __doc__="One run of a task's body: the first, a retry, a redelivery or a replacement.",
     **_RUN,
+    earlier_execution=(
+        bool,
+        Field(description="Whether it belongs to an earlier execution, because the id was used again"),
+    ),
 )
 
 
@@ -126,6 +130,7 @@ class AsyncTaskMember(Shape):
     """A task in its workflow."""
 
     celery_task_id: str = Field(description="Celery task UUID")
+    customer_key: str = Field(description="Key of its customer: the text of a number, or any text; empty: none")
     parent_task_id: str | None = Field(description="The member above it; null: it is at the top")
     depth: int = Field(description="0 at the top")
     name: str = Field(description="Name of the task")

@@ -19,6 +19,7 @@ from fastapi import Request
 from kombu.utils.imports import symbol_by_name
 from starlette.concurrency import run_in_threadpool
 
+from celery_asynctask.core.ids import Id, key_of, keys_of
 from celery_asynctask.core.rights import Right, hashed
 from celery_asynctask.errors import SettingsError
 from celery_asynctask.queries.reader import Reader
@@ -54,8 +55,9 @@ _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 class Access:
     """What a caller may see and do. The function `asynctask_access` returns one, or None for an unknown caller."""
 
-    customers: Set[int] | None = field(default_factory=frozenset)
-    """Customers whose tasks the caller sees; None: all tasks, also those without a customer. By default no tasks."""
+    customers: Set[Id] | None = field(default_factory=frozenset)
+    """Ids of the customers whose tasks the caller sees (numbers, UUIDs or texts), kept as their texts; None: all tasks,
+    also those without a customer. By default no tasks."""
     rights: Set[Right | str] = frozenset({Right.READ})
     """Members of `Right`, or their names."""
     name: str = ""
@@ -66,10 +68,11 @@ class Access:
         customers = self.customers
         if customers is not None:
             if isinstance(customers, (str, bytes, Mapping)):
-                raise TypeError(f"customers must be None or a set of numbers, not a {type(customers).__name__}")
-            customers = frozenset(customers)
-            if not all(isinstance(customer, int) and not isinstance(customer, bool) for customer in customers):
-                raise TypeError("customers must be numbers")
+                raise TypeError(f"customers must be None or a set of ids, not a {type(customers).__name__}")
+            try:
+                customers = keys_of(customers)
+            except ValueError as exc:
+                raise TypeError(f"customers must be ids, each {exc}") from None
         if not isinstance(self.rights, (set, frozenset, list, tuple)):
             raise TypeError(f"rights must be a set of names, not a {type(self.rights).__name__}")
         object.__setattr__(self, "customers", customers)
@@ -246,6 +249,16 @@ class Caller:
         """The database, scoped to the caller's customers. Raises `StoreError`."""
         return self.service.reader.scoped(self.access.customers)
 
+    def whose(self, customer: str | None) -> Reader:
+        """The database, scoped to the tasks of one customer, by its key (empty: none), if the caller may see them; None:
+        to all that it may see. Raises `ProblemError` for a text that is no key, and `StoreError`."""
+        if customer:
+            try:
+                key_of(customer)
+            except ValueError as exc:
+                raise invalid("customer", f"customer must be {exc}; or empty.") from None
+        return self.reader.narrowed(customer)
+
     @property
     def this_minute(self) -> dt.datetime:
         """The end of this minute: the same for all requests within it, so that their answers can be too."""
@@ -287,13 +300,13 @@ async def caller_of(request: Request, *rights: Right, kept: str | None = None) -
     return caller
 
 
-def needing(right: Right) -> Callable[[Request], Awaitable[Caller]]:
-    """A dependency of operations without a query: the caller, with the right. `http.tasks.ReadingRoute` finds the
-    caller itself; there it is for the document alone. Raises `ProblemError`."""
+def needing(right: Right, *parameters: str) -> Callable[[Request], Awaitable[Caller]]:
+    """A dependency of operations whose query has these ``parameters`` at most: the caller, with the right.
+    `http.tasks.ReadingRoute` finds the caller itself; there it is for the document alone. Raises `ProblemError`."""
 
     async def dependency(request: Request) -> Caller:
         caller = await caller_of(request, right)
-        query_of(request, {})
+        query_of(request, dict.fromkeys(parameters, False))
         return caller
 
     return dependency

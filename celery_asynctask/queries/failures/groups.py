@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from celery_asynctask.core.limits import MAX_TRACEBACK
 from celery_asynctask.core.reasons import first_reason
 from celery_asynctask.core.status import FAILED
+from celery_asynctask.queries.attempts import of_newest
 from celery_asynctask.queries.failures.fingerprint import find, normal, place
 from celery_asynctask.queries.reader import Reader
 from celery_asynctask.queries.search.condition import Condition, conditions
@@ -49,7 +50,8 @@ class Failure(NamedTuple):
     """When it ended; if it has not, when it was created."""
     created_at: dt.datetime
     """When it was created."""
-    customer: int | None
+    customer_key: str
+    """Empty: it is for none."""
     error_type: str
     """The status, if there is no error type."""
     message: str
@@ -78,6 +80,8 @@ class Group(NamedTuple):
     """Task names, the most frequent first."""
     example: str
     """Id of the newest task that ran."""
+    example_customer: str
+    """Key of its customer; empty: it is for none."""
     first_created: dt.datetime
     """When the first of its tasks was created. Searches go by the time of creation."""
     last_created: dt.datetime
@@ -157,7 +161,7 @@ def _latest_traceback(dialect: str, length: int) -> Any:
     text = AsyncTaskAttempt.traceback
     return (
         select(func.substr(text, -length) if dialect == "sqlite" else func.right(text, length))
-        .where(AsyncTaskAttempt.celery_task_id == AsyncTask.celery_task_id)
+        .where(of_newest())
         .order_by(AsyncTaskAttempt.run_key.desc())
         .limit(1)
         .scalar_subquery()
@@ -179,7 +183,7 @@ def _failures(matches: Condition, dialect: str) -> Select[Any]:
         AsyncTask.name,
         func.coalesce(AsyncTask.completed_at, AsyncTask.created_at),
         AsyncTask.created_at,
-        AsyncTask.customer,
+        AsyncTask.customer_key,
         func.coalesce(AsyncTask.error_type, AsyncTask.status),
         func.coalesce(func.substr(AsyncTask.error_message, 1, MESSAGE_START), ""),
         case((matches, _latest_traceback(dialect, TRACEBACK_END))),
@@ -219,8 +223,8 @@ def _group(
     span: tuple[dt.datetime, dt.datetime],
 ) -> Group:
     members = [*ran, *unsent]
-    times = [(failure.at, failure.id) for failure in ran or unsent]
-    (first, _), (last, example) = min(times), max(times)
+    times = [(failure.at, failure.id, failure.customer_key) for failure in ran or unsent]
+    first, (last, example, example_customer) = min(times)[0], max(times)
     names = Counter(failure.name for failure in members)
     return Group(
         error_type=error_type,
@@ -230,9 +234,10 @@ def _group(
         unsent=len(unsent),
         first=first,
         last=last,
-        customers=len({failure.customer for failure in members} - {None}),
+        customers=len({failure.customer_key for failure in members} - {""}),
         names=sorted(names, key=lambda name: (-names[name], name)),
         example=example,
+        example_customer=example_customer,
         first_created=min(failure.created_at for failure in members),
         last_created=max(failure.created_at for failure in members),
         counts=_counts([failure.at for failure in members], *span),

@@ -13,7 +13,9 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import GenericFunction
 
 from celery_asynctask.core import columns
-from celery_asynctask.core.status import AsyncTaskStatus
+from celery_asynctask.core.status import SHOWN
+from celery_asynctask.queries.attempts import of_task
+from celery_asynctask.queries.reader import HAS_CUSTOMER
 from celery_asynctask.queries.search import glob
 from celery_asynctask.queries.search.filter import Filter, Term, Value
 from celery_asynctask.queries.search.json_path import at_path
@@ -100,7 +102,7 @@ def _positive(term: Term) -> Term:
     """The term; one that excludes statuses becomes a term for all other statuses, which an index leads to."""
     if term.key != "status" or not term.negated or not all(value.operator == "=" for value in term.values):
         return term
-    others = sorted(set(AsyncTaskStatus.__members__) - {value.value for value in term.values})
+    others = sorted(set(SHOWN) - {value.value for value in term.values})
     return term._replace(values=tuple(Value("=", status) for status in others), negated=False) if others else term
 
 
@@ -113,7 +115,7 @@ def _is_indexed(term: Term) -> bool:
 
 
 def _has_index(key: str, value: Any) -> bool:
-    if KEYS[key].read is not None or not glob.is_glob(value):
+    if not isinstance(value, str) or not glob.is_glob(value):
         return True
     return KEYS[key].is_id and bool(glob.beginning(value))
 
@@ -125,6 +127,8 @@ def _value(term: Term, value: Value, dialect: str) -> Condition:
         return at_path(AsyncTask.content, ("periodic_task_name",), value, dialect)
     if term.key in LENGTHS:
         return _compare(LENGTHS[term.key], value)
+    if KEYS[term.key].is_owner:
+        return _of_owner(term.key, value, dialect)
     column = getattr(AsyncTask, _COLUMNS[term.key])
     if term.key in JSON_KEYS:
         return at_path(column, term.path, value, dialect)
@@ -140,9 +144,23 @@ def _value(term: Term, value: Value, dialect: str) -> Condition:
 def _in_attempts(column: Column, value: Value, dialect: str) -> Condition:
     """Whether any attempt has the value; with ``none``, whether no attempt has any."""
     sought = value._replace(operator="any") if value.operator == "none" else value
-    of_task = AsyncTaskAttempt.celery_task_id == AsyncTask.celery_task_id
-    exists = sa.exists().where(of_task, _text(column, sought, dialect))
+    exists = sa.exists().where(of_task(), _text(column, sought, dialect))
     return sa.not_(exists) if value.operator == "none" else exists
+
+
+def _of_owner(key: str, value: Value, dialect: str) -> Condition:
+    """Ids are texts; comparisons find those that are numbers."""
+    if value.operator not in ("=", "none", "any"):
+        return _compare(getattr(AsyncTask, key), value)
+    if key == "created_by":
+        return _text(AsyncTask.created_by_key, value, dialect, bytewise=True)
+    if value.operator == "none":
+        return sa.not_(HAS_CUSTOMER)
+    return (
+        HAS_CUSTOMER
+        if value.operator == "any"
+        else sa.and_(_text(AsyncTask.customer_key, value, dialect, bytewise=True), HAS_CUSTOMER)
+    )
 
 
 def begins_with(column: Column, prefix: str) -> Condition:

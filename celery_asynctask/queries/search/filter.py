@@ -236,15 +236,16 @@ def _values(key: str, name: str, word: _Word, now: dt.datetime) -> list[Value]:
     if known.can_be_none and bare == ANY:
         return [Value("any")]
     operator, operand = _operator(word)
+    ends = _ends(word) if known.is_compared else None
     if operator and not known.is_compared:
         raise FilterError(f"{name!r} takes no {operator}; put a text that begins with it in double quotes.")
-    if known.read is None:
+    if known.read is None or (known.is_owner and not operator and not ends):
         return _cases(key, _glob(word))
     try:
         if operator:
             low, high = known.read(_plain(operand), now)
             return [Value(operator, high if operator in (">", "<=") else low)]
-        if known.is_compared and (ends := _ends(word)):
+        if ends:
             first, second = (known.read(_plain(end), now) for end in ends)
             return [Value("..", min(first[0], second[0]), max(first[1], second[1]))]
         low, high = known.read(text, now)

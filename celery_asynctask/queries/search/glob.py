@@ -24,6 +24,11 @@ def literal(text: str) -> str:
     return "".join(char for char, _ in _pieces(text))
 
 
+def quoted(text: str) -> str:
+    """The glob without wildcards that stands for a text."""
+    return "".join(f"[{char}]" if char in "*?[" else char for char in text)
+
+
 def like(text: str) -> str:
     """The glob as a LIKE pattern, with `ESCAPE`."""
     wildcards = {"*": "%", "?": "_"}

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from celery_asynctask.core.status import AsyncTaskStatus
+from celery_asynctask.core.status import SHOWN
 from celery_asynctask.queries.search.filter import ANY, Filter, Term, is_index, quoted
 from celery_asynctask.queries.search.keys import ALIASES, KEYS
 
@@ -56,7 +56,7 @@ def _meant(globs: Sequence[str]) -> str | None:
     words = [_LITERAL.sub(r"\1", glob[1:-1]) for glob in globs if len(glob) > 2 and glob[0] == glob[-1] == ANY]
     if not words or len(words) < len(globs):
         return None
-    if all(word.upper() in AsyncTaskStatus.__members__ for word in words):
+    if all(word.upper() in SHOWN for word in words):
         return f"status:{','.join(word.upper() for word in words)}"
     match = _COMPARED.fullmatch(",".join(words))
     if match is None:

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from celery_asynctask.core.columns import ATTEMPT, TASK, Type
 from celery_asynctask.core.limits import MAX_INTEGER
-from celery_asynctask.core.status import AsyncTaskStatus
+from celery_asynctask.core.status import SHOWN
 
 Read = Callable[[str, dt.datetime], tuple[Any, Any]]
 """Reads the text of a value, at the present time, as the first and last value it stands for: 2026-01-31 is a whole day.
@@ -29,6 +29,8 @@ class Key(NamedTuple):
     """Whether the value is a task id."""
     is_hex: bool = False
     """Whether the value is always in lower case."""
+    is_owner: bool = False
+    """Whether the value is the id of a customer or creator: a text, which ``read`` takes as a number to compare."""
 
     @property
     def can_be_none(self) -> bool:
@@ -44,8 +46,8 @@ class Key(NamedTuple):
 def status(value: str, _now: dt.datetime) -> tuple[str, str]:
     """A status, in upper or lower case."""
     name = value.upper()
-    if name not in AsyncTaskStatus.__members__:
-        raise ValueError(f"one of {', '.join(AsyncTaskStatus.__members__)}")
+    if name not in SHOWN:
+        raise ValueError(f"one of {', '.join(SHOWN)}")
     return name, name
 
 
@@ -146,8 +148,8 @@ KEYS: Final[dict[str, Key]] = {
     "id": Key("beginning of the task id, or a glob for all of it", is_id=True),
     "name": Key("task name"),
     "status": Key("status", status),
-    "customer": Key("customer that it was created for", number),
-    "created_by": Key("number of its creator", number),
+    "customer": Key("customer that it was created for", number, is_owner=True),
+    "created_by": Key("id of its creator", number, is_owner=True),
     "created_by_name": Key("name of its creator"),
     "error": Key("class of the exception"),
     "message": Key("part of the exception's text"),

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Select, select
 from sqlalchemy.orm import Session
 
 from celery_asynctask.errors import FilterError
-from celery_asynctask.queries.reader import WITHOUT_VALUES, Reader, seen_by
+from celery_asynctask.queries.reader import SHOWN, WITHOUT_VALUES, Reader, walked_by
 from celery_asynctask.queries.search.condition import conditions
 from celery_asynctask.queries.search.filter import Filter
 from celery_asynctask.queries.search.order import NEWEST, Cursor, Order, Place
@@ -100,23 +100,23 @@ def page(
 @lru_cache(_CACHED_STATEMENTS)
 def _statements(
     dialect: str,
-    customers: frozenset[int] | None,
+    customers: frozenset[str] | None,
     search: Filter,
     columns: Select[Any] | None,
     cursor: Cursor | None,
     order: Order,
     limit: int,
 ) -> tuple[Select[Any], Select[Any], bool, Select[Any]]:
-    """The rows that indexes lead to, those of them behind the cursor, whether a page must look at these one by one, and
-    the rows of the page if it needs no bound.
+    """The rows that indexes lead to, hidden ones included, those of them behind the cursor, whether a page must look at
+    these one by one, and the rows of the page if it needs no bound.
 
     Cached, because a reader looks at the same page again: building an equal statement, and SQLAlchemy's finding out
     that it knows it already, take a fifth of the time of an answer.
     """
     wanted = conditions(search, dialect)
-    indexed = seen_by(customers, select(AsyncTask) if columns is None else columns).where(*wanted.indexed)
+    indexed = walked_by(customers, select(AsyncTask) if columns is None else columns).where(*wanted.indexed)
     behind = indexed if cursor is None else indexed.where(cursor.condition)
-    matching = behind.where(*wanted.scanned).order_by(*order.terms).limit(limit + 1)
+    matching = behind.where(SHOWN, *wanted.scanned).order_by(*order.terms).limit(limit + 1)
     return indexed, behind, bool(wanted.scanned), matching
 
 

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from sqlalchemy import case, func, literal, select, union_all
 from sqlalchemy.orm import Session
 
-from celery_asynctask.core.status import TERMINAL, AsyncTaskStatus
+from celery_asynctask.core.status import SHOWN, TERMINAL, AsyncTaskStatus
 from celery_asynctask.queries.reader import Reader
 from celery_asynctask.queries.search.condition import conditions
 from celery_asynctask.queries.search.filter import Filter
@@ -22,7 +22,7 @@ MAX_COUNTED: Final = 4_000
 """Tasks that are looked at."""
 MAX_BACKLOG: Final = 10_000
 """Tasks of one status that are counted; if that many are counted, there may be more."""
-COUNTED: Final = (*(status for status in AsyncTaskStatus if status not in TERMINAL), AsyncTaskStatus.LOST)
+COUNTED: Final = (*(status for status in SHOWN if status not in TERMINAL), AsyncTaskStatus.LOST)
 """Statuses of the backlog."""
 
 
@@ -30,7 +30,7 @@ class Counts(NamedTuple):
     """The number of tasks by status."""
 
     by_status: Mapping[AsyncTaskStatus, int]
-    """All statuses, also those with no task."""
+    """All statuses that are shown, also those with no task."""
     looked_back_to: dt.datetime | None
     """Only tasks created at that time or later were looked at. None: all of them."""
 
@@ -49,7 +49,7 @@ def counts(reader: Reader, session: Session, search: Filter, *, limit: int = MAX
     )
     rows = session.execute(counted.group_by(task.c.status)).all()
     numbers = {row.status: row.tasks for row in rows}
-    by_status = {status: numbers.get(status, 0) for status in AsyncTaskStatus}
+    by_status = {status: numbers.get(status, 0) for status in SHOWN}
     return Counts(by_status, looked_back_to(session, newest, rows, limit))
 
 

@@ -15,12 +15,14 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from celery_asynctask.core.status import FAILED
-from celery_asynctask.queries.reader import Reader, task_columns
+from celery_asynctask.queries.reader import Reader
 from celery_asynctask.queries.search.condition import LENGTHS, conditions
 from celery_asynctask.queries.search.filter import Filter, Term, Value
+from celery_asynctask.queries.search.glob import quoted
 from celery_asynctask.queries.search.keys import KEYS, time
 from celery_asynctask.queries.search.order import NEWEST
 from celery_asynctask.queries.statistics.measures import Percentiles, grouped, looked_back_to, measures
+from celery_asynctask.queries.task import of_list
 from celery_asynctask.store.models import AsyncTask
 
 MAX_SCANNED: Final = 100_000
@@ -109,7 +111,7 @@ def created_between(search: Filter) -> tuple[dt.datetime | None, dt.datetime | N
 
 
 class NameDetail(NamedTuple):
-    """Some tasks of one name: rows of `reader.task_columns` without the tasks' values."""
+    """Some tasks of one name: rows of `task.of_list` without the tasks' values."""
 
     newest: Sequence[Any]
     failures: Sequence[Any]
@@ -122,8 +124,7 @@ class NameDetail(NamedTuple):
 
 def by_name(name: str) -> Filter:
     """The filter for tasks of exactly this name."""
-    glob = "".join(f"[{char}]" if char in "*?[" else char for char in name)
-    return Filter((Term("name", (), (Value("=", glob),), False),))
+    return Filter((Term("name", (), (Value("=", quoted(name)),), False),))
 
 
 def name_detail(
@@ -140,7 +141,7 @@ def name_detail(
     failed = [row for row in tasks if row.status in FAILED]
     ended = sorted((row for row in tasks if row.run is not None), key=lambda row: row.run, reverse=True)
     chosen = [[row.id for row in group[:rows]] for group in (tasks, failed, ended)]
-    shown = reader.seen(task_columns(reader.dialect, values=False))
+    shown = reader.seen(of_list(reader.dialect, values=False))
     details = session.execute(shown.where(AsyncTask.id.in_({number for ids in chosen for number in ids})))
     by_id = {row.id: row for row in details}
     newest, failures, slowest = ([by_id[number] for number in ids] for ids in chosen)

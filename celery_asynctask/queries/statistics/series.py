@@ -12,10 +12,10 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Select, func, literal, select, union_all
+from sqlalchemy import Select, func, literal, not_, select, union_all
 from sqlalchemy.orm import Session
 
-from celery_asynctask.queries.reader import Reader
+from celery_asynctask.queries.reader import SHOWN, Reader, walked_by
 from celery_asynctask.queries.search.condition import conditions
 from celery_asynctask.queries.search.filter import Filter
 from celery_asynctask.queries.search.order import NEWEST
@@ -80,8 +80,10 @@ def series(
     # For a single term, or a single bound on customers, an index has the time as well, and nothing else is read.
     is_cheap = not wanted.scanned and len(search.terms) + (reader.customers is not None) <= 1
     bound = max(per_part, max_counted // max(len(full), 1)) if is_cheap else per_part
-    indexed = reader.seen(select(AsyncTask.created_at)).where(*wanted.indexed)
-    for number, counted in _counts(session, indexed, times, bound + 1).items() if full else ():
+    indexed = walked_by(reader.customers, select(AsyncTask.created_at)).where(*wanted.indexed)
+    hidden = _counts(session, indexed.where(not_(SHOWN)), times, bound + 1) if full else {}
+    for number, walked in _counts(session, indexed, times, bound + 1).items() if full else ():
+        counted = walked - hidden[number]
         if counted > per_part:
             parts[number] = parts[number]._replace(
                 looked_back_to=rows[number].first,

@@ -7,8 +7,9 @@ import enum
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
+from celery_asynctask.core.keys import is_of_earlier_execution
 from celery_asynctask.core.status import TERMINAL, AsyncTaskStatus
-from celery_asynctask.queries.types import TaskLike
+from celery_asynctask.queries.types import EvidentTask
 from celery_asynctask.queries.workflow.members import MemberAttempt
 from celery_asynctask.queries.workflow.tree import Member
 from celery_asynctask.store.models import AsyncTaskAttempt
@@ -95,20 +96,26 @@ class Course(NamedTuple):
 
 
 def courses(
-    task: TaskLike | Member, attempts: Sequence[AsyncTaskAttempt | MemberAttempt], now: dt.datetime
+    task: EvidentTask | Member, attempts: Sequence[AsyncTaskAttempt | MemberAttempt], now: dt.datetime
 ) -> Iterator[Course]:
     """The course of each attempt. If it is not known when its message was sent, the end of the attempt before counts,
-    and for the first attempt the creation of the task."""
-    before = task.created_at
+    and for the first attempt the creation of the task; of an earlier execution under the same id, neither is known."""
+    before: dt.datetime | None = None
+    is_first = True
     for number, attempt in enumerate(attempts, 1):
+        is_earlier = is_of_earlier_execution(attempt.run_key, task.order_key)
+        if not is_earlier and is_first:
+            before, is_first = task.created_at, False
         sent = attempt.published_at or before
-        ready = max(sent, attempt.eta) if attempt.eta is not None else sent
-        is_running = task.status is AsyncTaskStatus.STARTED and number == len(attempts) and attempt.ended_at is None
+        ready = max(sent, attempt.eta) if sent is not None and attempt.eta is not None else sent
+        is_last = task.status is AsyncTaskStatus.STARTED and number == len(attempts) and not is_earlier
+        is_running = is_last and attempt.ended_at is None
         end = attempt.ended_at or (now if is_running else None)
         yield Course(
-            ready - sent if ready > sent else None,
-            attempt.started_at - ready if attempt.started_at is not None else None,
+            ready - sent if ready is not None and sent is not None and ready > sent else None,
+            attempt.started_at - ready if attempt.started_at is not None and ready is not None else None,
             end - attempt.started_at if end is not None and attempt.started_at is not None else None,
             attempt.outcome or ("running" if is_running else "end not seen"),
         )
-        before = attempt.ended_at or attempt.started_at or before
+        if not is_earlier:
+            before = attempt.ended_at or attempt.started_at or before

@@ -1,0 +1,44 @@
+"""The ids of customers and creators as keys: texts, by which rows are found, whatever type an id has. Pure."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Iterable
+from typing import Final
+
+from celery_asynctask.core.limits import MAX_ID_TEXT, MAX_INTEGER
+
+Id = int | str | uuid.UUID
+"""A whole number of at most 64 bits, a UUID, or a text of at most 64 characters."""
+ALLOWED: Final = (
+    f"a whole number of at most 64 bits, a UUID, or a text of 1 to {MAX_ID_TEXT} characters without spaces at its ends "
+    "and line breaks"
+)
+_NUMBER: Final = re.compile(r"0|-?[1-9][0-9]{0,18}", re.ASCII)
+
+
+def key_of(value: object) -> str:
+    """The key of an id; that of a number is its text. Raises `ValueError` for a value that is no id, the empty text
+    included, which is the key of tasks without a customer."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        if abs(value) <= MAX_INTEGER:
+            return str(int(value))
+    elif isinstance(value, uuid.UUID) or (isinstance(value, str) and _is_key(value)):
+        return str(value)
+    raise ValueError(ALLOWED)
+
+
+def _is_key(text: str) -> bool:
+    return 0 < len(text) <= MAX_ID_TEXT and text.strip() == text and text.isprintable()
+
+
+def keys_of(values: Iterable[object]) -> frozenset[str]:
+    """The keys of some ids. Raises `ValueError`."""
+    return frozenset(map(key_of, values))
+
+
+def shown(key: str) -> int | str:
+    """A key as JSON shows it: the number whose text it is, else the text."""
+    is_number = _NUMBER.fullmatch(key) is not None and abs(int(key)) <= MAX_INTEGER
+    return int(key) if is_number else key
