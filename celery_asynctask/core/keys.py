@@ -292,6 +292,12 @@ class MessageKey(NamedTuple):
         return cls(int(created, 16), int(nesting, 16), int(retries, 16), int(at, 16))
 
 
+def least_attempt_key(order_key: str) -> str:
+    """A text that no attempt key of the row's execution is less than, and those of earlier ones are; empty: the text is
+    no order key, so that all attempts count."""
+    return order_key[:TIME_DIGITS] if _ORDER_KEY.fullmatch(order_key) else ""
+
+
 def is_of_earlier_execution(run_key: str, order_key: str) -> bool:
     """Whether an attempt belongs to an earlier execution under the same id than the task's row."""
     # The parts first: this is called for every attempt of a workflow, and most are of the newest execution.

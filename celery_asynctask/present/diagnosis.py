@@ -10,8 +10,7 @@ from typing import Any, Final, NamedTuple
 from celery_asynctask.core.accounting import SILENT, plural
 from celery_asynctask.core.keys import happened_at, is_planned, is_unsent
 from celery_asynctask.core.status import AsyncTaskStatus
-from celery_asynctask.queries.diagnosis import Evidence
-from celery_asynctask.store.models import AsyncTaskSource
+from celery_asynctask.queries.diagnosis import Evidence, Process
 
 MAX_TEXT: Final = 400
 """Characters of an error's text in a sentence."""
@@ -185,7 +184,7 @@ def _received(evidence: Evidence, words: Words) -> list[str]:
     return [
         f"Received by {who}{when}, not started: it waits for its ETA, a free process or a rate limit; which of them is "
         "not recorded.",
-        *_process(evidence, words, holder),
+        *_process(words, holder),
     ]
 
 
@@ -196,8 +195,10 @@ def _pending(evidence: Evidence, words: Words) -> list[str]:
     released = _released(evidence, words)
     if evidence.last is not None:
         outcome = evidence.last.outcome or "put back"
-        return [f"Sent once more{since}: its last attempt was {outcome}.", *(released or [_UNHEARD])]
-    sentences = released or [f"Sent{since}.", _UNHEARD]
+        return [f"PENDING again{since}: its last attempt was {outcome}.", *(released or [_UNHEARD])]
+    at = happened_at(evidence.task.order_key)
+    sent = "Sent." if at is None else f"Sent at {words.ago(at)}."
+    sentences = released or [sent, _UNHEARD]
     if evidence.ahead:
         more = " or more" if evidence.ahead_is_bounded else ""
         verb = "is" if evidence.ahead == 1 else "are"
@@ -230,7 +231,7 @@ def _released(evidence: Evidence, words: Words) -> list[str]:
     ]
 
 
-def _named(process: AsyncTaskSource, the: str = "t") -> str:
+def _named(process: Process, the: str = "t") -> str:
     return f"{the}he {process.role} process {process.pid} of {process.host}"
 
 
@@ -323,7 +324,7 @@ def _where(evidence: Evidence) -> str:
     return f"{worker},{process}" if worker and process else f" in{process}" if process else worker
 
 
-def _process(evidence: Evidence, words: Words, source: AsyncTaskSource | None) -> list[str]:
+def _process(words: Words, source: Process | None) -> list[str]:
     """When a process that runs it, or has its message, was last seen alive."""
     if source is None:
         return []
@@ -339,7 +340,7 @@ def _ran_by(evidence: Evidence, words: Words) -> list[str]:
     """`_process` of the process of the latest attempt."""
     if evidence.source is None and evidence.sources_are_seen:
         return ["The process that ran it is not recorded."]
-    return _process(evidence, words, evidence.source)
+    return _process(words, evidence.source)
 
 
 def _earlier(evidence: Evidence, words: Words) -> list[str]:

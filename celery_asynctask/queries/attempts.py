@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement
 
-from celery_asynctask.core.keys import ORDER_DIGITS, TIME_DIGITS
+from celery_asynctask.core.keys import ORDER_DIGITS, TIME_DIGITS, least_attempt_key
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
 
 Condition = ColumnElement[bool]
@@ -30,8 +30,7 @@ def of_newest(task: Any = AsyncTask) -> Condition:
     another form, which does not say it: then all attempts count."""
     order_key = task.order_key
     if isinstance(order_key, str):
-        created = order_key[:TIME_DIGITS] if len(order_key) == ORDER_DIGITS else ""
-        return sa.and_(of_task(task), AsyncTaskAttempt.run_key >= created)
+        return sa.and_(of_task(task), AsyncTaskAttempt.run_key >= least_attempt_key(order_key))
     is_of_other_form = sa.func.length(order_key) != ORDER_DIGITS
     since = sa.func.substr(order_key, 1, TIME_DIGITS)
     return sa.and_(of_task(task), sa.or_(is_of_other_form, AsyncTaskAttempt.run_key >= since))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, defer
@@ -20,6 +20,8 @@ from celery_asynctask.queries.workflow.members import workflow
 from celery_asynctask.queries.workflow.tree import Meanings, Member
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt, AsyncTaskSource
 
+Process: TypeAlias = AsyncTaskSource
+"""A process that runs a task, or has its message."""
 MAX_AHEAD: Final = 1000
 """Waiting tasks that are counted."""
 _MAX_CAUSES: Final = 5
@@ -34,16 +36,14 @@ class Evidence(NamedTuple):
     """Its latest attempt; None: it never ran."""
     attempts: int = 0
     """Number of its attempts, including the latest, without those of earlier executions under its id."""
-    of_earlier_executions: int = 0
-    """Number of the attempts of earlier executions under its id."""
     earlier: Mapping[str, int] = {}
     """Number of the attempts before the latest one, by error class or, without an error, by outcome; the empty text
     stands for an end that nobody saw."""
     place: str | None = None
     """Where in the user's own code the error of the latest attempt came from; None: not known, or no error."""
-    source: AsyncTaskSource | None = None
+    source: Process | None = None
     """The process of the latest attempt; None: not known."""
-    holder: AsyncTaskSource | None = None
+    holder: Process | None = None
     """The process that has received its message, and may be gone since; None: not known, or none has."""
     sources_are_seen: bool = True
     """Whether the reader may see processes. If not, a missing one means nothing."""
@@ -56,6 +56,8 @@ class Evidence(NamedTuple):
     not counted."""
     ahead_is_bounded: bool = False
     """Whether only the last `MAX_AHEAD` tasks before it were counted, so that there may be more."""
+    of_earlier_executions: int = 0
+    """Number of the attempts of earlier executions under its id."""
 
 
 def evidence(reader: Reader, session: Session, task: EvidentTask) -> Evidence:

@@ -250,8 +250,8 @@ class Caller:
         return self.service.reader.scoped(self.access.customers)
 
     def whose(self, customer: str | None) -> Reader:
-        """The database, scoped to the tasks of one customer, by its key (empty: none), if the caller may see them; None:
-        to all that it may see. Raises `ProblemError` for a text that is no key, and `StoreError`."""
+        """The database, scoped to the tasks of one customer, by its key (empty: none), as far as the caller may see
+        them; None: to all that it may see. Raises `ProblemError` for a text that is no key, and `StoreError`."""
         if customer:
             try:
                 key_of(customer)

@@ -217,13 +217,13 @@ def attempt(begin: float | None, end: float | None, **more: Any) -> AsyncTaskAtt
     return AsyncTaskAttempt(
         started_at=None if begin is None else AT + minutes(begin),
         ended_at=None if end is None else AT + minutes(end),
-        **more,
+        **{"run_key": "", **more},
     )
 
 
 def test_courses() -> None:
     """How long an attempt waited, and for what: its countdown, or the queue."""
-    task = AsyncTask(created_at=AT, status=AsyncTaskStatus.STARTED)
+    task = AsyncTask(created_at=AT, status=AsyncTaskStatus.STARTED, order_key="")
     runs = [
         attempt(2, 5, outcome="retried"),
         attempt(17, 20, outcome="retried", published_at=AT + minutes(4), eta=AT + minutes(14)),
@@ -240,3 +240,18 @@ def test_courses() -> None:
     task.status = AsyncTaskStatus.LOST
     assert list(courses(task, runs, AT))[-1].outcome == "end not seen"
     assert list(courses(task, [attempt(None, 5, outcome="lost")], AT)) == [(None, None, None, "lost")]
+
+
+def test_courses_of_earlier_executions() -> None:
+    """They say nothing of the newest one: not when its first attempt could begin, nor that one still runs."""
+    first, second = (f"{created:014x}" for created in (1, 2))
+    task = AsyncTask(created_at=AT, status=AsyncTaskStatus.STARTED, order_key=f"{second}0000000{'4'}0{'0' * 20}0{'0' * 14}")
+    before = attempt(-9, None, run_key=f"{first}0000000{'0' * 20}")
+    sent = attempt(-5, -4, run_key=f"{first}0000000{'1' * 20}", published_at=AT - minutes(6), outcome="succeeded")
+    now = attempt(2, None, run_key=f"{second}0000000{'0' * 20}")
+    assert list(courses(task, [before, sent, now], AT + minutes(3))) == [
+        (None, None, None, "end not seen"),
+        (None, minutes(1), minutes(1), "succeeded"),
+        (None, minutes(2), minutes(1), "running"),
+    ]
+    assert next(iter(courses(task, [before], AT))).outcome == "end not seen"

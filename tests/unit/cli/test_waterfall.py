@@ -28,6 +28,8 @@ def run(**values: Any) -> MemberAttempt:
     fields: dict[str, Any] = {
         **dict.fromkeys(MemberAttempt._fields),
         "celery_task_id": "a",
+        "customer_key": "",
+        "run_key": "",
         "retries": 0,
         **given_values,
     }

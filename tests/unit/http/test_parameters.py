@@ -96,9 +96,12 @@ def test_a_field_is_one_text_with_wildcards(field: str, text: str) -> None:
 
 @given(st.integers(-MAX_INTEGER, MAX_INTEGER))
 def test_numbers(number: int) -> None:
-    for field in ("customer", "created_by", "retries"):
-        [term] = meaning(**{field: number}).filter.terms
-        assert term == Term(field, (), (Value("=", number),), False)
+    [term] = meaning(retries=number).filter.terms
+    assert term == Term("retries", (), (Value("=", number),), False)
+    for field in ("customer", "created_by"):
+        for given_as in (number, str(number)):
+            [term] = meaning(**{field: given_as}).filter.terms
+            assert term == Term(field, (), (Value("=", str(number)),), False)
 
 
 @given(st.datetimes(timezones=st.just(dt.timezone(dt.timedelta(hours=-12))) | st.just(dt.timezone.utc)))

@@ -56,7 +56,9 @@ VALUES = [
 ]
 
 
-GIVEN, CHANGED = (f"{whose}{project(published()).task['order_key']}" for whose in (keys.GIVEN, keys.CHANGED))
+GIVEN, CHANGED = (
+    keys.content_key(project(published()).task["order_key"], whose) for whose in (keys.GIVEN, keys.CHANGED)
+)
 
 
 def make_app() -> Celery:
@@ -85,6 +87,7 @@ def row(**more: Any) -> AsyncTask:
         "celery_task_id": ID,
         "name": NAME,
         "status": AsyncTaskStatus.FAILURE,
+        "customer_key": "",
         "origin_key": "0",
         "content_key": "",
     }
@@ -197,8 +200,10 @@ def test_a_caller_passes_nothing_on_to_it(tmp_path: Path) -> None:
 
     link = json.dumps({"rerun_of": ID, "rerun_by": "Grace"})
     try:
-        for whose in ({}, {"customer": 3}, {"created_by": 4, "created_by_name": "Ada"}):
-            task = row(name="shop.renamed", **whose)
+        for whose in ({}, {"customer": 3}, {"customer": "acme", "created_by": "9b1deb4d-3b7d-4bad-9bdd-2b0d7b3dcb6d"}, {"created_by": 4}):
+            keys = {f"{name}_key": str(value) for name, value in whose.items()}
+            whose |= {"created_by_name": "Ada"} if "created_by" in whose else {}
+            task = row(name="shop.renamed", created_by_name=whose.get("created_by_name"), **keys)
             send(app, look(app, task, force_name=True), "Grace", "slow")
             assert header() == {**whose, "content": link}, "what asynctask_context says"
             with context(**asks):
@@ -241,6 +246,19 @@ def test_a_planned_step_is_not_sent_however_much_one_wants(app: Celery) -> None:
     planned = project(HISTORIES["planned_and_run"]()[0]).task
     task = row(status=AsyncTaskStatus.PENDING, origin_key=planned["origin_key"])
     assert "never sent" in refusal(app, task, unfinished=True)
+
+
+def test_args_that_only_a_worker_can_say(app: Celery) -> None:
+    """The producer does not know the task, and so not what of them is not to be recorded."""
+    blind = project(published(blind=True)).task
+    task = row(status=AsyncTaskStatus.PENDING, origin_key=blind["origin_key"], task_args=None, task_kwargs=None)
+    for name in ("args", "kwargs"):
+        assert (
+            f"its {name} are not known yet: the process that sent it does not know the task, and no worker has said them"
+            in refusal(app, task, unfinished=True)
+        )
+    seen = project(published()).task
+    assert "its args were not recorded" in refusal(app, row(origin_key=seen["origin_key"], task_args=None))
 
 
 def test_a_lost_task_may_be_done_twice(app: Celery) -> None:
@@ -327,7 +345,7 @@ def test_the_link_is_sent_where_only_some_tasks_are_recorded(app: Celery, tmp_pa
         link(app)
         assert instrumentation is not None
         assert not instrumentation.records(NAME)
-        send(app, look(app, row(customer=3)), "Grace", "slow")
+        send(app, look(app, row(customer_key="3")), "Grace", "slow")
         with app.connection() as connection, connection.SimpleQueue("slow") as queue:
             message = queue.get_nowait()
             message.ack()

@@ -277,7 +277,7 @@ def failed(number: int, message: str = "order 1", **extra: object) -> Failure:
         name="shop.charge",
         at=START + dt.timedelta(minutes=number),
         created_at=START,
-        customer=None,
+        customer_key="",
         error_type="ValueError",
         message=message,
         traceback=None,
@@ -289,9 +289,9 @@ def test_groups() -> None:
     at = {"traceback": frames("/srv/tasks.py")}
     groups = grouped(
         [
-            failed(5, "order 1", customer=1),
-            failed(2, "order 2", customer=1, name="shop.refund"),
-            failed(3, "order 3", customer=2),
+            failed(5, "order 1", customer_key="acme"),
+            failed(2, "order 2", customer_key="acme", name="shop.refund"),
+            failed(3, "order 3", customer_key="2"),
             failed(4, "order 4", error_type="KeyError"),
             failed(1, "order 5", **at),
             failed(6, "order 6", **at),
@@ -327,8 +327,8 @@ def test_unsent_tasks_count_to_their_cause() -> None:
     not_sent = "Not sent: upstream task shop.charge [id-1] ended with order 7 [x]"
     groups = grouped(
         [
-            failed(1, "order 7 [x]", customer=1),
-            failed(9, not_sent, name="shop.mail", customer=2),
+            failed(1, "order 7 [x]", customer_key="acme"),
+            failed(9, not_sent, name="shop.mail", customer_key="2"),
             failed(9, f"Not sent: upstream task shop.mail [id-9] ended with {not_sent}", name="shop.index"),
             failed(2, "Not sent: upstream task shop.check [id-0] ended with no stock", name="shop.mail"),
         ]

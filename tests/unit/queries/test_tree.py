@@ -21,9 +21,7 @@ from celery_asynctask.queries.workflow.tree import (
 from tests import workflows
 
 START = dt.datetime(2026, 1, 31, 12, tzinfo=dt.timezone.utc)
-RAN = "0000004" + "0" * 36
-PLANNED = "0000000" + "0" * 36
-UNSENT = "0000001" + "0" * 36
+RAN, PLANNED, UNSENT, SENT = (f"{'0' * 21}{stage}{'0' * 36}" for stage in "4012")
 
 
 def at(seconds: float | None) -> dt.datetime | None:
@@ -43,6 +41,7 @@ def member(
 ) -> Member:
     values: dict[str, Any] = {
         "celery_task_id": task_id,
+        "customer_key": "",
         "name": f"name of {task_id}",
         "status": AsyncTaskStatus(status),
         "root_task_id": root,
@@ -60,7 +59,12 @@ def member(
 
 
 def places(placed: list[Placed]) -> list[tuple[str, int, str | None]]:
-    return [(one.member.celery_task_id, one.depth, one.above) for one in placed]
+    return [(one.member.celery_task_id, one.depth, above(one)) for one in placed]
+
+
+def above(placed: Placed) -> str | None:
+    """The id of the member above."""
+    return None if placed.above is None else placed.above[0]
 
 
 def critical(*members: Member) -> set[str]:
@@ -93,7 +97,7 @@ def test_every_member_has_one_place_below_what_it_hangs_on(members: list[Member]
     line: list[str] = []
     for one in placed:
         del line[one.depth :]
-        assert one.above == (line[-1] if line else None)
+        assert above(one) == (line[-1] if line else None)
         assert len(line) == one.depth
         line.append(one.member.celery_task_id)
     assert any(one.critical for one in placed) == bool(members)
@@ -111,7 +115,7 @@ def test_a_member_hangs_on_its_parent_or_its_root_unless_that_is_a_cycle(members
             if upper in known and upper != one.member.celery_task_id
         ]
         tops += bool(uppers) and one.above is None
-        assert one.above is None or one.above == uppers[0]
+        assert one.above is None or above(one) == uppers[0]
     loose = len({one.celery_task_id for one in members if one.parent_task_id or one.root_task_id})
     assert tops <= loose / 2, "a cycle has at least two members, and is cut once"
 
@@ -120,13 +124,13 @@ def test_a_member_hangs_on_its_parent_or_its_root_unless_that_is_a_cycle(members
 def test_failed_branches_are_the_failures_and_what_leads_to_them(members: list[Member]) -> None:
     placed = lineage(members)
     kept = failed_branches(placed)
-    above = {one.member.celery_task_id: one.above for one in placed}
+    uppers = {one.member.celery_task_id: above(one) for one in placed}
     wanted = set()
     for one in placed:
         at: str | None = one.member.celery_task_id if one.member.status in FAILED else None
         while at is not None:
             wanted.add(at)
-            at = above[at]
+            at = uppers[at]
     assert kept == [one for one in placed if one.member.celery_task_id in wanted]
 
 
@@ -201,7 +205,7 @@ def test_the_last_success_precedes_a_body_without_a_known_sender() -> None:
             [
                 member("b", "a", status="STARTED", started=3, completed=None),
                 member("c", "a", status="RETRY", started=2, completed=None),
-                member("d", "a", status="PENDING", started=None, completed=None, key="0000002" + "0" * 36),
+                member("d", "a", status="PENDING", started=None, completed=None, key=SENT),
             ],
             {"a", "c"},
         ),

@@ -29,7 +29,7 @@ def test_rows_are_like_the_model() -> None:
     """Except that values are texts."""
     shown = {name: hint for name, hint in get_type_hints(TaskRow).items() if name not in VALUES}
     assert shown == {name: get_args(get_type_hints(AsyncTask)[name])[0] for name in TASK_COLUMNS if name not in VALUES}
-    assert get_type_hints(AttemptRow).items() >= {"attempt": int, "celery_task_id": str}.items()
+    assert get_type_hints(AttemptRow).items() >= {"attempt": int, "run_key": str}.items()
     assert {name: get_type_hints(TaskRow)[name] for name in VALUES} == dict.fromkeys(VALUES, str | None)
 
 
