@@ -222,5 +222,6 @@ def two(store: Store) -> None:
     add(store, [{**dict.fromkeys(whole), **row("plain")}, whole])
     attempt = {"run_key": "0", "name": "shop.refund", "retries": 3, "redelivered": False, "end_key": ""}
     with store.engine.begin() as connection:
-        values = {"worker": "celery@one", "queue": "high", "celery_task_id": UUID}
+        owned = {"celery_task_id": UUID, "customer_key": whole["customer_key"]}
+        values = {"worker": "celery@one", "queue": "high", **owned}
         connection.execute(insert(AsyncTaskAttempt), [{**attempt, **values}])

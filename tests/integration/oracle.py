@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import insert
 
-from celery_asynctask.core.status import TERMINAL, AsyncTaskStatus
+from celery_asynctask.core.status import SHOWN, TERMINAL
 from celery_asynctask.queries.search.filter import Filter, Term, Value
 from celery_asynctask.queries.search.keys import JSON_KEYS
 from celery_asynctask.store import Store
@@ -41,6 +41,8 @@ MESSAGES = (
     "",
     "ünï",
 )
+CUSTOMERS = (None, "42", "7", "-5", f"{2**63 - 1}", "0", "acme", "Acme", "acme*", "9b1deb4d-3b7d-4bad-9bdd-2b0d7b3dcb6d")
+CREATORS = (None, "7", "42", "ada@example", "none")
 WORKERS = ((), (None,), ("celery@one",), ("celery@one", "celery@two"), ("celery@Two", None))
 JSONS: tuple[Any, ...] = (
     None, 17, "17", 17.0, 17.5, "17.5", True, False, "true", "null", 0, -0.0, -3, "-3", 1e20, 10**20, 10**30,
@@ -55,7 +57,7 @@ KEYS = ("id", "odd key", "dot.ted", "co:lon", "é", 'q"u', "b\\s", "0", "1-", "$
 def rows() -> tuple[list[AsyncTask], list[AsyncTaskAttempt]]:
     """Some 60 tasks and their attempts."""
     tasks, attempts = [], []
-    statuses = list(AsyncTaskStatus)
+    statuses = list(SHOWN)
     for number in range(64):
         status = statuses[number % len(statuses)]
         created = START + (number // 2) * 7_919 * _SECOND + (number % 5) * 250_001 * _MICROSECOND
@@ -87,8 +89,8 @@ def rows() -> tuple[list[AsyncTask], list[AsyncTaskAttempt]]:
                 task_kwargs=_kwargs(number),
                 result=JSONS[number % len(JSONS)],
                 content=_content(number),
-                customer=(None, 42, 7, -5, 2**63 - 1, 0)[number % 6],
-                created_by=(None, 7, 42)[number % 3],
+                **owner("customer", CUSTOMERS[number % len(CUSTOMERS)] or ""),
+                **owner("created_by", CREATORS[number % len(CREATORS)]),
                 origin_key="",
                 order_key="",
                 trace_key="",
@@ -99,6 +101,7 @@ def rows() -> tuple[list[AsyncTask], list[AsyncTaskAttempt]]:
             attempts.append(
                 AsyncTaskAttempt(
                     celery_task_id=task_id,
+                    customer_key=tasks[-1].customer_key,
                     run_key=f"{run:04x}",
                     name="shop.charge",
                     retries=run,
@@ -109,6 +112,12 @@ def rows() -> tuple[list[AsyncTask], list[AsyncTaskAttempt]]:
                 )
             )
     return tasks, attempts
+
+
+def owner(column: str, key: str | None) -> dict[str, Any]:
+    """The columns of the id of a customer or creator."""
+    is_number = key is not None and re.fullmatch(r"-?[0-9]{1,19}", key) is not None
+    return {column: int(key) if is_number and key is not None else None, f"{column}_key": key}
 
 
 def _kwargs(number: int) -> Any:
@@ -147,7 +156,7 @@ def holds(term: Term, task: AsyncTask, runs: Sequence[AsyncTaskAttempt]) -> bool
 
 
 _PLAIN = {
-    "status": "status", "customer": "customer", "created_by": "created_by", "retries": "retries",
+    "status": "status", "retries": "retries",
     "created": "created_at",
     "since": "created_at", "until": "created_at", "started": "started_at", "completed": "completed_at",
 }  # fmt: skip
@@ -158,6 +167,10 @@ _TEXT = {
 
 
 def _holds(term: Term, value: Value, task: AsyncTask, runs: Sequence[AsyncTaskAttempt]) -> bool:
+    if term.key in ("customer", "created_by"):
+        if value.operator in ("=", "none", "any"):
+            return _fits(getattr(task, f"{term.key}_key") or None, value)
+        return _compares(getattr(task, term.key), value)
     if term.key in _PLAIN:
         return _compares(getattr(task, _PLAIN[term.key]), value)
     if term.key in ("wait", "run"):
@@ -232,10 +245,12 @@ def _is_like(what: Any, value: Value) -> bool:
 
 
 def row(task_id: str, **more: Any) -> dict[str, Any]:
-    """A pending task."""
+    """A pending task. The keys of its customer and creator are those of the numbers, where none are given."""
     keys = dict.fromkeys(("origin_key", "order_key", "trace_key", "content_key"), "")
     columns = {"name": "shop.charge", "status": "PENDING", "retries": 0, "created_at": START, "customer": None}
-    return {"celery_task_id": task_id, **columns, **keys, **more}
+    numbers = {f"{name}_key": str(more[name]) for name in ("customer", "created_by") if more.get(name) is not None}
+    owners = {"customer_key": "", "created_by_key": None, **numbers}
+    return {"celery_task_id": task_id, **columns, **keys, **owners, **more}
 
 
 def add(store: Store, rows: list[dict[str, Any]]) -> None:

@@ -12,7 +12,7 @@ from celery_asynctask.operations.purge import Purge
 from celery_asynctask.operations.session import Writer
 from celery_asynctask.store import Store
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
-from tests.histories import HISTORIES, START, about, lines
+from tests.histories import HISTORIES, START, about, lines, variant
 
 OVER = dt.datetime.fromtimestamp(START / 1e6, dt.timezone.utc)
 """The approximate time at which every history ends."""
@@ -22,7 +22,9 @@ DAY = dt.timedelta(days=1)
 
 def record(store: Store, history: str, *ids: str, over: dt.datetime | None = None, **columns: Any) -> None:
     """Store the history of these tasks, with ``over`` as the time of their end and with these values of columns."""
-    store.write(lines(event for one in ids for event in about(HISTORIES[history](), one)))
+    whose = {name: columns.pop(name) for name in ("customer", "customer_key") if name in columns}
+    whose = {name: key for name, key in whose.items() if key is not None}
+    store.write(lines(variant(event, **whose) for one in ids for event in about(HISTORIES[history](), one)))
     if over is not None:
         columns |= {"completed_at": over}
     if columns:

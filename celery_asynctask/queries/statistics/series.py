@@ -81,28 +81,33 @@ def series(
     is_cheap = not wanted.scanned and len(search.terms) + (reader.customers is not None) <= 1
     bound = max(per_part, max_counted // max(len(full), 1)) if is_cheap else per_part
     indexed = walked_by(reader.customers, select(AsyncTask.created_at)).where(*wanted.indexed)
-    hidden = _counts(session, indexed.where(not_(SHOWN)), times, bound + 1) if full else {}
-    for number, walked in _counts(session, indexed, times, bound + 1).items() if full else ():
-        counted = walked - hidden[number]
+    for number, walked, hidden in _counts(session, indexed, times, bound + 1) if full else ():
+        counted = walked - hidden
         if counted > per_part:
             parts[number] = parts[number]._replace(
                 looked_back_to=rows[number].first,
                 there=parts[number].tasks if wanted.scanned else min(counted, bound),
-                has_more=bool(wanted.scanned) or counted > bound,
+                has_more=bool(wanted.scanned) or walked > bound,
             )
     return parts
 
 
 def _counts(
     session: Session, indexed: Select[Any], times: Sequence[tuple[dt.datetime, dt.datetime]], limit: int
-) -> dict[int, int]:
-    """The number of rows in each part, counted up to ``limit``. Only an index is read. Parts whose number is known are
-    counted as well: SQLAlchemy takes 35 ms to compile a statement with a new number of parts."""
+) -> Sequence[Any]:
+    """Each part with the number of its rows, counted up to ``limit``, and how many of them are hidden. Only indexes are
+    read. Parts whose number is known are counted as well: SQLAlchemy takes 35 ms to compile a statement with a new
+    number of parts."""
     selects = []
     for number, (start, end) in enumerate(times):
-        task = indexed.where(AsyncTask.created_at >= start, AsyncTask.created_at < end).limit(limit).subquery()
-        selects.append(select(literal(number).label("part"), func.count().label("there")).select_from(task))
-    return {row.part: row.there for row in session.execute(union_all(*selects))}
+        task = indexed.where(AsyncTask.created_at >= start, AsyncTask.created_at < end)
+        counts = [_counted(one.limit(limit)) for one in (task, task.where(not_(SHOWN)))]
+        selects.append(select(literal(number).label("part"), *counts))
+    return session.execute(union_all(*selects)).all()
+
+
+def _counted(tasks: Select[Any]) -> Any:
+    return select(func.count()).select_from(tasks.subquery()).scalar_subquery()
 
 
 def _newest(measured: Select[Any], number: int, start: dt.datetime, end: dt.datetime, limit: int) -> Select[Any]:

@@ -68,7 +68,7 @@ def fill(store: Store) -> None:
     add(store, [{**dict.fromkeys(names), **one} for one in (retried, hostile, queued, running)])
     first = {
         "celery_task_id": RETRIED, "run_key": "0", "name": "shop.charge", "retries": 0, "redelivered": False,
-        "end_key": "",
+        "end_key": "", "customer_key": "",
         "published_at": START, "eta": None, "started_at": START + MINUTE, "ended_at": START + 4 * MINUTE,
         "outcome": "retried", "error_type": "TimeoutError", "traceback": "Traceback of the first",
         "worker": "celery@one",

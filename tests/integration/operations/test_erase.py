@@ -39,7 +39,7 @@ def task(task_id: str, customer: int, value: Any = SECRET) -> list[Event]:
         "created_by_name": SECRET,
         "content": {"for": value},
     }
-    first, second = Delivery(2), Delivery(20, retries=1)
+    first, second = (Delivery(at, retries=retries, customer=customer) for at, retries in ((2, 0), (20, 1)))
     told = [
         published(args=[value], kwargs={"who": value}, **{name: whose[name] for name in whose}),
         first.started(3, **whose),
@@ -51,16 +51,16 @@ def task(task_id: str, customer: int, value: Any = SECRET) -> list[Event]:
 
 
 def failed(task_id: str, customer: int) -> list[Event]:
-    run = Delivery(2)
-    told = [run.started(3, customer=customer), run.ended(Kind.FAILED, 9, **failure(f"no {SECRET}"))]
+    run = Delivery(2, customer=customer)
+    told = [run.started(3), run.ended(Kind.FAILED, 9, **failure(f"no {SECRET}"))]
     return about(told, task_id)
 
 
 def without_values(task_id: str, customer: int) -> list[Event]:
     """A task with nothing to erase."""
-    run = Delivery(2)
+    run = Delivery(2, customer=customer)
     nothing = {"args": None, "kwargs": None}
-    return about([run.started(3, customer=customer, **nothing), run.ended(Kind.SUCCEEDED, 9)], task_id)
+    return about([run.started(3, **nothing), run.ended(Kind.SUCCEEDED, 9)], task_id)
 
 
 def told_of(store: Store) -> str:
@@ -162,8 +162,9 @@ def test_the_command(store: Store, tmp_path: Path) -> None:
     ("arguments", "told"),
     [
         ((), "Missing option '--customer'"),
-        (("--customer", "x"), "'x' is not a valid integer"),
-        (("--customer", str(2**63)), "has more than 64 bits"),
+        (("--customer", ""), "it must be a whole number of at most 64 bits, a UUID, or a text of 1 to 64"),
+        (("--customer", "x" * 65), "it must be a whole number of at most 64 bits, a UUID, or a text of 1 to 64"),
+        (("--customer", " 42"), "without spaces at its ends"),
     ],
 )
 def test_what_cannot_be(tmp_path: Path, arguments: tuple[str, ...], told: str) -> None:

@@ -344,16 +344,16 @@ def test_earlier_reruns(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         of(None, "none", 15),
     )
     found = look(store, "a1", "a2", "a3", "total")
-    assert {task_id: [one.celery_task_id for one in these] for task_id, these in found.by_task.items()} == {
-        "a1": ["n2", "n1"],
-        "a2": ["n3"],
+    assert {identity: [one.celery_task_id for one in these] for identity, these in found.by_task.items()} == {
+        ("a1", ""): ["n2", "n1"],
+        ("a2", ""): ["n3"],
     }
     assert found.looked_back_to is None
     assert look(store) == Reruns({}, None)
     monkeypatch.setattr(module, "MAX_SCANNED", 2)
     bounded = look(store, "a1")
-    assert [one.celery_task_id for one in bounded.by_task["a1"]] == ["n2"]
-    assert bounded.looked_back_to == bounded.by_task["a1"][0].created_at
+    assert [one.celery_task_id for one in bounded.by_task["a1", ""]] == ["n2"]
+    assert bounded.looked_back_to == bounded.by_task["a1", ""][0].created_at
 
 
 @pytest.mark.every_database
@@ -365,5 +365,5 @@ def test_which_way_tasks_came(store: Store) -> None:
     reader = Reader(store.settings.url)
     with reader.session() as session:
         tasks = [find(reader, session, task_id) for task_id in ("a1", "a2")]
-        assert routing_keys(session, tasks) == {"a1": "new", "a2": "celery"}
+        assert routing_keys(session, tasks) == {("a1", ""): "new", ("a2", ""): "celery"}
     reader.close()

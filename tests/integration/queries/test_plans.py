@@ -89,7 +89,7 @@ def test_a_task_and_its_workflow(reader: Reader) -> None:
             task = find(reader, session, WORKFLOW[:12])
             attempts(session, task)
             page_found = workflow(reader, session, task)
-            attempts_of(session, [member.celery_task_id for member in page_found.members])
+            attempts_of(session, page_found.members)
 
     for plan in plans_of(reader, look):
         assert "Seq Scan on async_task" not in plan, plan

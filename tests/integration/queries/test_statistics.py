@@ -182,7 +182,7 @@ def expected(full: Shop, tasks: Sequence[AsyncTask]) -> Sequence[groups.Group]:
             task.name,
             task.completed_at or task.created_at,
             task.created_at,
-            task.customer,
+            task.customer_key,
             task.error_type or task.status.value,
             task.error_message or "",
             newest[task.celery_task_id].traceback if task.celery_task_id in newest else None,

@@ -147,7 +147,7 @@ def test_a_thousand_members_take_a_few_queries(store: Store, reader: Reader) -> 
             complete = workflow(reader, session, task)
             assert len(complete.members) == 1000
             assert not complete.bounded
-            attempts = attempts_of(session, [one.celery_task_id for one in complete.members])
+            attempts = attempts_of(session, complete.members)
         assert len(sent) <= 5
         assert sum("async_task_attempt" in one for one in sent) == 1
     assert len(attempts) == 1000
