@@ -11,7 +11,7 @@ from typing import Any
 
 from alembic import context
 from alembic.util import CommandError
-from sqlalchemy import Connection, NullPool, create_engine
+from sqlalchemy import Connection, NullPool, create_engine, make_url
 
 from celery_asynctask.store.models import Base
 from celery_asynctask.store.tables import VERSION_TABLE
@@ -48,12 +48,17 @@ def main() -> None:
     """Run the migrations offline, in the connection of a program, or in one of our own."""
     connection: Connection | None = context.config.attributes.get("connection")
     if context.is_offline_mode():
-        migrate(url=url(), literal_binds=True)
+        # One transaction for SQLite, too: its tables are made anew.
+        is_sqlite = make_url(url()).get_backend_name() == "sqlite"
+        migrate(url=url(), literal_binds=True, transactional_ddl=is_sqlite or None)
     elif connection is not None:
         migrate(connection=connection)
     else:
         with create_engine(url(), poolclass=NullPool).connect() as own:
+            if own.dialect.name == "sqlite":  # whose driver begins a transaction only when it changes rows
+                own.exec_driver_sql("BEGIN IMMEDIATE")
             migrate(connection=own)
+            own.commit()
 
 
 main()

@@ -39,6 +39,7 @@ def task_row(**extra: Any) -> dict[str, Any]:
         "order_key": "",
         "trace_key": "",
         "content_key": "",
+        "customer_key": "",
         **extra,
     }
 
@@ -162,10 +163,11 @@ def test_completed_exactly_when_terminal(store: Store, status: AsyncTaskStatus) 
         connection.execute(update(AsyncTask).values(completed_at=wrong))
 
 
-def test_one_row_an_id(store: Store) -> None:
-    insert_task(store)
-    with pytest.raises(IntegrityError):
-        insert_task(store)
+def test_one_row_an_id_and_customer(store: Store) -> None:
+    for customer in ("", "42", "acme"):
+        insert_task(store, customer_key=customer)
+        with pytest.raises(IntegrityError):
+            insert_task(store, customer_key=customer)
 
 
 # -- what they say -------------------------------------------------------------------
