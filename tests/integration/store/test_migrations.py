@@ -19,13 +19,28 @@ from alembic.util import CommandError
 from sqlalchemy import Column, Integer, MetaData, String, Table, create_engine, inspect, make_url, select, text
 
 import celery_asynctask
+from celery_asynctask.core.columns import ATTEMPT, FOLD_KEYS, TASK, Type
+from celery_asynctask.core.event import Event, Kind
+from celery_asynctask.core.fold import Identity, Partial, fold_all, project
+from celery_asynctask.core.keys import (
+    EXECUTION_DIGITS,
+    AttemptKey,
+    created_of,
+    happened_at,
+    is_changed,
+    is_of_a_step,
+    is_of_earlier_execution,
+    is_planned,
+    is_unsent,
+)
+from celery_asynctask.core.time import time_of
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
-from celery_asynctask.store.models import Base
+from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt, Base
 from celery_asynctask.store.tables import SCHEMA_VERSION, VERSION_TABLE, async_task_version
 from tests import services
-from tests.histories import HISTORIES, fold, lines
-from tests.integration.rows import stored
+from tests.histories import HISTORIES, ID, Delivery, about, fold, lines
+from tests.integration.rows import stored, stored_rows
 from tests.integration.schema import schema_of
 
 pytestmark = pytest.mark.every_database
@@ -195,6 +210,130 @@ def test_the_version_table_is_alembic_s(database: str, another: str) -> None:
     async_task_version.create(engine)
     engine.dispose()
     assert schema_of(another) == theirs
+
+
+# -- with rows in them ---------------------------------------------------------------
+
+NEW = {"customer_key", "created_by_key", "holder"}
+"""Columns that 0001 did not have."""
+OLD = sorted(HISTORIES.keys() - {"unrecorded", "received_and_released", "released", "for_a_customer_with_a_name"})
+"""Histories without what 0001 did not know."""
+
+
+def of_0001(model: Any) -> Table:
+    return Table(model.__tablename__, MetaData(), *(one._copy() for one in model.__table__.columns if one.name not in NEW))
+
+
+def as_before(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of the fold, or of one of its attempts, as 0001 had it: its keys began with nesting."""
+    keys = {name: row[name][15:] for name in ("order_key", "trace_key", "content_key") if name in row}
+    if "origin_key" in row:
+        keys["origin_key"] = f"{row['origin_key'][15:22]}{row['origin_key'][23:]}"
+    if "run_key" in row:
+        keys["run_key"] = row["run_key"][14:]
+    times = {name: time_of(row[name]) for name in row if name in TIMES and row[name] is not None}
+    return {name: value for name, value in {**row, **keys, **times}.items() if name not in NEW}
+
+
+TIMES = {one.name for one in (*TASK, *ATTEMPT) if one.type is Type.TIME}
+
+
+def filled(url: str) -> dict[Identity, tuple[list[Event], Partial]]:
+    """Tables of 0001 with every history that it could hold: the events and the rows of each."""
+    command.upgrade(config_for(url), "0001")
+    known = {}
+    tasks, attempts = of_0001(AsyncTask), of_0001(AsyncTaskAttempt)
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        for name in OLD:
+            events = about(HISTORIES[name](), name)
+            partials = fold_all(events)
+            if len(partials) > 1 or len({created_of(one) for one in events} - {0}) > 1:
+                continue  # another customer, or another execution
+            [(identity, partial)] = partials.items()
+            known[identity] = events, partial
+            connection.execute(tasks.insert(), as_before(partial.task))
+            for attempt in partial.attempts.values():
+                connection.execute(attempts.insert(), as_before(attempt))
+    engine.dispose()
+    return known
+
+
+def test_rows_of_0001_read_the_same(database: str) -> None:
+    known = filled(database)
+    assert len(known) > 30
+    assert {customer for _, customer in known} > {""}, "some are of customers"
+    command.upgrade(config_for(database), "head")
+    store = Store(Settings(url=database))
+    found = stored_rows(store)
+    store.close()
+    assert found.keys() == known.keys()
+    for identity, (_, before) in known.items():
+        after = found[identity]
+        assert without_keys(after.task) == without_keys(before.task)
+        for read in (is_planned, is_unsent, happened_at):
+            assert read(after.task["order_key"]) == read(before.task["order_key"]), identity
+        assert is_of_a_step(after.task["origin_key"]) == is_of_a_step(before.task["origin_key"])
+        assert is_changed(after.task["content_key"]) == is_changed(before.task["content_key"])
+        for text, column in ((after.task["trace_key"], "trace_id"), (after.task["content_key"], "content")):
+            assert (len(text) == EXECUTION_DIGITS) == (after.task[column] is None), "as keys without a value are"
+        attempts = [without_keys(one) for _, one in sorted(after.attempts.items())]
+        assert attempts == [without_keys(one) for _, one in sorted(before.attempts.items())]
+        for key in after.attempts:
+            parsed = AttemptKey.parse(key)
+            assert parsed is not None
+            assert parsed.created == 0
+            assert not is_of_earlier_execution(key, after.task["order_key"])
+
+
+def without_keys(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in FOLD_KEYS}
+
+
+def test_later_events_fold_onto_rows_of_0001(database: str) -> None:
+    """Those that say when the execution was created outrank the row; those that do not join it."""
+    known = filled(database)
+    command.upgrade(config_for(database), "head")
+    store = Store(Settings(url=database))
+    for identity, (events, whole) in known.items():
+        store.write(lines(events[-1:]))
+        last = project(events[-1])
+        row = stored_rows(store, identity[0])[identity].task
+        newest = whole.task["order_key"] == last.task["order_key"] or created_of(events[-1]) > 0
+        assert row["status"] == (last.task["status"] if newest else whole.task["status"]), identity
+        store.write(lines(events))
+        assert without_keys(stored_rows(store, identity[0])[identity].task) == without_keys(whole.task), identity
+    store.close()
+
+
+def test_back_to_0001_the_newest_row_of_an_id_stays(database: str) -> None:
+    store = Store(Settings(url=database))
+    store.prepare()
+    run, again = Delivery(2, customer=42), Delivery(2_000_003, created=2_000_000, customer_key="acme")
+    first = Delivery(1_000_003, created=1_000_000, customer_key="acme")
+    events = [run.started(3), first.started(1_000_004), again.started(2_000_004), again.ended(Kind.SUCCEEDED, 2_000_009)]
+    store.write(lines([*events, *about(HISTORIES["success"](), "other"), *about(HISTORIES["unrecorded"](), "hidden")]))
+    store.close()
+    command.downgrade(config_for(database), "0001")
+    engine = create_engine(database)
+    with engine.connect() as connection:
+        tasks = connection.execute(select(of_0001(AsyncTask))).mappings().all()
+        attempts = connection.execute(select(of_0001(AsyncTaskAttempt))).mappings().all()
+    engine.dispose()
+    newest = as_before(fold(events[2:]).task)
+    assert {row["celery_task_id"] for row in tasks} == {ID, "other"}
+    [row] = [row for row in tasks if row["celery_task_id"] == ID]
+    assert {name: value for name, value in row.items() if name in ("order_key", "origin_key", "status", "retries")} == {
+        name: newest[name] for name in ("order_key", "origin_key", "status", "retries")
+    }
+    assert [one["run_key"] for one in attempts if one["celery_task_id"] == ID] == [
+        key[14:] for key in fold(events[2:]).attempts
+    ]
+    assert len(attempts) == 2
+    command.upgrade(config_for(database), "head")
+    store = Store(Settings(url=database))
+    assert {one.task["status"] for one in stored_rows(store).values()} == {"SUCCESS"}
+    store.close()
 
 
 # -- as a user runs it ---------------------------------------------------------------
