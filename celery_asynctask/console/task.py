@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, overload
 
 from starlette.responses import RedirectResponse, Response
@@ -24,11 +24,12 @@ from celery_asynctask.present.diagnosis import Words, explain
 from celery_asynctask.queries.diagnosis import Evidence, evidence
 from celery_asynctask.queries.task import (
     MAX_COUNTED,
+    Relative,
     attempts,
     exact,
     find,
     is_id,
-    is_newest,
+    namesakes,
     number_of,
     of_page,
     task_detail,
@@ -110,10 +111,15 @@ def located(page: Page, session: Session, columns: PageColumns | None = None) ->
 
 
 def address(page: Page, session: Session, row: ListedTask) -> str:
-    """The path of a task's page, which no other task has: by its Celery id, or if that cannot be in a path, or means
-    the newer task of another customer, by its row number."""
+    """The path of a task's page, which no other task has."""
+    return _address(row, namesakes(page.reader, session, row))
+
+
+def _address(row: ListedTask, alike: Sequence[Relative]) -> str:
+    """By its Celery id, or if that cannot be in a path, or means the newer task of another customer, by its row number;
+    ``alike`` are its `namesakes`."""
     task_id = row.celery_task_id
-    is_other = "/" in task_id or task_id in (".", "..") or not is_newest(page.reader, session, row)
+    is_other = "/" in task_id or task_id in (".", "..") or any(one.id != row.id for one in alike[:1])
     return f"/task/{row.id}" if is_other else f"/tasks/{task_id}"
 
 
@@ -129,9 +135,11 @@ async def task(page: Page) -> Response:
 
     def make(session: Session) -> Mapping[str, object]:
         row = located(page, session, of_page(page.reader.dialect, values=page.payloads))
-        if (base := address(page, session, row)) != page.path:
+        alike = namesakes(page.reader, session, row)
+        if (base := _address(row, alike)) != page.path:
             raise _ElsewhereError(base)
-        return _values(page, session, row, base, first, now)
+        others = [one for one in alike if one.id != row.id]
+        return {**_values(page, session, row, base, first, now), "namesakes": others}
 
     try:
         return await page.answer("task.html", make, now)

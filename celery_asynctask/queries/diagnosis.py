@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
-from sqlalchemy import func, select
+from sqlalchemy import case, func, select
 from sqlalchemy.orm import Session, defer
 
 from celery_asynctask.core.keys import is_planned, is_unsent
@@ -101,37 +102,32 @@ def _about(reader: Reader, session: Session, task: EvidentTask) -> Evidence:
     holder = session.get(AsyncTaskSource, task.holder) if task.holder else None
     latest = select(AsyncTaskAttempt).where(of_newest(task)).order_by(AsyncTaskAttempt.run_key.desc()).limit(1)
     last = session.scalars(latest.options(defer(AsyncTaskAttempt.attempt))).first()
+    is_newest = case((of_newest(task), 1), else_=0)
+    ending = func.coalesce(AsyncTaskAttempt.error_type, AsyncTaskAttempt.outcome, "")
+    counted = select(ending, is_newest, func.count()).where(of_task(task)).group_by(ending, is_newest)
+    earlier: Counter[str] = Counter()
+    before = 0
+    for end, newest, count in session.execute(counted):
+        if newest:
+            earlier[end] = count
+        else:
+            before += count
     if last is None:
         waits = task.status is AsyncTaskStatus.PENDING and not is_planned(task.order_key)
         ahead, bounded = _ahead(reader, session, task) if waits else (None, False)
-        return Evidence(
-            task,
-            of_earlier_executions=_of_earlier(session, task, 0),
-            holder=holder,
-            ahead=ahead,
-            ahead_is_bounded=bounded,
-        )
-    ending = func.coalesce(AsyncTaskAttempt.error_type, AsyncTaskAttempt.outcome, "")
-    counted = select(ending, func.count()).where(of_newest(task), AsyncTaskAttempt.id != last.id).group_by(ending)
-    earlier = sorted(session.execute(counted).all(), key=lambda row: (-row[1], row[0]))
-    source = session.get(AsyncTaskSource, last.source) if last.source else None
-    count = 1 + sum(count for _, count in earlier)
+        return Evidence(task, holder=holder, ahead=ahead, ahead_is_bounded=bounded, of_earlier_executions=before)
+    attempts = earlier.total()
+    earlier[last.outcome or "" if last.error_type is None else last.error_type] -= 1
     return Evidence(
         task,
         last,
-        attempts=count,
-        of_earlier_executions=_of_earlier(session, task, count),
-        earlier={str(name): count for name, count in earlier},
+        attempts=attempts,
+        earlier=dict(sorted((+earlier).items(), key=lambda item: (-item[1], item[0]))),
         place=place(last.traceback, last.name.partition(".")[0]),
-        source=source,
+        source=session.get(AsyncTaskSource, last.source) if last.source else None,
         holder=holder,
+        of_earlier_executions=before,
     )
-
-
-def _of_earlier(session: Session, task: EvidentTask, of_newest_execution: int) -> int:
-    """`Evidence.of_earlier_executions`, of a task whose newest execution has so many attempts."""
-    all_attempts = session.scalars(select(func.count()).select_from(AsyncTaskAttempt).where(of_task(task))).one()
-    return all_attempts - of_newest_execution
 
 
 def _ahead(reader: Reader, session: Session, task: EvidentTask) -> tuple[int, bool]:

@@ -22,7 +22,6 @@ from celery_asynctask.queries.types import (
     AttemptRow,
     EvidentTask,
     ListColumns,
-    ListedTask,
     OwnedTask,
     PageColumns,
     PageRow,
@@ -42,7 +41,7 @@ MAX_CHILDREN: Final = 20
 _MAX_ABOVE: Final = 100
 """Tasks with the id of the parent or the root, of any customers, that are read."""
 MAX_NAMESAKES: Final = 20
-"""Tasks of other customers with the same id that are listed."""
+"""Tasks with one id that are listed."""
 
 
 class Relative(NamedTuple):
@@ -52,6 +51,7 @@ class Relative(NamedTuple):
     customer_key: str
     name: str
     status: AsyncTaskStatus
+    id: int
 
 
 class TaskDetail(NamedTuple):
@@ -63,8 +63,6 @@ class TaskDetail(NamedTuple):
     """Like ``parent``; also None for a task that is its own root."""
     children: Sequence[Relative]
     """The first `MAX_CHILDREN` tasks that it sent, in the order of their creation."""
-    namesakes: Sequence[Relative]
-    """At most `MAX_NAMESAKES` tasks of other customers with the same id, the newest first."""
     children_counted: int
     """Number of its children; if greater than `MAX_COUNTED`, there may be more."""
     statuses: Mapping[AsyncTaskStatus, int]
@@ -192,7 +190,7 @@ def of_page(dialect: str, *, values: bool) -> PageColumns:
 
 def task_detail(reader: Reader, session: Session, task: EvidentTask) -> TaskDetail:
     """The workflow around a task, by a few statements, each with an index and bounded."""
-    relative = [AsyncTask.celery_task_id, AsyncTask.customer_key, AsyncTask.name, AsyncTask.status]
+    relative = [getattr(AsyncTask, name) for name in Relative._fields]
     ids = {task_id for task_id in (task.parent_task_id, task.root_task_id) if task_id} - {task.celery_task_id}
     above: dict[str | None, Relative] = {}
     if ids:
@@ -200,7 +198,7 @@ def task_detail(reader: Reader, session: Session, task: EvidentTask) -> TaskDeta
         is_other = case((AsyncTask.customer_key == task.customer_key, 0), else_=1)
         for row in session.execute(statement.order_by(is_other, *NEWEST.terms).limit(_MAX_ABOVE)):
             above.setdefault(row.celery_task_id, Relative(*row))
-    sent = reader.seen(select(*relative, AsyncTask.created_at, AsyncTask.id))
+    sent = reader.seen(select(*relative, AsyncTask.created_at))
     sent = sent.where(AsyncTask.parent_task_id == task.celery_task_id, _is_below(reader, task.celery_task_id, task))
     children = sorted(session.execute(sent.limit(MAX_COUNTED + 1)), key=lambda row: (row.created_at, row.id))
     root = task.root_task_id or task.celery_task_id
@@ -210,7 +208,6 @@ def task_detail(reader: Reader, session: Session, task: EvidentTask) -> TaskDeta
         parent=above.get(task.parent_task_id),
         root=above.get(task.root_task_id),
         children=[Relative(*row[: len(relative)]) for row in children[:MAX_CHILDREN]],
-        namesakes=namesakes(reader, session, task),
         children_counted=len(children),
         statuses={status: statuses[status] for status in SHOWN if statuses[status]},
     )
@@ -226,20 +223,11 @@ def _is_below(reader: Reader, task_id: str, task: OwnedTask) -> ColumnElement[bo
     return or_(AsyncTask.customer_key == task.customer_key, not_(has_own))
 
 
-def is_newest(reader: Reader, session: Session, task: ListedTask) -> bool:
-    """Whether it is the task that its id alone means to this reader, and not the older one of another customer."""
-    newest: Any = exact(reader, session, task.celery_task_id, None, _ID) if reader.sees_several else task
-    return newest is None or newest.id == task.id
-
-
-_ID: Final = PageColumns(select(AsyncTask.id))
-
-
 def namesakes(reader: Reader, session: Session, task: OwnedTask) -> list[Relative]:
-    """At most `MAX_NAMESAKES` tasks of other customers with the id of this one, the newest first."""
+    """At most `MAX_NAMESAKES` tasks with the id of this one, for different customers, the newest first; the id alone
+    means that one. Empty where the reader sees no more than one."""
     if not reader.sees_several:
         return []
-    others = reader.seen(select(*(getattr(AsyncTask, name) for name in Relative._fields))).where(
-        AsyncTask.celery_task_id == task.celery_task_id, AsyncTask.customer_key != task.customer_key
-    )
-    return [Relative(*row) for row in session.execute(others.order_by(*NEWEST.terms).limit(MAX_NAMESAKES))]
+    alike = reader.seen(select(*(getattr(AsyncTask, name) for name in Relative._fields)))
+    alike = alike.where(AsyncTask.celery_task_id == task.celery_task_id).order_by(*NEWEST.terms)
+    return [Relative(*row) for row in session.execute(alike.limit(MAX_NAMESAKES))]

@@ -232,9 +232,7 @@ def _task_columns(*, new: bool) -> list[Any]:
         sa.UniqueConstraint("celery_task_id", "customer_key", name="uq_async_task_identity")
         if new
         else sa.UniqueConstraint("celery_task_id", name="uq_async_task_celery_task_id"),
-        sa.CheckConstraint(
-            f"(completed_at IS NOT NULL) = (status IN {_TERMINAL})", name="ck_async_task_completed"
-        ),
+        sa.CheckConstraint(f"(completed_at IS NOT NULL) = (status IN {_TERMINAL})", name="ck_async_task_completed"),
     ]
 
 
@@ -299,4 +297,6 @@ def _create_indexes_of_owners(*, new: bool) -> None:
 
 def _create_index(column: str, where: str, *others: str) -> None:
     some = sa.text(where)
-    op.create_index(f"ix_async_task_{column}", "async_task", [column, *others], postgresql_where=some, sqlite_where=some)
+    op.create_index(
+        f"ix_async_task_{column}", "async_task", [column, *others], postgresql_where=some, sqlite_where=some
+    )

@@ -142,12 +142,14 @@ def statements(api: Api) -> Iterator[list[str]]:
         yield sent
 
 
-def tell(store: Store, task_id: str, customer: int | None, **more: Any) -> None:
+def tell(store: Store, task_id: str, customer: int | str | None, **more: Any) -> None:
     """Store a succeeded task of a customer."""
+    key = "customer_key" if isinstance(customer, str) else "customer"
+    whose = {} if customer is None else {key: customer}
     history = about(HISTORIES["success"](), task_id)
     store.write(
         lines(
-            variant(one, root=task_id, parent=None, customer=customer, **more) if one.get("asked") else one
+            variant(one, **({"root": task_id, "parent": None, **more} if one.get("asked") else {}), **whose)
             for one in history
         )
     )
