@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from typing import Annotated, Any, Final, NamedTuple
 
-from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field
+from pydantic import AwareDatetime, BeforeValidator, Field, WithJsonSchema
 from pydantic.alias_generators import to_camel
 from pydantic.json_schema import SkipJsonSchema
 
@@ -55,17 +55,24 @@ def _rfc3339(value: object) -> object:
     return value
 
 
+def _id(value: object) -> str:
+    """The key of an id."""
+    try:
+        return key_of(value)
+    except ValueError as exc:
+        raise ValueError(f"must be {exc}") from None
+
+
 # A parameter is left out, never null: the document has no null, and clients do not send it.
 _Text = str | SkipJsonSchema[None]
 _Number = Annotated[int, Field(ge=-MAX_INTEGER, le=MAX_INTEGER)] | SkipJsonSchema[None]
-_Owner = (
-    Annotated[
-        Annotated[int, Field(ge=-MAX_INTEGER, le=MAX_INTEGER, json_schema_extra={"format": "int64"})]
-        | Annotated[str, Field(min_length=1, max_length=MAX_ID_TEXT, json_schema_extra={"format": "asynctask-id"})],
-        AfterValidator(key_of),
+_ID_SCHEMA: Final[Any] = {
+    "anyOf": [
+        {"type": "integer", "format": "int64", "minimum": -MAX_INTEGER, "maximum": MAX_INTEGER},
+        {"type": "string", "format": "asynctask-id", "minLength": 1, "maxLength": MAX_ID_TEXT},
     ]
-    | SkipJsonSchema[None]
-)
+}
+_Owner = Annotated[str, BeforeValidator(_id), WithJsonSchema(_ID_SCHEMA)] | SkipJsonSchema[None]
 _Time = Annotated[AwareDatetime, BeforeValidator(_rfc3339)] | SkipJsonSchema[None]
 
 

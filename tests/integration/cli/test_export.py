@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine
 
-from celery_asynctask.core.status import TERMINAL, AsyncTaskStatus
+from celery_asynctask.core.columns import FOLD_KEYS
+from celery_asynctask.core.status import SHOWN, TERMINAL
 from celery_asynctask.core.text import rfc3339
 from celery_asynctask.operations import bundle
 from celery_asynctask.queries import Reader
@@ -89,7 +90,7 @@ def test_csv(store: Store, project: Project) -> None:
         assert (json.loads(row["result"]) if row["result"] else None) == task["result"]
         assert row["created_at"] == rfc3339(task["created_at"])
         assert row["status"] == str(task["status"])
-    assert not [name for name in table[0] if name.endswith("_key")]
+    assert not [name for name in table[0] if name in FOLD_KEYS]
 
 
 CELLS = {
@@ -128,7 +129,7 @@ def test_keys_that_the_recorder_did_not_write(store: Store, project: Project, ap
     nothing = {c.name: None for c in AsyncTask.__table__.columns if c.nullable}
     run = {c.name: None for c in AsyncTaskAttempt.__table__.columns if c.nullable}
     told = [bundle.head(NOW, SCHEMA_VERSION, "made elsewhere")]
-    for number, status in enumerate(AsyncTaskStatus, 1):
+    for number, status in enumerate(SHOWN, 1):
         over = {"completed_at": NOW} if status in TERMINAL else {}
         task = {
             **nothing,
@@ -139,10 +140,11 @@ def test_keys_that_the_recorder_did_not_write(store: Store, project: Project, ap
             "task_args": [1, "a"],
         }
         same = {"id": number, "celery_task_id": f"{status}", "name": "shop.charge", "retries": 0, "redelivered": False}
-        told.append(bundle.line({**task, "task_kwargs": {}}, [{**run, **same, "run_key": key, "end_key": key}]))
-    told.append(bundle.tail(len(AsyncTaskStatus)))
+        own = {"run_key": key, "end_key": key, "customer_key": ""}
+        told.append(bundle.line({**task, "task_kwargs": {}}, [{**run, **same, **own}]))
+    told.append(bundle.tail(len(SHOWN)))
     import_into(store.settings.url, [f"{one}\n".encode() for one in told])
-    for status in AsyncTaskStatus:
+    for status in SHOWN:
         for command in ("why", "show", "tree"):
             ended = project.run(command, status)
             assert (ended.code, ended.err) == (0, ""), (command, ended)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import insert, update
 
+from celery_asynctask.core.columns import FOLD_KEYS
 from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.queries.search.keys import KEYS
 from celery_asynctask.settings import Settings
@@ -68,7 +69,7 @@ def fill(store: Store) -> None:
     add(store, [{**dict.fromkeys(names), **one} for one in (retried, hostile, queued, running)])
     first = {
         "celery_task_id": RETRIED, "run_key": "0", "name": "shop.charge", "retries": 0, "redelivered": False,
-        "end_key": "", "customer_key": "",
+        "end_key": "", "customer_key": "42",
         "published_at": START, "eta": None, "started_at": START + MINUTE, "ended_at": START + 4 * MINUTE,
         "outcome": "retried", "error_type": "TimeoutError", "traceback": "Traceback of the first",
         "worker": "celery@one",
@@ -80,7 +81,7 @@ def fill(store: Store) -> None:
         "error_type": "ValueError",
         "traceback": "\n".join(f"line {number} \x1b[31m" for number in range(40)),
     }  # fmt: skip
-    third = {**first, "celery_task_id": RUNNING, "started_at": now - 8 * MINUTE, "ended_at": None, "outcome": None}
+    third = {**first, "celery_task_id": RUNNING, "customer_key": "", "started_at": now - 8 * MINUTE, "ended_at": None, "outcome": None}
     with store.engine.begin() as connection:
         connection.execute(insert(AsyncTaskAttempt), [second, first, third])
 
@@ -135,7 +136,7 @@ def test_list_as_json(project: Project) -> None:
         [HOSTILE],
         "2026-01-31T12:01:00.000000Z",
     )
-    assert value.keys() == {column.name for column in AsyncTask.__table__.columns if not column.name.endswith("_key")}
+    assert value.keys() == {column.name for column in AsyncTask.__table__.columns if column.name not in FOLD_KEYS}
 
 
 def test_show(project: Project) -> None:
@@ -200,8 +201,8 @@ def test_show_as_json(small: Project) -> None:
     assert value["task_args"] == [BIG, {"$asynctask": "redacted"}]
     assert value["trace_url"] == f"https://traces.example/{TRACE}?span={SPAN}"
     assert [(one["attempt"], one["outcome"]) for one in value["attempts"]] == [(1, "retried"), (2, "failed")]
-    columns = {column.name for column in AsyncTaskAttempt.__table__.columns if not column.name.endswith("_key")}
-    assert {name for one in value["attempts"] for name in one} == columns - {"id"} | {"attempt"}
+    columns = {column.name for column in AsyncTaskAttempt.__table__.columns if column.name not in FOLD_KEYS}
+    assert {name for one in value["attempts"] for name in one} == columns - {"id"} | {"attempt", "earlier_execution"}
 
 
 def test_show_of_a_task_that_is_not_over(small: Project) -> None:

@@ -20,7 +20,7 @@ from celery_asynctask.store import Store
 from celery_asynctask.web import answer as answering
 from celery_asynctask.web.answer import MAX_CACHED, Answers
 from celery_asynctask.web.service import Caller
-from tests.histories import Delivery, about, lines
+from tests.histories import Delivery, about, lines, variant
 from tests.integration.bundles import bundle_of, import_into
 from tests.integration.http.client import OURS, THEIRS, Api, is_problem, statements, tell
 from tests.integration.purge import work
@@ -101,13 +101,13 @@ def bring(store: Store) -> None:
     import_into(store.settings.url, bundle)
 
 
-_second = Delivery(20, retries=1)
+_second = Delivery(20, retries=1, customer=OURS)
 _lost = {"inferred": True, "error_type": "WorkerLostError", "error_message": "gone"}
 CHANGES: dict[str, Callable[[Store], Any]] = {
     "a task": lambda store: tell(store, "new", OURS),
     "a status": lambda store: store.write(run("ours", _second.ended(Kind.FAILED, 30, error_type="ValueError"))),
     "an attempt": lambda store: store.write(run("ours", _second.started(21))),
-    "a note": lambda store: store.write(run("ours", Delivery(2).noted(4, {"done": 1}))),
+    "a note": lambda store: store.write(run("ours", Delivery(2, customer=OURS).noted(4, {"done": 1}))),
     "LOST": lambda store: store.write(run("ours", _second.started(21), _second.ended(Kind.LOST, 99, **_lost))),
     "an erasure": erase,
     "a purge": purge,
@@ -141,7 +141,7 @@ def test_the_tag_of_one_customer_tells_nothing_of_another(store: Store, api: Api
     before = {path: tag_of(api, path, "ours") for path in paths}
     hidden = {path: tag_of(api, path) for path in paths}
     tell(store, "more", THEIRS)
-    store.write(run("theirs", _second.started(21)))
+    store.write(run("theirs", variant(_second.started(21), customer=THEIRS)))
     for path, tag in before.items():
         assert tag_of(api, path, "ours") == tag
         assert again(api, path, tag, "ours").status_code == 304

@@ -63,6 +63,7 @@ FORMATS = {
     "asynctask-search": st.lists(_TERMS, max_size=8).map(" ".join),
     "asynctask-duration": st.sampled_from(["0s", "1ms", "1.5h", "30d", "2w", "100y"]),
     "asynctask-cursor": _CURSORS,
+    "asynctask-id": st.uuids().map(str) | st.sampled_from(["acme", "é 1", "42", "a*b", "none"]),
 }
 """Texts of the document's own formats."""
 

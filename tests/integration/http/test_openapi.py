@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from celery_asynctask.core.status import AsyncTaskStatus
+from celery_asynctask.core.status import SHOWN
 from celery_asynctask.http import create_app
 from celery_asynctask.queries.search.order import ORDERS
 from tests.integration.generator import generate, run_generator
@@ -69,9 +69,9 @@ def test_the_page_of_the_resource(client: Path) -> None:
 @pytest.mark.slow
 def test_statuses_and_orders(document: Any, client: Path) -> None:
     schemas = document["components"]["schemas"]
-    assert schemas["AsyncTaskStatusEnum"]["enum"] == [status.value for status in AsyncTaskStatus]
+    assert schemas["AsyncTaskStatusEnum"]["enum"] == [status.value for status in SHOWN]
     page = (client / "docs" / "AsyncTaskStatusEnum.md").read_text(encoding="utf-8")
-    assert all(f"(value: `'{status.value}'`)" in page for status in AsyncTaskStatus)
+    assert all(f"(value: `'{status.value}'`)" in page for status in SHOWN)
     assert len(schemas["AsyncTaskOrdering"]["enum"]) == len(ORDERS)
     code = (client / "api.ts").read_text(encoding="utf-8")
     assert "createdAtDescending: '-createdAt'" in code
@@ -133,7 +133,8 @@ def test_names_read_well_in_clients(document: Any) -> None:
         assert word not in text
     for name, operation in operations(document):
         for one in operation.get("parameters", ()):
-            assert "anyOf" not in one["schema"], (name, one["name"])
+            kinds = [choice["type"] for choice in one["schema"].get("anyOf", ())]
+            assert kinds in ([], ["integer", "string"]), (name, one["name"])
             assert "title" not in one["schema"], (name, one["name"])
     properties = document["components"]["schemas"]["AsyncTask"]["properties"]
     assert properties["id"]["format"] == "int64"

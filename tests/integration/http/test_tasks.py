@@ -42,6 +42,7 @@ FINDS: list[tuple[dict[str, Any], list[str]]] = [
     ({"name": "Shop.refund"}, []),
     ({"customer": -5}, [UUID]),
     ({"customer": 5}, []),
+    ({"customer": "-*"}, []),
     ({"createdBy": 2**63 - 1}, [UUID]),
     ({"createdByName": "Ada Lovelace, Countess"}, [UUID]),
     ({"createdByName": '"Ada Lovelace, Countess"'}, []),
@@ -83,9 +84,10 @@ def test_each_parameter(api: Api, two: None) -> None:
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"status": "DONE"}, "status"),
     ({"status": ["LOST", "done"]}, "status"),
-    ({"customer": "17.5"}, "customer"),
-    ({"customer": 2**63}, "customer"),
-    ({"createdBy": -(2**63)}, "createdBy"),
+    ({"customer": ""}, "customer"),
+    ({"customer": "x" * 65}, "customer"),
+    ({"customer": " 42"}, "customer"),
+    ({"createdBy": "a\nb"}, "createdBy"),
     ({"retries": "many"}, "retries"),
     ({"name": ""}, "name"),
     ({"name": "x" * 3000}, "name"),
@@ -221,8 +223,8 @@ def test_another_order_sorts_the_newest_and_says_so(
 
 
 def test_what_is_recorded_later_is_seen(store: Store, api: Api) -> None:
-    run = Delivery(2)
-    store.write(lines([published(customer=OURS), run.started(3, customer=OURS)]))
+    run = Delivery(2, customer=OURS)
+    store.write(lines([published(customer=OURS), run.started(3)]))
     [shown] = api.ok("/async-tasks", "ours")["results"]
     assert (shown["status"], shown["completedAt"]) == ("STARTED", None)
     store.write(lines([run.ended(Kind.SUCCEEDED, 9, result=[1])]))
