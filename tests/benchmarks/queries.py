@@ -146,6 +146,6 @@ def _show(reader: Reader, text: str) -> None:
 
 def _tree(reader: Reader) -> None:
     with reader.session() as session:
-        members = [one.celery_task_id for one in workflow(reader, session, find(reader, session, WORKFLOW)).members]
+        members = workflow(reader, session, find(reader, session, WORKFLOW)).members
         attempts_of(session, members)
     assert len(members) == 1000, "the workflow is not whole"

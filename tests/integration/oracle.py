@@ -41,7 +41,18 @@ MESSAGES = (
     "",
     "ünï",
 )
-CUSTOMERS = (None, "42", "7", "-5", f"{2**63 - 1}", "0", "acme", "Acme", "acme*", "9b1deb4d-3b7d-4bad-9bdd-2b0d7b3dcb6d")
+CUSTOMERS = (
+    None,
+    "42",
+    "7",
+    "-5",
+    f"{2**63 - 1}",
+    "0",
+    "acme",
+    "Acme",
+    "acme*",
+    "9b1deb4d-3b7d-4bad-9bdd-2b0d7b3dcb6d",
+)
 CREATORS = (None, "7", "42", "ada@example", "none")
 WORKERS = ((), (None,), ("celery@one",), ("celery@one", "celery@two"), ("celery@Two", None))
 JSONS: tuple[Any, ...] = (

@@ -81,7 +81,14 @@ def fill(store: Store) -> None:
         "error_type": "ValueError",
         "traceback": "\n".join(f"line {number} \x1b[31m" for number in range(40)),
     }  # fmt: skip
-    third = {**first, "celery_task_id": RUNNING, "customer_key": "", "started_at": now - 8 * MINUTE, "ended_at": None, "outcome": None}
+    third = {
+        **first,
+        "celery_task_id": RUNNING,
+        "customer_key": "",
+        "started_at": now - 8 * MINUTE,
+        "ended_at": None,
+        "outcome": None,
+    }
     with store.engine.begin() as connection:
         connection.execute(insert(AsyncTaskAttempt), [second, first, third])
 

@@ -204,7 +204,7 @@ def test_hostile_texts(store: Store, api: Api) -> None:
 
 
 def cause(*names: str, search: str = "", **more: Any) -> str:
-    one = Failure("id", "shop.charge", START, START, None, "ValueError", "order 7", None)._replace(**more)
+    one = Failure("id", "shop.charge", START, START, "", "ValueError", "order 7", None)._replace(**more)
     [group] = grouped([one._replace(name=name) for name in names or ("shop.charge",)]).groups
     text = search_of(group, search, START)
     parse(text, START)

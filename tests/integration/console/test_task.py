@@ -353,7 +353,15 @@ def test_hostile_content_is_text(store: Store, api: Api) -> None:
     }
     add(store, [row("mine", **everything)])
     add(store, [row("child", name=HOSTILE, parent_task_id="mine")])
-    run = {"run_key": "0", "name": HOSTILE, "retries": 0, "redelivered": True, "end_key": "", "customer_key": "", "celery_task_id": "mine"}
+    run = {
+        "run_key": "0",
+        "name": HOSTILE,
+        "retries": 0,
+        "redelivered": True,
+        "end_key": "",
+        "customer_key": "",
+        "celery_task_id": "mine",
+    }
     texts = {"worker": HOSTILE, "queue": HOSTILE, "outcome": "<b>", "error_type": HOSTILE, "error_message": HOSTILE}
     traceback = f'  File "{HOSTILE}", line 1, in <b>\n' * 500
     with store.engine.begin() as connection:

@@ -263,7 +263,14 @@ def test_a_part_of_a_workflow_that_is_too_large(store: Store, api: Api, monkeypa
 
 def test_of_a_task_with_many_attempts_the_last_ones(store: Store, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     wide(store, 2)
-    attempt = {"celery_task_id": "w-00001", "name": "x", "redelivered": False, "end_key": "", "customer_key": "", "outcome": "retried"}
+    attempt = {
+        "celery_task_id": "w-00001",
+        "name": "x",
+        "redelivered": False,
+        "end_key": "",
+        "customer_key": "",
+        "outcome": "retried",
+    }
     with store.engine.begin() as connection:
         attempts = [
             {
@@ -393,7 +400,15 @@ def test_hostile_texts_are_inert(store: Store, api: Api, view: str) -> None:
     about = {"error_type": name[:100], "error_message": name + "x" * 10_000}
     error = row("h", name=name, root_task_id="h", status="FAILURE", completed_at=START, order_key=RAN, **about)
     add(store, [error])
-    attempt = {"celery_task_id": "h", "name": name, "redelivered": False, "end_key": "", "customer_key": "", "run_key": "0", "retries": 0}
+    attempt = {
+        "celery_task_id": "h",
+        "name": name,
+        "redelivered": False,
+        "end_key": "",
+        "customer_key": "",
+        "run_key": "0",
+        "retries": 0,
+    }
     times = {"started_at": START, "ended_at": START + SECOND}
     with store.engine.begin() as connection:
         connection.execute(insert(AsyncTaskAttempt), [{**attempt, **times, "worker": name, "outcome": "failed"}])

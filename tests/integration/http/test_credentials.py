@@ -59,7 +59,7 @@ def refuse(_request: Request) -> Access:
         lambda _: True,
         lambda _: {"customers": None},
         lambda _: Access(customers="*"),  # type: ignore[arg-type]
-        lambda _: Access(customers={""}),  # type: ignore[arg-type]
+        lambda _: Access(customers={""}),
         lambda _: Access(customers={True}),
         lambda _: Access(customers={42: True}),  # type: ignore[arg-type]
         lambda _: Access(customers=42),  # type: ignore[arg-type]

@@ -27,6 +27,7 @@ pytestmark = pytest.mark.every_database
 
 ACME, TOWN, ONE = "acme", "9b1deb4d-3b7d-4bad-9bdd-2b0d7b3dcb6d", 42
 """A name, a UUID and a number."""
+CUSTOMERS: tuple[str | int, ...] = (ACME, TOWN, ONE)
 SHARED = "nightly-sync"
 MORE: Mapping[str, Any] = {
     "acme": grant("acme", [ACME]),
@@ -58,7 +59,7 @@ def tell_of(store: Store, customer: str | int | None, created: int, task_id: str
 
 @pytest.fixture
 def api(store: Store, shop: Celery) -> Iterator[Api]:
-    for created, customer in enumerate((ACME, TOWN, ONE)):
+    for created, customer in enumerate(CUSTOMERS):
         tell_of(store, customer, created * 1000)
     with api_over(store, shop, asynctask_tokens={**TOKENS, **MORE}) as made:
         yield made
@@ -148,7 +149,7 @@ def test_searches_by_customer(api: Api, store: Store, customer: str | int) -> No
 def test_a_rerun_is_of_the_customer_s_own(api: Api, store: Store, shop: Celery) -> None:
     """Reruns of other customers' tasks with the same id neither refuse it nor become known by it."""
     told = {"args": [1, "a"], "kwargs": {"currency": "EUR"}}
-    for created, customer in enumerate((ACME, TOWN, ONE)):
+    for created, customer in enumerate(CUSTOMERS):
         tell_of(store, customer, created * 1000, "again", **told)
     content = {"rerun_of": "again", "rerun_by": "x"}
     store.write(lines(about([published(3000, 3000, customer_key=TOWN, content=content, root="new")], "new")))

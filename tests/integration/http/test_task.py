@@ -113,7 +113,8 @@ def test_attempts(store: Store, api: Api) -> None:
     first, second = shown["results"]
     at = dt.datetime.fromtimestamp(START / 1e6, dt.timezone.utc)
     assert first == {
-        "attempt": 1, "name": "shop.charge", "retries": 0, "redelivered": False, "earlierExecution": False, "publishedAt": z(at + SECOND * 0.13),
+        "attempt": 1, "name": "shop.charge", "retries": 0, "redelivered": False,
+        "earlierExecution": False, "publishedAt": z(at + SECOND * 0.13),
         "receivedAt": z(at + SECOND * 0.131), "eta": None, "startedAt": z(at + SECOND * 0.14),
         "endedAt": z(at + SECOND * 0.2), "outcome": "retried",
         "errorType": "TimeoutError", "errorMessage": "the bank did not answer",

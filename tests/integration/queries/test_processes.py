@@ -45,7 +45,14 @@ def process(store: Store, *names: str, **extra: Any) -> None:
 def run(store: Store, task_id: str, status: str, *attempts: dict[str, Any], **extra: Any) -> None:
     """A task and its attempts."""
     add(store, [row(task_id, status=status, completed_at=START if status == "LOST" else None, **extra)])
-    keys = {"name": "shop.charge", "retries": 0, "redelivered": False, "end_key": "", "customer_key": "", "started_at": START}
+    keys = {
+        "name": "shop.charge",
+        "retries": 0,
+        "redelivered": False,
+        "end_key": "",
+        "customer_key": "",
+        "started_at": START,
+    }
     empty = {"ended_at": None, "outcome": None, "source": None}
     values = [
         {"celery_task_id": task_id, "run_key": f"{number}", **keys, **empty, **attempt}

@@ -221,17 +221,19 @@ OLD = sorted(HISTORIES.keys() - {"unrecorded", "received_and_released", "release
 
 
 def of_0001(model: Any) -> Table:
-    return Table(model.__tablename__, MetaData(), *(one._copy() for one in model.__table__.columns if one.name not in NEW))
+    return Table(
+        model.__tablename__, MetaData(), *(one._copy() for one in model.__table__.columns if one.name not in NEW)
+    )
 
 
 def as_before(row: dict[str, Any]) -> dict[str, Any]:
     """A row of the fold, or of one of its attempts, as 0001 had it: its keys began with nesting."""
-    keys = {name: row[name][15:] for name in ("order_key", "trace_key", "content_key") if name in row}
+    keys: dict[str, str] = {name: row[name][15:] for name in ("order_key", "trace_key", "content_key") if name in row}
     if "origin_key" in row:
         keys["origin_key"] = f"{row['origin_key'][15:22]}{row['origin_key'][23:]}"
     if "run_key" in row:
         keys["run_key"] = row["run_key"][14:]
-    times = {name: time_of(row[name]) for name in row if name in TIMES and row[name] is not None}
+    times: dict[str, Any] = {name: time_of(row[name]) for name in row if name in TIMES and row[name] is not None}
     return {name: value for name, value in {**row, **keys, **times}.items() if name not in NEW}
 
 
@@ -275,8 +277,8 @@ def test_rows_of_0001_read_the_same(database: str) -> None:
             assert read(after.task["order_key"]) == read(before.task["order_key"]), identity
         assert is_of_a_step(after.task["origin_key"]) == is_of_a_step(before.task["origin_key"])
         assert is_changed(after.task["content_key"]) == is_changed(before.task["content_key"])
-        for text, column in ((after.task["trace_key"], "trace_id"), (after.task["content_key"], "content")):
-            assert (len(text) == EXECUTION_DIGITS) == (after.task[column] is None), "as keys without a value are"
+        for written, column in ((after.task["trace_key"], "trace_id"), (after.task["content_key"], "content")):
+            assert (len(written) == EXECUTION_DIGITS) == (after.task[column] is None), "as keys without a value are"
         attempts = [without_keys(one) for _, one in sorted(after.attempts.items())]
         assert attempts == [without_keys(one) for _, one in sorted(before.attempts.items())]
         for key in after.attempts:
@@ -311,7 +313,12 @@ def test_back_to_0001_the_newest_row_of_an_id_stays(database: str) -> None:
     store.prepare()
     run, again = Delivery(2, customer=42), Delivery(2_000_003, created=2_000_000, customer_key="acme")
     first = Delivery(1_000_003, created=1_000_000, customer_key="acme")
-    events = [run.started(3), first.started(1_000_004), again.started(2_000_004), again.ended(Kind.SUCCEEDED, 2_000_009)]
+    events = [
+        run.started(3),
+        first.started(1_000_004),
+        again.started(2_000_004),
+        again.ended(Kind.SUCCEEDED, 2_000_009),
+    ]
     store.write(lines([*events, *about(HISTORIES["success"](), "other"), *about(HISTORIES["unrecorded"](), "hidden")]))
     store.close()
     command.downgrade(config_for(database), "0001")

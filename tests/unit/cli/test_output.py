@@ -245,7 +245,9 @@ def test_courses() -> None:
 def test_courses_of_earlier_executions() -> None:
     """They say nothing of the newest one: not when its first attempt could begin, nor that one still runs."""
     first, second = (f"{created:014x}" for created in (1, 2))
-    task = AsyncTask(created_at=AT, status=AsyncTaskStatus.STARTED, order_key=f"{second}0000000{'4'}0{'0' * 20}0{'0' * 14}")
+    task = AsyncTask(
+        created_at=AT, status=AsyncTaskStatus.STARTED, order_key=f"{second}0000000{'4'}0{'0' * 20}0{'0' * 14}"
+    )
     before = attempt(-9, None, run_key=f"{first}0000000{'0' * 20}")
     sent = attempt(-5, -4, run_key=f"{first}0000000{'1' * 20}", published_at=AT - minutes(6), outcome="succeeded")
     now = attempt(2, None, run_key=f"{second}0000000{'0' * 20}")

@@ -37,7 +37,9 @@ def test_a_task_has_the_properties_of_its_shape_in_their_order() -> None:
 
 
 def test_an_attempt_has_those_of_its_shape() -> None:
-    assert list(json.loads(attempt_document(row((*ATTEMPT_COLUMNS, "run_key"), run_key=""), ""))) == aliases(schema.AsyncTaskAttempt)
+    assert list(json.loads(attempt_document(row((*ATTEMPT_COLUMNS, "run_key"), run_key=""), ""))) == aliases(
+        schema.AsyncTaskAttempt
+    )
 
 
 def test_values_are_what_the_database_has_to_the_letter() -> None:

@@ -29,35 +29,39 @@ def test_what_was_set_last_is_there() -> None:
     assert (len(latest), latest[1499], latest[1], latest.get(500)) == (1000, 1499, 1499, None)
 
 
+A, B, C, D = ("a", ""), ("b", ""), ("a", "acme"), ("d", "7")
+"""Tasks by id and customer; two have one id."""
+
+
 def test_it_is_known_for_a_while(clock: SimpleNamespace) -> None:
     sent = RecentReruns()
-    assert "a" not in sent
-    assert [sent.add("a"), sent.add("a"), sent.add("b")] == [True, False, True]
+    assert A not in sent
+    assert [sent.add(A), sent.add(A), sent.add(B)] == [True, False, True]
     clock.now += SENT_SECONDS - 1
-    assert "a" in sent
-    assert sent.add("a") is False
+    assert A in sent
+    assert sent.add(A) is False
     clock.now += 1
-    assert "a" not in sent
-    assert [sent.add("a"), sent.add("a")] == [True, False]
+    assert A not in sent
+    assert [sent.add(A), sent.add(A)] == [True, False]
 
 
 def test_what_was_not_sent_is_forgotten() -> None:
     sent = RecentReruns()
-    sent.add("a")
-    sent.discard("a")
-    sent.discard("never")
-    assert "a" not in sent
-    assert sent.add("a") is True
+    sent.add(A)
+    sent.discard(A)
+    sent.discard(C)
+    assert A not in sent
+    assert sent.add(A) is True
 
 
 def test_the_latest_are_remembered(clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "MAX_RECENT", 3)
     sent = RecentReruns()
-    sent.add("a")
+    sent.add(A)
     clock.now += SENT_SECONDS
-    for one in ("b", "a", "c", "d"):
+    for one in (B, A, C, D):
         sent.add(one)
-    assert [one in sent for one in "abcd"] == [True, False, True, True]
+    assert [one in sent for one in (A, B, C, D)] == [True, False, True, True]
 
 
 def test_nobody_waits_where_there_is_an_older_value() -> None:

@@ -200,10 +200,15 @@ def test_a_caller_passes_nothing_on_to_it(tmp_path: Path) -> None:
 
     link = json.dumps({"rerun_of": ID, "rerun_by": "Grace"})
     try:
-        for whose in ({}, {"customer": 3}, {"customer": "acme", "created_by": "9b1deb4d-3b7d-4bad-9bdd-2b0d7b3dcb6d"}, {"created_by": 4}):
+        whoses: list[dict[str, Any]] = [
+            {},
+            {"customer": 3},
+            {"customer": "acme", "created_by": "9b1deb4d-3b7d-4bad-9bdd-2b0d7b3dcb6d"},
+            {"created_by": 4},
+        ]
+        for whose in whoses:
             keys = {f"{name}_key": str(value) for name, value in whose.items()}
-            whose |= {"created_by_name": "Ada"} if "created_by" in whose else {}
-            task = row(name="shop.renamed", created_by_name=whose.get("created_by_name"), **keys)
+            task = row(name="shop.renamed", **keys)
             send(app, look(app, task, force_name=True), "Grace", "slow")
             assert header() == {**whose, "content": link}, "what asynctask_context says"
             with context(**asks):
@@ -254,8 +259,8 @@ def test_args_that_only_a_worker_can_say(app: Celery) -> None:
     task = row(status=AsyncTaskStatus.PENDING, origin_key=blind["origin_key"], task_args=None, task_kwargs=None)
     for name in ("args", "kwargs"):
         assert (
-            f"its {name} are not known yet: the process that sent it does not know the task, and no worker has said them"
-            in refusal(app, task, unfinished=True)
+            f"its {name} are not known yet: the process that sent it does not know the task, and no worker has said "
+            "them" in refusal(app, task, unfinished=True)
         )
     seen = project(published()).task
     assert "its args were not recorded" in refusal(app, row(origin_key=seen["origin_key"], task_args=None))

@@ -184,7 +184,10 @@ def test_it_runs(seen: AsyncTaskSource | None, expected: str) -> None:
 
 def queued(**more: Any) -> Evidence:
     return changed(
-        history("never_sent", **more), status=AsyncTaskStatus.PENDING, error_message=None, order_key=f"{EXECUTION}0000002{KEY}"
+        history("never_sent", **more),
+        status=AsyncTaskStatus.PENDING,
+        error_message=None,
+        order_key=f"{EXECUTION}0000002{KEY}",
     )
 
 
@@ -212,8 +215,8 @@ def test_nobody_has_said_since_that_it_has_the_message(ahead: int, bounded: bool
 
 
 UNHEARD = (
-    "No worker has said since that it has the message: it may wait in a queue, or the queue was purged or the broker has "
-    "lost it."
+    "No worker has said since that it has the message: it may wait in a queue, or the queue was purged or the broker "
+    "has lost it."
 )
 AGAIN = "The broker delivers it again, unless the queue was purged; no worker has said since that it has the message."
 
@@ -235,16 +238,21 @@ def held(status: AsyncTaskStatus, holder: AsyncTaskSource | None, **values: Any)
 )
 def test_who_has_the_message_and_whether_it_lives(seen: AsyncTaskSource, expected: str) -> None:
     first, second = explain(held(AsyncTaskStatus.RECEIVED, seen), WORDS)
-    assert first.startswith("Received by the worker process 4711 of node-1 at 2025-06-15 15:06:40.000 (2 h 00 m ago), not")
+    assert first.startswith(
+        "Received by the worker process 4711 of node-1 at 2025-06-15 15:06:40.000 (2 h 00 m ago), not"
+    )
     assert second.endswith(expected)
-    assert told(held(AsyncTaskStatus.RECEIVED, None)).startswith("Received by a worker at "), "for a reader of customers"
+    assert told(held(AsyncTaskStatus.RECEIVED, None)).startswith("Received by a worker at "), (
+        "for a reader of customers"
+    )
 
 
 @pytest.mark.parametrize("status", [AsyncTaskStatus.PENDING, AsyncTaskStatus.RETRY])
 def test_the_worker_that_had_the_message_is_gone(status: AsyncTaskStatus) -> None:
     text = told(held(status, source(600 * SECONDS, 20 * SECONDS)))
     assert (
-        "The worker process 4711 of node-1 had its message, and was found gone at 2025-06-15 17:06:20.000 (20.0 s ago).\n"
+        "The worker process 4711 of node-1 had its message, and was found gone at 2025-06-15 17:06:20.000 (20.0 s "
+        "ago).\n"
         f"{AGAIN}" in text
     )
     assert UNHEARD not in text
@@ -256,7 +264,9 @@ def test_a_worker_that_was_only_taken_for_gone() -> None:
     assert "The worker process 4711 of node-1 had its message, and is gone." in text
 
 
-@pytest.mark.parametrize(("count", "expected"), [(1, "1 attempt of earlier executions is"), (3, "3 attempts of earlier")])
+@pytest.mark.parametrize(
+    ("count", "expected"), [(1, "1 attempt of earlier executions is"), (3, "3 attempts of earlier")]
+)
 def test_attempts_of_earlier_executions_are_not_those_of_this_one(count: int, expected: str) -> None:
     text = told(history("success", of_earlier_executions=count))
     assert f"Its id was used before: {expected}" in text
