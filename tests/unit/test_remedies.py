@@ -32,7 +32,7 @@ EXCEPTIONS: Final = {
     "The database {} {}": "ends with a sentence of `schema_problem`, which names the command to run",
     "The tables cannot be upgraded from version {}: {}": "ends with Alembic's own words",
     "Setting {} has the rule {}: {}": "ends with the text of a FilterError",
-    "No task has the id {}": "a person sees what they typed; it names the id where the text is a number of the API",
+    "No task{} has the id {}": "a person sees what they typed; it names the id where the text is a number of the API",
 }
 """Beginnings of texts without a remedy, each with the reason."""
 
