@@ -67,7 +67,7 @@ def plans_of(reader: Reader, work: Callable[[], object]) -> list[str]:
         ("trace:00000000000000000000000000000001", "trace_id"),
         ("root:x", "root_task_id"),
         ("parent:x", "parent_task_id"),
-        ("id:00000000", "celery_task_id"),
+        ("id:00000000", "identity"),
     ],
 )
 def test_a_page_goes_by_an_index(reader: Reader, search: str, index: str) -> None:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import cast
 
 import pytest
+from sqlalchemy import insert
 
 from celery_asynctask.core.event import Event, Kind
 from celery_asynctask.core.status import AsyncTaskStatus
@@ -18,8 +19,23 @@ from celery_asynctask.queries.workflow import members as queries
 from celery_asynctask.queries.workflow import tree
 from celery_asynctask.queries.workflow.members import Workflow, attempts_of, workflow
 from celery_asynctask.store import Store
-from tests.histories import ID, ROOT, SOURCE, Delivery, asked, lines, ms, never_sent, published
+from celery_asynctask.store.models import AsyncTaskSource
+from tests.histories import (
+    HISTORIES,
+    ID,
+    ROOT,
+    SOURCE,
+    Delivery,
+    about,
+    asked,
+    lines,
+    ms,
+    never_sent,
+    published,
+    variant,
+)
 from tests.histories import event as happened
+from tests.integration.oracle import START
 from tests.integration.statements import statements_of
 from tests.workflows import CHARGE, CHECKOUT, INVOICE, NOTIFY, SHIP, later_step, of, order, ran
 
@@ -215,6 +231,58 @@ def test_a_step_that_was_not_sent_leads_to_the_task_that_failed(store: Store, re
         reasons = evidence(reader, session, find(reader, session, CHARGE))
     assert reasons.last is not None
     assert (reasons.attempts, dict(reasons.earlier), reasons.last.outcome) == (2, {"TimeoutError": 1}, "succeeded")
+
+
+@pytest.mark.parametrize("name", ["released", "received_and_released"])
+def test_the_process_that_has_or_had_the_message(store: Store, reader: Reader, name: str) -> None:
+    store.write(lines(HISTORIES[name]()))
+    with store.engine.begin() as connection:
+        known = {"host": "web1", "pid": 7, "role": "worker", "journal": "j", "started_at": START, "last_seen_at": START}
+        numbers = dict.fromkeys(("segment", "position", "last_number", "stored", "quarantined"), 0)
+        names = [{"source": one, **known, **numbers} for one in (SOURCE, "another")]
+        connection.execute(insert(AsyncTaskSource), names)
+    with reader.session() as session:
+        reasons = evidence(reader, session, find(reader, session, ID))
+    assert reasons.holder is not None
+    assert reasons.holder.source == (SOURCE if name == "released" else "another")
+    waits = reasons.task.status in (AsyncTaskStatus.PENDING, AsyncTaskStatus.RETRY)
+    assert waits == (name == "released")
+
+
+def test_the_cause_is_the_customer_s_own(store: Store, reader: Reader) -> None:
+    """Two customers use the same ids in their workflows; each step leads to the failure of its own."""
+    for customer in ("acme", "9b1deb4d-3b7d-4bad-9bdd-2b0d7b3dcb6d", "42"):
+        events = [variant(one, customer_key=customer) for one in order()]
+        store.write(
+            lines(variant(one, error_message=f"no {customer}") if "error_message" in one else one for one in events)
+        )
+        with reader.session() as session:
+            step = find(reader, session, NOTIFY, customer)
+            reasons = evidence(reader, session, step)
+            assert step.customer_key == customer
+            assert reasons.cause is not None
+            assert reasons.cause.task.customer_key == customer
+            members = workflow(reader, session, step).members
+            assert {one.customer_key for one in members} == {customer}
+            assert len(members) == len({one["id"] for one in order()})
+            assert {one.above[1] for one in tree.lineage(members) if one.above is not None} == {customer}
+
+
+def test_an_id_of_many_customers_is_one_id(store: Store, reader: Reader) -> None:
+    """Its beginning is not ambiguous because several customers use it, and does not hide another id."""
+    for number in range(9):
+        store.write(lines([variant(one, customer=number) for one in about([published(number, number)], "nightly")]))
+    with reader.session() as session:
+        assert find(reader, session, "night").customer == 8, "the newest"
+        assert find(reader, session, "night", "3").customer == 3
+        with pytest.raises(NotFoundError, match="No task of customer 9 has the id night"):
+            find(reader, session, "night", "9")
+    store.write(lines(about([published(1)], "nightly-2")))
+    with reader.session() as session:
+        assert find(reader, session, "nightly").customer == 8
+        with pytest.raises(NotFoundError, match=r"Several task ids begin with night: nightly .*nightly-2"):
+            find(reader, session, "night")
+        assert find(reader, session, "night", "").celery_task_id == "nightly-2"
 
 
 def test_a_step_whose_cause_has_no_row(store: Store, reader: Reader) -> None:
