@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from celery_asynctask.core.ids import is_id
 from celery_asynctask.core.limits import MAX_JOURNAL, MAX_VALUE
 from celery_asynctask.core.links import PLACEHOLDERS, is_template
 from celery_asynctask.core.rights import Right
@@ -143,7 +144,7 @@ def _tokens(value: Any) -> Mapping[str, Mapping[str, Any]]:
             raise ValueError
         customers, rights = grant["customers"], _globs(grant["rights"])
         is_list = isinstance(customers, (list, tuple, set, frozenset)) and all(
-            type(item) in (int, str) and item != "*" for item in customers
+            is_id(item) and item != "*" for item in customers
         )
         if not (is_list or customers == "*") or not set(rights) <= set(_RIGHTS):
             raise ValueError

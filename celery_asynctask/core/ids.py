@@ -18,6 +18,15 @@ ALLOWED: Final = (
 _NUMBER: Final = re.compile(r"0|-?[1-9][0-9]{0,18}", re.ASCII)
 
 
+def is_id(value: object) -> bool:
+    """Whether a value is an id."""
+    try:
+        key_of(value)
+    except ValueError:
+        return False
+    return True
+
+
 def key_of(value: object) -> str:
     """The key of an id; that of a number is its text. Raises `ValueError` for a value that is no id, the empty text
     included, which is the key of tasks without a customer."""

@@ -157,6 +157,8 @@ BAD: list[tuple[str, Any]] = [
     ("tokens", {"a": {**GRANT, "customers": 42}}),
     ("tokens", {"a": {**GRANT, "customers": "42"}}),
     ("tokens", {"a": {**GRANT, "customers": ["*"]}}),
+    ("tokens", {"a": {**GRANT, "customers": [""]}}),
+    ("tokens", {"a": {**GRANT, "customers": [2**63]}}),
     ("tokens", {"a": {**GRANT, "customers": [True]}}),
     ("tokens", {"a": {**GRANT, "customers": {42: True}}}),
     ("tokens", {"a": {**GRANT, "rights": "read"}}),
