@@ -123,7 +123,9 @@ def start(
     if "root" in header:
         root, parent = lineage(header, root, parent)
     task_id = request.id
-    quoted = _quoted_id(task_id)
+    quoted = quote(task_id) if type(task_id) is str else ""
+    if not quoted or "\\" in quoted or len(quoted) > MAX_TASK_ID:
+        quoted = quote(recorded_id(task_id))
     hidden = header.get("hidden") if "created" in header else hidden_by_caller(header, request)
     return (
         f'{{"id":{quoted},"run":"{run}","kind":"started","at":{at},'
@@ -170,7 +172,9 @@ def published(
     `celery.app.amqp.task_message`, ``opened`` its `open_message`, ``header`` ours."""
     about, args, kwargs, _ = opened
     task_id, root, parent = about["id"], about.get("root_id"), about.get("parent_id")
-    quoted = _quoted_id(task_id)
+    quoted = quote(task_id) if type(task_id) is str else ""
+    if not quoted or "\\" in quoted or len(quoted) > MAX_TASK_ID:
+        quoted = quote(recorded_id(task_id))
     created = header.get("created")
     text = f'"created":{created},' if created is not None else ""
     if is_again(about):
@@ -362,15 +366,7 @@ def _with_hidden(item: Any, sensitive: set[int]) -> Any:
     return [Hidden(value) if number in sensitive else value for number, value in enumerate(item)]
 
 
-def _quoted_id(value: Any) -> str:
-    """`recorded_id` as JSON."""
-    if type(value) is str:
-        quoted: str = quote(value)
-        if len(quoted) <= MAX_TASK_ID and "\\" not in quoted:  # nothing to replace or to cut
-            return quoted
-    return str(quote(recorded_id(value)))
-
-
 def _quoted(value: Any) -> str:
     """`task_id_text` as JSON."""
-    return "null" if value is None or task_id_text(value) is None else _quoted_id(value)
+    text = None if value is None else task_id_text(value)
+    return "null" if text is None else str(quote(text))

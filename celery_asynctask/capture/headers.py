@@ -30,9 +30,9 @@ from __future__ import annotations
 
 import json
 import re
-import zlib
 from collections.abc import Mapping
 from typing import Any, Final, TypeGuard
+from zlib import crc32
 
 from celery_asynctask.capture.payload.mappings import mapping_of
 from celery_asynctask.core.event import json_text
@@ -79,16 +79,15 @@ def write(header: dict[str, Any], version: int) -> Any:
 
 def checksum(task_id: Any) -> int:
     """The field ``for``: the CRC-32 of a task id."""
-    return zlib.crc32(task_id.encode("utf-8", "surrogatepass")) if type(task_id) is str else 0
+    return crc32(task_id.encode("utf-8", "surrogatepass")) if type(task_id) is str else 0
 
 
 def stamp(task_id: Any, created: Any, at: int) -> dict[str, Any]:
     """Our header for a message that is sent at ``at``, microseconds since the epoch, without the fields of `context`.
     ``created`` is left out if it is no time."""
-    header = {"for": checksum(task_id), "sent": at}
-    if is_time(created):
-        header["created"] = created
-    return header
+    if created is not at and not is_time(created):
+        return {"for": checksum(task_id), "sent": at}
+    return {"for": checksum(task_id), "created": created, "sent": at}
 
 
 def is_again(about: Mapping[str, Any]) -> bool:

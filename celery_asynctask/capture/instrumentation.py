@@ -37,6 +37,9 @@ _MAX_CACHED = 4096
 """Most places, and names, whose encoded form is kept."""
 
 
+_VALUES: Final = ("args", "kwargs", "result")
+
+
 class RecordingPolicy(NamedTuple):
     """What is recorded of the tasks of one name."""
 
@@ -47,13 +50,10 @@ class RecordingPolicy(NamedTuple):
     result: bool
     parameters: tuple[str, ...]
     """Names of the positional parameters; empty if this process does not know the task."""
-    known: bool = True
+    known: bool
     """Whether this process knows the task, and so what to leave out and to redact."""
-
-    @property
-    def plain(self) -> bool:
-        """Whether it records arguments of every kind."""
-        return self.args and self.kwargs and self.known
+    plain: bool
+    """Whether arguments of both kinds are recorded."""
 
 
 class _Policies(dict[str, RecordingPolicy]):
@@ -163,13 +163,16 @@ class Instrumentation:
 
     def policy_of(self, name: str, task: Any) -> RecordingPolicy:
         """The policy of a task name; ``task`` is None if this process does not know the task."""
+        known = task is not None
+        args, kwargs, result = (bool(getattr(task, f"asynctask_record_{what}", True)) for what in _VALUES)
         return RecordingPolicy(
             self._records(name, task),
-            bool(getattr(task, "asynctask_record_args", True)),
-            bool(getattr(task, "asynctask_record_kwargs", True)),
-            bool(getattr(task, "asynctask_record_result", True)),
-            _positional(task.run) if task is not None else (),
-            task is not None,
+            args,
+            kwargs,
+            result,
+            _positional(task.run) if known else (),
+            known,
+            known and args and kwargs,
         )
 
     def _records(self, name: str, task: Any) -> bool:

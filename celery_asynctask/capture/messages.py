@@ -37,14 +37,18 @@ def open_message(headers: Any, body: Any) -> OpenedMessage:
     Raises `ValueError` if it is no task message. args and kwargs are None, and embed is empty, if the body cannot be
     read.
     """
-    if isinstance(headers, Mapping) and task_id_text(headers.get("id")) is not None:
+    if isinstance(headers, Mapping) and (type(headers.get("id")) is str or _is_id(headers.get("id"))):
         if isinstance(body, (list, tuple)) and len(body) == 3:
             args, kwargs, embed = body
             return headers, args, kwargs, embed if isinstance(embed, Mapping) else {}
         return headers, None, None, {}
-    if isinstance(body, Mapping) and task_id_text(body.get("id")) is not None:
+    if isinstance(body, Mapping) and _is_id(body.get("id")):
         return body, body.get("args"), body.get("kwargs"), body
     raise ValueError("no task message")
+
+
+def _is_id(value: Any) -> bool:
+    return task_id_text(value) is not None
 
 
 def request_of(message: Any) -> Context | None:
@@ -81,7 +85,10 @@ def task_id_text(value: Any) -> str | None:
     checksum of the whole.
     """
     kind = type(value)
-    if inherits(kind, str):
+    given: str
+    if kind is str:
+        given = value
+    elif inherits(kind, str):
         given = str.__str__(value)
     elif inherits(kind, uuid.UUID):
         given = uuid.UUID.__str__(value)

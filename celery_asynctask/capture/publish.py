@@ -156,8 +156,12 @@ def _before(instrumentation: Instrumentation, name: str, message: Any, options: 
     task, sender = running() or (None, None)
     request = sender if task is not None and task.app is instrumentation.app else None
     sends = task.name if request is not None else ""
-    given_header = read(headers.get(HEADER), task_id)
-    before = continued(request, sends, name, task_id, given_header, message, again=again)
+    given_header = headers.get(HEADER)
+    if given_header is not None:
+        given_header = read(given_header, task_id)
+    before: Mapping[str, Any] | None = None
+    if again or request is not None:
+        before = continued(request, sends, name, task_id, given_header, message, again=again)
     known = fields(instrumentation, task_id, request, given_header, before)
     if known:
         known = context.to_header(known, instrumentation.encoder)
@@ -173,10 +177,12 @@ def _before(instrumentation: Instrumentation, name: str, message: Any, options: 
             header["root"] = request.root_id if request.root_id != request.id else task_id
         if not policy.known:
             header["blind"] = True
-        if hidden := hidden_by(options) or (before.get("hidden") if again and before is not None else None):
-            header["hidden"] = hidden
+        if "argsrepr" in options or "kwargsrepr" in options:
+            header["hidden"] = hidden_by(options)
+        elif again and before is not None and "hidden" in before:
+            header["hidden"] = before["hidden"]
         header.update(known)
-        headers[HEADER] = write(header, version)
+        headers[HEADER] = header if version == 1 else write(header, version)
     elif name == CHORD_UNLOCK:
         body = at if before is None else before.get("body", before.get("created"))
         of_body = {"body": body} if is_time(body) else {}

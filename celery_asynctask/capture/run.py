@@ -67,7 +67,7 @@ def on_retry(sender: Any, request: Any, reason: Any = None, einfo: Any = None, *
     _record_stop(instrumentation, sender, request, is_lost=live is None or is_acknowledged(live))
 
 
-def on_postrun(sender: Any, task_id: str, retval: Any, state: Any, **_: Any) -> None:
+def on_postrun(sender: Any, task_id: Any, retval: Any, state: Any, **_: Any) -> None:
     """Record all ends that have not been recorded before, as failures and retries have, in the process that ran the
     body. Successes are recorded here and not at task_success: each signal that Celery sends costs the task as much as
     our own work."""
@@ -83,7 +83,7 @@ def on_postrun(sender: Any, task_id: str, retval: Any, state: Any, **_: Any) -> 
         instrumentation = instrumentation_of(sender.app)
         if instrumentation is None or not (policy := instrumentation.policies[sender.name]).recorded:
             return
-        if known.get("id") is None:
+        if task_id is None:
             return
         if state == "SUCCESS":
             record_success(instrumentation, sender, request, retval, policy.result)
