@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, select
 
 from celery_asynctask.queries import Reader, page, parse
 from celery_asynctask.queries.task import attempts, find
 from celery_asynctask.queries.workflow.members import attempts_of, workflow
+from celery_asynctask.store.models import AsyncTask
 from tests import services
 from tests.asking import ask
 from tests.benchmarks import rows
@@ -74,6 +75,19 @@ def test_a_page_goes_by_an_index(reader: Reader, search: str, index: str) -> Non
     [plan] = plans_of(reader, lambda: ask(page, reader, parse(search, NOW), limit=30))
     assert f"async_task_{index}" in plan, plan
     assert "Seq Scan" not in plan, plan
+
+
+@pytest.mark.parametrize("count", [1, 150])
+def test_tasks_of_some_customers_are_found_by_their_index(reader: Reader, count: int) -> None:
+    """PostgreSQL proves from no list of over a hundred values that the partial index has them."""
+    scoped = reader.scoped([*range(100_000, 100_000 + count - 1), 17])
+
+    def look() -> None:
+        with scoped.session() as session:
+            session.execute(scoped.seen(select(AsyncTask.id))).all()
+
+    [plan] = plans_of(scoped, look)
+    assert "ix_async_task_customer_key" in plan, plan
 
 
 @pytest.mark.parametrize("search", ["kwargs.account_id:17", "message:timeout", "retries:>2", "queue:slow"])

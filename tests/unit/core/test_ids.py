@@ -12,6 +12,7 @@ from celery_asynctask.capture import context
 from celery_asynctask.core.fold import customer_key
 from celery_asynctask.core.ids import key_of, keys_of, shown
 from celery_asynctask.core.limits import MAX_INTEGER
+from celery_asynctask.errors import ContextError
 from tests.histories import published
 
 UUID = uuid.UUID("9b1deb4d-3b7d-4bad-9bdd-2b0d7b3dcb6d")
@@ -36,7 +37,7 @@ def test_readers_and_senders_mean_the_same(value: int | str | uuid.UUID) -> None
     """Who may see the tasks of an id sees those that are sent for it."""
     try:
         fields = context.check({"customer": value})
-    except context.ContextError:
+    except ContextError:
         with pytest.raises(ValueError, match="a whole number"):
             key_of(value)
         return
