@@ -2,7 +2,8 @@
 
 The keys of stored rows get the execution that no header has named (zeros), which every later one outranks. SQLite
 cannot change the constraints of a table, so there the tables are made anew. Not by renaming them: that would change the
-views of others. The SQL reads no table's definition, so that it can be printed.
+views of others. The SQL reads no table's definition, so that it can be printed. Only where MySQL keeps each change of a
+table, whatever happens to the transaction, is it looked up which were made before an upgrade was interrupted.
 """
 
 from __future__ import annotations
@@ -48,20 +49,22 @@ def upgrade() -> None:
         _make_anew(_task, _task_columns(new=True), _task_values_upgraded())
         _create_indexes(new=True)
         return
-    op.add_column("async_task", sa.Column("customer_key", _KEY, nullable=False, server_default=""))
-    op.add_column("async_task", sa.Column("created_by_key", _KEY))
-    op.add_column("async_task", sa.Column("holder", sa.String(64)))
-    op.add_column("async_task_attempt", sa.Column("customer_key", _KEY, nullable=False, server_default=""))
-    op.execute(_attempt.update().values(_attempt_values_upgraded()))
-    op.execute(_task.update().values(_task_values_upgraded()))
+    _add_column("async_task", sa.Column("customer_key", _KEY, nullable=False, server_default=""))
+    _add_column("async_task", sa.Column("created_by_key", _KEY))
+    _add_column("async_task", sa.Column("holder", sa.String(64)))
+    _add_column("async_task_attempt", sa.Column("customer_key", _KEY, nullable=False, server_default=""))
+    is_old = sa.func.length(_attempt.c.run_key) != 41
+    op.execute(_attempt.update().values(_attempt_values_upgraded()).where(is_old))
+    op.execute(_task.update().values(_task_values_upgraded()).where(sa.func.length(_task.c.order_key) != 58))
     for table in ("async_task", "async_task_attempt"):
         op.alter_column(table, "customer_key", server_default=None, existing_type=_KEY, existing_nullable=False)
     _replace_unique("async_task", "uq_async_task_celery_task_id", "uq_async_task_identity", "customer_key")
     _replace_unique(
         "async_task_attempt", "uq_async_task_attempt_run", "uq_async_task_attempt_run", "customer_key", "run_key"
     )
-    op.drop_index("ix_async_task_customer", "async_task")
-    op.drop_index("ix_async_task_created_by", "async_task")
+    for index in ("ix_async_task_customer", "ix_async_task_created_by"):
+        if not _looks() or index in _indexes("async_task"):
+            op.drop_index(index, "async_task")
     _create_indexes_of_owners(new=True)
 
 
@@ -174,9 +177,30 @@ def _forget_what_earlier_releases_do_not_know() -> None:
 # -- tables ----------------------------------------------------------------------------
 
 
+def _looks() -> bool:
+    """Whether it is looked up what was done before."""
+    return _is_mysql() and not op.get_context().as_sql
+
+
+def _indexes(table: str) -> dict[str, list[str]]:
+    """The indexes and unique constraints of a table of MySQL, each with its columns."""
+    found = sa.inspect(op.get_bind()).get_indexes(table)
+    return {str(one["name"]): [str(column) for column in one["column_names"]] for one in found}
+
+
+def _add_column(table: str, column: sa.Column[Any]) -> None:
+    if _looks() and column.name in {one["name"] for one in sa.inspect(op.get_bind()).get_columns(table)}:
+        return
+    op.add_column(table, column)
+
+
 def _replace_unique(table: str, old: str, new: str, *columns: str) -> None:
-    op.drop_constraint(old, table, type_="unique")
-    op.create_unique_constraint(new, table, ["celery_task_id", *columns])
+    wanted = ["celery_task_id", *columns]
+    there = _indexes(table) if _looks() else {old: []}
+    if there.get(old, wanted) != wanted:
+        op.drop_constraint(old, table, type_="unique")
+    if there.get(new) != wanted:
+        op.create_unique_constraint(new, table, wanted)
 
 
 def _make_anew(table: sa.TableClause, definition: Sequence[Any], changed: Mapping[str, Any]) -> None:
@@ -296,7 +320,6 @@ def _create_indexes_of_owners(*, new: bool) -> None:
 
 
 def _create_index(column: str, where: str, *others: str) -> None:
-    some = sa.text(where)
-    op.create_index(
-        f"ix_async_task_{column}", "async_task", [column, *others], postgresql_where=some, sqlite_where=some
-    )
+    name, some = f"ix_async_task_{column}", sa.text(where)
+    if not _looks() or name not in _indexes("async_task"):
+        op.create_index(name, "async_task", [column, *others], postgresql_where=some, sqlite_where=some)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Column, Integer, MetaData, String, Table, create_engine, inspect, make_url, select, text
+from sqlalchemy import Column, Integer, MetaData, String, Table, create_engine, event, inspect, make_url, select, text
 
 import celery_asynctask
 from celery_asynctask.core.columns import ATTEMPT, FOLD_KEYS, TASK, Type
@@ -305,6 +306,38 @@ def test_later_events_fold_onto_rows_of_0001(database: str) -> None:
         assert row["status"] == (last.task["status"] if newest else whole.task["status"]), identity
         store.write(lines(events))
         assert without_keys(stored_rows(store, identity[0])[identity].task) == without_keys(whole.task), identity
+    store.close()
+
+
+@pytest.mark.databases("mysql")
+@pytest.mark.parametrize("done", [2, 5, 6, 8, 10, 11, 13, 15])
+def test_an_upgrade_that_was_interrupted_goes_on(database: str, models: str, done: int) -> None:
+    """MySQL keeps each table that was changed, whatever happens to the transaction."""
+    known = filled(database)
+    engine = create_engine(database)
+    config = config_for("")
+    changes = 0
+
+    def interrupt(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        nonlocal changes
+        changes += statement.startswith(("ALTER", "CREATE", "DROP", "UPDATE"))
+        if changes > done:
+            raise ZeroDivisionError
+
+    event.listen(engine, "before_cursor_execute", interrupt)
+    with engine.connect() as connection:
+        config.attributes["connection"] = connection
+        with pytest.raises(ZeroDivisionError):
+            command.upgrade(config, "head")
+    engine.dispose()
+    command.upgrade(config_for(database), "head")
+    rows_counted = re.compile(r" AUTO_INCREMENT=\d+")
+    assert {name: rows_counted.sub("", one) for name, one in schema_of(database).items()} == schema_of(models)
+    store = Store(Settings(url=database))
+    found = stored_rows(store)
+    assert found.keys() == known.keys()
+    assert {len(one.task["order_key"]) for one in found.values()} == {58}
+    assert {len(key) for one in found.values() for key in one.attempts} == {41}
     store.close()
 
 
