@@ -156,7 +156,7 @@ def _before(instrumentation: Instrumentation, name: str, message: Any, options: 
     task, sender = running() or (None, None)
     request = sender if task is not None and task.app is instrumentation.app else None
     sends = task.name if request is not None else ""
-    given_header = headers.get(HEADER)
+    given_header: Any = headers.get(HEADER)
     if given_header is not None:
         given_header = read(given_header, task_id)
     before: Mapping[str, Any] | None = None
@@ -170,7 +170,7 @@ def _before(instrumentation: Instrumentation, name: str, message: Any, options: 
     version = instrumentation.settings.header_version
     if (policy := instrumentation.policies[name]).recorded:
         header = stamp(task_id, at if before is None else before.get("created", before.get("body")), at)
-        if before is not None and before is given_header:
+        if before is not None and given_header is before:
             if isinstance(root := before.get("root"), str):
                 header["root"] = root
         elif request is not None and not instrumentation.policies[sends].recorded:

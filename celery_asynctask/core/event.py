@@ -129,7 +129,7 @@ class Event(_Required, total=False):
     error_message: str
     """Text of the exception, at most `limits.MAX_MESSAGE` characters."""
     traceback: str
-    """Traceback of the exception, its last `limits.MAX_TRACEBACK` characters."""
+    """Traceback of the exception, at most about `limits.MAX_TRACEBACK` characters."""
     outcome: str
     """How the attempt ended, where that says more than the kind: requeued, replaced, terminated."""
     again: bool
