@@ -142,7 +142,9 @@ the task that sends it (None: no task does), the token for `tracing.detach` (or 
 
 
 @guard
-def _before(instrumentation: Instrumentation, name: str, message: Any, options: dict[str, Any]) -> _Prepared | None:
+def _before(  # noqa: PLR0912 - a function a case would cost every publish
+    instrumentation: Instrumentation, name: str, message: Any, options: dict[str, Any]
+) -> _Prepared | None:
     """Put our header and the trace's on a message that is about to be sent; None: recording is switched off."""
     if not instrumentation.settings.enabled:
         return None

@@ -224,9 +224,9 @@ ATTEMPT: Final = (
            api=Property("Text of the exception, at most 4,000 characters; null: no error"),
            doc="Text of the exception, at most 4,000 characters; null: no error."),
     Column("traceback", Type.LONG_TEXT, Group.END, event="traceback", holds=Content.TEXT,
-           api=Property("Python traceback, at most 20,000 characters: of a longer one, all frames with shorter messages"),
-           doc="Python traceback, at most 20,000 characters: of a longer one, all frames with shorter messages; null: no "
-           "error, or no traceback known."),
+           api=Property("Python traceback, at most 20,000 characters: a longer one has all frames, and shorter messages"),
+           doc="Python traceback, at most 20,000 characters: a longer one has all frames, and shorter messages; null: "
+           "no error, or no traceback known."),
     Column("worker", Type.STRING, Group.START, limit=MAX_NAME, event="worker", search="worker",
            api=Property("Node name of the worker"),
            doc="Node name of the worker; null: not known."),
