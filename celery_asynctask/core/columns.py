@@ -224,8 +224,8 @@ ATTEMPT: Final = (
            api=Property("Text of the exception, at most 4,000 characters; null: no error"),
            doc="Text of the exception, at most 4,000 characters; null: no error."),
     Column("traceback", Type.LONG_TEXT, Group.END, event="traceback", holds=Content.TEXT,
-           api=Property("Python traceback, at most 20,000 characters: a longer one has all frames, and shorter messages"),
-           doc="Python traceback, at most 20,000 characters: a longer one has all frames, and shorter messages; null: "
+           api=Property("Python traceback, at most 20,000 characters: a longer one has all frames but shorter texts"),
+           doc="Python traceback, at most 20,000 characters: a longer one has all frames but shorter texts; null: "
            "no error, or no traceback known."),
     Column("worker", Type.STRING, Group.START, limit=MAX_NAME, event="worker", search="worker",
            api=Property("Node name of the worker"),
