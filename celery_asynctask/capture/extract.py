@@ -17,13 +17,13 @@ from celery_asynctask.capture.headers import (
     read,
     with_token,
 )
-from celery_asynctask.capture.messages import OpenedMessage, hidden_by_caller, recorded_id, task_id_text
+from celery_asynctask.capture.messages import OpenedMessage, hidden_by_caller, name_text, recorded_id, task_id_text
 from celery_asynctask.capture.payload.inspection import Hidden
 from celery_asynctask.capture.payload.plain import plain_text
 from celery_asynctask.capture.payload.readers import MAX_ITEMS
 from celery_asynctask.core import canvas
 from celery_asynctask.core.event import Event, Kind, json_text, quote
-from celery_asynctask.core.limits import MAX_MESSAGE, MAX_NAME, MAX_TASK_ID
+from celery_asynctask.core.limits import MAX_MESSAGE, MAX_TASK_ID
 from celery_asynctask.core.reasons import NotSent
 from celery_asynctask.core.time import read_microseconds
 
@@ -43,7 +43,7 @@ def from_request(kind: Kind, name: str, request: Any, at: int) -> Event:
         "run": header["run"],
         "kind": kind.value,
         "at": at,
-        "name": name[:MAX_NAME],
+        "name": name_text(name),
         **delivery(request),
         **execution(header),
     }
@@ -263,7 +263,7 @@ def _about_step(kind: Kind, event: Event, step: canvas.Step) -> Event:
         "id": recorded_id(step.id),
         "kind": kind.value,
         "at": event["at"],
-        "name": step.name[:MAX_NAME],
+        "name": name_text(step.name),
     }
     if "created" in event:
         step_event["created"] = event["created"]

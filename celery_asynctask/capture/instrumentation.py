@@ -18,12 +18,11 @@ from kombu.utils.imports import symbol_by_name
 
 from celery_asynctask.capture import context, payload
 from celery_asynctask.capture.celery_private import is_pool_child, registered_tasks
-from celery_asynctask.capture.messages import queue_of
+from celery_asynctask.capture.messages import name_text, queue_of
 from celery_asynctask.capture.outlet import Outlet, outlet_of, outlets
 from celery_asynctask.capture.payload.redaction import SENSITIVE_NAMES, Redaction
 from celery_asynctask.core.event import Event, encode, json_text, quote
 from celery_asynctask.core.forking import reset_in_children
-from celery_asynctask.core.limits import MAX_NAME
 from celery_asynctask.errors import report
 from celery_asynctask.journal import Journal
 from celery_asynctask.settings import Settings
@@ -81,11 +80,11 @@ class _Places(dict[tuple[str, str | None, Any], str]):
 
     def __missing__(self, key: tuple[str, str | None, Any]) -> str:
         name, worker, routing_key = key
-        about = {"name": name[:MAX_NAME], "pid": os.getpid(), "source": self._instrumentation.journal.source}
+        about = {"name": name_text(name), "pid": os.getpid(), "source": self._instrumentation.journal.source}
         if worker:
-            about["worker"] = worker
+            about["worker"] = name_text(worker)
         if queue := queue_of(routing_key):
-            about["queue"] = queue[:MAX_NAME]
+            about["queue"] = name_text(queue)
         if len(self) >= _MAX_CACHED:
             self.clear()
         place = self[key] = json_text(about)[1:-1]
@@ -98,7 +97,7 @@ class _Names(dict[str, str]):
     def __missing__(self, name: str) -> str:
         if len(self) >= _MAX_CACHED:
             self.clear()
-        text = self[name] = f'"name":{quote(name[:MAX_NAME])}'
+        text = self[name] = f'"name":{quote(name_text(name))}'
         return text
 
 

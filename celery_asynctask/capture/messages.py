@@ -12,7 +12,7 @@ from celery.app.task import Context
 
 from celery_asynctask.capture.payload.inspection import inherits, type_name
 from celery_asynctask.capture.payload.walk import clean
-from celery_asynctask.core.limits import MAX_TASK_ID
+from celery_asynctask.core.limits import MAX_NAME, MAX_TASK_ID
 
 _KEPT: Final = 200
 """Characters kept of an id that cannot be stored as it is; a checksum follows, so that two such ids stay two."""
@@ -111,6 +111,11 @@ def recorded_id(value: Any) -> str:
     if text is None:
         raise TypeError(f"its id is of type {type_name(type(value))}; use a text, a UUID or a number")
     return text
+
+
+def name_text(value: str) -> str:
+    """The name of a task, worker or queue as it is recorded: what has room, without characters that databases refuse."""
+    return clean(value)[:MAX_NAME]
 
 
 def queue_of(routing_key: Any) -> str | None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kombu.transport.native_delayed_delivery import calculate_routing_key
 
-from celery_asynctask.capture.messages import is_hidden, queue_of, recorded_id, task_id_text
+from celery_asynctask.capture.messages import is_hidden, name_text, queue_of, recorded_id, task_id_text
 from celery_asynctask.core.limits import MAX_TASK_ID
 
 # -- task ids ------------------------------------------------------------------------
@@ -89,6 +89,13 @@ def test_any_other_routing_key_stays(routing_key: str) -> None:
 @pytest.mark.parametrize("routing_key", [None, ""])
 def test_no_queue(routing_key: Any) -> None:
     assert queue_of(routing_key) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("shop.charge", "shop.charge"), ("a" * 300, "a" * 255), ("a\0b", "a\ufffdb"), ("\ud800", "?")]
+)
+def test_a_name_that_every_database_takes(name: str, text: str) -> None:
+    assert name_text(name) == text
 
 
 # -- arguments that the caller hides -------------------------------------------------
