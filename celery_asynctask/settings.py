@@ -377,18 +377,21 @@ def _configured(app: Celery) -> dict[str, Any]:
     With a namespace, `Celery.conf` finds ``CELERY_ASYNCTASK_URL`` as ``asynctask_url``, but its iteration gives the
     keys as they were written, and unknown keys must be seen, too.
     """
-    keys = list(app.conf.keys())  # reads the configuration, if nothing has yet
+    list(app.conf.keys())  # reads the configuration, if nothing has yet
     conf = app.conf
     prefix = (getattr(conf, "prefix", None) or "").lower()
+    # Layer by layer: `conf.get` finds a key with the namespace first, also one that `conf.update` has overridden.
+    layers = getattr(conf, "maps", None)
     values: dict[str, Any] = {}
-    for key in keys:
-        if not isinstance(key, str):
-            continue
-        name = key.lower()
-        if prefix and name.startswith(prefix):
-            name = name.removeprefix(prefix)
-        elif prefix and key != name:
-            continue  # ASYNCTASK_X beside a namespace belongs to somebody else
-        if name.startswith("asynctask_"):
-            values[name] = conf.get(name, conf[key])
+    for layer in [conf] if layers is None else layers[:-1]:  # the last one holds Celery's defaults
+        for key in list(layer.keys()):
+            if not isinstance(key, str):
+                continue
+            name = key.lower()
+            if prefix and name.startswith(prefix):
+                name = name.removeprefix(prefix)
+            elif prefix and key != name:
+                continue  # ASYNCTASK_X beside a namespace belongs to somebody else
+            if name.startswith("asynctask_"):
+                values.setdefault(name, layer[key])
     return values

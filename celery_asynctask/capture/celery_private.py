@@ -13,7 +13,7 @@ Some are used directly, without this module:
 ``Request.request_dict``   worker/request.py     what a child is sent; `headers` puts each delivery's token into it
 ``Celery.close``           app/base.py           `closing` overrides it on the app, which ``with`` calls, too
 ``Task.bind``              app/task.py           `task` overrides it: it comes before a task can be sent (``__bound__``)
-``conf.prefix``            utils/collections.py  the known settings, in `settings`, which cannot import this module
+``conf.maps``, ``prefix``  utils/collections.py  the known settings, in `settings`, which cannot import this module
 ``LOG_LEVEL``              bin/base.py           an option's type, in `cli.recorder`
 =========================  ====================  ======================================================================
 """

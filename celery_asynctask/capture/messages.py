@@ -114,7 +114,7 @@ def recorded_id(value: Any) -> str:
 
 
 def name_text(value: str) -> str:
-    """The name of a task, worker or queue as it is recorded: what has room, without characters that databases refuse."""
+    """The name of a task, worker or queue as it is recorded: bounded, without characters that databases refuse."""
     return clean(value)[:MAX_NAME]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -154,3 +155,16 @@ def test_an_unknown_error_is_not_recorded(instrumentation: Instrumentation) -> N
     assert event == {}
     extract.add_error(event, instrumentation.encoder, KeyError("a"), "Traceback")
     assert event == {"error_type": "KeyError", "error_message": "'a'", "traceback": "Traceback"}
+
+
+# -- names
+
+
+def test_names_of_every_kind_have_room(instrumentation: Instrumentation) -> None:
+    """A column has 255 characters for each, and no database takes NUL."""
+    place = instrumentation.places["shop." + "x" * 300, "worker\0" + "x" * 300, "q" * 300]
+    said = json.loads(f"{{{place}}}")
+    assert [len(said[key]) for key in ("name", "worker", "queue")] == [255, 255, 255]
+    assert "\0" not in said["worker"]
+    event = decode(start_of(instrumentation, Context({"id": "x", "asynctask": OURS, "hostname": "w" * 300}), None))
+    assert len(event["worker"]) == 255
