@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Final
 
 from celery_asynctask.capture.headers import header_of
 from celery_asynctask.capture.messages import hidden_by_caller
+from celery_asynctask.capture.payload.secrets import secrets_in
 
 if TYPE_CHECKING:
     from celery_asynctask.capture.instrumentation import Instrumentation
@@ -30,10 +32,19 @@ def encoder_of(instrumentation: Instrumentation, name: str, request: Any) -> Enc
         encoder = instrumentation.encoder
         secrets: list[Secret] = known.get(SECRETS, [])
         if START not in known:  # the attempt is another process's
-            encoder.arguments(request.args, request.kwargs, instrumentation.policies[name].parameters, secrets)
-            hidden = hidden_by_caller(header_of(request), request) or ""
-            secrets += [getattr(request, what) for what in hidden.split()]
+            names = instrumentation.policies[name].parameters
+            encoder.arguments(request.args, request.kwargs, names, secrets)
+            hides = (hidden_by_caller(header_of(request), request) or "").split()
+            secrets += hidden_secrets(encoder, names, hides, request.args, request.kwargs)
         if secrets:
             encoder = encoder.knowing(secrets)
         known[_ENCODER] = encoder
     return encoder
+
+
+def hidden_secrets(
+    encoder: Encoder, names: tuple[str, ...], hides: Collection[str], args: Any, kwargs: Any
+) -> list[Secret]:
+    """What the caller hides of the arguments, which ``hides`` names: it is treated as redacted."""
+    hidden = [value for what, value in (("args", args), ("kwargs", kwargs)) if what in hides]
+    return secrets_in(hidden, encoder.redaction, names) if hidden and encoder.redaction is not None else []

@@ -23,7 +23,7 @@ def continued(
     message has already, ``again`` whether it is of a retry or a replacement. Everything that replaces a task goes on
     with its execution, as the last of it has its id.
     """
-    if again and isinstance(given, dict) and given:
+    if again and isinstance(given, dict) and ("sent" in given or "created" in given):  # not of a caller's fields alone
         return given
     if request is None:
         return None

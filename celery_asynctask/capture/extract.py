@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from celery_asynctask.capture import context, payload, tracing
-from celery_asynctask.capture.attempt import SECRETS
+from celery_asynctask.capture.attempt import SECRETS, hidden_secrets
 from celery_asynctask.capture.headers import (
     HEADER,
     TIMES_END,
@@ -126,7 +126,7 @@ def start(
     quoted = quote(task_id) if type(task_id) is str else ""
     if not quoted or "\\" in quoted or len(quoted) > MAX_TASK_ID:
         quoted = quote(recorded_id(task_id))
-    hidden = header.get("hidden") if "created" in header else hidden_by_caller(header, request)
+    hidden = get("hidden") if created is not None else hidden_by_caller(header, request)
     return (
         f'{{"id":{quoted},"run":"{run}","kind":"started","at":{at},'
         f'{instrumentation.places[name, known("hostname"), info.get("routing_key")]},{text}"asked":true,'
@@ -238,11 +238,16 @@ def unsent(instrumentation: Instrumentation, event: Event, steps: list[canvas.St
 def unrecorded(instrumentation: Instrumentation, event: Event, steps: list[canvas.Step]) -> list[Event]:
     """Events that those of these steps that this process does not record are not to be recorded, whatever the producer
     of the message of ``event`` has said."""
+    named = cast("Event", {key: value for key, value in event.items() if key not in _SAID})
     return [
-        _about_step(Kind.UNRECORDED, event, step)
+        _about_step(Kind.UNRECORDED, named, step)
         for step in steps
         if instrumentation.policies[step.name].known and not instrumentation.records(step.name)
     ]
+
+
+_SAID: Final = ("content", "created_by", "created_by_key", "created_by_name")
+"""Keys of an event that do not say which task it is about."""
 
 
 def _step(kind: Kind, instrumentation: Instrumentation, event: Event, step: canvas.Step) -> Event:
@@ -267,7 +272,7 @@ def _about_step(kind: Kind, event: Event, step: canvas.Step) -> Event:
     }
     if "created" in event:
         step_event["created"] = event["created"]
-    if step.after_chord:
+    if step.joins:
         step_event["chord"] = True
     inherited = {field: event[field] for field in _CONTEXT_FIELDS if field in event}  # type: ignore[literal-required]
     own = context.ids(context.sound(read(step.header, step.id))) if step.header is not None else {}
@@ -309,8 +314,8 @@ def _add_payload(
     secrets: list[Secret] | None = None if request is None else []
     args_json, kwargs_json = instrumentation.encoder.arguments(args, kwargs, policy.parameters, secrets)
     hides = hidden.split() if type(hidden) is str else ()
-    if secrets is not None:
-        secrets += [value for what, value in (("args", args), ("kwargs", kwargs)) if what in hides]
+    if secrets is not None and hides:
+        secrets += hidden_secrets(instrumentation.encoder, policy.parameters, hides, args, kwargs)
     if secrets:
         request.__dict__[SECRETS] = secrets
     if policy.args and "args" not in hides:

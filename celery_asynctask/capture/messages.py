@@ -129,7 +129,7 @@ def queue_of(routing_key: Any) -> str | None:
 def hidden_by_caller(header: Mapping[str, Any], request: Any) -> str | None:
     """Which arguments the caller hides, by representations of its own: ``args``, ``kwargs``, or both with a space
     between. A recorded producer says so in our header; else the message's representations tell."""
-    if "created" in header:
+    if "created" in header or "hidden" in header:
         return header.get("hidden")
     hides = (
         name

@@ -27,7 +27,7 @@ from celery_asynctask.capture.celery_private import (
 )
 from celery_asynctask.capture.continuation import CHORD_UNLOCK, continued, is_step_of
 from celery_asynctask.capture.headers import HEADER, checksum, header_of, is_again, is_time, read, stamp, write
-from celery_asynctask.capture.messages import open_message
+from celery_asynctask.capture.messages import hidden_by_caller, open_message
 from celery_asynctask.capture.running import running
 from celery_asynctask.core import canvas
 from celery_asynctask.core.canvas import hidden_by
@@ -164,7 +164,7 @@ def _before(  # noqa: PLR0912 - a function a case would cost every publish
     before: Mapping[str, Any] | None = None
     if again or request is not None:
         before = continued(request, sends, name, task_id, given_header, message, again=again)
-    known = fields(instrumentation, task_id, request, given_header, before)
+    known = fields(instrumentation, task_id, request, given_header, before, again=again)
     if known:
         known = context.to_header(known, instrumentation.encoder)
     at = time_ns() // 1000
@@ -181,8 +181,8 @@ def _before(  # noqa: PLR0912 - a function a case would cost every publish
             header["blind"] = True
         if "argsrepr" in options or "kwargsrepr" in options:
             header["hidden"] = hidden_by(options)
-        elif again and before is not None and "hidden" in before:
-            header["hidden"] = before["hidden"]
+        elif again and before is not None and (hidden := hidden_by_caller(before, request)):
+            header["hidden"] = hidden
         header.update(known)
         headers[HEADER] = header if version == 1 else write(header, version)
     elif name == CHORD_UNLOCK:
@@ -200,14 +200,24 @@ def _before(  # noqa: PLR0912 - a function a case would cost every publish
 
 
 def fields(
-    instrumentation: Instrumentation, task_id: Any, request: Any, given: Any, before: Mapping[str, Any] | None = None
+    instrumentation: Instrumentation,
+    task_id: Any,
+    request: Any,
+    given: Any,
+    before: Mapping[str, Any] | None = None,
+    *,
+    again: bool = False,
 ) -> dict[str, Any]:
     """The `context` fields of a message that is sent, each from the nearest source. ``given`` is the header that it has
-    already, ``request`` that of the task that sends it, ``before`` the header whose execution it goes on with: it then
-    stays that of the same customer, or of none."""
+    already, ``request`` that of the task that sends it, ``before`` the header whose execution it goes on with: if that
+    is sent ``again``, it stays with its customer, or with none."""
     own = context.sound(given, functools.partial(report, "the header asynctask", task_id)) if given else {}
     if before is not None:
-        return {**context.sound(before), **own}
+        known = {**context.sound(before), **own}
+        if again:
+            known.pop("customer", None)
+            known.update(context.sound({"customer": before.get("customer")}))
+        return known
     if context.stands_alone():
         return dict(context.given())
     known = instrumentation.context(task_id) if instrumentation.settings.context is not None else {}

@@ -73,6 +73,8 @@ def on_postrun(sender: Any, task_id: Any, retval: Any, state: Any, **_: Any) -> 
     our own work."""
     try:
         request = sender.request
+        if request is None:  # an attribute of the task's own
+            return
         known = request.__dict__
         if known.get("id") != task_id:  # a tracer of coroutines, or of a task without an id
             if (request := request_of(task_id)) is None:
@@ -238,6 +240,8 @@ def record_end(
     if at is None:
         at = time_ns() // 1000
     known = request.__dict__
+    if known.get("id") is None:  # somebody has called a tracer directly: this is no execution
+        return
     if inferred:
         end["inferred"] = True
     elif CONTENT in known and (content := content_of(request)) is not None:

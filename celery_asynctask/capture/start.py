@@ -169,14 +169,16 @@ def finish(request: Any) -> None:
 
 def _plan(instrumentation: Instrumentation, request: Any, start: bytes) -> None:
     """Record the steps behind the task, if its producer has not done so, or did not know what it said."""
-    header = header_of(request)
-    if request.retries or ("created" in header and "blind" not in header and not request.is_eager):
+    if request.retries:
         return
-    event, steps = decode(start), extract.steps_of(request)
-    for planned in extract.planned(instrumentation, event, steps):
-        instrumentation.record(planned)
-    if "blind" in header:
-        for unrecorded in extract.unrecorded(instrumentation, event, steps):
+    header, steps = header_of(request), extract.steps_of(request)
+    is_told = "created" in header and "blind" not in header and not request.is_eager
+    if not is_told:
+        for planned in extract.planned(instrumentation, decode(start), steps):
+            instrumentation.record(planned)
+    # Also of a producer that knows this task: it may not know those.
+    if "created" in header and not all(instrumentation.records(step.name) for step in steps):
+        for unrecorded in extract.unrecorded(instrumentation, decode(start), steps):
             instrumentation.record(unrecorded)
 
 

@@ -23,6 +23,9 @@ class Step(NamedTuple):
     after_chord: bool
     """Whether it is, or follows, the body of a chord that has the carrying task in its header. Its root is then
     unknown beforehand if the header tasks are roots themselves."""
+    joins: bool = False
+    """Whether it is, or follows, the body of any chord. Each header task goes on with an execution of its own, and
+    which of them the body goes on with is unknown beforehand."""
     hidden: str | None = None
     """Which arguments its caller hides, by representations of its own (``argsrepr``, ``kwargsrepr``): ``args``,
     ``kwargs``, or both with a space between."""
@@ -45,15 +48,17 @@ def steps(task_id: str, chain: Any, chord: Any, callbacks: Any) -> list[Step]:
 
 def _walk_all(task_id: str, chain: Any, chord: Any, callbacks: Any) -> Iterator[Step]:
     previous: str | None = task_id
+    joins = False
     for signature in reversed(_list(chain)):  # a request has its chain with the last step first
-        yield from _walk(signature, previous, after_chord=False)
+        yield from _walk(signature, previous, after_chord=False, joins=joins)
         previous = _last_id(signature)
+        joins = joins or _is_chord(signature)
     for signature in _list(callbacks):
-        yield from _walk(signature, task_id, after_chord=False)
-    yield from _walk(chord, None, after_chord=True)
+        yield from _walk(signature, task_id, after_chord=False, joins=False)
+    yield from _walk(chord, None, after_chord=True, joins=True)
 
 
-def _walk(signature: Any, parent: str | None, after_chord: bool) -> Iterator[Step]:
+def _walk(signature: Any, parent: str | None, *, after_chord: bool, joins: bool) -> Iterator[Step]:
     """The steps in a signature; none in any other value."""
     if not isinstance(signature, Mapping):
         return
@@ -62,27 +67,33 @@ def _walk(signature: Any, parent: str | None, after_chord: bool) -> Iterator[Ste
     match signature.get("subtask_type"):
         case "chain" | "group" as kind:
             for member in _list(kwargs.get("tasks")):
-                yield from _walk(member, parent, after_chord)
-                parent = _last_id(member) if kind == "chain" else parent
+                yield from _walk(member, parent, after_chord=after_chord, joins=joins)
+                if kind == "chain":
+                    parent, joins = _last_id(member), joins or _is_chord(member)
         case "chord":
             for member in _members(kwargs.get("header")):
-                yield from _walk(member, parent, after_chord)
-            yield from _walk(kwargs.get("body"), None, after_chord)
+                yield from _walk(member, parent, after_chord=after_chord, joins=joins)
+            joins = True
+            yield from _walk(kwargs.get("body"), None, after_chord=after_chord, joins=joins)
         case _:
             task_id, name = options.get("task_id"), signature.get("task")
             if isinstance(task_id, str) and isinstance(name, str):
-                header = _mapping(options.get("headers")).get("asynctask")
-                yield Step(
-                    task_id, name, signature.get("args"), kwargs, parent, after_chord, hidden_by(options), header
-                )
+                given = _mapping(options.get("headers")).get("asynctask")
+                args = signature.get("args")
+                yield Step(task_id, name, args, kwargs, parent, after_chord, joins, hidden_by(options), given)
                 parent = task_id
     previous = parent
     for later in reversed(_list(options.get("chain"))):  # a chord in a chain gives the rest of it to its body
-        yield from _walk(later, previous, after_chord)
+        yield from _walk(later, previous, after_chord=after_chord, joins=joins)
         previous = _last_id(later)
+        joins = joins or _is_chord(later)
     for callback in _list(options.get("link")):
-        yield from _walk(callback, parent, after_chord)
-    yield from _walk(options.get("chord"), None, after_chord)
+        yield from _walk(callback, parent, after_chord=after_chord, joins=joins)
+    yield from _walk(options.get("chord"), None, after_chord=after_chord, joins=True)
+
+
+def _is_chord(signature: Any) -> bool:
+    return isinstance(signature, Mapping) and signature.get("subtask_type") == "chord"
 
 
 def hidden_by(options: Mapping[str, Any]) -> str | None:

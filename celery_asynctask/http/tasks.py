@@ -42,6 +42,7 @@ Whose = Annotated[
         alias="customer",
         description="Customer of the task, where several use its UUID; empty: none. By default the newest",
         max_length=MAX_ID_TEXT,
+        json_schema_extra={"format": "asynctask-id"},
     ),
 ]
 
