@@ -272,6 +272,24 @@ def test_a_chain_in_a_header_is_followed_by_the_body(line: Line) -> None:
     assert sorted(step.name for step in first.steps) == ["add", "total"]
 
 
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_what_a_race_sends_and_what_follows_it_joins(line: Line, name: str) -> None:
+    """A step joins where it, or one that is sent before it, is sent by whichever header task is the last."""
+    line.run(WORKFLOWS[name](line))
+    for one in line.sent:
+        joining: set[str | None] = {None}
+        for step in sorted(one.steps, key=lambda step: step.joins):
+            if step.joins:
+                joining.add(step.id)
+        assert all(step.joins == (step.parent in joining) for step in one.steps), one
+
+
+def test_the_body_behind_a_chain_in_a_header_joins(line: Line) -> None:
+    line.run(chord([chain(line.add.s(1, 1), line.add.s(2)), line.add.s(3, 3)], line.total.s()))
+    first = line.sent[0]
+    assert {step.name: step.joins for step in first.steps} == {"add": False, "total": True}
+
+
 def test_each_step_is_listed_once_and_the_task_itself_never() -> None:
     same: dict[str, Any] = {"task": "add", "args": [], "kwargs": {}, "options": {"task_id": "a"}, "subtask_type": None}
     other = {**same, "options": {"task_id": "b"}}

@@ -118,6 +118,24 @@ def chord_of_two(world: World) -> None:
 
 
 @shape
+def chord_over_chains(world: World) -> None:
+    """The chord is joined by the last task of each chain; its unlocking was sent before any of them."""
+    tasks = world.tasks
+    header = [chain(tasks.add.s(1, 1), tasks.add.s(2)), chain(tasks.add.s(3, 3), tasks.add.s(4))]
+    sent = chord(header)(tasks.total.s())
+    lasts = [one.id for one in sent.parent.results]
+    firsts = [one.parent.id for one in sent.parent.results]
+    expect(
+        world,
+        Row("add", id=firsts[0], args=(1, 1), result=2),
+        Row("add", id=firsts[1], args=(3, 3), result=6),
+        Row("add", id=lasts[0], args=(2, 2), result=4, root=firsts[0], parent=firsts[0]),
+        Row("add", id=lasts[1], args=(6, 4), result=10, root=firsts[1], parent=firsts[1]),
+        Row("total", id=sent.id, args=([4, 10],), result=14, root=ANY, parent=ANY),
+    )
+
+
+@shape
 def chord_with_chain_as_body(world: World) -> None:
     tasks = world.tasks
     first, second = fresh_id(), fresh_id()
