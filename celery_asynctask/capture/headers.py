@@ -34,6 +34,7 @@ from collections.abc import Mapping
 from typing import Any, Final, TypeGuard
 from zlib import crc32
 
+from celery_asynctask.capture.messages import task_id_text
 from celery_asynctask.capture.payload.mappings import mapping_of
 from celery_asynctask.core.event import json_text
 from celery_asynctask.core.keys import new_token
@@ -79,13 +80,14 @@ def write(header: dict[str, Any], version: int) -> Any:
 
 def checksum(task_id: Any) -> int:
     """The field ``for``: the CRC-32 of a task id."""
-    return crc32(task_id.encode("utf-8", "surrogatepass")) if type(task_id) is str else 0
+    text = task_id if type(task_id) is str else task_id_text(task_id) or ""
+    return crc32(text.encode("utf-8", "surrogatepass"))
 
 
 def stamp(task_id: Any, created: Any, at: int) -> dict[str, Any]:
     """Our header for a message that is sent at ``at``, microseconds since the epoch, without the fields of `context`.
     ``created`` is left out if it is no time."""
-    if created is not at and not is_time(created):
+    if not is_time(created):
         return {"for": checksum(task_id), "sent": at}
     return {"for": checksum(task_id), "created": created, "sent": at}
 

@@ -25,7 +25,7 @@ from celery_asynctask.capture.celery_private import (
     own_send_task_message,
     sends_messages,
 )
-from celery_asynctask.capture.continuation import CHORD_UNLOCK, continued, is_step_of
+from celery_asynctask.capture.continuation import CHORD_UNLOCK, Before, continued, created_by, is_step_of
 from celery_asynctask.capture.headers import HEADER, checksum, header_of, is_again, is_time, read, stamp, write
 from celery_asynctask.capture.messages import hidden_by_caller, open_message
 from celery_asynctask.capture.running import running
@@ -161,19 +161,19 @@ def _before(  # noqa: PLR0912 - a function a case would cost every publish
     given_header: Any = headers.get(HEADER)
     if given_header is not None:
         given_header = read(given_header, task_id)
-    before: Mapping[str, Any] | None = None
+    goes_on: Before | None = None
     if again or request is not None:
-        before = continued(request, sends, name, task_id, given_header, message, again=again)
-    known = fields(instrumentation, task_id, request, given_header, before, again=again)
+        goes_on = continued(request, sends, name, task_id, given_header, message, again=again)
+    known = fields(instrumentation, task_id, request, given_header, goes_on)
     if known:
         known = context.to_header(known, instrumentation.encoder)
     at = time_ns() // 1000
     header = None
     version = instrumentation.settings.header_version
     if (policy := instrumentation.policies[name]).recorded:
-        header = stamp(task_id, at if before is None else before.get("created", before.get("body")), at)
-        if before is not None and given_header is before:
-            if isinstance(root := before.get("root"), str):
+        header = stamp(task_id, at if goes_on is None else created_by(goes_on.header), at)
+        if goes_on is not None and goes_on.is_same:
+            if isinstance(root := goes_on.header.get("root"), str):
                 header["root"] = root
         elif request is not None and not instrumentation.policies[sends].recorded:
             header["root"] = request.root_id if request.root_id != request.id else task_id
@@ -181,12 +181,12 @@ def _before(  # noqa: PLR0912 - a function a case would cost every publish
             header["blind"] = True
         if "argsrepr" in options or "kwargsrepr" in options:
             header["hidden"] = hidden_by(options)
-        elif again and before is not None and (hidden := hidden_by_caller(before, request)):
+        elif goes_on is not None and goes_on.is_same and (hidden := hidden_by_caller(goes_on.header, request)):
             header["hidden"] = hidden
         header.update(known)
         headers[HEADER] = header if version == 1 else write(header, version)
     elif name == CHORD_UNLOCK:
-        body = at if before is None else before.get("body", before.get("created"))
+        body = at if goes_on is None else created_by(goes_on.header)
         of_body = {"body": body} if is_time(body) else {}
         headers[HEADER] = write({"for": checksum(task_id), **of_body, **known}, version)
     elif known:
@@ -200,24 +200,16 @@ def _before(  # noqa: PLR0912 - a function a case would cost every publish
 
 
 def fields(
-    instrumentation: Instrumentation,
-    task_id: Any,
-    request: Any,
-    given: Any,
-    before: Mapping[str, Any] | None = None,
-    *,
-    again: bool = False,
+    instrumentation: Instrumentation, task_id: Any, request: Any, given: Any, goes_on: Before | None = None
 ) -> dict[str, Any]:
     """The `context` fields of a message that is sent, each from the nearest source. ``given`` is the header that it has
-    already, ``request`` that of the task that sends it, ``before`` the header whose execution it goes on with: if that
-    is sent ``again``, it stays with its customer, or with none."""
+    already, ``request`` that of the task that sends it, ``goes_on`` the message whose execution it goes on with."""
     own = context.sound(given, functools.partial(report, "the header asynctask", task_id)) if given else {}
-    if before is not None:
-        known = {**context.sound(before), **own}
-        if again:
-            known.pop("customer", None)
-            known.update(context.sound({"customer": before.get("customer")}))
-        return known
+    if goes_on is not None:
+        before = context.sound(goes_on.header)
+        if goes_on.keeps_customer:
+            own.pop("customer", None)
+        return {**before, **own}
     if context.stands_alone():
         return dict(context.given())
     known = instrumentation.context(task_id) if instrumentation.settings.context is not None else {}

@@ -15,10 +15,12 @@ from celery import signals
 
 from celery_asynctask.capture import context, extract, publish, tracing
 from celery_asynctask.capture.attempt import START
+from celery_asynctask.capture.continuation import Before, note_steps
 from celery_asynctask.capture.celery_private import ON_TASK_INIT, build_tracers_again, on_task_init_of
 from celery_asynctask.capture.headers import HEADER, header_of, stamp, with_token
 from celery_asynctask.capture.instrumentation import Instrumentation, instrumentation_of
 from celery_asynctask.capture.running import caller, follow, is_nested, leave, running
+from celery_asynctask.core import canvas
 from celery_asynctask.core.event import Event, decode
 from celery_asynctask.core.keys import attempt_key
 from celery_asynctask.core.time import now
@@ -135,6 +137,9 @@ def start(instrumentation: Instrumentation, task: Any, request: Any, *, here: bo
             _inherit(instrumentation, request)
         if is_nested(request):
             _follow(task, request)
+    steps = None
+    if request.chain or request.chord or request.callbacks:
+        note_steps(request, steps := extract.steps_of(request))
     if not policy.recorded:
         return
     at = time_ns() // 1000
@@ -143,8 +148,8 @@ def start(instrumentation: Instrumentation, task: Any, request: Any, *, here: bo
     if ids is not None:
         about = cast("Event", {**extract.delivery(request), **extract.execution(header_of(request))})
         tracing.describe(request.id, request.root_id, request.parent_id, attempt_key(about))
-    if request.chain or request.chord or request.callbacks:
-        _plan(instrumentation, request, started)
+    if steps:
+        _plan(instrumentation, request, started, steps)
 
 
 def begin(instrumentation: Instrumentation, task: Any, request: Any) -> bool:
@@ -167,11 +172,11 @@ def finish(request: Any) -> None:
         undo()
 
 
-def _plan(instrumentation: Instrumentation, request: Any, start: bytes) -> None:
+def _plan(instrumentation: Instrumentation, request: Any, start: bytes, steps: list[canvas.Step]) -> None:
     """Record the steps behind the task, if its producer has not done so, or did not know what it said."""
     if request.retries:
         return
-    header, steps = header_of(request), extract.steps_of(request)
+    header = header_of(request)
     is_told = "created" in header and "blind" not in header and not request.is_eager
     if not is_told:
         for planned in extract.planned(instrumentation, decode(start), steps):
@@ -187,14 +192,15 @@ def _inherit(instrumentation: Instrumentation, request: Any) -> None:
     as headers may be another task's."""
     outer = (caller(request) or (None, None))[1]
     given = header_of(request)
-    before = None
-    if request.retries or request.replaced_task_nesting:
-        same = outer is not None and outer.id == request.id
-        # Celery starts the retry of an eager task when the attempt before it has ended.
-        before = given or (header_of(outer) if same else eager_header(request.id, request.retries - 1)) or None
+    goes_on = None
+    if outer is not None and outer.id == request.id:  # it replaces the one around it
+        goes_on = Before(header_of(outer), is_same=True, keeps_customer=True)
+    elif request.retries:  # Celery starts the retry of an eager task when the attempt before it has ended
+        known = eager_header(request.id, request.retries - 1) or given
+        goes_on = Before(known, is_same=True, keeps_customer=True) if known else None
     at = now()
-    fields = publish.fields(instrumentation, request.id, outer, given, before)
-    header = stamp(request.id, at if before is None else before.get("created"), at)
+    fields = publish.fields(instrumentation, request.id, outer, given, goes_on)
+    header = stamp(request.id, at if goes_on is None else goes_on.header.get("created"), at)
     del header["sent"]
     header |= context.to_header(fields, instrumentation.encoder)
     setattr(request, HEADER, header)

@@ -128,7 +128,7 @@ _RECEIVED: Final = slice(_MESSAGE.stop + 1, _MESSAGE.stop + 1 + TIME_DIGITS)
 
 def new_token(at: int) -> str:
     """A token for a delivery received at ``at``, microseconds since the epoch: unique, and sorting by time."""
-    return f"{at:014x}{next(_numbers) & 0xFFFFFF:06x}"
+    return f"{max(at, 0):014x}{next(_numbers) & 0xFFFFFF:06x}"
 
 
 _numbers = count(int.from_bytes(os.urandom(3), "big"))
