@@ -26,7 +26,7 @@ from celery_asynctask.capture.current import CONTENT, content_of
 from celery_asynctask.capture.headers import HEADER, header_of
 from celery_asynctask.capture.inflight import request_in_flight
 from celery_asynctask.capture.instrumentation import Instrumentation, instrumentation_of, instrumentation_of_task
-from celery_asynctask.capture.start import UNDO, eager_header, finish, request_of
+from celery_asynctask.capture.start import UNDO, eager_header, finish, hand_on, request_of
 from celery_asynctask.core.event import Event, Kind, encode_end
 from celery_asynctask.core.limits import MAX_MESSAGE
 from celery_asynctask.errors import guard, report
@@ -82,6 +82,8 @@ def on_postrun(sender: Any, task_id: Any, retval: Any, state: Any, **_: Any) -> 
             known = request.__dict__
         if UNDO in known:
             finish(request)
+            if isinstance(retval, Retry):
+                hand_on(request, retval)
         instrumentation = instrumentation_of(sender.app)
         if instrumentation is None or not (policy := instrumentation.policies[sender.name]).recorded:
             return
@@ -187,7 +189,7 @@ def on_internal_error(
         return
     context = Context({"id": task_id, **(request or {}), "args": args, "kwargs": kwargs})
     if context.is_eager:
-        setattr(context, HEADER, eager_header(task_id, context.retries))
+        setattr(context, HEADER, eager_header(context))
     if isinstance(exception, Retry):  # with task_eager_propagates: the caller gets it, and no other attempt runs
         exception = exception.exc or exception
     end = cast("Event", {"ran": isinstance(kwargs, Mapping), "internal": True})

@@ -28,10 +28,12 @@ from celery_asynctask.errors import guard, report
 
 if TYPE_CHECKING:
     from celery import Celery
+    from celery.exceptions import Retry
 
-_eager: dict[tuple[str, int], dict[str, Any]] = {}
-"""Our headers of the latest eager attempts, by task id and retries: `on_internal_error` gets the original request,
-without the token that we gave the attempt."""
+_eager: dict[int, tuple[Any, dict[str, Any]]] = {}
+"""Our headers of the latest eager attempts, each with the attempt's ``delivery_info``, by that one's `id`:
+`on_internal_error` gets the original request, without the token that we gave the attempt. Several attempts may have
+one task id at a time, but Celery makes each a ``delivery_info`` of its own."""
 _EAGER_KEPT = 256
 
 
@@ -135,6 +137,7 @@ def start(instrumentation: Instrumentation, task: Any, request: Any, *, here: bo
     if request.is_eager:
         if policy.recorded:
             _inherit(instrumentation, request)
+            known.setdefault(UNDO, [])  # so that `on_postrun` looks for a retry
         if is_nested(request):
             _follow(task, request)
     steps = None
@@ -195,9 +198,8 @@ def _inherit(instrumentation: Instrumentation, request: Any) -> None:
     goes_on = None
     if outer is not None and outer.id == request.id:  # it replaces the one around it
         goes_on = Before(header_of(outer), is_same=True, keeps_customer=True)
-    elif request.retries:  # Celery starts the retry of an eager task when the attempt before it has ended
-        known = eager_header(request.id, request.retries - 1) or given
-        goes_on = Before(known, is_same=True, keeps_customer=True) if known else None
+    elif request.retries and "created" in given:  # handed on, see `hand_on`
+        goes_on = Before(given, is_same=True, keeps_customer=True)
     at = now()
     fields = publish.fields(instrumentation, request.id, outer, given, goes_on)
     header = stamp(request.id, at if goes_on is None else goes_on.header.get("created"), at)
@@ -207,16 +209,24 @@ def _inherit(instrumentation: Instrumentation, request: Any) -> None:
     _keep(request, with_token(request, header, at))
 
 
+def hand_on(request: Any, retry: Retry) -> None:
+    """Give our header of an eager attempt to its retry, which Celery starts from the signature in the `Retry`."""
+    if request.is_eager and retry.sig is not None and HEADER in request.__dict__:
+        headers = retry.sig.options.get("headers")
+        retry.sig.set(headers={**(headers or {}), HEADER: request.__dict__[HEADER]})
+
+
 def _keep(request: Any, header: dict[str, Any]) -> None:
     """Keep the header of an eager attempt, and at least the latest `_EAGER_KEPT`; other threads may do so meanwhile."""
-    key = request.id, request.retries
-    _eager.pop(key, None)  # so that it becomes the latest
-    _eager[key] = header
+    if (info := request.delivery_info) is None:
+        return
+    _eager.pop(id(info), None)  # so that it becomes the latest
+    _eager[id(info)] = info, header
     if len(_eager) >= 2 * _EAGER_KEPT:
         for old in list(_eager)[:-_EAGER_KEPT]:
             _eager.pop(old, None)
 
 
-def eager_header(task_id: str, retries: int) -> dict[str, Any]:
-    """Our header of an eager attempt that started lately; empty: it is not known."""
-    return _eager.get((task_id, retries), {})
+def eager_header(request: Any) -> dict[str, Any]:
+    """Our header of an eager attempt that started lately, by its original request; empty: it is not known."""
+    return _eager.get(id(request.delivery_info), (None, {}))[1]

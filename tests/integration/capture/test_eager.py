@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from celery.exceptions import Retry
 from sqlalchemy import create_engine, select
 from sqlalchemy.orm import Session
 
-from celery_asynctask import AsyncTask, AsyncTaskAttempt, current, uninstall
+from celery_asynctask import AsyncTask, AsyncTaskAttempt, context, current, uninstall
 
 Rows = Callable[[], list[tuple[Any, ...]]]
 
@@ -80,6 +81,59 @@ def test_failure_and_retry(eager_app: Celery, propagates: bool) -> None:
         ("again", "SUCCESS", 1, None, None),
         ("fail", "FAILURE", 0, "ValueError", "boom"),
     ]
+
+
+@pytest.mark.parametrize("options", [{}, {"throw": False}, {"headers": {"of": "the user"}}])
+def test_a_retry_stays_with_its_customer(eager_app: Celery, options: dict[str, Any]) -> None:
+    """Also where a task of another customer ran under the same id meanwhile, in another thread or within the first."""
+
+    @eager_app.task(shared=False, name="other", bind=True, max_retries=1)
+    def other(self: Any) -> str:
+        if self.request.retries == 0:
+            raise self.retry(countdown=0)
+        return "of B"
+
+    def run_other() -> None:
+        with context(customer="B"):
+            assert other.apply(task_id="one").get() == "of B"
+
+    @eager_app.task(shared=False, name="again", bind=True, max_retries=1)
+    def again(self: Any) -> Any:
+        if self.request.retries == 0:
+            run_other()
+            thread = Thread(target=run_other)
+            thread.start()
+            thread.join()
+            return self.retry(countdown=0, **options)
+        return "of A"
+
+    with context(customer="A", content={"order": 1}):
+        result = again.apply(task_id="one")
+    assert result.get() == "of A"
+    columns = (AsyncTask.customer_key, AsyncTask.name, AsyncTask.status, AsyncTask.result, AsyncTask.retries)
+    assert stored(eager_app, *columns, AsyncTask.content) == [
+        ("A", "again", "SUCCESS", "of A", 1, {"order": 1}),
+        ("B", "other", "SUCCESS", "of B", 1, None),
+    ]
+
+
+def test_an_error_around_the_body_stays_with_its_customer(eager_app: Celery) -> None:
+    """Also where a task of another customer ran under the same id within it."""
+
+    @eager_app.task(shared=False, name="inner")
+    def inner() -> str:
+        return "of B"
+
+    @eager_app.task(shared=False, name="outer")
+    def outer() -> None:
+        with context(customer="B"):
+            inner.apply(task_id="one")
+        raise ValueError("of A")
+
+    with context(customer="A"), pytest.raises(ValueError, match="of A"):
+        outer.apply(task_id="one", throw=True)
+    columns = (AsyncTask.customer_key, AsyncTask.name, AsyncTask.status, AsyncTask.error_message)
+    assert stored(eager_app, *columns) == [("A", "outer", "FAILURE", "of A"), ("B", "inner", "SUCCESS", None)]
 
 
 def test_retry_that_propagates(eager_app: Celery) -> None:

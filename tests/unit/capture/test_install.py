@@ -74,21 +74,27 @@ def test_threads_keep_the_headers_of_their_eager_runs(monkeypatch: pytest.Monkey
     """The latest ones, whatever other threads do."""
     monkeypatch.setattr(start, "_eager", {})
 
+    def attempt(number: int) -> Any:
+        return SimpleNamespace(id="one", delivery_info={"number": number})
+
     def keep(number: int) -> None:
-        for retries in (0, 1):
-            start._keep(SimpleNamespace(id=str(number), retries=retries), {"run": number})
+        start._keep(attempt(number), {"run": number})
 
     at_once(keep)
     assert len(start._eager) <= 2 * start._EAGER_KEPT
-    start._keep(SimpleNamespace(id="first", retries=0), {"run": 0})
+    first, other = attempt(0), attempt(1)
+    start._keep(first, {"run": 0})
     for number in range(start._EAGER_KEPT - 1):
-        start._keep(SimpleNamespace(id="other", retries=number), {})
-        start._keep(SimpleNamespace(id="other", retries=number), {})
-    assert start._eager["first", 0] == {"run": 0}
-    start._keep(SimpleNamespace(id="first", retries=0), {"run": 1})
+        keep(number)
+    assert start.eager_header(first) == {"run": 0}
+    start._keep(first, {"run": 1})
     for number in range(start._EAGER_KEPT - 1):
-        start._keep(SimpleNamespace(id="another", retries=number), {})
-    assert start._eager["first", 0] == {"run": 1}
+        start._keep(other, {"run": number})
+    assert start.eager_header(first) == {"run": 1}
+    assert start.eager_header(attempt(0)) == {}, "of another attempt with the same id"
+    assert start.eager_header(SimpleNamespace(delivery_info=None)) == {}
+    start._keep(SimpleNamespace(delivery_info=None), {"run": 2})
+    assert start.eager_header(SimpleNamespace(delivery_info=None)) == {}
 
 
 def test_threads_that_fail_at_once_are_all_counted_and_the_first_is_logged(caplog: pytest.LogCaptureFixture) -> None:
