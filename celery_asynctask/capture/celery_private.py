@@ -166,6 +166,11 @@ def is_acknowledged(request: Any) -> bool:
     return bool(getattr(request, "acknowledged", False))
 
 
+def started_at(request: Any) -> float | None:
+    """When a child accepted a worker's Request, in seconds since the epoch; None: it has not, or that is not known."""
+    return getattr(request, "time_start", None)
+
+
 def is_stopping() -> bool:
     """Whether a worker in this process was requested to stop, by a signal or a command (worker/state.py)."""
     state = sys.modules.get("celery.worker.state")

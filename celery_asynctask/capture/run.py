@@ -24,7 +24,7 @@ from celery_asynctask.capture.celery_private import (
 )
 from celery_asynctask.capture.current import CONTENT, content_of
 from celery_asynctask.capture.headers import HEADER, header_of
-from celery_asynctask.capture.inflight import request_in_flight
+from celery_asynctask.capture.inflight import in_flight, in_flight_of
 from celery_asynctask.capture.instrumentation import Instrumentation, instrumentation_of, instrumentation_of_task
 from celery_asynctask.capture.start import UNDO, eager_header, finish, hand_on, request_of
 from celery_asynctask.core.event import Event, Kind, encode_end
@@ -33,7 +33,7 @@ from celery_asynctask.errors import guard, report
 
 
 @guard
-def on_failure(sender: Any, task_id: str, exception: Any, einfo: Any = None, **_: Any) -> None:
+def on_failure(sender: Any, task_id: str, exception: Any, einfo: Any = None, kwargs: Any = None, **_: Any) -> None:
     """Record a failure. The process that ran the body sends the signal, or the worker's main process for a child that
     cannot (killed, over its hard time limit). For a Reject, the main process sends it although the child has recorded
     that end itself."""
@@ -44,7 +44,8 @@ def on_failure(sender: Any, task_id: str, exception: Any, einfo: Any = None, **_
         return
     request = sender.request
     if request.id != task_id:
-        request = request_of(task_id) or context_of(request_in_flight(task_id))
+        # A Request sends its own arguments, not copies of them.
+        request = request_of(task_id) or context_of(in_flight(task_id, lambda live: live.kwargs is kwargs))
     if request is None:
         return
     end = cast("Event", {})
@@ -63,7 +64,7 @@ def on_retry(sender: Any, request: Any, reason: Any = None, einfo: Any = None, *
     if isinstance(reason, Retry):
         _record_retry(instrumentation, sender, request, reason, einfo, inferred=get_current_task() is None)
         return
-    live = request_in_flight(request.id)
+    live = in_flight_of(request)
     _record_stop(instrumentation, sender, request, is_lost=live is None or is_acknowledged(live))
 
 
@@ -126,7 +127,7 @@ def _end_without_state(instrumentation: Instrumentation, task: Any, request: Any
     if not request.is_eager:
         if is_pool_child():
             return
-        if isinstance(exc, _STOPS) and is_stopping() and (live := request_in_flight(request.id)) is not None:
+        if isinstance(exc, _STOPS) and is_stopping() and (live := in_flight_of(request)) is not None:
             _record_stop(instrumentation, task, request, is_lost=is_acknowledged(live))
             return
     record_exception(instrumentation, task, request, exc)

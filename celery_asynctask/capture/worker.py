@@ -20,10 +20,11 @@ from celery_asynctask.capture.celery_private import (
     hook_decode_errors,
     hook_stored_results,
     log_missing,
+    started_at,
     still_waits,
 )
 from celery_asynctask.capture.headers import header_of, header_of_delivery, mark_delivery
-from celery_asynctask.capture.inflight import remember
+from celery_asynctask.capture.inflight import remember, shares_id
 from celery_asynctask.capture.instrumentation import (
     Instrumentation,
     become_worker,
@@ -166,11 +167,21 @@ def _on_success_stored(request: Any, stored: Mapping[str, Any]) -> None:
     if (instrumentation := instrumentation_of_task(task)) is None or (context := context_of(request)) is None:
         return
     end = cast("Event", {})
-    if (result := stored.get("result")) is not None and instrumentation.policies[task.name].result:
-        end["result"] = encoder_of(instrumentation, task.name, context).value(result)
     # It is by this machine's clock; without a zone it is in UTC (celery/backends/database).
     at = read_microseconds(stored.get("date_done"))
+    if shares_id(request) or _is_earlier(at, started_at(request)):
+        at = None  # result backends know tasks by their ids alone: the result is perhaps another customer's
+    elif (result := stored.get("result")) is not None and instrumentation.policies[task.name].result:
+        end["result"] = encoder_of(instrumentation, task.name, context).value(result)
     record_end(instrumentation, Kind.SUCCEEDED, task, context, end, inferred=True, at=at)
+
+
+def _is_earlier(at: int | None, start: float | None) -> bool:
+    """Whether a result that was stored at ``at``, perhaps in whole seconds, is older than an attempt that started at
+    ``start``, seconds since the epoch."""
+    if at is None or start is None:
+        return False
+    return at + (999_999 if at % 1_000_000 == 0 else 0) < int(start * 1_000_000)
 
 
 @guard

@@ -397,6 +397,7 @@ def test_requests_without_these_names() -> None:
     assert celery_private.still_waits(request) is True
     assert celery_private.is_acknowledged(request) is False
     assert celery_private.context_of(request) is None
+    assert celery_private.started_at(request) is None
 
 
 def test_a_result_that_a_lost_child_has_stored(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
