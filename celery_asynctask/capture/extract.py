@@ -229,10 +229,21 @@ def unsent(instrumentation: Instrumentation, event: Event, steps: list[canvas.St
         if step.after_chord and step.parent is None:
             step_event["root"], step_event["parent"] = event.get("root"), event["id"]
         step_event["error_type"] = event.get("error_type", "Exception")
-        reason = payload.PLAIN.text(event.get("error_message", ""), MAX_MESSAGE // 2)
+        reason = _OF_ANOTHER
+        if _is_of_customer(event, step_event):
+            reason = payload.PLAIN.text(event.get("error_message", ""), MAX_MESSAGE // 2)
         step_event["error_message"] = str(NotSent(event["name"], event["id"], reason))
         events.append(step_event)
     return events
+
+
+_OF_ANOTHER: Final = "an error of another customer"
+"""In place of a reason that only the customer of the failed task may read."""
+
+
+def _is_of_customer(event: Event, other: Mapping[str, Any]) -> bool:
+    """Whether the keys of another event name the customer of ``event``, or like that one none."""
+    return all(event.get(key) == other.get(key) for key in ("customer", "customer_key"))
 
 
 def unrecorded(instrumentation: Instrumentation, event: Event, steps: list[canvas.Step]) -> list[Event]:
@@ -280,6 +291,8 @@ def _about_step(kind: Kind, event: Event, step: canvas.Step) -> Event:
         if name in own or f"{name}_key" in own:
             inherited.pop(name, None)
             inherited.pop(f"{name}_key", None)
+    if not _is_of_customer(event, {**inherited, **own}):
+        inherited = {}  # another customer's rows have nothing of this context
     step_event.update({**inherited, **own})  # type: ignore[typeddict-item]
     return step_event
 

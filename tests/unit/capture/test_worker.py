@@ -101,6 +101,26 @@ def test_an_unknown_task_fails_and_what_follows_it_is_not_sent(app: Celery, reco
     assert (step["root"], step["customer"], step["blind"]) == ("r", 7, True)
 
 
+@pytest.mark.parametrize(
+    ("own", "context", "reason"),
+    [
+        ({}, (7, None, "Ann", {"order": 1}), "'no.such'"),
+        ({"customer": 7}, (7, None, "Ann", {"order": 1}), "'no.such'"),
+        ({"customer": "globex"}, (None, "globex", None, None), "an error of another customer"),
+        ({"customer": 8, "content": {"a": 2}}, (8, None, None, {"a": 2}), "an error of another customer"),
+    ],
+)
+def test_a_step_for_another_customer_has_nothing_of_this_one(
+    app: Celery, recorded: list[dict[str, Any]], own: dict[str, Any], context: tuple[Any, ...], reason: str
+) -> None:
+    step = {**STEP, "options": {"task_id": "y", "headers": {"asynctask": own}}}
+    unknown(app, Message(HEADERS, [[1], {}, {"chain": [step]}]))
+    told = recorded[1]
+    keys = ("customer", "customer_key", "created_by_name", "content")
+    assert tuple(told.get(key) for key in keys) == context
+    assert told["error_message"] == f"Not sent: upstream task no.such [x] ended with {reason}"
+
+
 def test_an_unknown_task_that_replaces_another(app: Celery, recorded: list[dict[str, Any]]) -> None:
     """Or was sent by a task without a row, whose own link would lead nowhere."""
     unknown(app, Message({**HEADERS, "replaced_task_nesting": 3, "asynctask": {**OURS, "root": "s"}}, [[], {}, {}]))
