@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, TypeVar
 
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
@@ -15,12 +15,13 @@ from celery_asynctask.operations.rerun import Options
 from celery_asynctask.present.reasons import reasons
 from celery_asynctask.queries.reruns import RERUN_OF
 from celery_asynctask.queries.task import exact, is_id, of_page, task_detail
-from celery_asynctask.queries.types import PageRow, Session
+from celery_asynctask.queries.types import OwnedTask, PageRow, Session
 from celery_asynctask.web import rerun
 from celery_asynctask.web.problem import invalid, not_found
 
 REMEDIES: Final = {"again": "also if it was rerun before", "unfinished": "also if it has not ended"}
 """Titles of the checkboxes that override a refusal, by field of `Options`."""
+Row = TypeVar("Row", bound=OwnedTask)
 _WORDS: Final = {field: f"unless you tick “{title}”" for field, title in REMEDIES.items()}
 
 
@@ -36,7 +37,7 @@ async def preview(page: Page) -> Response:
     def work() -> Response:
         reader = page.reader
         with reader.session() as session:
-            row = located(page, session, of_page(reader.dialect, values=page.payloads))
+            row = _of_customer(page, located(page, session, of_page(reader.dialect, values=page.payloads)))
             task = exact(reader, session, "", row.id)
             around = task_detail(reader, session, row)
             base = address(page, session, row)
@@ -48,6 +49,7 @@ async def preview(page: Page) -> Response:
             state="preview",
             name=row.name,
             base=base,
+            form=f"/task/{row.id}/rerun",  # what an id means may have changed when the form is sent
             customer_key=row.customer_key,
             task=row,
             in_workflow=around.members > 1 or around.children_counted > 0,
@@ -72,7 +74,7 @@ async def confirmed(page: Page) -> Response:
 
     def work() -> Response:
         with page.reader.session() as session:
-            task = located(page, session)
+            task = _of_customer(page, located(page, session))
             base = address(page, session, task)
         _, new = rerun.send_again(page, task, _options(overrides), _by(page), _WORDS)
         return RedirectResponse(page.url(f"{base}/rerun/sent", id=new), 303, headers=markup.SECURITY)
@@ -103,6 +105,15 @@ async def sent(page: Page) -> Response:
         }
 
     return await page.answer("rerun.html", make, cacheable=False)
+
+
+def _of_customer(page: Page, row: Row) -> Row:
+    """The row, if it is of the customer that the query may name. Raises `ProblemError`: the task of another one must
+    not be sent in its place."""
+    customer = page.request.query_params.get("customer")
+    if customer is not None and row.customer_key != customer:
+        raise not_found(f"That customer has no task with the id {row.celery_task_id[:80]!r}.")
+    return row
 
 
 def _options(overrides: Mapping[str, str]) -> Options:

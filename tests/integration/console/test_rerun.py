@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+from unittest import mock
 
 import pytest
 from celery import Celery
 
 from celery_asynctask import uninstall
+from celery_asynctask.operations import rerun
 from celery_asynctask.store import Store
 from tests.histories import HISTORIES, about, lines
 from tests.integration.console.pages import look, sent_form, words
-from tests.integration.http.client import OURS, Api, api_over, tell
+from tests.integration.http.client import OURS, THEIRS, Api, api_over, tell
 from tests.integration.rows import rows
 from tests.workflows import SHIP, order
 
@@ -40,7 +42,8 @@ def test_callers_without_the_right_to_read_see_no_page(store: Store, api: Api) -
 def test_a_rerun_names_its_caller(store: Store, shop: Celery, api: Api) -> None:
     tell(store, "old", OURS, content={"order": 17})
     page = look(api, "/tasks/old/rerun", "ours")
-    assert '<form class="stack" method="post" action="/console/tasks/old/rerun">' in page
+    number = rows(store)["old"].id
+    assert f'<form class="stack" method="post" action="/console/task/{number}/rerun?customer={OURS}">' in page
     assert "later steps" not in words(page), "it is in no workflow"
     for text in ("Rerun by ours", "Its last attempt had the routing key celery.", "EUR", "Rerun now"):
         assert text in words(page)
@@ -80,7 +83,8 @@ def test_of_ids_that_are_numbers_the_task_of_the_page_is_sent(store: Store, shop
     assert f'href="/console{path}/rerun"' in page
     page = look(api, f"{path}/rerun")
     assert argument in words(page)
-    assert f'action="/console{path}/rerun"' in page
+    row = rows(store)[meant].id
+    assert f'action="/console/task/{row}/rerun?customer={OURS}"' in page
     answer = sent_form(api, f"{path}/rerun")
     assert answer.status_code == 303, answer.text
     assert answer.headers["location"].startswith(f"/console{path}/rerun/sent?id=")
@@ -88,6 +92,33 @@ def test_of_ids_that_are_numbers_the_task_of_the_page_is_sent(store: Store, shop
     [new] = rows(store).keys() - {"a/b", str(number)}
     assert rows(store)[new].content["rerun_of"] == meant
     assert "Rerun sent" in words(look(api, f"{path}/rerun/sent", id=new))
+
+
+@pytest.mark.usefixtures("not_stored")
+@pytest.mark.parametrize("customer", [OURS, None])
+def test_what_was_shown_is_sent(store: Store, api: Api, customer: int | None) -> None:
+    """And not a task of another customer that came with the same id meanwhile."""
+    tell(store, "same", customer, args=[1, "first"])
+    page = look(api, "/tasks/same/rerun")
+    assert "first" in words(page)
+    [action] = re.findall(r'method="post" action="/console([^"]*)"', page)
+    tell(store, "same", THEIRS, args=[2, "second"])
+    assert "second" in words(look(api, "/tasks/same/rerun"))
+    with mock.patch.object(rerun, "send", return_value="new") as send:
+        assert sent_form(api, action).status_code == 303
+    assert send.call_args.args[1].args[1] == "first"
+
+
+@pytest.mark.parametrize("customer", ["", "99", str(OURS)])
+def test_a_customer_without_such_a_task(store: Store, api: Api, customer: str) -> None:
+    """Neither the task of another customer, nor one that got the number of a row that was deleted."""
+    tell(store, "theirs", THEIRS)
+    paths = ("/tasks/theirs/rerun", f"/task/{rows(store)['theirs'].id}/rerun")
+    for path in paths:
+        assert "That customer has no task" in words(look(api, path, status=404, customer=customer))
+        assert sent_form(api, f"{path}?customer={customer}").status_code == 404
+    for path in paths:
+        look(api, path, customer=str(THEIRS))
 
 
 @pytest.mark.usefixtures("not_stored")
