@@ -348,16 +348,18 @@ def censored(configuration: Mapping[Any, Any]) -> dict[Any, Any]:
 
 
 def _shown(name: str, value: Any) -> Any:
-    if "asynctask_" not in name:
+    plain = name.rpartition("asynctask_")[2]
+    if plain == name or value is None:
         return value
     if name.endswith(("_links", "_retention")):
         return without_secrets(value)
-    if isinstance(value, str) and "://" in value:
+    if plain.endswith("url") and isinstance(value, str) and "://" in value:
         try:
             return parse(value).shown
         except ValueError:
             return _MASK
-    return _MASK if isinstance(value, Mapping) or hasattr(value, "render_as_string") else value
+    is_open = plain in _RULES and plain not in ("url", "trace_url", "engine_options", "tokens")
+    return value if is_open and not isinstance(value, Mapping) else _MASK
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

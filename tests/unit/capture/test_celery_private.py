@@ -570,6 +570,20 @@ def test_a_text_that_is_no_url_is_hidden_if_it_looks_like_one() -> None:
     assert censored({"asynctask_url": f"postgresql://u:{SECRET}@h:port/d", 5: 6}) == {"asynctask_url": "********", 5: 6}
 
 
+@pytest.mark.parametrize("prefix", ["asynctask_", "CELERY_ASYNCTASK_"])
+def test_a_value_of_the_wrong_form_is_hidden(prefix: str) -> None:
+    wrong = {
+        "url": f"shop:{SECRET}@h/d",
+        "trace_url": f"shop:{SECRET}@traces/{{trace_id}}",
+        "engine_options": [("password", SECRET)],
+        "tokens": f"x://{SECRET}",
+        "token": [{"sha256": SECRET}],
+    }
+    assert set(censored({f"{prefix}{name}": value for name, value in wrong.items()}).values()) == {"********"}
+    right = {f"{prefix}{name}": value for name, value in {"url": None, "batch_size": "17", "include": ["a.*"]}.items()}
+    assert censored({**right, "other": [SECRET]}) == {**right, "other": [SECRET]}
+
+
 def test_what_hides_our_settings_is_put_there_once() -> None:
     hide_settings(censored)
     once = utils.filter_hidden_settings
