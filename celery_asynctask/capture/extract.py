@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from celery_asynctask.capture import context, payload, tracing
@@ -216,18 +216,17 @@ def add_context(event: Event, instrumentation: Instrumentation, header: Mapping[
 
 def planned(instrumentation: Instrumentation, event: Event, steps: list[canvas.Step]) -> list[Event]:
     """Events that these steps, which the message of ``event`` carries, are planned."""
-    return [_step(Kind.PLANNED, instrumentation, event, step) for step in steps if instrumentation.records(step.name)]
+    return [step_event for _, step_event in _step_events(Kind.PLANNED, instrumentation, event, steps)]
 
 
 def unsent(instrumentation: Instrumentation, event: Event, steps: list[canvas.Step]) -> list[Event]:
     """Events that these steps are never sent, because of how the task of ``event`` ended."""
     events = []
-    for step in steps:
-        if not instrumentation.records(step.name):
-            continue
-        step_event = _step(Kind.UNSENT, instrumentation, event, step)
+    for step, step_event in _step_events(Kind.UNSENT, instrumentation, event, steps):
         if step.after_chord and step.parent is None:
             step_event["root"], step_event["parent"] = event.get("root"), event["id"]
+        if step.nesting:  # what replaces a task has its id: it fails with what is not sent
+            step_event["nesting"] = step.nesting
         step_event["error_type"] = event.get("error_type", "Exception")
         reason = _OF_ANOTHER
         if _is_of_customer(event, step_event):
@@ -235,6 +234,21 @@ def unsent(instrumentation: Instrumentation, event: Event, steps: list[canvas.St
         step_event["error_message"] = str(NotSent(event["name"], event["id"], reason))
         events.append(step_event)
     return events
+
+
+def _step_events(
+    kind: Kind, instrumentation: Instrumentation, event: Event, steps: list[canvas.Step]
+) -> Iterator[tuple[canvas.Step, Event]]:
+    """The steps that are recorded, each with an event of its own. A step has the context of the one before it, which
+    sends it, as far as it is not given another."""
+    bare = {key: value for key, value in event.items() if key not in _CONTEXT_FIELDS}
+    last, by_id = event, {event["id"]: event}
+    for step in steps:
+        if instrumentation.records(step.name):
+            step_event = _step(kind, instrumentation, by_id.get(step.parent or "", last), step)
+            yield step, step_event
+            own = {key: step_event[key] for key in _CONTEXT_FIELDS if key in step_event}  # type: ignore[literal-required]
+            last = by_id[step.id] = cast("Event", {**bare, **own})
 
 
 _OF_ANOTHER: Final = "an error of another customer"
@@ -283,7 +297,7 @@ def _about_step(kind: Kind, event: Event, step: canvas.Step) -> Event:
     }
     if "created" in event:
         step_event["created"] = event["created"]
-    if step.joins:
+    if step.joins and not step.nesting:  # all that replaces a task goes on with its execution
         step_event["chord"] = True
     inherited = {field: event[field] for field in _CONTEXT_FIELDS if field in event}  # type: ignore[literal-required]
     own = context.ids(context.sound(read(step.header, step.id))) if step.header is not None else {}

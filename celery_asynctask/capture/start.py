@@ -15,8 +15,8 @@ from celery import signals
 
 from celery_asynctask.capture import context, extract, publish, tracing
 from celery_asynctask.capture.attempt import START
-from celery_asynctask.capture.continuation import Before, note_steps
 from celery_asynctask.capture.celery_private import ON_TASK_INIT, build_tracers_again, on_task_init_of
+from celery_asynctask.capture.continuation import Before, note_steps
 from celery_asynctask.capture.headers import HEADER, header_of, stamp, with_token
 from celery_asynctask.capture.instrumentation import Instrumentation, instrumentation_of
 from celery_asynctask.capture.running import caller, follow, is_nested, leave, running
@@ -198,7 +198,7 @@ def _inherit(instrumentation: Instrumentation, request: Any) -> None:
     goes_on = None
     if outer is not None and outer.id == request.id:  # it replaces the one around it
         goes_on = Before(header_of(outer), is_same=True, keeps_customer=True)
-    elif request.retries and "created" in given:  # handed on, see `hand_on`
+    elif request.retries and "run" in given:  # handed on, see `hand_on`
         goes_on = Before(given, is_same=True, keeps_customer=True)
     at = now()
     fields = publish.fields(instrumentation, request.id, outer, given, goes_on)

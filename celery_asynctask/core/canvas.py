@@ -29,6 +29,8 @@ class Step(NamedTuple):
     hidden: str | None = None
     """Which arguments its caller hides, by representations of its own (``argsrepr``, ``kwargsrepr``): ``args``,
     ``kwargs``, or both with a space between."""
+    nesting: int = 0
+    """Celery's ``replaced_task_nesting``: how often the task was replaced that this one is a part of."""
     header: Any = None
     """The header ``asynctask`` that its caller gave it, as it is."""
 
@@ -79,8 +81,19 @@ def _walk(signature: Any, parent: str | None, *, after_chord: bool, joins: bool)
             task_id, name = options.get("task_id"), signature.get("task")
             if isinstance(task_id, str) and isinstance(name, str):
                 given = _mapping(options.get("headers")).get("asynctask")
-                args = signature.get("args")
-                yield Step(task_id, name, args, kwargs, parent, after_chord, joins, hidden_by(options), given)
+                args, nesting = signature.get("args"), options.get("replaced_task_nesting")
+                yield Step(
+                    task_id,
+                    name,
+                    args,
+                    kwargs,
+                    parent,
+                    after_chord,
+                    joins,
+                    hidden_by(options),
+                    nesting if isinstance(nesting, int) else 0,
+                    given,
+                )
                 parent = task_id
     previous = parent
     for later in reversed(_list(options.get("chain"))):  # a chord in a chain gives the rest of it to its body
