@@ -196,12 +196,14 @@ def _inherit(instrumentation: Instrumentation, request: Any) -> None:
     outer = (caller(request) or (None, None))[1]
     given = header_of(request)
     goes_on = None
-    if outer is not None and outer.id == request.id:  # it replaces the one around it
-        goes_on = Before(header_of(outer), is_same=True, keeps_customer=True)
-    elif request.retries and "run" in given:  # handed on, see `hand_on`
+    if request.retries and "run" in given:  # handed on, see `hand_on`
         goes_on = Before(given, is_same=True, keeps_customer=True)
     at = now()
     fields = publish.fields(instrumentation, request.id, outer, given, goes_on)
+    if goes_on is None and outer is not None and outer.id == request.id:
+        around = header_of(outer)
+        if context.identity(fields) == context.identity(around):  # it replaces the one around it
+            goes_on = Before(around, is_same=True, keeps_customer=True)
     header = stamp(request.id, at if goes_on is None else goes_on.header.get("created"), at)
     del header["sent"]
     header |= context.to_header(fields, instrumentation.encoder)
