@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from threading import RLock
@@ -80,9 +81,13 @@ _counting = RLock()
 os.register_at_fork(before=_counting.acquire, after_in_parent=_counting.release, after_in_child=_counting.release)
 
 
-def report(where: str, task_id: object, exc: Exception) -> None:
+def report(where: str, task_id: object, exc: Exception, *, quoted: bool = True) -> None:
     """Count a failure in the hook ``where``, and log the first of its kind in this process with the task id. A wrong
-    setting, which fails every hook of its app, is logged once, in a line."""
+    setting, which fails every hook of its app, is logged once, in a line.
+
+    Not logged is what was being handled when ``exc`` was raised: in a hook, that is the task's own exception, whose
+    text nobody has redacted. Unless ``quoted``, nor is the text of ``exc``, only where it was raised.
+    """
     key = f"{where}: {type(exc).__name__}"
     is_setting = isinstance(exc, SettingsError)
     with _counting:
@@ -92,6 +97,18 @@ def report(where: str, task_id: object, exc: Exception) -> None:
             _wrong_settings.add(str(exc))
     if is_first and is_setting:
         logger.error("celery-asynctask records nothing in this process: %s", exc)
+    elif is_first and not quoted:
+        logger.error(
+            "celery-asynctask could not record %s of task %s: %s, whose text may tell what is not to be recorded. The "
+            "task itself is not affected; further errors of this kind in this process are counted and not logged.%s",
+            where,
+            task_id or "(unknown)",
+            type(exc).__name__,
+            "".join(
+                f'\n  File "{frame.filename}", line {frame.lineno}, in {frame.name}'
+                for frame in traceback.extract_tb(exc.__traceback__)
+            ),
+        )
     elif is_first:
         logger.error(
             "celery-asynctask could not record %s of task %s: %r. The task itself is not affected; further errors "
@@ -99,8 +116,19 @@ def report(where: str, task_id: object, exc: Exception) -> None:
             where,
             task_id or "(unknown)",
             exc,
-            exc_info=exc,
+            exc_info=_alone(exc),
         )
+
+
+def _alone(exc: BaseException) -> BaseException:
+    """The exception with its causes only."""
+    link: BaseException | None = exc
+    seen: set[int] = set()
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        link.__context__ = None
+        link = link.__cause__
+    return exc
 
 
 def guard(hook: Callable[P, R]) -> Callable[P, R | None]:

@@ -205,7 +205,9 @@ class Instrumentation:
         settings = self.settings
         rule = symbol_by_name(settings.redact_rule) if settings.redact_rule is not None else None
         names = SENSITIVE_NAMES if settings.redact is None else settings.redact
-        redaction = Redaction(names, rule, lambda exc: report("redaction (asynctask_redact_rule)", None, exc))
+        redaction = Redaction(
+            names, rule, lambda exc: report("redaction (asynctask_redact_rule)", None, exc, quoted=False)
+        )
         return payload.Encoder(settings.max_value_bytes, redaction)
 
     def record(self, event: Event) -> None:

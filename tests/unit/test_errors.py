@@ -86,6 +86,44 @@ def test_logged_once_a_kind_and_counted_each_time(caplog: pytest.LogCaptureFixtu
     assert "def" in messages[1][2]
 
 
+def test_the_task_s_own_exception_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    @guard
+    def breaks() -> None:
+        try:
+            int("within")
+        except ValueError as exc:
+            raise OSError("ours") from exc
+
+    try:
+        int("hunter2")
+    except ValueError:
+        breaks()
+    for there in ("ours", "within", ", in breaks"):
+        assert there in caplog.text
+    assert "hunter2" not in caplog.text
+    cyclic = ValueError("cyclic")
+    cyclic.__cause__ = cyclic
+    report("the recorder", None, cyclic)
+    assert "cyclic" in caplog.text
+
+
+def test_an_exception_that_may_tell_a_value_is_not_quoted(caplog: pytest.LogCaptureFixture) -> None:
+    def rule() -> None:
+        int("hunter2".strip("x"))
+
+    for _ in range(2):
+        try:
+            rule()
+        except ValueError as exc:
+            report("a rule", None, exc, quoted=False)
+    assert failures == {"a rule: ValueError": 2}
+    [record] = caplog.records
+    assert record.exc_info is None
+    assert f'File "{__file__}", line ' in record.getMessage()
+    assert record.getMessage().endswith(", in rule")
+    assert "hunter2" not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("args", "kwargs"),
     [

@@ -18,6 +18,7 @@ from celery.exceptions import Reject
 from sqlalchemy import Engine, create_engine, text
 
 from celery_asynctask import SENSITIVE_NAMES, context, current, is_whole, uninstall
+from celery_asynctask.errors import failures
 from celery_asynctask.journal import Journal
 
 SECRET = "correct horse battery staple"
@@ -190,9 +191,10 @@ def test_the_user_s_own_names_and_rule(tmp_path: Path, eager_app: Celery, writte
 def test_a_rule_that_fails_redacts_and_is_logged(
     eager_app: Celery, written: list[bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
-    def rule(_path: Any, _value: Any) -> bool:
-        raise RuntimeError("broken rule")
+    def rule(_path: Any, value: Any) -> bool:
+        raise ValueError(f"no number: {value}")
 
+    failures.clear()
     eager_app.conf.update(asynctask_redact_rule=rule)
 
     @eager_app.task(shared=False, name="careful")
@@ -201,7 +203,9 @@ def test_a_rule_that_fails_redacts_and_is_logged(
 
     assert careful.delay("hush").get() == "hush"
     assert b"hush" not in b"\n".join(written)
-    assert "broken rule" in caplog.text
+    assert "(asynctask_redact_rule) of task (unknown): ValueError, whose text" in caplog.text
+    assert caplog.text.count(", in rule\n") == 1
+    assert "hush" not in caplog.text.replace("careful", "")
 
 
 def test_a_value_that_is_too_long_says_so(eager_app: Celery, written: list[bytes]) -> None:
