@@ -20,7 +20,7 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from celery_asynctask.capture.payload.inspection import inherits
 from celery_asynctask.capture.payload.readers import MAX_BITS
 from celery_asynctask.capture.payload.redaction import MIN_VALUE, STARS, Redaction, removed, words_of
-from celery_asynctask.capture.payload.walk import Walk, clean
+from celery_asynctask.capture.payload.walk import MIN_DIGITS, Walk, clean
 
 Secret = str | bytes
 """Bytes only if they are not UTF-8."""
@@ -31,8 +31,6 @@ MAX_SIZE: Final = 32_768
 """Most characters of them together."""
 _MAX_TAKEN: Final = 1_000
 """Most redacted values that are looked at: rows of a table may have one each."""
-MIN_DIGITS: Final = 8
-"""Fewest digits of a number that is removed: texts are full of shorter ones."""
 PART: Final = 16
 """Characters from which on the beginning or the end of a longer value is removed, too: messages cut what they quote."""
 _MIN_CUT: Final = 4
@@ -101,8 +99,8 @@ class _Leaves(Walk):
         self.found: list[str] = []
 
     def convert(self, value: Any, depth: int, name: str = "") -> Any:
-        if type(value) is int and value.bit_length() <= MAX_BITS:
-            self.found.append(str(value))
+        if (type(value) is int and value.bit_length() <= MAX_BITS) or (type(value) is float and value.is_integer()):
+            self.found.append(str(abs(int(value))))
         return super().convert(value, depth, name)
 
     def string(self, value: str) -> str:
@@ -158,10 +156,14 @@ class Secrets:
         values = list(values)
         self._forms = {form for value in values for form in _forms(value)}
         self._coded = {form for value in values for form in _in_base64(_data(value))}
-        self._numbers = frozenset(value for value in values if isinstance(value, str) and value.isdecimal())
+        self._numbers = frozenset(
+            digits
+            for value in values
+            if isinstance(value, str) and (digits := value.lstrip("+-")).isascii() and digits.isdecimal()
+        )
 
     def __contains__(self, number: int) -> bool:
-        return bool(self._numbers) and int.__repr__(number) in self._numbers
+        return bool(self._numbers) and int.__repr__(abs(number)) in self._numbers
 
     def removed_from(self, text: str, *, cut: bool = False) -> str:
         """The text with stars in place of the values; the same object if it has none. ``cut``: the text is the

@@ -19,7 +19,7 @@ from celery_asynctask.capture.payload.inspection import Hidden, inherits, mro, t
 from celery_asynctask.capture.payload.mappings import Pairs
 from celery_asynctask.capture.payload.plain import MAX_HARMLESS, PLAIN_KEY
 from celery_asynctask.capture.payload.readers import MARGIN, MAX_BITS, MAX_ITEMS, READERS, read_object
-from celery_asynctask.capture.payload.redaction import MIN_VALUE, Path, Redaction, removed
+from celery_asynctask.capture.payload.redaction import MIN_VALUE, STARS, Path, Redaction, removed
 from celery_asynctask.core.marks import MARK, is_reserved
 
 MAX_DEPTH: Final = 20
@@ -28,6 +28,12 @@ _MAX_KEY: Final = 512
 """Characters kept of a key."""
 MARKER: Final = 80
 """Bytes of a mark, approximately."""
+MIN_DIGITS: Final = 8
+"""Fewest digits of a number that is a secret: texts are full of shorter ones."""
+_LEAST: Final = float(10 ** (MIN_DIGITS - 1))
+"""Numbers nearer to zero than this and the next one are no secrets."""
+_LEAST_NEGATIVE: Final = -_LEAST
+_LEAST_BITS: Final = int(_LEAST).bit_length()
 
 
 class Full(Exception):
@@ -45,7 +51,7 @@ class Walk:
     part at most half of the room that is left.
     """
 
-    __slots__ = ("above", "harmless", "redaction", "room", "slow", "taken", "tight", "trail", "wire")
+    __slots__ = ("above", "harmless", "redaction", "room", "secrets", "slow", "taken", "tight", "trail", "wire")
 
     def __init__(
         self, room: int, redaction: Redaction | None, *, wire: bool, tight: bool, taken: list[Any] | None = None
@@ -56,9 +62,9 @@ class Walk:
         self.wire = wire
         self.tight = tight
         self.taken = taken
-        secrets = redaction is not None and redaction.secrets is not None
-        self.harmless = MIN_VALUE - 1 if secrets else MAX_HARMLESS
-        self.slow = tight or secrets or (redaction is not None and redaction.rule is not None)
+        self.secrets = secrets = None if redaction is None else redaction.secrets
+        self.harmless = MIN_VALUE - 1 if secrets is not None else MAX_HARMLESS
+        self.slow = tight or secrets is not None or (redaction is not None and redaction.rule is not None)
         self.above: list[int] = []
         self.trail: Path = ()
 
@@ -66,13 +72,10 @@ class Walk:
         """`convert`, after the user's rule; in a tight walk with half of the room."""
         name = key if isinstance(key, str) else _ITEM
         trail = self.trail
-        if (redaction := self.redaction) is not None:
-            if redaction.rule is not None:
-                self.trail = (*trail, key)
-                if redaction.asks(self.trail, value):
-                    self.trail = trail
-                    return self.redacted(value)
-            if redaction.secrets is not None and type(value) is int and value in redaction.secrets:
+        if (redaction := self.redaction) is not None and redaction.rule is not None:
+            self.trail = (*trail, key)
+            if redaction.asks(self.trail, value):
+                self.trail = trail
                 return self.redacted(value)
         if self.tight and depth:
             kept = self.room - self.room // 2
@@ -91,12 +94,20 @@ class Walk:
             return self.string(value)
         if kind is int:
             self.room -= (bits := value.bit_length()) // 3 + 2
-            return value if bits <= MAX_BITS else self.marker("cut", type="int", size=bits)
+            if bits < _LEAST_BITS:
+                return value
+            if bits > MAX_BITS:
+                return self.marker("cut", type="int", size=bits)
+            return value if self.secrets is None or value not in self.secrets else self.redacted(value)
         if value is None or kind is bool:
             self.room -= 5
             return value
         if kind is float:
             self.room -= 24
+            if _LEAST_NEGATIVE < value < _LEAST:
+                return value
+            if self.secrets is not None and value.is_integer() and int(value) in self.secrets:
+                return self.redacted(value)
             return value if math.isfinite(value) else self.marker("as", type="float", value=repr(value))
         if kind is dict or kind is list or kind is tuple:
             return self.container(value, kind, depth, name)
@@ -267,6 +278,8 @@ class Walk:
         wire, self.wire = self.wire, False
         if kind is int and key.bit_length() <= MAX_BITS:
             name, same = int.__repr__(key), True
+            if self.secrets is not None and key in self.secrets:
+                name, same = STARS, False
         elif inherits(kind, str):
             head = str.__getitem__(key, slice(0, _MAX_KEY))
             name = clean(head)
@@ -277,9 +290,11 @@ class Walk:
                 name = f"${name}"
         else:
             converted = self.convert(key, MAX_DEPTH - 1)
+            if type(converted) is dict and converted == {MARK: "redacted"}:
+                converted = STARS
             name = converted if type(converted) is str else json.dumps(converted)[:_MAX_KEY]
             as_json = key is None or inherits(kind, int) or inherits(kind, float)
-            same = type(converted) is not dict if as_json else not wire and type(converted) is str
+            same = type(converted) not in (dict, str) if as_json else not wire and type(converted) is str
         self.wire = wire
         self.room -= len(_escape(name)) - len(name)
         return name, same

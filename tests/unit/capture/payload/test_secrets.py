@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import enum
 import html
 import json
 import re
@@ -381,6 +382,30 @@ def test_results_and_content_lose_them_too() -> None:
     small = Encoder(300, Redaction()).knowing([SECRET])
     for before in range(150, 350):
         assert SECRET[:5] not in json.dumps(small.value("x" * before + SECRET * 3))
+
+
+class Whole(int): ...
+
+
+class Card(enum.IntEnum):
+    MINE = 4242424242424242
+
+
+@pytest.mark.parametrize(
+    "given", [4242424242424242, -4242424242424242, 4242424242424242.0, "-4242424242424242", Whole(4242424242424242)]
+)
+def test_a_number_is_found_in_every_form(given: Any) -> None:
+    number, gone = 4242424242424242, {"$asynctask": "redacted"}
+    encoder = ENCODER.knowing(taken({"card_number": given}))
+    for form in number, -number, float(number), -float(number), Whole(number), Card.MINE:
+        assert encoder.value({"a": form, "b": [form]}) == {"a": gone, "b": [gone]}
+        assert encoder.value({form: 1}) == {"***": 1, "$asynctask": {"$asynctask": "keys"}}
+        assert str(number) not in json.dumps(encoder.arguments((form,), {"x": {(form, 1): form}}))
+    if not isinstance(given, str):
+        assert encoder.text(f"no {number} or -{number}", 99) == "no *** or -***"
+    for other in number + 1, number / 3, 10**400, float("inf"), 4242:
+        assert encoder.value([other]) == ENCODER.value([other])
+    assert ENCODER.knowing(["10000000"]).value([10_000_000, -1e7, 9_999_999]) == [gone, gone, 9_999_999]
 
 
 def test_an_encoder_without_redaction_knows_nothing() -> None:
