@@ -29,6 +29,8 @@ FIELDS: Final = ("customer", "created_by", "created_by_name", "content")
 IDS: Final = ("customer", "created_by")
 MAX_CONTENT: Final = 16_384
 """Most bytes of content, as JSON: brokers limit the headers of a message."""
+_MAX_CARRIED: Final = MAX_CONTENT + payload.OVERRUN
+"""Most bytes of content in a message, with the marks of what was redacted."""
 
 _given: ContextVar[Mapping[str, Any]] = ContextVar("celery_asynctask_context", default={})  # noqa: B039 - never changed
 _alone: ContextVar[bool] = ContextVar("celery_asynctask_context_alone", default=False)
@@ -83,9 +85,9 @@ def stands_alone() -> bool:
     return _alone.get()
 
 
-def check(fields: Mapping[str, Any]) -> dict[str, Any]:
+def check(fields: Mapping[str, Any], *, told: bool = True) -> dict[str, Any]:
     """Check the fields, and return those that are not None. Raises `ContextError`, which names the field and what is
-    allowed."""
+    allowed, and, if it may be ``told``, a wrong id."""
     checked: dict[str, Any] = {}
     for name, value in fields.items():
         rule = _RULES.get(name)
@@ -95,7 +97,7 @@ def check(fields: Mapping[str, Any]) -> dict[str, Any]:
             continue
         allowed, is_allowed = rule
         if not is_allowed(value):
-            raise ContextError(f"Field {name!r} is {_shown(value)}; it must be {allowed}.")
+            raise ContextError(f"Field {name!r} is {_shown(value, told=told and name in IDS)}; it must be {allowed}.")
         checked[name] = _plain_id(value) if name in IDS else value
     if "created_by_name" in checked:
         checked["created_by_name"] = payload.PLAIN.text(checked["created_by_name"], MAX_NAME)
@@ -138,10 +140,15 @@ def check_content(content: object) -> None:
 def to_header(fields: Mapping[str, Any], encoder: payload.Encoder) -> dict[str, Any]:
     """Fields in a form that every broker can carry: the content as JSON text, because AMQP's tables have fewer types
     than JSON. It is redacted, and fitted to `MAX_CONTENT` again: the marks, and additions since `check`, may have made
-    it longer."""
+    it longer. So is a text, which anybody may have made."""
     header = dict(fields)
-    if isinstance(content := header.get("content"), Mapping):
+    content = header.get("content")
+    if isinstance(content, Mapping):
         header["content"] = json.dumps(fit(encoder.value(content, "content"), MAX_CONTENT))
+    elif content is not None:
+        again = encoder.again(content_of(header))
+        text = json.dumps(again)
+        header["content"] = text if len(text) <= _MAX_CARRIED else json.dumps(fit(again, MAX_CONTENT))
     return header
 
 
@@ -156,7 +163,7 @@ def _ignore(_: Exception) -> None:
 
 def sound(header: Any, on_error: Callable[[Exception], None] = _ignore) -> dict[str, Any]:
     """The fields in a message's header that pass `check`. The header may come from anywhere, so this never raises, but
-    calls ``on_error`` for each wrong field. Content that `to_header` made stays a text; see `content_of`."""
+    calls ``on_error`` for each wrong field, without its value. Content that is a text stays one; see `content_of`."""
     header = mapping_of(given := header)
     if header is None:
         on_error(ContextError(f"The header 'asynctask' is {_shown(given)}; it must be a mapping."))
@@ -170,10 +177,10 @@ def sound(header: Any, on_error: Callable[[Exception], None] = _ignore) -> dict[
         try:
             if name == "content" and isinstance(value, str):
                 check_content(content := json.loads(value))
-                _check_size(len(json.dumps(content)), MAX_CONTENT + payload.OVERRUN)
+                _check_size(len(json.dumps(content)), _MAX_CARRIED)
                 valid[name] = value
             else:
-                valid.update(check({name: value}))
+                valid.update(check({name: value}, told=False))
         except (ContextError, ValueError, RecursionError) as exc:
             on_error(exc)
     return valid
@@ -229,8 +236,8 @@ def _is_content(value: object) -> bool:
     return mapping is not None and all(inherits(type(key), str) for key in mapping)
 
 
-def _shown(value: object) -> str:
-    if type(value) in (str, int, float, bool):
+def _shown(value: object, *, told: bool = False) -> str:
+    if told and type(value) in (str, int, float, bool):
         return f"{value!r:.80} of type {type(value).__name__}"
     return f"of type {type(value).__name__}"
 

@@ -108,7 +108,7 @@ class CurrentTask:
         encoder = encoder_of(instrumentation, self._task.name, self._request)
         state = self._request.__dict__.get(CONTENT)
         if state is None:
-            merged = Merged(context.content_of(self._fields()), encoder.max_bytes, _ALWAYS)
+            merged = Merged(encoder.again(context.content_of(self._fields())), encoder.max_bytes, _ALWAYS)
             state = self._request.__dict__.setdefault(CONTENT, _Content(merged))
         state.merged.update(encoder.value(content, "content"))
         state.updates += 1

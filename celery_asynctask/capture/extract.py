@@ -204,14 +204,16 @@ def _context_text(instrumentation: Instrumentation, header: Mapping[str, Any]) -
 
 def add_context(event: Event, instrumentation: Instrumentation, header: Mapping[str, Any]) -> None:
     """Add the `context` fields of the header."""
+    event.update(_context(instrumentation, header))  # type: ignore[typeddict-item]
+
+
+def _context(instrumentation: Instrumentation, header: Any) -> dict[str, Any]:
     fields = context.sound(header)
-    if not fields:
-        return
     if isinstance(fields.get("content"), str):
-        fields["content"] = context.content_of(fields)
+        fields["content"] = instrumentation.encoder.again(context.content_of(fields))
     elif "content" in fields:
         fields["content"] = instrumentation.encoder.value(fields["content"], "content")
-    event.update(context.ids(fields))  # type: ignore[typeddict-item]
+    return context.ids(fields)
 
 
 def planned(instrumentation: Instrumentation, event: Event, steps: list[canvas.Step]) -> list[Event]:
@@ -263,12 +265,12 @@ def _is_of_customer(event: Event, other: Mapping[str, Any]) -> bool:
 def unrecorded(instrumentation: Instrumentation, event: Event, steps: list[canvas.Step]) -> list[Event]:
     """Events that those of these steps that this process does not record are not to be recorded, whatever the producer
     of the message of ``event`` has said."""
-    named = cast("Event", {key: value for key, value in event.items() if key not in _SAID})
-    return [
-        _about_step(Kind.UNRECORDED, named, step)
+    about = [
+        _about_step(Kind.UNRECORDED, instrumentation, event, step)
         for step in steps
         if instrumentation.policies[step.name].known and not instrumentation.records(step.name)
     ]
+    return [cast("Event", {key: value for key, value in named.items() if key not in _SAID}) for named in about]
 
 
 _SAID: Final = ("content", "created_by", "created_by_key", "created_by_name")
@@ -276,7 +278,7 @@ _SAID: Final = ("content", "created_by", "created_by_key", "created_by_name")
 
 
 def _step(kind: Kind, instrumentation: Instrumentation, event: Event, step: canvas.Step) -> Event:
-    step_event = _about_step(kind, event, step)
+    step_event = _about_step(kind, instrumentation, event, step)
     root = event.get("root")
     step_event["asked"] = True
     step_event["root"] = None if step.after_chord and root == event["id"] else root
@@ -287,7 +289,7 @@ def _step(kind: Kind, instrumentation: Instrumentation, event: Event, step: canv
     return step_event
 
 
-def _about_step(kind: Kind, event: Event, step: canvas.Step) -> Event:
+def _about_step(kind: Kind, instrumentation: Instrumentation, event: Event, step: canvas.Step) -> Event:
     """Which step it is, in which execution and for whom."""
     step_event: Event = {
         "id": recorded_id(step.id),
@@ -300,7 +302,7 @@ def _about_step(kind: Kind, event: Event, step: canvas.Step) -> Event:
     if step.joins and not step.nesting:  # all that replaces a task goes on with its execution
         step_event["chord"] = True
     inherited = {field: event[field] for field in _CONTEXT_FIELDS if field in event}  # type: ignore[literal-required]
-    own = context.ids(context.sound(read(step.header, step.id))) if step.header is not None else {}
+    own = _context(instrumentation, read(step.header, step.id)) if step.header is not None else {}
     for name in context.IDS:
         if name in own or f"{name}_key" in own:
             inherited.pop(name, None)

@@ -41,7 +41,7 @@ from celery_asynctask.capture.payload.readers import MAX_BITS, MAX_ITEMS
 from celery_asynctask.capture.payload.redaction import Redaction
 from celery_asynctask.capture.payload.secrets import Secret, Secrets, secrets_in
 from celery_asynctask.capture.payload.traceback_text import beginning, shortened
-from celery_asynctask.capture.payload.walk import Full, Walk, clean
+from celery_asynctask.capture.payload.walk import Again, Full, Walk, clean
 from celery_asynctask.core.limits import MAX_MESSAGE, MAX_TRACEBACK, MAX_VALUE
 from celery_asynctask.core.marks import MARK
 
@@ -70,6 +70,16 @@ class Encoder:
         if value is None or value is True or value is False:
             return value
         return self._read(value, lambda walk: walk.element(value, 0, name), wire=False)
+
+    def again(self, value: dict[str, Any]) -> Any:
+        """Redact a content that an encoder has converted, maybe another process's that knew less of what to redact. It
+        keeps its marks, and is not cut."""
+        try:
+            return Again(self.redaction).element(value, 0, "content")
+        except SoftTimeLimitExceeded:
+            raise
+        except Exception:  # noqa: BLE001 - it may be nested too deep
+            return {MARK: "object", "type": "dict"}
 
     def arguments(
         self, args: Any, kwargs: Any, names: tuple[str, ...] = (), secrets: list[Secret] | None = None

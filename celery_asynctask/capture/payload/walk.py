@@ -36,6 +36,10 @@ _LEAST_NEGATIVE: Final = -_LEAST
 _LEAST_BITS: Final = int(_LEAST).bit_length()
 
 
+_UNBOUNDED: Final = 1 << 40
+"""Room for any value, in bytes."""
+
+
 class Full(Exception):
     """The value is larger than its limit."""
 
@@ -311,6 +315,34 @@ class Walk:
         except Exception:  # noqa: BLE001 - a type may fail in any way
             del self.above[level:]
         return self.marker("object", type=type_name(kind))
+
+
+class Again(Walk):
+    """A walk of JSON that another encoder has made, and that knew less of what to redact: its marks stay."""
+
+    __slots__ = ()
+
+    def __init__(self, redaction: Redaction | None) -> None:
+        super().__init__(_UNBOUNDED, redaction, wire=False, tight=False)
+
+    def element(self, value: Any, depth: int, key: str | int) -> Any:
+        return value if value == {MARK: "redacted"} else super().element(value, depth, key)
+
+    def container(self, value: Any, base: Any, depth: int, name: str = "", members: Pairs | None = None) -> Any:
+        if base is dict and type(value.get(MARK)) is str:
+            return {key: self._member(member, depth, key) for key, member in value.items()}
+        return super().container(value, base, 0, name, members)
+
+    def _member(self, value: Any, depth: int, key: str) -> Any:
+        """The member of a mark: texts are parts of the value, and the mark says already that they are no more."""
+        redaction = self.redaction
+        if redaction is None or type(value) is int or (type(value) is str and not redaction.sensitive(key)):
+            return redaction.text(value) if redaction is not None and type(value) is str else value
+        return self.named(value, depth + 1, key)
+
+    def key(self, key: Any) -> tuple[str, bool]:
+        name, same = super().key(key)
+        return (name[1:] if is_reserved(name) else name), same  # the first walk has escaped a user's own
 
 
 def clean(value: str) -> str:

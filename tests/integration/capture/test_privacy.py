@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import datetime as dt
 import json
 import sqlite3
 import urllib.parse
@@ -206,6 +207,22 @@ def test_a_rule_that_fails_redacts_and_is_logged(
     assert "(asynctask_redact_rule) of task (unknown): ValueError, whose text" in caplog.text
     assert caplog.text.count(", in rule\n") == 1
     assert "hush" not in caplog.text.replace("careful", "")
+
+
+def test_the_content_of_a_step_is_redacted(eager_app: Celery, tmp_path: Path, written: list[bytes]) -> None:
+    eager_app.conf.task_always_eager = False
+
+    @eager_app.task(shared=False, name="step")
+    def step() -> None: ...
+
+    for content in {"password": SECRET, "when": dt.date(2026, 1, 2)}, json.dumps({"password": SECRET, "n": 1}):
+        later = step.si().set(headers={"asynctask": {"content": content, "customer": 5}})
+        (step.si() | later).apply_async()
+    dump = stored(eager_app, tmp_path)
+    for place in (dump, b"\n".join(written).decode()):
+        assert '{"password":{"$asynctask":"redacted"},"when":"2026-01-02"}' in place
+        assert '{"password":{"$asynctask":"redacted"},"n":1}' in place
+        assert SECRET not in place
 
 
 def test_a_value_that_is_too_long_says_so(eager_app: Celery, written: list[bytes]) -> None:

@@ -57,6 +57,51 @@ def test_names_that_only_look_like_it(name: str) -> None:
     assert ENCODER.value({name: "x"}) == {name: "x"}
 
 
+def test_what_was_redacted_is_redacted_again_where_more_is_known() -> None:
+    """A content travels as JSON, and its marks stay what they are."""
+    content: dict[Any, Any] = {
+        "password": "x",
+        "url": "redis://:hunter2@host",
+        "long": "y" * 5_000,
+        "$asynctask": "a user's",
+        "nan": float("nan"),
+        "headers": [["Authorization", "x"], {"name": "token", "value": "x"}],
+        3: {4, 5},
+        "object": object(),
+        "deep": [[[[[[[[[[[[[[[[[[[[[["bottom"]]]]]]]]]]]]]]]]]]]]]],
+        "bytes": b"\xff",
+        "odd": "a\0b",
+    }
+    for encoder in ENCODER, Encoder(600, REDACTION), Encoder(600), Encoder(redaction=Redaction((), lambda *_: False)):
+        once = json.loads(json.dumps(encoder.value(content, "content")))
+        assert encoder.again(once) == once
+    knowing_more = Encoder(256, Redaction(("long", "diagnosis"), lambda path, _: path[-1] == "nan"))
+    again = knowing_more.again(Encoder(900).value({"diagnosis": "flu", **content}))
+    assert (again["long"], again["nan"], again["diagnosis"]) == (GONE, GONE, GONE)
+    assert again["url"] == {**GONE, "text": "redis://***@host"}
+    mark = {"$asynctask": "cut", "head": "token=hunter2", "password": "x", "value": {"secret": "x"}, "size": 3}
+    assert ENCODER.again({"a": mark, **mark}) == {
+        "$asynctask": "cut",
+        "a": {"$asynctask": "cut", "head": "token=***", "password": GONE, "value": {"secret": GONE}, "size": 3},
+        "head": "token=***",
+        "password": GONE,
+        "value": {"secret": GONE},
+        "size": 3,
+    }
+    asked: list[Any] = []
+
+    def rule(_: Path, value: Any) -> bool:
+        asked.append(value)
+        return False
+
+    assert Encoder(redaction=Redaction((), rule)).again({"a": GONE, "b": [GONE]}) == {"a": GONE, "b": [GONE]}
+    assert asked == [{"a": GONE, "b": [GONE]}, [GONE]]  # nothing is left of the others to judge
+    nested: Any = "x"
+    for _ in range(3_000):
+        nested = [nested]
+    assert ENCODER.again({"a": nested}) == {"$asynctask": "object", "type": "dict"}
+
+
 def test_names_of_one_s_own_replace_the_default() -> None:
     own = Redaction(("customer code", "=ref"))
     assert all(map(own.sensitive, ("customerCode", "customercode", "X-CUSTOMER-CODE", "ref", "REF")))
