@@ -18,9 +18,8 @@ from celery_asynctask.capture.headers import (
     with_token,
 )
 from celery_asynctask.capture.messages import OpenedMessage, hidden_by_caller, name_text, recorded_id, task_id_text
-from celery_asynctask.capture.payload.inspection import Hidden
+from celery_asynctask.capture.payload.inspection import Calls
 from celery_asynctask.capture.payload.plain import plain_text
-from celery_asynctask.capture.payload.readers import MAX_ITEMS
 from celery_asynctask.core import canvas
 from celery_asynctask.core.event import Event, Kind, json_text, quote
 from celery_asynctask.core.limits import MAX_MESSAGE, MAX_TASK_ID
@@ -31,7 +30,8 @@ if TYPE_CHECKING:
     from celery_asynctask.capture.instrumentation import Instrumentation, RecordingPolicy
     from celery_asynctask.capture.payload.secrets import Secret
 
-_OVER_ITEMS = frozenset({"celery.map", "celery.starmap"})
+OVER_ITEMS = frozenset({"celery.map", "celery.starmap", "celery.chunks"})
+"""Celery's tasks that call another task, ``task``, for each item of ``it``."""
 
 
 def from_request(kind: Kind, name: str, request: Any, at: int) -> Event:
@@ -338,10 +338,9 @@ def _add_payload(
     if not policy.known:  # what to leave out and to redact is known where the task is
         event["blind"] = True
         return
-    if name in _OVER_ITEMS and isinstance(kwargs, Mapping):
-        kwargs = _over_items(instrumentation, name, kwargs)
     secrets: list[Secret] | None = None if request is None else []
-    args_json, kwargs_json = instrumentation.encoder.arguments(args, kwargs, policy.parameters, secrets)
+    shown = (args, kwargs) if name not in OVER_ITEMS else _over_items(instrumentation, name, args, kwargs, secrets)
+    args_json, kwargs_json = instrumentation.encoder.arguments(*shown, policy.parameters, secrets)
     hides = hidden.split() if type(hidden) is str else ()
     if secrets is not None and hides:
         secrets += hidden_secrets(instrumentation.encoder, policy.parameters, hides, args, kwargs)
@@ -363,7 +362,7 @@ def _payload_text(
     request: Any = None,
 ) -> str:
     """`_add_payload` as keys of an encoded event, with a comma before each."""
-    if policy.plain and hidden is None and name not in _OVER_ITEMS:
+    if policy.plain and hidden is None:  # those of `OVER_ITEMS` are never plain: one is a signature
         encoder = instrumentation.encoder
         text = plain_text(args, kwargs, policy.parameters, encoder.redaction, encoder.max_bytes)
         if text is not None:
@@ -373,31 +372,41 @@ def _payload_text(
     return f",{json_text(event)[1:-1]}" if event else ""
 
 
-def _over_items(instrumentation: Instrumentation, name: str, kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The keyword arguments of celery.map and celery.starmap, whose items are the arguments of another task: without
-    them if its policy leaves out its args or is not known, else with its sensitive parameters hidden."""
-    inner = kwargs.get("task")
+def _over_items(
+    instrumentation: Instrumentation, name: str, args: Any, kwargs: Any, secrets: list[Secret] | None
+) -> tuple[Any, Any]:
+    """The arguments of one of `OVER_ITEMS`, whose items are the arguments of another task: judged as in a direct call
+    of that; without them if its policy leaves out its args or is not known, but what redaction takes from them is noted
+    in ``secrets`` all the same."""
+    if (task := _inner(args, kwargs)) is None:
+        return args, kwargs
+    policy = instrumentation.policies[task]
+    is_shown, starred = policy.known and policy.args, name != "celery.map"
+    left_out = []
+    if isinstance(kwargs, Mapping) and "it" in kwargs:
+        left_out.append(calls := Calls(kwargs["it"], policy.parameters, starred=starred))
+        kwargs = {key: calls if key == "it" else value for key, value in kwargs.items() if is_shown or key != "it"}
+    if isinstance(args, (list, tuple)) and len(args) > 1:
+        left_out.append(calls := Calls(args[1], policy.parameters, starred=starred))
+        args = [args[0], calls, *args[2:]] if is_shown else args[:1]
+    if not is_shown and secrets is not None:
+        instrumentation.encoder.arguments(left_out, {}, (), secrets)
+    return args, kwargs
+
+
+def _inner(args: Any, kwargs: Any) -> str | None:
+    """The name of the task that one of `OVER_ITEMS` calls; None: its arguments do not say."""
+    inner = kwargs.get("task") if isinstance(kwargs, Mapping) else None
+    if inner is None and isinstance(args, (list, tuple)) and args:
+        inner = args[0]
     task = inner.get("task") if isinstance(inner, Mapping) else None
-    if not isinstance(task, str):
-        return kwargs
-    policy, redaction = instrumentation.policies[task], instrumentation.encoder.redaction
-    if not (policy.known and policy.args):
-        return {key: value for key, value in kwargs.items() if key != "it"}
-    items = kwargs.get("it")
-    if redaction is None or not isinstance(items, (list, tuple)):
-        return kwargs
-    sensitive = {number for number, parameter in enumerate(policy.parameters) if redaction.sensitive(parameter)}
-    if name == "celery.map":
-        return {**kwargs, "it": list(map(Hidden, items))} if 0 in sensitive else kwargs
-    if not sensitive:
-        return kwargs
-    return {**kwargs, "it": [_with_hidden(item, sensitive) for item in items[:MAX_ITEMS]]}
+    return task if isinstance(task, str) else None
 
 
-def _with_hidden(item: Any, sensitive: set[int]) -> Any:
-    if not isinstance(item, (list, tuple)):
-        return Hidden(item)
-    return [Hidden(value) if number in sensitive else value for number, value in enumerate(item)]
+def records_items(instrumentation: Instrumentation, request: Any) -> bool:
+    """Whether the result of one of `OVER_ITEMS`, the results of another task, is recorded."""
+    task = _inner(request.args, request.kwargs)
+    return task is None or instrumentation.policies[task].result
 
 
 def _quoted(value: Any) -> str:

@@ -23,6 +23,7 @@ from celery_asynctask.capture.celery_private import (
     is_stopping,
 )
 from celery_asynctask.capture.current import CONTENT, content_of
+from celery_asynctask.capture.extract import OVER_ITEMS
 from celery_asynctask.capture.headers import HEADER, header_of
 from celery_asynctask.capture.inflight import in_flight, in_flight_of
 from celery_asynctask.capture.instrumentation import Instrumentation, instrumentation_of, instrumentation_of_task
@@ -105,7 +106,11 @@ def on_postrun(sender: Any, task_id: Any, retval: Any, state: Any, **_: Any) -> 
 def record_success(instrumentation: Instrumentation, task: Any, request: Any, result: Any, is_recorded: bool) -> None:
     """Record that an attempt succeeded, with its result if that ``is_recorded``."""
     end: Event = {}  # type: ignore[typeddict-item]
-    if result is not None and is_recorded:
+    if (
+        result is not None
+        and is_recorded
+        and (task.name not in OVER_ITEMS or extract.records_items(instrumentation, request))
+    ):
         encoder = instrumentation.encoder
         if SECRETS in request.__dict__:
             encoder = encoder_of(instrumentation, task.name, request)

@@ -25,6 +25,30 @@ class Hidden:
         self.value = value
 
 
+class Call:
+    """One item of celery.map and its like: what another task gets as its positional arguments, a list of them if
+    ``starred``, else the only one. ``names`` are those of its parameters."""
+
+    __slots__ = ("names", "starred", "value")
+
+    def __init__(self, value: Any, names: tuple[str, ...], *, starred: bool) -> None:
+        self.value = value
+        self.names = names
+        self.starred = starred
+
+
+class Calls(Call):
+    """All such items: ``value`` is a list of them."""
+
+    __slots__ = ()
+
+
+def bare(value: Any) -> Any:
+    """The value as the user has it, without what marks it here."""
+    kind = type(value)
+    return value.value if kind is Hidden or kind is Call or kind is Calls else value
+
+
 mro = type.__dict__["__mro__"].__get__
 """The method resolution order of a class, whatever its metaclass says; the same for the next ones."""
 _namespace = type.__dict__["__dict__"].__get__

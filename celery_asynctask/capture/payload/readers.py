@@ -17,7 +17,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from celery_asynctask.capture.payload.inspection import (
+    Call,
+    Calls,
     Hidden,
+    bare,
     fields,
     function_name,
     inherits,
@@ -45,6 +48,8 @@ def read_object(walk: Walk, value: Any, kind: type, depth: int, name: str) -> An
     """Convert a value of no built-in type."""
     if kind is Hidden:
         return walk.redacted(value)
+    if kind is Call or kind is Calls:
+        return _calls(walk, value, kind, depth)
     if (members := fields(value, hide=walk.redaction is not None)) is not None:
         return walk.container(value, None, depth, name, (members, len(members)))
     if (generic := known("numpy", "generic")) is not None and inherits(kind, generic):
@@ -57,6 +62,31 @@ def read_object(walk: Walk, value: Any, kind: type, depth: int, name: str) -> An
     secret = dict.get(instance_dict(value), "_secret_value")  # pydantic's SecretStr and its like
     walk.take(slot(value, "_secret_value") if secret is None else secret)
     return walk.marker("object", type=type_name(kind))
+
+
+def _calls(walk: Walk, value: Any, kind: type, depth: int) -> Any:
+    """Convert items that are arguments of another task: each argument has the name and the path that it has in a direct
+    call. What cannot be told apart is redacted as a whole if any of it might be."""
+    item, names, starred = bare(value), value.names, value.starred
+    base: Any
+    if kind is Call and not starred:
+        item, base = (item,), tuple
+    elif inherits(type(item), tuple):
+        base = tuple
+    elif inherits(type(item), list) and not inherits(type(item), UserList):
+        base = list
+    else:
+        redaction = walk.redaction
+        guarded = redaction is not None and (redaction.rule is not None or any(map(redaction.sensitive, names)))
+        return walk.redacted(value) if guarded and item is not None else walk.convert(item, depth)
+    size = base.__len__(item)
+    if kind is Calls:
+        calls = (Call(one, names, starred=starred) for one in base.__iter__(item))
+        return walk.sequence(calls, size, item, depth)
+    trail, walk.trail = walk.trail, ("args",)
+    converted = walk.sequence(base.__iter__(item), size, item, depth, names)
+    walk.trail = trail
+    return converted if starred else converted[0]
 
 
 def _scalar(walk: Walk, value: Any, kind: type, generic: Any, depth: int) -> Any:

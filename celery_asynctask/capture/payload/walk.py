@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from billiard.exceptions import SoftTimeLimitExceeded
 
-from celery_asynctask.capture.payload.inspection import Hidden, inherits, mro, type_name
+from celery_asynctask.capture.payload.inspection import bare, inherits, mro, type_name
 from celery_asynctask.capture.payload.mappings import Pairs
 from celery_asynctask.capture.payload.plain import MAX_HARMLESS, PLAIN_KEY
 from celery_asynctask.capture.payload.readers import MARGIN, MAX_BITS, MAX_ITEMS, READERS, read_object
@@ -78,7 +78,7 @@ class Walk:
         trail = self.trail
         if (redaction := self.redaction) is not None and redaction.rule is not None:
             self.trail = (*trail, key)
-            if redaction.asks(self.trail, value):
+            if redaction.asks(self.trail, bare(value)):
                 self.trail = trail
                 return self.redacted(value)
         if self.tight and depth:
@@ -161,7 +161,7 @@ class Walk:
 
     def redacted(self, value: Any) -> dict[str, Any]:
         """The mark of a value that is redacted."""
-        self.take(value.value if type(value) is Hidden else value)
+        self.take(bare(value))
         return self.marker("redacted")
 
     def take(self, value: Any) -> None:

@@ -19,6 +19,9 @@ from celery.exceptions import Reject
 from sqlalchemy import Engine, create_engine, text
 
 from celery_asynctask import SENSITIVE_NAMES, context, current, is_whole, uninstall
+from celery_asynctask.capture.payload import Encoder
+from celery_asynctask.capture.payload.inspection import Calls
+from celery_asynctask.capture.payload.redaction import Redaction
 from celery_asynctask.errors import failures
 from celery_asynctask.journal import Journal
 
@@ -207,6 +210,72 @@ def test_a_rule_that_fails_redacts_and_is_logged(
     assert "(asynctask_redact_rule) of task (unknown): ValueError, whose text" in caplog.text
     assert caplog.text.count(", in rule\n") == 1
     assert "hush" not in caplog.text.replace("careful", "")
+
+
+def test_the_arguments_of_mapped_tasks_are_judged_as_in_a_direct_call(
+    eager_app: Celery, tmp_path: Path, written: list[bytes]
+) -> None:
+    paths = set()
+
+    def rule(path: Any, value: Any) -> bool:
+        assert not type(value).__module__.startswith("celery_asynctask")
+        paths.add(path)
+        return bool(path[:2] == ("args", "medical"))
+
+    eager_app.conf.update(asynctask_redact_rule=rule)
+
+    @eager_app.task(shared=False, name="login")
+    def login(user: Any, password: str = "", medical: Any = None) -> str:
+        return f"{user} said {password}, {medical and medical['has']}"
+
+    item = ("ada", SECRET, {"has": OTHER})
+    login.starmap([item]).apply_async()
+    login.chunks([item], 1).apply_async()
+    login.map([{"token": SECRET}, "bob"]).apply_async()
+    for kwargs in {}, {"it": [item]}:
+        args = (login.s(),) if kwargs else (login.s(), [item])
+        eager_app.tasks["celery.starmap"].apply(args, kwargs)
+    dump = stored(eager_app, tmp_path)
+    for place in (dump, b"\n".join(written).decode()):
+        assert '["ada",{"$asynctask":"redacted"},{"$asynctask":"redacted"}]' in place
+        assert "ada said ***, ***" in place
+        assert '[{"token":{"$asynctask":"redacted"}},"bob"]' in place
+        for secret in (SECRET, OTHER):
+            assert secret not in place
+    assert {("kwargs", "it"), ("kwargs", "it", 0), ("args", "it"), ("args", "user"), ("args", "medical")} <= paths
+
+
+def test_what_a_mapped_task_leaves_out_is_left_out_and_scrubbed(
+    eager_app: Celery, tmp_path: Path, written: list[bytes]
+) -> None:
+    @eager_app.task(shared=False, name="silent", asynctask_record_args=False, asynctask_record_result=False)
+    def silent(user: str, password: str) -> str:
+        return f"{user} {password}"
+
+    @eager_app.task(shared=False, name="loud", asynctask_record_args=False)
+    def loud(form: dict[str, str]) -> str:
+        if form["user"] == "nobody":
+            raise ValueError(f"no {form['password']}")
+        return form["password"]
+
+    silent.starmap([("private", SECRET)]).apply_async()
+    eager_app.tasks["celery.starmap"].apply((silent.s(), [("private", SECRET)]))
+    for user in "ada", "nobody":
+        loud.map([{"user": user, "password": SECRET}]).apply_async()
+    dump = stored(eager_app, tmp_path)
+    for place in (dump, b"\n".join(written).decode()):
+        assert "no ***" in place
+        assert '"text":"***"' in place
+        for left_out in (SECRET, "private", '"it"'):
+            assert left_out not in place
+
+
+@pytest.mark.parametrize("it", [{"ada": 1}, "ada", [{"ada"}], [iter("ada")]])
+def test_mapped_arguments_that_cannot_be_told_apart_are_hidden(it: Any) -> None:
+    parts = Calls(it, ("user", "password"), starred=True)
+    assert "ada" not in json.dumps(Encoder(redaction=Redaction()).arguments((parts,), {}))
+    assert "ada" not in json.dumps(Encoder(redaction=Redaction((), lambda *_: False)).arguments((parts,), {}))
+    assert Encoder(redaction=Redaction()).arguments((Calls(None, ("password",), starred=True),), {}) == ([None], {})
 
 
 def test_the_content_of_a_step_is_redacted(eager_app: Celery, tmp_path: Path, written: list[bytes]) -> None:
