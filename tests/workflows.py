@@ -37,7 +37,7 @@ def later_step(name: str, at: int) -> list[Event]:
 
 
 def not_sent(name: str, at: int, failed_at: int, upstream: str, upstream_id: str, text: str) -> list[Event]:
-    """A step that will not be sent, as `extract.unsent` records it."""
+    """A step that will not be sent, as `step_events.unsent` records it."""
     message = f"Not sent: upstream task {upstream} [{upstream_id}] ended with {text}"
     unsent = event(
         Kind.UNSENT,

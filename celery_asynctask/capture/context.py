@@ -8,7 +8,6 @@ function named in ``asynctask_context``.
 from __future__ import annotations
 
 import json
-import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,12 +18,10 @@ from celery_asynctask.capture import payload
 from celery_asynctask.capture.payload.inspection import inherits
 from celery_asynctask.capture.payload.mappings import mapping_of
 from celery_asynctask.capture.payload.merged import fit
-from celery_asynctask.core.limits import MAX_ID_TEXT, MAX_INTEGER, MAX_NAME
+from celery_asynctask.core.ids import ALLOWED, is_id, key_of, shown
+from celery_asynctask.core.limits import MAX_NAME
 from celery_asynctask.errors import ContextError
 
-Id = int | str
-"""The id of a customer or creator, as it is kept: a whole number of at most 64 bits, or a text. The text of such a
-number is the number."""
 FIELDS: Final = ("customer", "created_by", "created_by_name", "content")
 IDS: Final = ("customer", "created_by")
 MAX_CONTENT: Final = 16_384
@@ -98,7 +95,7 @@ def check(fields: Mapping[str, Any], *, told: bool = True) -> dict[str, Any]:
         allowed, is_allowed = rule
         if not is_allowed(value):
             raise ContextError(f"Field {name!r} is {_shown(value, told=told and name in IDS)}; it must be {allowed}.")
-        checked[name] = _plain_id(value) if name in IDS else value
+        checked[name] = shown(key_of(value)) if name in IDS else value
     if "created_by_name" in checked:
         checked["created_by_name"] = payload.PLAIN.text(checked["created_by_name"], MAX_NAME)
     if "content" in checked:
@@ -190,9 +187,9 @@ def identity(header: Mapping[str, Any]) -> dict[str, Any]:
     """The keys of an event that say which customer its task is for, from a message's header. Every event has them, as
     they identify the row."""
     customer = header.get("customer")
-    if customer is None or not _is_id(customer):
+    if customer is None or not is_id(customer):
         return {}
-    return ids({"customer": _plain_id(customer)})
+    return ids({"customer": shown(key_of(customer))})
 
 
 def ids(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -207,30 +204,6 @@ def content_of(fields: Mapping[str, Any]) -> dict[str, Any]:
     return mapping
 
 
-def _is_id(value: object) -> bool:
-    kind = type(value)
-    if inherits(kind, int):
-        return kind is not bool and -MAX_INTEGER <= value <= MAX_INTEGER  # type: ignore[operator]
-    if inherits(kind, str):
-        text = str.__str__(value)
-        return 0 < len(text) <= MAX_ID_TEXT and text.strip() == text and text.isprintable()
-    return inherits(kind, uuid.UUID)
-
-
-def _plain_id(value: Any) -> Id:
-    """An id that `_is_id` allows, as it is kept."""
-    if inherits(type(value), int):
-        return int.__int__(value)
-    text = uuid.UUID.__str__(value) if inherits(type(value), uuid.UUID) else str.__str__(value)
-    if _IS_NUMBER(text) and -MAX_INTEGER <= (number := int(text)) <= MAX_INTEGER:
-        return number
-    return text
-
-
-_IS_NUMBER: Final = re.compile(r"0|-?[1-9][0-9]{0,18}", re.ASCII).fullmatch
-"""The text that Python writes for a whole number, and no other of its spellings."""
-
-
 def _is_content(value: object) -> bool:
     mapping = mapping_of(value)
     return mapping is not None and all(inherits(type(key), str) for key in mapping)
@@ -243,13 +216,10 @@ def _shown(value: object, *, told: bool = False) -> str:
 
 
 _READABLE: Final = "of Python's own types; convert others with dict(...)"
-_ID: Final = (
-    f"a whole number of at most 64 bits, a UUID, a text of 1 to {MAX_ID_TEXT} characters without spaces at its ends "
-    "and line breaks, or None"
-)
+_ID: Final = f"{ALLOWED}, or None"
 _RULES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
-    "customer": (_ID, _is_id),
-    "created_by": (_ID, _is_id),
+    "customer": (_ID, is_id),
+    "created_by": (_ID, is_id),
     "created_by_name": (
         f"a string of at most {MAX_NAME} characters, or None",
         lambda value: isinstance(value, str) and len(value) <= MAX_NAME,

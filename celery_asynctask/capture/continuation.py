@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
-from celery_asynctask.capture import extract
+from celery_asynctask.capture import step_events
 from celery_asynctask.capture.headers import header_of
 from celery_asynctask.capture.messages import open_message
 from celery_asynctask.core import canvas
@@ -76,7 +76,7 @@ def note_steps(request: Any, steps: Iterable[canvas.Step]) -> frozenset[str]:
 
 def _steps_of(request: Any) -> frozenset[str]:
     known: frozenset[str] | None = request.__dict__.get(_STEPS)
-    return note_steps(request, extract.steps_of(request)) if known is None else known
+    return note_steps(request, step_events.steps_of(request)) if known is None else known
 
 
 def _carried(name: str, message: Any) -> frozenset[str]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from celery.app.task import Context
 from kombu.utils.imports import symbol_by_name
 
-from celery_asynctask.capture import context, extract, tracing
+from celery_asynctask.capture import context, extract, step_events, tracing
 from celery_asynctask.capture.celery_private import (
     SEND_TASK_MESSAGE,
     amqp_class,
@@ -244,7 +244,7 @@ def _after(
     if chord and not chain and not callbacks and instrumentation.planned_chord(chord):
         return
     steps = canvas.steps(about["id"], chain, chord, callbacks)
-    for planned in extract.planned(instrumentation, decode(event), steps):
+    for planned in step_events.planned(instrumentation, decode(event), steps):
         instrumentation.record(planned)
     if request is not None and any(step.id == request.id for step in steps):
         request.__dict__[SENT_AGAIN] = True

@@ -13,7 +13,7 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from celery.app.task import Context
 from celery.exceptions import Ignore, Reject, Retry, WorkerShutdown, WorkerTerminate
 
-from celery_asynctask.capture import extract, payload, publish
+from celery_asynctask.capture import extract, payload, publish, step_events
 from celery_asynctask.capture.attempt import SECRETS, START, encoder_of
 from celery_asynctask.capture.celery_private import (
     context_of,
@@ -259,10 +259,10 @@ def record_end(
         instrumentation.write(encode_end(start, kind, at, end))
     else:
         instrumentation.record({**extract.from_request(kind, task.name, request, at), "ran": True, **end})
-    if kind in _WITH_STEPS and not end.get("again") and (steps := extract.steps_of(request)):
+    if kind in _WITH_STEPS and not end.get("again") and (steps := step_events.steps_of(request)):
         header = header_of(request)
         cause: Event = {**extract.from_request(kind, task.name, request, at), **end}
         cause["root"] = extract.lineage(header, request.root_id, None)[0]
         extract.add_context(cause, instrumentation, header)
-        for unsent in extract.unsent(instrumentation, cause, steps):
+        for unsent in step_events.unsent(instrumentation, cause, steps):
             instrumentation.record(unsent)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery import signals
 
-from celery_asynctask.capture import context, extract, publish, tracing
+from celery_asynctask.capture import context, extract, publish, step_events, tracing
 from celery_asynctask.capture.attempt import START
 from celery_asynctask.capture.celery_private import ON_TASK_INIT, build_tracers_again, on_task_init_of
 from celery_asynctask.capture.continuation import Before, note_steps
@@ -142,7 +142,7 @@ def start(instrumentation: Instrumentation, task: Any, request: Any, *, here: bo
             _follow(task, request)
     steps = None
     if request.chain or request.chord or request.callbacks:
-        note_steps(request, steps := extract.steps_of(request))
+        note_steps(request, steps := step_events.steps_of(request))
     if not policy.recorded:
         return
     at = time_ns() // 1000
@@ -182,11 +182,11 @@ def _plan(instrumentation: Instrumentation, request: Any, start: bytes, steps: l
     header = header_of(request)
     is_told = "created" in header and "blind" not in header and not request.is_eager
     if not is_told:
-        for planned in extract.planned(instrumentation, decode(start), steps):
+        for planned in step_events.planned(instrumentation, decode(start), steps):
             instrumentation.record(planned)
     # Also of a producer that knows this task: it may not know those.
     if "created" in header and not all(instrumentation.records(step.name) for step in steps):
-        for unrecorded in extract.unrecorded(instrumentation, decode(start), steps):
+        for unrecorded in step_events.unrecorded(instrumentation, decode(start), steps):
             instrumentation.record(unrecorded)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from celery.app.task import Context
 from celery.exceptions import NotRegistered, TaskRevokedError
 
-from celery_asynctask.capture import extract
+from celery_asynctask.capture import extract, step_events
 from celery_asynctask.capture.attempt import encoder_of
 from celery_asynctask.capture.celery_private import (
     context_of,
@@ -150,7 +150,7 @@ def _record_message(kind: Kind, app: Celery, message: Any, exc: Exception) -> No
     extract.add_requested(event, instrumentation, request.task, request)
     extract.add_error(event, encoder_of(instrumentation, request.task, request), exc)
     instrumentation.record(event)
-    for unsent in extract.unsent(instrumentation, event, extract.steps_of(request)):
+    for unsent in step_events.unsent(instrumentation, event, step_events.steps_of(request)):
         instrumentation.record(unsent)
 
 
