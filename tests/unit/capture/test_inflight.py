@@ -120,13 +120,13 @@ def test_only_one_that_lives_needs_no_choice(requests: dict[str, Any]) -> None:
     assert "one" not in requests
 
 
-@pytest.mark.skipif(not SINCE_5_7, reason="sends no signal for a time limit")
 def test_a_time_limit_ends_the_attempt_that_exceeded_it(
     both: tuple[Request, Request], recorded: list[dict[str, Any]]
 ) -> None:
     for request in both:
         request.on_timeout(soft=False, timeout=3)
-    assert [(event["kind"], event["customer_key"]) for event in recorded] == [("failed", "A"), ("failed", "B")]
+    ended = [("failed", "A"), ("failed", "B")] if SINCE_5_7 else []  # earlier versions send no signal for it
+    assert [(event["kind"], event["customer_key"]) for event in recorded] == ended
 
 
 def test_a_time_limit_of_neither_is_recorded_for_none(
@@ -154,7 +154,12 @@ def test_a_stored_result_that_may_be_of_another_is_left_out(
     stored = {"result": "secret", "date_done": "1970-01-01T00:00:11+00:00"}
     worker._on_success_stored(first, stored)
     second._request_dict["asynctask"]["customer"] = "A"  # delivered twice
-    for date_done in ("1970-01-01T00:00:10.4+00:00", "1970-01-01T00:00:09Z", "1970-01-01T00:00:10Z", None):
+    for date_done in (
+        "1970-01-01T00:00:10.400000+00:00",
+        "1970-01-01T00:00:09+00:00",
+        "1970-01-01T00:00:10+00:00",
+        None,
+    ):
         worker._on_success_stored(first, {**stored, "date_done": date_done and dt.datetime.fromisoformat(date_done)})
     worker._on_success_stored(first, stored)
     first.time_start = None
