@@ -42,7 +42,6 @@ from celery_asynctask.core.keys import new_token
 HEADER: Final = "asynctask"
 TIMES_END: Final = 2**56
 """In microseconds since the epoch, in the year 4253: as much as keys can hold, and the times of every database."""
-VERSIONS: Final = (1, 2)
 is_token: Final = re.compile(r"[0-9a-f]{20}").fullmatch
 """Whether a text is the token of a delivery."""
 

@@ -67,8 +67,6 @@ MAX_NESTING: Final = 16**NESTING_DIGITS - 1
 MAX_RETRIES: Final = 16**RETRIES_DIGITS - 1
 """A larger count is written as the largest that a key has room for."""
 
-NOT_CREATED: Final = "0" * TIME_DIGITS
-"""In place of when an execution was created, where no header says it."""
 RECORDED, UNRECORDED = "0", "1"
 """Whether a worker says that tasks of this name are not recorded."""
 NO_TOKEN: Final = "0" * TOKEN_DIGITS
