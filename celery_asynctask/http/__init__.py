@@ -5,6 +5,6 @@ from __future__ import annotations
 
 from celery_asynctask.core.rights import Right
 from celery_asynctask.http.application import create_app
-from celery_asynctask.web.service import Access
+from celery_asynctask.web.access import Access
 
 __all__ = ["Access", "Right", "create_app"]

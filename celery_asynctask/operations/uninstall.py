@@ -49,8 +49,11 @@ _TABLES: Final[tuple[Table, ...]] = (
 _COLUMNS: Final = {
     "async_task": "order_key",
     "async_task_attempt": "run_key",
+    "async_task_audit": "outcome",
     "async_task_revision": "revision",
+    "async_task_session": "session",
     "async_task_source": "last_number",
+    "async_task_token": "last_used_at",
     "async_task_version": "version_num",
 }
 """A column by which each table is known as ours: somebody else's may have the same name."""

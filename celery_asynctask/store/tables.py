@@ -183,6 +183,41 @@ async_task_revision = sa.Table(
 have changed rows of the other tables adds one. It begins with the time when the tables were created, in microseconds
 since the epoch."""
 
+async_task_audit = sa.Table(
+    "async_task_audit",
+    metadata,
+    sa.Column("id", BigId, primary_key=True, autoincrement=True),
+    sa.Column("at", UTCDateTime, nullable=False),
+    sa.Column("actor", sa.String(255), nullable=False),
+    sa.Column("origin", sa.String(255), nullable=False),
+    sa.Column("action", sa.String(32), nullable=False),
+    sa.Column("target", sa.Text),
+    sa.Column("outcome", sa.String(16), nullable=False),
+    sa.Column("detail", sa.Text),
+    sa.Index("ix_async_task_audit_at", "at"),
+    **_MYSQL,
+)
+"""Who did what, from where, and how it ended. Rows are inserted, and deleted once they are old; none is changed."""
+
+async_task_session = sa.Table(
+    "async_task_session",
+    metadata,
+    sa.Column("session", ShortId, primary_key=True),
+    sa.Column("expires_at", UTCDateTime, nullable=False),
+    **_MYSQL,
+)
+"""Sessions of the console that somebody signed out of before they expired."""
+
+async_task_token = sa.Table(
+    "async_task_token",
+    metadata,
+    sa.Column("token", ShortId, primary_key=True),
+    sa.Column("name", sa.String(255), nullable=False),
+    sa.Column("last_used_at", UTCDateTime, nullable=False),
+    **_MYSQL,
+)
+"""When each token was used last, by the beginning of its hash."""
+
 async_task_version = sa.Table(
     VERSION_TABLE,
     metadata,
