@@ -58,8 +58,8 @@ STORY = (
 """Pages whose code is run in this order: one project, which grows."""
 LAST = "docs/uninstalling.md"
 """The page whose code is run when the worker has ended."""
-RECIPES = {"fastapi_web.py", "flask_web.py", "shop/asgi.py", "shop/middleware.py"}
-"""Files that tests/integration/test_recipes.py runs in real servers."""
+RECIPES = {"fastapi_web.py", "flask_web.py", "shop/asgi.py", "shop/middleware.py", "sso.py"}
+"""Files that tests/integration/test_recipes.py and test_single_sign_on.py run in real servers."""
 WRITE = "ASYNCTASK_WRITE_DOCS" in os.environ
 
 
