@@ -14,6 +14,7 @@ from alembic.util import CommandError
 from sqlalchemy import Connection, NullPool, create_engine, make_url
 
 from celery_asynctask.store.models import Base
+from celery_asynctask.store.sqlite import make_private
 from celery_asynctask.store.tables import VERSION_TABLE
 
 
@@ -54,7 +55,10 @@ def main() -> None:
     elif connection is not None:
         migrate(connection=connection)
     else:
-        with create_engine(url(), poolclass=NullPool).connect() as own:
+        engine = create_engine(url(), poolclass=NullPool)
+        if engine.dialect.name == "sqlite":
+            make_private(engine)
+        with engine.connect() as own:
             if own.dialect.name == "sqlite":  # whose driver begins a transaction only when it changes rows
                 own.exec_driver_sql("BEGIN IMMEDIATE")
             migrate(connection=own)

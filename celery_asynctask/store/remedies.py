@@ -16,6 +16,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from celery_asynctask.core.text import reason
 from celery_asynctask.core.url import parse
 from celery_asynctask.errors import StoreError
+from celery_asynctask.store.sqlite import make_private
 
 GRANT: Final = (
     "Give the user of asynctask_url SELECT, INSERT, UPDATE and DELETE on async_task, async_task_attempt, "
@@ -197,6 +198,8 @@ def make_engine(url: str, options: Mapping[str, Any]) -> Engine:
         options = {**options, "connect_args": {"client_encoding": "utf8", **options.get("connect_args", {})}}
     with usable(url):
         engine = sa.create_engine(url, **options)
+    if engine.dialect.name == "sqlite":
+        make_private(engine)
     if engine.dialect.is_async:
         raise StoreError(
             f"{url.partition(':')[0]} is a driver for asyncio, which celery-asynctask does not use.",

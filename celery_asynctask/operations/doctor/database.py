@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import shlex
 import uuid
 from collections.abc import Iterator
 from contextlib import closing
@@ -11,7 +12,7 @@ from typing import Final
 from sqlalchemy import Connection
 from sqlalchemy import event as event_listener
 
-from celery_asynctask.core.accounting import plural
+from celery_asynctask.core.accounting import listed, plural
 from celery_asynctask.core.event import Event, Kind, encode
 from celery_asynctask.core.keys import new_token
 from celery_asynctask.core.text import reason
@@ -25,6 +26,7 @@ from celery_asynctask.settings import Settings
 from celery_asynctask.store import Position, SourceUpdate, Store
 from celery_asynctask.store.charset import narrow_charset
 from celery_asynctask.store.remedies import BEFORE_CONNECTED, GRANT, remedy
+from celery_asynctask.store.sqlite import readable_files
 
 SKEW_SECONDS: Final = 2.0
 """How far the clocks may differ."""
@@ -43,6 +45,7 @@ class Undone(Exception):
 _DATABASE: Final = Check("database")
 _CLOCK: Final = Check("clock")
 _CHARSET: Final = Check("charset")
+_FILE: Final = Check("database file")
 _SCHEMA: Final = Check("schema")
 _RIGHTS: Final = Check("rights")
 _SOURCES: Final = Check("sources")
@@ -71,6 +74,8 @@ def database(settings: Settings, reader: Reader) -> Iterator[Finding]:
         yield _DATABASE.ok(f"{settings.absolute_url}: {took}.")
     yield _clock(health)
     yield from _charset(reader)
+    if health.dialect == "sqlite":
+        yield from _file(reader)
     if health.problem:
         problem, _, todo = health.problem.partition(": ")
         if health.version is None:
@@ -108,6 +113,21 @@ def _charset(reader: Reader) -> Iterator[Finding]:
     with reader.connection() as connection:
         if narrow := narrow_charset(connection):
             yield _CHARSET.note(narrow.problem, narrow.remedy)
+
+
+def _file(reader: Reader) -> Iterator[Finding]:
+    """Whether others than their owner can open the files of an SQLite database, arguments and results included."""
+    with reader.connection() as connection:
+        files = list(readable_files(connection))
+    if not files:
+        return
+    names = " ".join(shlex.quote(str(file.path)) for file in files)
+    modes = listed([f"{file.path} ({file.mode:04o})" for file in files], len(files))
+    todo = f"Run chmod go= {names}, unless these users are to read the record."
+    if any(file.by_all for file in files):
+        yield _FILE.problem(f"Every user of this host can open {modes}, with all arguments and results.", todo)
+    else:
+        yield _FILE.note(f"The users of its group can open {modes}, with all arguments and results.", todo)
 
 
 def _rights(settings: Settings) -> Finding:
