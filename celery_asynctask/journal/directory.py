@@ -7,10 +7,11 @@ import errno
 import fcntl
 import os
 import secrets
+import shlex
 import stat
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from celery_asynctask.core.forking import locking
 from celery_asynctask.core.url import same_store
@@ -25,6 +26,9 @@ _UNNAMED_SECONDS = 60
 LOCK_NAME = "recorder.lock"
 CLAIM_NAME = "dedicated.lock"
 STORE_NAME = "store"
+QUARANTINE = ".quarantine"
+_WITH_CARE = os.O_NOFOLLOW | os.O_NONBLOCK
+"""No link is followed, and a pipe is not waited for. Regular files do not have the latter."""
 NO_PLACE = (
     "There is no place for the journal: this user has no home directory to write to, and can use neither "
     "$XDG_RUNTIME_DIR, /dev/shm nor $TMPDIR"
@@ -46,11 +50,12 @@ class Directory:
     """A journal directory. Creating the object creates the directory if there is none, makes it private (mode 0700),
     and checks that it belongs to this user and to the store ``store_id`` (a URL without credentials).
 
-    Raises `JournalError` if it cannot be created or used.
+    In it, only regular files of this user are read. Raises `JournalError` if it cannot be created or used.
     """
 
     def __init__(self, path: Path, store_id: str) -> None:
         self.path = path
+        self.owner = os.geteuid()
         if is_nowhere(path):
             raise JournalError(f"{NO_PLACE}. Set HOME, or asynctask_journal_dir to a directory of this user.")
         try:
@@ -68,7 +73,7 @@ class Directory:
                     f"{f', such as {path / _INSIDE}, which is then created' if os.access(path, os.W_OK) else ''}."
                 )
             if status.st_mode & 0o077:
-                path.chmod(0o700)
+                self._close_to_others(status.st_mode)
             self.id = self._claim(store_id)
         except OSError as exc:
             raise JournalError(
@@ -76,11 +81,29 @@ class Directory:
                 "asynctask_journal_dir to another one."
             ) from exc
 
+    def _close_to_others(self, mode: int) -> None:
+        """Take the rights of others away. Where they could write, what lies in it may be theirs, also if it is a file
+        of this user, which they may have put in another's place: raises `JournalError` unless it is empty."""
+        writable = stat.S_IWGRP | stat.S_IWOTH
+        # Looked at again: another process of this user may have closed it meanwhile, and begun to use it.
+        if mode & writable and is_used(self.path) and self.path.lstat().st_mode & writable:
+            raise JournalError(
+                f"The journal directory {self.path} has the mode {stat.S_IMODE(mode):04o}, so other users could change "
+                f"what is in it. Remove what is not yours in it and run chmod 700 {shlex.quote(str(self.path))}, or "
+                "set asynctask_journal_dir to another directory."
+            )
+        self.path.chmod(0o700)
+
     def _claim(self, store_id: str) -> str:
         """Make the directory this store's, or check that it is. Returns the directory's own id."""
         with locking():
-            handle = os.open(self.path / STORE_NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            handle = os.open(self.path / STORE_NAME, os.O_RDWR | os.O_CREAT | _WITH_CARE | os.O_CLOEXEC, 0o600)
             try:
+                if not self._is_own(os.fstat(handle)):
+                    raise JournalError(
+                        f"The file {self.path / STORE_NAME} is no regular file of this user. Remove it, or set "
+                        "asynctask_journal_dir to another directory."
+                    )
                 if not os.fstat(handle).st_size:  # new: whoever locks it first claims the directory
                     fcntl.flock(handle, fcntl.LOCK_EX)
                     if not os.fstat(handle).st_size:
@@ -101,14 +124,34 @@ class Directory:
         return directory_id
 
     def segments(self) -> list[Segment]:
-        """All segments in the directory, sorted. Raises `OSError`."""
+        """All segments in the directory, sorted, without those that are `strangers`. Raises `OSError`."""
         segments = []
-        for name in os.listdir(self.path):  # noqa: PTH208 - names are all that is needed
-            if name.endswith(SUFFIX):
-                source, _, number = name.removesuffix(SUFFIX).rpartition(".")
-                if source and number.isdecimal():
-                    segments.append(Segment(source, int(number), self.path / name))
+        for name in self.files(SUFFIX):
+            source, _, number = name.removesuffix(SUFFIX).rpartition(".")
+            if source and number.isdecimal():
+                segments.append(Segment(source, int(number), self.path / name))
         return sorted(segments)
+
+    def files(self, suffix: str) -> list[str]:
+        """The names with this end, in no order, of regular files of this user. Raises `OSError`."""
+        with os.scandir(self.path) as entries:
+            return [entry.name for entry in entries if entry.name.endswith(suffix) and self.is_own(entry)]
+
+    def strangers(self) -> list[str]:
+        """The names, sorted, of what has a name of ours and is no regular file of this user: links, pipes, files of
+        other users. They are neither read nor removed. Raises `OSError`."""
+        with os.scandir(self.path) as entries:
+            return sorted(entry.name for entry in entries if is_ours(entry.name) and not self.is_own(entry))
+
+    def is_own(self, entry: os.DirEntry[str]) -> bool:
+        """Whether an entry of the directory is a regular file of this user; False if it is gone. Raises `OSError`."""
+        try:
+            return self._is_own(entry.stat(follow_symlinks=False))
+        except FileNotFoundError:
+            return False
+
+    def _is_own(self, status: os.stat_result) -> bool:
+        return stat.S_ISREG(status.st_mode) and status.st_uid == self.owner
 
     @staticmethod
     def size(path: Path) -> int:
@@ -122,12 +165,11 @@ class Directory:
 
     def sweep(self) -> None:
         """Remove files of processes that were killed while they began a segment. Raises `OSError`."""
-        for name in os.listdir(self.path):  # noqa: PTH208
+        for name in self.files(UNNAMED):
             path = self.path / name
-            if name.endswith(UNNAMED):
-                with contextlib.suppress(FileNotFoundError):
-                    if time.time() - path.stat().st_mtime > _UNNAMED_SECONDS and not is_being_written(path):
-                        path.unlink()
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > _UNNAMED_SECONDS and not is_being_written(path):
+                    path.unlink()
 
     def elect(self) -> int | None:
         """Become the directory's recorder. Returns a descriptor that holds the lock until it is closed; None: another
@@ -160,7 +202,9 @@ class Directory:
         """Append ``data`` that cannot be stored, as one line, to the quarantine of the source ``name``. Raises
         `OSError`."""
         handle = os.open(
-            self.path / f"{name}.quarantine", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600
+            self.path / f"{name}{QUARANTINE}",
+            os.O_WRONLY | os.O_CREAT | os.O_APPEND | _WITH_CARE,
+            0o600,
         )
         try:
             write_all(handle, data + b"\n")
@@ -168,10 +212,30 @@ class Directory:
             os.close(handle)
 
 
+def is_used(path: Path) -> bool:
+    """Whether there is anything in a directory. Raises `OSError`."""
+    with os.scandir(path) as entries:
+        return next(entries, None) is not None
+
+
+def is_ours(name: str) -> bool:
+    """Whether a journal directory may have a file of this name."""
+    return name in (LOCK_NAME, CLAIM_NAME, STORE_NAME) or name.endswith((SUFFIX, UNNAMED, QUARANTINE))
+
+
 def read_claim(handle: int) -> tuple[str, str]:
     """The store that a directory belongs to, and the id of the directory, from its opened file that says so."""
     claimed, _, rest = os.pread(handle, 4096, 0).decode(*ENCODING).partition("\n")
     return claimed, rest.partition("\n")[0].strip()
+
+
+def opened(path: Path) -> IO[bytes]:
+    """A file of the directory, for reading. Raises `OSError`, also for a link."""
+    return open(path, "rb", opener=_with_care)
+
+
+def _with_care(path: str, flags: int) -> int:
+    return os.open(path, flags | _WITH_CARE)
 
 
 def write_all(handle: int, data: bytes) -> None:
@@ -183,7 +247,7 @@ def write_all(handle: int, data: bytes) -> None:
 
 def _lock(path: Path, flags: int, lock: int) -> int | None:
     """Open ``path`` and lock it. Returns the descriptor; None: another's lock forbids it. Raises `OSError`."""
-    handle = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    handle = os.open(path, flags | _WITH_CARE | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(handle, lock | fcntl.LOCK_NB)
     except OSError as exc:

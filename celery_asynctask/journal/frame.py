@@ -11,7 +11,7 @@ import socket
 from typing import Any, NamedTuple
 from zlib import crc32
 
-from celery_asynctask.journal.directory import Segment
+from celery_asynctask.journal.directory import Segment, opened
 
 VERSION = 1
 """Version of the format, written into the first frame of every segment."""
@@ -108,7 +108,7 @@ def read(segment: Segment, position: int, limit: int, ended: bool) -> Chunk:
     ``ended`` says that no process writes to the segment any more, so that a last line without a line break is damaged,
     and not still being written. Raises `OSError`.
     """
-    with segment.path.open("rb") as file:
+    with opened(segment.path) as file:
         file.seek(position)
         data = file.read(READ_BYTES)
         while data and b"\n" not in data and (more := file.read(READ_BYTES)):
@@ -137,10 +137,10 @@ def describe(segment: Segment) -> dict[str, Any]:
         "host": socket.gethostname(),
         "pid": _pid(segment.source),
         "role": "unknown",
-        "at": int(segment.path.stat().st_mtime * 1_000_000),
+        "at": int(segment.path.lstat().st_mtime * 1_000_000),
         "dropped": None,
     }
-    with segment.path.open("rb") as file:
+    with opened(segment.path) as file:
         first = scan(file.readline(), 1)
     if first.numbers != [0]:
         return guess

@@ -13,7 +13,7 @@ from pathlib import Path
 from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, Observation
 
-from celery_asynctask.journal.directory import SUFFIX, Directory
+from celery_asynctask.journal.directory import Directory
 
 _meter = metrics.get_meter("celery_asynctask")
 
@@ -63,15 +63,15 @@ def _observed(
     measure: Callable[[list[tuple[int, float]]], float],
 ) -> Callable[[CallbackOptions], Iterable[Observation]]:
     def callback(_options: CallbackOptions) -> Iterable[Observation]:
-        for directory in list(_journals):
+        for directory in list(_journals.values()):
             files = []
             try:
-                for path in directory.glob(f"*{SUFFIX}"):
-                    status = path.stat()
+                for segment in directory.segments():
+                    status = segment.path.lstat()
                     files.append((status.st_size, status.st_mtime))
             except OSError:
                 continue  # a file was removed meanwhile, or the directory is away: there is nothing to measure
-            yield Observation(measure(files), {"asynctask.journal.directory": str(directory)})
+            yield Observation(measure(files), {"asynctask.journal.directory": str(directory.path)})
 
     return callback
 

@@ -13,10 +13,12 @@ from celery_asynctask.errors import JournalError
 from celery_asynctask.journal.directory import (
     CLAIM_NAME,
     LOCK_NAME,
+    QUARANTINE,
     STORE_NAME,
     Directory,
     Segment,
     is_being_written,
+    opened,
     read_claim,
 )
 from celery_asynctask.journal.frame import NOTHING, Chunk, describe, read
@@ -45,7 +47,8 @@ class Survey(Directory):
 
     def __init__(self, path: Path) -> None:  # without the checks and changes of `Directory`
         self.path = path
-        with (path / STORE_NAME).open("rb") as file:
+        self.owner = path.lstat().st_uid
+        with opened(path / STORE_NAME) as file:
             self.store_id, self.id = read_claim(file.fileno())
 
     def recorder(self) -> int | None:
@@ -59,8 +62,9 @@ class Survey(Directory):
     def quarantines(self) -> dict[Path, int]:
         """The number of lines in each quarantine file."""
         lines = {}
-        for path in sorted(self.path.glob("*.quarantine")):
-            with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+        for name in sorted(self.files(QUARANTINE)):
+            path = self.path / name
+            with contextlib.suppress(FileNotFoundError), opened(path) as file:
                 lines[path] = sum(1 for _ in file)
         return lines
 
@@ -95,7 +99,7 @@ class Survey(Directory):
 
 def _chunk(segment: Segment, at: int, ended: bool) -> Chunk:
     """What follows in a segment; nothing if the segment is shorter than what is stored of it."""
-    if segment.path.stat().st_size < at:
+    if segment.path.lstat().st_size < at:
         return NOTHING
     return read(segment, at, _FRAMES, ended)
 
@@ -116,7 +120,7 @@ def holder(path: Path) -> int | None:
     locking it for an instant. Raises `OSError` if the file may not be read.
     """
     try:
-        status = path.stat()
+        status = path.lstat()
     except FileNotFoundError:
         return None
     with contextlib.suppress(OSError, ValueError, IndexError):

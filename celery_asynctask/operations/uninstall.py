@@ -25,8 +25,16 @@ from celery_asynctask.core.forking import locking
 from celery_asynctask.core.text import reason
 from celery_asynctask.core.url import parse, same_store
 from celery_asynctask.errors import AsyncTaskError, JournalError, StoreError
-from celery_asynctask.journal import Segment
-from celery_asynctask.journal.directory import CLAIM_NAME, LOCK_NAME, STORE_NAME, SUFFIX, UNNAMED, is_being_written
+from celery_asynctask.journal.directory import (
+    CLAIM_NAME,
+    LOCK_NAME,
+    QUARANTINE,
+    STORE_NAME,
+    SUFFIX,
+    UNNAMED,
+    is_being_written,
+    is_ours,
+)
 from celery_asynctask.journal.frame import describe
 from celery_asynctask.journal.place import is_made_for_a_store
 from celery_asynctask.journal.survey import UNKNOWN_PID, Survey, readable
@@ -58,7 +66,6 @@ _COLUMNS: Final = {
 }
 """A column by which each table is known as ours: somebody else's may have the same name."""
 _LOCKS: Final = (LOCK_NAME, CLAIM_NAME)
-QUARANTINE: Final = ".quarantine"
 _ELECTIONS: Final = 20
 _PAUSE: Final = 0.1
 
@@ -151,7 +158,7 @@ class Uninstall:
                     yield f"the {kind}recorder" + (
                         "" if process == UNKNOWN_PID else f", process {process} of this host"
                     )
-            for segments in _by_source(survey).values():
+            for segments in survey.by_source().values():
                 with suppress(FileNotFoundError):
                     if is_being_written(segments[-1].path):
                         process_of = describe(segments[-1])
@@ -256,7 +263,7 @@ class Uninstall:
             statement = select(_source.source, _source.segment, _source.position).where(_source.journal == survey.id)
             stored = {row.source: (row.segment, row.position) for row in self._writer.read(statement)}
         found = (
-            survey.unstored(segments, *stored.get(source, (0, 0))) for source, segments in _by_source(survey).items()
+            survey.unstored(segments, *stored.get(source, (0, 0))) for source, segments in survey.by_source().items()
         )
         return sum(unstored.events for unstored in found if unstored is not None)
 
@@ -354,17 +361,7 @@ def _list(path: Path, survey: Survey | None) -> _Files | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     for entry in entries:
-        named = entry.name in (*_LOCKS, STORE_NAME) or entry.name.endswith((SUFFIX, UNNAMED, QUARANTINE))
-        is_ours = survey is not None and named and entry.is_file(follow_symlinks=False)
-        (names if is_ours else strangers).append(entry.name)
+        is_own = survey is not None and is_ours(entry.name) and survey.is_own(entry)
+        (names if is_own else strangers).append(entry.name)
     names.sort(key=lambda name: (name == STORE_NAME, name in _LOCKS))
     return _Files(tuple(names), tuple(strangers))
-
-
-def _by_source(survey: Survey) -> dict[str, list[Segment]]:
-    """The segments of each process; links and directories with the name of a segment are left out."""
-    return {
-        source: files
-        for source, segments in survey.by_source().items()
-        if (files := [segment for segment in segments if not segment.path.is_symlink() and segment.path.is_file()])
-    }

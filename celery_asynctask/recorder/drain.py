@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from celery_asynctask.core.accounting import listed
 from celery_asynctask.core.plainer import plainer
 from celery_asynctask.core.text import reason
 from celery_asynctask.journal import Directory, Segment, metrics
@@ -92,6 +93,13 @@ class Drain:
         if not self._prepared:
             prepare(self.store)
             self._prepared = True
+            if strangers := self.directory.strangers():
+                logger.warning(
+                    "celery-asynctask leaves out %s in the journal directory %s: they are no regular files of this "
+                    "user. Find out who made them, and remove them.",
+                    listed([repr(name) for name in strangers]),
+                    self.directory.path,
+                )
         parts: list[Part] = []
         done: list[Segment] = []
         newest: dict[str, int] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import shlex
 import stat
 import time
 from collections.abc import Iterator
@@ -12,11 +13,11 @@ from typing import Final
 
 from sqlalchemy import func, select
 
-from celery_asynctask.core.accounting import plural
+from celery_asynctask.core.accounting import listed, plural
 from celery_asynctask.core.text import amount, reason
 from celery_asynctask.core.url import same_store
 from celery_asynctask.errors import StoreError
-from celery_asynctask.journal.directory import NO_PLACE
+from celery_asynctask.journal.directory import NO_PLACE, is_used
 from celery_asynctask.journal.place import is_made_for_a_store, is_nowhere, state_directory
 from celery_asynctask.journal.survey import UNKNOWN_PID, Survey
 from celery_asynctask.operations.doctor.finding import Check, Finding
@@ -77,10 +78,16 @@ def journal(settings: Settings) -> Iterator[Finding]:
         yield _JOURNAL.problem(
             f"{path} belongs to user id {status.st_uid}; this process runs as {os.geteuid()}.", _AS_USER
         )
+    elif status.st_mode & 0o022 and os.access(path, os.R_OK | os.X_OK) and is_used(path):
+        yield _JOURNAL.problem(
+            f"{path} has the mode {stat.S_IMODE(status.st_mode):04o}: other users could change what is in it, so no "
+            "process that starts now writes to it.",
+            f"Remove what is not yours in it, and run chmod 700 {shlex.quote(str(path))}.",
+        )
     elif status.st_mode & 0o077:
         yield _JOURNAL.note(
             f"{path} has the mode {stat.S_IMODE(status.st_mode):04o}: other users may read it.",
-            f"Run chmod 700 {path}; the next process that records does so too.",
+            f"Run chmod 700 {shlex.quote(str(path))}; the next process that records does so too.",
         )
     try:
         survey = Survey(path)
@@ -90,7 +97,7 @@ def journal(settings: Settings) -> Iterator[Finding]:
                 "settings cannot write to it.",
                 "Give each store its own asynctask_journal_dir.",
             )
-        size = Survey.size(path)
+        size, strangers = Survey.size(path), survey.strangers()
     except FileNotFoundError:  # the file that names the store, which is created first
         yield _JOURNAL.note(f"{path} is not in use yet: the first process that records on this host begins a journal.")
         yield from _file_system(path)
@@ -98,6 +105,12 @@ def journal(settings: Settings) -> Iterator[Finding]:
     except OSError as exc:
         yield _JOURNAL.problem(f"{path} cannot be read: {reason(exc)}.", _AS_USER)
         return
+    if strangers:
+        yield _JOURNAL.problem(
+            f"In {path}, {listed([repr(name) for name in strangers])} are left out: they are no regular files of its "
+            "owner.",
+            "Find out who made them, and remove them.",
+        )
     yield _space(settings, size)
     yield from _file_system(path)
 
