@@ -10,9 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from celery_asynctask.core.censor import OPEN, PARTLY_OPEN
 from celery_asynctask.core.ids import is_id
 from celery_asynctask.core.limits import MAX_JOURNAL, MAX_VALUE
-from celery_asynctask.core.links import PLACEHOLDERS, is_template
+from celery_asynctask.core.links import PLACEHOLDERS, has_fixed_host, is_template
 from celery_asynctask.core.rights import Right
 from celery_asynctask.core.url import OWN_OPTIONS, objection, parse, store_id, without_secrets
 from celery_asynctask.errors import SettingsError
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from celery import Celery
 
 _AGE = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?(ms|[smhdwy])", re.ASCII)
-_MASK = "********"
-"""As Celery writes it."""
 DEFAULT_URL = "sqlite:///asynctask.db"
 DEFAULT_EXCLUDE = ("celery.chord_unlock", "celery.backend_cleanup")
 
@@ -112,9 +111,10 @@ def _function(value: Any) -> Any:
 
 
 def _trace_url(value: Any) -> str:
-    if not isinstance(value, str) or not re.match(r"https?://[^\s/{]", value) or "{trace_id}" not in value:
+    url = _string(value)
+    if not has_fixed_host(url) or not url.isprintable() or "{trace_id}" not in url:
         raise ValueError
-    return value
+    return url
 
 
 def _links(value: Any) -> Mapping[str, str]:
@@ -188,7 +188,8 @@ _RULES = {
     "context": _Rule("a function, or its dotted path such as 'proj.tasks.whose'", _function),
     "header_version": _number("a version of the header", 1, 2),
     "trace_url": _Rule(
-        "an http or https URL that contains {trace_id}, and optionally {span_id}, such as 'https://traces/{trace_id}'",
+        "an http or https URL that contains {trace_id}, and optionally {span_id}, though not in its host, such as "
+        "'https://traces/{trace_id}'",
         _trace_url,
     ),
     "links": _Rule(
@@ -292,7 +293,7 @@ class Settings:
                         f"Setting {key!r} is not an SQLAlchemy URL (its value is not shown: it may hold a password). "
                         f"Write {DEFAULT_URL} for a file, postgresql+psycopg://user@host/name for a server."
                     ) from None
-                shown = "(not shown)" if name in ("url", "engine_options", "tokens") else repr(without_secrets(value))
+                shown = repr(without_secrets(value)) if name in OPEN | PARTLY_OPEN else "(not shown)"
                 raise SettingsError(
                     f"Setting {key!r} has the value {shown} of type {type(value).__name__}; it must be {rule.allowed}."
                     f"{_hint(exc)}"
@@ -339,27 +340,6 @@ class Settings:
         ``$XDG_STATE_HOME`` or wherever this user can have one. It is the same for as long as these settings are, even
         if another could be had meanwhile."""
         return default_directory(self.store_id) if self.journal_dir is None else configured_directory(self.journal_dir)
-
-
-def censored(configuration: Mapping[Any, Any]) -> dict[Any, Any]:
-    """A Celery configuration for people to see, with ours as far as it holds no secret: URLs without theirs, mappings
-    that may have some not at all. Raises nothing."""
-    return {key: _shown(key.lower(), value) if isinstance(key, str) else value for key, value in configuration.items()}
-
-
-def _shown(name: str, value: Any) -> Any:
-    plain = name.rpartition("asynctask_")[2]
-    if plain == name or value is None:
-        return value
-    if name.endswith(("_links", "_retention")):
-        return without_secrets(value)
-    if plain.endswith("url") and isinstance(value, str) and "://" in value:
-        try:
-            return parse(value).shown
-        except ValueError:
-            return _MASK
-    is_open = plain in _RULES and plain not in ("url", "trace_url", "engine_options", "tokens")
-    return value if is_open and not isinstance(value, Mapping) else _MASK
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

@@ -17,8 +17,9 @@ from celery import signals
 from celery_asynctask.capture import closing, publish, run, start, worker
 from celery_asynctask.capture.celery_private import hide_settings, is_configured
 from celery_asynctask.capture.instrumentation import ATTRIBUTE, Instrumentation, close_all, instrumentation_of
+from celery_asynctask.core.censor import censored
 from celery_asynctask.errors import SettingsError
-from celery_asynctask.settings import Settings, censored
+from celery_asynctask.settings import Settings
 
 if TYPE_CHECKING:
     from celery import Celery

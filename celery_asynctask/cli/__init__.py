@@ -6,7 +6,7 @@ import click
 
 from celery_asynctask.capture.celery_private import hide_settings
 from celery_asynctask.cli.group import URL, Commands
-from celery_asynctask.settings import censored
+from celery_asynctask.core.censor import censored
 
 hide_settings(censored)  # `celery report` loads this, too, and perhaps nothing else of ours
 

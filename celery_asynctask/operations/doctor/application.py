@@ -15,6 +15,7 @@ from kombu.utils.imports import symbol_by_name
 
 from celery_asynctask.capture.celery_private import has_own_strategy, missing
 from celery_asynctask.core.accounting import listed
+from celery_asynctask.core.censor import OPEN, PARTLY_OPEN
 from celery_asynctask.core.text import reason
 from celery_asynctask.core.url import without_secrets
 from celery_asynctask.errors import SettingsError
@@ -26,14 +27,13 @@ _CONFIGURATION = Check("configuration")
 _TASKS = Check("recorded tasks")
 _CELERY = Check("Celery")
 _FUNCTIONS = ("context", "access", "redact_rule")
-_SECRET = frozenset({"url", "engine_options", "redact", "tokens"})
 
 
 def configuration(settings: Settings) -> Iterator[Finding]:
     """The settings, and whether the functions that they name can be imported."""
     defaults = Settings()
     changed = [
-        f"asynctask_{name}" + ("" if name in _SECRET else f" = {_shown(getattr(settings, name))}")
+        f"asynctask_{name}" + (f" = {_shown(getattr(settings, name))}" if name in OPEN | PARTLY_OPEN else "")
         for name in (setting.name for setting in fields(Settings))
         if getattr(settings, name) != getattr(defaults, name)
     ]

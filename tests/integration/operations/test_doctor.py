@@ -19,7 +19,7 @@ from celery_asynctask.core.time import now
 from celery_asynctask.errors import JournalError, SettingsError, StoreError
 from celery_asynctask.journal import Directory, Journal
 from celery_asynctask.operations import doctor
-from celery_asynctask.operations.doctor import Finding, Level, examine
+from celery_asynctask.operations.doctor import Finding, Level, application, examine
 from celery_asynctask.operations.doctor.journal import file_system
 from celery_asynctask.queries import database_health
 from celery_asynctask.settings import Settings
@@ -428,6 +428,16 @@ def test_tokens_are_not_shown(settings: Settings) -> None:
     assert "asynctask_tokens" in text
     assert "support" not in text
     assert "0123456789" not in text
+
+
+def test_a_setting_is_hidden_until_somebody_decides_otherwise(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new one may hold a key."""
+    monkeypatch.setattr(application, "OPEN", application.OPEN - {"batch_size"})
+    [text] = about(look(replace(settings, batch_size=1717)), "configuration")
+    assert "asynctask_batch_size" in text
+    assert "1717" not in text
 
 
 def test_secrets_in_urls_are_not_shown(settings: Settings, make_app: MakeApp) -> None:

@@ -40,7 +40,8 @@ import celery_asynctask
 from celery_asynctask.capture import celery_private
 from celery_asynctask.capture.celery_private import hide_settings
 from celery_asynctask.capture.install import attach
-from celery_asynctask.settings import Settings, censored
+from celery_asynctask.core.censor import censored
+from celery_asynctask.settings import Settings
 
 PACKAGE = Path(celery_asynctask.__file__).parent
 SINCE_5_7 = celery.VERSION[:2] >= (5, 7)

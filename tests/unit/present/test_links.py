@@ -34,6 +34,11 @@ def test_times_are_milliseconds() -> None:
     )
 
 
+@pytest.mark.parametrize("name", [".", ".."])
+def test_a_value_cannot_lead_upwards(name: str) -> None:
+    assert task_links({"Logs": "https://logs/shop/{name}/"}, {"name": name}) == []
+
+
 def test_a_link_of_which_a_value_is_missing_is_left_out() -> None:
     templates = {"Trace": "https://x/{trace_id}", "Shop": "https://shop/", "Task": "https://y/{task_id}/{worker}"}
     values = {"trace_id": None, "task_id": "a", "worker": ""}
@@ -51,3 +56,16 @@ def test_a_link_of_which_a_value_is_missing_is_left_out() -> None:
 )
 def test_a_trace_has_its_place(template: str | None, trace_id: str | None, link: str | None) -> None:
     assert trace_link(template, trace_id, SPAN) == link
+
+
+@pytest.mark.parametrize(
+    "trace_id",
+    ["javascript:alert(1)", "../../evil", f"{TRACE}\n", TRACE.upper(), TRACE[1:], f"{TRACE}0", "", "{span_id}", "٣" * 32],
+)
+def test_what_is_no_trace_id_makes_no_link(trace_id: str) -> None:
+    assert trace_link("https://t/{trace_id}", trace_id, SPAN) is None
+
+
+@pytest.mark.parametrize("span_id", ["#evil", "{trace_id}", SPAN.upper(), f"{SPAN}\n", None])
+def test_what_is_no_span_id_is_left_out(span_id: str | None) -> None:
+    assert trace_link("https://t/{trace_id}?s={span_id}", TRACE, span_id) == f"https://t/{TRACE}?s="
