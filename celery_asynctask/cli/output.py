@@ -111,8 +111,15 @@ class Output:
 
     def moment(self, at: dt.datetime) -> str:
         """A time to the millisecond, in the local zone or in UTC."""
-        local = at.astimezone(self.zone)
+        local = self._local(at)
         return f"{local:%Y-%m-%d %H:%M:%S}.{local.microsecond // 1000:03d}"
+
+    def _local(self, at: dt.datetime) -> dt.datetime:
+        """The time in the zone; in UTC where the zone does not know it, as in the year 1, which a row may have."""
+        try:
+            return at.astimezone(self.zone)
+        except (OverflowError, ValueError):
+            return at.astimezone(dt.timezone.utc)
 
     @property
     def zone(self) -> dt.tzinfo:
@@ -292,7 +299,7 @@ class Output:
         if isinstance(value, Id):
             return one_line(value.brief)
         if isinstance(value, dt.datetime):
-            return f"{value.astimezone(self.zone):%m-%d %H:%M:%S}"
+            return f"{self._local(value):%m-%d %H:%M:%S}"
         return self._signed(value)
 
     def _rich_cell(self, value: Any) -> Any:

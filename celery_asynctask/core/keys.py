@@ -337,3 +337,23 @@ def is_blind(origin_key: str) -> bool:
 def is_changed(content_key: str) -> bool:
     """Whether an attempt has updated the content that the task was created with."""
     return _CHANGED_CONTENT_KEY.fullmatch(content_key) is not None
+
+
+_EXECUTION: Final = f"[0-9a-f]{{{TIME_DIGITS}}}[{RECORDED}{UNRECORDED}]"
+_FORMS: Final = {
+    "run_key": _ATTEMPT_KEY,
+    "order_key": _ORDER_KEY,
+    "trace_key": re.compile(f"({_EXECUTION}({_EVENT_PARTS})?)?"),
+    "content_key": re.compile(f"({_EXECUTION}([{GIVEN}{CHANGED}]{_EVENT_PARTS})?)?"),
+    "origin_key": re.compile(
+        f"{_EXECUTION}[{SOURCE_MESSAGE}-{SOURCE_NAME_ONLY}]{_MESSAGE_PARTS}[{INFORMED_WORKER}-{INFORMED_BLIND}]"
+        f"{_hex(TIME_DIGITS)}"
+    ),
+    "end_key": re.compile(f"([{PHASE_STARTED}-{PHASE_INTERNAL}]{_hex(TIME_DIGITS)})?"),
+}
+"""The form of each column with a key."""
+
+
+def is_key(column: str, text: str) -> bool:
+    """Whether a text is a key as this module makes it for a column."""
+    return _FORMS[column].fullmatch(text) is not None

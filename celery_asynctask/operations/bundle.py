@@ -1,5 +1,6 @@
 """A bundle: tasks with their attempts as lines of JSON, with all columns of both, from which `Import` makes the same
-rows again. It joins them with the rows that are there by the fold's own statements, so importing twice changes nothing.
+rows again. It changes no task that is there already, or joins it with the bundle's by the fold's own statements; either
+way, importing twice changes nothing.
 
 The first line is ``{"format": "celery-asynctask bundle", "version": 1, ...}``. Every line after it is a task, its
 columns by their names and its attempts under ``attempts``. The last line is ``{"end": true, "tasks": N}``; a bundle
@@ -11,19 +12,19 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
-from typing import Final, NoReturn
+from math import isfinite
+from typing import IO, Any, Final, NamedTuple, NoReturn
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from celery_asynctask.core.columns import ATTEMPT, TASK, Column, Type
-from celery_asynctask.core.limits import MAX_INTEGER
-from celery_asynctask.core.status import SHOWN, TERMINAL, AsyncTaskStatus
+from celery_asynctask.core.fold import Identity
 from celery_asynctask.core.text import jsonable
 from celery_asynctask.errors import BundleError, StoreError
+from celery_asynctask.operations.bundle_rows import ATTEMPT_RULES, TASK_RULES, ends_too_early, objection, read_row
 from celery_asynctask.operations.session import Writer
 from celery_asynctask.queries.export import Columns, Exported
 from celery_asynctask.queries.reader import schema_problem
@@ -36,51 +37,13 @@ VERSION: Final = 1
 
 BATCH: Final = 500
 """Tasks that are stored in one transaction."""
-_TASK, _ATTEMPT = ({column.name: column for column in columns} for columns in (TASK, ATTEMPT))
+MAX_LINE: Final = 16_777_216
+"""Bytes of a line, unless values may be larger: it is in memory as a whole, and many times as large there."""
 
 
-def _integer(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or abs(value) > MAX_INTEGER:
-        raise ValueError
-    return value
-
-
-def _boolean(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError
-    return value
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str) or "\0" in value:
-        raise ValueError
-    value.encode()  # lone surrogates: UnicodeEncodeError, a ValueError
-    return value
-
-
-def _status(value: object) -> AsyncTaskStatus:
-    status = AsyncTaskStatus(value)
-    if status not in SHOWN:
-        raise ValueError
-    return status
-
-
-def _time(value: object) -> dt.datetime:
-    if not isinstance(value, str) or not value.endswith("Z"):
-        raise ValueError
-    return dt.datetime.fromisoformat(f"{value[:-1]}+00:00")
-
-
-_TEXT: Final = ("a text", _text)
-_KINDS: Final[Mapping[Type, tuple[str, Callable[[object], object]]]] = {
-    **dict.fromkeys((Type.NUMBER, Type.INTEGER, Type.LONG), ("a whole number of at most 64 bits", _integer)),
-    Type.BOOLEAN: ("true or false", _boolean),
-    Type.TIME: ("a time such as 2026-01-31T14:05:00.000000Z", _time),
-    Type.STATUS: ("a status", _status),
-    Type.JSON: ("JSON", lambda value: value),
-}
-"""What a column may hold, in words, and the function that makes it from a JSON value or raises `ValueError`; `_TEXT`
-for types that are not here."""
+def lines(file: IO[bytes], max_line: int = MAX_LINE) -> Iterator[bytes]:
+    """The lines of a file, of one that is longer than ``max_line`` only a beginning that is too long as well."""
+    return iter(partial(file.readline, max_line + 1), b"")
 
 
 def head(made_at: dt.datetime, schema: str, about: str) -> str:
@@ -98,9 +61,9 @@ def tail(tasks: int) -> str:
     return _line({"end": True, "tasks": tasks})
 
 
-def read(lines: Iterable[bytes]) -> Iterator[Exported]:
+def read(lines: Iterable[bytes], max_line: int = MAX_LINE) -> Iterator[Exported]:
     """The tasks of a bundle. Raises `BundleError`, which names the line."""
-    numbered = enumerate(lines, 1)
+    numbered = enumerate(_bounded(lines, max_line), 1)
     _check_head(_object(next(numbered, (1, b""))[1], 1))
     count = 0
     for number, text in numbered:
@@ -114,9 +77,11 @@ def read(lines: Iterable[bytes]) -> Iterator[Exported]:
         attempts = columns.pop("attempts", None)
         if not isinstance(attempts, list):
             raise _wrong(number, "this is not a task of a bundle, for it has no list of attempts")
-        task = Exported(_row(columns, _TASK, number), [_row(attempt, _ATTEMPT, number) for attempt in attempts])
-        _check_task(task, number)
-        yield task
+        task = _row(columns, TASK_RULES, number)
+        rows = [_row(attempt, ATTEMPT_RULES, number) for attempt in attempts]
+        if wrong := objection(task, rows):
+            raise _wrong(number, wrong)
+        yield Exported(task, rows)
         count += 1
     raise BundleError(f"The bundle was cut off: its last line is missing, after {count:,} tasks. Export it again.")
 
@@ -140,21 +105,19 @@ def _check_head(columns: Mapping[str, object]) -> None:
         )
 
 
-def _check_task(task: Exported, number: int) -> None:
-    columns = task.task
-    if (columns["completed_at"] is None) == (columns["status"] in TERMINAL):
-        raise _wrong(number, f"the status {columns['status']} does not go with its completed_at")
-    if any(row["id"] < 1 for row in (columns, *task.attempts)):
-        raise _wrong(number, "an id must be 1 or more")
-    if any(attempt[name] != columns[name] for attempt in task.attempts for name in ("celery_task_id", "customer_key")):
-        raise _wrong(number, "an attempt is of another task")
-    if len({attempt["run_key"] for attempt in task.attempts}) < len(task.attempts):
-        raise _wrong(number, "two attempts have the same run_key")
+def _bounded(lines: Iterable[bytes], max_line: int) -> Iterator[bytes]:
+    for number, text in enumerate(lines, 1):
+        if len(text) > max_line:
+            raise BundleError(
+                f"Line {number}: it has more than {max_line:,} bytes. Leave that task out, or raise "
+                "asynctask_max_value_bytes here to what it was where the bundle was made."
+            )
+        yield text
 
 
 def _object(text: bytes, number: int) -> dict[str, object]:
     try:
-        value = json.loads(text, parse_constant=_refuse)
+        value = json.loads(text, parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError):
         raise _wrong(number, "this is not JSON") from None
     if not isinstance(value, dict):
@@ -167,39 +130,61 @@ def _refuse(constant: str) -> NoReturn:
     raise ValueError(constant)
 
 
-def _row(values: object, columns: Mapping[str, Column], number: int) -> Columns:
-    if not isinstance(values, dict) or values.keys() != columns.keys():
-        names = sorted(set(columns) ^ set(values)) if isinstance(values, dict) else sorted(columns)
+def _finite(text: str) -> float:
+    """A number, unless it is too large for one: Python would write it as Infinity."""
+    number = float(text)
+    return number if isfinite(number) else _refuse(text)
+
+
+def _row(values: object, rules: Mapping[str, Any], number: int) -> Columns:
+    if not isinstance(values, dict) or values.keys() != rules.keys():
+        names = sorted(set(rules) ^ set(values)) if isinstance(values, dict) else sorted(rules)
         raise BundleError(
             f"Line {number}: the columns are not those of this release: {', '.join(names)[:200]}. Export and import "
             "with the same release."
         )
-    row: Columns = {}
-    for name, column in columns.items():
-        value = values[name]
-        allowed, read_value = _KINDS.get(column.type, _TEXT)
-        try:
-            row[name] = None if value is None and column.nullable else read_value(value)
-        except (ValueError, OverflowError):
-            raise _wrong(number, f"{name} is {value!r:.80}; it must be {allowed}") from None
-    return row
+    try:
+        return read_row(values, rules)
+    except ValueError as exc:
+        raise _wrong(number, str(exc)) from None
 
 
 def _line(value: Mapping[str, object]) -> str:
     return json.dumps(value, default=jsonable, allow_nan=False)
 
 
+class Counts(NamedTuple):
+    """What became of the tasks of a bundle."""
+
+    added: int = 0
+    same: int = 0
+    """There already, as in the bundle."""
+    differing: int = 0
+    """There already with other values: merged, or left as they are."""
+    odd_times: int = 0
+    """Of all, those that end before they begin."""
+
+    def plus(self, other: Counts) -> Counts:
+        """The sums."""
+        return Counts(*map(sum, zip(self, other, strict=True)))
+
+
 class Import:
     """Stores the tasks of bundles. Raises `StoreError`."""
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: Writer, *, merge: bool = False) -> None:
+        """``merge`` joins a task that is there already with that of the bundle, as the recorder would: the later event
+        wins. Else it stays as it is, with its attempts."""
         self._writer = writer
+        self._merge = merge
         self._keep_ids = writer.dialect == "sqlite"
         """On the others, the sequence would hand out an id that we insert once more later."""
         self._tables = (
             (async_task, fold.task_upsert(writer.dialect, async_task)),
             (async_task_attempt, fold.attempt_upsert(writer.dialect, async_task_attempt)),
         )
+        self.counts = Counts()
+        """Of all that was stored so far."""
 
     def prepare(self) -> None:
         """Create the tables if they are missing. Raises `StoreError` for those of another version."""
@@ -216,23 +201,59 @@ class Import:
         """Store the tasks, a batch at a time; yields the number of tasks in each batch."""
         rest = iter(tasks)
         while batch := list(islice(rest, BATCH)):
-            self._writer.batch(partial(self._store, batch))
+            self.counts = self.counts.plus(self._writer.batch(partial(self._store, batch)))
             yield len(batch)
 
-    def _store(self, tasks: Sequence[Exported], connection: Connection) -> None:
-        rows = sorted((task.task for task in tasks), key=lambda row: (row["celery_task_id"], row["customer_key"]))
-        attempts = [attempt for task in tasks for attempt in task.attempts]
-        attempts.sort(key=lambda row: (row["celery_task_id"], row["customer_key"], row["run_key"]))
-        for (table, statement), new in zip(self._tables, (rows, attempts), strict=True):
-            free = self._free_ids(connection, table, new) if self._keep_ids else set()
-            with_id = [row for row in new if row["id"] in free]
-            without_id = [{name: row[name] for name in row if name != "id"} for row in new if row["id"] not in free]
+    def _store(self, tasks: Sequence[Exported], connection: Connection) -> Counts:
+        there = self._there(connection, tasks)
+        first = {_identity(task.task): task for task in reversed(tasks)}  # of a task that the bundle has twice
+        new = [task for identity, task in first.items() if identity not in there]
+        known = {identity: _content(*task) for identity, task in first.items()} | there
+        same = sum(1 for task in tasks if known[_identity(task.task)] == _content(*task)) - len(new)
+        stored = tasks if self._merge else new
+        rows = sorted((task.task for task in stored), key=_identity)
+        attempts = [attempt for task in stored for attempt in task.attempts]
+        attempts.sort(key=lambda row: (*_identity(row), row["run_key"]))
+        for (table, statement), new_rows in zip(self._tables, (rows, attempts), strict=True):
+            free = self._free_ids(connection, table, new_rows) if self._keep_ids else set()
+            with_id = [row for row in new_rows if row["id"] in free]
+            others = [row for row in new_rows if row["id"] not in free]
+            without_id = [{name: row[name] for name in row if name != "id"} for row in others]
             for parameters in (with_id, without_id):
                 if parameters:
                     connection.execute(statement, parameters)
+        odd = sum(1 for task in tasks if ends_too_early(task.task, task.attempts))
+        return Counts(len(new), same, len(tasks) - len(new) - same, odd)
+
+    def _there(self, connection: Connection, tasks: Sequence[Exported]) -> dict[Identity, Any]:
+        """The `_content` of the tasks that are stored already."""
+        identities = {_identity(task.task) for task in tasks}
+        ids = sorted({task_id for task_id, _ in identities})
+        rows: list[list[dict[str, Any]]] = []
+        for table in (async_task, async_task_attempt):
+            statement = sa.select(table).where(table.c.celery_task_id.in_(ids))
+            rows.append([dict(row) for row in connection.execute(statement).mappings()])
+        attempts: dict[Identity, list[dict[str, Any]]] = {}
+        for attempt in rows[1]:
+            attempts.setdefault(_identity(attempt), []).append(attempt)
+        return {
+            identity: _content(task, attempts.get(identity, ()))
+            for task in rows[0]
+            if (identity := _identity(task)) in identities
+        }
 
     def _free_ids(self, connection: Connection, table: sa.Table, rows: Sequence[Columns]) -> set[int]:
         """The ids that no stored row has, and that only one of the new rows wants."""
         wanted = Counter(row["id"] for row in rows)
         taken = set(connection.scalars(sa.select(table.c.id).where(table.c.id.in_(wanted))))
         return {row_id for row_id, times in wanted.items() if times == 1 and row_id not in taken}
+
+
+def _identity(row: Mapping[str, Any]) -> Identity:
+    return row["celery_task_id"], row["customer_key"]
+
+
+def _content(task: Mapping[str, Any], attempts: Iterable[Mapping[str, Any]]) -> Any:
+    """All that a task says, for comparing, without the numbers of its rows."""
+    by_key = {attempt["run_key"]: {**attempt, "id": None} for attempt in attempts}
+    return {**task, "id": None}, by_key

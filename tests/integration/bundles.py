@@ -9,7 +9,7 @@ from sqlalchemy import Table, create_engine, select
 
 from celery_asynctask.core.event import Kind
 from celery_asynctask.operations import bundle
-from celery_asynctask.operations.bundle import Import
+from celery_asynctask.operations.bundle import Counts, Import
 from celery_asynctask.operations.session import Writer
 from celery_asynctask.queries import Reader, parse
 from celery_asynctask.queries.export import Exported, found_by
@@ -68,9 +68,10 @@ def bundle_of(reader: Reader, search: str = "") -> list[bytes]:
     ]
 
 
-def import_into(url: str, events: list[bytes]) -> None:
+def import_into(url: str, events: list[bytes], *, merge: bool = False) -> Counts:
     writer = Writer(Settings(url=url))
-    work = Import(writer)
+    work = Import(writer, merge=merge)
     work.prepare()
     assert sum(work.store(bundle.read(events))) == len(events) - 2
     writer.close()
+    return work.counts

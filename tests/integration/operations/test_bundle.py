@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import pytest
 
 from celery_asynctask.errors import BundleError, NotFoundError
 from celery_asynctask.operations import bundle
-from celery_asynctask.operations.bundle import FORMAT
+from celery_asynctask.operations.bundle import FORMAT, Counts
 from celery_asynctask.queries import Reader, parse
 from celery_asynctask.queries import export as exporting
 from celery_asynctask.queries.export import found_by, workflow_of
@@ -37,13 +38,15 @@ def test_there_and_back(store: Store, reader: Reader, tmp_path: Path) -> None:
     store_everything(store)
     told = bundle_of(reader)
     there = f"sqlite:///{tmp_path}/incident.db"
-    import_into(there, told)
+    count = len(told) - 2
+    assert import_into(there, told) == Counts(added=count)
     before, after = rows(store.settings.url), rows(there)
     assert len(after) > 60
     assert after == before
     assert [type(row.get("result")) for row in after] == [type(row.get("result")) for row in before]
-    import_into(there, told)
-    assert rows(there) == before, "twice is as once"
+    for merge in (False, True):
+        assert import_into(there, told, merge=merge) == Counts(same=count)
+        assert rows(there) == before, "twice is as once"
     copy = Reader(there)
     assert bundle_of(copy) == told, "and what is exported there is the same bundle"
     copy.close()
@@ -81,11 +84,31 @@ def test_a_task_that_is_there_is_joined(store: Store, reader: Reader, tmp_path: 
     copy.prepare()
     record(copy, "success", *(f"theirs-{number}" for number in range(20)))
     copy.close()
-    for one in (older, newer, older):
-        import_into(there, one)
+    merged = [import_into(there, one, merge=True) for one in (older, newer, older)]
+    assert merged == [Counts(added=1), Counts(differing=1), Counts(differing=1)]
     mine = [row for row in rows(there, "id") if row["celery_task_id"] == "a"]
     assert mine == rows(store.settings.url, "id")
     assert len(rows(there)) == 40 + 3
+
+
+@pytest.mark.every_database
+def test_a_task_that_is_there_is_left_as_it_is(store: Store, reader: Reader, tmp_path: Path) -> None:
+    """With its attempts, its owner included: whoever makes a bundle chooses the keys that decide what is later."""
+    store.write(lines(about(HISTORIES["failed"](), "a")))
+    told = bundle_of(reader)
+    line = json.loads(told[1])
+    first = {**line["attempts"][0], "run_key": "f" * 20 + "0" + "f" * 20}
+    keys = {"origin_key": "0" * 37, "order_key": "f" * 14 + "1" + "f" * 6 + "41" + "f" * 20 + "4" + "f" * 14}
+    theirs = {**line, **keys, "task_args": ["theirs"], "created_by_name": "Mallory", "attempts": [first]}
+    there = [told[0], json.dumps(theirs).encode(), json.dumps({**line, "celery_task_id": "b", "attempts": []}).encode()]
+    there.append(b'{"end": true, "tasks": 2}')
+    with services.new_database(store.engine.dialect.name, tmp_path) as url:
+        import_into(url, told)
+        before = rows(url)
+        assert import_into(url, there) == Counts(added=1, differing=1)
+        assert [row for row in rows(url) if row["celery_task_id"] == "a"] == before
+        assert import_into(url, there, merge=True) == Counts(same=1, differing=1)
+        assert len([row for row in rows(url) if row["celery_task_id"] == "a"]) == len(before) + 1
 
 
 @pytest.mark.every_database
@@ -150,6 +173,13 @@ def in_attempt(**columns: Any) -> Callable[[list[bytes]], list[bytes]]:
     return change
 
 
+def deep(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
 def first_line(**more: Any) -> Callable[[list[bytes]], list[bytes]]:
     return lambda good: [json.dumps({"format": FORMAT, "version": 1, **more}).encode(), *good[1:]]
 
@@ -181,7 +211,33 @@ BAD: dict[str, tuple[Callable[[list[bytes]], list[bytes]], str]] = {
     "local time": (changed(created_at="2026-01-01T00:00:00"), "Line 3: created_at is"),
     "status": (changed(status="DONE"), "Line 3: status is 'DONE'; it must be a status"),
     "not over": (changed(completed_at=None), "Line 3: the status FAILURE does not go with its completed_at"),
-    "id": (changed(id=0), "Line 3: an id must be 1 or more"),
+    "id": (changed(id=0), "Line 3: id is 0; it must be a whole number from 1"),
+    "last id": (changed(id=2**63 - 1), "Line 3: id is 9223372036854775807; it must be a whole number from 1"),
+    "long name": (changed(name="a" * 256), "Line 3: name is 'aaaa.*; it must be a text of at most 255 characters"),
+    "long id": (changed(root_task_id="a" * 256), "Line 3: root_task_id is .*; it must be a text of 1 to 255"),
+    "no id": (changed(celery_task_id=""), "Line 3: celery_task_id is ''; it must be a text of 1 to 255"),
+    "long message": (changed(error_message="é" * 32_768), "Line 3: error_message is .* a text of at most 65535 bytes"),
+    "long traceback": (in_attempt(traceback="a" * 300_000), "Line 3: traceback is .* a text of at most 262144 bytes"),
+    "order key": (changed(order_key="f" * 58), "Line 3: order_key is 'f*'; it must be a key of the fold"),
+    "origin key": (changed(origin_key="0"), "Line 3: origin_key is '0'; it must be a key of the fold"),
+    "attempt key": (in_attempt(run_key="z" * 41), "Line 3: run_key is 'z*'; it must be a key of the fold"),
+    "end key": (in_attempt(end_key="9" * 15), "Line 3: end_key is"),
+    "content key": (changed(content_key="\n"), "Line 3: content_key is"),
+    "customer key": (changed(customer_key="5", customer=6), "Line 3: the customer_key is not that of its customer"),
+    "creator key": (changed(created_by=7), "Line 3: the created_by_key is not that of its created_by"),
+    "customer": (changed(customer_key="a\nb"), "Line 3: customer_key is"),
+    "year 1": (changed(created_at="0001-01-01T00:00:00.000000Z"), "Line 3: created_at is .* from 1970 to 2999"),
+    "year 3111": (changed(created_at="3111-01-01T00:00:00.000000Z"), "Line 3: created_at is .* from 1970 to 2999"),
+    "offset": (changed(created_at="2026-01-01T00:00:00+23:59Z"), "Line 3: created_at is"),
+    "retries": (changed(retries=-1), "Line 3: retries is -1; it must be a whole number from 0 to 2147483647"),
+    "pid": (in_attempt(pid=2**31), "Line 3: pid is 2147483648; it must be a whole number from 0"),
+    "deep value": (changed(result=deep(101)), "Line 3: result is a list; it must be JSON of at most 100 levels"),
+    "NUL in a value": (changed(result={"a\0": 1}), "Line 3: result is a dict; it must be JSON"),
+    "surrogate in a value": (changed(result=[{"a": "\ud800"}]), "Line 3: result is a list; it must be JSON"),
+    "infinite": (
+        lambda good: [*good[:2], re.sub(rb'"result": null', b'"result": 1e400', good[2])],
+        "Line 3: this is not JSON",
+    ),
     "NaN": (
         lambda good: [*good[:2], re.sub(rb'"result": null', b'"result": NaN', good[2])],
         "Line 3: this is not JSON",
@@ -205,6 +261,38 @@ def test_what_is_no_bundle(good: list[bytes], change: str) -> None:
     made, told = BAD[change]
     with pytest.raises(BundleError, match=told):
         list(bundle.read(made(good)))
+
+
+def test_a_line_without_end(good: list[bytes]) -> None:
+    """No more of it is read than a line may have."""
+
+    class Endless(io.RawIOBase):
+        taken = 0
+
+        def readline(self, size: int | None = -1) -> bytes:
+            assert size is not None
+            assert size > 0, "a line is not read as a whole"
+            self.taken += 1
+            return good[0] if self.taken == 1 else b" " * size
+
+    with pytest.raises(BundleError, match=r"Line 2: it has more than 5,000 bytes\. Leave that task out, or raise asyn"):
+        list(bundle.read(bundle.lines(cast("IO[bytes]", Endless()), 5000), 5000))
+    assert [one.task["celery_task_id"] for one in bundle.read(bundle.lines(io.BytesIO(b"".join(good))))] == ["b", "a"]
+
+
+def test_what_ends_before_it_begins_is_said(good: list[bytes], tmp_path: Path) -> None:
+    told = changed(started_at="2027-01-01T00:00:00.000000Z")(good)
+    assert import_into(f"sqlite:///{tmp_path}/rows.db", told) == Counts(added=2, odd_times=1)
+
+
+def test_the_same_task_twice(good: list[bytes], tmp_path: Path) -> None:
+    """The first one is stored."""
+    again = json.dumps({**json.loads(good[1]), "task_args": ["other"]}).encode()
+    told = [*good[:2], again, good[1], *good[2:3], b'{"end": true, "tasks": 4}']
+    url = f"sqlite:///{tmp_path}/rows.db"
+    assert import_into(url, told) == Counts(added=2, same=1, differing=1)
+    [row] = [row for row in rows(url) if row["celery_task_id"] == "b" and "status" in row]
+    assert row["task_args"] != ["other"]
 
 
 def test_two_attempts_of_one_run(good: list[bytes]) -> None:

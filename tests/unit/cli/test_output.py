@@ -6,6 +6,7 @@ import datetime as dt
 import io
 import json
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -38,6 +39,19 @@ def test_nothing_is_left_that_a_terminal_obeys(text: str) -> None:
     line = json_line({"text": text})
     assert line.isprintable()
     assert json.loads(line) == json.loads(json_line({"text": text}, ascii_only=True)) == {"text": text}
+
+
+@pytest.mark.parametrize("year", [1, 9999])
+def test_a_time_that_the_zone_does_not_know(year: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row may have one: what a message says of its ETA is recorded."""
+    for zone in ("XXX+12", "XXX-12"):
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+        at = dt.datetime(year, 1 if year == 1 else 12, 1 if year == 1 else 31, 12, tzinfo=dt.timezone.utc)
+        for hour in (0, 23):
+            assert f"{year}-" in Output().moment(at.replace(hour=hour))
+    monkeypatch.undo()
+    time.tzset()
 
 
 def test_clean() -> None:
