@@ -3,6 +3,7 @@ that it reads."""
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -39,6 +40,9 @@ _AUTOCOMMIT: Final = "celery_asynctask_autocommit"
 _IDLE_SINCE: Final = "celery_asynctask.idle_since"
 _INSTRUCTIONS: Final = 100_000
 """Instructions of SQLite's virtual machine between two looks at the clock: about a millisecond."""
+_INSTRUCTIONS_OF_GLOBS: Final = 100
+"""The same where one instruction may compare a glob with a long text, which takes milliseconds."""
+_GLOB: Final = re.compile(r" GLOB |\binstr\(")
 
 TASK_COLUMNS: Final = tuple(column.name for column in columns.TASK if column.api is not None)
 """Columns of a task that are shown."""
@@ -153,11 +157,12 @@ class Reader:
                 "SET LOCAL plan_cache_mode = force_custom_plan"
             )
 
-    def _bound_statement(self, connection: Connection, *_: Any) -> None:
+    def _bound_statement(self, connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
         """Give the statement a progress handler, through which SQLite stops it after the deadline."""
         deadline = time.monotonic() + self._seconds
         driver: Any = connection.connection.driver_connection
-        driver.set_progress_handler(lambda: time.monotonic() > deadline, _INSTRUCTIONS)
+        often = _INSTRUCTIONS_OF_GLOBS if _GLOB.search(statement) else _INSTRUCTIONS
+        driver.set_progress_handler(lambda: time.monotonic() > deadline, often)
 
     @property
     def dialect(self) -> str:

@@ -18,7 +18,7 @@ from celery_asynctask.queries.attempts import of_task
 from celery_asynctask.queries.reader import HAS_CUSTOMER
 from celery_asynctask.queries.search import glob
 from celery_asynctask.queries.search.filter import Filter, Term, Value
-from celery_asynctask.queries.search.json_path import at_path
+from celery_asynctask.queries.search.json_path import at_path, sqlite_glob
 from celery_asynctask.queries.search.keys import JSON_KEYS, KEYS
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
 
@@ -218,7 +218,7 @@ def _text(column: Column, value: Value, dialect: str, *, bytewise: bool = False)
         return sa.and_(equal, _like(column, glob.like_literal(text))) if is_mysql else equal
     if bytewise and (prefix := glob.beginning(value.value)):
         return begins_with(column, prefix)
-    if dialect == "sqlite":  # its LIKE ignores case
-        return column.bool_op("GLOB")(value.value)
+    if dialect == "sqlite":
+        return sqlite_glob(column, value.value)
     pattern = glob.like(value.value)
     return _like(column, pattern) if is_mysql else column.like(pattern, escape=glob.ESCAPE)

@@ -21,6 +21,8 @@ from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
 from celery_asynctask.errors import FilterError
+from celery_asynctask.queries.search.glob import MAX_LENGTH as MAX_GLOB
+from celery_asynctask.queries.search.glob import is_glob
 from celery_asynctask.queries.search.keys import ALIASES, JSON_KEYS, KEYS, is_hex, span, time
 
 MAX_LENGTH: Final = 2048
@@ -218,12 +220,18 @@ def _without_key(word: _Word, negated: bool) -> Term:
         )
     if all(re.fullmatch(r"[0-9a-fA-F]{8}[0-9a-fA-F-]{0,28}", _bare_text(part)) for part in parts):
         return Term("id", (), tuple(value for part in parts for value in _cases("id", _plain(part))), negated)
-    return Term("name", (), tuple(Value("=", f"*{_glob(part)}*") for part in parts), negated)
+    return Term("name", (), tuple(Value("=", f"*{_glob(part, 'The search')}*") for part in parts), negated)
 
 
-def _glob(word: _Word) -> str:
-    """The text as a glob: quoted wildcards stand in brackets, as in `fnmatch`."""
-    return "".join(f"[{char}]" if char == "[" or (quoted and char in ("*", "?")) else char for char, quoted in word)
+def _glob(word: _Word, name: str) -> str:
+    """The text as a glob: quoted wildcards stand in brackets, as in `fnmatch`. ``name`` is what an error calls it."""
+    glob = "".join(f"[{char}]" if char == "[" or (quoted and char in ("*", "?")) else char for char, quoted in word)
+    if len(glob) > MAX_GLOB and is_glob(glob):
+        raise FilterError(
+            f"{name} has a pattern of {len(glob):,} characters; with * or ? it may have {MAX_GLOB}. Shorten it, or put "
+            "it in double quotes, in which * and ? stand for themselves."
+        )
+    return glob
 
 
 def _values(key: str, name: str, word: _Word, now: dt.datetime) -> list[Value]:
@@ -240,7 +248,7 @@ def _values(key: str, name: str, word: _Word, now: dt.datetime) -> list[Value]:
     if operator and not known.is_compared:
         raise FilterError(f"{name!r} takes no {operator}; put a text that begins with it in double quotes.")
     if known.read is None or (known.is_owner and not operator and not ends):
-        return _cases(key, _glob(word))
+        return _cases(key, _glob(word, repr(name)))
     try:
         if operator:
             low, high = known.read(_plain(operand), now)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+MAX_LENGTH = 256
+"""Characters of a glob: comparing it takes as many steps for each character of the text, and nothing can interrupt
+that. A text without wildcards, which `contained` finds, is compared a thousand times as fast."""
 ESCAPE = "!"
 """Quotes a character in a LIKE pattern. A backslash means something else to each database."""
 
@@ -17,6 +20,14 @@ def beginning(text: str) -> str | None:
     if [wild for _, wild in pieces[-1:]] != [True] or text[-1:] != "*" or any(wild for _, wild in pieces[:-1]):
         return None
     return "".join(char for char, _ in pieces[:-1])
+
+
+def contained(text: str) -> str | None:
+    """The text that a glob finds anywhere, if it is a text between two ``*``; otherwise None."""
+    pieces = _pieces(text)
+    if len(pieces) < 2 or pieces[0] != ("*", True) or pieces[-1] != ("*", True):
+        return None
+    return None if any(wild for _, wild in pieces[1:-1]) else "".join(char for char, _ in pieces[1:-1])
 
 
 def literal(text: str) -> str:

@@ -71,7 +71,7 @@ def _sqlite_at(column: Any, pointer: str, value: Value) -> Condition:
     if value.operator in ("none", "any"):
         return kind != "null"
     if glob.is_glob(value.value):
-        return and_(kind == "text", member.bool_op("GLOB")(value.value))
+        return and_(kind == "text", sqlite_glob(member, value.value))
     text = glob.literal(value.value)
     readings = [and_(kind == "text", member == text)]
     if _boolean(text) is not None:
@@ -81,6 +81,14 @@ def _sqlite_at(column: Any, pointer: str, value: Value) -> Condition:
     if (fraction := real(text)) is not None:
         readings.append(and_(kind == "real", member == fraction))
     return or_(*readings)
+
+
+def sqlite_glob(column: Any, text: str) -> Condition:
+    """Whether a text matches a glob, on SQLite, whose LIKE ignores case."""
+    if (sought := glob.contained(text)) is not None:
+        return func.instr(column, sought) > 0
+    matches: Condition = column.bool_op("GLOB")(text)
+    return matches
 
 
 def _mysql(column: Any, path: Sequence[str], value: Value) -> Condition:

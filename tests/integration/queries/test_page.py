@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 from sqlalchemy import Select, event, select
 
-from celery_asynctask.errors import FilterError
+from celery_asynctask.errors import FilterError, StoreError
 from celery_asynctask.queries import Page, Reader, page, parse
 from celery_asynctask.queries.search.order import NEWEST, ORDERS, Cursor, Order, Place
 from celery_asynctask.queries.search.page import MAX_ROWS
@@ -261,3 +261,25 @@ def test_tasks_are_of_no_session(reader: Reader, tied: list[str]) -> None:
     [task, *_] = ask(page, reader, parse(ALL, START)).tasks
     assert isinstance(task, AsyncTask)
     assert all(column.name in task.__dict__ for column in AsyncTask.__table__.columns)
+
+
+@pytest.mark.databases("sqlite")
+@pytest.mark.parametrize("search", ["error:*a?b", "worker:*a?b", "args.0:*a?b", "message:a", "message:*a?b*"])
+def test_sqlite_looks_at_the_clock_between_a_few_comparisons(store: Store, search: str) -> None:
+    """Each may take milliseconds: the text of an error has up to 4,000 characters, a value far more."""
+    add(store, [row(f"t{number}", error_message="b", error_type="b", task_args=["b"]) for number in range(50)])
+    hurried = Reader(store.settings.url, seconds=0)
+    with pytest.raises(StoreError, match="interrupted"), hurried.session() as session:
+        page(hurried, session, parse(search, START))
+    hurried.close()
+
+
+def test_a_long_text_is_found(reader: Reader, store: Store) -> None:
+    """SQLite's GLOB compares it with every place of an error, which took it 19 ms."""
+    long = "a" * 1990
+    texts = {"yes": f"{'a' * 2000}b*?", "no": "a" * 4000, "none": None}
+    add(store, [row(task_id, error_message=text) for task_id, text in texts.items()])
+    for search in (f"message:{long}b", f'message:"{long}b*?"'):
+        with reader.session() as session:
+            found = page(reader, session, parse(search, START))
+        assert [task.celery_task_id for task in found.tasks] == ["yes"]

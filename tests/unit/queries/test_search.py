@@ -408,6 +408,23 @@ def test_globs() -> None:
     assert glob.beginning("abc*") == "abc"
     assert [glob.beginning(text) for text in ("abc", "a*c*", "abc?", "abc[*]", "")] == [None] * 5
     assert glob.beginning("a[*]*") == "a*"
+    assert [glob.contained(text) for text in ("*a[*]b*", "**", "*[*]*")] == ["a*b", "", "*"]
+    others = ("*", "a", "a*", "*a", "[*]a*", "*a[*]", "*a*b*", "*a?*", "")
+    assert [glob.contained(text) for text in others] == [None] * len(others)
+
+
+@pytest.mark.parametrize("text", ["message:{}*", "name:*{}", "kwargs.a:?{}", "x*{}", "error:ok,{}*", "message:[{}*"])
+def test_a_glob_is_bounded(text: str) -> None:
+    """Comparing one cannot be interrupted, and takes as many steps for each character of a text as it has."""
+    parse(text.format("a" * (glob.MAX_LENGTH - 4)), NOW)
+    with pytest.raises(FilterError, match=r"has a pattern of 3.. characters; with \* or \? it may have 256\. Shorten"):
+        parse(text.format("a" * 300), NOW)
+    parse(text.format("a" * 300).replace("*", "").replace("?", ""), NOW)
+
+
+def test_a_long_text_with_quoted_wildcards_is_no_glob() -> None:
+    [term] = terms(f'message:"{"a*?" * 500}"')
+    assert glob.literal(term.values[0].value) == "a*?" * 500
 
 
 @pytest.mark.parametrize(
