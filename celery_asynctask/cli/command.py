@@ -14,6 +14,7 @@ from celery_asynctask.cli.group import URL, USAGE, examples
 from celery_asynctask.cli.output import Output
 from celery_asynctask.core.columns import FOLD_KEYS
 from celery_asynctask.core.ids import key_of
+from celery_asynctask.core.text import clean
 from celery_asynctask.operations.session import Writer
 from celery_asynctask.queries import Filter, Reader, parse
 from celery_asynctask.settings import Settings
@@ -152,4 +153,4 @@ def ask(question: str, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise UnconfirmedError("Not done: no terminal to confirm on. Check with --dry-run, then use --yes.")
-    click.confirm(question, abort=True, err=True)
+    click.confirm(clean(question), abort=True, err=True)

@@ -76,8 +76,9 @@ def export(
         raise click.UsageError("--customer is for --workflow. Search with the term customer: instead.")
     if kind == "parquet" and find_spec("pyarrow") is None:
         raise AsyncTaskError("Parquet needs pyarrow. Install the extra: pip install 'celery-asynctask[parquet]'.")
-    if kind == "parquet" and target == STANDARD and sys.stdout.isatty():
-        raise click.UsageError("Parquet cannot be written to a terminal. Use -o FILE.")
+    if kind != "ndjson" and target == STANDARD and sys.stdout.isatty():
+        # In csv, texts are as they were recorded: a terminal would obey what looks like a command to it.
+        raise click.UsageError(f"{kind} is not written to a terminal. Use -o FILE, or a pipe.")
     is_bundle = kind == "ndjson"
     if workflow is not None:
         about, pages = (

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import click
 
+from celery_asynctask.core.text import clean
 from celery_asynctask.errors import AsyncTaskError, FilterError, SettingsError, StoreError
 
 PROBLEM: Final = 1
@@ -60,6 +61,9 @@ class Commands(click.Group):
             _fail(ctx, exc, UNREACHABLE)
         except AsyncTaskError as exc:
             _fail(ctx, exc, PROBLEM)
+        except click.ClickException as exc:  # it may quote an argument, such as an id that was copied from somewhere
+            vars(exc)["message"] = clean(exc.message)  # typed as final
+            raise
         except BrokenPipeError:  # the reader has enough
             _drop_output()
             ctx.exit(0)
@@ -112,7 +116,5 @@ def _drop_output() -> None:
 
 
 def _fail(ctx: click.Context, exc: Exception, code: int) -> None:
-    from celery_asynctask.cli.output import clean
-
     click.echo(f"Error: {clean(str(exc))}", err=True)
     ctx.exit(code)

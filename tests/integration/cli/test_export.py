@@ -28,6 +28,7 @@ from tests.integration.http.client import Api
 from tests.integration.oracle import add
 from tests.integration.oracle import row as pending
 from tests.integration.purge import NOW, record
+from tests.integration.terminal import on_terminal
 from tests.pace import patience
 
 
@@ -101,6 +102,12 @@ CELLS = {
     "@SUM(A1)": "'",
     "\t=1": "'",
     "\r=1": "'",
+    "\n=1": "'",
+    "  =1": "'",
+    "\u00a0@SUM(A1)": "'",
+    "\uff1d1+1": "'",
+    "\uff20SUM(A1)": "'",
+    "  a": "",
     "-1.5e-3": "",
     "-7": "",
     "a=b": "",
@@ -171,6 +178,22 @@ def test_parquet(small: Project) -> None:
     assert {row["customer"] for row in table} == {2**62}
     assert {row["result"] for row in table} == {'{"paid": true}'}
     assert str(table[0]["created_at"].tzinfo) == "UTC"
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_table_is_not_written_to_a_terminal(small: Project, kind: str) -> None:
+    """It would obey the texts."""
+    code, shown = on_terminal(small.path, "export", "--format", kind)
+    assert code == 2
+    assert f"Error: {kind} is not written to a terminal. Use -o FILE, or a pipe." in shown
+
+
+def test_an_argument_in_an_error_is_no_command_to_the_terminal(small: Project) -> None:
+    for arguments in (("show", "a", "\x1b[31m"), ("\x9b31m",), ("show", "--\x1b]0;x\x07"), ("list", "-n", "\u202e")):
+        ended = small.run(*arguments)
+        assert ended.code == 2
+        assert "Error: " in ended.err
+        assert ended.err.replace("\n", "").isprintable(), ended
 
 
 def test_parquet_without_pyarrow(small: Project, monkeypatch: pytest.MonkeyPatch) -> None:
