@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import os
 import traceback
 from collections import Counter
@@ -14,7 +13,9 @@ from typing import Any, ParamSpec, TypeVar
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery.exceptions import ImproperlyConfigured
 
-logger = logging.getLogger("celery_asynctask")
+from celery_asynctask.core.logs import Lines, logger_of
+
+logger = logger_of("celery_asynctask")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -104,9 +105,11 @@ def report(where: str, task_id: object, exc: Exception, *, quoted: bool = True) 
             where,
             task_id or "(unknown)",
             type(exc).__name__,
-            "".join(
-                f'\n  File "{frame.filename}", line {frame.lineno}, in {frame.name}'
-                for frame in traceback.extract_tb(exc.__traceback__)
+            Lines(
+                "".join(
+                    f'\n  File "{frame.filename}", line {frame.lineno}, in {frame.name}'
+                    for frame in traceback.extract_tb(exc.__traceback__)
+                )
             ),
         )
     elif is_first:

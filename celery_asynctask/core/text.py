@@ -104,11 +104,11 @@ def amount(size: float) -> str:
 
 
 def reason(exc: BaseException) -> str:
-    """An exception's text on one line, at most 500 characters, without a full stop: the driver's own where SQLAlchemy
-    wraps it, the system's of an `OSError`; the class name where there is no text. The lines in which PostgreSQL quotes
-    values of the row or of the statement are left out, and its question whether the server runs."""
+    """An exception's text on one line, `clean`, at most 500 characters, without a full stop: the driver's own where
+    SQLAlchemy wraps it, the system's of an `OSError`; the class name where there is no text. The lines in which
+    PostgreSQL quotes values of the row or of the statement are left out, and its question whether the server runs."""
     cause = exc.strerror if isinstance(exc, OSError) else getattr(exc, "orig", None)
     primary = getattr(getattr(cause, "diag", None), "message_primary", None)  # psycopg's: the labels may be translated
     text = primary or _ASKING.sub("", _QUOTING.split(str(cause or exc), 1)[0])
-    text = " ".join(text.split()).rstrip(".")
+    text = clean(" ".join(text.split())).rstrip(".")
     return text[:500] or type(exc).__name__

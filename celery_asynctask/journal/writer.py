@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
-import logging
 import os
 import secrets
 import socket
@@ -18,12 +17,13 @@ from typing import Any
 
 from celery_asynctask.core.forking import locking, reset_in_children
 from celery_asynctask.core.limits import MAX_JOURNAL
+from celery_asynctask.core.logs import logger_of
 from celery_asynctask.core.time import now
 from celery_asynctask.errors import JournalError
 from celery_asynctask.journal import frame, metrics
 from celery_asynctask.journal.directory import SUFFIX, UNNAMED, Directory, write_all
 
-logger = logging.getLogger("celery_asynctask.journal")
+logger = logger_of("celery_asynctask.journal")
 
 SEGMENT_BYTES = 16 * 1024 * 1024
 """A segment of this size is followed by another, so that the recorder can remove it."""

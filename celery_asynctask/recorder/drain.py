@@ -8,13 +8,13 @@ stored or quarantined, and its next segment says what it dropped.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from celery_asynctask.core.accounting import listed
+from celery_asynctask.core.logs import logger_of
 from celery_asynctask.core.plainer import plainer
 from celery_asynctask.core.text import reason
 from celery_asynctask.journal import Directory, Segment, metrics
@@ -24,7 +24,7 @@ from celery_asynctask.recorder.liveness import Watch
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Position, SourceUpdate, Store, is_outage
 
-logger = logging.getLogger("celery_asynctask.recorder")
+logger = logger_of("celery_asynctask.recorder")
 
 
 class Part(NamedTuple):

@@ -16,7 +16,6 @@ A message that a process had received and not started is released with it: the b
 from __future__ import annotations
 
 import datetime as dt
-import logging
 import time
 from collections.abc import Iterable, Sequence
 from typing import Final, cast
@@ -24,12 +23,13 @@ from typing import Final, cast
 from celery_asynctask.core.accounting import SILENT, plural
 from celery_asynctask.core.event import Event, Kind, encode
 from celery_asynctask.core.keys import AttemptKey, MessageKey
+from celery_asynctask.core.logs import logger_of
 from celery_asynctask.core.time import now
 from celery_asynctask.journal import Directory
 from celery_asynctask.journal.directory import is_being_written
 from celery_asynctask.store import HeldTask, Open, OpenAttempt, Store
 
-logger = logging.getLogger("celery_asynctask.recorder")
+logger = logger_of("celery_asynctask.recorder")
 
 LOOK_SECONDS: Final = 10.0
 """Between two looks."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import time
 
+from celery_asynctask.core.logs import logger_of
 from celery_asynctask.journal import Journal
 from celery_asynctask.journal.frame import Chunk, scan
 from celery_asynctask.recorder.drain import Part, prepare, store_batch
@@ -12,7 +12,7 @@ from celery_asynctask.recorder.liveness import LOOK_SECONDS, release
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
 
-logger = logging.getLogger("celery_asynctask.recorder")
+logger = logger_of("celery_asynctask.recorder")
 
 
 class MemoryDrain:

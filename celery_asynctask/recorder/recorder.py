@@ -6,7 +6,6 @@ thread runs, so a process that only publishes does not wait for SQLAlchemy.
 
 from __future__ import annotations
 
-import logging
 import os
 import random
 import threading
@@ -16,6 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from celery_asynctask.core.forking import importing, locking, reset_in_children
+from celery_asynctask.core.logs import logger_of
 from celery_asynctask.core.text import reason
 from celery_asynctask.errors import AsyncTaskError, JournalError
 from celery_asynctask.journal import Directory, Journal
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from celery_asynctask.recorder.drain import Drain
     from celery_asynctask.recorder.memory import MemoryDrain
 
-logger = logging.getLogger("celery_asynctask.recorder")
+logger = logger_of("celery_asynctask.recorder")
 
 MAX_BACKOFF = 30.0
 """Most seconds between two tries while the database is away."""

@@ -33,7 +33,7 @@ ARROWS: dict[str, set[str]] = {
     "auto": {"capture"},
     "django": {"capture"},
     "settings": {"core", "journal"},
-    "errors": set(),
+    "errors": {"core"},
 }
 """The parts of the package that each part may import, whether on import, for types, or inside a function. All may
 import `errors` except core, and `settings` except core, the journal and what presents."""
