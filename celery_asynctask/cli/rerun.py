@@ -15,7 +15,16 @@ from celery_asynctask.cli.command import CommandContext, UnconfirmedError, comma
 from celery_asynctask.cli.group import PROBLEM
 from celery_asynctask.cli.output import Id, Output
 from celery_asynctask.core.accounting import plural
-from celery_asynctask.operations.rerun import Candidate, Options, assess, link, prepare, reach_broker, send
+from celery_asynctask.operations.rerun import (
+    Candidate,
+    Options,
+    assess,
+    is_elsewhere,
+    link,
+    prepare,
+    reach_broker,
+    send,
+)
 from celery_asynctask.present.reasons import reasons
 from celery_asynctask.queries import page
 from celery_asynctask.queries.reruns import reruns, routing_keys
@@ -27,6 +36,7 @@ _REMEDIES: Final = {
     "again": "--again reruns it once more",
     "unfinished": "--unfinished reruns it anyway",
     "force_name": "--force-name reruns it anyway",
+    "from_elsewhere": "--from-elsewhere reruns it anyway",
 }
 _SHORT: Final = 60
 """Characters of arguments in a table; a single task's are shown in full."""
@@ -55,6 +65,7 @@ _SHORT: Final = 60
 @click.option("--again", is_flag=True, help="Include tasks that were rerun before.")
 @click.option("--unfinished", is_flag=True, help="Include unfinished tasks.")
 @click.option("--force-name", is_flag=True, help="Include tasks whose name this app does not know.")
+@click.option("--from-elsewhere", is_flag=True, help="Send tasks of another record than the app's (--url).")
 def rerun(
     context: CommandContext,
     task_ids: tuple[str, ...],
@@ -67,6 +78,7 @@ def rerun(
     again: bool,
     unfinished: bool,
     force_name: bool,
+    from_elsewhere: bool,
 ) -> None:
     """Rerun recorded tasks with their recorded arguments. Shows a preview and asks first.
 
@@ -80,7 +92,7 @@ def rerun(
     output, app = context.output, context.app
     tasks = _by_search(context, search, limit) if search is not None else _by_id(context, task_ids, customer)
     prepare(app)
-    candidates = _assessed(context, tasks, Options(queue, unfinished, again, force_name))
+    candidates = _assessed(context, tasks, Options(queue, unfinished, again, force_name, from_elsewhere))
     sendable = [candidate for candidate in candidates if not candidate.refusals]
     asks = not yes and sys.stdin.isatty() and not output.as_json
     if output.as_json:
@@ -134,9 +146,10 @@ def _assessed(context: CommandContext, tasks: Sequence[AsyncTask], options: Opti
             f"Searched for earlier reruns only among the newest {MAX_SCANNED:,} tasks, back to "
             f"{context.output.moment(before.looked_back_to)}."
         )
+    elsewhere = is_elsewhere(context.app, context.settings)
     identities = [(task.celery_task_id, task.customer_key) for task in tasks]
     return [
-        assess(context.app, task, options, before.by_task.get(identity, ()), keys.get(identity))
+        assess(context.app, task, options, before.by_task.get(identity, ()), keys.get(identity), elsewhere=elsewhere)
         for task, identity in zip(tasks, identities, strict=True)
     ]
 

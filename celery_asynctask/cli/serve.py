@@ -27,14 +27,15 @@ PORT = 5556
     help="Port to listen on; 0: any free port.",
 )
 @click.option("--access-log", is_flag=True, help="Log every request, with its search.")
-def serve(context: CommandContext, host: str, port: int, access_log: bool) -> None:
+@click.option("--from-elsewhere", is_flag=True, help="Allow reruns from another record than the app's (--url).")
+def serve(context: CommandContext, host: str, port: int, access_log: bool, from_elsewhere: bool) -> None:
     """Serve the record over HTTP until SIGTERM or Ctrl-C: the console for people, the API for programs.
 
     Everybody on this host can read it, values included, unless asynctask_tokens or asynctask_access is set. An address
     that other hosts can reach requires one of the two.
     """
     loopback = all(ipaddress.ip_address(entry[4][0]).is_loopback for entry in _addresses(host, 0))
-    api = _created(context, loopback=loopback)
+    api = _created(context, loopback=loopback, from_elsewhere=from_elsewhere)
     _ = context.writer(context.settings).engine  # what can never be used is refused here, not with every answer
     if not loopback and not api.state.asynctask.authenticator.has_credentials:
         raise SettingsError(
@@ -95,14 +96,14 @@ def _url(listening: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def _created(context: CommandContext, *, loopback: bool) -> Any:
+def _created(context: CommandContext, *, loopback: bool, from_elsewhere: bool = False) -> Any:
     """The ASGI application for the app that ``celery -A`` names. Raises `AsyncTaskError`, also where the extra is not
     installed."""
     try:
         from celery_asynctask.http import create_app
     except ImportError as exc:
         raise _without_extra(exc) from exc
-    return create_app(context.app, settings=context.settings, loopback=loopback)
+    return create_app(context.app, settings=context.settings, loopback=loopback, from_elsewhere=from_elsewhere)
 
 
 def _without_extra(exc: ImportError) -> AsyncTaskError:

@@ -39,6 +39,8 @@ def first_reason(text: str) -> str:
 class Code(enum.Enum):
     """Why a task cannot be rerun, or what to know before it is. The docstring of each lists its fields."""
 
+    ELSEWHERE = enum.auto()
+    """The record is another one than the app's"""
     STEP = enum.auto()
     UNFINISHED = enum.auto()
     """status"""

@@ -20,9 +20,10 @@ from celery_asynctask.core.limits import MAX_NAME
 from celery_asynctask.core.marks import is_whole, mark_of, note_of
 from celery_asynctask.core.reasons import Code, Reason
 from celery_asynctask.core.status import TERMINAL, AsyncTaskStatus
-from celery_asynctask.core.url import hidden
+from celery_asynctask.core.url import hidden, same_store
 from celery_asynctask.errors import AsyncTaskError, ContextError
 from celery_asynctask.queries.reruns import RERUN_OF, Rerun
+from celery_asynctask.settings import Settings
 from celery_asynctask.store.models import AsyncTask
 
 RERUN_BY: Final = "rerun_by"
@@ -42,6 +43,8 @@ class Options(NamedTuple):
     """Also rerun tasks that were rerun before."""
     force_name: bool = False
     """Also rerun tasks that the app does not know."""
+    from_elsewhere: bool = False
+    """Also rerun tasks of another record than the app's."""
 
 
 class Candidate(NamedTuple):
@@ -80,17 +83,33 @@ def prepare(app: Any) -> None:
         )
 
 
+def is_elsewhere(app: Any, settings: Settings) -> bool:
+    """Whether ``settings`` lead to another record than the app's own. Raises `SettingsError`."""
+    return not same_store(Settings.from_app(app).store_id, settings.store_id)
+
+
 def assess(
-    app: Any, task: AsyncTask, options: Options, before: Sequence[Rerun], came_by: str | None, *, values: bool = True
+    app: Any,
+    task: AsyncTask,
+    options: Options,
+    before: Sequence[Rerun],
+    came_by: str | None,
+    *,
+    values: bool = True,
+    elsewhere: bool = False,
 ) -> Candidate:
     """Whether the task can be rerun. ``before`` are its reruns so far, ``came_by`` is the routing key that its message
-    had. Without ``values``, reasons say nothing about the arguments: no key, name, type or part of them."""
+    had. Without ``values``, reasons say nothing about the arguments: no key, name, type or part of them. ``elsewhere``
+    is `is_elsewhere`."""
 
     def because(code: Code, detail: object) -> Reason:
         return Reason(code, {"detail": str(detail) if values else ""})
 
     refusals = [*_about_state(task, options), *_about_values(task, values)]
     remarks: list[Reason] = []
+    if elsewhere:
+        made_up = Reason(Code.ELSEWHERE, remedy="from_elsewhere")
+        (remarks if options.from_elsewhere else refusals).append(made_up)
     if before:
         sent = Reason(Code.SENT_BEFORE, {"times": len(before), "last": before[0].celery_task_id}, "again")
         (remarks if options.again else refusals).append(sent._replace(remedy=None) if options.again else sent)

@@ -8,6 +8,8 @@ from typing import Any, Final
 from celery_asynctask.core.reasons import Code, Reason
 
 _SENTENCES: Final = {
+    Code.ELSEWHERE: "it is from another record than the app's: its name and arguments may be made up, and the app "
+    "would run it for real",
     Code.STEP: "it is a workflow step that was never sent: what the step before would have given it is not known",
     Code.UNFINISHED: "it is still {status}",
     Code.NOT_RECORDED: "its {name} were not recorded",

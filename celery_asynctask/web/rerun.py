@@ -97,7 +97,9 @@ def _candidate(caller: Caller, task: AsyncTask, options: Options) -> Candidate:
         before = reruns(caller.reader, session, [task])
         came_by = routing_keys(session, [task]).get(_identity(task))
     earlier = before.by_task.get(_identity(task), ())
-    candidate = rerun.assess(app, task, options, earlier, came_by, values=caller.payloads)
+    options = options._replace(from_elsewhere=caller.service.from_elsewhere)
+    elsewhere = caller.service.is_elsewhere
+    candidate = rerun.assess(app, task, options, earlier, came_by, values=caller.payloads, elsewhere=elsewhere)
     if before.looked_back_to is None:
         return candidate
     bounded = Reason(Code.BOUNDED, {"tasks": MAX_SCANNED, "since": rfc3339(before.looked_back_to)})

@@ -13,6 +13,7 @@ from fastapi import Request
 from celery_asynctask.core.ids import key_of
 from celery_asynctask.core.rights import Right
 from celery_asynctask.operations.audit import Audit
+from celery_asynctask.operations.rerun import is_elsewhere
 from celery_asynctask.queries.reader import Reader
 from celery_asynctask.settings import Settings, engine_options
 from celery_asynctask.web.access import Access, Authenticator
@@ -39,10 +40,14 @@ _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 class Service:
     """What the requests of one ASGI application share."""
 
-    def __init__(self, celery: Any, settings: Settings, *, loopback: bool = False) -> None:
-        """``loopback`` as in `Authenticator`. Raises `SettingsError`."""
+    def __init__(
+        self, celery: Any, settings: Settings, *, loopback: bool = False, from_elsewhere: bool = False
+    ) -> None:
+        """``loopback`` as in `Authenticator`, ``from_elsewhere`` as in `operations.rerun.Options`. Raises
+        `SettingsError`."""
         self.celery = celery
         self.settings = settings
+        self.from_elsewhere = from_elsewhere
         self.authenticator = Authenticator(settings, loopback=loopback)
         self.audit = Audit(settings)
         self.answers = Answers()
@@ -64,6 +69,11 @@ class Service:
             return await to_thread.run_sync(work, limiter=self._threads)
         finally:
             self._requests -= 1
+
+    @cached_property
+    def is_elsewhere(self) -> bool:
+        """Whether the record is another one than the app's own. Raises `SettingsError`."""
+        return is_elsewhere(self.celery, self.settings)
 
     @cached_property
     def _threads(self) -> CapacityLimiter:

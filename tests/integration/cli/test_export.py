@@ -72,6 +72,25 @@ def test_an_incident_is_looked_at_elsewhere(store: Store, project: Project) -> N
     assert "--into is not an SQLite file. To import into it anyway, add --any-database." in refused.err
 
 
+def test_an_incident_is_not_rerun_here(small: Project) -> None:
+    """A prepared bundle and one command would run any task with any arguments."""
+    assert small.run("export", "-o", "incident.ndjson").code == 0
+    assert small.run("import", "incident.ndjson", "--into", "sqlite:///incident.db").code == 0
+    group = ("--url", "sqlite:///incident.db")
+    for arguments in (("a",), ("--search", "id:a")):
+        refused = small.run("rerun", *arguments, "--force-name", "--again", "--yes", group=group)
+        assert refused.code == 1
+        assert "a cannot be rerun: it is from another record than the app's" in refused.out
+        assert "(--from-elsewhere reruns it anyway)" in refused.out
+        assert "was rerun as" not in refused.out
+    told = small.run("rerun", "a", "--from-elsewhere", "--yes", group=group)
+    assert (told.code, told.err) == (0, "")
+    assert "a note: it is from another record" in told.out
+    assert "a was rerun as" in told.out
+    same = ("--url", f"sqlite:///{small.path}/rows.db?timeout=3")
+    assert small.run("rerun", "b", "--yes", group=same).code == 0, "its own record, written in another way"
+
+
 def test_csv(store: Store, project: Project) -> None:
     store_everything(store)
     done = subprocess.run(

@@ -64,6 +64,23 @@ def test_an_empty_body_means_the_defaults(store: Store, shop: Celery, api: Api, 
     assert len(rows(store)) == 2
 
 
+def test_a_record_of_elsewhere_sends_nothing(store: Store, shop: Celery, api: Api) -> None:
+    """Whoever made it has chosen names and arguments; the app would run them for real."""
+    tell(store, "made-up", OURS)
+    shop.conf.asynctask_url = "sqlite:///ours.db"
+    for dry_run in (True, False):
+        answer = api.post("/async-tasks/made-up/rerun", again=True, unfinished=True, dryRun=dry_run)
+        assert "it is from another record than the app's" in is_problem(answer, "refused", 409)
+    page = api.get("/console/tasks/made-up/rerun").text
+    assert "t is from another record than the app" in page
+    sent = api.ask("POST", "/console/tasks/made-up/rerun", data={"again": "1"})
+    assert sent.status_code in {403, 409}
+    api.app.state.asynctask.from_elsewhere = True  # as `serve --from-elsewhere` says
+    answer = api.post("/async-tasks/made-up/rerun", dryRun=True)
+    assert answer.status_code == 200, answer.text
+    assert "it is from another record than the app's" in answer.json()["remarks"][0]
+
+
 def test_a_dry_run_sends_nothing(store: Store, shop: Celery, api: Api) -> None:
     tell(store, "old", OURS)
     answer = api.post("/async-tasks/old/rerun", "ours", dryRun=True)

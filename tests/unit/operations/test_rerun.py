@@ -22,6 +22,7 @@ from celery_asynctask.capture.payload import Encoder
 from celery_asynctask.capture.payload.redaction import SENSITIVE_NAMES, Redaction
 from celery_asynctask.core import keys
 from celery_asynctask.core.fold import project
+from celery_asynctask.core.reasons import Code
 from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.errors import AsyncTaskError
 from celery_asynctask.operations.erase import ERASED
@@ -29,6 +30,7 @@ from celery_asynctask.operations.rerun import (
     Candidate,
     Options,
     assess,
+    is_elsewhere,
     is_unreachable,
     link,
     prepare,
@@ -38,6 +40,7 @@ from celery_asynctask.operations.rerun import (
 )
 from celery_asynctask.present.reasons import reasons
 from celery_asynctask.queries.reruns import Rerun
+from celery_asynctask.settings import Settings
 from celery_asynctask.store.models import AsyncTask
 from tests.histories import HISTORIES, ID, NAME, fold, published
 
@@ -394,3 +397,28 @@ def test_an_app_that_cannot_be_loaded(app: Celery) -> None:
     app.conf.imports = ["nowhere_at_all"]
     with pytest.raises(AsyncTaskError, match="No module named 'nowhere_at_all'"):
         prepare(app)
+
+
+def test_a_task_of_elsewhere(app: Celery) -> None:
+    refused = assess(app, row(), Options(), (), None, elsewhere=True)
+    assert [(one.code, one.remedy) for one in refused.refusals] == [(Code.ELSEWHERE, "from_elsewhere")]
+    wanted = assess(app, row(), Options(from_elsewhere=True), (), None, elsewhere=True)
+    assert not wanted.refusals
+    assert Code.ELSEWHERE in [one.code for one in wanted.remarks]
+
+
+@pytest.mark.parametrize(
+    ("url", "elsewhere"),
+    [
+        ("sqlite:///rows.db", False),
+        ("sqlite:///./rows.db?timeout=3", False),
+        ("sqlite:///incident.db", True),
+        ("sqlite:///:memory:", True),
+        ("postgresql://h/shop", True),
+    ],
+)
+def test_which_record_is_another_one(app: Celery, url: str, elsewhere: bool) -> None:
+    app.conf.asynctask_url = "sqlite:///rows.db"
+    assert is_elsewhere(app, Settings.from_app(app).at(url)) is elsewhere
+    app.conf.asynctask_url = "postgresql://worker:secret@h:5432/shop"
+    assert is_elsewhere(app, Settings.from_app(app).at("postgresql+psycopg://reader@h/shop")) is False
