@@ -198,9 +198,11 @@ class Directory:
                     total += segment.path.stat().st_size
         return total
 
-    def quarantine(self, name: str, data: bytes) -> None:
-        """Append ``data`` that cannot be stored, as one line, to the quarantine of the source ``name``. Raises
-        `OSError`."""
+    def quarantine(self, name: str, data: bytes, limit: int | None = None) -> bool:
+        """Append ``data`` that cannot be stored, as one line, to the quarantine of the source ``name``. Returns False,
+        and appends nothing, if all quarantine would have more than ``limit`` bytes then. Raises `OSError`."""
+        if limit is not None and self.quarantined() + len(data) >= limit:
+            return False
         handle = os.open(
             self.path / f"{name}{QUARANTINE}",
             os.O_WRONLY | os.O_CREAT | os.O_APPEND | _WITH_CARE,
@@ -210,6 +212,20 @@ class Directory:
             write_all(handle, data + b"\n")
         finally:
             os.close(handle)
+        return True
+
+    def quarantined(self) -> int:
+        """Bytes in quarantine. Raises `OSError`."""
+        total = 0
+        for name in self.files(QUARANTINE):
+            with contextlib.suppress(FileNotFoundError):
+                total += (self.path / name).lstat().st_size
+        return total
+
+
+def max_quarantine(max_bytes: int) -> int:
+    """Bytes that quarantine may take of those of the directory: so little that it never stops recording."""
+    return max_bytes // 16
 
 
 def is_used(path: Path) -> bool:

@@ -18,7 +18,7 @@ from celery_asynctask.core.logs import logger_of
 from celery_asynctask.core.plainer import plainer
 from celery_asynctask.core.text import reason
 from celery_asynctask.journal import Directory, Segment, metrics
-from celery_asynctask.journal.directory import is_being_written
+from celery_asynctask.journal.directory import is_being_written, max_quarantine
 from celery_asynctask.journal.frame import NOTHING, Chunk, describe, read
 from celery_asynctask.recorder.liveness import Watch
 from celery_asynctask.settings import Settings
@@ -125,13 +125,16 @@ class Drain:
                 break
         self.behind = room <= 0 or bool(unread)
         if parts:
-            self._positions |= store_batch(self.store, parts, self._positions, self.directory.quarantine, self.look)
+            self._positions |= store_batch(self.store, parts, self._positions, self._quarantine, self.look)
         for segment in done:
             segment.path.unlink(missing_ok=True)
             if newest[segment.source] == segment.number:
                 self._positions.pop(segment.source, None)
                 self._descriptions.pop(segment.source, None)
         return self.settings.batch_size - room
+
+    def _quarantine(self, source: str, entry: bytes) -> bool:
+        return self.directory.quarantine(source, entry, max_quarantine(self.settings.journal_max_bytes))
 
     def _in_turn(self) -> list[Segment]:
         """All segments, those of each process in their order, beginning after the process that was read last: it may
@@ -161,8 +164,9 @@ def prepare(store: Store) -> None:
         logger.warning("celery-asynctask: %s %s", narrow.problem, narrow.remedy)
 
 
-Quarantine = Callable[[str, bytes], None]
-"""Keeps an entry that cannot be stored. Called with the source, and the event or damaged line."""
+Quarantine = Callable[[str, bytes], bool]
+"""Keeps an entry that cannot be stored. Called with the source, and the event or damaged line. Returns False if there
+is no room for it."""
 
 
 def store_batch(
@@ -224,14 +228,14 @@ def _write(
         updates[source] = SourceUpdate(part.description, moved[source])
 
     def put_aside() -> None:
-        for source, entry in refused:
-            quarantine(source, entry)
+        full = sum(not quarantine(source, entry) for source, entry in refused)
         if refused:
             logger.error(
                 "celery-asynctask cannot store %d events or damaged lines, and has put them into quarantine: files of "
                 "the journal directory, or the log where there is none. Run `celery -A APP asynctask doctor` to see "
-                "them. Processes: %s.",
+                "them.%s Processes: %s.",
                 len(refused),
+                f" Of these, {full:,} are counted and not kept: quarantine is full." if full else "",
                 ", ".join(sorted({source for source, _ in refused})),
             )
 

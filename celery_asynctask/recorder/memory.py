@@ -66,10 +66,11 @@ class MemoryDrain:
         self._store.close()
 
 
-def _log_entry(source: str, entry: bytes) -> None:
+def _log_entry(source: str, entry: bytes) -> bool:
     """Put an event that cannot be stored into the log: without a directory, there is no other place."""
     logger.error(
         "celery-asynctask cannot store an event of process %s, and there is no journal directory to keep it in: %s",
         source,
         entry.decode("utf-8", "replace"),
     )
+    return True

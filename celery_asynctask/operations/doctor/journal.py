@@ -17,7 +17,7 @@ from celery_asynctask.core.accounting import listed, plural
 from celery_asynctask.core.text import amount, reason
 from celery_asynctask.core.url import same_store
 from celery_asynctask.errors import StoreError
-from celery_asynctask.journal.directory import NO_PLACE, is_used
+from celery_asynctask.journal.directory import NO_PLACE, is_used, max_quarantine
 from celery_asynctask.journal.place import is_made_for_a_store, is_nowhere, state_directory
 from celery_asynctask.journal.survey import UNKNOWN_PID, Survey
 from celery_asynctask.operations.doctor.finding import Check, Finding
@@ -194,7 +194,7 @@ def recorder(settings: Settings) -> Iterator[Finding]:
         survey = Survey(settings.directory)
         elected, dedicated = survey.recorder(), survey.dedicated()
         segments = survey.segments()
-        quarantines = survey.quarantines()
+        quarantines, quarantined = survey.quarantines(), survey.quarantined()
     except OSError:
         return  # `journal` has a finding about it
     if elected is not None:
@@ -211,9 +211,11 @@ def recorder(settings: Settings) -> Iterator[Finding]:
     if quarantines:
         count = sum(quarantines.values())
         first = next(iter(quarantines))
+        limit = max_quarantine(settings.journal_max_bytes)
+        full = f" They have {amount(quarantined)} of at most {amount(limit)}." if quarantined > FULL * limit else ""
         yield _QUARANTINE.problem(
             f"{count:,} {plural(count, 'event')} or damaged lines could not be stored and lie in "
-            f"{len(quarantines):,} {plural(len(quarantines), 'file')}, such as {first}.",
+            f"{len(quarantines):,} {plural(len(quarantines), 'file')}, such as {first}.{full}",
             "The recorder's log says why. Remove the files when the cause is mended and the events are not needed.",
         )
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,6 +12,7 @@ from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 
 from celery_asynctask.core.event import Event, encode
 from celery_asynctask.journal import Directory, Journal, frame
+from celery_asynctask.operations.doctor import journal as journal_checks
 from celery_asynctask.recorder.drain import Drain
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store, is_outage
@@ -52,6 +54,26 @@ def test_invalid_events_go_into_quarantine(store: Store, make_drain: MakeDrain, 
     assert stored(store) == {ID: fold([published()])}
     source = source_of(store, journal.source)
     assert (source.stored, source.quarantined, source.last_number) == (1, 1, 2)
+
+
+def test_a_full_quarantine_does_not_stop_recording(
+    store: Store, make_drain: MakeDrain, journal: Journal, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A few large messages that no database takes filled the journal, and the events of everybody else were dropped."""
+    limit = 1_000_000
+    drain = make_drain(journal_max_bytes=limit)
+    for number in range(20):
+        assert journal.append(json.dumps([number, "x" * 10_000]).encode())
+    append(journal, published())
+    drain.work()
+    assert stored(store) == {ID: fold([published()])}
+    assert len(quarantined(drain)) == 6
+    source = source_of(store, journal.source)
+    assert (source.stored, source.quarantined, source.last_number) == (1, 20, 21)
+    assert Directory.size(drain.directory.path) - drain.directory.segments()[0].path.stat().st_size < limit / 10
+    assert "Of these, 14 are counted and not kept: quarantine is full." in caplog.text
+    [finding] = [one for one in journal_checks.recorder(drain.settings) if one.check == "quarantine"]
+    assert "They have 60.0 kB of at most 62.5 kB." in finding.text
 
 
 POISON: list[dict[str, Any]] = [
