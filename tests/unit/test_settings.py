@@ -15,6 +15,7 @@ from celery import Celery
 from celery.exceptions import ImproperlyConfigured
 from sqlalchemy.engine import make_url
 
+from celery_asynctask.core.censor import OPEN, PARTLY_OPEN
 from celery_asynctask.errors import AsyncTaskError, SettingsError
 from celery_asynctask.settings import _RULES, DEFAULT_EXCLUDE, Settings
 
@@ -352,6 +353,12 @@ def test_another_wrong_url_does_not_show_its_secrets(app: Celery, name: str, val
         Settings.from_app(app)
     assert SECRET not in str(caught.value)
     assert "=***" in str(caught.value)
+
+
+def test_what_is_shown_are_settings_and_none_that_may_have_secrets() -> None:
+    names = {one.name for one in fields(Settings)}
+    assert names > OPEN | PARTLY_OPEN
+    assert not (OPEN | PARTLY_OPEN) & {"url", "engine_options", "tokens"}
 
 
 def test_the_error_is_one_that_celery_knows() -> None:

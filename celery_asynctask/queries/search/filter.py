@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple
 
 from celery_asynctask.errors import FilterError
 from celery_asynctask.queries.search.glob import MAX_LENGTH as MAX_GLOB
-from celery_asynctask.queries.search.glob import is_glob
+from celery_asynctask.queries.search.glob import contained, is_glob
 from celery_asynctask.queries.search.keys import ALIASES, JSON_KEYS, KEYS, is_hex, span, time
 
 MAX_LENGTH: Final = 2048
@@ -226,7 +226,7 @@ def _without_key(word: _Word, negated: bool) -> Term:
 def _glob(word: _Word, name: str) -> str:
     """The text as a glob: quoted wildcards stand in brackets, as in `fnmatch`. ``name`` is what an error calls it."""
     glob = "".join(f"[{char}]" if char == "[" or (quoted and char in ("*", "?")) else char for char, quoted in word)
-    if len(glob) > MAX_GLOB and is_glob(glob):
+    if len(glob) > MAX_GLOB and is_glob(glob) and contained(glob) is None:
         raise FilterError(
             f"{name} has a pattern of {len(glob):,} characters; with * or ? it may have {MAX_GLOB}. Shorten it, or put "
             "it in double quotes, in which * and ? stand for themselves."

@@ -50,6 +50,7 @@ def test_an_incident_is_looked_at_elsewhere(store: Store, project: Project) -> N
     done = project.run("import", "incident.ndjson", "--into", "sqlite:///incident.db")
     assert done.code == 0
     assert done.out == "2 tasks added to sqlite:///incident.db.\n"
+    assert (project.path / "incident.db").stat().st_mode & 0o777 == 0o600
     url = ("--url", "sqlite:///incident.db")
     listed = Project.run(project, "--json", group=(*url, "list"))
     assert {one["celery_task_id"] for one in listed.values} == tree.keys()

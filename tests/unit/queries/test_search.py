@@ -423,6 +423,7 @@ def test_a_glob_is_bounded(text: str) -> None:
 
 
 def test_a_long_text_with_quoted_wildcards_is_no_glob() -> None:
+    assert glob.contained(value(f"args.0:*{'a' * 1900}*").value) == "a" * 1900
     [term] = terms(f'message:"{"a*?" * 500}"')
     assert glob.literal(term.values[0].value) == "a*?" * 500
 
