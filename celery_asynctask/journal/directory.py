@@ -82,13 +82,13 @@ class Directory:
             ) from exc
 
     def _close_to_others(self, mode: int) -> None:
-        """Take the rights of others away. Where they could write, what lies in it may be theirs, also if it is a file
-        of this user, which they may have put in another's place: raises `JournalError` unless it is empty."""
-        writable = stat.S_IWGRP | stat.S_IWOTH
+        """Take the rights of others away. Raises `JournalError` where everybody could write and it is in use: files of
+        this user in it may be others that somebody has moved there. A group may: Kubernetes lets that of a volume
+        write at each start of a pod."""
         # Looked at again: another process of this user may have closed it meanwhile, and begun to use it.
-        if mode & writable and is_used(self.path) and self.path.lstat().st_mode & writable:
+        if mode & stat.S_IWOTH and is_used(self.path) and self.path.lstat().st_mode & stat.S_IWOTH:
             raise JournalError(
-                f"The journal directory {self.path} has the mode {stat.S_IMODE(mode):04o}, so other users could change "
+                f"The journal directory {self.path} has the mode {stat.S_IMODE(mode):04o}, so every user could change "
                 f"what is in it. Remove what is not yours in it and run chmod 700 {shlex.quote(str(self.path))}, or "
                 "set asynctask_journal_dir to another directory."
             )
@@ -229,9 +229,9 @@ def max_quarantine(max_bytes: int) -> int:
 
 
 def is_used(path: Path) -> bool:
-    """Whether there is anything in a directory. Raises `OSError`."""
+    """Whether a directory has anything with a name of ours. Raises `OSError`."""
     with os.scandir(path) as entries:
-        return next(entries, None) is not None
+        return any(is_ours(entry.name) for entry in entries)
 
 
 def is_ours(name: str) -> bool:

@@ -78,15 +78,16 @@ def journal(settings: Settings) -> Iterator[Finding]:
         yield _JOURNAL.problem(
             f"{path} belongs to user id {status.st_uid}; this process runs as {os.geteuid()}.", _AS_USER
         )
-    elif status.st_mode & 0o022 and os.access(path, os.R_OK | os.X_OK) and is_used(path):
+    elif status.st_mode & stat.S_IWOTH and os.access(path, os.R_OK | os.X_OK) and is_used(path):
         yield _JOURNAL.problem(
-            f"{path} has the mode {stat.S_IMODE(status.st_mode):04o}: other users could change what is in it, so no "
+            f"{path} has the mode {stat.S_IMODE(status.st_mode):04o}: every user could change what is in it, so no "
             "process that starts now writes to it.",
             f"Remove what is not yours in it, and run chmod 700 {shlex.quote(str(path))}.",
         )
     elif status.st_mode & 0o077:
         yield _JOURNAL.note(
-            f"{path} has the mode {stat.S_IMODE(status.st_mode):04o}: other users may read it.",
+            f"{path} has the mode {stat.S_IMODE(status.st_mode):04o}: other users may "
+            f"{'change' if status.st_mode & stat.S_IWGRP else 'read'} it.",
             f"Run chmod 700 {shlex.quote(str(path))}; the next process that records does so too.",
         )
     try:

@@ -95,8 +95,8 @@ def test_doctor_names_them(store: Store, make_drain: MakeDrain, path: Path) -> N
     assert f"In {path}, {NAMES[0]!r}, {NAMES[1]!r}, {NAMES[2]!r} and 2 more are left out" in problem.text
 
 
-@pytest.mark.parametrize("mode", [0o777, 0o770, 0o702])
-def test_a_used_directory_that_others_could_write_to_is_refused(
+@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o702])
+def test_a_used_directory_that_everybody_could_write_to_is_refused(
     store: Store, make_drain: MakeDrain, path: Path, mode: int
 ) -> None:
     settings = make_drain().settings
@@ -105,8 +105,22 @@ def test_a_used_directory_that_others_could_write_to_is_refused(
         Directory(path, settings.store_id)
     assert stat.S_IMODE(path.stat().st_mode) == mode
     assert [one.level for one in checks(settings) if f"{mode:04o}" in one.text] == [Level.PROBLEM]
-    path.chmod(0o755)  # others could only read
-    Directory(path, settings.store_id)
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o770, 0o2775])
+def test_one_that_others_could_only_read_or_a_group_write_to_is_closed(path: Path, mode: int) -> None:
+    """Kubernetes gives the group of a volume all rights at each start of a pod, also in the directories of others."""
+    Directory(path, STORE)
+    path.chmod(mode)
+    Directory(path, STORE)
+    assert stat.S_IMODE(path.stat().st_mode) & 0o777 == 0o700
+
+
+def test_other_things_in_it_do_not_matter(path: Path) -> None:
+    """A new volume has some."""
+    (path / "lost+found").mkdir(parents=True)
+    path.chmod(0o777)
+    Directory(path, STORE)
     assert stat.S_IMODE(path.stat().st_mode) == 0o700
 
 
