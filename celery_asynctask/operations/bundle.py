@@ -179,9 +179,10 @@ class Import:
         self._merge = merge
         self._keep_ids = writer.dialect == "sqlite"
         """On the others, the sequence would hand out an id that we insert once more later."""
+        task, attempt = (fold.task_upsert, fold.attempt_upsert) if merge else (fold.insert_new, fold.insert_new)
         self._tables = (
-            (async_task, fold.task_upsert(writer.dialect, async_task)),
-            (async_task_attempt, fold.attempt_upsert(writer.dialect, async_task_attempt)),
+            (async_task, task(writer.dialect, async_task)),
+            (async_task_attempt, attempt(writer.dialect, async_task_attempt)),
         )
         self.counts = Counts()
         """Of all that was stored so far."""

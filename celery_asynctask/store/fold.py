@@ -37,6 +37,12 @@ def attempt_upsert(dialect: str, table: sa.Table, rows: sa.Select[Any] | None = 
     return _upsert(dialect, table, list(_ATTEMPT_IDENTITY), _attempt_assignments, rows)
 
 
+def insert_new(dialect: str, table: sa.Table) -> Insert:
+    """INSERT of task or attempt rows that leaves the stored row as it is. Parameters are named after the columns."""
+    index = [name for name in _ATTEMPT_IDENTITY if name in table.c]
+    return _upsert(dialect, table, index, lambda old, _: [(index[0], old[index[0]])])
+
+
 def source_upsert(dialect: str, table: sa.Table) -> Insert:
     """INSERT of a process that replaces the columns that change. Parameters are named after the columns."""
     fixed = {"source", "host", "pid", "role", "started_at"}

@@ -20,6 +20,7 @@ from celery_asynctask.queries import export as exporting
 from celery_asynctask.queries.export import found_by, workflow_of
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
+from celery_asynctask.store.tables import async_task, async_task_attempt
 from tests import services
 from tests.histories import HISTORIES, about, lines, published
 from tests.integration.bundles import bundle_of, exported, import_into, rows, store_everything
@@ -109,6 +110,21 @@ def test_a_task_that_is_there_is_left_as_it_is(store: Store, reader: Reader, tmp
         assert [row for row in rows(url) if row["celery_task_id"] == "a"] == before
         assert import_into(url, there, merge=True) == Counts(same=1, differing=1)
         assert len([row for row in rows(url) if row["celery_task_id"] == "a"]) == len(before) + 1
+
+
+@pytest.mark.every_database
+def test_an_attempt_that_is_there_before_its_task(store: Store, reader: Reader) -> None:
+    """It stays as it is, too; a recorder may also store a row while an import looks."""
+    store.write(lines(about(HISTORIES["failed"](), "a")))
+    told = bundle_of(reader)
+    with store.engine.begin() as connection:
+        connection.execute(async_task.delete())
+        connection.execute(async_task_attempt.update().values(worker="ours", outcome=None, end_key=""))
+    before = [row for row in rows(store.settings.url, "id") if "run_key" in row]
+    assert import_into(store.settings.url, told) == Counts(added=1)
+    after = rows(store.settings.url, "id")
+    assert [row for row in after if "run_key" in row] == before
+    assert len(after) == len(before) + 1
 
 
 @pytest.mark.every_database
