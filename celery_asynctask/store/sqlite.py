@@ -25,10 +25,16 @@ def make_private(engine: Engine) -> None:
 
 def _create(_dialect: Any, _record: Any, arguments: Any, options: Any) -> None:
     path = _created_file(os.fspath(arguments[0]), is_uri=bool(options.get("uri")))
-    if path is not None:
-        # Not os.open: closing its descriptor would drop the locks that another thread has taken on the file meanwhile.
-        with suppress(OSError):  # it is there; or it cannot be made, which SQLite says better
-            os.mknod(path, stat.S_IFREG | 0o600)
+    if path is None:
+        return
+    try:
+        # First without opening it: to close it drops the locks that another thread has taken on it meanwhile.
+        os.mknod(path, stat.S_IFREG | 0o600)
+    except FileExistsError:
+        pass
+    except OSError:  # not every file system allows that; if nothing can be made there, SQLite says it better
+        with suppress(OSError):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
 def _created_file(name: str, *, is_uri: bool) -> str | None:

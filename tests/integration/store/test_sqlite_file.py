@@ -50,6 +50,16 @@ def test_it_and_its_log_are_made_for_the_owner(url: str, tmp_path: Path) -> None
         assert modes(tmp_path) == {"x.db": 0o600, "x.db-wal": 0o600, "x.db-shm": 0o600}
 
 
+def test_where_it_can_only_be_made_by_opening_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "mknod", refuse)
+    with closing(Store(Settings(url=f"sqlite:///{tmp_path}/x.db"))) as store:
+        store.prepare()
+        assert set(modes(tmp_path).values()) == {0o600}
+
+
 @pytest.mark.parametrize("url", ["sqlite:///x.db", "sqlite:///file:x.db?uri=true"])
 def test_a_relative_one_too(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
