@@ -15,11 +15,12 @@ from celery import Celery
 from sqlalchemy import func, select, update
 
 import celery_asynctask
+from celery_asynctask.core.censor import OPEN
 from celery_asynctask.core.time import now
 from celery_asynctask.errors import JournalError, SettingsError, StoreError
 from celery_asynctask.journal import Directory, Journal
 from celery_asynctask.operations import doctor
-from celery_asynctask.operations.doctor import Finding, Level, application, examine
+from celery_asynctask.operations.doctor import Finding, Level, examine
 from celery_asynctask.operations.doctor.journal import file_system
 from celery_asynctask.queries import database_health
 from celery_asynctask.settings import Settings
@@ -434,7 +435,7 @@ def test_a_setting_is_hidden_until_somebody_decides_otherwise(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A new one may hold a key."""
-    monkeypatch.setattr(application, "OPEN", application.OPEN - {"batch_size"})
+    monkeypatch.setattr("celery_asynctask.operations.doctor.application.OPEN", OPEN - {"batch_size"})
     [text] = about(look(replace(settings, batch_size=1717)), "configuration")
     assert "asynctask_batch_size" in text
     assert "1717" not in text

@@ -60,7 +60,7 @@ def test_a_trace_has_its_place(template: str | None, trace_id: str | None, link:
 
 @pytest.mark.parametrize(
     "trace_id",
-    ["javascript:alert(1)", "../../evil", f"{TRACE}\n", TRACE.upper(), TRACE[1:], f"{TRACE}0", "", "{span_id}", "٣" * 32],
+    ["javascript:alert(1)", "../evil", f"{TRACE}\n", TRACE.upper(), TRACE[1:], f"{TRACE}0", "", "{span_id}", "٣" * 32],
 )
 def test_what_is_no_trace_id_makes_no_link(trace_id: str) -> None:
     assert trace_link("https://t/{trace_id}", trace_id, SPAN) is None
