@@ -11,6 +11,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from celery_asynctask.console import markup
+from celery_asynctask.web.cookies import cookie
 from celery_asynctask.web.problem import ProblemError, invalid
 from celery_asynctask.web.service import Service, same_site
 
@@ -32,7 +33,7 @@ def form(request: Request, exc: ProblemError | None = None, error: str = "", bac
         takes_tokens=access.takes_tokens,
         has_function=access.has_function,
         is_open=access.is_open,
-        may_read=access.is_open or access.holder(request.cookies.get(markup.COOKIE, "")) is not None,
+        may_read=access.is_open or access.holder(cookie(request.headers, markup.COOKIE) or "") is not None,
         detail=error or (exc.detail if exc and not access.takes_tokens else ""),
         back=_safe(here if back is None else back),
     )

@@ -23,6 +23,7 @@ from celery_asynctask.present.ledger import verdict
 from celery_asynctask.present.symbols import SIGNS
 from celery_asynctask.queries.search.filter import NONE, term
 from celery_asynctask.queries.search.keys import KEYS
+from celery_asynctask.web.cookies import cookie
 
 SEARCH_EXAMPLES: Final = (
     "status:FAILURE since:1d",
@@ -156,7 +157,7 @@ def render(request: Request, template: str, **values: object) -> str:
         task_url=partial(task_url, request),
         asset=lambda name: url(request, f"/static/{name}", v=static.version(name)),
         at=request.scope["path"].removeprefix(request.scope.get("root_path", "")),
-        signed_in=COOKIE in request.cookies,
+        signed_in=cookie(request.headers, COOKIE) is not None,
         **values,
     )
 

@@ -17,6 +17,7 @@ from celery_asynctask.queries.reader import Reader
 from celery_asynctask.queries.search.filter import Filter
 from celery_asynctask.queries.search.hint import hint
 from celery_asynctask.queries.types import Session
+from celery_asynctask.web.cookies import cookie
 from celery_asynctask.web.parameters import in_values, searched
 from celery_asynctask.web.problem import ProblemError, invalid
 from celery_asynctask.web.service import Caller, caller_of
@@ -158,7 +159,7 @@ def route(path: str, make: Make, right: Right = Right.READ, method: str = "GET")
     """The route of a page. A ``method`` of POST makes it an action, which only pages of this server may send."""
 
     async def endpoint(request: Request) -> Response:
-        caller = await caller_of(request, Right.READ, right, kept=request.cookies.get(markup.COOKIE))
+        caller = await caller_of(request, Right.READ, right, kept=cookie(request.headers, markup.COOKIE))
         return await make(Page(request, caller))
 
     return Route(path, endpoint, methods=[method])

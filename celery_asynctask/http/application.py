@@ -20,6 +20,7 @@ from celery_asynctask.settings import Settings
 from celery_asynctask.store.tables import SCHEMA_VERSION
 from celery_asynctask.web import schema
 from celery_asynctask.web.answer import json_response
+from celery_asynctask.web.cookies import MAX_COOKIES, cheap
 from celery_asynctask.web.problem import HANDLERS, HEADERS, ProblemError
 from celery_asynctask.web.service import Caller, Service, needing
 
@@ -59,6 +60,7 @@ def create_app(
     api.add_api_route("/openapi.json", _openapi, include_in_schema=False, dependencies=[may_read])
     for path in ("/", "/console"):
         api.add_route(path, _to_console, include_in_schema=False)
+    api.add_route("/ping", _ping, include_in_schema=False)
     api.mount("/console", console(api.state.asynctask))
     for kind, handler in HANDLERS.items():
         api.add_exception_handler(kind, handler)
@@ -98,9 +100,14 @@ async def _to_console(request: Request) -> RedirectResponse:
     return RedirectResponse(f"{request.scope.get('root_path', '')}/console/", 307)
 
 
+async def _ping(_request: Request) -> Response:
+    """For load balancers, who have no token: this process answers. Of the database it says nothing."""
+    return Response(status_code=204)
+
+
 class _Frame:
-    """Sets `HEADERS` on every answer, errors included, and refuses bodies over `MAX_BODY`, which FastAPI would read
-    before it authenticates the caller."""
+    """Sets `HEADERS` on every answer, errors included, and refuses what would cost much before the caller is
+    authenticated: many cookies, which FastAPI parses, and bodies over `MAX_BODY`, which it reads."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -116,6 +123,12 @@ class _Frame:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        headers = cheap(scope["headers"])
+        if headers is None:
+            detail = f"The cookies are larger than {MAX_COOKIES:,} bytes. Delete those of this host, and try again."
+            await ProblemError("headers-too-large", 431, detail).response()(scope, receive, send_with_headers)
+            return
+        scope = {**scope, "headers": headers} if headers is not scope["headers"] else scope
         if scope["method"] == "GET":
             await self._app(scope, receive, send_with_headers)
             return
@@ -123,6 +136,8 @@ class _Frame:
         if body is None:
             detail = f"The body is larger than {MAX_BODY:,} bytes. Send a smaller one."
             await ProblemError("too-large", 413, detail).response()(scope, receive, send_with_headers)
+            return
+        if body["type"] == "http.disconnect":
             return
         parts = iter([body])
 

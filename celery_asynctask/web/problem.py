@@ -16,7 +16,12 @@ from starlette.exceptions import HTTPException
 from celery_asynctask.errors import NoDirectoryError, NoTablesError, StoreError, logger
 
 MEDIA_TYPE: Final = "application/problem+json"
-HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+HEADERS: Final = {
+    "Cache-Control": "no-store",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+}
 """Headers of every answer."""
 TITLES: Final = {
     "invalid-parameter": "Invalid parameter",
@@ -29,6 +34,9 @@ TITLES: Final = {
     "database-unavailable": "Database unavailable",
     "busy": "Too many requests",
     "too-large": "Body too large",
+    "headers-too-large": "Headers too large",
+    "invalid-request": "Not HTTP",
+    "timeout": "Request not complete",
     "broker-unavailable": "Broker unavailable",
     "internal-error": "Internal error",
 }

@@ -13,6 +13,7 @@ from httpx import ASGITransport, AsyncClient
 from sqlalchemy import text, update
 from starlette.exceptions import HTTPException
 
+from celery_asynctask import __version__
 from celery_asynctask.http import tasks
 from celery_asynctask.http.application import MAX_BODY
 from celery_asynctask.queries import Reader
@@ -22,6 +23,7 @@ from celery_asynctask.store import Store
 from celery_asynctask.store.models import AsyncTask
 from celery_asynctask.store.tables import async_task_revision
 from celery_asynctask.web import service
+from celery_asynctask.web.cookies import MAX_COOKIES
 from tests import services
 from tests.integration.http.client import ADMIN, Api, api_over, is_problem, token_of
 from tests.integration.oracle import START, add, row
@@ -192,3 +194,68 @@ def test_a_connection_that_the_database_ended_while_it_rested(store: Store, monk
     with reader.session() as session:
         assert session.scalar(text(who)) != number
     reader.close()
+
+
+ROUTES = (
+    *("/", "/ping", "/health", "/openapi.json", "/async-tasks", "/async-tasks/x", "/nowhere"),
+    *("/console", "/console/", "/console/sign-in", "/console/tasks", "/console/tasks/x", "/console/nowhere"),
+)
+
+
+@pytest.mark.parametrize("character", ['\\"', "\\\\", "\\1", "\\1x"])
+def test_cookies_cost_next_to_nothing(api: Api, character: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The standard library's way to take off the quotes takes time that grows with the square of their length."""
+    steps = 0
+
+    def unquote(value: str) -> str:
+        nonlocal steps
+        steps += value.count("\\") * len(value)
+        return value
+
+    monkeypatch.setattr("http.cookies._unquote", unquote)
+    kept = f"asynctask_token={token_of(ADMIN)}"
+    for size in (60_000, MAX_COOKIES - 200, 2000, 500):
+        large = ";".join(f'a{number}="{character * (size // len(character) // 5)}"' for number in range(5))
+        for path in ROUTES:
+            steps = 0
+            answer = api.get(path, None, {"Cookie": f"{large}; {kept}"})
+            assert steps <= 200_000, f"{steps} for {path}"
+            if size > MAX_COOKIES:
+                is_problem(answer, "headers-too-large", 431)
+            else:
+                assert answer.status_code == api.get(path, None, {"Cookie": kept}).status_code
+
+
+def test_a_balancer_needs_no_token(store: Store) -> None:
+    """And learns nothing, not even whether there is a database."""
+    with api_over(store, asynctask_url="postgresql+psycopg://127.0.0.1:9/none") as api:
+        for method in ("GET", "HEAD"):
+            answer = api.ask(method, "/ping", None)
+            assert (answer.status_code, answer.content) == (204, b"")
+        assert api.ask("POST", "/ping", None).status_code == 405
+
+
+def test_the_version_is_for_known_callers(api: Api) -> None:
+    for path in ("/console/", "/console/sign-in", "/console/nowhere"):
+        assert __version__ not in api.get(path, None).text
+    kept = {"Cookie": f"asynctask_token={token_of(ADMIN)}"}
+    assert f"celery-asynctask {__version__}" in api.get("/console/", None, kept).text
+
+
+@pytest.mark.parametrize("path", ["/console/sign-in", "/async-tasks/purge", RERUN])
+def test_a_client_that_leaves_before_its_body_is_whole(api: Api, path: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing is answered, and nothing logged."""
+    messages = iter([{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}])
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return next(messages)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b""}
+    scope |= {"headers": [(b"host", b"localhost")], "http_version": "1.1", "scheme": "http", "root_path": ""}
+    api.loop.run_until_complete(api.app(scope, receive, send))
+    assert not sent
+    assert not caplog.records

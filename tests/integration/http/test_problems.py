@@ -135,5 +135,6 @@ def test_an_error_of_ours(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_types_of_problems_never_change() -> None:
     assert TITLES.keys() == {
         "invalid-parameter", "unauthenticated", "forbidden", "cross-site", "not-found", "method-not-allowed", "refused",
-        "database-unavailable", "broker-unavailable", "internal-error", "busy", "too-large",
+        "database-unavailable", "broker-unavailable", "internal-error", "busy", "too-large", "headers-too-large",
+        "invalid-request", "timeout",
     }  # fmt: skip
