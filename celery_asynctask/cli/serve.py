@@ -43,18 +43,16 @@ def serve(context: CommandContext, host: str, port: int, access_log: bool, from_
             "creates one) or asynctask_access, or listen on 127.0.0.1."
         )
     try:
-        import uvicorn
+        from celery_asynctask.http.server import Server
     except ImportError as exc:
         raise _without_extra(exc) from exc
 
-    # Headers of a proxy about the client are not believed: any client may send them, too.
-    config = uvicorn.Config(api, server_header=False, proxy_headers=False, lifespan="off", access_log=access_log)
     _settle()
     with _listening(host, port) as listening:
         click.echo(f"Console and API: {_url(listening)}  (Ctrl-C stops)", err=True)
         if not api.state.asynctask.authenticator.has_credentials:
             click.echo("Everybody on this host can read it: no asynctask_tokens.", err=True)
-        uvicorn.Server(config).run(sockets=[listening])
+        Server(api, access_log=access_log).run(sockets=[listening])
     api.state.asynctask.close()
 
 

@@ -42,7 +42,7 @@ NARROW = {
     ("operations", "capture"): {"capture.celery_private", "capture.context", "capture.install"},
     ("cli", "capture"): {"capture.celery_private"},
     ("cli", "recorder"): {"recorder"},
-    ("cli", "http"): {"http"},
+    ("cli", "http"): {"http", "http.server"},
     ("http", "console"): {"console"},
 }
 """Parts of which another part may import only a few modules."""
