@@ -9,7 +9,7 @@ from importlib import import_module
 
 from tests.benchmarks.figure import Options
 
-NAMES = ("hooks", "publish", "worker", "peers", "drain", "memory", "payload", "queries", "purge", "http")
+NAMES = ("hooks", "publish", "worker", "peers", "drain", "memory", "payload", "queries", "purge", "http", "attack")
 
 
 def main() -> int:
