@@ -39,6 +39,8 @@ READ_SECONDS: Final = 30.0
 """In which a client must read some of its answer."""
 MAX_CONNECTIONS: Final = 500
 """Connections at a time, if the process may open as many files."""
+MAX_HELD: Final = 8_388_608
+"""Bytes of all requests that are not complete."""
 _RESERVE: Final = 128
 """File descriptors for the database, the broker, and connections that are accepted before others are closed."""
 _MAX_UNREAD_BODY: Final = 1_048_576
@@ -136,8 +138,9 @@ class Server(uvicorn.Server):
 
 
 class _Connections:
-    """The connections of a server. When there are too many, one that waits for its client is closed in favor of the
-    new one: before all others the oldest of those from which no whole request ever came."""
+    """The connections of a server. When there are too many, or they hold too much of requests that are not complete,
+    one that waits for its client is closed: the oldest of those from which no whole request ever came, or else the one
+    that waits for the longest time."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -146,21 +149,34 @@ class _Connections:
         self._all: set[_Connection] = set()
         self._fresh: dict[_Connection, None] = {}
         self._idle: dict[_Connection, None] = {}
+        self._held = 0
         self._logged_at = -math.inf
 
     def made(self, connection: _Connection) -> None:
         """A client connected."""
         self._all.add(connection)
-        if len(self._all) > self.most:
-            oldest = next(iter(self._fresh), None) or next(iter(self._idle), None)
-            if oldest is None:
-                self.refused["connection, because all others are in use"] += 1
-                connection.end(_BUSY)
-                return
-            self.refused["connection that waited for its client, to make room for another"] += 1
-            self.whole(oldest)
-            oldest.transport.abort()
-        self._fresh[connection] = None
+        if len(self._all) > self.most and not self._make_room():
+            self.refused["connection, because all others are in use"] += 1
+            connection.end(_BUSY)
+        else:
+            self._fresh[connection] = None
+
+    def hold(self, connection: _Connection, size: int) -> None:
+        """So many bytes have come of the connection's newest request, the rest of which has not."""
+        self._held += size - connection.held
+        connection.held = size
+        while self._held > MAX_HELD and self._make_room():
+            pass
+
+    def _make_room(self) -> bool:
+        """Close a connection that waits for its client; False: there is none."""
+        oldest = next(iter(self._fresh), None) or next(iter(self._idle), None)
+        if oldest is None:
+            return False
+        self.refused["connection that waited for its client, to make room for others"] += 1
+        self._forget(oldest)
+        oldest.transport.abort()
+        return True
 
     def whole(self, connection: _Connection) -> None:
         """A request is to be answered: the connection waits for us, not for its client."""
@@ -175,7 +191,11 @@ class _Connections:
     def lost(self, connection: _Connection) -> None:
         """The connection has ended."""
         self._all.discard(connection)
+        self._forget(connection)
+
+    def _forget(self, connection: _Connection) -> None:
         self.whole(connection)
+        self.hold(connection, 0)
 
     def look(self, now: float) -> None:
         """End what takes too long. ``now`` is the time of the event loop."""
@@ -217,6 +237,8 @@ class _Connection(HttpToolsProtocol):
         """When what is awaited of the client must have come; infinite: nothing is."""
         self._is_whole = False
         """Whether all of the newest request has come."""
+        self.held = 0
+        """As in `_Connections.hold`."""
         self._refusal = _INVALID
         self._head = 0
         self._body = 0
@@ -244,6 +266,9 @@ class _Connection(HttpToolsProtocol):
             if len(self.pipeline) > _MAX_PIPELINED or self._body > _MAX_UNREAD_BODY:
                 self._refuse("connection with too many requests at once, or too large a body")
                 return
+            held = 0 if self._is_whole else self._head + min(self._body, MAX_HEAD)
+            if held != self.held:
+                self._connections.hold(self, held)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()

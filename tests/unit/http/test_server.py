@@ -319,6 +319,26 @@ def test_the_oldest_that_never_sent_a_request_makes_room(world: World) -> None:
     assert world.connections.refused.total() == 3
 
 
+def test_what_is_held_of_requests_that_are_not_complete(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "MAX_HELD", 100_000)
+    reader = world.client()
+    reader.send(REQUEST)
+    world.settle()
+    halves = [world.client() for _ in range(9)]
+    for number, client in enumerate(halves):
+        client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 30000\r\n\r\n" + b"x" * (9 * 3000))
+        world.settle()
+        assert [one.ended for one in halves[: number + 1]] == ["aborted"] * (number - 2) + [""] * min(number + 1, 3)
+    halves[-1].send(b"x" * 3000)
+    world.settle()
+    assert halves[-1].statuses == [200]
+    assert world.connections._held < 2 * 30_000, "what is complete is not held"
+    for client in halves:
+        client.connection.connection_lost(None)
+    assert world.connections._held == 0
+    assert not reader.ended
+
+
 def test_no_room_for_another(world: World) -> None:
     world.connections.most = 3
     world.free.clear()
