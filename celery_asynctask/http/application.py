@@ -21,11 +21,15 @@ from celery_asynctask.store.tables import SCHEMA_VERSION
 from celery_asynctask.web import schema
 from celery_asynctask.web.answer import json_response
 from celery_asynctask.web.cookies import MAX_COOKIES, cheap
-from celery_asynctask.web.problem import HANDLERS, HEADERS, ProblemError
+from celery_asynctask.web.problem import HANDLERS, HEADERS, ProblemError, invalid
 from celery_asynctask.web.service import Caller, Service, needing
 
 MAX_BODY: Final = 65_536
 """Bytes of a request's body."""
+MAX_QUERY: Final = 32_768
+"""Bytes of the query in an address: more than the longest search takes."""
+MAX_PARAMETERS: Final = 100
+"""Parameters of a query."""
 _health: Final = APIRouter(tags=["health"])
 
 
@@ -107,7 +111,7 @@ async def _ping(_request: Request) -> Response:
 
 class _Frame:
     """Sets `HEADERS` on every answer, errors included, and refuses what would cost much before the caller is
-    authenticated: many cookies, which FastAPI parses, and bodies over `MAX_BODY`, which it reads."""
+    authenticated, because FastAPI parses it: many cookies or parameters, and bodies over `MAX_BODY`."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -127,6 +131,11 @@ class _Frame:
         if headers is None:
             detail = f"The cookies are larger than {MAX_COOKIES:,} bytes. Delete those of this host, and try again."
             await ProblemError("headers-too-large", 431, detail).response()(scope, receive, send_with_headers)
+            return
+        query = scope["query_string"]
+        if len(query) > MAX_QUERY or query.count(b"&") >= MAX_PARAMETERS:
+            detail = f"The query is larger than {MAX_QUERY:,} bytes or {MAX_PARAMETERS} parameters. Shorten it."
+            await invalid("query", detail).response()(scope, receive, send_with_headers)
             return
         scope = {**scope, "headers": headers} if headers is not scope["headers"] else scope
         if scope["method"] == "GET":

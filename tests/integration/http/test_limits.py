@@ -15,9 +15,10 @@ from starlette.exceptions import HTTPException
 
 from celery_asynctask import __version__
 from celery_asynctask.http import tasks
-from celery_asynctask.http.application import MAX_BODY
+from celery_asynctask.http.application import MAX_BODY, MAX_PARAMETERS, MAX_QUERY
 from celery_asynctask.queries import Reader
 from celery_asynctask.queries import reader as reader_module
+from celery_asynctask.queries.search.filter import MAX_LENGTH
 from celery_asynctask.queries.search.order import Cursor, Order, Place
 from celery_asynctask.store import Store
 from celery_asynctask.store.models import AsyncTask
@@ -224,6 +225,16 @@ def test_cookies_cost_next_to_nothing(api: Api, character: str, monkeypatch: pyt
                 is_problem(answer, "headers-too-large", 431)
             else:
                 assert answer.status_code == api.get(path, None, {"Cookie": kept}).status_code
+
+
+@pytest.mark.parametrize("who", [ADMIN, None])
+def test_a_query_that_is_too_large(api: Api, who: str | None) -> None:
+    for query in ("a&" * MAX_PARAMETERS, "a" * (MAX_QUERY + 1)):
+        for path in ROUTES:
+            is_problem(api.ask("GET", f"{path}?{query}", who), "invalid-parameter", 422, "query")
+        is_problem(api.ask("POST", f"{RERUN}?{query}", who), "invalid-parameter", 422, "query")
+    longest = "\N{GRINNING FACE}" * (MAX_LENGTH - 2)
+    assert api.ids(search=f'"{longest}"', status=["FAILURE", "LOST"]) == []
 
 
 def test_a_balancer_needs_no_token(store: Store) -> None:

@@ -378,6 +378,19 @@ def test_no_room_for_another(world: World) -> None:
     assert not world.client().ended
 
 
+def test_errors_of_the_application_are_logged(
+    world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("uvicorn"), "propagate", True)
+    monkeypatch.setattr(world.free, "wait", lambda: 1 / 0)
+    client = world.client()
+    client.send(REQUEST)
+    world.settle()
+    assert client.statuses == [500]
+    [record] = [one for one in caplog.records if one.levelno >= logging.WARNING]
+    assert record.exc_info is not None
+
+
 def test_one_line_a_minute(world: World, caplog: pytest.LogCaptureFixture) -> None:
     for second in range(150):
         world.client().send(b"x")
