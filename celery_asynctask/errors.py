@@ -69,6 +69,11 @@ class NoDirectoryError(StoreError):
     """The directory of SQLite's file does not exist, so nothing can be recorded there: create it."""
 
 
+class AuditError(StoreError):
+    """An entry of the audit cannot be written, so what it is about is refused. Nothing was done. The message says why,
+    and what to do."""
+
+
 class JournalError(AsyncTaskError):
     """The journal directory cannot be used. The message says why, and which setting changes the directory."""
 

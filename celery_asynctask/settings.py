@@ -126,11 +126,13 @@ def _links(value: Any) -> Mapping[str, str]:
 
 def _retention(value: Any) -> Mapping[str, str | None]:
     """Checks the ages only: `celery_asynctask.operations.retention` parses the searches, which only a purge needs."""
-    rules = _mapping(value)
-    for age in rules.values():
-        if age is not None and not (isinstance(age, str) and _AGE.fullmatch(age)):
-            raise ValueError
-    return rules
+    return {search: _age(age) for search, age in _mapping(value).items()}
+
+
+def _age(value: Any) -> str | None:
+    if value is not None and not (isinstance(value, str) and _AGE.fullmatch(value)):
+        raise ValueError
+    return value
 
 
 _RIGHTS = [right.value for right in Right]
@@ -204,6 +206,7 @@ _RULES = {
     ),
     "access": _Rule("a function, or its dotted path such as 'proj.web.access'", _function),
     "retention": _Rule("a mapping of searches to ages, such as {'status:SUCCESS': '30d', '*': None}", _retention),
+    "audit_retention": _Rule("an age such as '90d' or '1y', or None", _age),
     "max_value_bytes": _number("a whole number of bytes", 256, 10_000_000),
     "redact": _Rule("a list of names, each with a letter or digit, such as ['password', 'api key']", _names),
     "redact_rule": _Rule("a function, or its dotted path such as 'proj.privacy.is_secret'", _function),
@@ -257,6 +260,8 @@ class Settings:
     retention: Mapping[str, str | None] | None = None
     """How long ``celery asynctask purge`` keeps tasks: ages by search, such as ``30d``; None: forever. The first search
     that finds a task decides; ``*`` finds all tasks. A task that no search finds is kept; without searches, all are."""
+    audit_retention: str | None = "1y"
+    """How long ``celery asynctask purge`` keeps entries of the audit, such as ``90d``; None: forever."""
     max_value_bytes: int = MAX_VALUE
     """Bytes of JSON that are kept of one value (the args, the kwargs, a result, a content). A cut value is marked."""
     redact: tuple[str, ...] | None = None
@@ -269,6 +274,8 @@ class Settings:
     """Globs of the task names that are recorded."""
     exclude: tuple[str, ...] = DEFAULT_EXCLUDE
     """Globs of the task names that are not recorded, even if ``include`` has them."""
+    is_foreign = False
+    """Whether `at` made these, for another store than that of the app."""
 
     @classmethod
     def from_app(cls, app: Celery) -> Settings:
@@ -310,7 +317,10 @@ class Settings:
             raise SettingsError(
                 f"This is not a usable database URL; it must be {_RULES['url'].allowed}.{_hint(exc)}"
             ) from None
-        return replace(there, journal_dir=self.journal_dir) if there.store_id == self.store_id else there
+        if there.store_id == self.store_id:
+            return replace(there, journal_dir=self.journal_dir)
+        object.__setattr__(there, "is_foreign", True)
+        return there
 
     @property
     def store_id(self) -> str:

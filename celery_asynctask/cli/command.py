@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 import functools
+import os
+import pwd
+import socket
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Final
 
 import click
@@ -15,6 +19,7 @@ from celery_asynctask.cli.output import Output
 from celery_asynctask.core.columns import FOLD_KEYS
 from celery_asynctask.core.ids import key_of
 from celery_asynctask.core.text import clean
+from celery_asynctask.operations.audit import Action, Audit, Entry, Operation
 from celery_asynctask.operations.session import Writer
 from celery_asynctask.queries import Filter, Reader, parse
 from celery_asynctask.settings import Settings
@@ -103,6 +108,17 @@ class CommandContext:
         self.click.call_on_close(writer.close)
         return writer
 
+    @functools.cached_property
+    def audit(self) -> Audit:
+        """The audit; closed when the command ends."""
+        audit = Audit(self.settings, self.app, self.output.hint)
+        self.click.call_on_close(audit.close)
+        return audit
+
+    def operation(self, action: Action, target: str, detail: str | None = None) -> AbstractContextManager[Operation]:
+        """`Audit.operation` of the person at the terminal."""
+        return self.audit.operation(Entry(action, user(), origin(), target, detail=detail))
+
     @property
     def now(self) -> dt.datetime:
         """The present in the zone of the output, in which a search reads times without a zone. The app's settings are
@@ -144,6 +160,21 @@ def record(row: AsyncTask | AsyncTaskAttempt, *left_out: str) -> dict[str, Any]:
     hidden = FOLD_KEYS.union(left_out)
     names = [column.name for column in row.__table__.columns if column.name not in hidden]
     return {name: getattr(row, name) for name in names}
+
+
+def user() -> str:
+    """The name of the person at the terminal, also behind sudo."""
+    if name := os.environ.get("SUDO_USER"):
+        return name
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name  # not LOGNAME, which anybody can set
+    except KeyError:  # a user id without a name, as in containers
+        return f"uid {os.getuid()}"
+
+
+def origin() -> str:
+    """Where commands come from, in the audit."""
+    return f"command line of {socket.gethostname()}"
 
 
 def ask(question: str, yes: bool) -> None:

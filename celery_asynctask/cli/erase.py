@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import click
 
 from celery_asynctask.cli.command import CommandContext, ask, command, customers_option
 from celery_asynctask.core.accounting import plural
 from celery_asynctask.core.ids import shown
+from celery_asynctask.operations.audit import Action
 from celery_asynctask.operations.erase import Erased, Erasure
 
 
@@ -26,7 +29,7 @@ def erase(context: CommandContext, customers: tuple[str, ...], dry_run: bool, ye
 
     Values can come back with events that are stored later: those of unfinished tasks, of redelivered messages, or of a
     node whose journal has not reached the database yet. Run it again then; it leaves what is erased already. Journals,
-    their quarantine, the broker, the result backend, exports and backups are not touched.
+    their quarantine, the broker, the result backend, the audit, exports and backups are not touched.
     """
     context.reader.close()  # it has found the tables
     writer = context.writer(context.settings)
@@ -41,13 +44,22 @@ def erase(context: CommandContext, customers: tuple[str, ...], dry_run: bool, ye
     if tasks or attempts:
         ask(f"Erase the values of {tasks:,} tasks and {attempts:,} attempts for good?", yes)
     done: dict[str, Erased] = {}
-    with context.output.progress("Erasing", tasks) as advance:
+    with (
+        context.operation(Action.ERASE, f"customers {', '.join(customers)}") as operation,
+        context.output.progress("Erasing", tasks) as advance,
+    ):
         for customer, erasure in erasures.items():
             done[customer] = Erased(0, 0)
             for batch in erasure.run():
                 done[customer] = Erased(*map(sum, zip(done[customer], batch, strict=True)))
                 advance(batch.tasks)
+                operation.detail = _counted(done.values())
     _show(context, done, "erased")
+
+
+def _counted(done: Iterable[Erased]) -> str:
+    tasks, attempts = (sum(counts) for counts in zip(*done, strict=True))
+    return f"{tasks:,} {plural(tasks, 'task')}, {attempts:,} {plural(attempts, 'attempt')}"
 
 
 def _show(context: CommandContext, counts: dict[str, Erased], state: str) -> None:

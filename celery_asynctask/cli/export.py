@@ -18,9 +18,11 @@ from typing import IO, Any, Final
 import click
 
 from celery_asynctask.cli.command import UTC, CommandContext, command, whose
+from celery_asynctask.core.accounting import plural
 from celery_asynctask.core.columns import TASK, VALUES, Type
 from celery_asynctask.errors import AsyncTaskError
 from celery_asynctask.operations import bundle
+from celery_asynctask.operations.audit import Action, search_target
 from celery_asynctask.present import csv
 from celery_asynctask.queries.export import Columns, Exported, found_by, workflow_of
 from celery_asynctask.store.tables import SCHEMA_VERSION
@@ -81,24 +83,28 @@ def export(
         raise click.UsageError(f"{kind} is not written to a terminal. Use -o FILE, or a pipe.")
     is_bundle = kind == "ndjson"
     if workflow is not None:
-        about, pages = (
-            f"the workflow of {workflow}",
-            workflow_of(context.reader, workflow, customer, attempts=is_bundle),
-        )
+        about = exported = f"the workflow of {workflow}"
+        pages = workflow_of(context.reader, workflow, customer, attempts=is_bundle)
     else:
         query = context.search(search)
-        about, pages = query.text or "everything", found_by(context.reader, query, attempts=is_bundle)
+        about, exported = query.text or "everything", search_target(query)
+        pages = found_by(context.reader, query, attempts=is_bundle)
     count = 0
+    to = "" if target == STANDARD else f" to {Path(target).absolute()}"
 
     def counted() -> Iterator[Sequence[Exported]]:
         nonlocal count
         with context.output.progress("Exporting") as advance:
             for page in pages:
-                yield page
                 count += len(page)
+                operation.detail = (
+                    f"{count:,} {plural(count, 'task')}{to}"  # before it is written: some of it may get out
+                )
+                yield page
                 advance(len(page))
 
-    with _opened(target) as file:
+    with context.operation(Action.EXPORT, exported) as operation, _opened(target) as file:
+        operation.detail = f"no tasks{to}"
         if is_bundle:
             _write_bundle(file, counted(), about)
         elif kind == "csv":

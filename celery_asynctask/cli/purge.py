@@ -7,9 +7,12 @@ from collections.abc import Sequence
 import click
 
 from celery_asynctask.cli.command import CommandContext, ask, command
-from celery_asynctask.operations import retention
+from celery_asynctask.errors import StoreError
+from celery_asynctask.operations import audit, retention
+from celery_asynctask.operations.audit import Action
 from celery_asynctask.operations.purge import BATCH, SOURCES_KEPT, Count, Purge
 from celery_asynctask.operations.retention import Rule, as_written, in_words
+from celery_asynctask.operations.session import Writer
 
 
 @command(
@@ -45,6 +48,8 @@ def purge(
 
     If an event of a deleted task is stored later, from a node that was cut off for as long, there is a row again, which
     holds what that event says.
+
+    Without --older-than, it also deletes entries of the audit that are older than asynctask_audit_retention.
     """
     if search and older_than is None:
         raise click.UsageError("A search needs the age of the tasks to delete: add --older-than 90d.")
@@ -54,25 +59,55 @@ def purge(
     else:
         rules = retention.older_than(older_than, " ".join(search), context.now)
     context.reader.close()  # it has found the tables
-    purging = Purge(context.writer(context.settings), rules, output.now, unfinished=unfinished, batch=batch)
+    writer = context.writer(context.settings)
+    purging = Purge(writer, rules, output.now, unfinished=unfinished, batch=batch)
+    entries = None if older_than is not None else _entries(context, writer)
     with output.progress("Counting") as advance:
         counts = purging.count(advance)
     due = sum(count.due for count in counts)
+    old = entries.count() if entries is not None else 0
     _show_counts(context, rules, counts)
+    if old:
+        output.tell({"audit": old}, f"{old:,} old entries of the audit are to be deleted, too.")
     if dry_run:
         return
-    if retention.longest(rules) is None:
+    if retention.longest(rules) is None and not old:
         output.hint("Nothing deleted: asynctask_retention has no age. Set it, or use --older-than 90d.")
         return
-    if due:
-        ask(f"Delete {due:,} tasks and their attempts?", yes)
-    with output.progress("Deleting", due) as advance:
-        purged = purging.run(advance)
-    output.tell(
-        purged._asdict(),
-        f"Deleted {purged.tasks:,} tasks with {purged.attempts:,} attempts, {purged.orphans:,} attempts without a task "
-        f"and the ledger of {purged.sources:,} processes that ended more than {in_words(SOURCES_KEPT)} ago.",
-    )
+    parts = [f"{due:,} tasks and their attempts"] * bool(due) + [f"{old:,} entries of the audit"] * bool(old)
+    if parts:
+        ask(f"Delete {' and '.join(parts)}?", yes)
+    with context.operation(Action.PURGE, audit.purge_target(rules, unfinished=unfinished)) as operation:
+        try:
+            with output.progress("Deleting", due) as advance:
+                purged = purging.run(advance)
+        finally:
+            operation.detail = purging.purged.sentence
+        output.tell(
+            purged._asdict(),
+            f"Deleted {purged.tasks:,} tasks with {purged.attempts:,} attempts, {purged.orphans:,} attempts without a "
+            f"task and the ledger of {purged.sources:,} processes that ended more than {in_words(SOURCES_KEPT)} ago.",
+        )
+        if entries is not None and old:
+            deleted = _without(entries)
+            operation.detail += f", {deleted:,} entries of the audit"
+            output.tell({"audit": deleted}, f"Deleted {deleted:,} entries of the audit.")
+
+
+def _entries(context: CommandContext, writer: Writer) -> audit.Retention | None:
+    """What deletes old entries of the audit; None: they are kept, or belong to a foreign record."""
+    age = audit.retention(context.settings)
+    return None if age is None or context.settings.is_foreign else audit.Retention(writer, age, context.output.now)
+
+
+def _without(entries: audit.Retention) -> int:
+    try:
+        return entries.run()
+    except StoreError as exc:
+        raise StoreError(
+            f"Old entries of the audit are still there. {exc.problem}",
+            "Run purge as a user who may DELETE from async_task_audit, named by --url.",
+        ) from exc
 
 
 def _show_counts(context: CommandContext, rules: Sequence[Rule], counts: Sequence[Count]) -> None:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import getpass
 import json
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any, Final
 
 import click
 
-from celery_asynctask.cli.command import CommandContext, UnconfirmedError, command, whose
+from celery_asynctask.cli.command import CommandContext, UnconfirmedError, command, user, whose
 from celery_asynctask.cli.group import PROBLEM
 from celery_asynctask.cli.output import Id, Output
 from celery_asynctask.core.accounting import plural
+from celery_asynctask.operations.audit import Action, Outcome
 from celery_asynctask.operations.rerun import (
     Candidate,
     Options,
@@ -114,7 +113,7 @@ def rerun(
         context.click.exit(PROBLEM)
     link(app)
     reach_broker(app)
-    failed = [candidate for candidate in sendable if not _sent(output, app, candidate, by or _user(), queue)]
+    failed = [candidate for candidate in sendable if not _sent(context, candidate, by, queue)]
     if failed or len(sendable) < len(candidates):
         context.click.exit(PROBLEM)
 
@@ -191,15 +190,18 @@ def _preview(output: Output, candidates: Sequence[Candidate]) -> None:
                 output.line(f"{candidate.task.celery_task_id} {title}: {'; '.join(reasons(remarks, _REMEDIES))}.")
 
 
-def _sent(output: Output, app: Any, candidate: Candidate, by: str, queue: str | None) -> bool:
-    """Send a task and print the result; whether it was sent."""
-    task_id = candidate.task.celery_task_id
-    try:
-        new = send(app, candidate, by, queue)
-    except Exception as exc:  # noqa: BLE001 - a task that fails must not stop the others
-        error = f"{type(exc).__name__}: {exc}"
-        output.tell({**_record(candidate), "error": error}, f"{task_id} could not be rerun: {error}")
-        return False
+def _sent(context: CommandContext, candidate: Candidate, by: str | None, queue: str | None) -> bool:
+    """Send a task and print the result; whether it was sent. Raises `AuditError`."""
+    output, task_id = context.output, candidate.task.celery_task_id
+    with context.operation(Action.RERUN, task_id, by and f"for {by}") as operation:
+        try:
+            new = send(context.app, candidate, by or user(), queue)
+        except Exception as exc:  # noqa: BLE001 - a task that fails must not stop the others
+            error = f"{type(exc).__name__}: {exc}"
+            output.tell({**_record(candidate), "error": error}, f"{task_id} could not be rerun: {error}")
+            operation.outcome, operation.detail = Outcome.FAILED, type(exc).__name__
+            return False
+        operation.detail = f"as {new}"
     output.tell({**_record(candidate), "sent": new}, f"{task_id} was rerun as {new}")
     return True
 
@@ -226,13 +228,3 @@ def _record(candidate: Candidate) -> dict[str, Any]:
 def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= _SHORT else f"{text[: _SHORT - 1]}…"
-
-
-def _user() -> str:
-    """The name of the person at the terminal, also behind sudo."""
-    if name := os.environ.get("SUDO_USER"):
-        return name
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a user id without a name, as in containers
-        return f"uid {os.getuid()}"

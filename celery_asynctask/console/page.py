@@ -50,7 +50,7 @@ class Page(Caller):
     """A request for a page."""
 
     def __init__(self, request: Request, caller: Caller) -> None:
-        super().__init__(caller.access, caller.service)
+        super().__init__(caller.access, caller.service, caller.origin)
         self.request = request
 
     def url(self, path: str = "", **query: object) -> str:

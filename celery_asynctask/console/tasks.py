@@ -9,9 +9,11 @@ from typing import Any, Final, NamedTuple, Protocol
 from starlette.responses import Response
 
 from celery_asynctask.console.page import Make, Page, Search, route
+from celery_asynctask.core.accounting import plural
 from celery_asynctask.core.columns import VALUES
 from celery_asynctask.core.status import SHOWN as STATUSES
 from celery_asynctask.errors import FilterError
+from celery_asynctask.operations.audit import Action, search_target
 from celery_asynctask.present import csv
 from celery_asynctask.queries.reader import TASK_COLUMNS, task_columns
 from celery_asynctask.queries.search.filter import Filter, Term, Value
@@ -153,7 +155,12 @@ def _file(of: Columns, write: Callable[[Sequence[Any], bool], str], media_type: 
         def work() -> Response:
             headers = {"Content-Disposition": f'attachment; filename="tasks.{suffix}"'}
             columns = of(page.reader.dialect, values=page.payloads)
-            return Response(write(_rows(page, query, columns), page.payloads), media_type=media_type, headers=headers)
+            rows = _rows(page, query, columns)
+            text = write(rows, page.payloads)
+            # One entry: nothing is sent before it is stored.
+            detail = f"{len(rows)} {plural(len(rows), 'task')} as {suffix}"
+            page.service.audit.write(page.entry(Action.EXPORT, search_target(query.filter), detail))
+            return Response(text, media_type=media_type, headers=headers)
 
         return await page.service.run(work)
 

@@ -1,4 +1,4 @@
-"""The routes that change something. Each needs its right; who called it is recorded or logged."""
+"""The routes that change something. Each needs its right, and is audited."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Depends, Response
 
 from celery_asynctask.core.rights import Right
-from celery_asynctask.errors import FilterError, logger
+from celery_asynctask.errors import FilterError
 from celery_asynctask.http.openapi import problems
 from celery_asynctask.http.tasks import TaskId, Whose, found_task
 from celery_asynctask.operations import retention
-from celery_asynctask.operations.purge import Purge, Purged
+from celery_asynctask.operations.audit import Action, purge_target
+from celery_asynctask.operations.purge import Purge
 from celery_asynctask.operations.rerun import Options
 from celery_asynctask.operations.session import Writer
 from celery_asynctask.present.reasons import reasons
@@ -99,7 +100,8 @@ def purge(caller: Annotated[Caller, Depends(needing(Right.PURGE))], body: schema
     """Delete tasks that ended before the given age, with their attempts; only counts them unless `dryRun` is false. One
     request deletes at most 20,000 tasks: repeat it until `complete` is true. A count covers at most a million tasks."""
     terms, _ = searched(body.search, caller.now)
-    if in_values(terms):
+    if in_values(terms) and not caller.payloads:
+        caller.service.refused(caller.entry(Action.PURGE, detail="forbidden"))
         caller.need(Right.PAYLOADS, "search")
     try:
         rules = retention.older_than(body.older_than, body.search, caller.now)
@@ -112,24 +114,13 @@ def purge(caller: Annotated[Caller, Depends(needing(Right.PURGE))], body: schema
         if body.dry_run:
             due = sum(count.due for count in work.count(_no_progress, limit=MAX_COUNTED))
         else:
-            try:
-                work.run(_no_progress, limit=MAX_PURGED)
-            finally:  # what an interrupted purge deleted is logged as well
-                _log(caller, work.purged, rules[0])
+            target = purge_target(rules, unfinished=body.unfinished, customers=caller.access.customers)
+            with caller.service.audit.operation(caller.entry(Action.PURGE, target)) as operation:
+                try:
+                    work.run(_no_progress, limit=MAX_PURGED)
+                finally:
+                    operation.detail = work.purged.sentence
     return json_response(schema.Purge.of(work.purged, due=due, complete=work.complete))
-
-
-def _log(caller: Caller, purged: Purged, rule: retention.Rule) -> None:
-    """No row is left to record the caller. The search is logged by its keys alone: its values may be secret."""
-    keys = sorted({term.key for term in rule.search.terms})
-    logger.warning(
-        "%r deleted %d tasks and %d attempts over HTTP: older than %s%s.",
-        caller.access.name or "HTTP API",
-        purged.tasks,
-        purged.attempts,
-        retention.in_words(rule.age),
-        f", found by {', '.join(keys)}" if keys else "",
-    )
 
 
 def _no_progress(_done: int) -> None:

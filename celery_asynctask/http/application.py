@@ -14,7 +14,7 @@ from celery_asynctask import __version__
 from celery_asynctask.console import console
 from celery_asynctask.core.accounting import counts
 from celery_asynctask.core.rights import Right
-from celery_asynctask.http import actions, openapi, tasks
+from celery_asynctask.http import actions, audit, openapi, tasks
 from celery_asynctask.present.ledger import verdict
 from celery_asynctask.settings import Settings
 from celery_asynctask.store.tables import SCHEMA_VERSION
@@ -58,7 +58,7 @@ def create_app(
     api.state.asynctask = Service(celery, settings, loopback=loopback, from_elsewhere=from_elsewhere)
     bearer = HTTPBearer(auto_error=False, scheme_name="token", description="A token of `asynctask_tokens`")
     # Actions first: /async-tasks/purge must not match the route of a task with that id.
-    for router in (actions.router, tasks.router, _health):
+    for router in (actions.router, tasks.router, audit.router, _health):
         api.include_router(router, dependencies=[Depends(bearer)], responses=openapi.problems())
     may_read = Depends(needing(Right.READ))
     api.add_api_route("/openapi.json", _openapi, include_in_schema=False, dependencies=[may_read])

@@ -18,6 +18,7 @@ Errors are problem details (RFC 9457), each with a stable `type`. Numbers may ha
 poll, send the `ETag` of the last answer in `If-None-Match`: an unchanged answer is a 304 without a body."""
 TAGS: Final = [
     {"name": "async-tasks", "description": "Recorded tasks: created, running and ended."},
+    {"name": "audit", "description": "Who did what."},
     {"name": "health", "description": "Whether the record is complete."},
 ]
 _PROBLEMS: Final = {

@@ -17,6 +17,7 @@ from typing import Final, NamedTuple, TypeVar
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement, Connection
 
+from celery_asynctask.core.accounting import plural
 from celery_asynctask.core.ids import Id, keys_of
 from celery_asynctask.operations.retention import Rule, longest
 from celery_asynctask.operations.session import WINDOW, Writer
@@ -59,6 +60,17 @@ class Purged(NamedTuple):
     """Attempts that had no task."""
     sources: int = 0
     """Accounts of processes."""
+
+    @property
+    def sentence(self) -> str:
+        """The same in words, for the audit."""
+        nouns = (
+            plural(self.tasks, "task"),
+            plural(self.attempts, "attempt"),
+            f"{plural(self.orphans, 'attempt')} without a task",
+            f"{plural(self.sources, 'account')} of processes",
+        )
+        return ", ".join(f"{count:,} {noun}" for count, noun in zip(self, nouns, strict=True) if count) or "nothing"
 
     def __add__(self, other: object) -> Purged:
         if not isinstance(other, Purged):

@@ -79,8 +79,7 @@ class Reader:
     def engine(self) -> Engine:
         """The engine. Raises `StoreError` for a URL that SQLAlchemy cannot use, and for a missing SQLite file."""
         backend = parse(self.url).backend
-        if backend == "sqlite":
-            _look_for_file(self.url)
+        look_for_file(self.url)
         try:
             with usable(self.url):
                 options = engine_options(self._options)
@@ -323,9 +322,11 @@ def schema_problem(connection: Connection) -> str:
     return ""
 
 
-def _look_for_file(url: str) -> None:
+def look_for_file(url: str) -> None:
     """Raise `StoreError` for a missing SQLite file: SQLite would create an empty one for a mistyped name."""
-    database = parse(url).database
+    backend, database = parse(url).backend, parse(url).database
+    if backend != "sqlite":
+        return
     if database and database != ":memory:" and not database.startswith("file:") and not Path(database).exists():
         path = Path(database).absolute()
         problem = f"There is no database file {path}: nothing has been recorded there yet."

@@ -194,6 +194,7 @@ async_task_audit = sa.Table(
     sa.Column("target", sa.Text),
     sa.Column("outcome", sa.String(16), nullable=False),
     sa.Column("detail", sa.Text),
+    sa.Column("operation", sa.String(16)),
     sa.Index("ix_async_task_audit_at", "at"),
     **_MYSQL,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from threading import Lock
 from typing import Final, Generic, TypeVar
@@ -18,6 +18,9 @@ T = TypeVar("T")
 SENT_SECONDS: Final = 120.0
 """How long a task counts as just rerun. A recorder drains every minute at least: after that the record has the
 rerun."""
+REFUSALS: Final = 5
+"""Refused actions of a caller in a minute that have an entry each in the audit."""
+_MINUTE: Final = 60.0
 MAX_RECENT: Final = 10_000
 """Reruns that are remembered, the latest ones."""
 
@@ -36,6 +39,27 @@ class Latest(OrderedDict[K, T]):
             self.move_to_end(key)
             if len(self) > self.limit:
                 self.popitem(last=False)
+
+
+class Refusals:
+    """Counts what was refused, so that a flood of it does not fill the audit."""
+
+    def __init__(self) -> None:
+        self._seen: Latest[Hashable, tuple[float, int]] = Latest(MAX_RECENT)
+        self._lock = Lock()
+
+    def count(self, key: Hashable) -> int | None:
+        """The refusals of this kind within a minute, with this one; None: this one is not to be audited. The first
+        `REFUSALS` are, then each time that they have doubled."""
+        at = time.monotonic()
+        with self._lock:
+            began, count = self._seen.get(key, (at, 0))
+            if at - began >= _MINUTE:
+                began, count = at, 0
+            count += 1
+            self._seen[key] = (began, count)
+        doubled = count // REFUSALS
+        return count if count <= REFUSALS or (count % REFUSALS == 0 and doubled & (doubled - 1) == 0) else None
 
 
 class RecentReruns:

@@ -17,6 +17,7 @@ from celery_asynctask.core.ids import key_of
 from celery_asynctask.core.limits import MAX_ID_TEXT, MAX_INTEGER
 from celery_asynctask.core.time import EPOCH
 from celery_asynctask.errors import FilterError
+from celery_asynctask.operations.audit import Action
 from celery_asynctask.queries.search.filter import MAX_LENGTH, MAX_TERMS, Filter, Term, Value, parse, parse_value
 from celery_asynctask.queries.search.glob import quoted
 from celery_asynctask.queries.search.keys import JSON_KEYS, KEYS
@@ -145,6 +146,22 @@ class PageSearch(Search):
     def order(self) -> Order:
         """The order that ``ordering`` names."""
         return ORDER_BY[self.ordering.value]
+
+
+AuditAction: Any = enum.Enum(  # type: ignore[misc]
+    "AuditAction", {action.name: action.value for action in Action}, type=str, module=__name__
+)
+AuditAction.__doc__ = "What was done."
+
+
+class AuditSearch(StrictShape):
+    """Entries of the audit, and a page of them."""
+
+    since: _Time = Field(None, description="Written at that time or later")
+    actor: _Text = _text("Name of the token, the caller or the user")
+    action: AuditAction | SkipJsonSchema[None] = Field(None, description="What was done")
+    cursor: _Text = Field(None, description="`next` of the previous page", pattern="^[1-9][0-9]{0,17}$")
+    limit: int = Field(50, description="Entries per page", ge=1, le=MAX_ROWS)
 
 
 class ParsedSearch(NamedTuple):

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from pydantic.json_schema import SkipJsonSchema
 from starlette.exceptions import HTTPException
 
-from celery_asynctask.errors import NoDirectoryError, NoTablesError, StoreError, logger
+from celery_asynctask.errors import AuditError, NoDirectoryError, NoTablesError, StoreError, logger
 
 MEDIA_TYPE: Final = "application/problem+json"
 HEADERS: Final = {
@@ -32,6 +32,7 @@ TITLES: Final = {
     "method-not-allowed": "Method not allowed",
     "refused": "Refused",
     "database-unavailable": "Database unavailable",
+    "audit-unavailable": "Audit unavailable",
     "busy": "Too many requests",
     "too-large": "Body too large",
     "headers-too-large": "Headers too large",
@@ -50,6 +51,9 @@ NO_TABLES: Final = (
 NO_DIRECTORY: Final = (
     "The directory of the database's file does not exist, so nothing can be recorded there. Create it, or correct "
     "asynctask_url. The server's log names it."
+)
+NO_AUDIT: Final = (
+    "Not done: this is audited, and the audit cannot be written. The server's log says why; try again later."
 )
 
 
@@ -142,6 +146,8 @@ def handlers(answer: Callable[[Request, ProblemError], Response], unreadable: st
 
     def of_store(request: Request, exc: Exception) -> Response:
         logger.error("%s", exc)  # callers must not learn the address of the database
+        if isinstance(exc, AuditError):
+            return answer(request, ProblemError("audit-unavailable", 503, NO_AUDIT, headers={"Retry-After": "5"}))
         detail = unreadable
         if isinstance(exc, NoTablesError):
             detail = NO_TABLES

@@ -9,8 +9,9 @@ from typing import Any, Final
 from celery_asynctask.core.fold import Identity
 from celery_asynctask.core.reasons import Code, Reason
 from celery_asynctask.core.text import rfc3339
-from celery_asynctask.errors import AsyncTaskError, logger
+from celery_asynctask.errors import AsyncTaskError, AuditError, logger
 from celery_asynctask.operations import rerun
+from celery_asynctask.operations.audit import Action
 from celery_asynctask.operations.rerun import Candidate, Options
 from celery_asynctask.present.reasons import reasons
 from celery_asynctask.queries.reruns import reruns, routing_keys
@@ -39,18 +40,21 @@ def send_again(
     app, sent = caller.service.celery, caller.service.sent
     candidate = _candidate(caller, task, options)
     if candidate.refusals:
-        raise refused(candidate.refusals, remedies)
+        raise _refused(caller, task, candidate.refusals, remedies)
     with _set_up():
         rerun.link(app)
     is_first = sent.add(_identity(task))
     if not is_first and not options.again:
-        raise refused([_JUST_SENT], remedies)
+        raise _refused(caller, task, [_JUST_SENT], remedies)
     try:
-        return candidate, _send(app, candidate, by)
-    except ProblemError:
+        with caller.service.audit.operation(caller.entry(Action.RERUN, task.celery_task_id)) as operation:
+            new = _send(app, candidate, by)
+            operation.detail = f"as {new}"
+    except (ProblemError, AuditError):
         if is_first:
             sent.discard(_identity(task))
         raise
+    return candidate, new
 
 
 @contextmanager
@@ -67,6 +71,13 @@ def _set_up() -> Iterator[None]:
 def refused(refusals: Iterable[Reason], remedies: Mapping[str, str] = {}) -> ProblemError:
     """The problem of a task that is not rerun. ``remedies`` as in `present.reasons.reason`."""
     return ProblemError("refused", 409, f"Not rerun: {'; '.join(reasons(refusals, remedies))}.")
+
+
+def _refused(caller: Caller, task: AsyncTask, refusals: Iterable[Reason], remedies: Mapping[str, str]) -> ProblemError:
+    """`refused`, audited by the codes of the refusals: their sentences may quote values."""
+    codes = ", ".join(reason.code.name.lower() for reason in refusals)
+    caller.service.refused(caller.entry(Action.RERUN, task.celery_task_id, codes))
+    return refused(refusals, remedies)
 
 
 def _send(app: Any, candidate: Candidate, by: str) -> str:

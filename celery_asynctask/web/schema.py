@@ -212,6 +212,27 @@ class Health(Shape):
     ledger: Ledger | None = Field(description="Null for callers who see only some customers")
 
 
+class AuditEntry(Shape):
+    """Who did what, from where, and how it ended. What takes a while has two entries with one `operation`."""
+
+    id: Long = Field(description="Number of the entry")
+    at: dt.datetime = Field(description="When it was written")
+    actor: str = Field(description="Name of the token, the caller or the user of the operating system")
+    origin: str = Field(description="Address that the request came from, or `command line of` a host; empty: unknown")
+    action: str = Field(description="What was done: rerun, purge, erase, export, sign-in, sign-out")
+    target: str | None = Field(description="To what: a task id, a search, customers")
+    outcome: str = Field(description="begun, done, refused, failed or interrupted")
+    detail: str | None = Field(description="Numbers and reasons")
+    operation: str | None = Field(description="What the two entries of one action have in common")
+
+
+class AuditPage(Shape):
+    """A page of the audit."""
+
+    results: list[AuditEntry] = Field(description="The entries of this page, newest first")
+    next: str | None = Field(description="Cursor of the next page; null: this is the last page")
+
+
 class RerunRequest(Body):
     """How to rerun a task; an empty body means all defaults."""
 

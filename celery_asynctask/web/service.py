@@ -12,14 +12,15 @@ from fastapi import Request
 
 from celery_asynctask.core.ids import key_of
 from celery_asynctask.core.rights import Right
-from celery_asynctask.operations.audit import Audit
+from celery_asynctask.errors import AuditError, logger
+from celery_asynctask.operations.audit import Action, Audit, Entry, Outcome
 from celery_asynctask.operations.rerun import is_elsewhere
 from celery_asynctask.queries.reader import Reader
 from celery_asynctask.settings import Settings, engine_options
 from celery_asynctask.web.access import Access, Authenticator
 from celery_asynctask.web.answer import Answers
 from celery_asynctask.web.health import Health, health
-from celery_asynctask.web.memory import RecentReruns, SingleFlightCache
+from celery_asynctask.web.memory import RecentReruns, Refusals, SingleFlightCache
 from celery_asynctask.web.problem import ProblemError, invalid
 
 T = TypeVar("T")
@@ -34,6 +35,8 @@ KEPT_SECONDS: Final = 5.0
 """How long a `Health` is kept."""
 _POOL: Final = {"pool_size": THREADS, "max_overflow": THREADS, "pool_timeout": 5}
 """Connections are kept: to open one takes longer than most queries."""
+_ACTIONS: Final = {Right.RERUN: Action.RERUN, Right.PURGE: Action.PURGE}
+"""Actions that are audited, by the right that they need."""
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -49,7 +52,8 @@ class Service:
         self.settings = settings
         self.from_elsewhere = from_elsewhere
         self.authenticator = Authenticator(settings, loopback=loopback)
-        self.audit = Audit(settings)
+        self.audit = Audit(settings, celery)
+        self.refusals = Refusals()
         self.answers = Answers()
         self.sent = RecentReruns()
         self.health: SingleFlightCache[Health] = SingleFlightCache()
@@ -87,6 +91,19 @@ class Service:
             self._checked = True
         return self._reader
 
+    def refused(self, entry: Entry) -> None:
+        """Audit an action that was refused: the first few of an actor in a minute, then only how many there were.
+        Where that is not possible, it is logged."""
+        count = self.refusals.count((entry.actor, entry.action))
+        if count is None:
+            return
+        if count > 1:
+            entry = entry._replace(detail=f"{entry.detail or ''} ({count} in a minute)".strip())
+        try:
+            self.audit.write(entry._replace(outcome=Outcome.REFUSED))
+        except AuditError as exc:
+            logger.error("%s", exc)
+
     def close(self) -> None:
         """Close the connections."""
         self._reader.close()
@@ -96,9 +113,11 @@ class Service:
 class Caller:
     """The caller of a request. Its `reader` is the only way to a task, and sees the caller's customers alone."""
 
-    def __init__(self, access: Access, service: Service) -> None:
+    def __init__(self, access: Access, service: Service, origin: str = "") -> None:
         self.access = access
         self.service = service
+        self.origin = origin
+        """The address that the request comes from; empty: not known."""
         self.now = dt.datetime.now(dt.timezone.utc)
 
     @cached_property
@@ -126,10 +145,24 @@ class Caller:
         """Whether the caller may see the values of tasks."""
         return self.access.may(Right.PAYLOADS)
 
+    @property
+    def actor(self) -> str:
+        """The caller in the audit."""
+        return self.access.name or "(no name)"
+
+    def entry(self, action: Action, target: str | None = None, detail: str | None = None) -> Entry:
+        """An entry of the audit, about an action of the caller."""
+        return Entry(action, self.actor, self.origin, target, detail=detail)
+
+    @property
+    def sees_all(self) -> bool:
+        """Whether the caller sees the tasks of all customers and creators, and so what belongs to none."""
+        return self.access.customers is None and getattr(self.access, "created_by", None) is None
+
     def health(self) -> Health:
         """The ledger and the journal of this host, `KEPT_SECONDS` old at most. Raises `ProblemError` for callers who do
         not see all customers, and `StoreError`."""
-        if self.access.customers is not None:
+        if not self.sees_all:
             raise ProblemError(
                 "forbidden",
                 403,
@@ -149,12 +182,22 @@ class Caller:
 async def caller_of(request: Request, *rights: Right, kept: str | None = None) -> Caller:
     """The caller of a request, with all these rights; ``kept`` as in `Authenticator.access`. Raises `ProblemError`."""
     service: Service = request.app.state.asynctask
-    caller = Caller(await service.authenticator.access(request, kept), service)
-    for right in rights:
-        caller.need(right)
-    if request.method not in _SAFE:
-        same_site(request)
+    caller = Caller(await service.authenticator.access(request, kept), service, _origin(request))
+    try:
+        for right in rights:
+            caller.need(right)
+        if request.method not in _SAFE:
+            same_site(request)
+    except ProblemError as exc:
+        if request.method not in _SAFE and (action := next(filter(None, map(_ACTIONS.get, rights)), None)):
+            entry = caller.entry(action, request.path_params.get("id"), exc.kind)
+            await service.run(partial(service.refused, entry))
+        raise
     return caller
+
+
+def _origin(request: Request) -> str:
+    return request.client.host if request.client else ""
 
 
 def needing(right: Right, *parameters: str) -> Callable[[Request], Awaitable[Caller]]:

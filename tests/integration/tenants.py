@@ -19,6 +19,7 @@ def routes(task_id: str) -> list[tuple[str, str, Any, str]]:
     return [
         ("GET", "/async-tasks", None, "read"),
         ("GET", "/async-tasks/stats", None, "read"),
+        ("GET", "/audit", None, "audit"),
         ("GET", "/health", None, "read"),
         ("GET", "/openapi.json", None, "read"),
         *(("GET", f"/async-tasks/{task_id}{below}", None, "read") for below in READS),

@@ -30,6 +30,7 @@ def upgrade() -> None:
         sa.Column("target", sa.Text()),
         sa.Column("outcome", sa.String(16), nullable=False),
         sa.Column("detail", sa.Text()),
+        sa.Column("operation", sa.String(16)),
         **_MYSQL,
     )
     op.create_index("ix_async_task_audit_at", "async_task_audit", ["at"])

@@ -52,6 +52,7 @@ class Case(NamedTuple):
 
 
 CASES = {
+    "audit": Case(("--json",)),
     "doctor": Case((), varies=True, code=1),
     "erase": Case(("--customer", "42", "--yes")),
     "errors": Case(("--utc",)),

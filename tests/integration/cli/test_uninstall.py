@@ -38,7 +38,7 @@ def project(tmp_path: Path) -> Project:
 
 
 def is_whole(project: Project) -> bool:
-    return len(tables_in(f"sqlite:///{project.path}/rows.db")) == 5 and len(list(project.path.glob("journal/*"))) == 2
+    return len(tables_in(f"sqlite:///{project.path}/rows.db")) == 8 and len(list(project.path.glob("journal/*"))) == 2
 
 
 def is_gone(project: Project) -> bool:
@@ -57,7 +57,7 @@ def test_it_shows_asks_and_removes(project: Project) -> None:
     assert "Not done: no terminal to confirm on. Check with --dry-run, then use --yes." in asked.err
     assert is_whole(project)
     done = project.run("uninstall", "--yes")
-    assert (done.code, done.lines[-1]) == (0, "Removed 5 tables and 4 files of the journal.")
+    assert (done.code, done.lines[-1]) == (0, "Removed 8 tables and 4 files of the journal.")
     assert done.err == f"The file {project.path}/rows.db stays: delete it if nothing else uses it.\n"
     assert is_gone(project)
     again = project.run("uninstall", "--yes")
@@ -94,7 +94,7 @@ def test_a_writer_is_in_the_way(project: Project) -> None:
     refused = project.run("uninstall", "--yes")
     assert refused.code == 1
     assert refused.err.startswith(f"Error: Nothing is removed, because these still record: producer {os.getpid()} on ")
-    assert len(tables_in(f"sqlite:///{project.path}/rows.db")) == 5
+    assert len(tables_in(f"sqlite:///{project.path}/rows.db")) == 8
     journal.close()
     assert project.run("uninstall", "--yes").code == 0
     assert is_gone(project)
@@ -142,11 +142,11 @@ def test_a_worker_is_in_the_way_until_it_ends(project: Project) -> None:
     assert refused.code == 1
     assert f"the recorder, process {worker.pid} of this host" in refused.err
     assert "Stop them, or restart them with asynctask_enabled = False" in refused.err
-    assert len(tables_in(f"sqlite:///{project.path}/rows.db")) == 5
+    assert len(tables_in(f"sqlite:///{project.path}/rows.db")) == 8
     worker.send_signal(signal.SIGTERM)
     worker.communicate(timeout=patience(SECONDS))
     done = project.run_process("uninstall", "--yes")
-    assert (done.code, done.lines[-1].startswith("Removed 5 tables")) == (0, True), done
+    assert (done.code, done.lines[-1].startswith("Removed 8 tables")) == (0, True), done
     assert is_gone(project)
 
 

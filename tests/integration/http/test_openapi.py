@@ -116,6 +116,7 @@ def test_every_status_is_where_it_happens(document: Any) -> None:
         "GET /async-tasks/{id}/attempts": {*etag, "404"},
         "POST /async-tasks/{id}/rerun": {"200", "201", "404", "409", "413"},
         "GET /async-tasks/{id}/workflow": {*etag, "404"},
+        "GET /audit": {"200"},
         "GET /health": {"200"},
     }
     problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}

@@ -137,4 +137,5 @@ def test_types_of_problems_never_change() -> None:
         "invalid-parameter", "unauthenticated", "forbidden", "cross-site", "not-found", "method-not-allowed", "refused",
         "database-unavailable", "broker-unavailable", "internal-error", "busy", "too-large", "headers-too-large",
         "invalid-request", "timeout",
+        "audit-unavailable",
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Purges over HTTP: old tasks that the caller sees, logged."""
+"""Purges over HTTP: old tasks that the caller sees, audited."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from celery_asynctask.operations import session as writing
 from celery_asynctask.store import Store
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
 from tests.histories import HISTORIES, about, lines
+from tests.integration.audit import columns, entries
 from tests.integration.http.client import OURS, THEIRS, Api, is_problem, tell
 from tests.integration.rows import rows
 
@@ -115,29 +116,25 @@ def test_a_dry_run_looks_at_so_many_at_most(
     assert len(rows(store)) == 10
 
 
-def test_a_purge_is_logged_with_its_caller_and_count(
-    store: Store, api: Api, old: Callable[[], Any], caplog: pytest.LogCaptureFixture
-) -> None:
-    """With the keys of the search, but not its values."""
+def test_a_purge_is_audited_with_its_caller_and_count(store: Store, api: Api, old: Callable[[], Any]) -> None:
+    """With the keys of the search, but not with values that may be secret."""
     api.post(PATH, "ours", olderThan="90d")
-    assert caplog.records == []
+    assert entries(store) == []
     search = "-content.order:4711 id:ours-*"
     assert api.post(PATH, "ours", olderThan="90d", search=search, dryRun=False).json()["tasks"] == 5
-    [record] = caplog.records
-    assert (record.levelname, record.name) == ("WARNING", "celery_asynctask")
-    assert record.getMessage() == (
-        "'ours' deleted 5 tasks and 5 attempts over HTTP: older than 90 days, found by content, id."
-    )
-    caplog.clear()
-    api.post(PATH, olderThan="1d", dryRun=False)
-    assert [one.getMessage() for one in caplog.records] == [
-        "'admin' deleted 10 tasks and 10 attempts over HTTP: older than 1 day."
+    api.post(PATH, olderThan="1d", dryRun=False, unfinished=True)
+    ours = "-content.order:… id:ours-* older than 90d; of customers 42"
+    assert columns(store, "action", "actor", "origin", "target", "outcome", "detail") == [
+        ("purge", "ours", "127.0.0.1", ours, "begun", None),
+        ("purge", "ours", "127.0.0.1", ours, "done", "5 tasks, 5 attempts"),
+        ("purge", "admin", "127.0.0.1", "* older than 1d; unfinished ones too", "begun", None),
+        ("purge", "admin", "127.0.0.1", "* older than 1d; unfinished ones too", "done", "10 tasks, 10 attempts"),
     ]
 
 
 @pytest.mark.every_database
 def test_what_was_deleted_before_it_broke_off_is_on_record(
-    store: Store, api: Api, old: Callable[[], Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    store: Store, api: Api, old: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         purging.Purge.__init__, "__kwdefaults__", {**(purging.Purge.__init__.__kwdefaults__ or {}), "batch": 4}
@@ -151,7 +148,7 @@ def test_what_was_deleted_before_it_broke_off_is_on_record(
 
     monkeypatch.setattr(writing.Writer, "batch", batch)
     is_problem(api.post(PATH, olderThan="1d", dryRun=False), "database-unavailable", 503)
-    assert "'admin' deleted 8 tasks and 8 attempts over HTTP" in caplog.text
+    assert columns(store, "outcome", "detail") == [("begun", None), ("failed", "8 tasks, 8 attempts; StoreError")]
     assert len(rows(store)) == 7
 
 

@@ -229,7 +229,7 @@ def ask(project: Project, answer: str) -> tuple[int, str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         encoding="utf-8",
-        env={**os.environ, "LOGNAME": "hopper", "SUDO_USER": ""},
+        env={**os.environ, "SUDO_USER": "hopper"},
     )
     os.close(there)
     os.write(here, f"{answer}\n".encode())

@@ -40,6 +40,7 @@ ELSEWHERE: dict[str, Any] = {
     "tokens": {},
     "access": dict,
     "retention": {},
+    "audit_retention": None,
     "max_value_bytes": 1000,
     "redact": ("pin",),
     "redact_rule": dict,

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from celery_asynctask.web import memory
-from celery_asynctask.web.memory import SENT_SECONDS, Latest, RecentReruns, SingleFlightCache
+from celery_asynctask.web.memory import REFUSALS, SENT_SECONDS, Latest, RecentReruns, Refusals, SingleFlightCache
 from tests.pace import patience
 
 
@@ -81,3 +81,16 @@ def test_nobody_waits_where_there_is_an_older_value() -> None:
         go_on.set()
         assert newer.result(patience(10)) == 2
     assert kept.get(lambda: 3, 60) == 2
+
+
+def test_a_flood_of_refusals_is_counted(clock: SimpleNamespace) -> None:
+    """Of each kind for itself, and in each minute anew."""
+    refusals = Refusals()
+    audited = [number for number in range(1, 10_001) if refusals.count("a") == number]
+    assert audited[: REFUSALS + 3] == [1, 2, 3, 4, 5, 10, 20, 40]
+    assert len(audited) == REFUSALS + 10
+    assert refusals.count("b") == 1
+    clock.now += 59
+    assert refusals.count("a") is None
+    clock.now += 1
+    assert refusals.count("a") == 1
