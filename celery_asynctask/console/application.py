@@ -10,7 +10,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from celery_asynctask.console import entry, errors, names, overview, rerun, static, task, tasks, workers, workflow
+from celery_asynctask.console import (
+    audit,
+    entry,
+    errors,
+    names,
+    overview,
+    rerun,
+    static,
+    task,
+    tasks,
+    workers,
+    workflow,
+)
 from celery_asynctask.console.markup import failed
 from celery_asynctask.errors import FilterError
 from celery_asynctask.web.problem import NO_DIRECTORY, NO_TABLES, ProblemError, handlers
@@ -35,6 +47,7 @@ def console(service: Service) -> Starlette:
             *errors.ROUTES,
             *names.ROUTES,
             *workers.ROUTES,
+            *audit.ROUTES,
             *entry.ROUTES,
             Route("/static/{name}", static.file),
         ],

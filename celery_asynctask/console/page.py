@@ -66,6 +66,11 @@ class Page(Caller):
         """Whether the caller may see tasks of several customers."""
         return self.access.customers is None or len(self.access.customers) > 1
 
+    @property
+    def sees_audit(self) -> bool:
+        """Whether the caller may see the audit."""
+        return self.sees_all and self.access.may(Right.AUDIT)
+
     def here(self, **changes: object) -> str:
         """The address of this page with changes to its query; None removes a parameter."""
         given = self.request.query_params

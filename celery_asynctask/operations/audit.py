@@ -13,6 +13,7 @@ import logging
 import secrets
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -25,7 +26,7 @@ from celery_asynctask.core.time import now, time_of
 from celery_asynctask.errors import AuditError, SettingsError, StoreError
 from celery_asynctask.operations.retention import Rule, as_written
 from celery_asynctask.operations.session import Writer
-from celery_asynctask.queries.reader import look_for_file
+from celery_asynctask.queries.reader import QUERY_SECONDS, connect_bound, look_for_file
 from celery_asynctask.queries.search.filter import ANY, Filter, Term, Value, quoted
 from celery_asynctask.queries.search.keys import JSON_KEYS, KEYS, duration
 from celery_asynctask.settings import Settings
@@ -100,7 +101,10 @@ class Audit:
         """``settings`` are those of the record that is worked on, ``app`` is the Celery app. Raises `SettingsError`."""
         self._where = f" in {settings.absolute_url}" if settings.is_foreign else ""
         self._say = say
-        self._writer = Writer(Settings.from_app(app) if settings.is_foreign else settings)
+        own = Settings.from_app(app) if settings.is_foreign else settings
+        given = own.engine_options
+        arguments = {**connect_bound(own.url, QUERY_SECONDS), **(given.get("connect_args") or {})}
+        self._writer = Writer(replace(own, engine_options={**given, "connect_args": arguments}))
 
     def write(self, entry: Entry) -> None:
         """Store an entry, with the present time, and log it. Raises `AuditError`."""
@@ -228,7 +232,7 @@ def _value(key: str, value: Value) -> str:
 
 def _operand(value: object) -> str:
     if isinstance(value, dt.datetime):
-        return rfc3339(value)
+        return rfc3339(value).replace(".000000", "")
     if isinstance(value, dt.timedelta):
         return as_written(value)
     text = str(value)

@@ -84,7 +84,7 @@ class Reader:
             with usable(self.url):
                 options = engine_options(self._options)
                 if backend != "sqlite":
-                    bound = _connect_bound(self.url, self._seconds)
+                    bound = connect_bound(self.url, self._seconds)
                     options["connect_args"] = {**bound, **options.get("connect_args", {})}
                 if backend == "postgresql":
                     options["isolation_level"] = "AUTOCOMMIT"  # `_begin_bounded` begins transactions
@@ -367,7 +367,7 @@ def _begin(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN")
 
 
-def _connect_bound(url: str, seconds: float) -> dict[str, Any]:
+def connect_bound(url: str, seconds: float) -> dict[str, Any]:
     """Arguments that keep the usual drivers from waiting forever for a host that does not answer."""
     driver = url.partition("://")[0]
     if driver in ("mysql+pymysql", "mariadb+pymysql"):

@@ -154,13 +154,18 @@ AuditAction: Any = enum.Enum(  # type: ignore[misc]
 AuditAction.__doc__ = "What was done."
 
 
+AUDIT_CURSOR: Final = re.compile("[1-9][0-9]{0,17}")
+
+
 class AuditSearch(StrictShape):
     """Entries of the audit, and a page of them."""
 
     since: _Time = Field(None, description="Written at that time or later")
     actor: _Text = _text("Name of the token, the caller or the user")
     action: AuditAction | SkipJsonSchema[None] = Field(None, description="What was done")
-    cursor: _Text = Field(None, description="`next` of the previous page", pattern="^[1-9][0-9]{0,17}$")
+    cursor: Annotated[str, Field(pattern=f"^{AUDIT_CURSOR.pattern}$")] | SkipJsonSchema[None] = Field(
+        None, description="`next` of the previous page"
+    )
     limit: int = Field(50, description="Entries per page", ge=1, le=MAX_ROWS)
 
 

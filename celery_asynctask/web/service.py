@@ -92,15 +92,23 @@ class Service:
         return self._reader
 
     def refused(self, entry: Entry) -> None:
-        """Audit an action that was refused: the first few of an actor in a minute, then only how many there were.
-        Where that is not possible, it is logged."""
+        """Audit an action that was refused, where `counted` does not leave it out. What cannot be audited is logged."""
+        if (counted := self.counted(entry)) is not None:
+            self.audit_refusal(counted)
+
+    def counted(self, entry: Entry) -> Entry | None:
+        """The entry of an action that was refused, with the number of those of its actor in this minute; None: there
+        were so many that this one is left out."""
         count = self.refusals.count((entry.actor, entry.action))
         if count is None:
-            return
-        if count > 1:
-            entry = entry._replace(detail=f"{entry.detail or ''} ({count} in a minute)".strip())
+            return None
+        number = f" ({count} in a minute)" if count > 1 else ""
+        return entry._replace(outcome=Outcome.REFUSED, detail=f"{entry.detail or ''}{number}".strip())
+
+    def audit_refusal(self, entry: Entry) -> None:
+        """Write an entry that `counted` gave; in a thread."""
         try:
-            self.audit.write(entry._replace(outcome=Outcome.REFUSED))
+            self.audit.write(entry)
         except AuditError as exc:
             logger.error("%s", exc)
 
@@ -190,8 +198,9 @@ async def caller_of(request: Request, *rights: Right, kept: str | None = None) -
             same_site(request)
     except ProblemError as exc:
         if request.method not in _SAFE and (action := next(filter(None, map(_ACTIONS.get, rights)), None)):
-            entry = caller.entry(action, request.path_params.get("id"), exc.kind)
-            await service.run(partial(service.refused, entry))
+            entry = service.counted(caller.entry(action, request.path_params.get("id"), exc.kind))
+            if entry is not None:
+                await service.run(partial(service.audit_refusal, entry))
         raise
     return caller
 

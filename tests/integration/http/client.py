@@ -37,7 +37,7 @@ def grant(name: str, customers: Any = "*", rights: tuple[str, ...] = RIGHTS) -> 
 
 
 TOKENS: Mapping[str, Mapping[str, Any]] = {
-    ADMIN: grant(ADMIN),
+    ADMIN: grant(ADMIN, rights=(*RIGHTS, "audit")),
     "reader": grant("reader", rights=("read",)),
     "ours": grant("ours", [OURS]),
     "theirs": grant("theirs", [THEIRS]),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -10,18 +12,22 @@ from celery import Celery
 from sqlalchemy import func, select
 
 from celery_asynctask import uninstall
+from celery_asynctask.console.audit import ROWS
+from celery_asynctask.operations.audit import Action, Entry
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
 from celery_asynctask.store.tables import async_task_audit
 from celery_asynctask.web.memory import REFUSALS
+from celery_asynctask.web.service import Service
 from tests.integration.audit import add_entries, columns, entries, unwritable
-from tests.integration.console.pages import sent_form
+from tests.integration.console.pages import look, sent_form, words
 from tests.integration.http.client import OURS, TOKENS, Api, api_over, grant, is_problem, tell
 from tests.integration.rows import rows
 
 RERUN, PURGE = "/async-tasks/old/rerun", "/async-tasks/purge"
 AUDITORS = {
     "auditor": grant("auditor", rights=("audit",)),
+    "reading-auditor": grant("reading-auditor", rights=("read", "audit")),
     "ours-auditor": grant("ours-auditor", [OURS], ("read", "audit")),
 }
 
@@ -113,11 +119,10 @@ def test_a_server_of_a_foreign_record(store: Store, shop: Celery, one_store: Sto
     """Its entries are in the app's own."""
     shop.conf.update(asynctask_url=store.settings.url)
     foreign = Settings.from_app(shop).at(one_store.settings.url)
-    with api_over(store, shop) as own:
-        service = own.app.state.asynctask
-        service.audit = type(service.audit)(foreign, shop)
-        own.post(PURGE, olderThan="1d", dryRun=False)
-    assert (entries(one_store), len(entries(store))) == ([], 2)
+    with closing(Service(shop, foreign)) as service:
+        service.audit.write(Entry(Action.EXPORT, "ada", "10.0.0.1", "*"))
+    assert entries(one_store) == []
+    assert columns(store, "target") == [(f"* in {one_store.settings.url}",)]
 
 
 # -- what is refused
@@ -187,7 +192,7 @@ def test_pages_of_it(store: Store, api: Api) -> None:
 def test_who_may_read_it(api: Api) -> None:
     """Entries belong to no customer."""
     assert api.get("/audit", "auditor").status_code == 200
-    for who in ("admin", "reader", "ours", "ours-none"):
+    for who in ("both", "reader", "ours", "ours-none"):
         assert "the right 'audit'" in is_problem(api.get("/audit", who), "forbidden", 403)
     detail = is_problem(api.get("/audit", "ours-auditor"), "forbidden", 403)
     assert detail == "Entries belong to no customer: only callers who see all tasks see them."
@@ -213,3 +218,35 @@ def test_nothing_of_ours_changes_entries(store: Store, api: Api) -> None:
     api.post(PURGE, olderThan="1d", dryRun=False, unfinished=True)
     with store.engine.connect() as connection:
         assert connection.scalar(select(func.count()).select_from(async_task_audit)) == 3
+
+
+# -- the page of the console
+
+
+def test_its_page(store: Store, api: Api) -> None:
+    add_entries(store, [3] * (ROWS + 1))
+    api.post(RERUN, "ours")
+    api.post(PURGE, "ours-read", olderThan="<script>")
+    page = look(api, "/audit", "reading-auditor")
+    assert 'aria-current="page">Audit' in page
+    assert page.count("<td>rerun</td>") == ROWS - 1
+    assert words(page).count("refused") == 1
+    [older] = re.findall(r'href="/console/audit\?before=(\d+)"[^>]*>Next page', page)
+    rest = look(api, "/audit", "reading-auditor", before=older)
+    assert rest.count("<td>rerun</td>") == 4
+    assert "Next page" not in rest
+    assert "First page" in rest
+    found = words(look(api, "/audit", "reading-auditor", actor="ours-read", action="purge"))
+    assert ("forbidden" in found, "begun is" not in found) == (True, True)
+    assert "No entries match." in look(api, "/audit", "reading-auditor", actor='"><script>')
+
+
+def test_who_sees_its_page(api: Api) -> None:
+    assert "Entries belong to no customer" in look(api, "/audit", "ours-auditor")
+    for who in ("ours-auditor", "reader"):
+        assert "/console/audit" not in look(api, "/tasks", who)
+    assert "/console/audit" in look(api, "/tasks", "reading-auditor")
+    assert look(api, "/audit", "reader", 403)
+    assert look(api, "/audit", "reading-auditor", 422, before="x")
+    assert look(api, "/audit", "reading-auditor", 422, action="x")
+    assert look(api, "/audit", "reading-auditor", 422, since="x")

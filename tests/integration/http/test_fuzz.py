@@ -137,7 +137,7 @@ def _make_sense(case: Any, ids: dict[str, str]) -> None:
     if "id" in case.path_parameters:
         made_up = case.path_parameters["id"]
         case.path_parameters["id"] = ids.setdefault(made_up, IDS[len(ids) % len(IDS)])
-    if "cursor" in case.query:
+    if "cursor" in case.query and case.path == "/async-tasks":
         case.query["ordering"] = list(ORDER_BY)[base64.urlsafe_b64decode(case.query["cursor"][:4])[0]]
 
 
@@ -152,6 +152,7 @@ def _is_enough(seen: dict[str, set[int]], who: str | None) -> None:
         "async_tasks_workflow": task,
         "async_tasks_rerun": {403} if who == "reader" else {422},
         "async_tasks_purge": {403} if who == "reader" else {200, 422},
+        "audit_list": {200, 422} if who == ADMIN else {403},
         "health_retrieve": {200},
     }
     assert seen.keys() == expected.keys()
