@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from functools import cached_property
+from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celery_asynctask.core.censor import OPEN, PARTLY_OPEN
-from celery_asynctask.core.ids import is_id
 from celery_asynctask.core.limits import MAX_JOURNAL, MAX_VALUE
 from celery_asynctask.core.links import PLACEHOLDERS, has_fixed_host, is_template
-from celery_asynctask.core.rights import Right
+from celery_asynctask.core.tokens import ALLOWED as TOKENS_ALLOWED
+from celery_asynctask.core.tokens import Token, read_tokens
 from celery_asynctask.core.url import OWN_OPTIONS, objection, parse, store_id, without_secrets
 from celery_asynctask.errors import SettingsError
 from celery_asynctask.journal.place import configured_directory, default_directory
@@ -135,25 +136,22 @@ def _age(value: Any) -> str | None:
     return value
 
 
-_RIGHTS = [right.value for right in Right]
+def _tokens(value: Any) -> Mapping[str, Token] | Path | Any:
+    """Tokens, or where they are: a file, or a function."""
+    if isinstance(value, Path) or (isinstance(value, str) and ("/" in value or value.endswith(".json"))):
+        return _directory(value)
+    if callable(value) or isinstance(value, str):
+        return _function(value)
+    try:
+        return read_tokens(value)
+    except ValueError as exc:
+        raise _Unfit(str(exc)) from None
 
 
-def _tokens(value: Any) -> Mapping[str, Mapping[str, Any]]:
-    """Requires every key of a token: what it may see must be stated, never assumed."""
-    tokens = {}
-    for name, grant in _mapping(value).items():
-        if not name or set(_mapping(grant)) != {"sha256", "customers", "rights"}:
-            raise ValueError
-        customers, rights = grant["customers"], _globs(grant["rights"])
-        is_list = isinstance(customers, (list, tuple, set, frozenset)) and all(
-            is_id(item) and item != "*" for item in customers
-        )
-        if not (is_list or customers == "*") or not set(rights) <= set(_RIGHTS):
-            raise ValueError
-        if not re.fullmatch(r"[0-9a-fA-F]{64}", _string(grant["sha256"])):
-            raise ValueError
-        tokens[name] = {**grant, "sha256": grant["sha256"].lower(), "rights": rights}
-    return tokens
+def _networks(value: Any) -> tuple[str, ...]:
+    for network in _globs(value):
+        ip_network(network)
+    return tuple(value)
 
 
 def _number(noun: str, low: float, high: float, types: tuple[type[int] | type[float], ...] = (int,)) -> _Rule:
@@ -200,10 +198,11 @@ _RULES = {
         _links,
     ),
     "tokens": _Rule(
-        "a mapping of names to {'sha256': hash, 'customers': list of ids or '*', 'rights': list of "
-        f"{', '.join(map(repr, _RIGHTS))}}}; `celery -A APP asynctask token` creates one",
+        f"a mapping of {TOKENS_ALLOWED}; or the path of a JSON file of that, or a function that returns it. "
+        "`celery -A APP asynctask token` creates a token",
         _tokens,
     ),
+    "trusted_proxies": _Rule("a list of addresses and networks, such as ['127.0.0.1', '10.0.0.0/8']", _networks),
     "access": _Rule("a function, or its dotted path such as 'proj.web.access'", _function),
     "retention": _Rule("a mapping of searches to ages, such as {'status:SUCCESS': '30d', '*': None}", _retention),
     "audit_retention": _Rule("an age such as '90d' or '1y', or None", _age),
@@ -250,10 +249,12 @@ class Settings:
     ``{parent_id}``, ``{name}``, ``{trace_id}``, ``{span_id}``, ``{customer}``, ``{worker}``, ``{start}`` and ``{end}``.
     The last two are in milliseconds since 1970: the creation of the task, and its end or else the present. A link that
     needs a value that the task does not have is not shown."""
-    tokens: Mapping[str, Mapping[str, Any]] | None = field(default=None, repr=False)
-    """Bearer tokens of the HTTP API by name, each with the ``sha256`` of the token in hex, the ``customers`` whose
-    tasks it may see (``"*"``: all tasks), and its ``rights``: ``read``, ``payloads`` (values), ``rerun``, ``purge``.
-    None: no tokens."""
+    tokens: Mapping[str, Token] | Path | Callable[[], Any] | str | None = field(default=None, repr=False)
+    """Bearer tokens of the HTTP API by name: see `core.tokens`; or the path of a JSON file of them, or a function
+    without arguments, or its dotted path, that returns them, both looked at every five seconds. None: no tokens."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses and networks of the proxies in front of the server, whose ``X-Forwarded-For`` and ``X-Forwarded-Proto``
+    are believed."""
     access: Callable[[Any], Any] | str | None = None
     """A function, or its dotted path, that takes each request to the HTTP API (Starlette's) and returns an
     `http.Access`, or None to refuse it. It may be async."""

@@ -41,10 +41,10 @@ def say_defaults(context: click.Context) -> None:
 
 def _key(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
     """The key of an id; empty: none. Raises `click.BadParameter`."""
-    return value if not value else _keys(_context, _option, (value,))[0]
+    return value if not value else keys(_context, _option, (value,))[0]
 
 
-def _keys(_context: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+def keys(_context: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
     try:
         return tuple(map(key_of, values))
     except ValueError as exc:
@@ -63,7 +63,7 @@ whose: Final = click.option(
 def customers_option(required: bool, about: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """The option ``--customer`` of commands for some customers, given to them as keys."""
     return click.option(
-        "--customer", "customers", metavar="ID", callback=_keys, multiple=True, required=required, help=about
+        "--customer", "customers", metavar="ID", callback=keys, multiple=True, required=required, help=about
     )
 
 

@@ -53,6 +53,7 @@ def console(service: Service) -> Starlette:
         ],
         exception_handlers={
             **handlers(_answer, _UNREADABLE),
+            ProblemError: _of_problem,
             FilterError: _of_filter,
             HTTPException: _of_http,
         },
@@ -63,9 +64,15 @@ def console(service: Service) -> Starlette:
     return app
 
 
+async def _of_problem(request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, ProblemError)
+    try:
+        return await entry.form(request, exc) if exc.kind == "unauthenticated" else _answer(request, exc)
+    except ProblemError as other:  # the tokens can no longer be read
+        return _answer(request, other)
+
+
 def _answer(request: Request, exc: ProblemError) -> Response:
-    if exc.kind == "unauthenticated":
-        return entry.form(request, exc)
     return failed(request, exc.status, exc.detail, exc.headers, title=_TITLES.get(exc.detail, ""))
 
 

@@ -23,7 +23,7 @@ from celery_asynctask.present.ledger import verdict
 from celery_asynctask.present.symbols import SIGNS
 from celery_asynctask.queries.search.filter import NONE, term
 from celery_asynctask.queries.search.keys import KEYS
-from celery_asynctask.web.cookies import cookie
+from celery_asynctask.web.sessions import cookie_of
 
 SEARCH_EXAMPLES: Final = (
     "status:FAILURE since:1d",
@@ -33,8 +33,6 @@ SEARCH_EXAMPLES: Final = (
     "error:*Timeout* created_by_name:*",
 )
 """Searches that show the grammar; a click runs them."""
-COOKIE: Final = "asynctask_token"
-"""Holds the token of a user who has signed in."""
 SECURITY: Final = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -157,7 +155,7 @@ def render(request: Request, template: str, **values: object) -> str:
         task_url=partial(task_url, request),
         asset=lambda name: url(request, f"/static/{name}", v=static.version(name)),
         at=request.scope["path"].removeprefix(request.scope.get("root_path", "")),
-        signed_in=cookie(request.headers, COOKIE) is not None,
+        signed_in=cookie_of(request) is not None,
         **values,
     )
 

@@ -17,10 +17,9 @@ from celery_asynctask.queries.reader import Reader
 from celery_asynctask.queries.search.filter import Filter
 from celery_asynctask.queries.search.hint import hint
 from celery_asynctask.queries.types import Session
-from celery_asynctask.web.cookies import cookie
 from celery_asynctask.web.parameters import in_values, searched
 from celery_asynctask.web.problem import ProblemError, invalid
-from celery_asynctask.web.service import Caller, caller_of
+from celery_asynctask.web.service import Caller, Service, caller_of
 
 
 class Search(NamedTuple):
@@ -164,7 +163,8 @@ def route(path: str, make: Make, right: Right = Right.READ, method: str = "GET")
     """The route of a page. A ``method`` of POST makes it an action, which only pages of this server may send."""
 
     async def endpoint(request: Request) -> Response:
-        caller = await caller_of(request, Right.READ, right, kept=cookie(request.headers, markup.COOKIE))
+        service: Service = request.app.state.asynctask
+        caller = await caller_of(request, Right.READ, right, kept=service.authenticator.cookie(request))
         return await make(Page(request, caller))
 
     return Route(path, endpoint, methods=[method])

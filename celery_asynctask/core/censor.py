@@ -11,7 +11,7 @@ OPEN: Final = frozenset(
     {
         *("enabled", "create_tables", "journal_dir", "journal_max_bytes", "flush_interval", "batch_size"),
         *("header_version", "max_value_bytes", "include", "exclude", "context", "access", "redact", "redact_rule"),
-        "audit_retention",
+        *("audit_retention", "trusted_proxies"),
     }
 )
 """Settings that hold no secret. What is in neither of the two is not shown: a new setting is hidden until somebody

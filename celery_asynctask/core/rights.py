@@ -1,9 +1,8 @@
-"""The rights of a caller of the HTTP API and the console, and the form in which a caller's token is configured."""
+"""The rights of a caller of the HTTP API and the console."""
 
 from __future__ import annotations
 
 import enum
-import hashlib
 
 
 class Right(str, enum.Enum):
@@ -24,8 +23,3 @@ class Right(str, enum.Enum):
 
     def __str__(self) -> str:
         return self.value
-
-
-def hashed(token: str) -> str:
-    """A token as it is configured: its SHA-256 in hex. Tokens are random, so a slower hash is not needed."""
-    return hashlib.sha256(token.encode()).hexdigest()

@@ -34,14 +34,19 @@ _health: Final = APIRouter(tags=["health"])
 
 
 def create_app(
-    celery: Any, *, settings: Settings | None = None, loopback: bool = False, from_elsewhere: bool = False
+    celery: Any,
+    *,
+    settings: Settings | None = None,
+    loopback: bool = False,
+    local: bool = False,
+    from_elsewhere: bool = False,
 ) -> FastAPI:
     """The API and the console over the store that the Celery app ``celery`` is configured for.
 
-    ``settings`` replaces the app's own. ``loopback`` says that the server listens to this host alone, so that without
-    credentials everybody on it may read; leave it out where the application is mounted. ``from_elsewhere`` lets callers
-    rerun tasks although ``settings`` lead to another record than the app's. The first request connects to the database.
-    Raises `SettingsError`.
+    ``settings`` replaces the app's own. ``loopback`` says that the server listens to this host alone, and that without
+    credentials everybody on it may read; ``local``, in its place, lets only the user who runs it in. Leave both out
+    where the application is mounted. ``from_elsewhere`` lets callers rerun tasks although ``settings`` lead to another
+    record than the app's. The first request connects to the database. Raises `SettingsError`.
     """
     settings = settings or Settings.from_app(celery)
     api = FastAPI(
@@ -55,7 +60,7 @@ def create_app(
         openapi_url=None,
         redirect_slashes=False,
     )
-    api.state.asynctask = Service(celery, settings, loopback=loopback, from_elsewhere=from_elsewhere)
+    api.state.asynctask = Service(celery, settings, loopback=loopback, local=local, from_elsewhere=from_elsewhere)
     bearer = HTTPBearer(auto_error=False, scheme_name="token", description="A token of `asynctask_tokens`")
     # Actions first: /async-tasks/purge must not match the route of a task with that id.
     for router in (actions.router, tasks.router, audit.router, _health):

@@ -28,14 +28,15 @@ _PROBLEMS: Final = {
     409: "The task cannot be rerun; the problem says why",
     413: "The body is too large",
     422: "Invalid parameter or body",
-    503: "The database or the broker is unavailable",
+    429: "Too many sign-ins failed; Retry-After says when to try again",
+    503: "The database, the broker or the configured tokens are unavailable",
 }
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """``responses`` of a route or router: the problems of all routes, and those of the given statuses."""
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    every = sorted({401, 403, 422, 503, *statuses})
+    every = sorted({401, 403, 422, 429, 503, *statuses})
     return {status: {"description": _PROBLEMS[status], "content": content} for status in every}
 
 

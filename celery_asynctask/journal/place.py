@@ -37,11 +37,17 @@ def default_directory(store: str) -> Path:
 def state_directory(store: str) -> Path | None:
     """The directory of a store below ``$XDG_STATE_HOME`` or ``~/.local/state``; None: this user has no home
     directory."""
+    state = user_directory()
+    return None if state is None else state / _name(store)
+
+
+def user_directory() -> Path | None:
+    """The directory of all that is this user's, whatever the store."""
     try:
         state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
     except RuntimeError:  # no $HOME, and no entry of this user in the password database
         return None
-    return state.absolute() / _FOLDER / _name(store)
+    return state.absolute() / _FOLDER
 
 
 def configured_directory(path: Path) -> Path:

@@ -39,6 +39,8 @@ TITLES: Final = {
     "invalid-request": "Not HTTP",
     "timeout": "Request not complete",
     "broker-unavailable": "Broker unavailable",
+    "too-many-requests": "Rate limit exceeded",
+    "credentials-unavailable": "Credentials unavailable",
     "internal-error": "Internal error",
 }
 """Titles of the problem types, whose names never change."""

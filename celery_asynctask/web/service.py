@@ -17,8 +17,9 @@ from celery_asynctask.operations.audit import Action, Audit, Entry, Outcome
 from celery_asynctask.operations.rerun import is_elsewhere
 from celery_asynctask.queries.reader import Reader
 from celery_asynctask.settings import Settings, engine_options
-from celery_asynctask.web.access import Access, Authenticator
+from celery_asynctask.web.access import Access
 from celery_asynctask.web.answer import Answers
+from celery_asynctask.web.authenticator import Authenticator
 from celery_asynctask.web.health import Health, health
 from celery_asynctask.web.memory import RecentReruns, Refusals, SingleFlightCache
 from celery_asynctask.web.problem import ProblemError, invalid
@@ -44,15 +45,21 @@ class Service:
     """What the requests of one ASGI application share."""
 
     def __init__(
-        self, celery: Any, settings: Settings, *, loopback: bool = False, from_elsewhere: bool = False
+        self,
+        celery: Any,
+        settings: Settings,
+        *,
+        loopback: bool = False,
+        local: bool = False,
+        from_elsewhere: bool = False,
     ) -> None:
-        """``loopback`` as in `Authenticator`, ``from_elsewhere`` as in `operations.rerun.Options`. Raises
+        """``loopback`` and ``local`` as in `Authenticator`, ``from_elsewhere`` as in `operations.rerun.Options`. Raises
         `SettingsError`."""
         self.celery = celery
         self.settings = settings
         self.from_elsewhere = from_elsewhere
-        self.authenticator = Authenticator(settings, loopback=loopback)
         self.audit = Audit(settings, celery)
+        self.authenticator = Authenticator(settings, self.audit, lambda: self.reader, loopback=loopback, local=local)
         self.refusals = Refusals()
         self.answers = Answers()
         self.sent = RecentReruns()
@@ -114,6 +121,7 @@ class Service:
 
     def close(self) -> None:
         """Close the connections."""
+        self.authenticator.close()
         self._reader.close()
         self.audit.close()
 

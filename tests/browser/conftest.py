@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
+from celery_asynctask.web.sessions import COOKIE
 from tests import services
-from tests.browser.shop import Shop, shop, token_of
+from tests.browser.shop import Shop, shop
 from tests.pace import patience
+from tests.tokens import session_of
 
 HOST = "ops.example"
 """A name of this host that is not localhost: browsers trust it less."""
@@ -63,9 +65,8 @@ def opened(made: Shop, browser: Browser) -> Iterator[Open]:
         context = patient(browser.new_context(**{"timezone_id": "Asia/Tokyo", "locale": "en-GB", **options}))  # type: ignore[arg-type]
         contexts.append(context)
         if who is not None:
-            context.add_cookies(
-                [{"name": "asynctask_token", "value": token_of(who), "domain": "localhost", "path": "/console"}]
-            )
+            name = f"{COOKIE}_{made.address.rpartition(':')[2]}"
+            context.add_cookies([{"name": name, "value": session_of(who), "domain": "localhost", "path": "/console"}])
         page = context.new_page()
         page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: wrong.append(str(error)))

@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 from celery_asynctask import AsyncTask
 from tests import services
 from tests.integration.commands import Project
-from tests.integration.http.client import OURS, THEIRS, grant, token_of
+from tests.integration.http.client import OURS, THEIRS, grant
 from tests.pace import patience
 from tests.waiting import wait_for
 
@@ -214,4 +214,4 @@ def forget(broker: str, queue: str) -> None:
         connection.default_channel.queue_delete(queue)
 
 
-__all__ = ["HOSTILE", "SECONDS", "Shop", "count", "shop", "token_of"]
+__all__ = ["HOSTILE", "SECONDS", "Shop", "count", "shop"]

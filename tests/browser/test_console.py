@@ -13,10 +13,14 @@ from playwright.sync_api import Browser, expect
 
 from celery_asynctask import AsyncTask
 from celery_asynctask.core.status import AsyncTaskStatus
+from celery_asynctask.settings import Settings
+from celery_asynctask.store import Store
 from tests.browser.conftest import HOST, Open, patient
 from tests.browser.shop import SECONDS, Shop
+from tests.integration.commands import Project
 from tests.integration.serving import serving
 from tests.pace import patience
+from tests.tokens import token_of
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.browser
@@ -253,10 +257,10 @@ def test_searching_without_javascript(made: Shop, opened: Open) -> None:
 def test_signing_in_and_out(made: Shop, opened: Open) -> None:
     page = opened("/tasks?search=name:shop.report", who=None)
     expect(page.locator("h1")).to_have_text("Sign in")
-    page.get_by_label("Token").fill("wrong")
+    page.get_by_label("Token").fill(token_of("wrong"))
     page.get_by_role("button", name="Sign in").click()
     expect(page.get_by_role("alert")).to_contain_text("Invalid token")
-    page.get_by_label("Token").fill("asynctask_ours_0123456789abcdef")
+    page.get_by_label("Token").fill(token_of("ours"))
     page.get_by_role("button", name="Sign in").click()
     page.wait_for_url(re.compile("search=name"))
     expect(page.locator("table.rows tbody tr")).to_have_count(1)
@@ -269,12 +273,33 @@ def test_signing_in_without_tls_at_another_name(made: Shop, browser: Browser) ->
     """There, browsers do not send the site that a form comes from."""
     page = browser.new_page()
     page.goto(f"{made.address.replace('localhost', HOST)}/console/tasks")
-    page.get_by_label("Token").fill("asynctask_ours_0123456789abcdef")
+    page.get_by_label("Token").fill(token_of("ours"))
     page.get_by_role("button", name="Sign in").click()
     expect(page.locator("h1")).to_have_text("Tasks")
     page.get_by_role("button", name="Sign out").click()
     expect(page.locator("h1")).to_have_text("Sign in")
     page.close()
+
+
+def test_a_printed_address_signs_in_with_one_click(tmp_path: Path, browser: Browser) -> None:
+    """What `serve` prints where no tokens are configured."""
+    store = Store(Settings(url=f"sqlite:///{tmp_path / 'rows.db'}"))
+    store.prepare()
+    store.close()
+    Project(tmp_path, asynctask_url=store.settings.url)
+    with serving(tmp_path, "-m", "celery", "-A", "proj", "asynctask", "serve", "--port", "0"):
+        log = tmp_path / "server.log"
+
+        def printed() -> Any:
+            return re.search(r"^Sign in: (\S+)$", log.read_text(encoding="utf-8"), re.MULTILINE)
+
+        page = patient(browser.new_context()).new_page()
+        page.goto(wait_for(printed, SECONDS, f"the address; see {log}")[1])
+        expect(page.get_by_role("button", name="Sign in")).to_be_focused()
+        assert "#" not in page.url, "the code is in no history"
+        page.keyboard.press("Enter")
+        expect(page.locator("h1")).to_have_text("Overview")
+        page.context.close()
 
 
 def test_customers_see_their_own(made: Shop, opened: Open) -> None:
@@ -322,7 +347,7 @@ def test_below_a_prefix_of_another_application(made: Shop, browser: Browser) -> 
         context = patient(browser.new_context())
         page = context.new_page()
         page.goto(f"{address}/ops/record/")
-        page.get_by_label("Token").fill("asynctask_admin_0123456789abcdef")
+        page.get_by_label("Token").fill(token_of("admin"))
         page.get_by_role("button", name="Sign in").click()
         expect(page.locator("h1")).to_have_text("Overview")
         for name in ("Tasks", "Errors", "Task types", "Workers", "Overview"):

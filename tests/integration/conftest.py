@@ -24,7 +24,7 @@ from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
 from celery_asynctask.store.models import AsyncTaskAttempt, Base
 from celery_asynctask.store.tables import async_task_revision, async_task_version
-from celery_asynctask.web import rerun
+from celery_asynctask.web import rerun, sessions
 from celery_asynctask.web.service import Caller
 from tests import services
 from tests.integration import commands
@@ -182,6 +182,7 @@ def one_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     """All requests come at the same time, because some answers name the minute until which they look."""
     now = dt.datetime.now(dt.timezone.utc)
     monkeypatch.setattr(Caller, "now", property(lambda _: now, lambda *_: None), raising=False)
+    monkeypatch.setattr(sessions, "LOOK_SECONDS", 3600.0)
 
 
 @pytest.fixture

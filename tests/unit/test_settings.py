@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import math
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,12 +17,16 @@ from celery.exceptions import ImproperlyConfigured
 from sqlalchemy.engine import make_url
 
 from celery_asynctask.core.censor import OPEN, PARTLY_OPEN
+from celery_asynctask.core.rights import Right
+from celery_asynctask.core.tokens import Token
 from celery_asynctask.errors import AsyncTaskError, SettingsError
 from celery_asynctask.settings import _RULES, DEFAULT_EXCLUDE, Settings
 
 SECRET = "hunter2"
 SHA = "0123456789abcdef" * 4
 GRANT: dict[str, Any] = {"sha256": SHA, "customers": [42], "rights": ["read"]}
+TOKEN = Token("a", SHA, frozenset({"42"}), frozenset({Right.READ}))
+NOON = dt.datetime(2027, 1, 31, 12, tzinfo=dt.timezone.utc)
 
 
 @pytest.fixture
@@ -62,15 +67,20 @@ GOOD: list[tuple[str, Any, Any]] = [
     ("links", None, None),
     ("retention", {"status:SUCCESS": "30d", "*": None}, {"status:SUCCESS": "30d", "*": None}),
     ("retention", {}, {}),
-    ("tokens", {"a": GRANT}, {"a": {**GRANT, "rights": ("read",)}}),
-    ("tokens", {"a": {**GRANT, "sha256": SHA.upper()}}, {"a": {**GRANT, "rights": ("read",)}}),
-    ("tokens", {"a": {**GRANT, "customers": "*"}}, {"a": {**GRANT, "customers": "*", "rights": ("read",)}}),
-    (
-        "tokens",
-        {"a": {**GRANT, "customers": ["acme", 42]}},
-        {"a": {**GRANT, "customers": ["acme", 42], "rights": ("read",)}},
-    ),
-    ("tokens", {"a": {**GRANT, "customers": [], "rights": ()}}, {"a": {**GRANT, "customers": [], "rights": ()}}),
+    ("tokens", {"a": GRANT}, {"a": TOKEN}),
+    ("tokens", {"a": {**GRANT, "sha256": SHA.upper()}}, {"a": TOKEN}),
+    ("tokens", {"a": {**GRANT, "customers": "*"}}, {"a": replace(TOKEN, customers=None)}),
+    ("tokens", {"a": {**GRANT, "customers": ["acme", 42]}}, {"a": replace(TOKEN, customers=frozenset({"acme", "42"}))}),
+    ("tokens", {"a": {**GRANT, "customers": [], "rights": ()}}, {"a": Token("a", SHA, frozenset(), frozenset())}),
+    ("tokens", {"a": {**GRANT, "expires": "2027-01-31T13:00:00+01:00"}}, {"a": replace(TOKEN, expires=NOON)}),
+    ("tokens", {"a": {**GRANT, "created": NOON}}, {"a": replace(TOKEN, created=NOON)}),
+    ("tokens", {"a": {**GRANT, "created_by": [7, "ada"]}}, {"a": replace(TOKEN, created_by=frozenset({"7", "ada"}))}),
+    ("tokens", "/etc/shop/tokens.json", Path("/etc/shop/tokens.json")),
+    ("tokens", Path("/etc/shop/tokens"), Path("/etc/shop/tokens")),
+    ("tokens", "tokens.json", Path("tokens.json").absolute()),
+    ("tokens", "proj.web.tokens", "proj.web.tokens"),
+    ("tokens", dict, dict),
+    ("trusted_proxies", ["127.0.0.1", "10.0.0.0/8", "fd00::/8"], ("127.0.0.1", "10.0.0.0/8", "fd00::/8")),
     ("tokens", {}, {}),
     ("tokens", None, None),
     ("access", "proj.web.access", "proj.web.access"),
@@ -162,6 +172,16 @@ BAD: list[tuple[str, Any]] = [
     ("tokens", {"a": {**GRANT, "sha256": SHA[:-1]}}),
     ("tokens", {"a": {**GRANT, "sha256": f"{SHA}\n"}}),
     ("tokens", {"a": {**GRANT, "sha256": None}}),
+    ("tokens", {"a": {**GRANT, "expires": "tomorrow"}}),
+    ("tokens", {"a": {**GRANT, "expires": 1}}),
+    ("tokens", {"a": {**GRANT, "created": True}}),
+    ("tokens", {"a": {**GRANT, "created_by": 7}}),
+    ("tokens", {"a" * 256: GRANT}),
+    ("tokens", {"a\n": GRANT}),
+    ("tokens", [GRANT]),
+    ("trusted_proxies", "127.0.0.1"),
+    ("trusted_proxies", ["proxy.example"]),
+    ("trusted_proxies", ["10.0.0.1/8"]),
     ("tokens", {"a": {**GRANT, "customers": None}}),
     ("tokens", {"a": {**GRANT, "customers": 42}}),
     ("tokens", {"a": {**GRANT, "customers": "42"}}),
@@ -532,7 +552,7 @@ def test_secrets_are_not_in_the_text_of_settings() -> None:
     settings = Settings(
         url=f"postgresql://u:{SECRET}@h/d",
         engine_options={"connect_args": {"password": SECRET}},
-        tokens={"a": {**GRANT, "sha256": SHA}},
+        tokens={"a": TOKEN},
     )
     assert SECRET not in repr(settings)
     assert SHA not in repr(settings)

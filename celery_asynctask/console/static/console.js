@@ -319,6 +319,12 @@ for (const tree of $$("[data-tree]")) {
   });
 }
 reach();
+const code = $("[data-code]") && /^#code=([\w-]+)$/.exec(location.hash);
+if (code) {
+  $("[data-code]").value = code[1];
+  history.replaceState(null, "", location.pathname + location.search); // so that it is not kept with the address
+  $("main form button").focus();
+}
 try {
   single.checked = localStorage.getItem(SINGLE) !== "off";
 } catch {} // no local storage: the shortcuts stay on

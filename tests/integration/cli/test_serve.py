@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 import re
@@ -19,12 +20,15 @@ import httpx
 import pytest
 import uvicorn
 
+from celery_asynctask.core.tokens import hashed, read_tokens
+from celery_asynctask.operations.credentials import Credentials, Use
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
 from tests.integration.commands import SECONDS, Project
-from tests.integration.http.client import OURS, THEIRS, TOKENS, is_problem, tell, token_of
+from tests.integration.http.client import OURS, THEIRS, TOKENS, is_problem, tell
 from tests.integration.serving import client
 from tests.pace import patience
+from tests.tokens import token_of
 from tests.waiting import wait_for
 
 WITHOUT = """
@@ -77,7 +81,8 @@ def answers(address: str) -> bool:
 
 @pytest.mark.slow
 def test_it_serves_until_it_is_stopped(url: str, tmp_path: Path) -> None:
-    with serving(Project(tmp_path, asynctask_url=url)) as (address, process), client(address) as server:
+    project = Project(tmp_path, asynctask_url=url)
+    with serving(project, "--open") as (address, process), client(address) as server:
         assert address.startswith("http://127.0.0.1:")
         answer = server.get("/async-tasks")
         assert {one["celeryTaskId"] for one in answer.json()["results"]} == {"ours", "theirs"}
@@ -93,9 +98,64 @@ def test_it_serves_until_it_is_stopped(url: str, tmp_path: Path) -> None:
         assert process.wait(patience(SECONDS)) in (0, -signal.SIGTERM)
     log = (tmp_path / "serve.log").read_text(encoding="utf-8")
     assert "Traceback" not in log
-    assert f"Console and API: {address}  (Ctrl-C stops)\nEverybody on this host can read it: no " in log
+    assert f"Console and API: {address}  (Ctrl-C stops)\nEvery user of this host can read it: --open." in log
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{address}/health")
+
+
+@pytest.mark.slow
+def test_only_the_user_who_started_it_is_let_in(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a code, which `code` prints, too; programs by a token. No log has what was sent."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    project = Project(tmp_path, asynctask_url=url)
+    with serving(project, "--access-log") as (address, process), client(address) as server:
+        log = (tmp_path / "serve.log").read_text(encoding="utf-8")
+        is_problem(server.get("/async-tasks"), "unauthenticated", 401)
+        bearer = re.search(r"^Token for programs, while this server runs: (asynctask_\S+)$", log, re.MULTILINE)
+        assert bearer is not None
+        answer = server.get("/async-tasks", headers={"Authorization": f"Bearer {bearer[1]}"})
+        assert len(answer.json()["results"]) == 2
+        printed = re.search(rf"^Sign in: {re.escape(address)}/console/sign-in#code=(\S+)$", log, re.MULTILINE)
+        assert printed is not None
+        [another] = project.run("code").lines
+        link, _, code = another.partition("#code=")
+        assert link == f"{address}/console/sign-in"
+        assert project.run("code", "--port", "1").code == 1
+        for secret in (printed[1], code):
+            page = server.post("/console/sign-in", data={"token": secret})
+            assert page.status_code == 200, "the overview, to which it leads"
+            assert ">Errors</a>" in page.text
+            server.cookies.clear()
+            assert server.post("/console/sign-in", data={"token": secret}).status_code == 401, "once"
+        [announced] = (tmp_path / "state" / "celery-asynctask" / "serve").iterdir()
+        assert announced.stat().st_mode & 0o777 == 0o600
+        assert announced.parent.stat().st_mode & 0o777 == 0o700
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(patience(SECONDS)) == 0
+    log = (tmp_path / "serve.log").read_text(encoding="utf-8")
+    assert code not in log
+    assert log.count(bearer[1]) == log.count(printed[1]) == 1
+    assert not announced.parent.exists()
+    ended = project.run("code")
+    assert ended.code == 1
+    assert "No server of this user takes codes. Start one" in ended.err
+
+
+def test_open_is_for_this_host_without_credentials(url: str, tmp_path: Path) -> None:
+    for tokens, arguments in ((TOKENS, ()), ({}, ("--host", "0.0.0.0"))):
+        project = Project(tmp_path, asynctask_url=url, asynctask_tokens=tokens)
+        ended = project.run("serve", "--port", "0", "--open", *arguments)
+        assert ended.code == 2
+        assert "--open is for a server on 127.0.0.1 without asynctask_tokens" in ended.err
+
+
+def test_a_file_of_tokens_that_others_can_read_is_refused_at_once(url: str, tmp_path: Path) -> None:
+    path = tmp_path / "tokens.json"
+    path.write_text("{}", encoding="utf-8")
+    path.chmod(0o644)
+    ended = Project(tmp_path, asynctask_url=url, asynctask_tokens=str(path)).run("serve", "--port", "0")
+    assert ended.code == 2
+    assert f"chmod 600 {path}" in ended.err
 
 
 @pytest.mark.slow
@@ -223,3 +283,39 @@ def test_a_token_of_all_customers(tmp_path: Path) -> None:
     [grant] = literal_eval(f"{{{made.err.splitlines()[1].strip()}}}").values()
     assert (grant["customers"], grant["rights"]) == ("*", ["read", "payloads", "rerun", "purge"])
     assert os.linesep.join(made.lines).count("asynctask_") == 1
+
+
+def test_a_token_that_expires(tmp_path: Path) -> None:
+    made = Project(tmp_path).run("token", "ops", "--all-customers", "--expires", "90d", "--created-by", "7")
+    token = read_tokens(literal_eval(f"{{{made.err.splitlines()[1].strip()}}}"))["ops"]
+    assert token.created is not None
+    assert token.expires == token.created + dt.timedelta(days=90)
+    assert token.created_by == frozenset({"7"})
+    assert "never expires" not in made.err
+    assert "never expires" in Project(tmp_path).run("token", "ops", "--all-customers").err
+    for age in ("soon", "90", "-1d", "200y"):
+        assert Project(tmp_path).run("token", "ops", "--all-customers", "--expires", age).code == 2
+
+
+def test_tokens_in_a_file_are_listed_with_their_last_use(url: str, tmp_path: Path) -> None:
+    path = tmp_path / "tokens.json"
+    project = Project(tmp_path, asynctask_url=url, asynctask_tokens=str(path))
+    made = project.run("token", "ops", "--all-customers", "--right", "rerun", "--into", str(path))
+    assert made.code == 0
+    assert hashed(made.lines[0]) in path.read_text(encoding="utf-8")
+    assert made.lines[0] not in made.err + path.read_text(encoding="utf-8")
+    assert project.run("token", "old", "--customer", "42", "--expires", "0s", "--into", str(path)).code == 0
+    assert "has a token 'ops' already" in project.run("token", "ops", "--customer", "1", "--into", str(path)).err
+    credentials = Credentials(Settings(url=url))
+    at = dt.datetime(2027, 1, 31, 12, tzinfo=dt.timezone.utc)
+    credentials.used({hashed(made.lines[0])[:16]: Use("ops", at)})
+    credentials.close()
+    ops, old = project.run("tokens", "--json").values
+    assert (ops["name"], ops["state"], ops["customers"], ops["rights"]) == ("ops", "valid", "*", ["read", "rerun"])
+    assert ops["last_used"] == "2027-01-31T12:00:00.000000Z"
+    assert (old["name"], old["state"], old["customers"], old["last_used"]) == ("old", "expired", [42], None)
+    shown = project.run("tokens", "--utc")
+    assert shown.code == 0
+    assert re.search(r"^ops +valid +\* .*read, rerun.* 2027-01-31 12:00:00", shown.out, re.MULTILINE)
+    assert hashed(made.lines[0])[:8] not in shown.out
+    assert "No tokens" in Project(tmp_path, asynctask_url=url).run("tokens").err

@@ -20,7 +20,8 @@ from celery_asynctask.console.markup import SEARCH_EXAMPLES, SECURITY, rate
 from celery_asynctask.core.status import SHOWN
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
-from tests.integration.http.client import OURS, Api, api_over, statements, tell, token_of
+from tests.integration.http.client import OURS, Api, api_over, statements, tell
+from tests.tokens import cookie_of, token_of
 
 PAGES = (
     "/",
@@ -40,7 +41,7 @@ ROWS = re.compile(r'<tr id="t-\d+">')
 
 def get(api: Api, path: str, who: str | None = "admin", headers: Any = ()) -> Response:
     """A page as a browser requests it, with the cookie of a signed-in user."""
-    cookie = {"Cookie": f"asynctask_token={token_of(who)}"} if who is not None else {}
+    cookie = {"Cookie": cookie_of(who)} if who is not None else {}
     answer = api.ask("GET", f"/console{path}", None, {**cookie, **dict(headers)})
     if answer.headers.get("content-type", "").startswith("text/html"):
         assert {name: answer.headers.get(name) for name in SECURITY} == SECURITY
@@ -108,18 +109,6 @@ def test_a_parameter_that_is_not_known_is_refused(api: Api, path: str) -> None:
     assert "serach" in answer.text
 
 
-def test_signing_in_and_out(api: Api) -> None:
-    wrong = post(api, "/sign-in", token="nothing", back="/console/tasks")
-    assert wrong.status_code == 401
-    assert "Invalid token." in wrong.text
-    assert 'value="/console/tasks"' in wrong.text
-    answer = post(api, "/sign-in", token=token_of("ours"), back="/console/tasks?search=since:1d")
-    assert (answer.status_code, answer.headers["location"]) == (303, "/console/tasks?search=since:1d")
-    cookie = answer.headers["set-cookie"]
-    assert {"HttpOnly", "SameSite=lax", "Path=/console"} <= set(cookie.split("; "))
-    assert "Max-Age=0" in post(api, "/sign-out").headers["set-cookie"]
-
-
 def test_the_menu_is_there_for_who_can_follow_it(api: Api, store: Store) -> None:
     for path in ("/", "/sign-in"):
         assert ">Errors</a>" not in get(api, path, None).text
@@ -143,7 +132,7 @@ def test_signing_in_leads_nowhere_else(api: Api, back: str) -> None:
 
 @pytest.mark.parametrize("path", ["/sign-in", "/sign-out", "/tasks/ours/rerun"])
 def test_other_sites_do_nothing(api: Api, path: str) -> None:
-    headers = {"Sec-Fetch-Site": "cross-site", "Cookie": f"asynctask_token={token_of('admin')}"}
+    headers = {"Sec-Fetch-Site": "cross-site", "Cookie": cookie_of("admin")}
     answer = api.ask("POST", f"/console{path}", None, headers, data={"token": token_of("admin")})
     assert answer.status_code == 403
     assert "set-cookie" not in answer.headers
@@ -151,7 +140,7 @@ def test_other_sites_do_nothing(api: Api, path: str) -> None:
 
 def test_the_api_knows_no_cookie(api: Api) -> None:
     """So no page of another site can query it."""
-    answer = api.ask("GET", "/async-tasks", None, {"Cookie": f"asynctask_token={token_of('admin')}"})
+    answer = api.ask("GET", "/async-tasks", None, {"Cookie": cookie_of("admin")})
     assert answer.status_code == 401
 
 

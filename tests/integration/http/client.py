@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -13,11 +12,13 @@ from unittest import mock
 from celery import Celery
 from httpx import ASGITransport, AsyncClient, Response
 
+from celery_asynctask.core.tokens import hashed
 from celery_asynctask.http import create_app, openapi
 from celery_asynctask.store import Store
 from celery_asynctask.web.problem import HEADERS, MEDIA_TYPE, TITLES
 from tests.histories import HISTORIES, about, lines, variant
 from tests.integration.statements import statements_of
+from tests.tokens import token_of
 
 ADMIN = "admin"
 """Sees all tasks and has all rights."""
@@ -26,14 +27,9 @@ OURS, THEIRS = 42, 43
 """Customers."""
 
 
-def token_of(name: str) -> str:
-    """The token of a caller in `TOKENS`."""
-    return f"asynctask_{name}_0123456789abcdef"
-
-
-def grant(name: str, customers: Any = "*", rights: tuple[str, ...] = RIGHTS) -> dict[str, Any]:
+def grant(name: str, customers: Any = "*", rights: tuple[str, ...] = RIGHTS, **more: Any) -> dict[str, Any]:
     """The grant of a caller's token."""
-    return {"sha256": hashlib.sha256(token_of(name).encode()).hexdigest(), "customers": customers, "rights": rights}
+    return {"sha256": hashed(token_of(name)), "customers": customers, "rights": rights, **more}
 
 
 TOKENS: Mapping[str, Mapping[str, Any]] = {
@@ -63,13 +59,21 @@ def _document() -> dict[str, Any]:
 class Api:
     """The application over a store; ``settings`` are keys of the Celery configuration."""
 
-    def __init__(self, store: Store, celery: Celery | None = None, *, loopback: bool = False, **settings: Any) -> None:
+    def __init__(
+        self,
+        store: Store,
+        celery: Celery | None = None,
+        *,
+        loopback: bool = False,
+        local: bool = False,
+        **settings: Any,
+    ) -> None:
         self.own = celery is None
         self.celery = celery or Celery("api", broker="memory://", set_as_current=False)
         self.celery.conf.update({"asynctask_url": store.settings.url, "asynctask_tokens": TOKENS, **settings})
         document = _document()
         with mock.patch.object(openapi, "describe", lambda api: setattr(api, "openapi", lambda: document)):
-            self.app = create_app(self.celery, loopback=loopback)
+            self.app = create_app(self.celery, loopback=loopback, local=local)
         self.loop = asyncio.new_event_loop()
 
     def ask(self, method: str, path: str, who: str | None = ADMIN, headers: Any = (), **more: Any) -> Response:

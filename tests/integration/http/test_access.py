@@ -10,8 +10,9 @@ import pytest
 from celery_asynctask.store import Store
 from celery_asynctask.web.parameters import Search
 from tests.histories import lines, variant
-from tests.integration.http.client import OURS, RIGHTS, THEIRS, TOKENS, Api, api_over, grant, is_problem, tell, token_of
+from tests.integration.http.client import OURS, RIGHTS, THEIRS, TOKENS, Api, api_over, grant, is_problem, tell
 from tests.integration.tenants import FOREIGN, MINE, OF_NOBODY, READS, VALUES, WHOSE, ask, routes
+from tests.tokens import cookie_of, session_of, token_of
 from tests.workflows import CHARGE, CHECKOUT, INVOICE, NOTIFY, SHIP, order
 
 pytestmark = pytest.mark.every_database
@@ -64,6 +65,10 @@ def test_every_route_is_in_the_matrix(api: Api) -> None:
         {"Authorization": token_of("admin")},
         {"Authorization": "Bearer \xe9\xff".encode("latin-1")},
         {"Cookie": f"token={token_of('admin')}"},
+        {"Cookie": f"asynctask_token={token_of('admin')}"},
+        {"Cookie": cookie_of("admin")},
+        {"Authorization": f"Bearer {session_of('admin')}"},
+        {"Authorization": f"Bearer {token_of('admin').lower()}"},
         {"X-Forwarded-User": "admin"},
     ],
 )

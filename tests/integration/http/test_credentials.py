@@ -15,8 +15,9 @@ from celery_asynctask.errors import SettingsError
 from celery_asynctask.http import Access, Right, create_app
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
-from tests.integration.http.client import OURS, RIGHTS, THEIRS, TOKENS, api_over, is_problem, token_of
+from tests.integration.http.client import OURS, RIGHTS, THEIRS, TOKENS, api_over, is_problem
 from tests.integration.tenants import FOREIGN, MINE, VALUES, ask, routes
+from tests.tokens import token_of
 
 # -- the user's function
 
@@ -128,7 +129,19 @@ def test_on_this_host_it_may_be_read(one_store: Store) -> None:
         {"Forwarded": "for=10.0.0.1"},
         {"X-Forwarded-For": "10.0.0.1"},
         {"X-Forwarded-Host": "record.example"},
+        {"X-Forwarded-Proto": "https"},
+        {"X-Forwarded-Port": "443"},
+        {"X-Forwarded-Prefix": "/record"},
         {"X-Real-IP": "10.0.0.1"},
+        {"CF-Connecting-IP": "10.0.0.1"},
+        {"CF-Ray": "1"},
+        {"True-Client-IP": "10.0.0.1"},
+        {"X-Client-IP": "10.0.0.1"},
+        {"Fastly-Client-IP": "10.0.0.1"},
+        {"X-Cluster-Client-IP": "10.0.0.1"},
+        {"X-Envoy-External-Address": "10.0.0.1"},
+        {"X-Original-URI": "/"},
+        {"X-Original-Forwarded-For": "10.0.0.1"},
         {"Via": "1.1 proxy"},
     ],
 )

@@ -27,8 +27,9 @@ from celery_asynctask.queries.search.order import ORDERS, Cursor
 from celery_asynctask.store import Store
 from celery_asynctask.web.parameters import ORDER_BY
 from tests.histories import HISTORIES, about, lines, variant
-from tests.integration.http.client import ADMIN, OURS, THEIRS, Api, api_over, token_of
+from tests.integration.http.client import ADMIN, OURS, THEIRS, Api, api_over
 from tests.services import SERVERS
+from tests.tokens import token_of
 from tests.workflows import CHARGE, order
 
 pytestmark = pytest.mark.slow

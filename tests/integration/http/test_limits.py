@@ -26,9 +26,10 @@ from celery_asynctask.store.tables import async_task_revision
 from celery_asynctask.web import service
 from celery_asynctask.web.cookies import MAX_COOKIES
 from tests import services
-from tests.integration.http.client import ADMIN, Api, api_over, is_problem, token_of
+from tests.integration.http.client import ADMIN, Api, api_over, is_problem
 from tests.integration.oracle import START, add, row
 from tests.pace import patience
+from tests.tokens import token_of
 
 PAGE = sys.modules["celery_asynctask.queries.search.page"]
 """The module; in the package, the function has its name."""

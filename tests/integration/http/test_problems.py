@@ -136,6 +136,5 @@ def test_types_of_problems_never_change() -> None:
     assert TITLES.keys() == {
         "invalid-parameter", "unauthenticated", "forbidden", "cross-site", "not-found", "method-not-allowed", "refused",
         "database-unavailable", "broker-unavailable", "internal-error", "busy", "too-large", "headers-too-large",
-        "invalid-request", "timeout",
-        "audit-unavailable",
+        "invalid-request", "timeout", "audit-unavailable", "too-many-requests", "credentials-unavailable",
     }  # fmt: skip

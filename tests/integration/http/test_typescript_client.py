@@ -25,8 +25,9 @@ from celery_asynctask import AsyncTask
 from tests import services
 from tests.integration.commands import Project
 from tests.integration.generator import generate
-from tests.integration.http.client import grant, token_of
+from tests.integration.http.client import grant
 from tests.pace import patience
+from tests.tokens import token_of
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.slow

@@ -17,6 +17,7 @@ from sqlalchemy import func, select, update
 import celery_asynctask
 from celery_asynctask.core.censor import OPEN
 from celery_asynctask.core.time import now
+from celery_asynctask.core.tokens import Token
 from celery_asynctask.errors import JournalError, SettingsError, StoreError
 from celery_asynctask.journal import Directory, Journal
 from celery_asynctask.operations import doctor
@@ -422,9 +423,7 @@ def test_a_configuration_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_tokens_are_not_shown(settings: Settings) -> None:
-    found = look(
-        replace(settings, tokens={"support": {"sha256": "0123456789abcdef" * 4, "customers": "*", "rights": ()}})
-    )
+    found = look(replace(settings, tokens={"support": Token("support", "0123456789abcdef" * 4, None, frozenset())}))
     [text] = about(found, "configuration")
     assert "asynctask_tokens" in text
     assert "support" not in text

@@ -1,0 +1,79 @@
+"""Where `serve` leaves the secret of its codes for the user who started it, and where `code` finds it: a file of that
+user's alone, which is there as long as the server runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from celery_asynctask.journal.place import user_directory
+
+_FOLDER = "serve"
+
+
+class Running(NamedTuple):
+    """A server of this user's that gives codes."""
+
+    url: str
+    port: int
+    secret: bytes
+
+
+@contextmanager
+def announced(url: str, port: int, secret: bytes) -> Iterator[bool]:
+    """While the block runs, `running` finds this server. Yields whether it does: a user without a home directory has no
+    place for the file."""
+    path = _prepared(port)
+    if path is not None:
+        content = json.dumps({"pid": os.getpid(), "url": url, "port": port, "secret": secret.hex()})
+        with suppress(FileNotFoundError):
+            path.unlink()  # of a server that was killed
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:
+            file.write(content)
+    try:
+        yield path is not None
+    finally:
+        if path is not None:
+            with suppress(OSError):
+                path.unlink()
+                path.parent.rmdir()
+
+
+def running() -> list[Running]:
+    """The servers of this user that run on this host."""
+    directory = user_directory()
+    if directory is None or not _is_private(directory / _FOLDER):
+        return []
+    found = []
+    for path in sorted((directory / _FOLDER).iterdir()):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            content = json.loads(path.read_text(encoding="utf-8"))
+            os.kill(content["pid"], 0)
+            found.append(Running(content["url"], content["port"], bytes.fromhex(content["secret"])))
+    return found
+
+
+def _prepared(port: int) -> Path | None:
+    """Where the file is to be; None: there is no place that nobody else can read or change."""
+    directory = user_directory()
+    if directory is None:
+        return None
+    try:
+        (directory / _FOLDER).mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return directory / _FOLDER / str(port) if _is_private(directory / _FOLDER) else None
+
+
+def _is_private(directory: Path) -> bool:
+    try:
+        status = directory.lstat()
+    except OSError:
+        return False
+    is_ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+    return is_ours and not status.st_mode & (stat.S_IRWXG | stat.S_IRWXO)
