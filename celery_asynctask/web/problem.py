@@ -26,6 +26,8 @@ HEADERS: Final = {
 TITLES: Final = {
     "invalid-parameter": "Invalid parameter",
     "unauthenticated": "Credentials required",
+    "too-many-requests": "Rate limit exceeded",
+    "credentials-unavailable": "Credentials unavailable",
     "forbidden": "Not allowed",
     "cross-site": "Cross-site request",
     "not-found": "Not found",
@@ -39,8 +41,6 @@ TITLES: Final = {
     "invalid-request": "Not HTTP",
     "timeout": "Request not complete",
     "broker-unavailable": "Broker unavailable",
-    "too-many-requests": "Rate limit exceeded",
-    "credentials-unavailable": "Credentials unavailable",
     "internal-error": "Internal error",
 }
 """Titles of the problem types, whose names never change."""

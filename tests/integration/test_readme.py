@@ -176,10 +176,13 @@ def celery(project: Project, command: str, expected: str, block: Block) -> str:
 
 
 def curl(project: Project, command: str, expected: str, block: Block) -> str:
-    _curl, _s, url = shlex.split(command)
+    _curl, _s, _header, header, url = shlex.split(command)
     with serving(project.directory, *SERVE) as base, client(base) as server:
         path = url.removeprefix("http://127.0.0.1:5556")
-        return project.compare(lambda: server.get(path).text + "\n", expected, block)
+        log = project.directory / "server.log"
+        printed = wait_for(lambda: re.search(TOKEN, log.read_text(encoding="utf-8")), 5, f"the token in {log}")
+        name, _, value = header.replace("$TOKEN", printed[0]).partition(": ")
+        return project.compare(lambda: server.get(path, headers={name: value}).text + "\n", expected, block)
 
 
 def token(project: Project, command: str, expected: str, block: Block) -> str:
@@ -216,13 +219,14 @@ COMMANDS = {
     "curl": curl,
 }
 """The ways to run commands of a console, by their beginnings."""
+TOKEN = r"\basynctask_[\w-]{43}(?![\w-])"
 UUID = r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]+"
 MASKS = (
     (r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|\b[0-9a-f]{8}\b", "ID"),
-    (r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d\.\d+", "TIME"),
+    (r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d+|Z)", "TIME"),
     (r'"id":\d+', "NUMBER"),
     (r"\b[0-9a-f]{64}\b", "HASH"),
-    (r"\basynctask_[\w-]{43}$", "TOKEN"),
+    (TOKEN, "TOKEN"),
     (r"-?[\d.]+ m?s\b", "SPAN"),
     (r"\S*proj\.py", "proj.py"),
     (r"celery@\S+, process \d+ of \S+", "WORKER"),
