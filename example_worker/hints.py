@@ -32,9 +32,7 @@ def show(console: Console, data_dir: Path, directory: Path) -> None:
     """Print the commands."""
     python = _command("python", "python3") or shlex.quote(sys.executable)
     variable = _data_dir_variable(data_dir)
-    steps = [
-        ("Look at the records in a browser, at the address that this prints", _celery(data_dir, "asynctask serve"))
-    ]
+    steps = [("Look at the records in a browser: it prints the address", _celery(data_dir, "asynctask serve"))]
     if not os.environ.get("EXAMPLE_DATABASE_URL") and _command("sqlite3"):
         file = shlex.quote(str(data_dir / "records.db"))
         steps.append(("Query them in SQL", f'sqlite3 -box {file} "{_SQL}"'))

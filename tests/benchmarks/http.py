@@ -108,7 +108,7 @@ def _figure(name: str, seconds: Sequence[float], note: str, at_most: int = AT_MO
 
 @contextmanager
 def _serving(url: str) -> Iterator[tuple[str, int]]:
-    command = [*_SERVE, "--url", url, "serve", "--port", "0"]
+    command = [*_SERVE, "--url", url, "serve", "--open", "--port", "0"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, encoding="utf-8")
     assert process.stderr is not None
     try:

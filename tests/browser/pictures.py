@@ -69,7 +69,7 @@ def take(directory: Path) -> None:
         "task": (f"/tasks/{failed}", 900, "light"),
         "waterfall": (f"/tasks/{root}/workflow?view=waterfall", 700, "dark"),
     }
-    serve = ("-m", "celery", "-A", "example_worker", "asynctask", "serve", "--port", "0")
+    serve = ("-m", "celery", "-A", "example_worker", "asynctask", "serve", "--open", "--port", "0")
     with serving(directory, *serve) as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium())
         for name, (path, height, theme) in pictures.items():

@@ -126,11 +126,11 @@ def test_records_a_census_with_a_failure_and_a_retry(tmp_path: Path, tree: Path)
 
 
 def in_the_browser(cwd: Path, shown: str, failed: str) -> tuple[str, str]:
-    """The page at the address that the example prints beside its command `asynctask serve`, and the page behind its
+    """The page to which the address leads that the example's command `asynctask serve` prints, and the page behind its
     link to the failure."""
-    found = re.search(r"^# Look .* at (http://\S+)\nEXAMPLE_DATA_DIR=(\S+) (.* asynctask serve)$", shown, re.MULTILINE)
+    found = re.search(r"^# Look .*\nEXAMPLE_DATA_DIR=(\S+) (.* asynctask serve)$", shown, re.MULTILINE)
     assert found, shown
-    address, data_dir, command = found.groups()
+    data_dir, command = found.groups()
     log = cwd / "serve.log"
     with log.open("wb") as output:
         server = subprocess.Popen(
@@ -142,10 +142,12 @@ def in_the_browser(cwd: Path, shown: str, failed: str) -> tuple[str, str]:
         )
     try:
         ready = wait_for(
-            lambda: re.search(r"http://127\.0\.0\.1:\d+", log.read_text(encoding="utf-8")), DEADLINE, f"{log}: a server"
+            lambda: re.search(r"^Sign in: (http://[^/]+)(\S+)#code=(\S+)$", log.read_text(encoding="utf-8"), re.M),
+            DEADLINE,
+            f"{log}: a server",
         )
-        with client(ready.group()) as asked:
-            overview = asked.get(address.removeprefix("http://127.0.0.1:5556"))
+        with client(ready[1]) as asked:
+            overview = asked.post(ready[2], data={"token": ready[3]})
             link = re.search(rf'href="([^"]*/tasks/{failed})"', overview.raise_for_status().text)
             assert link, overview.text
             return overview.text, asked.get(link[1]).raise_for_status().text

@@ -53,6 +53,7 @@ class Case(NamedTuple):
 
 CASES = {
     "audit": Case(("--json",)),
+    "code": Case((), code=1),
     "doctor": Case((), varies=True, code=1),
     "erase": Case(("--customer", "42", "--yes")),
     "errors": Case(("--utc",)),
@@ -67,6 +68,7 @@ CASES = {
     "show": Case((SHIP, "--utc")),
     "stats": Case(("since:2025-06-01", "until:2025-07-01")),
     "token": Case(("support", "--customer", "42"), varies=True),
+    "tokens": Case(()),
     "top": Case((), varies=True),
     "tree": Case((SHIP, "--waterfall")),
     "uninstall": Case(("--dry-run",)),

@@ -26,7 +26,7 @@ WORDS = {
     "uninstall": ("--yes",),
     "why": ("x",),
 }
-WITHOUT = {"doctor", "import", "openapi", "schema", "token"}
+WITHOUT = {"code", "doctor", "import", "openapi", "schema", "token", "tokens"}
 """Commands that find it out themselves, have a database of their own, or need none."""
 COMMANDS = sorted({*Commands("asynctask").list_commands(Context(Command("asynctask")))} - WITHOUT)
 WHILE_IT_IS_AWAY = {"recorder", "serve"}
