@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from celery_asynctask.core.text import reason
 from celery_asynctask.errors import AsyncTaskError, SettingsError, StoreError
-from celery_asynctask.operations.doctor import application, database, journal, telemetry
+from celery_asynctask.operations.doctor import application, database, journal, telemetry, tokens
 from celery_asynctask.operations.doctor.finding import Check, Finding, Level
 from celery_asynctask.queries import Reader
 from celery_asynctask.settings import Settings
@@ -37,6 +37,7 @@ def examine(app: Any, configured: Callable[[], Settings]) -> Iterator[Finding]:
                 lambda: application.names_of_celery(app),
                 lambda: application.tasks(app, settings),
                 lambda: database.database(settings, reader),
+                lambda: tokens.tokens(settings, reader),
                 lambda: journal.journal(settings),
                 lambda: journal.recorder(settings),
                 lambda: journal.backlog(settings, reader),

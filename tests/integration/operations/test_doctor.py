@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import re
 import stat
@@ -16,11 +17,12 @@ from sqlalchemy import func, select, update
 
 import celery_asynctask
 from celery_asynctask.core.censor import OPEN
-from celery_asynctask.core.time import now
-from celery_asynctask.core.tokens import Token
+from celery_asynctask.core.time import now, time_of
+from celery_asynctask.core.tokens import Token, hashed
 from celery_asynctask.errors import JournalError, SettingsError, StoreError
 from celery_asynctask.journal import Directory, Journal
 from celery_asynctask.operations import doctor
+from celery_asynctask.operations.credentials import Credentials, Use
 from celery_asynctask.operations.doctor import Finding, Level, examine
 from celery_asynctask.operations.doctor.journal import file_system
 from celery_asynctask.queries import database_health
@@ -438,6 +440,41 @@ def test_a_setting_is_hidden_until_somebody_decides_otherwise(
     [text] = about(look(replace(settings, batch_size=1717)), "configuration")
     assert "asynctask_batch_size" in text
     assert "1717" not in text
+
+
+def test_tokens_that_end_or_that_nobody_uses_are_named(settings: Settings, tmp_path: Path) -> None:
+    today = time_of(now())
+    settings = replace(settings, url=f"sqlite:///{tmp_path / 'rows.db'}")
+    store = Store(settings)
+    store.prepare()
+    store.close()
+    credentials = Credentials(settings)
+
+    def token(name: str, created: int, expires: int | None = None, used: int | None = None) -> Token:
+        sha256 = hashed(name)
+        if used is not None:
+            credentials.used({sha256[:16]: Use(name, today + dt.timedelta(days=used))})
+        ends = None if expires is None else today + dt.timedelta(days=expires)
+        return Token(name, sha256, None, frozenset(), today + dt.timedelta(days=created), ends)
+
+    made = [
+        token("fresh", -1), token("used", -400, used=-89), token("idle", -400, used=-91), token("never", -91),
+        token("soon", -80, 13), token("later", -80, 15), token("over", -400, -1),
+    ]  # fmt: skip
+    credentials.close()
+    found = look(replace(settings, tokens={one.name: one for one in made}))
+    assert about(found, "tokens") == [
+        "Expired: over.", "Expire within 14 days: soon.", "Not used for 90 days: idle, never.",
+    ]  # fmt: skip
+    found = look(replace(settings, tokens={"fresh": made[0]}))
+    assert about(found, "tokens") == ["1 configured."]
+    assert about(look(settings), "tokens") == []
+
+
+def test_tokens_that_cannot_be_read(settings: Settings, tmp_path: Path) -> None:
+    """A worker's host does not have the file of the server's."""
+    [text] = about(look(replace(settings, tokens=tmp_path / "none.json")), "tokens", Level.NOTE)
+    assert "none.json of asynctask_tokens cannot be read" in text
 
 
 def test_secrets_in_urls_are_not_shown(settings: Settings, make_app: MakeApp) -> None:
