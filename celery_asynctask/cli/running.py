@@ -28,13 +28,8 @@ class Running(NamedTuple):
 def announced(url: str, port: int, secret: bytes) -> Iterator[bool]:
     """While the block runs, `running` finds this server. Yields whether it does: a user without a home directory has no
     place for the file."""
-    path = _prepared(port)
-    if path is not None:
-        content = json.dumps({"pid": os.getpid(), "url": url, "port": port, "secret": secret.hex()})
-        with suppress(FileNotFoundError):
-            path.unlink()  # of a server that was killed
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:
-            file.write(content)
+    content = {"pid": os.getpid(), "url": url, "port": port, "secret": secret.hex()}
+    path = _written(port, json.dumps(content))
     try:
         yield path is not None
     finally:
@@ -58,16 +53,22 @@ def running() -> list[Running]:
     return found
 
 
-def _prepared(port: int) -> Path | None:
-    """Where the file is to be; None: there is no place that nobody else can read or change."""
+def _written(port: int, content: str) -> Path | None:
+    """Where the file is; None: there is no place for it that nobody else can read or change."""
     directory = user_directory()
     if directory is None:
         return None
+    path = directory / _FOLDER / str(port)
     try:
-        (directory / _FOLDER).mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not _is_private(path.parent):
+            return None
+        path.unlink(missing_ok=True)  # of a server that was killed
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
+            file.write(content.encode())
     except OSError:
         return None
-    return directory / _FOLDER / str(port) if _is_private(directory / _FOLDER) else None
+    return path
 
 
 def _is_private(directory: Path) -> bool:

@@ -23,7 +23,7 @@ from celery_asynctask.core.text import rfc3339
 from celery_asynctask.core.time import now, time_of
 from celery_asynctask.core.tokens import is_token
 from celery_asynctask.errors import SettingsError, StoreError, logger
-from celery_asynctask.operations.audit import Action, Audit, Entry
+from celery_asynctask.operations.audit import Action, Audit, Entry, Outcome
 from celery_asynctask.operations.credentials import Credentials, Use
 from celery_asynctask.queries.credentials import has_ended
 from celery_asynctask.queries.reader import Reader
@@ -260,11 +260,12 @@ class Authenticator:
             return
         self._used[key] = time.monotonic()
         uses = {key: Use(holder.token.name, time_of(now()))}
-        self._background.submit(partial(self._credentials.used, uses), "the last use of a token")
+        self._background.submit(partial(self._credentials.used, uses), "the last use of a token", 3600.0)
 
     def _write(self, entry: Entry) -> None:
-        what = f"{entry.action.value} in the audit: {entry.outcome.value}, of {entry.actor!r} from {entry.origin!r}"
-        self._background.submit(partial(self._audit.write, entry), what)
+        what = f"{entry.outcome.value} {entry.action.value} in the audit: of {entry.actor!r} from {entry.origin!r}"
+        every = 0.0 if entry.outcome is Outcome.DONE else 60.0
+        self._background.submit(partial(self._audit.write, entry), what, every)
 
 
 def _is_over(session: Session, holder: Holder | None) -> bool:

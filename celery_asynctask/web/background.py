@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,8 +13,6 @@ from celery_asynctask.errors import StoreError, logger
 
 MAX_WAITING: Final = 200
 """Writes that may wait for the database."""
-LOG_SECONDS: Final = 60.0
-"""How often a failure of one kind is logged."""
 
 
 class Background:
@@ -28,16 +27,17 @@ class Background:
         self._is_closing = False
         self._gives_up = False
 
-    def submit(self, work: Callable[[], None], what: str) -> None:
-        """Do ``work`` soon; ``what`` it writes is logged where it fails."""
+    def submit(self, work: Callable[[], None], what: str, every: float = 0.0) -> None:
+        """Do ``work`` soon. Where it fails, ``what`` it writes is logged: all failures, or one in ``every`` seconds of
+        those with the same beginning, up to a colon."""
         with self._lock:
             is_full = self._waiting >= MAX_WAITING or self._is_closing
             if not is_full:
                 self._waiting += 1
                 self._executor = self._executor or ThreadPoolExecutor(1, "celery-asynctask-writes")
-                self._executor.submit(self._do, work, what)
+                self._executor.submit(self._do, work, what, every)
         if is_full:
-            self._log(what, "too much waits to be written")
+            self._log(what, every, "too much waits to be written")
 
     def close(self) -> None:
         """Finish what waits, unless the database is away."""
@@ -46,27 +46,27 @@ class Background:
         if self._executor is not None:
             self._executor.shutdown()
 
-    def _do(self, work: Callable[[], None], what: str) -> None:
+    def _do(self, work: Callable[[], None], what: str, every: float) -> None:
         try:
             if self._gives_up:
-                self._log(what, "the server ends, and the database is away")
+                self._log(what, every, "the server ends, and the database is away")
                 return
             work()
         except StoreError as exc:
             self._gives_up = self._is_closing
-            self._log(what, str(exc))
+            self._log(what, every, str(exc))
         except Exception as exc:  # noqa: BLE001 - nobody looks at the future of this work
-            self._log(what, repr(exc))
+            self._log(what, every, repr(exc))
         finally:
             with self._lock:
                 self._waiting -= 1
 
-    def _log(self, what: str, why: str) -> None:
+    def _log(self, what: str, every: float, why: str) -> None:
         kind = what.partition(":")[0]
         now = time.monotonic()
         with self._lock:
-            at, before = self._logged.get(kind, (-LOG_SECONDS, 0))
-            is_due = now - at >= LOG_SECONDS
+            at, before = self._logged.get(kind, (-math.inf, 0))
+            is_due = now - at >= every
             self._logged[kind] = (now, 0) if is_due else (at, before + 1)
         if is_due:
             more = f" Before, {before:,} of this kind were not written either." if before else ""

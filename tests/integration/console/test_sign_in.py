@@ -265,7 +265,7 @@ def test_where_the_audit_cannot_be_written_a_sign_in_goes_on(api: Api, caplog: p
     without(api.app.state.asynctask.audit._writer, "async_task_audit")
     assert page(api, signed_in(api)).status_code == 200
     settled(api)
-    assert "Not written: sign-in in the audit: done, of 'ours' from '127.0.0.1'. The database" in caplog.text
+    assert "Not written: done sign-in in the audit: of 'ours' from '127.0.0.1'. The database" in caplog.text
 
 
 @pytest.mark.every_database
