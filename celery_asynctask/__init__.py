@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from celery_asynctask.capture.current import current
     from celery_asynctask.capture.install import install, uninstall
     from celery_asynctask.capture.own_tracer import record_run
-    from celery_asynctask.capture.payload.redaction import SENSITIVE_NAMES
+    from celery_asynctask.capture.payload.names import SENSITIVE_NAMES
     from celery_asynctask.capture.task import RecordedTask
     from celery_asynctask.core.marks import is_whole
     from celery_asynctask.core.status import AsyncTaskStatus
@@ -83,7 +83,7 @@ _HOME = {
     "SettingsError": "errors",
     "AsyncTaskStatus": "core.status",
     "RecordedTask": "capture.task",
-    "SENSITIVE_NAMES": "capture.payload.redaction",
+    "SENSITIVE_NAMES": "capture.payload.names",
     "context": "capture.context",
     "current": "capture.current",
     "include_object": "store.autogenerate",

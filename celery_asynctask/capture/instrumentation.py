@@ -20,7 +20,8 @@ from celery_asynctask.capture import context, payload
 from celery_asynctask.capture.celery_private import is_pool_child, registered_tasks
 from celery_asynctask.capture.messages import name_text, queue_of
 from celery_asynctask.capture.outlet import Outlet, outlet_of, outlets
-from celery_asynctask.capture.payload.redaction import SENSITIVE_NAMES, Redaction
+from celery_asynctask.capture.payload.names import SENSITIVE_NAMES
+from celery_asynctask.capture.payload.redaction import Redaction
 from celery_asynctask.core.event import Event, encode, json_text, quote
 from celery_asynctask.core.forking import reset_in_children
 from celery_asynctask.errors import report

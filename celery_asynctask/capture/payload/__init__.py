@@ -35,14 +35,15 @@ from typing import Any, Final
 
 from billiard.exceptions import SoftTimeLimitExceeded
 
+from celery_asynctask.capture.payload.hints import may_change
 from celery_asynctask.capture.payload.inspection import class_name, inherits, instance_dict, type_name
 from celery_asynctask.capture.payload.mappings import pairs
-from celery_asynctask.capture.payload.readers import MAX_BITS, MAX_ITEMS
+from celery_asynctask.capture.payload.readers import MARGIN, MAX_BITS, MAX_ITEMS
 from celery_asynctask.capture.payload.redaction import Redaction
 from celery_asynctask.capture.payload.secrets import Secret, Secrets, secrets_in
 from celery_asynctask.capture.payload.traceback_text import beginning, shortened
 from celery_asynctask.capture.payload.walk import Again, Full, Walk, clean
-from celery_asynctask.core.limits import MAX_MESSAGE, MAX_TRACEBACK, MAX_VALUE
+from celery_asynctask.core.limits import MAX_MESSAGE, MAX_NAME, MAX_TRACEBACK, MAX_VALUE
 from celery_asynctask.core.marks import MARK
 
 OVERRUN: Final = 4_096
@@ -94,7 +95,8 @@ class Encoder:
         def positional(walk: Walk) -> Any:
             walk.trail = ("args",)
             if type(args) is list or type(args) is tuple:
-                return walk.sequence(args, len(args), args, 0, names)
+                hidden = walk.hidden(args, type(args), len(args), "", names)
+                return walk.sequence(args, len(args), args, 0, names, hidden)
             return walk.convert(args, 0)
 
         def named(walk: Walk) -> Any:
@@ -170,10 +172,23 @@ def safe_repr(value: Any, encoder: Encoder = PLAIN) -> str:
     return encoder.text(converted if type(converted) is str else json.dumps(converted, ensure_ascii=False), MAX_REPR)
 
 
+def label(text: str) -> str:
+    """A name that is recorded as it is, of a task, worker, queue or person or of the class of an exception: without the
+    credentials that `Redaction.text` finds in any text, without characters that databases refuse, at most `MAX_NAME`
+    characters. The app's own names and rule do not count here."""
+    text = str.__getitem__(text, slice(0, MAX_NAME + MARGIN))
+    if may_change(text):
+        text = _LABELS.text(text, cut=len(text) == MAX_NAME + MARGIN)
+    return clean(text)[:MAX_NAME]
+
+
+_LABELS: Final = Redaction()
+
+
 def error_type(exc: BaseException) -> str:
-    """Class name of an exception, at most 255 characters; of the original where Celery has wrapped one that cannot be
-    pickled."""
-    return clean((_wrapped(exc) or class_name(type(exc)))[:255])
+    """Class name of an exception, at most `MAX_NAME` characters; of the original where Celery has wrapped one that
+    cannot be pickled."""
+    return label(_wrapped(exc) or class_name(type(exc)))
 
 
 def error_message(exc: BaseException, encoder: Encoder = PLAIN) -> str:

@@ -162,3 +162,13 @@ def _declared(kind: type, name: str) -> Any:
         if (declared := _namespace(base).get(name)) is not None:
             return declared
     return None
+
+
+def tuple_fields(kind: type) -> tuple[str, ...]:
+    """The names of the elements of a class of named tuples, also of Python's own such as `os.stat_result`; empty for
+    any other."""
+    for name in ("_fields", "__match_args__"):
+        declared = _declared(kind, name)
+        if type(declared) is tuple and declared and all(type(field) is str for field in declared):
+            return declared
+    return ()

@@ -9,6 +9,9 @@ import re
 from functools import lru_cache
 from typing import Any, Final
 
+from celery_asynctask.capture.payload.commands import is_program
+from celery_asynctask.capture.payload.hints import may_change_words
+from celery_asynctask.capture.payload.named import NAMES, VALUES
 from celery_asynctask.capture.payload.redaction import Redaction
 from celery_asynctask.core.event import quote
 
@@ -66,15 +69,18 @@ def plain_text(  # noqa: PLR0912 - a function a case would cost every task
     if form is None or limit <= 0:
         return None
     text = form % tuple(texts)
-    if "\\u" in text:  # not ASCII, or NUL
-        return None
-    if redaction is not None and (
+    if redaction is None:
+        return None if "\\u" in text else text  # not ASCII, or NUL
+    if (
         text.count(":") > len(kwargs) + 2  # one after each key
+        or "\\" in text  # quotes, or not ASCII, or NUL
         or "=" in text
-        or "earer " in text
-        or "eyJ" in text
-        or "PRIVATE KEY-----" in text
-    ):  # something that `Redaction.text` might redact
+        or "'" in text
+        or "%" in text
+        or may_change_words(text)
+        or (len(args) in (2, 3) and type(args[0]) is str and redaction.sensitive(args[0]))
+        or (args and type(args[0]) is str and is_program(args[0]))
+    ):  # something that redaction might take
         return None
     return text
 
@@ -85,7 +91,14 @@ def _form(keys: tuple[str, ...], count: int, names: tuple[str, ...], redaction: 
     None if a key would be changed, or a value with one of the names be redacted."""
     if not all(map(PLAIN_KEY, keys)):
         return None
-    if redaction is not None and ("value" in keys or any(map(redaction.sensitive, (*keys, *names)))):
+    if redaction is not None and (
+        _has_pair(keys) or _has_pair(names) or any(map(redaction.sensitive, (*keys, *names)))
+    ):
         return None
     named = [f'"{key}":%s' for key in keys]
     return f'"args":[{",".join(["%s"] * count)}],"kwargs":{{{",".join(named)}}}'
+
+
+def _has_pair(keys: tuple[str, ...]) -> bool:
+    """Whether one of the values may be named by another."""
+    return not VALUES.isdisjoint(keys) and not NAMES.isdisjoint(keys)

@@ -83,8 +83,9 @@ def _calls(walk: Walk, value: Any, kind: type, depth: int) -> Any:
     if kind is Calls:
         calls = (Call(one, names, starred=starred) for one in base.__iter__(item))
         return walk.sequence(calls, size, item, depth)
+    hidden = walk.hidden(item, base, size, "", names)
     trail, walk.trail = walk.trail, ("args",)
-    converted = walk.sequence(base.__iter__(item), size, item, depth, names)
+    converted = walk.sequence(base.__iter__(item), size, item, depth, names, hidden)
     walk.trail = trail
     return converted if starred else converted[0]
 
@@ -117,6 +118,8 @@ def _bytes(base: Any, walk: Walk, value: Any, kind: type, *_: Any) -> Any:
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:
+        if walk.redaction is not None and any(map(walk.redaction.changes, _readings(data))):
+            return walk.redacted(value)
         text = base64.b64encode(data).decode()
         if walk.redaction is not None:
             text = walk.redaction.text(text)
@@ -128,6 +131,11 @@ def _bytes(base: Any, walk: Walk, value: Any, kind: type, *_: Any) -> Any:
     if base is bytes and walk.wire:
         return walk.envelope("bytes", converted, text)
     return walk.typed(kind, converted)
+
+
+def _readings(data: bytes) -> tuple[str, str]:
+    """The texts that may be in bytes: with NUL between them, or in UTF-16."""
+    return data.replace(b"\0", b"\n").decode("latin-1"), data.replace(b"\0", b"").decode("latin-1")
 
 
 def _moment(base: Any, walk: Walk, value: Any, kind: type, *_: Any) -> Any:

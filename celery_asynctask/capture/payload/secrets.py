@@ -18,8 +18,10 @@ from urllib.parse import quote, quote_plus
 from billiard.exceptions import SoftTimeLimitExceeded
 
 from celery_asynctask.capture.payload.inspection import inherits
+from celery_asynctask.capture.payload.names import words_of
 from celery_asynctask.capture.payload.readers import MAX_BITS
-from celery_asynctask.capture.payload.redaction import MIN_VALUE, STARS, Redaction, removed, words_of
+from celery_asynctask.capture.payload.redaction import MIN_VALUE, Redaction, removed
+from celery_asynctask.capture.payload.tokens import starred
 from celery_asynctask.capture.payload.walk import MIN_DIGITS, Walk, clean
 
 Secret = str | bytes
@@ -178,7 +180,7 @@ class Secrets:
                 spans += _last(text, form)
         for form in self._coded:
             spans += _words(text, form)
-        return _starred(text, spans) if spans else text
+        return starred(text, spans)
 
 
 _Spans = Iterator[tuple[int, int]]
@@ -230,16 +232,6 @@ def _words(text: str, form: str) -> _Spans:
         before, after = _WORD.match(text[end:at][::-1]), _WORD.match(text, at)
         end = after.end() if after else at
         yield at - (before.end() if before else 0), end
-
-
-def _starred(text: str, spans: list[tuple[int, int]]) -> str:
-    kept: list[str] = []
-    done = -1
-    for start, end in sorted(spans):
-        if start > done:
-            kept += (text[max(done, 0) : start], STARS)
-        done = max(done, end)
-    return "".join([*kept, text[done:]])
 
 
 def _data(value: Secret) -> bytes:

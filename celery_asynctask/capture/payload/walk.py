@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from itertools import islice
 from json.encoder import encode_basestring_ascii as _escape
 from typing import Any, Final
@@ -17,9 +17,11 @@ from billiard.exceptions import SoftTimeLimitExceeded
 
 from celery_asynctask.capture.payload.inspection import bare, inherits, mro, type_name
 from celery_asynctask.capture.payload.mappings import Pairs
+from celery_asynctask.capture.payload.named import ITEM, VALUES, hidden_items, member, named_beside, says_nothing
 from celery_asynctask.capture.payload.plain import MAX_HARMLESS, PLAIN_KEY
 from celery_asynctask.capture.payload.readers import MARGIN, MAX_BITS, MAX_ITEMS, READERS, read_object
-from celery_asynctask.capture.payload.redaction import MIN_VALUE, STARS, Path, Redaction, removed
+from celery_asynctask.capture.payload.redaction import MIN_VALUE, Path, Redaction, removed
+from celery_asynctask.capture.payload.tokens import STARS
 from celery_asynctask.core.marks import MARK, is_reserved
 
 MAX_DEPTH: Final = 20
@@ -42,10 +44,6 @@ _UNBOUNDED: Final = 1 << 40
 
 class Full(Exception):
     """The value is larger than its limit."""
-
-
-_ITEM: Final = "\0item"
-"""The name of an element of a list."""
 
 
 class Walk:
@@ -74,7 +72,7 @@ class Walk:
 
     def element(self, value: Any, depth: int, key: str | int) -> Any:
         """`convert`, after the user's rule; in a tight walk with half of the room."""
-        name = key if isinstance(key, str) else _ITEM
+        name = key if isinstance(key, str) else ITEM
         trail = self.trail
         if (redaction := self.redaction) is not None and redaction.rule is not None:
             self.trail = (*trail, key)
@@ -196,21 +194,29 @@ class Walk:
         elif members is not None:
             converted = self.typed(type(value), self.mapping(members[0][:MAX_ITEMS], size, value, depth, name))
         elif base is list or base is tuple:
-            first = base.__getitem__(value, 0) if name == _ITEM and size == 2 and self.redaction is not None else None
-            if first is not None and self.redaction is not None and self.redaction.sensitive(_short_text(first)):
-                converted = [
-                    self.convert(first, depth + 1),
-                    self.redacted(base.__getitem__(value, 1)),
-                ]  # a header in a list of headers
-            else:
-                converted = self.sequence(base.__iter__(value), size, value, depth)
+            hidden = self.hidden(value, base, size, name)
+            converted = self.sequence(base.__iter__(value), size, value, depth, hidden=hidden)
         else:
             items = list(islice(base.__iter__(value), MAX_ITEMS))
             converted = self.typed(type(value), self.sequence(_in_order(items, base), size, value, depth))
         self.above.pop()
         return converted
 
-    def sequence(self, values: Iterable[Any], size: int, original: Any, depth: int, names: tuple[str, ...] = ()) -> Any:
+    def hidden(self, value: Any, base: Any, size: int, name: str, parameters: tuple[str, ...] = ()) -> Collection[int]:
+        """The `hidden_items` of a list or tuple."""
+        return () if self.redaction is None or not size else hidden_items(value, base, self.redaction, name, parameters)
+
+    def sequence(
+        self,
+        values: Iterable[Any],
+        size: int,
+        original: Any,
+        depth: int,
+        names: tuple[str, ...] = (),
+        hidden: Collection[int] = (),
+    ) -> Any:
+        """The elements of a list. ``names`` are those of the first ones; ``hidden`` are the indexes of those that are
+        redacted whatever their names."""
         items: list[Any] = []
         if 3 * min(size, MAX_ITEMS) > self.room:
             self.check()
@@ -219,12 +225,14 @@ class Walk:
             if index == MAX_ITEMS or self.room < 0:
                 break
             self.room -= 2
-            if index < len(names):
+            if index in hidden and not says_nothing(value):
+                items.append(self.redacted(value))
+            elif index < len(names):
                 items.append(self.named(value, depth + 1, names[index]))
             elif self.slow:
                 items.append(self.element(value, depth + 1, index))
             else:
-                items.append(self.convert(value, depth + 1, _ITEM))
+                items.append(self.convert(value, depth + 1, ITEM))
         if self.room < 0:
             self.check()
         if len(items) < size:
@@ -253,10 +261,10 @@ class Walk:
             items[name] = self.named(value, depth + 1, name, parent)
         if self.room < 0:
             self.check()
-        if redaction is not None and "value" in items and not _says_nothing(items["value"]):
-            name_of_value = items.get("name", items.get("key"))  # {"name": "Authorization", "value": ...}
-            if type(name_of_value) is str and redaction.sensitive(name_of_value):
-                items["value"] = self.redacted(_member(pairs, "value"))
+        if redaction is not None and not VALUES.isdisjoint(items):
+            for name in named_beside(items, redaction):
+                if not says_nothing(items[name]):
+                    items[name] = self.redacted(member(pairs, name))
         if len(items) < size:
             note = self.marker("cut", type=type_name(type(original)), size=size)
         if note is not None:
@@ -271,7 +279,7 @@ class Walk:
         if (
             (redaction := self.redaction) is not None
             and (redaction.sensitive(name) or (parent and redaction.sensitive(f"{parent} {name}")))
-            and not _says_nothing(value)
+            and not says_nothing(value)
         ):
             return self.redacted(value)
         return self.element(value, depth, name) if self.slow else self.convert(value, depth, name)
@@ -364,22 +372,6 @@ def _free(name: str, items: dict[str, Any]) -> str:
     while free in items:
         free, number = f"{name}…{number}", number + 1
     return free
-
-
-def _says_nothing(value: Any) -> bool:
-    """Whether a value is no secret, whatever its name: None, a bool or the empty text."""
-    return value is None or value is True or value is False or (type(value) is str and not value)
-
-
-def _member(pairs: list[tuple[Any, Any]], name: str) -> Any:
-    return next((value for key, value in pairs if inherits(type(key), str) and str.__eq__(key, name)), None)
-
-
-def _short_text(value: Any) -> str:
-    """A short string, or short bytes as one, which may be the name of a header; else empty."""
-    if type(value) is bytes and len(value) <= 64:
-        return value.decode("latin-1")
-    return value if type(value) is str and len(value) <= 64 else ""
 
 
 def _in_order(values: list[Any], base: type) -> list[Any]:

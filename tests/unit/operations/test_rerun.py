@@ -19,7 +19,8 @@ from celery_asynctask import context, install, uninstall
 from celery_asynctask.capture.context import FIELDS
 from celery_asynctask.capture.instrumentation import instrumentation_of
 from celery_asynctask.capture.payload import Encoder
-from celery_asynctask.capture.payload.redaction import SENSITIVE_NAMES, Redaction
+from celery_asynctask.capture.payload.names import SENSITIVE_NAMES
+from celery_asynctask.capture.payload.redaction import Redaction
 from celery_asynctask.core import keys
 from celery_asynctask.core.fold import project
 from celery_asynctask.core.reasons import Code

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from celery_asynctask.capture.payload import Encoder, error_message
-from celery_asynctask.capture.payload.redaction import SENSITIVE_NAMES, Path, Redaction
+from celery_asynctask.capture.payload.names import SENSITIVE_NAMES
+from celery_asynctask.capture.payload.redaction import Path, Redaction
 from celery_asynctask.core.marks import is_whole
 from tests import quick
 
