@@ -97,7 +97,7 @@ def check(fields: Mapping[str, Any], *, told: bool = True) -> dict[str, Any]:
             raise ContextError(f"Field {name!r} is {_shown(value, told=told and name in IDS)}; it must be {allowed}.")
         checked[name] = shown(key_of(value)) if name in IDS else value
     if "created_by_name" in checked:
-        checked["created_by_name"] = payload.PLAIN.text(checked["created_by_name"], MAX_NAME)
+        checked["created_by_name"] = payload.label(checked["created_by_name"])
     if "content" in checked:
         checked["content"] = mapping_of(checked["content"])
         _check_size(len(json.dumps(payload.PLAIN.value(checked["content"]))), MAX_CONTENT)

@@ -10,9 +10,10 @@ from typing import Any, Final
 
 from celery.app.task import Context
 
+from celery_asynctask.capture.payload import label
 from celery_asynctask.capture.payload.inspection import inherits, type_name
 from celery_asynctask.capture.payload.walk import clean
-from celery_asynctask.core.limits import MAX_NAME, MAX_TASK_ID
+from celery_asynctask.core.limits import MAX_TASK_ID
 
 _KEPT: Final = 200
 """Characters kept of an id that cannot be stored as it is; a checksum follows, so that two such ids stay two."""
@@ -114,8 +115,8 @@ def recorded_id(value: Any) -> str:
 
 
 def name_text(value: str) -> str:
-    """The name of a task, worker or queue as it is recorded: bounded, without characters that databases refuse."""
-    return clean(value)[:MAX_NAME]
+    """The name of a task, worker or queue as it is recorded."""
+    return label(value)
 
 
 def queue_of(routing_key: Any) -> str | None:

@@ -168,3 +168,23 @@ def test_names_of_every_kind_have_room(instrumentation: Instrumentation) -> None
     assert "\0" not in said["worker"]
     event = decode(start_of(instrumentation, Context({"id": "x", "asynctask": OURS, "hostname": "w" * 300}), None))
     assert len(event["worker"]) == 255
+
+
+def test_names_have_no_credentials(instrumentation: Instrumentation) -> None:
+    """Of the task, worker, queue and creator, and of the class of an exception; in every event."""
+    secret = "redis://:hunter2@cache"
+    instrumentation.policies[secret] = instrumentation.policies["a.task"]
+    about = {"id": "x", "hostname": secret, "delivery_info": {"routing_key": secret}, "args": (), "kwargs": {}}
+    request = Context({**about, "asynctask": {**OURS, "created_by_name": secret}})
+    event = dict(
+        decode(extract.start(instrumentation, instrumentation.policies["a.task"], secret, request, ms(3), None))
+    )
+    shown = "redis://***@cache"
+    assert {key: event[key] for key in ("name", "worker", "queue", "created_by_name")} == dict.fromkeys(
+        ("name", "worker", "queue", "created_by_name"), shown
+    )
+    other = extract.from_request(Kind.RECEIVED, secret, request, ms(3))
+    extract.add_requested(other, instrumentation, secret, request)
+    extract.add_error(other, instrumentation.encoder, type(secret, (Exception,), {})())
+    assert (other["name"], other["created_by_name"], other["error_type"]) == (shown, shown, shown)
+    assert instrumentation.names[secret] == f'"name":"{shown}"'
