@@ -7,6 +7,12 @@ import re
 from pathlib import Path
 
 import celery_asynctask
+from celery_asynctask.capture.payload.commands import TOOLS
+from celery_asynctask.capture.payload.names import SENSITIVE_NAMES
+from celery_asynctask.capture.payload.redaction import MIN_VALUE
+from celery_asynctask.capture.payload.secrets import MAX_SECRETS, MAX_SIZE, PART
+from celery_asynctask.capture.payload.tokens import VENDORS
+from celery_asynctask.capture.payload.walk import MIN_DIGITS
 from celery_asynctask.core.marks import MARKS
 from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.journal import metrics
@@ -53,6 +59,21 @@ def test_the_words_that_are_not_used_are_listed() -> None:
 
 def test_every_mark_is_described() -> None:
     assert set(re.findall(r"^\| `(\w+)` \|", page("security.md"), re.MULTILINE)) == set(MARKS)
+
+
+def test_everything_that_is_redacted_is_listed() -> None:
+    """Names, vendors of tokens, programs and addresses, each list in the order of the code."""
+    text = page("redaction.md")
+    listed = re.search(r"These are the names:\n\n(.+?)\n\n", text, re.DOTALL)
+    assert listed
+    assert tuple(" ".join(name.split()) for name in re.findall(r"`([^`]+)`", listed[1])) == SENSITIVE_NAMES
+    flat = " ".join(text.split())
+    assert f"Tokens are known of {', '.join(VENDORS)}." in flat
+    programs = [f"`{program}`" for tool in TOOLS for program in tool.programs.split()]
+    assert f"of these programs: {', '.join(programs)}." in flat
+    assert f"every text of {MIN_VALUE} characters or more, every whole number of {MIN_DIGITS} digits or more" in flat
+    assert f"At most {MAX_SECRETS} in one task, of {MAX_SIZE:,} characters together" in flat
+    assert f"the first or last {PART} characters or more" in flat
 
 
 def test_every_metric_is_described() -> None:
