@@ -101,7 +101,7 @@ def token(
         try:
             grant["expires"] = _written(now + expires)
         except OverflowError:
-            raise click.UsageError("--expires is too far in the future.") from None
+            raise click.UsageError("--expires is too far in the future. Give a shorter time, such as 90d.") from None
     if into is None:
         click.echo("Add this to asynctask_tokens in the Celery configuration:", err=True)
         click.echo(f"    {name!r}: {grant!r},", err=True)

@@ -12,7 +12,7 @@ from celery_asynctask.core.text import clean, one_line
 
 
 def logger_of(name: str) -> logging.Logger:
-    """The logger ``celery_asynctask`` or one below it."""
+    """The logger of that name, ``celery_asynctask`` or one of ours below another."""
     made = logging.getLogger(name)
     if not any(isinstance(one, _Inert) for one in made.filters):
         made.addFilter(_Inert())

@@ -24,6 +24,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from celery_asynctask.core.logs import logger_of
 from celery_asynctask.errors import logger
 from celery_asynctask.web.problem import HEADERS, ProblemError
 
@@ -60,7 +61,7 @@ _SHUTDOWN_SECONDS: Final = 15
 _LOG_SECONDS: Final = 60.0
 _NO_DESCRIPTOR: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
-_errors: Final = logging.getLogger("uvicorn.error.connection")
+_errors: Final = logger_of("uvicorn.error.connection")
 """Logs the errors of requests, but no warnings: any client can cause those, for example with what is not HTTP."""
 _errors.addFilter(lambda record: record.levelno >= logging.ERROR)  # uvicorn resets the levels of its loggers
 

@@ -21,6 +21,7 @@ from sqlalchemy import Connection, delete, func, insert, select
 
 from celery_asynctask.core.accounting import listed
 from celery_asynctask.core.ids import Id, key_of
+from celery_asynctask.core.logs import logger_of
 from celery_asynctask.core.text import one_line, rfc3339
 from celery_asynctask.core.time import now, time_of
 from celery_asynctask.errors import AuditError, SettingsError, StoreError
@@ -42,7 +43,7 @@ _HIDDEN: Final = JSON_KEYS | {"message"}
 """Keys of a search whose values may be secret."""
 _STOPPED: Final = (KeyboardInterrupt, SystemExit, GeneratorExit, BrokenPipeError)
 
-logger = logging.getLogger("celery_asynctask.audit")
+logger = logger_of("celery_asynctask.audit")
 
 
 class Action(str, enum.Enum):

@@ -57,8 +57,8 @@ class TokenFile:
                     self._seen = seen
         except OSError as exc:
             raise SettingsError(
-                f"The file {self._path} of asynctask_tokens cannot be read: {exc.strerror}. `celery -A APP asynctask "
-                f"token NAME --into {self._path}` creates one."
+                f"The file {self._path} of asynctask_tokens cannot be read: {exc.strerror}. Run `celery -A APP "
+                f"asynctask token NAME --into {self._path}`, which creates one."
             ) from exc
         return self._tokens
 
@@ -79,7 +79,7 @@ class TokenFile:
             finally:
                 os.close(directory)
         except OSError as exc:
-            raise SettingsError(f"The file {self._path} cannot be written: {exc.strerror}.") from exc
+            raise SettingsError(f"The file {self._path} cannot be written: {exc.strerror}. Choose another.") from exc
 
     def _raw(self, path: Path) -> tuple[dict[str, Any], os.stat_result | None]:
         if not path.exists():
@@ -92,7 +92,9 @@ class TokenFile:
         is_roots = status.st_uid == _ROOT != os.geteuid()
         others = (stat.S_IRWXG & ~stat.S_IRGRP if is_roots else stat.S_IRWXG) | stat.S_IRWXO
         if not stat.S_ISREG(status.st_mode):
-            raise SettingsError(f"{self._path}, which asynctask_tokens names, is not a file. Name a JSON file.")
+            raise SettingsError(
+                f"{self._path}, which asynctask_tokens names, is not a file. Give the path of a JSON file."
+            )
         if status.st_uid != os.geteuid() and not is_roots:
             raise SettingsError(
                 f"The file {self._path} of asynctask_tokens belongs to another user. Run: chown {os.geteuid()} "
@@ -105,12 +107,12 @@ class TokenFile:
 
     def _parsed(self, content: bytes) -> Mapping[str, Token]:
         if len(content) > MAX_BYTES:
-            raise SettingsError(f"The file {self._path} of asynctask_tokens has more than {MAX_BYTES:,} bytes.")
+            raise SettingsError(f"The file {self._path} of asynctask_tokens must have at most {MAX_BYTES:,} bytes.")
         try:
             return read_tokens(json.loads(content))
         except (ValueError, RecursionError) as exc:
             where = f"line {exc.lineno}: {exc.msg}" if isinstance(exc, json.JSONDecodeError) else str(exc)
-            raise SettingsError(f"The file {self._path} of asynctask_tokens has a mistake. {where}") from None
+            raise SettingsError(f"Correct a mistake in the file {self._path} of asynctask_tokens: {where}") from None
 
 
 def _replace(path: Path, tokens: Mapping[str, Any], before: os.stat_result | None) -> None:
@@ -142,11 +144,13 @@ def _of_function(source: Callable[[], Any] | str) -> Callable[[], Mapping[str, T
             value = function()
         except Exception as exc:
             raise SettingsError(
-                f"The function of asynctask_tokens failed: {type(exc).__name__}: {reason(exc)}."
+                f"The function of asynctask_tokens failed: {type(exc).__name__}: {reason(exc)}. Correct it."
             ) from exc
         try:
             return read_tokens(value)
         except ValueError as exc:
-            raise SettingsError(f"The function of asynctask_tokens returned a mistake. {exc}") from None
+            raise SettingsError(
+                f"The function of asynctask_tokens returned what it must not. Correct it: {exc}"
+            ) from None
 
     return read

@@ -38,6 +38,7 @@ ELSEWHERE: dict[str, Any] = {
     "trace_url": "https://traces/{trace_id}",
     "links": {"Logs": "https://logs/"},
     "tokens": {},
+    "trusted_proxies": ("127.0.0.1",),
     "access": dict,
     "retention": {},
     "audit_retention": None,

@@ -73,14 +73,14 @@ def test_a_replaced_or_removed_token_ends_its_sessions() -> None:
     assert not signed.is_by(None)
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["", "1", ".....", token_of("admin"), "1.YQ.aaaaaaaaaaaaaaaaaaaaaa.1.2.short", "2" + new_session(TOKEN, NOW)[1][1:],
-     new_session(TOKEN, NOW)[1] + "\n", new_session(TOKEN, NOW)[1].replace(".", ";"), "1." + "a" * 100_000,
-     f"1._w.{'a' * 22}.1.2.{'a' * 43}", f"1.a.{'a' * 22}.1.2.{'a' * 43}"],
-)  # fmt: skip
-def test_what_is_no_session(text: str) -> None:
-    assert read_session(text) is None
+def test_what_is_no_session() -> None:
+    session = new_session(TOKEN, NOW)[1]
+    for text in (
+        "", "1", ".....", token_of("admin"), "1.YQ.aaaaaaaaaaaaaaaaaaaaaa.1.2.short", "2" + session[1:],
+        session + "\n", session.replace(".", ";"), "1." + "a" * 100_000,
+        f"1._w.{'a' * 22}.1.2.{'a' * 43}", f"1.a.{'a' * 22}.1.2.{'a' * 43}",
+    ):  # fmt: skip
+        assert read_session(text) is None, text[:200]
 
 
 # -- the name of the cookie

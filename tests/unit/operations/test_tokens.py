@@ -128,7 +128,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
         (b'{"a": 1}', "Token 'a' must be a mapping"),
         (b"\xff", "utf-8"),
         (b"[" * 100_000, "mistake"),
-        (b" " * (MAX_BYTES + 1), "more than 1,000,000 bytes"),
+        (b" " * (MAX_BYTES + 1), "at most 1,000,000 bytes"),
     ],
 )
 def test_a_mistake_in_the_file(path: Path, content: bytes, says: str) -> None:
@@ -174,7 +174,7 @@ def test_a_broken_file_lets_those_it_had_in_for_a_minute(
         turn(0.1)
         assert "cannot be read" in refused(made)
         assert [record.levelname for record in caplog.records] == ["ERROR"], "logged once"
-        assert f"cannot be read: The file {path} of asynctask_tokens has a mistake. line 1" in caplog.text
+        assert f"Correct a mistake in the file {path} of asynctask_tokens: line 1" in caplog.text
         path.write_bytes(content)
         turn(SECONDS)
         assert holders(made) == {"admin"}
