@@ -40,7 +40,7 @@ def show(context: CommandContext, task_id: str, full: bool, customer: str | None
     output, reader = context.output, context.reader
     with reader.session() as session:
         task = find(reader, session, task_id, customer)
-        runs = attempts(session, task)
+        runs = attempts(reader, session, task)
         others = [one for one in namesakes(reader, session, task) if one.id != task.id]
     link = trace_link(context.settings.trace_url, task.trace_id, task.span_id)
     if output.as_json:

@@ -41,7 +41,7 @@ async def audit(page: Page) -> Response:
         )
         return HTMLResponse(text, headers=markup.SECURITY)
 
-    return await page.service.run(work)
+    return await page.run(work)
 
 
 ROUTES: Final = (route("/audit", audit, Right.AUDIT),)

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 from starlette.responses import Response
 
 from celery_asynctask.console.page import Page, Search, route
+from celery_asynctask.core.rights import Right
 from celery_asynctask.core.status import FAILED
 from celery_asynctask.core.text import rfc3339
 from celery_asynctask.errors import FilterError
@@ -129,4 +130,4 @@ def search_of(group: Group, search: str, now: dt.datetime) -> str:
     return of_type
 
 
-ROUTES: Final = (route("/errors", errors),)
+ROUTES: Final = (route("/errors", errors, Right.ERRORS),)

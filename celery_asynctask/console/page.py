@@ -17,7 +17,7 @@ from celery_asynctask.queries.reader import Reader
 from celery_asynctask.queries.search.filter import Filter
 from celery_asynctask.queries.search.hint import hint
 from celery_asynctask.queries.types import Session
-from celery_asynctask.web.parameters import in_values, searched
+from celery_asynctask.web.parameters import searched
 from celery_asynctask.web.problem import ProblemError, invalid
 from celery_asynctask.web.service import Caller, Service, caller_of
 
@@ -63,7 +63,7 @@ class Page(Caller):
     @property
     def sees_several(self) -> bool:
         """Whether the caller may see tasks of several customers."""
-        return self.access.customers is None or len(self.access.customers) > 1
+        return self.access.scope.has_several
 
     @property
     def sees_audit(self) -> bool:
@@ -101,14 +101,13 @@ class Page(Caller):
 
     def search(self, now: dt.datetime) -> Search:
         """The search of the query; a page shows a wrong one again, with its refusal, to be corrected. Raises
-        `ProblemError` for a search in values that the caller may not see."""
+        `ProblemError` for a search in what the caller may not see."""
         text = self.request.query_params.get("search", "")
         try:
             terms, relative = searched(text, now)
         except ProblemError as exc:
             return Search(text, refusal=exc.detail)
-        if in_values(terms):
-            self.need(Right.PAYLOADS, "search")
+        self.may_search(terms)
         return Search(text, Filter(tuple(terms)), relative)
 
     async def answer(
@@ -131,7 +130,7 @@ class Page(Caller):
                 headers=markup.SECURITY,
             )
 
-        return await self.service.run(work)
+        return await self.run(work)
 
     def error(self, template: str, status: int, **values: object) -> Response:
         """A page with the status of an error."""

@@ -13,6 +13,7 @@ from celery_asynctask.console.task import address, located, routes, values
 from celery_asynctask.core.rights import Right
 from celery_asynctask.operations.rerun import Options
 from celery_asynctask.present.reasons import reasons
+from celery_asynctask.queries.reader import EVERY
 from celery_asynctask.queries.reruns import RERUN_OF
 from celery_asynctask.queries.task import exact, is_id, of_page, task_detail
 from celery_asynctask.queries.types import OwnedTask, PageRow, Session
@@ -37,7 +38,7 @@ async def preview(page: Page) -> Response:
     def work() -> Response:
         reader = page.reader
         with reader.session() as session:
-            row = _of_customer(page, located(page, session, of_page(reader.dialect, values=page.payloads)))
+            row = _of_customer(page, located(page, session, of_page(reader.dialect, page.parts)))
             task = exact(reader, session, "", row.id)
             around = task_detail(reader, session, row)
             base = address(page, session, row)
@@ -64,7 +65,7 @@ async def preview(page: Page) -> Response:
         )
         return HTMLResponse(text, headers=markup.SECURITY)
 
-    return await page.service.run(work)
+    return await page.run(work)
 
 
 async def confirmed(page: Page) -> Response:
@@ -79,7 +80,7 @@ async def confirmed(page: Page) -> Response:
         _, new = rerun.send_again(page, task, _options(overrides), _by(page), _WORDS)
         return RedirectResponse(page.url(f"{base}/rerun/sent", id=new), 303, headers=markup.SECURITY)
 
-    return await page.service.run(work)
+    return await page.run(work)
 
 
 async def sent(page: Page) -> Response:
@@ -89,7 +90,7 @@ async def sent(page: Page) -> Response:
         raise invalid("id", "id must be the id of the task that the rerun created.")
 
     def make(session: Session) -> Mapping[str, object]:
-        columns = of_page(page.reader.dialect, values=True)
+        columns = of_page(page.reader.dialect, EVERY)
         row = located(page, session, columns)
         new_row: PageRow | None = exact(page.whose(row.customer_key), session, new, None, columns)
         if new_row is not None and value.member(new_row.content, RERUN_OF) != row.celery_task_id:

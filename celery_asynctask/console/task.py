@@ -22,6 +22,7 @@ from celery_asynctask.errors import NotFoundError
 from celery_asynctask.present import links
 from celery_asynctask.present.diagnosis import Words, explain
 from celery_asynctask.queries.diagnosis import Evidence, evidence
+from celery_asynctask.queries.reader import EVERY
 from celery_asynctask.queries.task import (
     MAX_COUNTED,
     Relative,
@@ -134,7 +135,8 @@ async def task(page: Page) -> Response:
     now = floored(page.now, TICK)
 
     def make(session: Session) -> Mapping[str, object]:
-        row = located(page, session, of_page(page.reader.dialect, values=page.payloads))
+        # With its error for all: it says why. The template and `explain` quote it only for who may see it.
+        row = located(page, session, of_page(page.reader.dialect, page.parts._replace(errors=True)))
         alike = namesakes(page.reader, session, row)
         if (base := _address(row, alike)) != page.path:
             raise _ElsewhereError(base)
@@ -153,7 +155,7 @@ def _values(
     """The values of the template."""
     reader = page.reader
     known = evidence(reader, session, row)
-    if reader.customers is not None:
+    if not reader.scope.is_all:
         known = _scoped(known)
     last = known.last
     runs = known.of_earlier_executions + known.attempts
@@ -164,8 +166,8 @@ def _values(
         "base": base,
         "last": last,
         "over": row.status in TERMINAL,
-        "why": list(_why(known, Words(now, _shown, _age))),
-        "attempts": _attempts(session, row, runs, first, now),
+        "why": list(_why(known, Words(now, _shown, _age, errors=page.errors))),
+        "attempts": _attempts(page, session, row, runs, first, now),
         "runs": runs,
         "per_page": ATTEMPTS,
         "detail": task_detail(reader, session, row),
@@ -217,7 +219,9 @@ def _why(known: Evidence, words: Words) -> Iterator[tuple[TaskLike | None, list[
         cause = None if at is None else at.task
 
 
-def _attempts(session: Session, row: EvidentTask, total: int, first: str, now: dt.datetime) -> list[Attempt]:
+def _attempts(
+    page: Page, session: Session, row: EvidentTask, total: int, first: str, now: dt.datetime
+) -> list[Attempt]:
     """`ATTEMPTS` of the ``total`` attempts: from the number ``first`` on, or where that is empty, the last ones."""
     if first and not (re.fullmatch(r"[0-9]{1,9}", first, re.ASCII) and 1 <= int(first) <= total):
         options = f"must be a number from 1 to {total:,}" if total else "must be left out: this task has none"
@@ -227,11 +231,11 @@ def _attempts(session: Session, row: EvidentTask, total: int, first: str, now: d
     start = int(first) if first else max(1, total - ATTEMPTS + 1)
     # One attempt more before, for the queue time of the first one, and one after, for the end of the last one.
     begin = max(1, start - 1)
-    runs = attempts(session, row, begin, start - begin + ATTEMPTS + 1)
+    runs = attempts(page.reader, session, row, begin, start - begin + ATTEMPTS + 1)
     rows = []
     for number, (run, course) in enumerate(zip(runs, courses(row, runs, now), strict=True), begin):
         if start <= number < start + ATTEMPTS:
-            text = (run.traceback or "")[-MAX_SHOWN_TRACEBACK:]
+            text = (run.traceback or "")[-MAX_SHOWN_TRACEBACK:] if page.errors else ""
             own = frames.folded(text, run.name.partition(".")[0]) if text else ""
             looks = OUTCOMES.get(course.outcome, AsyncTaskStatus.LOST)
             is_earlier = is_of_earlier_execution(run.run_key, row.order_key)
@@ -277,7 +281,7 @@ async def file(page: Page) -> Response:
 
     def work() -> Response:
         with page.reader.session() as session:
-            row = located(page, session, of_page(page.reader.dialect, values=True))
+            row = located(page, session, of_page(page.reader.dialect, EVERY))
         text = getattr(row, column)
         if text is None:
             raise not_found("This value is not recorded.")
@@ -285,7 +289,7 @@ async def file(page: Page) -> Response:
         headers = {"Content-Disposition": f'attachment; filename="{name}"', **markup.SECURITY}
         return Response(text, media_type="application/json", headers=headers)
 
-    return await page.service.run(work)
+    return await page.run(work)
 
 
 async def elsewhere(page: Page) -> Response:
@@ -302,7 +306,7 @@ async def elsewhere(page: Page) -> Response:
             path = address(page, session, row)
         return RedirectResponse(page.url(path), 302, headers=markup.SECURITY)
 
-    return await page.service.run(work)
+    return await page.run(work)
 
 
 ROUTES: Final = (

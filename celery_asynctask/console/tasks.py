@@ -10,12 +10,11 @@ from starlette.responses import Response
 
 from celery_asynctask.console.page import Make, Page, Search, route
 from celery_asynctask.core.accounting import plural
-from celery_asynctask.core.columns import VALUES
 from celery_asynctask.core.status import SHOWN as STATUSES
 from celery_asynctask.errors import FilterError
 from celery_asynctask.operations.audit import Action, search_target
 from celery_asynctask.present import csv
-from celery_asynctask.queries.reader import TASK_COLUMNS, task_columns
+from celery_asynctask.queries.reader import TASK_COLUMNS, Parts, task_columns
 from celery_asynctask.queries.search.filter import Filter, Term, Value
 from celery_asynctask.queries.search.page import MAX_SCANNED
 from celery_asynctask.queries.search.page import Page as Rows
@@ -26,6 +25,7 @@ from celery_asynctask.queries.types import ListRow, Session, TaskColumns, TaskRo
 from celery_asynctask.web.answer import task_document
 from celery_asynctask.web.parameters import ORDER_BY
 from celery_asynctask.web.problem import invalid
+from celery_asynctask.web.share import FILES
 
 LIMITS: Final = (25, 50, 100, 200)
 """Choices for the rows of a page."""
@@ -71,7 +71,7 @@ SHOWN: Final = ("status", "name", "customer", "creator", "created", "wait", "run
 class Columns(Protocol):
     """A function that makes the SELECT of a file's rows."""
 
-    def __call__(self, dialect: str, *, values: bool) -> TaskColumns: ...
+    def __call__(self, dialect: str, parts: Parts) -> TaskColumns: ...
 
 
 class Query(NamedTuple):
@@ -123,7 +123,7 @@ async def tasks(page: Page) -> Response:
     def make(session: Session) -> Mapping[str, object]:
         return {
             **shared,
-            "rows": _page_of(page, query, session, of_list(page.reader.dialect, values=False)),
+            "rows": _page_of(page, query, session, of_list(page.reader.dialect, page.parts._replace(values=False))),
             "counts": counts(page.reader, session, query.search.filter),
             "statuses": STATUSES,
             "max_counted": MAX_COUNTED,
@@ -148,21 +148,22 @@ def _page_of(page: Page, query: Query, session: Session, columns: TaskColumns) -
         raise invalid("cursor", str(exc)) from None
 
 
-def _file(of: Columns, write: Callable[[Sequence[Any], bool], str], media_type: str, suffix: str) -> Make:
+def _file(of: Columns, write: Callable[[Sequence[Any], Parts], str], media_type: str, suffix: str) -> Make:
     async def file(page: Page) -> Response:
         query = parse_query(page)
+        page.take(FILES)
 
         def work() -> Response:
             headers = {"Content-Disposition": f'attachment; filename="tasks.{suffix}"'}
-            columns = of(page.reader.dialect, values=page.payloads)
+            columns = of(page.reader.dialect, page.parts)
             rows = _rows(page, query, columns)
-            text = write(rows, page.payloads)
+            text = write(rows, page.parts)
             # One entry: nothing is sent before it is stored.
             detail = f"{len(rows)} {plural(len(rows), 'task')} as {suffix}"
             page.service.audit.write(page.entry(Action.EXPORT, search_target(query.filter), detail))
             return Response(text, media_type=media_type, headers=headers)
 
-        return await page.service.run(work)
+        return await page.run(work)
 
     return file
 
@@ -179,15 +180,15 @@ def _rows(page: Page, query: Query, columns: TaskColumns) -> list[Any]:
             query = query._replace(cursor=part.next)
 
 
-def _csv(rows: Sequence[ListRow], values: bool) -> str:
-    names = [*(name for name in TASK_COLUMNS if values or name not in VALUES), "customer_key", "created_by_key"]
+def _csv(rows: Sequence[ListRow], parts: Parts) -> str:
+    names = [*parts.of(TASK_COLUMNS), "customer_key", "created_by_key"]
     text = io.StringIO()
     csv.write(text, names, ([getattr(row, name) for name in names] for row in rows))
     return text.getvalue()
 
 
-def _ndjson(rows: Sequence[TaskRow], values: bool) -> str:
-    return "".join(f"{task_document(row, values=values)}\n" for row in rows)
+def _ndjson(rows: Sequence[TaskRow], parts: Parts) -> str:
+    return "".join(f"{task_document(row, parts)}\n" for row in rows)
 
 
 ROUTES: Final = (

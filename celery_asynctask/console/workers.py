@@ -32,10 +32,10 @@ async def workers(page: Page) -> Response:
     """The page of workers and health."""
     page.query("all")
     wants_all = bool(page.choice("all", ("1",)))
-    if page.access.customers is not None:
+    if not page.sees_all:
         return await page.answer("workers.html", lambda _session: {"processes": None})
     # Before a session is open: reading a journal of a gigabyte takes a while.
-    health = await page.service.run(page.health)
+    health = await page.run(page.health)
 
     def make(session: Session) -> Mapping[str, object]:
         processes = sources(page.reader, session, page.now, gone=ALL_GONE if wants_all else MAX_GONE)

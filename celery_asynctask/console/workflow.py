@@ -125,7 +125,7 @@ async def workflow(page: Page) -> Response:
     """The page of a task's workflow."""
     query = parse_query(page)
     paces: Paces = page.request.app.state.paces
-    key = (page.access.customers, page.path)
+    key = (page.access.scope, page.path)
     pace = paces.get(key, FASTEST)
     now = floored(page.now, pace or FASTEST)
 

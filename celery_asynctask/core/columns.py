@@ -73,7 +73,9 @@ class Content(enum.Enum):
     FACT = enum.auto()
     """Not at all."""
     TEXT = enum.auto()
-    """Free text, which may quote values: emptied by `erase`."""
+    """Free text: emptied by `erase`."""
+    ERROR = enum.auto()
+    """What an error says, which may quote paths, code and values: needs the right ``errors``, emptied by `erase`."""
     VALUE = enum.auto()
     """What the user's code was given or returned: needs the right ``payloads``, replaced with a mark by `erase`."""
 
@@ -122,7 +124,7 @@ TASK: Final = (
            doc="When it was created; where the producer is not recorded, when a worker first saw it."),
     Column("status", Type.STATUS, Group.ORDER, nullable=False, search="status", api=Property(),
            doc="Its status now."),
-    Column("error_message", Type.TEXT, Group.ORDER, event="error_message", search="message", holds=Content.TEXT,
+    Column("error_message", Type.TEXT, Group.ORDER, event="error_message", search="message", holds=Content.ERROR,
            api=Property(),
            doc="Text of the latest attempt's exception, at most 4,000 characters; null: no error."),
     Column("error_type", Type.STRING, Group.ORDER, limit=MAX_NAME, event="error_type", search="error",
@@ -220,10 +222,10 @@ ATTEMPT: Final = (
     Column("error_type", Type.STRING, Group.END, limit=MAX_NAME, event="error_type",
            api=Property("Exception class name; null: no error"),
            doc="Exception class name; null: no error."),
-    Column("error_message", Type.TEXT, Group.END, event="error_message", holds=Content.TEXT,
+    Column("error_message", Type.TEXT, Group.END, event="error_message", holds=Content.ERROR,
            api=Property("Text of the exception, at most 4,000 characters; null: no error"),
            doc="Text of the exception, at most 4,000 characters; null: no error."),
-    Column("traceback", Type.LONG_TEXT, Group.END, event="traceback", holds=Content.TEXT,
+    Column("traceback", Type.LONG_TEXT, Group.END, event="traceback", holds=Content.ERROR,
            api=Property("Python traceback, at most 20,000 characters: a longer one has all frames but shorter texts"),
            doc="Python traceback, at most 20,000 characters: a longer one has all frames but shorter texts; null: "
            "no error, or no traceback known."),
@@ -259,5 +261,7 @@ def names(columns: Iterable[Column], *groups: Group) -> tuple[str, ...]:
 
 VALUES: Final = tuple(column.name for column in TASK if column.holds is Content.VALUE)
 """The names of a task's columns with `Content.VALUE`."""
+ERRORS: Final = frozenset(column.name for column in (*TASK, *ATTEMPT) if column.holds is Content.ERROR)
+"""The names of the columns with `Content.ERROR`."""
 FOLD_KEYS: Final = frozenset(column.name for column in (*TASK, *ATTEMPT) if column.type is Type.KEY)
 """The names of the columns that only the recorder needs."""

@@ -30,11 +30,16 @@ def is_id(value: object) -> bool:
 def key_of(value: object) -> str:
     """The key of an id; that of a number is its text. Raises `ValueError` for a value that is no id, the empty text
     included, which is the key of tasks without a customer."""
+    # By the methods of the types themselves: a subclass, such as an enumeration of texts, may write its values as it
+    # likes.
     if isinstance(value, int) and not isinstance(value, bool):
-        if abs(value) <= MAX_INTEGER:
-            return str(int(value))
-    elif isinstance(value, uuid.UUID) or (isinstance(value, str) and _is_key(value)):
-        return str(value)
+        number = int.__int__(value)
+        if -MAX_INTEGER <= number <= MAX_INTEGER:
+            return str(number)
+    elif isinstance(value, uuid.UUID):
+        return uuid.UUID.__str__(value)
+    elif isinstance(value, str) and _is_key(text := str.__str__(value)):
+        return text
     raise ValueError(ALLOWED)
 
 

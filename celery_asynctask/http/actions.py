@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from functools import partial
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Response
@@ -22,10 +23,11 @@ from celery_asynctask.queries.types import Session
 from celery_asynctask.store.models import AsyncTask
 from celery_asynctask.web import schema
 from celery_asynctask.web.answer import json_response
-from celery_asynctask.web.parameters import in_values, searched
+from celery_asynctask.web.parameters import searched
 from celery_asynctask.web.problem import ProblemError, invalid
 from celery_asynctask.web.rerun import preview, refused, send_again
 from celery_asynctask.web.service import Caller, needing
+from celery_asynctask.web.share import PURGES
 
 MAX_PURGED: Final = 20_000
 """Tasks that one request deletes: a few seconds of work."""
@@ -47,7 +49,7 @@ router: Final = APIRouter(tags=["async-tasks"])
     responses={201: {"model": schema.Rerun, "description": "The rerun was sent"}, **problems(404, 409, 413)},
     response_description="What would be sent",
 )
-def rerun(
+async def rerun(
     caller: Annotated[Caller, Depends(needing(Right.RERUN, "customer"))],
     task_id: TaskId,
     customer: Whose = None,
@@ -56,6 +58,10 @@ def rerun(
     """Rerun a task with its recorded arguments: a new execution, linked to the original by its content (rerun_of,
     rerun_by). Later steps of its workflow are not sent. An empty body means `{}`. A number that is the `id` of one task
     and the Celery id of another reruns neither."""
+    return await caller.run(partial(_rerun, caller, task_id, customer, body))
+
+
+def _rerun(caller: Caller, task_id: str, customer: str | None, body: schema.RerunRequest) -> Response:
     options = Options(unfinished=body.unfinished, again=body.again)
     with caller.reader.session() as session:
         task = _unambiguous(caller, session, task_id, customer)
@@ -96,13 +102,20 @@ def _unambiguous(caller: Caller, session: Session, task_id: str, customer: str |
     responses=problems(413),
     response_description="What was deleted, or would be",
 )
-def purge(caller: Annotated[Caller, Depends(needing(Right.PURGE))], body: schema.PurgeRequest) -> Response:
+async def purge(caller: Annotated[Caller, Depends(needing(Right.PURGE))], body: schema.PurgeRequest) -> Response:
     """Delete tasks that ended before the given age, with their attempts; only counts them unless `dryRun` is false. One
     request deletes at most 20,000 tasks: repeat it until `complete` is true. A count covers at most a million tasks."""
+    caller.take(PURGES)
+    return await caller.run(partial(_purge, caller, body))
+
+
+def _purge(caller: Caller, body: schema.PurgeRequest) -> Response:
     terms, _ = searched(body.search, caller.now)
-    if in_values(terms) and not caller.payloads:
-        caller.service.refused(caller.entry(Action.PURGE, detail="forbidden"))
-        caller.need(Right.PAYLOADS, "search")
+    try:
+        caller.may_search(terms)
+    except ProblemError as exc:
+        caller.service.refused(caller.entry(Action.PURGE, detail=exc.kind))
+        raise
     try:
         rules = retention.older_than(body.older_than, body.search, caller.now)
     except FilterError as exc:
@@ -110,11 +123,11 @@ def purge(caller: Annotated[Caller, Depends(needing(Right.PURGE))], body: schema
     _ = caller.reader  # checks the schema
     due = None
     with closing(Writer(caller.service.settings)) as writer:
-        work = Purge(writer, rules, caller.now, unfinished=body.unfinished, customers=caller.access.customers)
+        work = Purge(writer, rules, caller.now, unfinished=body.unfinished, scope=caller.access.scope)
         if body.dry_run:
             due = sum(count.due for count in work.count(_no_progress, limit=MAX_COUNTED))
         else:
-            target = purge_target(rules, unfinished=body.unfinished, customers=caller.access.customers)
+            target = purge_target(rules, unfinished=body.unfinished, scope=caller.access.scope)
             with caller.service.audit.operation(caller.entry(Action.PURGE, target)) as operation:
                 try:
                     work.run(_no_progress, limit=MAX_PURGED)

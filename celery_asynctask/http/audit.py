@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Query, Response
@@ -25,7 +26,7 @@ _PARAMETERS: Final = tuple(str(field.alias) for field in AuditSearch.model_field
     response_model=schema.AuditPage,
     response_description="A page of entries",
 )
-def audit(
+async def audit(
     caller: Annotated[Caller, Depends(needing(Right.AUDIT, *_PARAMETERS))], search: Annotated[AuditSearch, Query()]
 ) -> Response:
     """Entries of the audit, newest first: sign-ins, reruns, purges, erasures and exports, by commands and over HTTP.
@@ -33,6 +34,10 @@ def audit(
     if not caller.sees_all:
         detail = "Entries belong to no customer: only callers who see all tasks see them."
         raise ProblemError("forbidden", 403, detail)
+    return await caller.run(partial(_audit, caller, search))
+
+
+def _audit(caller: Caller, search: AuditSearch) -> Response:
     found = page(
         caller.reader,
         since=search.since,

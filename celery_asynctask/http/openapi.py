@@ -12,7 +12,8 @@ from celery_asynctask.web.problem import MEDIA_TYPE, Problem
 DESCRIPTION: Final = """The record of what ran on Celery.
 
 A token (`Authorization: Bearer ...`) has rights and customers. Tasks of other customers do not exist for it. Without
-the right `payloads`, values (`taskArgs`, `taskKwargs`, `result`, `content`) are left out.
+the right `payloads`, values (`taskArgs`, `taskKwargs`, `result`, `content`) are left out; without the right `errors`,
+`errorMessage` and `traceback`.
 
 Errors are problem details (RFC 9457), each with a stable `type`. Numbers may have 64 bits, values any precision. To
 poll, send the `ETag` of the last answer in `If-None-Match`: an unchanged answer is a 304 without a body."""
@@ -28,7 +29,7 @@ _PROBLEMS: Final = {
     409: "The task cannot be rerun; the problem says why",
     413: "The body is too large",
     422: "Invalid parameter or body",
-    429: "Too many sign-ins failed; Retry-After says when to try again",
+    429: "Too many requests of this caller, or failed sign-ins; Retry-After says when to try again",
     503: "The database, the broker or the configured tokens are unavailable",
 }
 

@@ -23,11 +23,11 @@ from celery_asynctask.queries.statistics.names import statistics, with_time
 from celery_asynctask.queries.task import MAX_ATTEMPTS, attempt_rows, exact, number_of
 from celery_asynctask.queries.types import Connection, Session, TaskColumns, TaskRow
 from celery_asynctask.queries.workflow.members import workflow
-from celery_asynctask.queries.workflow.tree import lineage
+from celery_asynctask.queries.workflow.tree import Placed, lineage
 from celery_asynctask.store.models import AsyncTask
 from celery_asynctask.web import schema
 from celery_asynctask.web.answer import array, attempt_document, document, task_document
-from celery_asynctask.web.parameters import PageSearch, ParsedSearch, Search, in_values, parse_search
+from celery_asynctask.web.parameters import PageSearch, ParsedSearch, Search, parse_search
 from celery_asynctask.web.problem import invalid, not_found
 from celery_asynctask.web.service import Caller, caller_of, needing, query_of
 
@@ -105,9 +105,10 @@ router: Final = APIRouter(
     response_description="A page of tasks",
 )
 async def list_tasks(request: Request, caller: Reading, search: Annotated[PageSearch, Query()]) -> Response:
-    """Tasks that match a search, newest first. Without the right `payloads` their values are left out."""
+    """Tasks that match a search, newest first. Without the right `payloads` their values are left out, without `errors`
+    their error messages."""
     parsed = _parsed(caller, search)
-    values = caller.payloads
+    parts = caller.parts
 
     def make(session: Connection) -> str:
         try:
@@ -118,13 +119,13 @@ async def list_tasks(request: Request, caller: Reading, search: Annotated[PageSe
                 limit=search.limit,
                 after=search.cursor,
                 order=search.order,
-                columns=task_columns(caller.reader.dialect, values=values, naive=True),
+                columns=task_columns(caller.reader.dialect, parts, naive=True),
             )
         except FilterError as exc:
             raise invalid("cursor", str(exc)) from None
         return document(
             {"next": rows.next, "complete": rows.looked_back_to is None, "looked_back_to": rows.looked_back_to},
-            results=array(task_document(row, values=values) for row in rows.tasks),
+            results=array(task_document(row, parts) for row in rows.tasks),
         )
 
     return await _answer(request, caller, make, Reader.connection, cacheable=not parsed.relative)
@@ -166,11 +167,11 @@ async def stats(request: Request, caller: Reading, search: Annotated[Search, Que
 )
 async def retrieve(request: Request, caller: Reading, task_id: TaskId, customer: Whose = None) -> Response:
     """One task, by its `id` or its Celery task UUID."""
-    values = caller.payloads
+    parts = caller.parts
 
     def make(session: Connection) -> str:
-        columns = task_columns(caller.reader.dialect, values=values, naive=True)
-        return task_document(found_task(caller, session, task_id, customer, columns), values=values)
+        columns = task_columns(caller.reader.dialect, parts, naive=True)
+        return task_document(found_task(caller, session, task_id, customer, columns), parts)
 
     return await _answer(request, caller, make, partial(Reader.connection, consistent=False))
 
@@ -189,8 +190,8 @@ async def attempts(request: Request, caller: Reading, task_id: TaskId, customer:
 
     def make(session: Session) -> str:
         task = found_task(caller, session, task_id, customer)
-        rows = attempt_rows(caller.reader, session, task)
-        results = array(attempt_document(row, task.order_key) for row in rows[:MAX_ATTEMPTS])
+        rows = attempt_rows(caller.reader, session, task, caller.parts)
+        results = array(attempt_document(row, task.order_key, caller.parts) for row in rows[:MAX_ATTEMPTS])
         return document({"complete": len(rows) <= MAX_ATTEMPTS}, results=results)
 
     return await _answer(request, caller, make, Reader.session)
@@ -209,26 +210,25 @@ async def workflow_of(request: Request, caller: Reading, task_id: TaskId, custom
 
     def make(session: Session) -> str:
         tasks = workflow(caller.reader, session, found_task(caller, session, task_id, customer))
-        shape = schema.AsyncTaskMember
-        results = [
-            shape.of(
-                placed.member,
-                parent_task_id=placed.above and placed.above[0],
-                depth=placed.depth,
-                critical=placed.critical,
-            )
-            for placed in lineage(tasks.members)
-        ]
+        results = [_member(caller, placed) for placed in lineage(tasks.members)]
         return document({"results": results, "complete": not tasks.bounded})
 
     return await _answer(request, caller, make, Reader.session)
 
 
+def _member(caller: Caller, placed: Placed) -> dict[str, object]:
+    above = placed.above and placed.above[0]
+    shape = schema.AsyncTaskMember
+    member = shape.of(placed.member, parent_task_id=above, depth=placed.depth, critical=placed.critical)
+    if not caller.errors:
+        del member["errorMessage"]
+    return member
+
+
 def _parsed(caller: Caller, search: Search) -> ParsedSearch:
-    """Raises `ProblemError`, also where the search reads values that the caller may not see."""
+    """Raises `ProblemError`, also where the search reads what the caller may not see."""
     parsed = parse_search(search, caller.now)
-    if in_values(parsed.filter.terms):
-        caller.need(Right.PAYLOADS, "search")
+    caller.may_search(parsed.filter.terms)
     return parsed
 
 
@@ -242,12 +242,10 @@ async def _answer(
 ) -> Response:
     """The answer that ``make`` makes, in a thread of the service. ``depends``: what it depends on besides the caller,
     the path and the query."""
-    scope = (caller.access.customers, caller.payloads)  # callers with the same scope get the same answer
-    key = (scope, request.scope["path"], request.scope["query_string"], *depends)
+    seen = (caller.access.scope, caller.parts)  # callers who see the same get the same answer
+    key = (seen, request.scope["path"], request.scope["query_string"], *depends)
     answers = caller.service.answers
-    return await caller.service.run(
-        lambda: answers.answer(request, caller.reader, key, make, read, cacheable=cacheable)
-    )
+    return await caller.run(lambda: answers.answer(request, caller.reader, key, make, read, cacheable=cacheable))
 
 
 @overload

@@ -11,7 +11,7 @@ import datetime as dt
 import enum
 import logging
 import secrets
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -20,7 +20,6 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import Connection, delete, func, insert, select
 
 from celery_asynctask.core.accounting import listed
-from celery_asynctask.core.ids import Id, key_of
 from celery_asynctask.core.logs import logger_of
 from celery_asynctask.core.text import one_line, rfc3339
 from celery_asynctask.core.time import now, time_of
@@ -28,6 +27,7 @@ from celery_asynctask.errors import AuditError, SettingsError, StoreError
 from celery_asynctask.operations.retention import Rule, as_written
 from celery_asynctask.operations.session import Writer
 from celery_asynctask.queries.reader import QUERY_SECONDS, connect_bound, look_for_file
+from celery_asynctask.queries.scope import ALL, Scope
 from celery_asynctask.queries.search.filter import ANY, Filter, Term, Value, quoted
 from celery_asynctask.queries.search.keys import JSON_KEYS, KEYS, duration
 from celery_asynctask.settings import Settings
@@ -200,14 +200,15 @@ def search_target(search: Filter) -> str:
     return " ".join(map(_term, search.terms)) or ANY
 
 
-def purge_target(rules: Sequence[Rule], *, unfinished: bool, customers: Collection[Id] | None = None) -> str:
-    """What a purge by these rules deletes, of some ``customers`` or all, as the target of an entry."""
+def purge_target(rules: Sequence[Rule], *, unfinished: bool, scope: Scope = ALL) -> str:
+    """What a purge by these rules deletes in a scope, as the target of an entry."""
     parts = [
         f"{search_target(rule.search)} {'stay' if rule.age is None else f'older than {as_written(rule.age)}'}"
         for rule in rules
     ]
-    whose = "" if customers is None else f"; of customers {listed(sorted(map(key_of, customers)), 20) or 'none'}"
-    return f"{', '.join(parts)}{'; unfinished ones too' if unfinished else ''}{whose}"
+    owners = {"customers": scope.customers, "creators": scope.creators}
+    whose = [f"; of {name} {listed(sorted(keys), 20) or 'none'}" for name, keys in owners.items() if keys is not None]
+    return f"{', '.join(parts)}{'; unfinished ones too' if unfinished else ''}{''.join(whose)}"
 
 
 def _delete(ids: Sequence[int], connection: Connection) -> int:

@@ -17,7 +17,7 @@ from celery_asynctask.core.ids import Id, key_of
 from celery_asynctask.core.marks import MARK
 from celery_asynctask.operations.session import Writer
 from celery_asynctask.queries.attempts import of_task
-from celery_asynctask.queries.reader import of_customers
+from celery_asynctask.queries.scope import of_customers
 from celery_asynctask.queries.search.filter import Value
 from celery_asynctask.queries.search.json_path import at_path
 from celery_asynctask.queries.search.order import OLDEST, Cursor, Place
@@ -31,7 +31,8 @@ BATCH: Final = 1000
 _task: Final = async_task.c
 _attempt: Final = async_task_attempt.c
 _TEXTS, _ATTEMPT_TEXTS = (
-    tuple(column.name for column in columns if column.holds is Content.TEXT) for columns in (TASK, ATTEMPT)
+    tuple(column.name for column in columns if column.holds in (Content.TEXT, Content.ERROR))
+    for columns in (TASK, ATTEMPT)
 )
 _HAS_TEXT: Final = or_(*(_task[name].is_not(None) for name in _TEXTS))
 _ATTEMPT_HAS_TEXT: Final = or_(*(_attempt[name].is_not(None) for name in _ATTEMPT_TEXTS))

@@ -1,34 +1,36 @@
 """Deleting tasks that are older than the rules of `retention` keep them: in batches, each task with its attempts in one
 transaction, so that a purge can be stopped at any point and run again.
 
-It walks along the primary key in windows (for some customers, along the index on the customer) and reads each row once;
-no statement reads more than a window, and no transaction deletes more than a batch. A row that the recorder is writing
-is left to the next purge.
+It walks along the primary key in windows (in a scope, along the index on the customer or the creator) and reads each
+row once; no statement reads more than a window, and no transaction deletes more than a batch. A row that the recorder
+is writing is left to the next purge.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
+from math import ceil
 from typing import Final, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement, Connection
 
 from celery_asynctask.core.accounting import plural
-from celery_asynctask.core.ids import Id, keys_of
 from celery_asynctask.operations.retention import Rule, longest
 from celery_asynctask.operations.session import WINDOW, Writer
 from celery_asynctask.queries.attempts import of_task
-from celery_asynctask.queries.reader import SHOWN, of_customers
+from celery_asynctask.queries.scope import ALL, SHOWN, Scope, of_creators, of_customers
 from celery_asynctask.queries.search.condition import conditions
 from celery_asynctask.queries.search.order import NEWEST, OLDEST, Cursor, Place
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt, AsyncTaskSource
 
 BATCH: Final = 1000
 """Tasks that are deleted in one transaction."""
+MAX_PARTS: Final = 100
+"""Parts of a scope's customers or creators that are walked one after the other."""
 SOURCES_KEPT: Final = dt.timedelta(days=7)
 """How long the account of a process is kept at least after its end: a process that was only cut off comes back, and its
 account goes on."""
@@ -80,7 +82,7 @@ class Purged(NamedTuple):
 
 class Purge:
     """One purge of one store, as of ``now``. ``unfinished``: tasks that are not over are deleted too, their age counted
-    from their creation. ``customers``: only tasks of these customers, and no rows that belong to none."""
+    from their creation. ``scope``: only its tasks; and unless these are all, no rows that belong to no task."""
 
     complete: bool = True
     """Whether the last `count` or `run` came to the end; False: it stopped at its limit."""
@@ -95,15 +97,14 @@ class Purge:
         *,
         unfinished: bool = False,
         batch: int = BATCH,
-        customers: Collection[Id] | None = None,
+        scope: Scope = ALL,
     ) -> None:
-        """Raises `ValueError` for customers that are no ids."""
         self._writer = writer
         self._rules = rules
         self._now = now
         self._batch = batch
-        self._customers = None if customers is None else keys_of(customers)
-        self._in_scope = SHOWN if self._customers is None else sa.and_(SHOWN, of_customers(self._customers))
+        self._scope = scope
+        self._in_scope = sa.and_(SHOWN, *scope.conditions(writer.dialect))
         self._finds: list[ColumnElement[bool]] = [
             sa.and_(*search.indexed, *search.scanned) if rule.search.terms else sa.literal_column("1") == 1
             for rule in rules
@@ -152,22 +153,30 @@ class Purge:
                     return self.purged
                 self.purged += self._writer.batch(partial(self._delete, ids))
                 progress(len(ids))
-        if self._customers is None:
+        if self._scope.is_all:
             self.purged += self._tidy(age)
         return self.purged
 
     def _windows(self) -> Iterator[ColumnElement[bool]]:
         """Conditions, each for `WINDOW` of the tasks that exist when it begins."""
-        if self._customers is None:
+        if self._scope.is_all:
             for low, high in self._writer.windows(AsyncTask.id):
                 yield sa.and_(AsyncTask.id > low, AsyncTask.id <= high)
-        for customer in sorted(self._customers or ()):
-            yield from self._windows_of(customer)
+            return
+        customers, creators = self._scope
+        if creators is None or (customers is not None and len(customers) <= len(creators)):
+            keys = sorted(customers or ())
+            condition: Callable[[Sequence[str], str], ColumnElement[bool]] = of_customers
+        else:
+            keys, condition = sorted(creators), of_creators
+        together = ceil(len(keys) / MAX_PARTS) or 1
+        for first in range(0, len(keys), together):
+            yield from self._windows_of(condition(keys[first : first + together], self._writer.dialect))
 
-    def _windows_of(self, customer: str) -> Iterator[ColumnElement[bool]]:
-        """In the order of creation, which is that of the index on the customer."""
-        of_customer = of_customers([customer])
-        tasks = sa.select(AsyncTask.created_at, AsyncTask.id).where(of_customer)
+    def _windows_of(self, owner: ColumnElement[bool]) -> Iterator[ColumnElement[bool]]:
+        """The windows of one customer's or creator's tasks, in the order of creation, which is that of the index; of
+        several together, where there are many."""
+        tasks = sa.select(AsyncTask.created_at, AsyncTask.id).where(owner)
         newest = self._writer.read(tasks.order_by(*NEWEST.terms).limit(1))
         if not newest:
             return
@@ -177,7 +186,7 @@ class Purge:
             behind = [] if end is None else [Cursor(OLDEST, *end).condition]
             ends = self._writer.read(tasks.where(*behind).order_by(*OLDEST.terms).offset(WINDOW - 1).limit(1))
             end = min(Place._make(ends[0]), top) if ends else top
-            yield sa.and_(of_customer, *behind, end.upto(OLDEST))
+            yield sa.and_(owner, *behind, end.upto(OLDEST))
 
     def _decided(self, by_rule: Sequence[ColumnElement[T]], otherwise: ColumnElement[T]) -> ColumnElement[T]:
         """The value of the first rule that finds a task."""

@@ -24,6 +24,8 @@ class Words(NamedTuple):
     """A time, length of time or number as text."""
     age: Callable[[dt.timedelta], str]
     """How long ago something is."""
+    errors: bool = True
+    """Whether error messages are quoted, and lines of code named; if not, classes of errors alone."""
 
     def at(self, moment: dt.datetime | None) -> str:
         """A moment; empty where it is not known."""
@@ -32,6 +34,17 @@ class Words(NamedTuple):
     def ago(self, moment: dt.datetime) -> str:
         """A moment in the past and how long ago it is."""
         return f"{self.show(moment)} ({self.lasted(moment)} ago)"
+
+    def said(self, message: str | None) -> str:
+        """An error's text in one line, at most `MAX_TEXT` characters, without a full stop; empty: there is none, or it
+        is not quoted."""
+        line = " ".join((message or "").split()) if self.errors else ""
+        return (line if len(line) <= MAX_TEXT else f"{line[:MAX_TEXT]}…").rstrip(".")
+
+    def error(self, kind: str | None, message: str | None) -> str:
+        """An error's class and text, without a full stop."""
+        text = self.said(message)
+        return f"{kind or 'an error'}: {text}" if text else kind or "an error"
 
     def lasted(self, since: dt.datetime) -> str:
         """How long it is since a moment; none where clocks differ and it is still to come."""
@@ -76,8 +89,8 @@ def _success(evidence: Evidence, words: Words) -> list[str]:
 def _failure(evidence: Evidence, words: Words) -> list[str]:
     task = evidence.task
     if is_unsent(task.order_key):
-        return _unsent(evidence)
-    text = _error(task.error_type, task.error_message)
+        return _unsent(evidence, words)
+    text = words.error(task.error_type, task.error_message)
     if task.started_at is None and evidence.last is None:
         if task.error_type == "NotRegistered":
             return [
@@ -87,7 +100,7 @@ def _failure(evidence: Evidence, words: Words) -> list[str]:
         return [f"Its body never ran, because the worker could not run its message: {text}."]
     match task.error_type:
         case "TimeLimitExceeded":
-            limit = re.search(r"[0-9.]+", task.error_message or "")
+            limit = re.search(r"[0-9.]+", words.said(task.error_message))
             seconds = f" of {limit[0]} s" if limit else ""
             answer = f"It exceeded its hard time limit{seconds}, and its process was ended."
         case "SoftTimeLimitExceeded":
@@ -98,14 +111,18 @@ def _failure(evidence: Evidence, words: Words) -> list[str]:
                 answer += " If nobody sent that signal, the kernel probably did, because memory ran out."
         case _:
             answer = f"It failed with {text}."
-    return [answer, *_place(evidence), *_attempt(evidence, words), *_earlier(evidence, words)]
+    return [answer, *_place(evidence, words), *_attempt(evidence, words), *_earlier(evidence, words)]
 
 
-def _unsent(evidence: Evidence) -> list[str]:
+def _unsent(evidence: Evidence, words: Words) -> list[str]:
     answer = "It was never sent, because a task before it in its workflow did not succeed."
     if evidence.cause is not None:
         return [answer]
-    return [answer, f"{_in_a_line(evidence.task.error_message)}. That task has no row that you may see."]
+    said = words.said(evidence.task.error_message)
+    return [answer, f"{said}. {_NOT_SEEN}" if said else _NOT_SEEN]
+
+
+_NOT_SEEN: Final = "That task has no row that you may see."
 
 
 def _revoked(evidence: Evidence, words: Words) -> list[str]:
@@ -115,9 +132,9 @@ def _revoked(evidence: Evidence, words: Words) -> list[str]:
         after = f" and dropped {words.show(task.completed_at - task.created_at)} later" if task.completed_at else ""
         return [f"It expired before it could start: created at {words.show(task.created_at)}{after}."]
     if evidence.last is not None and evidence.last.outcome == "terminated":
-        signal = message.removeprefix("terminated by ")
+        signal = words.said(message).removeprefix("terminated by ")
         return [
-            f"It was terminated with {signal} while it ran; by whom is not recorded.",
+            f"It was terminated{f' with {signal}' if signal else ''} while it ran; by whom is not recorded.",
             *_attempt(evidence, words),
         ]
     ended = words.at(task.completed_at)
@@ -127,9 +144,9 @@ def _revoked(evidence: Evidence, words: Words) -> list[str]:
 def _rejected(evidence: Evidence, words: Words) -> list[str]:
     task = evidence.task
     if evidence.last is None:
-        return [f"A worker could not read its message as a task: {_error(task.error_type, task.error_message)}."]
-    text = f": {_in_a_line(task.error_message)}" if task.error_message else ""
-    return [f"Its body raised Reject{text}.", *_attempt(evidence, words)]
+        return [f"A worker could not read its message as a task: {words.error(task.error_type, task.error_message)}."]
+    text = words.said(task.error_message)
+    return [f"Its body raised Reject{f': {text}' if text else ''}.", *_attempt(evidence, words)]
 
 
 def _ignored(evidence: Evidence, words: Words) -> list[str]:
@@ -144,7 +161,8 @@ def _lost(evidence: Evidence, words: Words) -> list[str]:
     if process is not None and process.ended_at is not None and evidence.last is not None:
         answer = f"Its outcome is unknown: process {process.pid} of {process.host} died before it reported one."
     else:
-        answer = f"Its outcome is unknown. {_in_a_line(evidence.task.error_message)}."
+        text = words.said(evidence.task.error_message)
+        answer = f"Its outcome is unknown. {text}." if text else "Its outcome is unknown."
     return [
         answer,
         *_attempt(evidence, words),
@@ -169,11 +187,11 @@ def _retry(evidence: Evidence, words: Words) -> list[str]:
         since = _since(evidence, words)
         waiting = f"Waiting for its next attempt, retry {task.retries}{f',{since}' if since else ''}."
         return [waiting, *(_released(evidence, words) or [_UNHEARD])]
-    error = f" with {_error(last.error_type, last.error_message)}" if last.error_type else ""
+    error = f" with {words.error(last.error_type, last.error_message)}" if last.error_type else ""
     count = f"{words.show(evidence.attempts)} {plural(evidence.attempts, 'attempt')}"
     answer = f"Waiting for its next attempt: the last one ended at {words.ago(last.ended_at)}{error}."
     so_far = f"{count} so far; when the next one is due is not recorded."
-    return [answer, *_place(evidence), *_released(evidence, words), so_far]
+    return [answer, *_place(evidence, words), *_released(evidence, words), so_far]
 
 
 def _received(evidence: Evidence, words: Words) -> list[str]:
@@ -295,8 +313,8 @@ def _since(evidence: Evidence, words: Words) -> str:
     return "" if at is None else f" since {words.ago(at)}"
 
 
-def _place(evidence: Evidence) -> list[str]:
-    if not evidence.place:
+def _place(evidence: Evidence, words: Words) -> list[str]:
+    if not evidence.place or not words.errors:
         return []
     return [f"Raised at {re.sub(r' <[a-z]+>$', '', evidence.place)}."]  # without <listcomp>, <lambda>, <module>
 
@@ -348,14 +366,3 @@ def _earlier(evidence: Evidence, words: Words) -> list[str]:
         return []
     ends = ", ".join(f"{name or 'end not seen'} ({words.show(count)})" for name, count in evidence.earlier.items())
     return [f"That was attempt {words.show(evidence.attempts)}; those before it: {ends}."]
-
-
-def _error(kind: str | None, message: str | None) -> str:
-    """An error's class and text, without a full stop."""
-    return f"{kind or 'an error'}: {_in_a_line(message)}" if message else kind or "an error"
-
-
-def _in_a_line(message: str | None) -> str:
-    """An error's text in one line, at most `MAX_TEXT` characters, without a full stop."""
-    line = " ".join((message or "").split())
-    return (line if len(line) <= MAX_TEXT else f"{line[:MAX_TEXT]}…").rstrip(".")

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy import ColumnElement
 
 from celery_asynctask.core.keys import ORDER_DIGITS, TIME_DIGITS, least_attempt_key
+from celery_asynctask.queries.scope import Scope
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
 
 Condition = ColumnElement[bool]
@@ -34,3 +35,9 @@ def of_newest(task: Any = AsyncTask) -> Condition:
     is_of_other_form = sa.func.length(order_key) != ORDER_DIGITS
     since = sa.func.substr(order_key, 1, TIME_DIGITS)
     return sa.and_(of_task(task), sa.or_(is_of_other_form, AsyncTaskAttempt.run_key >= since))
+
+
+def seen_of(scope: Scope, task: Any) -> Condition:
+    """Condition of the attempts of a task that is in ``scope``, as far as they are. Attempts do not say who created
+    their execution: those of earlier ones are only for readers of all creators' tasks."""
+    return of_task(task) if scope.creators is None else of_newest(task)

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, defer
 from celery_asynctask.core.keys import is_planned, is_unsent
 from celery_asynctask.core.reasons import NotSent
 from celery_asynctask.core.status import AsyncTaskStatus
-from celery_asynctask.queries.attempts import of_newest, of_task
+from celery_asynctask.queries.attempts import of_newest, seen_of
 from celery_asynctask.queries.failures.fingerprint import place
 from celery_asynctask.queries.reader import Reader
 from celery_asynctask.queries.task import exact, related
@@ -104,7 +104,7 @@ def _about(reader: Reader, session: Session, task: EvidentTask) -> Evidence:
     last = session.scalars(latest.options(defer(AsyncTaskAttempt.attempt))).first()
     is_newest = case((of_newest(task), 1), else_=0)
     ending = func.coalesce(AsyncTaskAttempt.error_type, AsyncTaskAttempt.outcome, "")
-    counted = select(ending, is_newest, func.count()).where(of_task(task)).group_by(ending, is_newest)
+    counted = select(ending, is_newest, func.count()).where(seen_of(reader.scope, task)).group_by(ending, is_newest)
     earlier: Counter[str] = Counter()
     before = 0
     for end, newest, count in session.execute(counted):

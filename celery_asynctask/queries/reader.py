@@ -5,24 +5,23 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from copy import copy
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy import ColumnElement, Connection, Engine, Select, event, select
+from sqlalchemy import Connection, Engine, Select, event, select
 from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
 from sqlalchemy.orm import Session, defer
 
 from celery_asynctask.core import columns
-from celery_asynctask.core.ids import Id, keys_of
-from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.core.text import reason
 from celery_asynctask.core.url import parse
 from celery_asynctask.errors import NoDirectoryError, NoTablesError, StoreError
+from celery_asynctask.queries.scope import ALL, SHOWN, Scope
 from celery_asynctask.settings import engine_options
 from celery_asynctask.store import tables
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
@@ -56,7 +55,7 @@ every execution."""
 
 
 class Reader:
-    """Reads one store, and of its tasks only those of ``customers``, which it keeps as keys; None: all tasks.
+    """Reads one store, and of its tasks only those of its ``scope``.
 
     The database stops a query after ``seconds``. Connections are opened on first use and shared by all `scoped` copies.
     """
@@ -66,12 +65,12 @@ class Reader:
         url: str,
         engine_options: Mapping[str, Any] | None = None,
         *,
-        customers: Collection[Id] | None = None,
+        scope: Scope = ALL,
         seconds: float = QUERY_SECONDS,
     ) -> None:
         self.url = url
         self.shown_url = parse(url).shown
-        self.customers = None if customers is None else keys_of(customers)
+        self.scope = scope
         self._options = dict(engine_options or {})
         self._seconds = seconds
 
@@ -104,28 +103,22 @@ class Reader:
             event.listen(engine, "before_cursor_execute", self._bound_statement)
         return engine
 
-    def scoped(self, customers: Collection[Id] | None) -> Reader:
-        """A reader of the tasks of these customers, with the same connections. Raises `StoreError` like `engine`."""
-        return self._with(None if customers is None else keys_of(customers))
+    def scoped(self, scope: Scope) -> Reader:
+        """A reader of the tasks of another scope, with the same connections. Raises `StoreError` like `engine`."""
+        _ = self._autocommit  # made before the copy, so that both share one engine
+        reader = copy(self)
+        reader.scope = scope
+        return reader
 
     def narrowed(self, customer: str | None) -> Reader:
         """A reader of the tasks of one customer, by its key (empty: tasks without a customer), among those that this
         reader may see; None: this reader. Raises `StoreError`."""
-        if customer is None:
-            return self
-        may_see = self.customers is None or customer in self.customers
-        return self._with(frozenset([customer] if may_see else []))
+        return self if customer is None else self.scoped(self.scope.narrowed(customer))
 
     @property
     def sees_several(self) -> bool:
         """Whether it may see tasks of several customers, so that several tasks may have one id."""
-        return self.customers is None or len(self.customers) > 1
-
-    def _with(self, customers: frozenset[str] | None) -> Reader:
-        _ = self._autocommit  # made before the copy, so that both share one engine
-        reader = copy(self)
-        reader.customers = customers
-        return reader
+        return self.scope.has_several
 
     def _bound(self, connection: Any, _record: object) -> None:
         """Allow this connection no writes and no long queries, and let each of its transactions see one state."""
@@ -201,8 +194,14 @@ class Reader:
         return statement
 
     def seen(self, statement: Any) -> Any:
-        """A SELECT from `AsyncTask`, narrowed to the tasks that this reader may see."""
-        return seen_by(self.customers, statement)
+        """A SELECT from `AsyncTask`, narrowed to the tasks that this reader may see. Those that are not to be recorded
+        are hidden from everybody."""
+        return self.walked(statement).where(SHOWN)
+
+    def walked(self, statement: Any) -> Any:
+        """`seen` with the tasks that are hidden, for what only counts rows in an index or finds a place among them:
+        there, a look at each row's status would cost more than all else."""
+        return statement.where(*self.scope.conditions(self.dialect))
 
     def check_schema(self) -> None:
         """Raise `StoreError` unless the tables are there and have the version that this release needs."""
@@ -224,49 +223,36 @@ class Reader:
         return StoreError(f"The database {self.shown_url} cannot be read: {reason(exc)}.", remedy(exc, self.url))
 
 
-def seen_by(customers: Collection[str] | None, statement: Any) -> Any:
-    """A SELECT from `AsyncTask`, narrowed to the tasks of some customers, given by their keys; None: all tasks. Tasks
-    that are not to be recorded are hidden from everybody."""
-    return _of(customers, statement).where(SHOWN)
+class Parts(NamedTuple):
+    """What is read of tasks besides the columns that everybody may see."""
+
+    values: bool = True
+    """`columns.VALUES`."""
+    errors: bool = True
+    """`columns.ERRORS`."""
+
+    def of(self, names: Iterable[str]) -> list[str]:
+        """The names of columns without those that are left out."""
+        hidden = {*(() if self.values else columns.VALUES), *(() if self.errors else columns.ERRORS)}
+        return [name for name in names if name not in hidden]
 
 
-def walked_by(customers: Collection[str] | None, statement: Any) -> Any:
-    """`seen_by` with the tasks that are hidden, for what only counts rows in an index or finds a place among them:
-    there, a look at each row's status would cost more than all else."""
-    return _of(customers, statement)
-
-
-def _of(customers: Collection[str] | None, statement: Any) -> Any:
-    return statement if customers is None else statement.where(of_customers(customers))
-
-
-SHOWN: Final = AsyncTask.status != AsyncTaskStatus.UNRECORDED
-"""Condition of the tasks that anybody may see."""
-HAS_CUSTOMER: Final = AsyncTask.customer_key != sa.literal_column("''")
-"""As the partial index on the customer has it: SQLite uses that for no other condition, and PostgreSQL proves it from
-no list of over a hundred customers."""
-
-
-def of_customers(customers: Collection[str]) -> ColumnElement[bool]:
-    """Condition of the tasks of some customers, by their keys; the empty key stands for none."""
-    one_of = AsyncTask.customer_key.in_(sorted(customers))
-    return one_of if "" in customers else sa.and_(one_of, HAS_CUSTOMER)
+EVERY: Final = Parts()
 
 
 @cache
-def task_columns(dialect: str, *, values: bool, naive: bool = False) -> Select[Any]:
-    """SELECT of `TASK_COLUMNS`, JSON as text; without ``values`` it leaves out `columns.VALUES`.
+def task_columns(dialect: str, parts: Parts, *, naive: bool = False) -> Select[Any]:
+    """SELECT of `TASK_COLUMNS`, JSON as text, as far as they are in ``parts``.
 
     With ``naive``, times may come without their zone, which is UTC: adding it takes a tenth of the time of an answer.
     """
-    names = [name for name in TASK_COLUMNS if values or name not in columns.VALUES]
-    return select(*(_column(_TASKS, name, dialect, naive=naive) for name in names))
+    return select(*(_column(_TASKS, name, dialect, naive=naive) for name in parts.of(TASK_COLUMNS)))
 
 
 @cache
-def attempt_columns(dialect: str) -> Select[Any]:
-    """SELECT of `ATTEMPT_COLUMNS` and the attempt key, for a dialect of SQLAlchemy."""
-    return select(*(_column(AsyncTaskAttempt, name, dialect) for name in (*ATTEMPT_COLUMNS, "run_key")))
+def attempt_columns(dialect: str, parts: Parts) -> Select[Any]:
+    """SELECT of `ATTEMPT_COLUMNS` as far as they are in ``parts``, and the attempt key, for a dialect of SQLAlchemy."""
+    return select(*(_column(AsyncTaskAttempt, name, dialect) for name in (*parts.of(ATTEMPT_COLUMNS), "run_key")))
 
 
 def _column(table: Any, name: str, dialect: str, *, naive: bool = False) -> Any:

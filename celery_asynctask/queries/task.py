@@ -13,8 +13,8 @@ from sqlalchemy.orm import Session, aliased, defer
 
 from celery_asynctask.core.status import SHOWN, AsyncTaskStatus
 from celery_asynctask.errors import NotFoundError
-from celery_asynctask.queries.attempts import of_task
-from celery_asynctask.queries.reader import Reader, attempt_columns, task_columns
+from celery_asynctask.queries.attempts import seen_of
+from celery_asynctask.queries.reader import Parts, Reader, attempt_columns, task_columns
 from celery_asynctask.queries.search.condition import begins_with
 from celery_asynctask.queries.search.keys import is_hex
 from celery_asynctask.queries.search.order import NEWEST
@@ -159,33 +159,33 @@ def is_id(text: str) -> bool:
     return re.fullmatch(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,255}", text) is not None
 
 
-def attempt_rows(reader: Reader, session: Session, task: AsyncTask) -> Sequence[AttemptRow]:
+def attempt_rows(reader: Reader, session: Session, task: AsyncTask, parts: Parts) -> Sequence[AttemptRow]:
     """Rows of `reader.attempt_columns` for the first `MAX_ATTEMPTS` attempts of a task, and one more if there is."""
-    statement = attempt_columns(reader.dialect).where(of_task(task))
+    statement = attempt_columns(reader.dialect, parts).where(seen_of(reader.scope, task))
     rows: Sequence[Any] = session.execute(statement.order_by(AsyncTaskAttempt.run_key).limit(MAX_ATTEMPTS + 1)).all()
     return rows
 
 
-def attempts(session: Session, task: OwnedTask, first: int = 1, count: int | None = None) -> Sequence[AsyncTaskAttempt]:
+def attempts(
+    reader: Reader, session: Session, task: EvidentTask, first: int = 1, count: int | None = None
+) -> Sequence[AsyncTaskAttempt]:
     """The attempts of a task in order, first those of earlier executions under its id: ``count`` of them (None: all)
     from number ``first``. Their ``attempt`` is left unread."""
-    statement = select(AsyncTaskAttempt).where(of_task(task))
+    statement = select(AsyncTaskAttempt).where(seen_of(reader.scope, task))
     statement = statement.options(defer(AsyncTaskAttempt.attempt)).order_by(AsyncTaskAttempt.run_key)
     return session.scalars(statement.offset(first - 1).limit(count)).all()
 
 
 @cache
-def of_list(dialect: str, *, values: bool) -> ListColumns:
+def of_list(dialect: str, parts: Parts) -> ListColumns:
     """SELECT of `reader.task_columns` and the keys of the customer and the creator."""
-    return ListColumns(
-        task_columns(dialect, values=values).add_columns(AsyncTask.customer_key, AsyncTask.created_by_key)
-    )
+    return ListColumns(task_columns(dialect, parts).add_columns(AsyncTask.customer_key, AsyncTask.created_by_key))
 
 
 @cache
-def of_page(dialect: str, *, values: bool) -> PageColumns:
+def of_page(dialect: str, parts: Parts) -> PageColumns:
     """SELECT of `of_list` and the columns that `diagnosis` needs."""
-    return PageColumns(of_list(dialect, values=values).add_columns(AsyncTask.holder, AsyncTask.order_key))
+    return PageColumns(of_list(dialect, parts).add_columns(AsyncTask.holder, AsyncTask.order_key))
 
 
 def task_detail(reader: Reader, session: Session, task: EvidentTask) -> TaskDetail:

@@ -15,6 +15,7 @@ import json
 import re
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from contextlib import AbstractContextManager
+from functools import cache
 from threading import Lock
 from typing import Any, Final, TypeVar
 
@@ -25,7 +26,7 @@ from celery_asynctask.core.columns import VALUES
 from celery_asynctask.core.keys import is_of_earlier_execution
 from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.core.text import jsonable
-from celery_asynctask.queries.reader import ATTEMPT_COLUMNS, TASK_COLUMNS, Reader, revision
+from celery_asynctask.queries.reader import ATTEMPT_COLUMNS, TASK_COLUMNS, Parts, Reader, revision
 from celery_asynctask.queries.types import AttemptRow, TaskRow
 from celery_asynctask.web.memory import Latest
 
@@ -144,22 +145,25 @@ def _row(row: Iterable[object], members: list[tuple[str, bool]]) -> str:
     return "".join(parts)
 
 
-_TASK: Final = {
-    True: _members(TASK_COLUMNS, VALUES),
-    False: _members(name for name in TASK_COLUMNS if name not in VALUES),
-}
-_ATTEMPT: Final = _members((*ATTEMPT_COLUMNS, "earlier_execution"))
+@cache
+def _task(parts: Parts) -> list[tuple[str, bool]]:
+    return _members(parts.of(TASK_COLUMNS), VALUES)
 
 
-def task_document(row: TaskRow, *, values: bool) -> str:
+@cache
+def _attempt(parts: Parts) -> list[tuple[str, bool]]:
+    return _members((*parts.of(ATTEMPT_COLUMNS), "earlier_execution"))
+
+
+def task_document(row: TaskRow, parts: Parts) -> str:
     """A row of `reader.task_columns` as JSON."""
-    return _row(row, _TASK[values])
+    return _row(row, _task(parts))
 
 
-def attempt_document(row: AttemptRow, order_key: str) -> str:
+def attempt_document(row: AttemptRow, order_key: str, parts: Parts) -> str:
     """A row of `reader.attempt_columns` as JSON; ``order_key`` is that of its task."""
     *shown, run_key = row
-    return _row((*shown, is_of_earlier_execution(run_key, order_key)), _ATTEMPT)
+    return _row((*shown, is_of_earlier_execution(run_key, order_key)), _attempt(parts))
 
 
 def json_response(fields: Mapping[str, object], status: int = 200) -> Response:

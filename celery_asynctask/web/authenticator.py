@@ -28,7 +28,7 @@ from celery_asynctask.operations.credentials import Credentials, Use
 from celery_asynctask.queries.credentials import has_ended
 from celery_asynctask.queries.reader import Reader
 from celery_asynctask.settings import Settings
-from celery_asynctask.web.access import Access
+from celery_asynctask.web.access import Access, AccessError
 from celery_asynctask.web.attempts import Attempts
 from celery_asynctask.web.background import Background
 from celery_asynctask.web.loopback import LocalRun, check_host, open_access
@@ -279,10 +279,15 @@ def _unauthenticated(detail: str) -> ProblemError:
 
 
 async def _call(function: Function, request: Request) -> Access | None:
-    if inspect.iscoroutinefunction(function):
-        access = await function(request)
-    else:
-        access = await run_in_threadpool(function, request)
+    try:
+        if inspect.iscoroutinefunction(function):
+            access = await function(request)
+        else:
+            access = await run_in_threadpool(function, request)
+    except AccessError as exc:  # of an id that a user has, as likely as a bug
+        logger.error("asynctask_access: an Access was refused: %s", exc)
+        detail = "asynctask_access has no valid access for who sends this request. The server's log says why."
+        raise ProblemError("forbidden", 403, detail) from exc
     if access is not None and not isinstance(access, Access):
         raise TypeError(f"asynctask_access must return an Access or None, not a {type(access).__name__}")
     return access

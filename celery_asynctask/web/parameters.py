@@ -20,7 +20,7 @@ from celery_asynctask.errors import FilterError
 from celery_asynctask.operations.audit import Action
 from celery_asynctask.queries.search.filter import MAX_LENGTH, MAX_TERMS, Filter, Term, Value, parse, parse_value
 from celery_asynctask.queries.search.glob import quoted
-from celery_asynctask.queries.search.keys import JSON_KEYS, KEYS
+from celery_asynctask.queries.search.keys import ERROR_KEYS, JSON_KEYS, KEYS
 from celery_asynctask.queries.search.order import ORDERS, Order
 from celery_asynctask.queries.search.page import MAX_ROWS
 from celery_asynctask.web.problem import invalid
@@ -180,6 +180,11 @@ class ParsedSearch(NamedTuple):
 def in_values(terms: Iterable[Term]) -> bool:
     """Whether terms search the values of tasks. The name of the schedule is no value, although the content holds it."""
     return any(term.key in JSON_KEYS for term in terms)
+
+
+def in_errors(terms: Iterable[Term]) -> bool:
+    """Whether terms search error messages."""
+    return any(term.key in ERROR_KEYS for term in terms)
 
 
 def parse_search(search: Search, now: dt.datetime) -> ParsedSearch:

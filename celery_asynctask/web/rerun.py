@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from celery_asynctask.core.fold import Identity
 from celery_asynctask.core.reasons import Code, Reason
-from celery_asynctask.core.text import rfc3339
+from celery_asynctask.core.text import one_line, rfc3339
 from celery_asynctask.errors import AsyncTaskError, AuditError, logger
 from celery_asynctask.operations import rerun
 from celery_asynctask.operations.audit import Action
@@ -20,6 +20,7 @@ from celery_asynctask.queries.types import OwnedTask
 from celery_asynctask.store.models import AsyncTask
 from celery_asynctask.web.problem import ProblemError
 from celery_asynctask.web.service import Caller
+from celery_asynctask.web.share import RERUNS
 
 _JUST_SENT: Final = Reason(Code.JUST_SENT, remedy="again")
 
@@ -37,6 +38,7 @@ def send_again(
     caller: Caller, task: AsyncTask, options: Options, by: str, remedies: Mapping[str, str]
 ) -> tuple[Candidate, str]:
     """Rerun a task, for ``by``: the rerun, and its new task id. Raises `ProblemError` where nothing was sent."""
+    caller.take(RERUNS)
     app, sent = caller.service.celery, caller.service.sent
     candidate = _candidate(caller, task, options)
     if candidate.refusals:
@@ -88,7 +90,8 @@ def _send(app: Any, candidate: Candidate, by: str) -> str:
         is_reached = True
         return rerun.send(app, candidate, by)
     except Exception as exc:
-        logger.error("%s could not be rerun: %s: %s", candidate.task.celery_task_id, type(exc).__name__, exc)
+        task_id = one_line(candidate.task.celery_task_id)
+        logger.error("%s could not be rerun: %s: %s", task_id, type(exc).__name__, exc)
         if is_reached and not rerun.is_unreachable(app, exc):
             raise refused([Reason(Code.UNSENDABLE)]) from exc
         detail = "Not rerun: the broker could not be reached. The server's log says why; try again later."

@@ -99,10 +99,15 @@ class AsyncTaskPage(Shape):
     )
 
 
+_LEFT_OUT: Final = (None,)
+"""Default of a property that is left out for callers who may not see it."""
 _RUN: Final[dict[str, Any]] = {
     "attempt": (int, Field(description="Number of the attempt, from 1")),
     **{
-        column.name: (_type_of(column), Field(description=column.api.description))
+        column.name: (
+            _type_of(column),
+            Field(*_LEFT_OUT if column.name in columns.ERRORS else (), description=column.api.description),
+        )
         for column in columns.ATTEMPT
         if column.api is not None
     },
@@ -140,7 +145,9 @@ class AsyncTaskMember(Shape):
     completed_at: dt.datetime | None = Field(description="When it ended; null: it has not")
     retries: int = Field(description="Number of retry attempts")
     error_type: str | None = Field(description="Exception class name; null: no error")
-    error_message: str | None = Field(description="Message of the latest attempt's exception; null: no error")
+    error_message: str | None = Field(
+        *_LEFT_OUT, description="Message of the latest attempt's exception; null: no error"
+    )
     critical: bool = Field(description="Whether it is on the critical path, which decides when the workflow ends")
     planned: bool = Field(description="Whether it is a later step that has not been sent yet")
     unsent: bool = Field(description="Whether it is a step that is never sent, because one before it failed")
@@ -209,7 +216,7 @@ class Health(Shape):
     """Whether the record can be read, and is complete."""
 
     schema_version: str = Field(description="Version of the schema")
-    ledger: Ledger | None = Field(description="Null for callers who see only some customers")
+    ledger: Ledger | None = Field(description="Null for callers who see only some tasks")
 
 
 class AuditEntry(Shape):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping
 from functools import cached_property, partial
 from typing import Any, Final, TypeVar
 
@@ -15,14 +15,18 @@ from celery_asynctask.core.rights import Right
 from celery_asynctask.errors import AuditError, logger
 from celery_asynctask.operations.audit import Action, Audit, Entry, Outcome
 from celery_asynctask.operations.rerun import is_elsewhere
-from celery_asynctask.queries.reader import Reader
+from celery_asynctask.queries.reader import Parts, Reader
+from celery_asynctask.queries.search.filter import Term
 from celery_asynctask.settings import Settings, engine_options
 from celery_asynctask.web.access import Access
 from celery_asynctask.web.answer import Answers
 from celery_asynctask.web.authenticator import Authenticator
 from celery_asynctask.web.health import Health, health
 from celery_asynctask.web.memory import RecentReruns, Refusals, SingleFlightCache
+from celery_asynctask.web.origin import share
+from celery_asynctask.web.parameters import in_errors, in_values
 from celery_asynctask.web.problem import ProblemError, invalid
+from celery_asynctask.web.share import Rate, Rates, Shares
 
 T = TypeVar("T")
 
@@ -32,6 +36,10 @@ THREADS: Final = 6
 """Queries at a time. With more, one Python process would not answer faster."""
 MAX_WAITING: Final = 200
 """Requests that may wait for one of the threads."""
+OWN_THREADS: Final = THREADS - 2
+"""Queries of one caller at a time: the other threads are always for others."""
+OWN_WAITING: Final = 50
+"""Requests of one caller that may wait."""
 KEPT_SECONDS: Final = 5.0
 """How long a `Health` is kept."""
 _POOL: Final = {"pool_size": THREADS, "max_overflow": THREADS, "pool_timeout": 5}
@@ -66,18 +74,23 @@ class Service:
         self.health: SingleFlightCache[Health] = SingleFlightCache()
         options = engine_options(settings.engine_options, **_POOL)
         self._reader = Reader(settings.url, options, seconds=QUERY_SECONDS)
+        self.rates = Rates()
+        self._shares = Shares(OWN_THREADS, OWN_WAITING)
         self._checked = False
         self._requests = 0
 
-    async def run(self, work: Callable[[], T]) -> T:
-        """Run ``work``, which queries the database, in a thread; in one of our own, because a host application needs
-        its threads. Raises `ProblemError` where too many requests wait, and what ``work`` raises."""
+    async def run(self, work: Callable[[], T], caller: Hashable) -> T:
+        """Run ``work``, which queries the database for a caller, in a thread; in one of our own, because a host
+        application needs its threads. Raises `ProblemError` where too many requests wait, of all callers or of this
+        one, and what ``work`` raises."""
         if self._requests >= THREADS + MAX_WAITING:
             detail = f"{MAX_WAITING} requests are waiting for the database. Send fewer requests, and try again."
             raise ProblemError("busy", 503, detail, headers={"Retry-After": "1"})
         self._requests += 1
         try:
-            return await to_thread.run_sync(work, limiter=self._threads)
+            with self._shares.of(caller) as turn:
+                async with turn:
+                    return await to_thread.run_sync(work, limiter=self._threads)
         finally:
             self._requests -= 1
 
@@ -127,7 +140,7 @@ class Service:
 
 
 class Caller:
-    """The caller of a request. Its `reader` is the only way to a task, and sees the caller's customers alone."""
+    """The caller of a request. Its `reader` is the only way to a task, and sees the caller's scope alone."""
 
     def __init__(self, access: Access, service: Service, origin: str = "") -> None:
         self.access = access
@@ -138,8 +151,21 @@ class Caller:
 
     @cached_property
     def reader(self) -> Reader:
-        """The database, scoped to the caller's customers. Raises `StoreError`."""
-        return self.service.reader.scoped(self.access.customers)
+        """The database, scoped to the caller's customers and creators. Raises `StoreError`."""
+        return self.service.reader.scoped(self.access.scope)
+
+    @property
+    def who(self) -> Hashable:
+        """What distinguishes the caller from others, as far as is known."""
+        return (self.access.name or share(self.origin), self.access.scope)
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """As `Service.run`, for this caller."""
+        return await self.service.run(work, self.who)
+
+    def take(self, rate: Rate) -> None:
+        """Count one towards a rate of the caller. Raises `ProblemError` if it must wait."""
+        self.service.rates.take(rate, self.who)
 
     def whose(self, customer: str | None) -> Reader:
         """The database, scoped to the tasks of one customer, by its key (empty: none), as far as the caller may see
@@ -162,6 +188,22 @@ class Caller:
         return self.access.may(Right.PAYLOADS)
 
     @property
+    def errors(self) -> bool:
+        """Whether the caller may see error messages and tracebacks."""
+        return self.access.may(Right.ERRORS)
+
+    @property
+    def parts(self) -> Parts:
+        """What the caller may see of a task."""
+        return Parts(values=self.payloads, errors=self.errors)
+
+    def may_search(self, terms: Collection[Term]) -> None:
+        """Raises `ProblemError` for terms that search in what the caller may not see: the answers would reveal it."""
+        for right, is_in in ((Right.PAYLOADS, in_values), (Right.ERRORS, in_errors)):
+            if is_in(terms):
+                self.need(right, "search")
+
+    @property
     def actor(self) -> str:
         """The caller in the audit."""
         return self.access.name or "(no name)"
@@ -173,16 +215,16 @@ class Caller:
     @property
     def sees_all(self) -> bool:
         """Whether the caller sees the tasks of all customers and creators, and so what belongs to none."""
-        return self.access.customers is None and getattr(self.access, "created_by", None) is None
+        return self.access.scope.is_all
 
     def health(self) -> Health:
         """The ledger and the journal of this host, `KEPT_SECONDS` old at most. Raises `ProblemError` for callers who do
-        not see all customers, and `StoreError`."""
+        not see all tasks, and `StoreError`."""
         if not self.sees_all:
             raise ProblemError(
                 "forbidden",
                 403,
-                "Events belong to processes, not to customers: only callers who see all customers see them.",
+                "Events belong to processes, not to customers: only callers who see all tasks see them.",
             )
         make = partial(health, self.reader, self.service.settings.directory)
         return self.service.health.get(make, KEPT_SECONDS)
@@ -198,7 +240,8 @@ class Caller:
 async def caller_of(request: Request, *rights: Right, kept: str | None = None) -> Caller:
     """The caller of a request, with all these rights; ``kept`` as in `Authenticator.access`. Raises `ProblemError`."""
     service: Service = request.app.state.asynctask
-    caller = Caller(await service.authenticator.access(request, kept), service, _origin(request))
+    origin = service.authenticator.origins.address(request)
+    caller = Caller(await service.authenticator.access(request, kept), service, origin)
     try:
         for right in rights:
             caller.need(right)
@@ -208,13 +251,9 @@ async def caller_of(request: Request, *rights: Right, kept: str | None = None) -
         if request.method not in _SAFE and (action := next(filter(None, map(_ACTIONS.get, rights)), None)):
             entry = service.counted(caller.entry(action, request.path_params.get("id"), exc.kind))
             if entry is not None:
-                await service.run(partial(service.audit_refusal, entry))
+                await caller.run(partial(service.audit_refusal, entry))
         raise
     return caller
-
-
-def _origin(request: Request) -> str:
-    return request.client.host if request.client else ""
 
 
 def needing(right: Right, *parameters: str) -> Callable[[Request], Awaitable[Caller]]:
@@ -248,7 +287,11 @@ def same_site(request: Request) -> None:
     site = request.headers.get("sec-fetch-site")
     if site is None:  # no browser, or an old one. Only then Host counts: a proxy may change it
         origin = request.headers.get("origin")
-        refused = origin is not None and origin.partition("://")[2] != request.headers.get("host", "")
+        # Behind a proxy that speaks TLS, the browser's address has another scheme than what comes here.
+        is_https = request.app.state.asynctask.authenticator.origins.is_https(request)
+        schemes = ("https",) if is_https else ("https", "http")
+        host = request.headers.get("host")
+        refused = origin is not None and not (host and origin in [f"{scheme}://{host}" for scheme in schemes])
     else:
         refused = site not in ("same-origin", "none")
     if refused:

@@ -141,7 +141,7 @@ def _searches(url: str, now: dt.datetime) -> list[str]:
 
 def _show(reader: Reader, text: str) -> None:
     with reader.session() as session:
-        attempts(session, find(reader, session, text))
+        attempts(reader, session, find(reader, session, text))
 
 
 def _tree(reader: Reader) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy.sql.functions import GenericFunction
 from celery_asynctask.core import columns
 from celery_asynctask.core.status import SHOWN
 from celery_asynctask.queries.attempts import of_task
-from celery_asynctask.queries.reader import HAS_CUSTOMER
+from celery_asynctask.queries.scope import HAS_CUSTOMER
 from celery_asynctask.queries.search import glob
 from celery_asynctask.queries.search.filter import Filter, Term, Value
 from celery_asynctask.queries.search.json_path import at_path, sqlite_glob

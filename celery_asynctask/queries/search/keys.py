@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
-from celery_asynctask.core.columns import ATTEMPT, TASK, Type
+from celery_asynctask.core.columns import ATTEMPT, TASK, Content, Type
 from celery_asynctask.core.limits import MAX_INTEGER
 from celery_asynctask.core.status import SHOWN
 
@@ -181,6 +181,7 @@ for _column in (*TASK, *ATTEMPT):
 ALIASES: Final[Mapping[str, str]] = {"creator": "created_by_name"}
 """Other names of keys: a person may type ``creator`` for the column titled "Created by"."""
 JSON_KEYS: Final = frozenset(column.search for column in TASK if column.type is Type.JSON)
+ERROR_KEYS: Final = frozenset(column.search for column in (*TASK, *ATTEMPT) if column.holds is Content.ERROR) - {None}
 
 
 def is_hex(text: str) -> bool:

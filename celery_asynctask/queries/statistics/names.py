@@ -15,7 +15,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from celery_asynctask.core.status import FAILED
-from celery_asynctask.queries.reader import Reader
+from celery_asynctask.queries.reader import Parts, Reader
 from celery_asynctask.queries.search.condition import LENGTHS, conditions
 from celery_asynctask.queries.search.filter import Filter, Term, Value
 from celery_asynctask.queries.search.glob import quoted
@@ -141,7 +141,7 @@ def name_detail(
     failed = [row for row in tasks if row.status in FAILED]
     ended = sorted((row for row in tasks if row.run is not None), key=lambda row: row.run, reverse=True)
     chosen = [[row.id for row in group[:rows]] for group in (tasks, failed, ended)]
-    shown = reader.seen(of_list(reader.dialect, values=False))
+    shown = reader.seen(of_list(reader.dialect, Parts(values=False)))
     details = session.execute(shown.where(AsyncTask.id.in_({number for ids in chosen for number in ids})))
     by_id = {row.id: row for row in details}
     newest, failures, slowest = ([by_id[number] for number in ids] for ids in chosen)

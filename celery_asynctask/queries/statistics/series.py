@@ -15,7 +15,8 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import Select, func, literal, not_, select, union_all
 from sqlalchemy.orm import Session
 
-from celery_asynctask.queries.reader import SHOWN, Reader, walked_by
+from celery_asynctask.queries.reader import Reader
+from celery_asynctask.queries.scope import SHOWN
 from celery_asynctask.queries.search.condition import conditions
 from celery_asynctask.queries.search.filter import Filter
 from celery_asynctask.queries.search.order import NEWEST
@@ -77,10 +78,10 @@ def series(
     rows = {row.part: row for row in session.execute(grouped(union_all(*newest), "part", reader.dialect))}
     parts = [_part(rows.get(number), *time) for number, time in enumerate(times)]
     full = [number for number, row in rows.items() if row.looked_at == per_part]
-    # For a single term, or a single bound on customers, an index has the time as well, and nothing else is read.
-    is_cheap = not wanted.scanned and len(search.terms) + (reader.customers is not None) <= 1
+    # For a single term, or a scope of customers or creators, an index has the time as well, and nothing else is read.
+    is_cheap = not wanted.scanned and len(search.terms) + sum(part is not None for part in reader.scope) <= 1
     bound = max(per_part, max_counted // max(len(full), 1)) if is_cheap else per_part
-    indexed = walked_by(reader.customers, select(AsyncTask.created_at)).where(*wanted.indexed)
+    indexed = reader.walked(select(AsyncTask.created_at)).where(*wanted.indexed)
     for number, walked, hidden in _counts(session, indexed, times, bound + 1) if full else ():
         counted = walked - hidden
         if counted > per_part:

@@ -174,7 +174,8 @@ def test_empty_refused_and_forbidden(store: Store, api: Api) -> None:
     assert 'aria-invalid="true"' in refused
     assert "has no key" in refused
     assert "No failures" not in refused
-    assert "payloads" in page(api, "reader", 403, search="kwargs.a:1")
+    assert "payloads" in page(api, "ours-failures", 403, search="kwargs.a:1")
+    assert "errors" in page(api, "reader", 403)
     for wrong in ({"sort": "x"}, {"most": "17"}, {"causes": "-1"}, {"no": "1"}):
         page(api, status=422, **wrong)
     assert "sort must be one of count, last, first, or left out; &#39;x&#39; is not." in page(api, status=422, sort="x")

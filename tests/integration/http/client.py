@@ -22,7 +22,7 @@ from tests.tokens import token_of
 
 ADMIN = "admin"
 """Sees all tasks and has all rights."""
-RIGHTS = ("read", "payloads", "rerun", "purge")
+RIGHTS = ("read", "errors", "payloads", "rerun", "purge")
 OURS, THEIRS = 42, 43
 """Customers."""
 
@@ -40,6 +40,8 @@ TOKENS: Mapping[str, Mapping[str, Any]] = {
     "both": grant("both", [OURS, THEIRS]),
     "nobody": grant("nobody", []),
     "ours-read": grant("ours-read", [OURS], ("read",)),
+    "ours-failures": grant("ours-failures", [OURS], ("read", "errors")),
+    "ours-errors": grant("ours-errors", [OURS], ("errors",)),
     "ours-payloads": grant("ours-payloads", [OURS], ("payloads",)),
     "ours-rerun": grant("ours-rerun", [OURS], ("rerun",)),
     "ours-purge": grant("ours-purge", [OURS], ("purge",)),

@@ -12,6 +12,7 @@ from sqlalchemy import Select, event, select
 
 from celery_asynctask.errors import FilterError, StoreError
 from celery_asynctask.queries import Page, Reader, page, parse
+from celery_asynctask.queries.scope import Scope
 from celery_asynctask.queries.search.order import NEWEST, ORDERS, Cursor, Order, Place
 from celery_asynctask.queries.search.page import MAX_ROWS
 from celery_asynctask.store import Store
@@ -213,7 +214,7 @@ def test_with_an_index_the_bound_is_on_what_that_leads_to(
 
 def test_customers(store: Store, tied: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MODULE, "MAX_SCANNED", 7)
-    scoped = Reader(store.settings.url, customers={42})
+    scoped = Reader(store.settings.url, scope=Scope.of({42}))
     for search in WANTED:
         expected = [one for one in wanted(search, tied) if WANTED[INDEXED](int(one[-2:]))]
         assert ids_of(walk(scoped, search, 4)) == expected

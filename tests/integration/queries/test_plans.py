@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import event, select
 
 from celery_asynctask.queries import Reader, page, parse
+from celery_asynctask.queries.scope import Scope
 from celery_asynctask.queries.task import attempts, find
 from celery_asynctask.queries.workflow.members import attempts_of, workflow
 from celery_asynctask.store.models import AsyncTask
@@ -77,17 +78,19 @@ def test_a_page_goes_by_an_index(reader: Reader, search: str, index: str) -> Non
     assert "Seq Scan" not in plan, plan
 
 
-@pytest.mark.parametrize("count", [1, 150])
-def test_tasks_of_some_customers_are_found_by_their_index(reader: Reader, count: int) -> None:
+@pytest.mark.parametrize("owner", ["customer", "created_by"])
+@pytest.mark.parametrize("count", [1, 90, 150])
+def test_tasks_of_some_customers_are_found_by_their_index(reader: Reader, count: int, owner: str) -> None:
     """PostgreSQL proves from no list of over a hundred values that the partial index has them."""
-    scoped = reader.scoped([*range(100_000, 100_000 + count - 1), 17])
+    ids = [*range(100_000, 100_000 + count - 1), 17]
+    scoped = reader.scoped(Scope.of(ids) if owner == "customer" else Scope.of(None, ids))
 
     def look() -> None:
         with scoped.session() as session:
             session.execute(scoped.seen(select(AsyncTask.id))).all()
 
     [plan] = plans_of(scoped, look)
-    assert "ix_async_task_customer_key" in plan, plan
+    assert f"ix_async_task_{owner}_key" in plan, plan
 
 
 @pytest.mark.parametrize("search", ["kwargs.account_id:17", "message:timeout", "retries:>2", "queue:slow"])
@@ -101,7 +104,7 @@ def test_a_task_and_its_workflow(reader: Reader) -> None:
     def look() -> None:
         with reader.session() as session:
             task = find(reader, session, WORKFLOW[:12])
-            attempts(session, task)
+            attempts(reader, session, task)
             page_found = workflow(reader, session, task)
             attempts_of(session, page_found.members)
 

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from celery_asynctask.errors import NotFoundError
 from celery_asynctask.queries import Filter, Reader, page, parse
+from celery_asynctask.queries.scope import Scope
 from celery_asynctask.queries.search import keys
 from celery_asynctask.queries.search.condition import LENGTHS, conditions
 from celery_asynctask.queries.search.keys import JSON_KEYS, KEYS
@@ -194,7 +195,7 @@ def test_lengths_of_time(varied: Rows) -> None:
 def test_one_task(varied: Rows) -> None:
     with varied.reader.session() as session:
         task = find(varied.reader, session, "00000001-Aa_")
-        assert (task.name, [run.worker for run in attempts(session, task)]) == ("shop.Charge", [None])
+        assert (task.name, [run.worker for run in attempts(varied.reader, session, task)]) == ("shop.Charge", [None])
         assert find(varied.reader, session, "00000001").id == task.id, "its beginning"
         uuid = "00000015-0000-4000-8000-000000000003"
         assert find(varied.reader, session, uuid.upper()).celery_task_id == uuid
@@ -222,7 +223,7 @@ def test_an_id_that_others_begin_with(store: Store, reader: Reader) -> None:
 
 def test_tasks_of_other_customers_are_not_found(store: Store) -> None:
     add(store, [row("mine-1", customer=1), row("mine-2", customer=2), row("theirs", customer=3), row("nobodys")])
-    reader = Reader(store.settings.url, customers=[1, 2])
+    reader = Reader(store.settings.url, scope=Scope.of([1, 2]))
     with reader.session() as session:
         for search in (
             "",
@@ -244,6 +245,6 @@ def test_tasks_of_other_customers_are_not_found(store: Store) -> None:
             find(reader, session, "mine")
         assert "mine-1" in str(caught.value)
     reader.close()
-    nobody = Reader(store.settings.url, customers=[])
+    nobody = Reader(store.settings.url, scope=Scope.of([]))
     assert ask(page, nobody, Filter()).tasks == []
     nobody.close()

@@ -13,6 +13,7 @@ import pytest
 
 from celery_asynctask.core.status import FAILED, SHOWN, TERMINAL, AsyncTaskStatus
 from celery_asynctask.queries import Filter, Reader, parse
+from celery_asynctask.queries.scope import Scope
 from celery_asynctask.queries.search.filter import term
 from celery_asynctask.queries.statistics.counts import COUNTED, LostCounts, backlog, counts, is_empty, lost_counts
 from celery_asynctask.queries.statistics.measures import PERCENTILES, Percentiles
@@ -58,7 +59,7 @@ def made(seed: int, count: int = 400) -> list[Row]:
 
 @contextmanager
 def reading(store: Store, customers: Sequence[int] | None = None) -> Iterator[tuple[Reader, Any]]:
-    reader = Reader(store.settings.url, customers=customers)
+    reader = Reader(store.settings.url, scope=Scope.of(customers))
     with reader.session() as session:
         yield reader, session
     reader.close()

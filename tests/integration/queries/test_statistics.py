@@ -22,6 +22,7 @@ from celery_asynctask.queries import Filter, Reader, parse
 from celery_asynctask.queries.completeness import completeness
 from celery_asynctask.queries.failures import groups
 from celery_asynctask.queries.failures.groups import Failure, grouped
+from celery_asynctask.queries.scope import Scope
 from celery_asynctask.queries.statistics import overview
 from celery_asynctask.queries.statistics.measures import PERCENTILES
 from celery_asynctask.queries.statistics.names import DEFAULT_AGE, MAX_SCANNED, Statistics, statistics, with_time
@@ -139,7 +140,7 @@ def test_statistics_of_as_many_as_there_are_are_not_bounded(full: Shop) -> None:
 
 
 def test_statistics_that_a_customer_may_see(full: Shop) -> None:
-    reader = Reader(full.reader.url, customers=[1, 3])
+    reader = Reader(full.reader.url, scope=Scope.of([1, 3]))
     result = ask(statistics, reader, search(""), NOW)
     reader.close()
     assert of(result) == measured([task for task in full.tasks if task.customer in (1, 3)])
@@ -277,7 +278,7 @@ def test_the_place_is_that_of_the_latest_attempt(database: str) -> None:
 
 
 def test_failures_that_a_customer_may_see(full: Shop) -> None:
-    reader = Reader(full.reader.url, customers=[1, 3])
+    reader = Reader(full.reader.url, scope=Scope.of([1, 3]))
     result = ask(groups.failures, reader, search(""))
     reader.close()
     assert result.groups == expected(full, [task for task in failed(full) if task.customer in (1, 3)])
@@ -288,7 +289,7 @@ def test_failures_that_a_customer_may_see(full: Shop) -> None:
 
 @pytest.mark.parametrize("customers", [None, list(range(1, 250))], ids=["everything", "tenant"])
 def test_overview(full: Shop, customers: list[int] | None) -> None:
-    reader = Reader(full.reader.url, customers=customers)
+    reader = Reader(full.reader.url, scope=Scope.of(customers))
     result = ask(overview.overview, reader, NOW, rows=3)
     reader.close()
     tasks = [task for task in full.tasks if customers is None or task.customer in customers]

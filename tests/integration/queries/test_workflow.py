@@ -14,6 +14,7 @@ from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.errors import NotFoundError
 from celery_asynctask.queries import Reader, diagnosis
 from celery_asynctask.queries.diagnosis import evidence
+from celery_asynctask.queries.scope import Scope
 from celery_asynctask.queries.task import find
 from celery_asynctask.queries.workflow import members as queries
 from celery_asynctask.queries.workflow import tree
@@ -140,7 +141,7 @@ def test_tasks_that_may_not_be_seen_are_not_followed(store: Store, reader: Reade
         )
     )
     assert members(reader, "a") == {"a", "b", "c", "d"}
-    scoped = Reader(store.settings.url, customers=[1])
+    scoped = Reader(store.settings.url, scope=Scope.of([1]))
     try:
         assert members(scoped, "a") == {"a", "d"}
         assert members(scoped, "c") == {"c"}

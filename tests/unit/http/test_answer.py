@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_asynctask.core.columns import VALUES
 from celery_asynctask.core.status import AsyncTaskStatus
-from celery_asynctask.queries.reader import ATTEMPT_COLUMNS, TASK_COLUMNS
+from celery_asynctask.queries.reader import ATTEMPT_COLUMNS, TASK_COLUMNS, Parts
 from celery_asynctask.web import schema
 from celery_asynctask.web.answer import array, attempt_document, document, task_document
 
@@ -30,16 +29,21 @@ def aliases(shape: Any) -> list[str]:
 
 
 def test_a_task_has_the_properties_of_its_shape_in_their_order() -> None:
-    shown = json.loads(task_document(row(TASK_COLUMNS), values=True))
+    shown = json.loads(task_document(row(TASK_COLUMNS), Parts()))
     assert list(shown) == aliases(schema.AsyncTask)
-    without = json.loads(task_document(row(tuple(one for one in TASK_COLUMNS if one not in VALUES)), values=False))
-    assert list(without) == [one for one in shown if one not in {"taskArgs", "taskKwargs", "result", "content"}]
+    for parts, hidden in (
+        (Parts(values=False), {"taskArgs", "taskKwargs", "result", "content"}),
+        (Parts(errors=False), {"errorMessage"}),
+    ):
+        without = json.loads(task_document(row(tuple(parts.of(TASK_COLUMNS))), parts))
+        assert list(without) == [one for one in shown if one not in hidden]
 
 
 def test_an_attempt_has_those_of_its_shape() -> None:
-    assert list(json.loads(attempt_document(row((*ATTEMPT_COLUMNS, "run_key"), run_key=""), ""))) == aliases(
-        schema.AsyncTaskAttempt
-    )
+    for parts, hidden in ((Parts(), set()), (Parts(errors=False), {"errorMessage", "traceback"})):
+        shown = row((*parts.of(ATTEMPT_COLUMNS), "run_key"), run_key="")
+        names = [one for one in aliases(schema.AsyncTaskAttempt) if one not in hidden]
+        assert list(json.loads(attempt_document(shown, "", parts))) == names
 
 
 def test_values_are_what_the_database_has_to_the_letter() -> None:
@@ -49,7 +53,7 @@ def test_values_are_what_the_database_has_to_the_letter() -> None:
         "result": "null",
         "content": "{}",
     }
-    shown = task_document(row(TASK_COLUMNS, **values), values=True)
+    shown = task_document(row(TASK_COLUMNS, **values), Parts())
     for text in values.values():
         assert text in shown
 
@@ -57,7 +61,7 @@ def test_values_are_what_the_database_has_to_the_letter() -> None:
 @given(TEXTS, TEXTS, st.integers(-(2**63), 2**63 - 1))
 def test_texts_and_numbers_of_every_kind(name: str | None, message: str | None, number: int) -> None:
     given = {"name": name, "error_message": message, "customer": number, "status": AsyncTaskStatus.LOST}
-    shown = json.loads(task_document(row(TASK_COLUMNS, **given), values=True))
+    shown = json.loads(task_document(row(TASK_COLUMNS, **given), Parts()))
     assert (shown["name"], shown["errorMessage"], shown["customer"]) == (name, message, number)
     assert shown["status"] == "LOST"
 

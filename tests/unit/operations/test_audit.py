@@ -10,6 +10,7 @@ from celery_asynctask.operations import retention
 from celery_asynctask.operations.audit import MAX_NAME, MAX_TEXT, Action, Audit, Entry, _fitted, _line, purge_target
 from celery_asynctask.operations.audit import search_target as target
 from celery_asynctask.queries.reader import CONNECT_SECONDS
+from celery_asynctask.queries.scope import Scope
 from celery_asynctask.queries.search.filter import parse
 from celery_asynctask.queries.search.keys import JSON_KEYS
 from celery_asynctask.settings import Settings
@@ -42,9 +43,11 @@ def test_values_are_not_in_it(key: str) -> None:
 def test_a_purge() -> None:
     rules = retention.configured({"customer:42": None, f"content.x:{SECRET}": "12h", "*": "90d"}, NOW)
     assert purge_target(rules, unfinished=False) == "customer:42 stay, content.x:… older than 12h, * older than 90d"
-    shown = purge_target(rules[2:], unfinished=True, customers={42, "acme"})
+    shown = purge_target(rules[2:], unfinished=True, scope=Scope.of([42, "acme"]))
     assert shown == "* older than 90d; unfinished ones too; of customers 42, acme"
-    assert purge_target(rules[2:], unfinished=False, customers=set()) == "* older than 90d; of customers none"
+    assert purge_target(rules[2:], unfinished=False, scope=Scope.of([])) == "* older than 90d; of customers none"
+    shown = purge_target(rules[2:], unfinished=False, scope=Scope.of([42], [7, "ann"]))
+    assert shown == "* older than 90d; of customers 42; of creators 7, ann"
 
 
 FORGED = Entry(Action.PURGE, "ada\nroot", "10.0.0.1\r\n\x1b[2J", "x\u202ey" * MAX_TEXT, detail="1\x00" * MAX_TEXT)
