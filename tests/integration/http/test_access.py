@@ -211,7 +211,16 @@ def test_no_parameter_of_a_field_looks_into_values(one_store: Store) -> None:
         ({"Origin": "https://evil.example"}, False),
         ({"Origin": "http://localhost:81"}, False),
         ({"Origin": "http://localhost.evil.example"}, False),
+        ({"Origin": "http://localhost"}, True),
+        ({"Origin": "https://localhost"}, True),  # behind a proxy that speaks TLS
+        ({"Origin": "ftp://localhost"}, False),
+        ({"Origin": "localhost"}, False),
+        ({"Origin": "http://localhost/"}, False),
+        ({"Origin": "http://user@localhost"}, False),
         ({"Origin": "null"}, False),
+        ({"Origin": "null", "Host": ""}, False),
+        ({"Origin": "http://", "Host": ""}, False),
+        ({"Origin": "x://null", "Host": "null"}, False),
         ({"Origin": ""}, False),
         ({"Sec-Fetch-Site": "cross-site", "Origin": "http://localhost"}, False),
         ({"Sec-Fetch-Site": "same-origin", "Origin": "https://behind.a.proxy"}, True),
@@ -226,6 +235,16 @@ def test_actions_are_refused_to_pages_from_elsewhere(one_store: Store, headers: 
             else:
                 is_problem(answer, "cross-site", 403)
             assert not [name for name in answer.headers if name.startswith("access-control")], "no page may read it"
+
+
+@pytest.mark.parametrize(("scheme", "allowed"), [("https", True), ("http", False)])
+def test_a_page_without_tls_is_another_site(one_store: Store, scheme: str, allowed: bool) -> None:
+    """Where the server knows that it is asked by https, as it does where an application has it mounted."""
+    with api_over(one_store) as api:
+        answer = api.post(
+            "https://localhost/async-tasks/purge", "ours", {"Origin": f"{scheme}://localhost"}, olderThan="1d"
+        )
+        assert answer.status_code == (200 if allowed else 403)
 
 
 def test_a_form_is_no_body(one_store: Store) -> None:

@@ -50,6 +50,10 @@ def test_a_function_says_who_it_is(one_store: Store) -> None:
         is_problem(api.get("/async-tasks"), "unauthenticated", 401)
 
 
+async def by_header_of_no_number(_request: Request) -> Access:
+    return Access(customers=[float("nan")])  # type: ignore[list-item]
+
+
 def refuse(_request: Request) -> Access:
     raise HTTPException(403, "Your account is closed")
 
@@ -71,6 +75,32 @@ def test_a_function_that_fails_opens_nothing(one_store: Store, says: Any, caplog
     with api_over(one_store, asynctask_access=says) as api, caplog.at_level(logging.CRITICAL):
         for route in routes(MINE):
             is_problem(ask(api, route, "admin"), "internal-error", 500)
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        lambda _: Access(customers={2**70}),
+        lambda _: Access(customers={None}),  # type: ignore[arg-type]
+        lambda _: Access(customers={""}),
+        lambda _: Access(customers="*"),
+        lambda _: Access(customers=range(20_000)),
+        lambda _: Access(None, created_by={2**70}),
+        lambda _: Access(rights={"everything"}),
+        lambda _: Access(name=None),  # type: ignore[arg-type]
+        by_header_of_no_number,
+    ],
+)
+def test_an_id_that_is_none_is_a_refusal(one_store: Store, says: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """It is as likely what a user has as a bug; the log says what it is. A token does not help: who it is, is not
+    known."""
+    with api_over(one_store, asynctask_access=says) as api:
+        for route in routes(MINE):
+            is_problem(ask(api, route, "admin"), "forbidden", 403)
+        assert api.get("/console/", "admin").status_code == 403
+    lines = [one.getMessage() for one in caplog.records]
+    assert len(lines) == len(routes(MINE)) + 1
+    assert all(line.startswith("asynctask_access: an Access was refused: ") and len(line) < 300 for line in lines)
 
 
 def test_a_function_may_refuse_in_its_own_words(one_store: Store) -> None:

@@ -6,10 +6,12 @@ import asyncio
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from httpx import ASGITransport, AsyncClient
+from celery import Celery
+from httpx import ASGITransport, AsyncClient, Response
 from sqlalchemy import text, update
 from starlette.exceptions import HTTPException
 
@@ -25,8 +27,9 @@ from celery_asynctask.store.models import AsyncTask
 from celery_asynctask.store.tables import async_task_revision
 from celery_asynctask.web import service
 from celery_asynctask.web.cookies import MAX_COOKIES
+from celery_asynctask.web.share import FILES, PURGES, RERUNS, Rate, Rates
 from tests import services
-from tests.integration.http.client import ADMIN, Api, api_over, is_problem
+from tests.integration.http.client import ADMIN, OURS, Api, api_over, is_problem, tell
 from tests.integration.oracle import START, add, row
 from tests.pace import patience
 from tests.tokens import token_of
@@ -85,6 +88,84 @@ def test_more_wait_than_there_is_room_for(store: Store, monkeypatch: pytest.Monk
         assert api.loop.run_until_complete(statuses(api)) == [500] * 3 + [503] * 5
         monkeypatch.undo()
         assert api.ids() == [], "the next is answered"
+
+
+def test_one_caller_does_not_hold_all_threads_and_places(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While somebody's slow queries run and wait, others are answered at once."""
+    free = threading.Event()
+    running: list[bool] = []
+    quick = tasks.page
+
+    def page(reader: Reader, *arguments: Any, **more: Any) -> Any:
+        if reader.scope.is_all:
+            running.append(True)
+            assert free.wait(patience(30))
+        return quick(reader, *arguments, **more)
+
+    async def statuses(api: Api) -> tuple[list[int], int, list[int]]:
+        async def one(client: AsyncClient, who: str) -> int:
+            return (await client.get(LIST, headers={"Authorization": f"Bearer {token_of(who)}"})).status_code
+
+        transport = ASGITransport(api.app, raise_app_exceptions=False)
+        async with AsyncClient(transport=transport, base_url="http://localhost") as client:
+            slow = [asyncio.create_task(one(client, ADMIN)) for _ in range(60)]
+            refused = service.OWN_THREADS + service.OWN_WAITING
+            done: set[asyncio.Task[int]] = set()
+            while len(done) < 60 - refused:
+                done, _ = await asyncio.wait(slow, timeout=patience(30), return_when=asyncio.FIRST_COMPLETED)
+                assert done, "nobody was turned away"
+                await asyncio.sleep(0)
+            others = [await asyncio.wait_for(one(client, "ours"), patience(30)) for _ in range(5)]
+            at_once = len(running)
+            free.set()
+            return others, at_once, sorted(await asyncio.gather(*slow))
+
+    with api_over(store) as api:
+        monkeypatch.setattr(tasks, "page", page)
+        others, at_once, all_slow = api.loop.run_until_complete(statuses(api))
+        assert others == [200] * 5
+        assert at_once <= service.OWN_THREADS < service.THREADS
+        assert all_slow == [200] * 54 + [429] * 6
+        assert api.ids() == [], "the next is answered"
+
+
+Action = tuple[Rate, str, str, dict[str, Any]]
+"""A rate, and a request that counts towards it."""
+
+
+def asked(api: Api, action: Action, who: str) -> Response:
+    _, method, path, body = action
+    return api.ask(method, path, who, **body)
+
+
+def test_actions_have_a_rate(store: Store, shop: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each caller; the next one is told when to come back. What reads only has none."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(service, "Rates", lambda: Rates(lambda: clock.now))
+    tell(store, "a", OURS)
+    with api_over(store, shop) as api:
+        actions: list[Action] = [
+            (RERUNS, "POST", "/async-tasks/a/rerun", {"json": {"again": True}}),
+            (RERUNS, "POST", "/console/tasks/a/rerun", {"data": {"again": "1"}}),
+            (FILES, "GET", "/console/tasks.csv", {}),
+            (PURGES, "POST", "/async-tasks/purge", {"json": {"olderThan": "1d"}}),
+        ]
+        for action, who in zip(actions, ("ours", "both", "ours", "ours"), strict=True):
+            rate = action[0]
+            statuses = [asked(api, action, who).status_code for _ in range(rate.burst + 1)]
+            assert set(statuses[:-1]) <= {200, 201, 303}, statuses
+            assert statuses[-1] == 429
+            refused = asked(api, action, who)
+            seconds = int(refused.headers["retry-after"])
+            assert f"At most {rate.per_minute} {rate.what} a minute" in refused.text
+            assert asked(api, action, ADMIN).status_code < 400, "others have their own"
+            clock.now += seconds
+            assert asked(api, action, who).status_code < 400
+        for path in (LIST, "/console/tasks", "/async-tasks/a/attempts"):
+            assert {api.get(path, "ours").status_code for _ in range(100)} == {200}
+        for _ in range(40):
+            api.post("/async-tasks/a/rerun", "theirs", dryRun=True)
+        is_problem(api.post("/async-tasks/a/rerun", "theirs"), "not-found", 404)
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ TIMES = {"created_at", "started_at", "completed_at", "published_at", "received_a
 NOW = EPOCH + dt.timedelta(microseconds=START, hours=2)
 SHOW = Output(utc=True).show
 WORDS = Words(NOW, SHOW, SHOW)
+SHOWN_HISTORIES = sorted(name for name in HISTORIES if name != "unrecorded")
 
 
 MINIMAL = {"celery_task_id": ID, "customer_key": "", "name": "shop.charge", "created_at": START, "retries": 1}
@@ -115,6 +116,25 @@ def test_causes_are_listed_one_after_the_other() -> None:
 def test_causes_that_name_each_other_are_listed_once() -> None:
     one = history("never_sent")
     assert told(one._replace(cause=one)).count("It was never sent") == 1
+
+
+@pytest.mark.parametrize("name", SHOWN_HISTORIES)
+def test_without_the_right_to_errors_none_is_quoted(name: str) -> None:
+    """Nor is a line of code; the class of the error is, and what became of the task."""
+    known = history(name, place="app/shop.py:7 charge")
+    secret = "hunter2"
+    for row in (known.task, known.last):
+        if row is not None and row.error_message not in (None, "expired"):
+            row.error_message = f"{secret} 1 s signal 9: {row.error_message}"
+    lines = explain(known, WORDS._replace(errors=False))
+    text = "\n".join(lines)
+    assert secret not in text
+    assert "shop.py" not in text
+    assert ": ." not in text
+    assert "with  " not in text
+    assert all(line.endswith((".", ":", "…")) for line in lines)
+    if known.last is not None and known.last.error_type and known.task.status in ("FAILURE", "RETRY"):
+        assert str(known.last.error_type) in text or known.task.error_type in ("TimeLimitExceeded",)
 
 
 def test_a_cause_without_a_row() -> None:
@@ -329,9 +349,6 @@ def test_where_the_recorder_did_not_write_the_key(status: AsyncTaskStatus, key: 
     evidence = Evidence(row(AsyncTask, {**MINIMAL, "order_key": key, "status": status}))
     assert told(evidence)
     assert not re.search(r"since \d", told(evidence)) or status is AsyncTaskStatus.STARTED
-
-
-SHOWN_HISTORIES = sorted(name for name in HISTORIES if name != "unrecorded")
 
 
 @pytest.mark.parametrize("name", SHOWN_HISTORIES)
