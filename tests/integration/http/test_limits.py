@@ -94,7 +94,7 @@ def test_one_caller_does_not_hold_all_threads_and_places(store: Store, monkeypat
     """While somebody's slow queries run and wait, others are answered at once."""
     free = threading.Event()
     running: list[bool] = []
-    quick = tasks.page
+    quick = PAGE.page
 
     def page(reader: Reader, *arguments: Any, **more: Any) -> Any:
         if reader.scope.is_all:
