@@ -26,6 +26,7 @@ from celery_asynctask.settings import engine_options
 from celery_asynctask.store import tables
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
 from celery_asynctask.store.remedies import BEFORE_CONNECTED, make_engine, remedy, usable
+from celery_asynctask.store.sqlite import created_file
 from celery_asynctask.store.tables import SCHEMA_VERSION, async_task_revision
 
 QUERY_SECONDS: Final = 30
@@ -310,11 +311,13 @@ def schema_problem(connection: Connection) -> str:
 
 def look_for_file(url: str) -> None:
     """Raise `StoreError` for a missing SQLite file: SQLite would create an empty one for a mistyped name."""
-    backend, database = parse(url).backend, parse(url).database
-    if backend != "sqlite":
+    if parse(url).backend != "sqlite":
         return
-    if database and database != ":memory:" and not database.startswith("file:") and not Path(database).exists():
-        path = Path(database).absolute()
+    database, options = parse(url).database, url.partition("?")[2]
+    is_uri = database.startswith("file:") and "uri=true" in options.lower()
+    file = created_file(f"{database}?{options}" if is_uri else database, is_uri=is_uri)
+    if file is not None and not Path(file).exists():
+        path = Path(file).absolute()
         problem = f"There is no database file {path}: nothing has been recorded there yet."
         if not path.parent.is_dir():
             todo = f"Nothing can be: create the directory {path.parent}, or correct asynctask_url."

@@ -24,7 +24,7 @@ def make_private(engine: Engine) -> None:
 
 
 def _create(_dialect: Any, _record: Any, arguments: Any, options: Any) -> None:
-    path = _created_file(os.fspath(arguments[0]), is_uri=bool(options.get("uri")))
+    path = created_file(os.fspath(arguments[0]), is_uri=bool(options.get("uri")))
     if path is None:
         return
     try:
@@ -37,7 +37,7 @@ def _create(_dialect: Any, _record: Any, arguments: Any, options: Any) -> None:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
-def _created_file(name: str, *, is_uri: bool) -> str | None:
+def created_file(name: str, *, is_uri: bool) -> str | None:
     """The file that SQLite creates for a name, unless it is there; None: it creates none."""
     if is_uri and name.startswith("file:"):
         address, _, query = name.removeprefix("file:").partition("#")[0].partition("?")

@@ -14,6 +14,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy.pool import NullPool
 
+from celery_asynctask.errors import NoTablesError
 from celery_asynctask.operations.doctor import Finding, Level
 from celery_asynctask.operations.doctor.database import database
 from celery_asynctask.queries import Reader
@@ -87,6 +88,18 @@ def test_no_file_is_made_where_sqlite_makes_none(url: str, tmp_path: Path, monke
         else:
             store.engine.connect().close()
     assert modes(tmp_path) == {}
+
+
+@pytest.mark.parametrize("url", ["sqlite:///x.db", "sqlite:///file:x.db?uri=true", "sqlite:///file:%78.db?uri=True"])
+def test_who_only_reads_makes_none(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even for a mistyped name."""
+    monkeypatch.chdir(tmp_path)
+    with closing(Reader(url)) as reader, pytest.raises(NoTablesError, match=f"no database file {tmp_path}/x.db"):
+        reader.check_schema()
+    assert modes(tmp_path) == {}
+    with closing(Store(Settings(url=url))) as store, closing(Reader(url)) as reader:
+        store.prepare()
+        reader.check_schema()
 
 
 def test_alembic_makes_it_the_same_way(tmp_path: Path) -> None:
