@@ -152,7 +152,7 @@ def whole(good: list[bytes], tasks: list[dict[str, Any]]) -> list[bytes]:
     ]
 
 
-@given(changes=st.lists(CHANGES, min_size=8, max_size=8))
+@given(changes=st.lists(CHANGES, min_size=5, max_size=5))
 @settings(
     max_examples=max(2, EXAMPLES // 50),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
