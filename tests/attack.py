@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
@@ -134,6 +135,8 @@ def server(directory: Path) -> Iterator[Server]:
 
     try:
         found = wait_for(address, START_SECONDS, f"the server; its log is {log}")
+        with urlopen(f"{found[0]}/console/sign-in") as page:  # the first page is compiled
+            assert page.status == 200
         yield Server(process, log, (found[1], found[2]))
     finally:
         if process.poll() is None:

@@ -21,6 +21,7 @@ HALVES = 250
 HEAD_BYTES = 115_000_000
 WRONG = 600
 """Requests with wrong tokens."""
+WRONG_AT_ONCE = 40
 TOKEN = f"asynctask_{'Zq3vX9kL' * 5}abc"
 
 
@@ -166,7 +167,7 @@ async def _wrong_tokens(host: str, port: int, until: float) -> Any:
             statuses[status] = statuses.get(status, 0) + 1
         client.close()
 
-    await asyncio.gather(*(one() for _ in range(4)))
+    await asyncio.gather(*(one() for _ in range(WRONG_AT_ONCE)))
     return statuses
 
 

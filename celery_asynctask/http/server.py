@@ -50,6 +50,8 @@ _MAX_PIPELINED: Final = 32
 """Requests of a connection that wait for the answer to an earlier one."""
 _SOME: Final = 16_384
 """Bytes of an answer."""
+_GRACE_SECONDS: Final = 1.0
+"""In which the first request of a connection may be under way, or wait for us."""
 _SLICE: Final = 4096
 """Bytes that are parsed before the bounds are looked at."""
 _ACCEPTED: Final = 16
@@ -140,15 +142,15 @@ class Server(uvicorn.Server):
 
 class _Connections:
     """The connections of a server. When there are too many, or they hold too much of requests that are not complete,
-    one that waits for its client is closed: the oldest of those from which no whole request ever came, or else the one
-    that waits for the longest time."""
+    one that waits for its client is closed: the oldest of those from which no whole request ever came, unless it is
+    new, or else the one that is idle for the longest time."""
 
     def __init__(self, most: int) -> None:
         self.most = most
         self.refused: Counter[str] = Counter()
         """What was refused since it was last logged, by what it is."""
         self._all: set[_Connection] = set()
-        self._fresh: dict[_Connection, None] = {}
+        self._fresh: dict[_Connection, float] = {}
         self._idle: dict[_Connection, None] = {}
         self._held = 0
         self._logged_at = -math.inf
@@ -160,7 +162,7 @@ class _Connections:
             self.refused["connection, because all others are in use"] += 1
             connection.end(_BUSY)
         else:
-            self._fresh[connection] = None
+            self._fresh[connection] = connection.loop.time()
 
     def hold(self, connection: _Connection, size: int) -> None:
         """So many bytes have come of the connection's newest request, the rest of which has not."""
@@ -171,7 +173,9 @@ class _Connections:
 
     def _make_room(self) -> bool:
         """Close a connection that waits for its client; False: there is none."""
-        oldest = next(iter(self._fresh), None) or next(iter(self._idle), None)
+        oldest, since = next(iter(self._fresh.items()), (None, 0.0))
+        if oldest is None or oldest.loop.time() - since < _GRACE_SECONDS:
+            oldest = next(iter(self._idle), oldest)
         if oldest is None:
             return False
         self.refused["connection that waited for its client, to make room for others"] += 1

@@ -21,8 +21,9 @@ FORGET_SECONDS: Final = 60.0
 """After as long without a failure, counting begins again."""
 FIRST_DELAY: Final = 0.5
 LONGEST_DELAY: Final = 5.0
-MAX_DELAYED: Final = 100
-"""Requests that wait at the same time. Further ones are answered at once, with 429."""
+MAX_DELAYED: Final = 20
+"""Requests that wait at the same time, each with a connection that others could use. Further ones are answered at once,
+with 429."""
 MAX_COUNTED: Final = 10_000
 """Addresses and names that are counted, the latest ones."""
 ENTRY_SECONDS: Final = 60.0

@@ -32,7 +32,7 @@ from tests import services
 from tests.integration.http.client import ADMIN, OURS, Api, api_over, is_problem, tell
 from tests.integration.oracle import START, add, row
 from tests.pace import patience
-from tests.tokens import token_of
+from tests.tokens import cookie_of, token_of
 
 PAGE = sys.modules["celery_asynctask.queries.search.page"]
 """The module; in the package, the function has its name."""
@@ -296,7 +296,7 @@ def test_cookies_cost_next_to_nothing(api: Api, character: str, monkeypatch: pyt
         return value
 
     monkeypatch.setattr("http.cookies._unquote", unquote)
-    kept = f"asynctask_token={token_of(ADMIN)}"
+    kept = cookie_of(ADMIN)
     for size in (60_000, MAX_COOKIES - 200, 2000, 500):
         large = ";".join(f'a{number}="{character * (size // len(character) // 5)}"' for number in range(5))
         for path in ROUTES:
@@ -331,8 +331,8 @@ def test_a_balancer_needs_no_token(store: Store) -> None:
 def test_the_version_is_for_known_callers(api: Api) -> None:
     for path in ("/console/", "/console/sign-in", "/console/nowhere"):
         assert __version__ not in api.get(path, None).text
-    kept = {"Cookie": f"asynctask_token={token_of(ADMIN)}"}
-    assert f"celery-asynctask {__version__}" in api.get("/console/", None, kept).text
+    signed_in = {"Cookie": cookie_of(ADMIN)}
+    assert f"celery-asynctask {__version__}" in api.get("/console/", None, signed_in).text
 
 
 @pytest.mark.parametrize("path", ["/console/sign-in", "/async-tasks/purge", RERUN])

@@ -318,7 +318,8 @@ def test_too_much_at_once(world: World, sent: bytes) -> None:
     assert world.refused == "connection with too many requests at once, or too large a body"
 
 
-def test_the_oldest_that_never_sent_a_request_makes_room(world: World) -> None:
+def test_the_oldest_that_never_sent_a_request_makes_room(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "_GRACE_SECONDS", 0.0)
     world.connections.most = 3
     reader = world.client()
     reader.send(REQUEST)
@@ -341,8 +342,20 @@ def test_the_oldest_that_never_sent_a_request_makes_room(world: World) -> None:
     assert world.connections.refused.total() == 3
 
 
+def test_one_that_is_new_may_wait_for_us(world: World) -> None:
+    world.connections.most = 3
+    idle = world.client()
+    idle.send(REQUEST)
+    world.settle()
+    new = [world.client() for _ in range(3)]
+    assert ([client.ended for client in new], idle.ended) == ([""] * 3, "aborted"), "clients expect that of idle ones"
+    world.client()
+    assert new[0].ended == "aborted", "there is no other"
+
+
 def test_what_is_held_of_requests_that_are_not_complete(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "MAX_HELD", 100_000)
+    monkeypatch.setattr(server, "_GRACE_SECONDS", 0.0)
     reader = world.client()
     reader.send(REQUEST)
     world.settle()
