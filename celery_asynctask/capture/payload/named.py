@@ -47,11 +47,23 @@ def _spellings(*names: str) -> frozenset[str]:
 NAMES: Final = _spellings(
     *("name", "key", "field", "field name", "header", "header name", "key name", "option", "param", "parameter"),
     *("parameter key", "parameter name", "variable", "variable name", "var", "property", "property name", "attribute"),
-    *("attribute name", "setting", "column", "label", "id", "path", "loc", "k"),
+    *("attribute name", "setting", "column", "label", "id", "kind", "type", "path", "loc", "k"),
 )
 """Keys of a mapping whose value may be the name of another one's."""
 VALUES: Final = _spellings(
-    *("value", "values", "val", "v", "content", "data", "input", "default", "parameter value", "string value"),
+    *(
+        "value",
+        "values",
+        "val",
+        "v",
+        "content",
+        "data",
+        "input",
+        "default",
+        "parameter value",
+        "string value",
+        "string data",
+    ),
     *("old", "new", "old value", "new value", "before", "after", "from", "to", "current", "previous", "actual"),
 )
 """Keys of a mapping whose value has that name."""

@@ -27,10 +27,23 @@ SENSITIVE_NAMES: Final[tuple[str, ...]] = (
     *("card number", "card numbers", "card no", "card num", "cc number", "cc num", "credit card", "pan"),
     *("cvv", "cvc", "csc", "security code", "card pin", "=pin", "pin code"),
     *("otp", "totp", "mfa code", "verification code", "reset code", "recovery codes", "backup codes", "magic link"),
+    *("access code", "device code", "login code", "one time code", "sms code", "code verifier", "puk"),
     *("iban", "account number", "account no", "sort code", "ssn", "social security number"),
-    *("adgangskode", "clave", "contraseña", "contrasena", "hasło", "haslo", "heslo", "jelszó", "kennwort", "lösenord"),
-    *("mot de passe", "parola", "passord", "passwort", "salasana", "senha", "şifre", "wachtwoord"),
-    *("пароль", "密码", "密碼", "パスワード", "비밀번호"),
+    *(
+        "adgangskode",
+        "clave",
+        "contraseña",
+        "contrasena",
+        "contrasenya",
+        "geheimnis",
+        "geslo",
+        "hasło",
+        "haslo",
+        "heslo",
+    ),
+    *("jelszó", "kennwort", "kodeord", "lösenord", "lozinka", "mdp", "mot de passe", "palavra passe", "parola"),
+    *("passord", "passwort", "salasana", "senha", "şifre", "wachtwoord"),
+    *("пароль", "токен", "密码", "密碼", "密钥", "口令", "パスワード", "暗証番号", "비밀번호"),
 )
 """The names whose values are redacted, unless the setting ``asynctask_redact`` has others: each one or more words that
 a name has in a row, also written together (``apikey``), or with ``=`` the whole name. A name that only describes such a
@@ -39,7 +52,7 @@ value is not redacted (``token_type``, ``passwordChangedAt``), nor is ``tokens``
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_]+")
 _ENDINGS = (
     *("password", "passwd", "passphrase", "passwort", "secret", "token", "apikey", "credentials"),
-    *("пароль", "密码", "密碼", "パスワード", "비밀번호"),
+    *("пароль", "密码", "密碼", "密钥", "パスワード", "비밀번호"),
 )
 """Words that are recognized at the end of a longer word, too: ``csrfmiddlewaretoken``."""
 
@@ -93,6 +106,7 @@ class Names:
             if len(words) > 1:
                 self._openings.add(words[0])
         self._starts = {words[0] for words in self._phrases}
+        self._last = {words[-1] for words in self._phrases if len(words) > 1}
         self._longest = max(map(len, self._phrases), default=0)
         self._endings = tuple(word for word in _ENDINGS if (word,) in self._phrases)
         self.words = frozenset(word for words in self._phrases for word in words) | self._whole
@@ -114,6 +128,17 @@ class Names:
         """Whether the keys of the mapping with this name are judged together with it: ``{"card": {"number": ...}}``."""
         words = name_words(name)
         return bool(words) and words[-1] in self._openings
+
+    def length_at_end(self, text: str, word: str) -> int:
+        """The number of characters of the name of several words with which a text ends: ``your API key``; 0 if there is
+        none. ``word`` is its last word."""
+        if word.lower() not in self._last:
+            return 0
+        words = text.split(" ")
+        for count in range(2, min(len(words), self._longest) + 1):
+            if tuple(word.lower() for word in words[-count:]) in self._phrases:
+                return len(" ".join(words[-count:]))
+        return 0
 
     def _judge(self, words: tuple[str, ...]) -> bool:
         if "".join(words) in self._whole:

@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from celery_asynctask.capture.payload.commands import is_program
-from celery_asynctask.capture.payload.hints import may_change_words
+from celery_asynctask.capture.payload.hints import may_change_words, may_have_token
 from celery_asynctask.capture.payload.named import NAMES, VALUES
 from celery_asynctask.capture.payload.redaction import Redaction
 from celery_asynctask.core.event import quote
@@ -25,7 +25,14 @@ _MAX_BITS: Final = 63
 MAX_HARMLESS: Final = 7
 """Most characters of a string that is not searched for secrets."""
 _MAX_NAME: Final = 64
-PLAIN_KEY: Final = re.compile(r"[A-Za-z_][\w.\-]{0,63}\Z", re.ASCII).match
+_PLAIN_KEY: Final = re.compile(r"[A-Za-z_][\w.\-]{0,63}\Z", re.ASCII).match
+_LEAST_TOKEN: Final = 12
+"""Fewest characters of a token."""
+
+
+def is_plain_key(key: str) -> bool:
+    """Whether a key is written as it is, whatever is redacted."""
+    return _PLAIN_KEY(key) is not None and (len(key) < _LEAST_TOKEN or not may_have_token(key))
 
 
 def plain_text(  # noqa: PLR0912 - a function a case would cost every task
@@ -89,7 +96,7 @@ def plain_text(  # noqa: PLR0912 - a function a case would cost every task
 def _form(keys: tuple[str, ...], count: int, names: tuple[str, ...], redaction: Redaction | None) -> str | None:
     """The JSON of ``count`` positional arguments and of keyword arguments with these keys, with ``%s`` for each value;
     None if a key would be changed, or a value with one of the names be redacted."""
-    if not all(map(PLAIN_KEY, keys)):
+    if not all(map(is_plain_key, keys)):
         return None
     if redaction is not None and (
         _has_pair(keys) or _has_pair(names) or any(map(redaction.sensitive, (*keys, *names)))

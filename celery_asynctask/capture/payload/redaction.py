@@ -109,22 +109,28 @@ class Redaction(Names):
             name, start = before["eman"][::-1], sign.start() - before.end()
             query = start > 0 and value[start - 1] in "?&"
             if not self.sensitive(name) and not (query and (name in _IN_QUERY or name_words(name)[-1:] in _SIGNATURES)):
-                continue
-            colon = sign[0].rstrip() == ":"
+                end = start + len(name)
+                length = self.length_at_end(value[max(done, end - _LOOK_BACK) : end], name)
+                if not length:
+                    continue
+                name, start = value[end - length : end], end - length
+            colon = sign[0].rstrip() in (":", "::")
             secret = _QUOTED.match(value, at)
             if secret is None:
                 ahead = value[start - 1] if start else ""
                 starts_line = colon and _LINE_START.match(value[max(0, start - _LOOK_BACK) : start][::-1]) is not None
                 opened = colon and ahead in _MARKS and not before["quote"]  # 'X-Api-Key: a', /password:a
-                if colon and not (starts_line or opened or message or before["quote"]):
+                if colon and not (starts_line or opened or message or before["quote"] or _NO_PROSE(name)):
                     continue
-                pattern = _OPENED[ahead] if opened else _BARE
-                secret = (_LINE if starts_line and name_words(name)[-1:] in _LINES else pattern).match(value, at)
+                pattern = _OPENED[ahead] if opened else _BARE_OR_BLOCK if colon else _BARE
+                if starts_line and name_words(name)[-1:] in _LINES:
+                    pattern = _LINE
+                secret = pattern.match(value, at)
                 if secret is None or (colon and len(secret[0]) < _MIN_SECRET):
                     continue
             elif secret[0] in _EMPTY:
                 continue
-            if name == "code" and len(secret[0]) < MIN_VALUE:
+            if name == "code" and len(secret[0]) < MIN_VALUE and not self.sensitive(name):
                 continue
             quotes = _QUOTES.match(secret[0])
             kept += (value[done:at], quotes[1], STARS, quotes[2]) if quotes else (value[done:at], STARS)
@@ -156,7 +162,7 @@ _ODD_USER_INFO = re.compile(r"""://[^\s/?#"'<>@:,]{0,99}:(?!\d{1,5}(?:[/?#\s"'<>
 _OPEN_USER_INFO = re.compile(
     r"""://(?!\*\*\*@)[^\s/?#"'<>@]*$|://[^\s/?#"'<>@:]{0,99}:(?!\d{1,5}[/?#])[^\s"'<>@]{0,300}$"""
 )
-_SIGN = re.compile(r"(?:=>|:=|=(?!=)|:(?!//))[ \t]*")
+_SIGN = re.compile(r"(?:=>|:=|=(?!=)|::(?=[ \t])|:(?!//))[ \t]*")
 _EMAN = re.compile(
     r"""[ \t]*\]?(?P<quote>["']|;(?:touq|sopa|[49]3#|[27]2x#)&|[27]200u\\)?\\*(?P<eman>[\w.\-\[\]]{0,63}[^\W\d])"""
 )
@@ -172,6 +178,11 @@ _QUOTED = re.compile(
 _QUOTES = re.compile(r"""([bBuUrR]{0,2}\\*["'\[({]).*?((?:\\*["'\])}])?)\Z""", re.S)
 _EMPTY = ('""', "''", "[]", "()", "{}")
 _BARE = re.compile(r"""(?:(?:bearer|basic|digest|token|negotiate|apikey)[ \t]+)?[^\s,;&"'()\[\]{}<>]+""", re.I)
+_BLOCK = r"[|>][+\-\d]{0,2}[ \t]*\r?\n(?:[ \t]+[^\n]*(?:\n|\Z))+"
+"""YAML's text of several lines."""
+_BARE_OR_BLOCK = re.compile(f"{_BLOCK}|{_BARE.pattern}", re.IGNORECASE)
+_NO_PROSE = re.compile(r".*[A-Za-z][_\-]|[a-z]+[A-Z]|[Aa]uthorization\Z|[Cc]ookies?\Z").match
+"""A name that stands before a colon only in front of its value."""
 _LINE = re.compile(r"(?:(?!\\[nr])[^\r\n])+")
 _OPENED = {'"': re.compile(r'[^\r\n"]+'), "'": re.compile(r"[^\r\n']+"), "/": re.compile(r"""[^\s"']+""")}
 """The values of names that stand behind a mark."""

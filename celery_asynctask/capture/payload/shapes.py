@@ -48,6 +48,22 @@ _PAIR: Final = re.compile(  # a header, ('X-Api-Key', 'a') or [["token", "a"]]
 _ARGUMENTS: Final = re.compile(  # an option, '--token', 'a'
     r"""(?P<quote>["'])--?(?P<name>[\w.\-]{1,64})\\{0,4}(?P=quote),[ ]?[bu]?""" + _QUOTED
 )
+_Q: Final = r"""\\{0,4}["']?"""
+_BESIDE: Final = re.compile(  # {"name": "password", "value": "a"} and YAML's lines
+    rf"""\b(?:name|key|header|field|variable){_Q}\s{{0,9}}:\s{{0,9}}{_Q}(?P<name>[\w.\-]{{1,64}}){_Q}[,\s]{{1,40}}{_Q}"""
+    rf"""(?:value|val|content|data){_Q}\s{{0,9}}:\s{{0,9}}(?:{_QUOTED}|(?P<bare>[^\s,"'\\}}\]]+))""",
+    re.IGNORECASE,
+)
+_BEFORE: Final = re.compile(  # {"value": "a", "name": "password"}
+    r"""\b(?:value|val)\\{0,4}["']\s{0,9}:\s{0,9}"""
+    + _QUOTED
+    + rf"""(?P=sign)[,\s]{{1,40}}{_Q}(?:name|key){_Q}\s{{0,9}}:\s{{0,9}}{_Q}(?P<name>[\w.\-]{{1,64}})""",
+    re.IGNORECASE,
+)
+_FORM: Final = re.compile(  # a part of multipart/form-data
+    r"""form-data;[^\r\n]{0,99}?\bname="(?P<name>[^"\r\n]{1,64})"[^\r\n]{0,200}\r?\n"""
+    r"""(?:[\w\-]{1,40}:[^\r\n]{0,200}\r?\n){0,5}\r?\n(?P<value>[^\r\n]+)"""
+)
 _SQL: Final = re.compile(
     r"""\b(?:identified(?: with \w{1,64})? by|password|requirepass)[ ]{1,9}(?P<sign>["'])(?P<value>[^"'\n]+)""", re.I
 )
@@ -75,6 +91,13 @@ def spans(text: str, sensitive: Sensitive, *, message: bool, cut: bool) -> Spans
         yield from _messages(text, sensitive)
     if "<" in text or "&lt;" in text:
         yield from _markup(text, sensitive, cut)
+    if ":" in text and ("alue" in text or "VALUE" in text or "ata" in text or "ontent" in text or "val" in text):
+        for found in _BESIDE.finditer(text):
+            if sensitive(found["name"]):
+                yield found.span("value" if found["value"] else "bare")
+        yield from _named(_BEFORE, text, sensitive)
+    if "form-data;" in text:
+        yield from _named(_FORM, text, sensitive)
     if "'" in text or '"' in text:
         yield from _quoted(text, sensitive)
     if "assword" in text:

@@ -144,6 +144,22 @@ keystore_pass={}
 ccnum={}
 reset-code: {}
 mnemonic={}
+[{{"name": "DB_PASSWORD", "value": "{}"}}]
+[{{"value": "{}", "name": "DB_PASSWORD"}}]
+{{\"key\": \"password\", \"value\": \"{}\"}}
+- name: DB_PASSWORD⏎  value: {}⏎- name: LOG_LEVEL⏎  value: debug
+password: |⏎  {}⏎user: ada
+userPassword:: {}
+sent with Authorization: Bearer {}
+user: ada, db_password: {}, n: 1
+API key: {}
+Mot de passe : {}
+your card number={}
+--b⏎Content-Disposition: form-data; name="password"⏎⏎{}⏎--b--
+define('DB_PASSWORD', '{}');
+localStorage.setItem("token", "{}")
+login(user: "ada", password: "{}")
+spring.datasource.password = {}
 """.strip().splitlines()
 """With ⏎ for the end of a line."""
 
@@ -211,6 +227,9 @@ VALUES: dict[str, Callable[[str], Any]] = {
     "quoted twice": lambda secret: urllib.parse.quote(urllib.parse.quote(json.dumps({"password": secret}))),
     "a form": lambda secret: urllib.parse.urlencode({"next": f"/cb?token={secret}"}),
     "an escaped name": lambda secret: {"contrasen\u0303a": secret},
+    "a token as a key": lambda secret: {f"ghp_{secret}": 1},
+    "a Secret of Kubernetes": lambda secret: {"kind": "Secret", "data": {"a": secret}, "stringData": {"b": secret}},
+    "an input": lambda secret: {"type": "password", "value": secret},
     "capitals": lambda secret: {"KENNWORT": secret, "Mot De Passe": secret},
 }
 for _name in NAMES:
@@ -365,6 +384,11 @@ Connection refused: amqp://mq.example:5672//
 Lorem ipsum dolor sit amet, consectetur adipiscing elit.
 Grüße aus München — naïve café
 状态: 完成
+[{"name": "LOG_LEVEL", "value": "debug"}]
+- name: LOG_LEVEL⏎  value: debug
+public key: none
+Dear Ada, your password: choose a new one.
+std::string name
 0.0.0.0 - - [30/Nov/2026] "GET / HTTP/1.1" 200
 """.strip().splitlines()
 HARMLESS_VALUES: list[Any] = [
@@ -431,17 +455,19 @@ PIECES = re.findall(
     r"\S+",
     r"""
     ghp_ _pat_ sk- sk-ant- pypi- pypi-aA1 SG. SG.aaaaaaaaaa. AKIA eyJ eyJaaaaaaaa. xoxb- -----BEGIN Private-Lines:
-    asynctask_ 1//0 -----BEGIN PRIVATE KEY----- Basic Basic aaaa Bearer a hooks.slack.com/services/ api.telegram.org/bot
-    1:AA mysql mysql -p curl -u curl -u a: docker sqlplus a/ --password -a -- htpasswd -b a <a <a> <a>a <a <a b= <a
-    name="password" <password> <![CDATA[ <a><![CDATA[ &lt; &lt;a&gt; &lt;a&gt;a &quot; <key>a</key> %22 %3A %25 a%3A
-    a%3D %22a%22%3A %22password%22%3A%22 %3A%2F%2F password%3D password%3D%25 %2540 + \u0022 \u0022a\u0022:
-    jdbc:oracle:thin:a/ identified by password ' login a password user [[ [["a", [["password","a ('a',' \\" '--
-    password:= password&quot;: {password: 'password: /password: \nauthorization: code= ?code= assword
+    asynctask_ 1//0 -----BEGIN·PRIVATE·KEY----- Basic· Basic·aaaa Bearer·a hooks.slack.com/services/ 1:AA
+    api.telegram.org/bot mysql· mysql·-p curl·-u· curl·-u·a: docker· docker·login· sqlplus·a/ --password· -a· ·--
+    htpasswd·-b·a· <a <a> <a>a <a· <a·b= <a·name="password" <password> <![CDATA[ <a><![CDATA[ <a><![CDATA[] &lt;
+    &lt;a&gt; &lt;a&gt;a &quot; <key>a</key> %22 %3A %25 a%3A a%3D %22a%22%3A %22password%22%3A%22 %3A%2F%2F
+    password%3D password%3D%25 %2540 + \u0022 \u0022a\u0022: jdbc:oracle:thin:a/ identified·by· password·' login·
+    login·a·password· user· [[ [["a", [["password","a ('a',' \" '-- password:= API·key: password:·|⏎· "name":
+    "name":"password","value":" "name":"a", name: "value":"a","name":" value: form-data; form-data;·name="a"⏎a:
+    password&quot;: {password: 'password: /password: \nauthorization: code= ?code= assword key:·a⏎
     """,
 )
 
 
-@pytest.mark.parametrize("piece", [piece.replace("\\x20", " ") for piece in PIECES])
+@pytest.mark.parametrize("piece", [piece.replace("·", " ").replace("⏎", "\n") for piece in PIECES])
 def test_no_shape_takes_long(piece: str) -> None:
     value = (piece * 65_536)[:65_536]
     for text in (value, f"login ' \" - {value} = : <%</"):
