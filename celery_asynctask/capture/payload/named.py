@@ -85,6 +85,10 @@ def hidden_items(value: Any, base: Any, names: Names, name: str, parameters: tup
     """The indexes of the elements of a filled list or tuple that have a sensitive name by what is beside them: after a
     name or an option, or in a field of a named tuple. ``base`` is the built-in type that reads it, ``name`` what is
     above it, `ITEM` in another list; ``parameters`` are the names of the first elements, if they are known."""
+    first = base.__getitem__(value, 0)
+    has_text = type(first) is str or type(first) is bytes
+    if not has_text and base.__len__(value) > 1:
+        has_text = type(base.__getitem__(value, 1)) is str
     hidden: set[int] = set()
     if type(value) is not base and (fields := tuple_fields(type(value))):
         parent = name if names.opens(name) else ""
@@ -94,9 +98,9 @@ def hidden_items(value: Any, base: Any, names: Names, name: str, parameters: tup
     if parameters and not NAMES.isdisjoint(parameters) and not VALUES.isdisjoint(parameters):
         beside = named_beside(dict(zip(parameters, base.__iter__(value), strict=False)), names)
         hidden |= {parameters.index(key) for key in beside}
-    elements = base.__getitem__(value, slice(0, _MAX_ELEMENTS))
-    if not any(type(element) is str or type(element) is bytes for element in elements[:2]):
+    if not has_text:
         return hidden
+    elements = base.__getitem__(value, slice(0, _MAX_ELEMENTS))
     last_word = name_words(name)[-1:] if name != ITEM else ()
     if _is_pair(value, base, names, name, last_word):
         hidden.add(1)

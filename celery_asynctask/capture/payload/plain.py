@@ -25,14 +25,14 @@ _MAX_BITS: Final = 63
 MAX_HARMLESS: Final = 7
 """Most characters of a string that is not searched for secrets."""
 _MAX_NAME: Final = 64
-_PLAIN_KEY: Final = re.compile(r"[A-Za-z_][\w.\-]{0,63}\Z", re.ASCII).match
-_LEAST_TOKEN: Final = 12
+PLAIN_KEY: Final = re.compile(r"[A-Za-z_][\w.\-]{0,63}\Z", re.ASCII).match
+LEAST_TOKEN: Final = 12
 """Fewest characters of a token."""
 
 
 def is_plain_key(key: str) -> bool:
     """Whether a key is written as it is, whatever is redacted."""
-    return _PLAIN_KEY(key) is not None and (len(key) < _LEAST_TOKEN or not may_have_token(key))
+    return PLAIN_KEY(key) is not None and (len(key) < LEAST_TOKEN or not may_have_token(key))
 
 
 def plain_text(  # noqa: PLR0912 - a function a case would cost every task

@@ -51,11 +51,11 @@ _ARGUMENTS: Final = re.compile(  # an option, '--token', 'a'
 _Q: Final = r"""\\{0,4}["']?"""
 _BESIDE: Final = re.compile(  # {"name": "password", "value": "a"} and YAML's lines
     rf"""\b(?:name|key|header|field|variable){_Q}\s{{0,9}}:\s{{0,9}}{_Q}(?P<name>[\w.\-]{{1,64}}){_Q}[,\s]{{1,40}}{_Q}"""
-    rf"""(?:value|val|content|data){_Q}\s{{0,9}}:\s{{0,9}}(?:{_QUOTED}|(?P<bare>[^\s,"'\\}}\]]+))""",
+    rf"""values?{_Q}\s{{0,9}}:\s{{0,9}}(?:{_QUOTED}|(?P<bare>[^\s,"'\\}}\]]+))""",
     re.IGNORECASE,
 )
 _BEFORE: Final = re.compile(  # {"value": "a", "name": "password"}
-    r"""\b(?:value|val)\\{0,4}["']\s{0,9}:\s{0,9}"""
+    r"""\bvalues?\\{0,4}["']\s{0,9}:\s{0,9}"""
     + _QUOTED
     + rf"""(?P=sign)[,\s]{{1,40}}{_Q}(?:name|key){_Q}\s{{0,9}}:\s{{0,9}}{_Q}(?P<name>[\w.\-]{{1,64}})""",
     re.IGNORECASE,
@@ -91,7 +91,7 @@ def spans(text: str, sensitive: Sensitive, *, message: bool, cut: bool) -> Spans
         yield from _messages(text, sensitive)
     if "<" in text or "&lt;" in text:
         yield from _markup(text, sensitive, cut)
-    if ":" in text and ("alue" in text or "VALUE" in text or "ata" in text or "ontent" in text or "val" in text):
+    if "alue" in text or "VALUE" in text:
         for found in _BESIDE.finditer(text):
             if sensitive(found["name"]):
                 yield found.span("value" if found["value"] else "bare")

@@ -18,7 +18,7 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from celery_asynctask.capture.payload.inspection import bare, inherits, mro, type_name
 from celery_asynctask.capture.payload.mappings import Pairs
 from celery_asynctask.capture.payload.named import ITEM, VALUES, hidden_items, member, named_beside, says_nothing
-from celery_asynctask.capture.payload.plain import MAX_HARMLESS, is_plain_key
+from celery_asynctask.capture.payload.plain import LEAST_TOKEN, MAX_HARMLESS, PLAIN_KEY, is_plain_key
 from celery_asynctask.capture.payload.readers import MARGIN, MAX_BITS, MAX_ITEMS, READERS, read_object
 from celery_asynctask.capture.payload.redaction import MIN_VALUE, Path, Redaction, removed
 from celery_asynctask.capture.payload.tokens import STARS
@@ -225,7 +225,7 @@ class Walk:
             if index == MAX_ITEMS or self.room < 0:
                 break
             self.room -= 2
-            if index in hidden and not says_nothing(value):
+            if hidden and index in hidden and not says_nothing(value):
                 items.append(self.redacted(value))
             elif index < len(names):
                 items.append(self.named(value, depth + 1, names[index]))
@@ -252,7 +252,8 @@ class Walk:
         for key, value in pairs:
             if self.room < 0:
                 break
-            name, same = (key, True) if unsearched and type(key) is str and is_plain_key(key) else self.key(key)
+            is_plain = unsearched and type(key) is str and PLAIN_KEY(key)
+            name, same = (key, True) if is_plain and (len(key) < LEAST_TOKEN or is_plain_key(key)) else self.key(key)
             if not same or name in items:
                 note, name = {MARK: "keys"}, _free(name, items)
             self.room -= len(name) + 6
