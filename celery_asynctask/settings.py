@@ -275,8 +275,6 @@ class Settings:
     """Globs of the task names that are recorded."""
     exclude: tuple[str, ...] = DEFAULT_EXCLUDE
     """Globs of the task names that are not recorded, even if ``include`` has them."""
-    is_foreign = False
-    """Whether `at` made these, for another store than that of the app."""
 
     @classmethod
     def from_app(cls, app: Celery) -> Settings:
@@ -318,10 +316,7 @@ class Settings:
             raise SettingsError(
                 f"This is not a usable database URL; it must be {_RULES['url'].allowed}.{_hint(exc)}"
             ) from None
-        if there.store_id == self.store_id:
-            return replace(there, journal_dir=self.journal_dir)
-        object.__setattr__(there, "is_foreign", True)
-        return there
+        return replace(there, journal_dir=self.journal_dir) if there.store_id == self.store_id else there
 
     @property
     def store_id(self) -> str:

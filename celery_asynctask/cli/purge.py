@@ -95,9 +95,9 @@ def purge(
 
 
 def _entries(context: CommandContext, writer: Writer) -> audit.Retention | None:
-    """What deletes old entries of the audit; None: they are kept, or belong to a foreign record."""
+    """What deletes old entries of the audit; None: they are kept, or are those of another app."""
     age = audit.retention(context.settings)
-    return None if age is None or context.settings.is_foreign else audit.Retention(writer, age, context.output.now)
+    return None if age is None or context.audit.is_elsewhere else audit.Retention(writer, age, context.output.now)
 
 
 def _without(entries: audit.Retention) -> int:

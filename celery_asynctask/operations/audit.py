@@ -24,6 +24,7 @@ from celery_asynctask.core.logs import logger_of
 from celery_asynctask.core.text import one_line, rfc3339
 from celery_asynctask.core.time import now, time_of
 from celery_asynctask.errors import AuditError, SettingsError, StoreError
+from celery_asynctask.operations.rerun import is_elsewhere
 from celery_asynctask.operations.retention import Rule, as_written
 from celery_asynctask.operations.session import Writer
 from celery_asynctask.queries.reader import QUERY_SECONDS, connect_bound, look_for_file
@@ -95,14 +96,16 @@ class Operation:
 
 
 class Audit:
-    """Writes entries; shared by threads. Those about a foreign record (`Settings.is_foreign`) go into the own record of
-    the app and name the other one. Where that is not possible, they are only logged, and that is said."""
+    """Writes entries; shared by threads. Those about another record than the app's own go into its own, and name the
+    other one. Where that is not possible, they are only logged, and that is said."""
 
     def __init__(self, settings: Settings, app: Any = None, say: Callable[[str], None] = logger.warning) -> None:
         """``settings`` are those of the record that is worked on, ``app`` is the Celery app. Raises `SettingsError`."""
-        self._where = f" in {settings.absolute_url}" if settings.is_foreign else ""
+        self.is_elsewhere = app is not None and is_elsewhere(app, settings)
+        """Whether the record is not the app's own."""
+        self._where = f" in {settings.absolute_url}" if self.is_elsewhere else ""
         self._say = say
-        own = Settings.from_app(app) if settings.is_foreign else settings
+        own = Settings.from_app(app) if self.is_elsewhere else settings
         given = own.engine_options
         arguments = {**connect_bound(own.url, QUERY_SECONDS), **(given.get("connect_args") or {})}
         self._writer = Writer(replace(own, engine_options={**given, "connect_args": arguments}))
@@ -113,7 +116,7 @@ class Audit:
         try:
             self._store(entry)
         except StoreError as exc:
-            if not self._where:
+            if not self.is_elsewhere:
                 raise AuditError(f"The audit cannot be written. {exc.problem}", exc.remedy) from exc
             self._say(f"The audit of the app's own record has no entry of this: {exc} It is logged: {_line(entry)}")
         logger.info("%s", _line(entry))

@@ -120,7 +120,7 @@ def test_characters_that_the_database_lacks() -> None:
         assert columns(store, "actor", "target") == [("\\u0141\\xf3d\\u017a", "\\xe9")]
 
 
-# -- a foreign record
+# -- a record that is not the app's own
 
 
 @contextmanager
@@ -162,11 +162,16 @@ def test_it_is_said_where_the_own_record_cannot_be_written(
     assert not (tmp_path / "none.db").exists()
 
 
-def test_the_same_record_as_another_user_is_not_foreign() -> None:
-    own = Settings(url="postgresql+psycopg://app@h/shop")
-    assert not own.is_foreign
-    assert not own.at("postgresql+psycopg2://admin:secret@h:5432/shop").is_foreign
-    assert own.at("postgresql+psycopg://app@h/other").is_foreign
+@pytest.mark.parametrize(
+    ("url", "elsewhere"),
+    [
+        ("postgresql+psycopg://admin:secret@h:5432/shop", False),
+        ("postgresql+psycopg://app@h/other", True),
+    ],
+)
+def test_the_same_record_as_another_user_is_not_another(url: str, elsewhere: bool) -> None:
+    with about_another("postgresql+psycopg://app@h/shop", url) as (audit, _):
+        assert audit.is_elsewhere is elsewhere
 
 
 # -- reading and retention
