@@ -249,7 +249,8 @@ async def caller_of(request: Request, *rights: Right, kept: str | None = None) -
             same_site(request)
     except ProblemError as exc:
         if request.method not in _SAFE and (action := next(filter(None, map(_ACTIONS.get, rights)), None)):
-            entry = service.counted(caller.entry(action, request.path_params.get("id"), exc.kind))
+            task = next(iter(request.path_params.values()), None)  # its Celery id, or the number of its row
+            entry = service.counted(caller.entry(action, task, exc.kind))
             if entry is not None:
                 await caller.run(partial(service.audit_refusal, entry))
         raise
