@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import socket
 from pathlib import Path
 
 import pytest
 
+from celery_asynctask.cli.command import user
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
 from tests.integration.audit import add_entries, columns, entries, unwritable, user_with
@@ -229,3 +232,15 @@ def test_it_is_shown_newest_first(store: Store, project: Project) -> None:
     for since in ("soon", "1d name:x"):
         wrong = project.run("audit", "--since", since)
         assert (wrong.code, f"Error: 'since' cannot be {since!r}; it must be" in wrong.err) == (2, True)
+
+
+def test_who_is_at_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not who the environment names, except behind sudo."""
+    monkeypatch.delenv("SUDO_USER", raising=False)
+    monkeypatch.setenv("LOGNAME", "eve")
+    monkeypatch.setenv("USER", "eve")
+    assert user() == pwd.getpwuid(os.getuid()).pw_name
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 2)
+    assert user() == f"uid {2**31 - 2}"
+    monkeypatch.setenv("SUDO_USER", "ada")
+    assert user() == "ada"
