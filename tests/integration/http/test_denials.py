@@ -19,7 +19,7 @@ from celery_asynctask.core.rights import Right
 from celery_asynctask.http import Access
 from celery_asynctask.store import Store
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
-from celery_asynctask.web import share
+from celery_asynctask.web import attempts, share
 from tests.integration.http.client import Api, api_over
 from tests.integration.oracle import START, add, row
 
@@ -70,6 +70,8 @@ CASES: dict[tuple[str, str], tuple[Case, ...]] = {
     ("POST", "/async-tasks/{id}/rerun"): (Case({RERUN}, body={"dryRun": True}, ok=(200, 409)),),
     ("POST", "/async-tasks/purge"): tuple(PURGE),
     ("GET", "/health"): (Case(READ),),
+    ("GET", "/audit"): (Case({Right.AUDIT}, ok=(403,)),),  # for who sees all tasks
+    ("GET", "/console/audit"): (Case({*READ, Right.AUDIT}),),
     ("GET", "/openapi.json"): (Case(READ),),
     ("GET", "/console/"): (Case(READ),),
     ("GET", "/console/tasks"): (*SEARCHES, Case(READ, "columns=error&columns=creator&columns=id")),
@@ -96,7 +98,7 @@ CASES: dict[tuple[str, str], tuple[Case, ...]] = {
 """All routes but those of `PUBLIC`."""
 PUBLIC = {
     ("GET", "/"), ("GET", "/console"), ("GET", "/console/static/{name}"), ("GET", "/console/sign-in"),
-    ("POST", "/console/sign-in"), ("POST", "/console/sign-out"),
+    ("POST", "/console/sign-in"), ("POST", "/console/sign-out"), ("GET", "/ping"),
 }  # fmt: skip
 """They show no task."""
 CALLERS: dict[str, set[Right] | None] = {
@@ -113,7 +115,7 @@ def access(request: Request) -> Access | None:
 @pytest.fixture
 def numbers(store: Store) -> dict[str, int]:
     """The numbers of the tasks, which are in one workflow."""
-    rows, attempts = [], []
+    rows, runs = [], []
     for task_id, (customer, creator) in OWNERS.items():
         mark = "" if task_id == OWN else FOREIGN
         value, error = {"a": [f"{VALUE} {mark}"]}, f"{ERROR} {mark}"
@@ -143,10 +145,10 @@ def numbers(store: Store) -> dict[str, int]:
         lines = f'Traceback:\n  File "/app/{error}.py", line 1, in f\n    f("{ERROR}")\nValueError: {error}'
         whose = {"celery_task_id": task_id, "customer_key": rows[-1]["customer_key"], "traceback": lines}
         where = {"worker": mark or "one", "queue": mark or "celery", "started_at": START, "ended_at": START}
-        attempts.append({**about, **said, **whose, **where, "outcome": "failed"})
+        runs.append({**about, **said, **whose, **where, "outcome": "failed"})
     add(store, rows)
     with store.engine.begin() as connection:
-        connection.execute(insert(AsyncTaskAttempt), attempts)
+        connection.execute(insert(AsyncTaskAttempt), runs)
         return {
             one.celery_task_id: one.id for one in connection.execute(select(AsyncTask.celery_task_id, AsyncTask.id))
         }
@@ -154,7 +156,9 @@ def numbers(store: Store) -> dict[str, int]:
 
 @pytest.fixture
 def api(store: Store, shop: Celery, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
-    monkeypatch.setattr(share.Rates, "take", lambda *_: None)  # so many at once have a rate
+    # So many requests at once have a rate, and so many wrong tokens are delayed.
+    monkeypatch.setattr(share.Rates, "take", lambda *_: None)
+    monkeypatch.setattr(attempts, "FREE", 10_000)
     with api_over(store, shop, asynctask_access=access) as made:
         yield made
 
