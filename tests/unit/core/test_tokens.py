@@ -91,6 +91,14 @@ def test_a_code_of_another_server_or_a_changed_one_is_none() -> None:
         assert codes.expiry(secret, base64.urlsafe_b64encode(raw).decode(), 1000) is None
 
 
+def test_a_code_has_one_form() -> None:
+    """A used one must not be valid in another."""
+    secret = codes.new_secret()
+    code = next(one for one in iter(lambda: codes.new_code(secret, 1000), "") if "-" in one and "_" in one)
+    for other in (code.replace("-", "+"), code.replace("_", "/"), f"{code}====", f"{code}\n", f" {code}"):
+        assert codes.expiry(secret, other, 1000) is None
+
+
 @pytest.mark.parametrize("code", ["", "a", "a" * 40, "ä" * 40, "a" * 41, "-" * 4000, "\x00", "====", "a b"])
 def test_what_is_no_code(code: str) -> None:
     assert codes.expiry(codes.new_secret(), code, 1000) is None

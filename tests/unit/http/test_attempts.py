@@ -14,6 +14,7 @@ from celery_asynctask.web import attempts
 from celery_asynctask.web.attempts import FREE, LONGEST_DELAY, MAX_COUNTED, MAX_ENTRIES, Attempts, Delays, Entries
 from celery_asynctask.web.origin import Origins, share
 from celery_asynctask.web.problem import ProblemError
+from tests.pace import patience
 
 
 class Clock:
@@ -82,7 +83,7 @@ def test_who_waits_holds_no_thread_and_too_many_are_answered_at_once(monkeypatch
         assert slept == [0.5, 1.0, 2.0]
         await tried.failed("10.0.0.1", "wrong token")  # those before have left
 
-    asyncio.run(flood())
+    asyncio.run(asyncio.wait_for(flood(), patience(5)))
 
 
 # -- entries of the audit
