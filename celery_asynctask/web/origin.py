@@ -9,6 +9,8 @@ from typing import Final
 
 from starlette.requests import Request
 
+MAX_TEXT: Final = 64
+"""Characters of an address."""
 MAX_HOPS: Final = 20
 """Proxies in a row that are followed back."""
 
@@ -56,9 +58,13 @@ def share(address: str) -> str:
     return address if parsed is None else str(parsed)
 
 
-@lru_cache(1000)
 def _parsed(address: str) -> IPv4Address | IPv6Address | None:
     """An address; None: it is none. One of IPv4 in the form of IPv6 is the one of IPv4."""
+    return _remembered(address) if len(address) <= MAX_TEXT else None
+
+
+@lru_cache(1000)
+def _remembered(address: str) -> IPv4Address | IPv6Address | None:
     try:
         parsed = ip_address(address.partition("%")[0])
     except ValueError:
