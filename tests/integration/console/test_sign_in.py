@@ -18,6 +18,7 @@ from sqlalchemy.event import listen
 from sqlalchemy.exc import OperationalError
 
 from celery_asynctask.core.time import now, time_of
+from celery_asynctask.operations.credentials import Credentials
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
 from celery_asynctask.store.tables import async_task_audit, async_task_session, async_task_token
@@ -269,7 +270,17 @@ def test_where_the_audit_cannot_be_written_a_sign_in_goes_on(api: Api, caplog: p
 
 
 @pytest.mark.every_database
-def test_the_last_use_of_a_token_is_stored_once_a_minute(api: Api, store: Store) -> None:
+def test_the_last_use_of_a_token_is_stored_once_a_minute(
+    api: Api, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    used = Credentials.used
+
+    def counted(self: Credentials, uses: Any) -> None:
+        written.extend(uses)
+        used(self, uses)
+
+    monkeypatch.setattr(Credentials, "used", counted)
     for _ in range(3):
         api.ok("/async-tasks", "ours")
     page(api, cookie_of("theirs"))
@@ -278,6 +289,7 @@ def test_the_last_use_of_a_token_is_stored_once_a_minute(api: Api, store: Store)
     found = rows(store, select(async_task_token).order_by(async_task_token.c.name))
     assert [(key, name) for key, name, _ in found] == [(TOKENS[who]["sha256"][:16], who) for who in ("ours", "theirs")]
     assert all(at >= NOW - dt.timedelta(seconds=1) for *_, at in found)
+    assert len(written) == 2
     with api_over(store) as elsewhere:
         elsewhere.ok("/async-tasks", "ours")
         settled(elsewhere)
