@@ -121,7 +121,8 @@ TASK: Final = (
            doc="Name of the task that was sent (a replacement's own name is on its attempts)."),
     Column("created_at", Type.TIME, Group.EARLIEST, nullable=False, search="created",
            api=Property(required=True, read_only=True),
-           doc="When it was created; where the producer is not recorded, when a worker first saw it."),
+           doc="When it was created; where the producer is not recorded, or the message names a time more than a year "
+           "ago or a day ahead, when a worker first saw it."),
     Column("status", Type.STATUS, Group.ORDER, nullable=False, search="status", api=Property(),
            doc="Its status now."),
     Column("error_message", Type.TEXT, Group.ORDER, event="error_message", search="message", holds=Content.ERROR,

@@ -27,6 +27,7 @@ from celery_asynctask.core.keys import (
     trace_key,
 )
 from celery_asynctask.core.status import TERMINAL, AsyncTaskStatus
+from celery_asynctask.core.time import AGO, AHEAD
 
 STATUS = {
     Kind.PLANNED: AsyncTaskStatus.PENDING,
@@ -131,7 +132,7 @@ def project(event: Event) -> Partial:
     else:
         task["content_key"] = content_key(start_order, GIVEN if content is not None else None)
     task["content"] = noted if noted is not None else content
-    task["created_at"] = at if kind == _UNRECORDED else event.get("created", min(since, at))
+    task["created_at"] = at if kind == _UNRECORDED else _created_at(event, min(since, at))
     task["started_at"] = started
     task["order_key"] = order
     task["status"] = status
@@ -140,6 +141,13 @@ def project(event: Event) -> Partial:
     if started is None and not event.get("ran"):
         return Partial(task, {})
     return Partial(task, {key: _project_attempt(event, key, started)})
+
+
+def _created_at(event: Event, at: int) -> int:
+    """When the task was created, as far as an event at ``at`` can believe it; else ``at``. Of all events, the earliest
+    counts: a time that one of them believed stays, however long the task waits after that."""
+    created = event.get("created")
+    return created if created is not None and at - AGO <= created <= at + AHEAD else at
 
 
 def customer_key(event: Event) -> str:

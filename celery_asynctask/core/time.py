@@ -7,6 +7,10 @@ import time
 from typing import Any, Final
 
 EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
+AGO: Final = 365 * 86_400_000_000
+AHEAD: Final = 86_400_000_000
+"""What a message says of its own past is believed from one year before an event about it until one day after it, in
+microseconds: anybody may have written the message, and the clocks of hosts differ."""
 
 
 def now() -> int:

@@ -20,6 +20,7 @@ from celery_asynctask.core import fold, keys
 from celery_asynctask.core.columns import ATTEMPT, TASK, Column, Group, Type
 from celery_asynctask.core.event import Kind
 from celery_asynctask.core.status import TERMINAL, AsyncTaskStatus
+from celery_asynctask.core.time import AGO, AHEAD
 
 Assignments = list[tuple[str, sa.ColumnElement[Any]]]
 _TASK_IDENTITY = ("celery_task_id", "customer_key")
@@ -343,18 +344,19 @@ def _tasks(event: Any) -> dict[str, Any]:
         "span_id": sa.case((event.trace.is_not(None), event.span)),
         "content_key": event.content_key,
         "content": sa.func.coalesce(event.noted, event.content),
-        "created_at": _time(
-            sa.case(
-                (event.kind == Kind.UNRECORDED, event.at),
-                else_=sa.func.coalesce(event.created, sa.func.least(_since(event), event.at)),
-            )
-        ),
+        "created_at": _time(sa.case((event.kind == Kind.UNRECORDED, event.at), else_=_created_at(event))),
         "started_at": _time(sa.case((event.kind == Kind.STARTED, event.at), else_=event.started)),
         "order_key": event.order_key,
         "status": status,
         "retries": sa.func.coalesce(event.retries, 0),
         "completed_at": sa.case((status.in_([terminal.value for terminal in TERMINAL]), _time(event.at))),
     }
+
+
+def _created_at(event: Any) -> sa.ColumnElement[Any]:
+    """`core.fold._created_at`."""
+    at = sa.func.least(_since(event), event.at)
+    return sa.case((event.created.between(at - AGO, at + AHEAD), event.created), else_=at)
 
 
 def _customer_key(event: Any) -> sa.ColumnElement[Any]:

@@ -18,6 +18,7 @@ from sqlalchemy import text
 
 from celery_asynctask.core.event import Event, Kind
 from celery_asynctask.core.fold import customer_key, fold_all, merge
+from celery_asynctask.core.time import AGO, AHEAD
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
 from tests import services
@@ -107,6 +108,8 @@ JSON = st.none() | st.booleans() | st.integers() | TEXT | st.lists(st.integers()
 OBJECT = st.dictionaries(TEXT, st.integers() | st.none(), max_size=2)
 
 
+FAR = (0, 2**56 - 1, START - AGO, START - AGO + 25, START + AHEAD + 25)
+"""Times of creation that no event of those made here believes, or only some."""
 ENDS = (Kind.RETRIED, Kind.SUCCEEDED, Kind.FAILED, Kind.IGNORED, Kind.REJECTED)
 
 
@@ -148,7 +151,7 @@ def anything(draw: st.DrawFn) -> list[Event]:
             st.fixed_dictionaries(
                 {},
                 optional={
-                    "created": st.sampled_from([START - 9, START + 9]),
+                    "created": st.sampled_from([START - 9, START + 9, *FAR]),
                     "sent": st.integers(START - 9, START + 9),
                     "eta": st.integers(START, START + 9),
                     "asked": st.booleans(),

@@ -17,7 +17,9 @@ from celery_asynctask.core.fold import (
     fold_all,
     project,
 )
+from celery_asynctask.core.keys import execution_of
 from celery_asynctask.core.status import AsyncTaskStatus
+from celery_asynctask.core.time import AGO, AHEAD
 from tests.histories import (
     HISTORIES,
     ID,
@@ -47,6 +49,39 @@ def test_fold_all_keeps_tasks_apart() -> None:
         (ID, ""): "PENDING",
         ("other", ""): "STARTED",
     }
+
+
+@pytest.mark.parametrize(
+    ("created", "shown"),
+    [
+        (ms(0), ms(0)),
+        (ms(10) - AGO, ms(10) - AGO),
+        (ms(10) - AGO - 1, ms(10)),
+        (1, ms(10)),
+        (ms(10) + AHEAD, ms(10) + AHEAD),
+        (ms(10) + AHEAD + 1, ms(10)),
+        (2**56 - 1, ms(10)),
+    ],
+)
+def test_a_time_of_creation_that_cannot_be_is_not_shown_and_still_tells_executions_apart(
+    created: int, shown: int
+) -> None:
+    start: Any = event(Kind.STARTED, 10, created=created)
+    end: Any = event(Kind.SUCCEEDED, 20, created=created, started=ms(10))
+    for events in ([start], [end], [start, end]):
+        task = fold(events).task
+        assert task["created_at"] == shown
+        assert execution_of(task["order_key"]) == f"{created:014x}0"
+
+
+@pytest.mark.parametrize("waited", [AGO, 2 * AGO])
+def test_a_task_that_waits_for_years_keeps_when_it_was_created(waited: int) -> None:
+    """Such as one with an ETA in two years. Without the event of its producer, only its start is known."""
+    created = ms(0)
+    sent: Any = {**published(0), "created": created}
+    start: Any = {**event(Kind.STARTED, 10, created=created), "at": created + waited + 1}
+    assert fold([start, sent]).task["created_at"] == created
+    assert fold([start]).task["created_at"] == created + waited + 1
 
 
 def test_fold_all_is_the_fold_of_each() -> None:
