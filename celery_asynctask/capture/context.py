@@ -28,6 +28,8 @@ MAX_CONTENT: Final = 16_384
 """Most bytes of content, as JSON: brokers limit the headers of a message."""
 _MAX_CARRIED: Final = MAX_CONTENT + payload.OVERRUN
 """Most bytes of content in a message, with the marks of what was redacted."""
+_MAX_PARSED: Final = 4 * _MAX_CARRIED
+"""Most characters of a text that is parsed for content: it may have blanks and escapes."""
 
 _given: ContextVar[Mapping[str, Any]] = ContextVar("celery_asynctask_context", default={})  # noqa: B039 - never changed
 _alone: ContextVar[bool] = ContextVar("celery_asynctask_context_alone", default=False)
@@ -173,6 +175,7 @@ def sound(header: Any, on_error: Callable[[Exception], None] = _ignore) -> dict[
             continue
         try:
             if name == "content" and isinstance(value, str):
+                _check_size(len(value), _MAX_PARSED)
                 check_content(content := json.loads(value))
                 _check_size(len(json.dumps(content)), _MAX_CARRIED)
                 valid[name] = value

@@ -12,16 +12,24 @@ from celery_asynctask.capture.headers import (
     TIMES_END,
     header_of,
     is_again,
+    is_read,
     is_time,
     is_token,
     with_token,
 )
-from celery_asynctask.capture.messages import OpenedMessage, hidden_by_caller, name_text, recorded_id, task_id_text
+from celery_asynctask.capture.messages import (
+    OpenedMessage,
+    hidden_by_caller,
+    name_text,
+    place_of,
+    recorded_id,
+    task_id_text,
+)
 from celery_asynctask.capture.payload.inspection import Calls
 from celery_asynctask.capture.payload.plain import plain_text
-from celery_asynctask.core.event import Event, Kind, json_text, quote
-from celery_asynctask.core.limits import MAX_TASK_ID
-from celery_asynctask.core.time import read_microseconds
+from celery_asynctask.core.event import Event, Kind, count, json_text, quote
+from celery_asynctask.core.limits import MAX_NAME, MAX_TASK_ID
+from celery_asynctask.core.time import AGO, AHEAD, read_microseconds
 
 if TYPE_CHECKING:
     from celery_asynctask.capture.instrumentation import Instrumentation, RecordingPolicy
@@ -61,11 +69,12 @@ def execution(header: Mapping[str, Any]) -> Event:
 def delivery(request: Any) -> Event:
     """The keys of an event whose delivery is not the first of its task: retries, nesting, redelivered."""
     event = cast("Event", {})
-    if request.retries:
-        event["retries"] = request.retries
-    if nesting := getattr(request, "replaced_task_nesting", 0):
+    if retries := count(request.retries):
+        event["retries"] = retries
+    if nesting := count(getattr(request, "replaced_task_nesting", 0)):
         event["nesting"] = nesting
-    if (request.delivery_info or {}).get("redelivered"):
+    info = request.delivery_info
+    if isinstance(info, Mapping) and info.get("redelivered"):
         event["redelivered"] = True
     return event
 
@@ -98,20 +107,24 @@ def start(
     """
     known = request.__dict__.get
     header = known(HEADER)
-    if type(header) is not dict:
+    if not is_read(header):
         header = header_of(request)
     get = header.get
     run, created, sent = get("run"), get("created"), get("sent")
     if type(run) is not str or is_token(run) is None:
         run = with_token(request, header, at)["run"]
-    sound = type(created) is int and type(sent) is int and 0 <= created < TIMES_END and 0 <= sent < TIMES_END
+    sound = type(created) is int and type(sent) is int and 0 <= created < TIMES_END and _is_near(sent, at)
     if sound and "delivered" in header:
         text = f'"created":{created},"sent":{sent},"delivered":true,'
     else:
-        text = _times_text(header)
+        text = _times_text(header, at)
     if ids is not None:
         text += f'"trace":"{ids.trace}","span":"{ids.span}",'
-    info = known("delivery_info") or {}
+    if type(info := known("delivery_info")) is not dict:
+        info = info if isinstance(info, Mapping) else {}
+    worker, routing_key = known("hostname"), info.get("routing_key")
+    if type(worker) is not str or type(routing_key) is not str or len(worker) + len(routing_key) > MAX_NAME:
+        worker, routing_key = place_of(worker, routing_key)
     if known("retries") or known("replaced_task_nesting") or known("eta") or info.get("redelivered"):
         text += _again_text(request)
     if context.carries(header):
@@ -123,18 +136,27 @@ def start(
     quoted = quote(task_id) if type(task_id) is str else ""
     if not quoted or "\\" in quoted or len(quoted) > MAX_TASK_ID:
         quoted = quote(recorded_id(task_id))
-    hidden = get("hidden") if created is not None else hidden_by_caller(header, request)
+    hidden = get("hidden")
+    if hidden is not None or created is None:
+        hidden = hidden_by_caller(header, request)
     return (
         f'{{"id":{quoted},"run":"{run}","kind":"started","at":{at},'
-        f'{instrumentation.places[name, known("hostname"), info.get("routing_key")]},{text}"asked":true,'
+        f'{instrumentation.places[name, worker, routing_key]},{text}"asked":true,'
         f'"root":{quoted if root == task_id else _quoted(root)},"parent":{_quoted(parent)}'
         f"{_payload_text(instrumentation, policy, name, known('args'), known('kwargs'), hidden, request)}}}"
     ).encode("ascii")
 
 
-def _times_text(header: Mapping[str, Any]) -> str:
-    """The valid times in a message's header, as keys of an encoded event, with a comma after each."""
+def _is_near(sent: int, at: int) -> bool:
+    """Whether a start at ``at`` believes when its message was sent."""
+    return at - AGO <= sent <= at + AHEAD
+
+
+def _times_text(header: Mapping[str, Any], at: int) -> str:
+    """The valid times in a message's header, as keys of an encoded start at ``at``, with a comma after each."""
     times = {key: header[key] for key in ("created", "sent") if is_time(header.get(key))}
+    if "sent" in times and not _is_near(times["sent"], at):
+        del times["sent"]
     if "delivered" in header:
         times["delivered"] = True
     return f"{json_text(times)[1:-1]}," if times else ""
@@ -143,7 +165,7 @@ def _times_text(header: Mapping[str, Any]) -> str:
 def _again_text(request: Any) -> str:
     """`delivery` and the ETA, as keys of an encoded event, with a comma after each."""
     event = delivery(request)
-    if request.eta and (eta := read_microseconds(request.eta)) is not None:
+    if request.eta and is_time(eta := read_microseconds(request.eta)):
         event["eta"] = eta
     return f"{json_text(event)[1:-1]}," if event else ""
 
@@ -175,10 +197,10 @@ def published(
     created = header.get("created")
     text = f'"created":{created},' if created is not None else ""
     if is_again(about):
-        if retries := about.get("retries"):
-            text += f'"retries":{json_text(retries)},'
-        if nesting := about.get("replaced_task_nesting"):
-            text += f'"nesting":{json_text(nesting)},'
+        if retries := count(about.get("retries")):
+            text += f'"retries":{retries},'
+        if nesting := count(about.get("replaced_task_nesting")):
+            text += f'"nesting":{nesting},'
     elif (trace_id := tracing.trace_of(message.headers)) is not None:
         text += f'"trace":"{trace_id}",'
     if "root" in header:
@@ -231,7 +253,7 @@ def add_payload(
     secrets: list[Secret] | None = None if request is None else []
     shown = (args, kwargs) if name not in OVER_ITEMS else _over_items(instrumentation, name, args, kwargs, secrets)
     args_json, kwargs_json = instrumentation.encoder.arguments(*shown, policy.parameters, secrets)
-    hides = hidden.split() if type(hidden) is str else ()
+    hides = hidden.split() if hidden is not None else ()
     if secrets is not None and hides:
         secrets += hidden_secrets(instrumentation.encoder, policy.parameters, hides, args, kwargs)
     if secrets:

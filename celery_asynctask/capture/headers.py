@@ -17,7 +17,9 @@ hidden     ``args``, ``kwargs`` or both: the caller gave a representation of its
 body       in a message of ``celery.chord_unlock``: when the chord's body was created
 run        the token of the delivery, and
 delivered  true: a worker's main process adds both to its own copy, so that its events and the child's have the same
-           attempt key
+           attempt key, with
+here       a tuple, which no message can carry, so that none can pretend to have come from there. What a message says of
+           these three is left out
 ========== ===========================================================================================================
 
 and the fields of `context` under their names, also if the task is not recorded. In version 1 it is a mapping; in
@@ -46,6 +48,15 @@ is_token: Final = re.compile(r"[0-9a-f]{20}").fullmatch
 """Whether a text is the token of a delivery."""
 
 
+_HERE: Final = ("run", "delivered", "here")
+"""Fields that count only in a header that `is_read`."""
+
+
+def is_read(header: Any) -> TypeGuard[dict[str, Any]]:
+    """Whether this is our header in the form in which the processes of one worker hand it on, and not a message's."""
+    return type(header) is dict and type(header.get("here")) is tuple
+
+
 def header_of(request: Any) -> dict[str, Any]:
     """Our header in a request (a Context, or a worker's Request); empty if the producer is not recorded."""
     header = getattr(request, HEADER, None)
@@ -69,7 +80,11 @@ def read(header: Any, task_id: Any) -> Any:
             return header
     elif (fields := header if type(header) is dict else mapping_of(header)) is None:
         return header
-    return {} if "for" in fields and fields["for"] != checksum(task_id) else fields
+    if "for" in fields and fields["for"] != checksum(task_id):
+        return {}
+    if is_read(fields) or fields.keys().isdisjoint(_HERE):
+        return fields
+    return {name: value for name, value in fields.items() if name not in _HERE}
 
 
 def write(header: dict[str, Any], version: int) -> Any:
@@ -108,7 +123,7 @@ def header_of_delivery(request: Any) -> dict[str, Any]:
 
 def mark_delivery(request: Any, at: int) -> dict[str, Any]:
     """Give the delivery of a worker's Request its token, in our header, where the child finds it; the header."""
-    marked = {**header_of_delivery(request), "run": new_token(at), "delivered": True}
+    marked = {"here": (), **header_of_delivery(request), "run": new_token(at), "delivered": True}
     request.request_dict[HEADER] = marked
     return marked
 
@@ -117,7 +132,7 @@ def with_token(request: Any, header: dict[str, Any], at: int) -> dict[str, Any]:
     """Our header of a request, with a new token unless it has one; any other value of ``run`` is not ours."""
     run = header.get("run")
     if type(run) is not str or is_token(run) is None:
-        header = {**header, "run": new_token(at)}
+        header = {"here": (), **header, "run": new_token(at)}
         setattr(request, HEADER, header)
     return header
 

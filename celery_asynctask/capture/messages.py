@@ -63,7 +63,7 @@ def request_of(message: Any) -> Context | None:
         about, args, kwargs, embed = open_message(message.headers, body)
     except ValueError:
         return None
-    name, retries, nesting = about.get("task"), about.get("retries"), about.get("replaced_task_nesting")
+    name = about.get("task")
     return Context(
         {key: embed.get(key) for key in ("chain", "chord", "callbacks")},
         id=about["id"],
@@ -72,8 +72,8 @@ def request_of(message: Any) -> Context | None:
         kwargs=kwargs,
         root_id=about.get("root_id"),
         parent_id=about.get("parent_id"),
-        retries=retries if isinstance(retries, int) else 0,
-        replaced_task_nesting=nesting if isinstance(nesting, int) else 0,
+        retries=about.get("retries"),
+        replaced_task_nesting=about.get("replaced_task_nesting"),
         headers=message.headers,
         delivery_info=message.delivery_info,
     )
@@ -120,18 +120,24 @@ def name_text(value: str) -> str:
 
 
 def queue_of(routing_key: Any) -> str | None:
-    """The queue of a message, by its routing key; None: it has none."""
-    if not routing_key:
+    """The queue of a message, by its routing key; None: it has none, or one that is no text."""
+    if not routing_key or not isinstance(routing_key, str):
         return None
-    text = str(routing_key)
-    return text[delay.end() :] if (delay := _DELAY(text)) else text
+    return routing_key[delay.end() :] if (delay := _DELAY(routing_key)) else routing_key
+
+
+def place_of(worker: Any, routing_key: Any) -> tuple[str | None, str | None]:
+    """A worker's name and a routing key in a form that can be kept: bounded texts, or None for what is no text."""
+    queue = queue_of(routing_key)
+    return name_text(worker) if isinstance(worker, str) else None, None if queue is None else name_text(queue)
 
 
 def hidden_by_caller(header: Mapping[str, Any], request: Any) -> str | None:
     """Which arguments the caller hides, by representations of its own: ``args``, ``kwargs``, or both with a space
     between. A recorded producer says so in our header; else the message's representations tell."""
     if "created" in header or "hidden" in header:
-        return header.get("hidden")
+        hidden = header.get("hidden")
+        return hidden if hidden is None or isinstance(hidden, str) else "args kwargs"
     hides = (
         name
         for name in ("args", "kwargs")

@@ -31,7 +31,7 @@ from celery_asynctask.capture.messages import hidden_by_caller, open_message
 from celery_asynctask.capture.running import running
 from celery_asynctask.core import canvas
 from celery_asynctask.core.canvas import hidden_by
-from celery_asynctask.core.event import decode
+from celery_asynctask.core.event import count, decode
 from celery_asynctask.errors import guard, report
 
 if TYPE_CHECKING:
@@ -239,7 +239,7 @@ def _after(
     if request is not None and request.id == about["id"]:
         request.__dict__[SENT_AGAIN] = True
     chain, chord, callbacks = embed.get("chain"), embed.get("chord"), embed.get("callbacks")
-    if not (chain or chord or callbacks) or about.get("retries") or is_step_of(request, about["id"]):
+    if not (chain or chord or callbacks) or count(about.get("retries")) or is_step_of(request, about["id"]):
         return
     if chord and not chain and not callbacks and instrumentation.planned_chord(chord):
         return

@@ -21,7 +21,7 @@ from celery_asynctask.capture.headers import HEADER, header_of, stamp, with_toke
 from celery_asynctask.capture.instrumentation import Instrumentation, instrumentation_of
 from celery_asynctask.capture.running import caller, follow, is_nested, leave, running
 from celery_asynctask.core import canvas
-from celery_asynctask.core.event import Event, decode
+from celery_asynctask.core.event import Event, count, decode
 from celery_asynctask.core.keys import attempt_key
 from celery_asynctask.core.time import now
 from celery_asynctask.errors import guard, report
@@ -177,7 +177,7 @@ def finish(request: Any) -> None:
 
 def _plan(instrumentation: Instrumentation, request: Any, start: bytes, steps: list[canvas.Step]) -> None:
     """Record the steps behind the task, if its producer has not done so, or did not know what it said."""
-    if request.retries:
+    if count(request.retries):
         return
     header = header_of(request)
     is_told = "created" in header and "blind" not in header and not request.is_eager

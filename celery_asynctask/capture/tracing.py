@@ -8,10 +8,10 @@ the attempt, so that a workflow keeps its producer's trace. Without a trace, thi
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from opentelemetry import context, propagate, trace
-from opentelemetry.propagators.textmap import Getter, TextMapPropagator
+from opentelemetry.propagators.textmap import Getter, TextMapPropagator, default_getter
 
 
 class Ids(NamedTuple):
@@ -42,6 +42,8 @@ def inject(headers: MutableMapping[str, Any]) -> None:
         propagate.inject(headers)
 
 
+_MAX_HEADER: Final = 8192
+"""Most characters of a header with a context: what the W3C allows the largest of them, baggage."""
 _known: tuple[TextMapPropagator | None, frozenset[str]] = (None, frozenset())
 
 
@@ -58,9 +60,28 @@ def trace_of(headers: Mapping[str, Any]) -> str | None:
     """The trace id, 32 hex digits, in the headers of a message; None: there is none."""
     if headers.keys().isdisjoint(_fields()):
         return None
-    carried = {name: str(headers[name]) for name in _fields() if name in headers}
-    ids = _ids(trace.get_current_span(propagate.extract(carried)).get_span_context())
-    return ids.trace if ids is not None else None
+    carried = {name: text for name in _fields() if (text := _text(headers.get(name))) is not None}
+    found = _extract(carried, default_getter)
+    return None if found is None else found[0].trace
+
+
+def _text(value: Any) -> str | None:
+    """A header as a propagator gets it; None: it is none that a propagator has written. They read the others by regular
+    expressions that take seconds for a long text with line breaks."""
+    if value is None or isinstance(value, (dict, list)):
+        return None
+    text = str(value)
+    return text if len(text) <= _MAX_HEADER and "\n" not in text else None
+
+
+def _extract(carrier: Any, getter: Getter[Any]) -> tuple[Ids, context.Context] | None:
+    """The span that a carrier has, and its context; None: it has none, or nothing that a propagator can read."""
+    try:
+        carried = propagate.extract(carrier, getter=getter)
+        ids = _ids(trace.get_current_span(carried).get_span_context())
+    except Exception:  # noqa: BLE001 - whatever the propagator raises: the headers may come from anywhere
+        return None
+    return None if ids is None else (ids, carried)
 
 
 class _RequestGetter(Getter[Any]):
@@ -70,7 +91,8 @@ class _RequestGetter(Getter[Any]):
         value = getattr(carrier, key, None)
         if value is None and isinstance(carrier.headers, Mapping):
             value = carrier.headers.get(key)
-        return None if value is None else [str(value)]
+        text = _text(value)
+        return None if text is None else [text]
 
     def keys(self, carrier: Any) -> list[str]:
         return [key for key in carrier.headers if isinstance(key, str)] if isinstance(carrier.headers, Mapping) else []
@@ -91,9 +113,8 @@ def attach(request: Any) -> tuple[Ids | None, Any]:
         not headers or not isinstance(headers, Mapping) or headers.keys().isdisjoint(fields)
     ):
         return None, None
-    carried = propagate.extract(request, getter=_getter)
-    ids = _ids(trace.get_current_span(carried).get_span_context())
-    return ids, None if ids is None else context.attach(carried)
+    found = _extract(request, _getter)
+    return (None, None) if found is None else (found[0], context.attach(found[1]))
 
 
 def detach(token: Any) -> None:

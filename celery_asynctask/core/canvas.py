@@ -6,8 +6,11 @@ afterwards (``request.chain``, ``request.chord``, ``request.callbacks``).
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
+
+from celery_asynctask.core.event import count
 
 
 class Step(NamedTuple):
@@ -39,12 +42,13 @@ def steps(task_id: str, chain: Any, chord: Any, callbacks: Any) -> list[Step]:
     """All steps behind the task ``task_id``, each id once, in the order they would be sent.
 
     The other arguments are those fields of its request. Steps without an id of their own (mostly callbacks) cannot be
-    identified before they are sent and are left out.
+    identified before they are sent and are left out, as is what is nested deeper than Python can follow.
     """
     by_id: dict[str, Step] = {}
-    for step in _walk_all(task_id, chain, chord, callbacks):
-        if step.id != task_id:
-            by_id.setdefault(step.id, step)
+    with contextlib.suppress(RecursionError):
+        for step in _walk_all(task_id, chain, chord, callbacks):
+            if step.id != task_id:
+                by_id.setdefault(step.id, step)
     return list(by_id.values())
 
 
@@ -81,7 +85,7 @@ def _walk(signature: Any, parent: str | None, *, after_chord: bool, joins: bool)
             task_id, name = options.get("task_id"), signature.get("task")
             if isinstance(task_id, str) and isinstance(name, str):
                 given = _mapping(options.get("headers")).get("asynctask")
-                args, nesting = signature.get("args"), options.get("replaced_task_nesting")
+                args, nesting = signature.get("args"), count(options.get("replaced_task_nesting"))
                 yield Step(
                     task_id,
                     name,
@@ -91,7 +95,7 @@ def _walk(signature: Any, parent: str | None, *, after_chord: bool, joins: bool)
                     after_chord,
                     joins,
                     hidden_by(options),
-                    nesting if isinstance(nesting, int) else 0,
+                    nesting,
                     given,
                 )
                 parent = task_id

@@ -11,6 +11,8 @@ from functools import partial
 from json.encoder import c_make_encoder, encode_basestring_ascii  # type: ignore[attr-defined]
 from typing import Any, TypedDict, cast
 
+from celery_asynctask.core.limits import MAX_COUNT
+
 
 class Kind(str, enum.Enum):
     """What an event says has happened. The values are on disk and never change."""
@@ -140,6 +142,11 @@ class Event(_Required, total=False):
     """Whether the worker's main process says it about its child, and not the process that ran the body."""
     internal: bool
     """Whether Celery's tracer failed around the body (`task_internal_error`)."""
+
+
+def count(value: Any) -> int:
+    """A count that a message carries (of retries, or of replacements) as events have it; 0 for what is none."""
+    return min(value, MAX_COUNT) if type(value) is int and value > 0 else 0
 
 
 # json.JSONEncoder builds this anew for every call, which takes longer than the encoding itself.

@@ -8,6 +8,8 @@ MAX_NAME: Final = 255
 """Characters kept of a name (of a task, a queue, a person): the width of the columns."""
 MAX_INTEGER: Final = 2**63 - 1
 """Largest number in a 64-bit column, such as the id of a customer; the smallest allowed is its negative."""
+MAX_COUNT: Final = 2**31 - 1
+"""Largest number in a 32-bit column, such as a count of retries."""
 MAX_TASK_ID: Final = 255
 """Characters kept of a task id: the width of the columns."""
 MAX_ID_TEXT: Final = 64

@@ -94,5 +94,5 @@ def _request(variant: str) -> dict[str, Any]:
     if variant == "recorded":
         at = time.time_ns() // 1000
         run = f"{at:014x}{os.urandom(3).hex()}"
-        request["asynctask"] = {"created": at, "sent": at, "run": run, "delivered": True}
+        request["asynctask"] = {"created": at, "sent": at, "run": run, "delivered": True, "here": ()}
     return request

@@ -49,7 +49,7 @@ def followed() -> Iterator[None]:
 def delivered(customer: int, **more: Any) -> dict[str, Any]:
     """The headers of a message as a worker hands them on."""
     at = now()
-    header = {"created": at, "sent": at, "run": new_token(at), "delivered": True, "customer": customer}
+    header = {"created": at, "sent": at, "run": new_token(at), "delivered": True, "here": (), "customer": customer}
     return {"asynctask": header, "hostname": "worker@here", "delivery_info": {"routing_key": "high"}, **more}
 
 

@@ -15,10 +15,11 @@ from celery_asynctask.capture import extract
 from celery_asynctask.capture.instrumentation import Instrumentation, instrumentation_of
 from celery_asynctask.capture.tracing import Ids
 from celery_asynctask.core.event import Event, Kind, decode, encode, encode_end
+from celery_asynctask.core.time import AGO, AHEAD
 from tests.histories import ms
 
 RUN = f"{ms(2):014x}a1b2c3"
-OURS: dict[str, Any] = {"created": ms(0), "sent": ms(1), "run": RUN, "delivered": True}
+OURS: dict[str, Any] = {"created": ms(0), "sent": ms(1), "run": RUN, "delivered": True, "here": ()}
 REQUESTS: dict[str, dict[str, Any]] = {
     "usual": {"asynctask": OURS, "root_id": "x", "parent_id": None},
     "child": {"asynctask": OURS, "root_id": "r", "parent_id": "p"},
@@ -27,7 +28,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "redelivered": {"asynctask": OURS, "delivery_info": {"redelivered": True, "routing_key": "q"}},
     "waiting": {"asynctask": OURS, "eta": "2026-01-02T03:04:05+00:00"},
     "whose": {"asynctask": {**OURS, "customer": 4, "created_by": 5, "created_by_name": "é", "content": '{"a":1}'}},
-    "unrecorded producer": {"asynctask": {"run": RUN, "delivered": True}},
+    "unrecorded producer": {"asynctask": {"run": RUN, "delivered": True, "here": ()}},
     "no token": {},
     "odd header": {"asynctask": {"run": RUN, "created": "then", "sent": None, "customer": "many"}},
     "rooted": {"asynctask": {**OURS, "root": "elsewhere"}, "root_id": "x", "parent_id": "p"},
@@ -147,6 +148,52 @@ def test_times_from_anywhere_are_left_out_of_a_start(instrumentation: Instrument
     event = decode(start_of(instrumentation, request, None))
     assert event.keys().isdisjoint({"created", "sent", "customer"})
     assert "created" not in extract.from_request(Kind.SUCCEEDED, "a.task", request, ms(9))
+
+
+@pytest.mark.parametrize(
+    ("given", "known"),
+    [(3, 3), (10**30, 2**31 - 1), (0, None), (-1, None), (True, None), ("zzz", None), (1.0, None), ([1], None)],
+    ids=repr,
+)
+def test_a_count_from_anywhere_is_a_number_that_a_column_holds(
+    instrumentation: Instrumentation, given: Any, known: int | None
+) -> None:
+    request = Context({"id": "x", "asynctask": OURS, "retries": given, "replaced_task_nesting": given})
+    event = decode(start_of(instrumentation, request, None))
+    assert (event.get("retries"), event.get("nesting")) == (known, known)
+
+
+@pytest.mark.parametrize("eta", ["0001-01-01T00:00:00", "9999-12-31T23:59:59-23:59", "then", 7, {}], ids=repr)
+def test_an_eta_that_is_no_time_of_a_database_is_left_out(instrumentation: Instrumentation, eta: Any) -> None:
+    assert "eta" not in decode(start_of(instrumentation, Context({"id": "x", "asynctask": OURS, "eta": eta}), None))
+
+
+@pytest.mark.parametrize("sent", [ms(3) - AGO - 1, ms(3) + AHEAD + 1])
+def test_a_message_that_was_sent_in_another_year_tells_no_time(instrumentation: Instrumentation, sent: int) -> None:
+    request = Context({"id": "x", "asynctask": {**OURS, "sent": sent}})
+    assert "sent" not in decode(start_of(instrumentation, request, None))
+
+
+@pytest.mark.parametrize(
+    "fields", [{"hostname": {}}, {"delivery_info": {"routing_key": ["q"]}}, {"delivery_info": "x"}], ids=repr
+)
+def test_a_place_that_is_no_text_is_not_known(instrumentation: Instrumentation, fields: dict[str, Any]) -> None:
+    """A body may have fields of the request, and Celery lets them replace the worker's own."""
+    request = Context({"id": "x", "asynctask": OURS, **fields})
+    assert decode(start_of(instrumentation, request, None)).keys().isdisjoint({"worker", "queue"})
+
+
+def test_places_of_any_length_take_no_memory(instrumentation: Instrumentation) -> None:
+    start_of(
+        instrumentation, Context({"id": "x", "asynctask": OURS, "delivery_info": {"routing_key": "q" * 99_999}}), None
+    )
+    assert all(len(queue or "") <= 255 for _, _, queue in instrumentation.places)
+
+
+@pytest.mark.parametrize("hidden", [["args"], {}, 7, True])
+def test_what_says_wrongly_what_is_hidden_hides_everything(instrumentation: Instrumentation, hidden: Any) -> None:
+    request = Context({"id": "x", "asynctask": {**OURS, "hidden": hidden}, "args": (1,), "kwargs": {"k": 2}})
+    assert decode(start_of(instrumentation, request, None)).keys().isdisjoint({"args", "kwargs"})
 
 
 def test_an_unknown_error_is_not_recorded(instrumentation: Instrumentation) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from celery.app.task import Context
 
+from celery_asynctask.capture import context
 from celery_asynctask.capture.headers import (
     HEADER,
     checksum,
@@ -69,20 +70,22 @@ def delivery(header: Any, *, protocol: int = 2) -> Any:
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("protocol", [1, 2])
 def test_a_delivery_gets_a_token_of_its_own(version: int, protocol: int) -> None:
-    given = write({**OURS, "run": "0" * 20, "delivered": True}, version)
+    given = write({**OURS, "run": "0" * 20, "delivered": True, "here": []}, version)
     request = delivery(given, protocol=protocol)
-    assert header_of_delivery(request) == {**OURS, "run": "0" * 20, "delivered": True}
+    assert header_of_delivery(request) == OURS, "it was not delivered here"
     marked = mark_delivery(request, ms(2))
     assert request.request_dict[HEADER] is marked
     assert is_token(marked["run"])
     assert marked["run"].startswith(f"{ms(2):014x}")
-    assert {**marked, "run": ""} == {**OURS, "run": "", "delivered": True}
-    assert read(given, "x")["run"] == "0" * 20, "the message's own header stays as it is"
+    assert header_of_delivery(request) == marked == {**OURS, "run": marked["run"], "delivered": True, "here": ()}
+    assert json.loads(given)["run"] == "0" * 20 if version == 2 else given["run"] == "0" * 20, (
+        "a message is not changed"
+    )
 
 
 @pytest.mark.parametrize("header", [{**OURS, "for": checksum("y")}, "text", None, 7])
 def test_a_delivery_takes_over_nothing_of_another_task(header: Any) -> None:
-    assert mark_delivery(delivery(header), ms(2)).keys() == {"run", "delivered"}
+    assert mark_delivery(delivery(header), ms(2)).keys() == {"run", "delivered", "here"}
 
 
 @pytest.mark.parametrize("created", [None, -1, 2**56, "1", True, 1.5])
@@ -93,3 +96,14 @@ def test_a_time_that_is_none_is_left_out(created: Any) -> None:
 def test_ids_of_all_kinds_have_a_checksum() -> None:
     assert checksum("x") != checksum("y")
     assert all(isinstance(checksum(one), int) for one in ("", "\ud800", 7, None))
+
+
+@pytest.mark.parametrize("text", ["[" * 3000, '{"a":' * 3000, "{" + " " * 300_000 + "}", "1", "not JSON"], ids=len)
+def test_content_that_cannot_be_read_is_left_out_and_nothing_else(text: str) -> None:
+    assert context.sound({**OURS, "content": text}) == {"customer": "acme"}
+
+
+def test_a_long_text_is_not_parsed_for_content(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every event of its task would parse it again."""
+    monkeypatch.setattr(json, "loads", lambda _: pytest.fail("it was parsed"))
+    context.sound({"content": '{"a":1}' + " " * 5_000_000})

@@ -49,6 +49,24 @@ def test_headers_without_a_trace(headers: dict[str, object]) -> None:
     assert tracing.attach(Context(headers)) == (None, None)
 
 
+@pytest.mark.parametrize("value", [f"{PARENT}-{' ' * 200_000}\nx", f"{PARENT}-{'x' * 8192}", [PARENT], {}])
+def test_a_header_that_no_propagator_wrote_is_not_parsed(value: Any) -> None:
+    """The first one would take OpenTelemetry's regular expression minutes."""
+    assert tracing.trace_of({"traceparent": value}) is None
+    assert tracing.attach(Context({"traceparent": value})) == (None, None)
+
+
+def test_a_propagator_that_fails_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Jaeger's does for numbers that are none."""
+
+    def extract(*_: Any, **__: Any) -> Any:
+        raise ValueError
+
+    monkeypatch.setattr(propagate, "extract", extract)
+    assert tracing.trace_of({"traceparent": PARENT}) is None
+    assert tracing.attach(Context({"traceparent": PARENT})) == (None, None)
+
+
 @pytest.mark.parametrize("carried", [{"traceparent": PARENT}, {"headers": {"traceparent": PARENT}}])
 def test_attach_and_detach(carried: dict[str, Any]) -> None:
     """From an attribute, as in protocol 2, or from the headers."""

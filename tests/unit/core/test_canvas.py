@@ -334,3 +334,12 @@ def test_what_is_no_signature_is_no_step(odd: Any) -> None:
     assert steps("a", odd, None, None) == []
     assert steps("a", None, odd if not isinstance(odd, list) else odd[0], None) == []
     assert steps("a", None, None, odd) == []
+
+
+def test_steps_that_are_nested_too_deeply_are_left_out_and_no_others() -> None:
+    deep: Any = {"task": "deep", "options": {"task_id": "deep"}}
+    for _ in range(2000):
+        deep = {"subtask_type": "chain", "kwargs": {"tasks": [deep]}}
+    first = {"task": "first", "options": {"task_id": "first", "replaced_task_nesting": 10**30}}
+    [step] = steps("x", [deep, first], None, None)
+    assert (step.id, step.nesting) == ("first", 2**31 - 1)
