@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from celery import Celery
 
 _AGE = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?(ms|[smhdwy])", re.ASCII)
+MIN_KEY = 32
+"""Least characters of a key that signs headers."""
 DEFAULT_URL = "sqlite:///asynctask.db"
 DEFAULT_EXCLUDE = ("celery.chord_unlock", "celery.backend_cleanup")
 
@@ -111,6 +113,15 @@ def _function(value: Any) -> Any:
     return value
 
 
+def _header_keys(value: Any) -> tuple[bytes, ...]:
+    if not isinstance(value, (list, tuple)) or not 1 <= len(value) <= 2:
+        raise ValueError
+    keys = tuple(key.encode() if isinstance(key, str) else key for key in value)
+    if not all(isinstance(key, bytes) and len(key) >= MIN_KEY for key in keys):
+        raise ValueError
+    return keys
+
+
 def _trace_url(value: Any) -> str:
     url = _string(value)
     if not has_fixed_host(url) or not url.isprintable() or "{trace_id}" not in url:
@@ -187,6 +198,11 @@ _RULES = {
     "batch_size": _number("a whole number of events", 1, 100_000),
     "context": _Rule("a function, or its dotted path such as 'proj.tasks.whose'", _function),
     "header_version": _number("a version of the header", 1, 2),
+    "header_keys": _Rule(
+        f"a list of one or two keys, texts or bytes of at least {MIN_KEY} characters, such as "
+        "secrets.token_urlsafe(32) makes",
+        _header_keys,
+    ),
     "trace_url": _Rule(
         "an http or https URL that contains {trace_id}, and optionally {span_id}, though not in its host, such as "
         "'https://traces/{trace_id}'",
@@ -242,6 +258,9 @@ class Settings:
     header_version: int = 1
     """Form of the header ``asynctask`` in messages. 2 costs less with AMQP and is the default of the next release; set
     it once all workers run a release that reads it, for earlier ones would lose the customer."""
+    header_keys: tuple[bytes, ...] | None = field(default=None, repr=False)
+    """Secret keys that sign the header, which is then of version 2: the first signs, and a signature by either counts.
+    Customers and creators are then taken from signed headers alone. None: from every header."""
     trace_url: str | None = None
     """URL of a trace in your tracing system, with ``{trace_id}`` and optionally ``{span_id}`` for the ids."""
     links: Mapping[str, str] | None = None

@@ -18,14 +18,16 @@ body       in a message of ``celery.chord_unlock``: when the chord's body was cr
 run        the token of the delivery, and
 delivered  true: a worker's main process adds both to its own copy, so that its events and the child's have the same
            attempt key, with
-here       a tuple, which no message can carry, so that none can pretend to have come from there. What a message says of
-           these three is left out
+here       a tuple, which no message can carry, so that none can pretend to have come from there: empty, or `SIGNED` of
+           `signing` if the header was signed, with
+text       that header as the message has it. What a message says of these four is left out
+mac        in a text of version 2: its signature, see `signing`
 ========== ===========================================================================================================
 
 and the fields of `context` under their names, also if the task is not recorded. In version 1 it is a mapping; in
-version 2 the same as JSON text, which costs AMQP less to encode than a table. Both are read; the setting
-``asynctask_header_version`` decides which is written. A mapping that a caller or a schedule gives has the fields of
-`context` alone.
+version 2 the same as JSON text, which costs AMQP less to encode than a table, and can be signed. Both are read; the
+settings ``asynctask_header_version`` and ``asynctask_header_keys`` decide which is written. A mapping that a caller or
+a schedule gives has the fields of `context` alone.
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ is_token: Final = re.compile(r"[0-9a-f]{20}").fullmatch
 """Whether a text is the token of a delivery."""
 
 
-_HERE: Final = ("run", "delivered", "here")
+_HERE: Final = ("run", "delivered", "here", "text")
 """Fields that count only in a header that `is_read`."""
 
 
@@ -78,6 +80,7 @@ def read(header: Any, task_id: Any) -> Any:
             return header
         if type(fields) is not dict or fields.pop("v", None) != 2:
             return header
+        fields.pop("mac", None)
     elif (fields := header if type(header) is dict else mapping_of(header)) is None:
         return header
     if "for" in fields and fields["for"] != checksum(task_id):

@@ -267,6 +267,11 @@ def become_worker() -> None:
     _worker_pid = os.getpid()
 
 
+def is_worker() -> bool:
+    """Whether this process is a worker's, its main process or a child of its pool."""
+    return is_pool_child() or _worker_pid == os.getpid()
+
+
 def _role() -> str:
     """child (of a prefork pool), worker (its main process) or producer (any other process)."""
     if is_pool_child():

@@ -26,9 +26,21 @@ from celery_asynctask.capture.celery_private import (
     sends_messages,
 )
 from celery_asynctask.capture.continuation import CHORD_UNLOCK, Before, continued, created_by, is_step_of
-from celery_asynctask.capture.headers import HEADER, checksum, header_of, is_again, is_time, read, stamp, write
+from celery_asynctask.capture.headers import (
+    HEADER,
+    checksum,
+    header_of,
+    is_again,
+    is_read,
+    is_time,
+    read,
+    stamp,
+    write,
+)
+from celery_asynctask.capture.instrumentation import is_worker
 from celery_asynctask.capture.messages import hidden_by_caller, open_message
 from celery_asynctask.capture.running import running
+from celery_asynctask.capture.signing import believed, believes, sign, without_claims
 from celery_asynctask.core import canvas
 from celery_asynctask.core.canvas import hidden_by
 from celery_asynctask.core.event import count, decode
@@ -38,6 +50,7 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from celery_asynctask.capture.instrumentation import Instrumentation
+    from celery_asynctask.settings import Settings
 
 
 _entry: ContextVar[str | None] = ContextVar("celery_asynctask_periodic_entry", default=None)
@@ -160,7 +173,7 @@ def _before(  # noqa: PLR0912 - a function a case would cost every publish
     sends = task.name if request is not None else ""
     given_header: Any = headers.get(HEADER)
     if given_header is not None:
-        given_header = read(given_header, task_id)
+        given_header = _given(instrumentation, given_header, task_id, sender, again=again)
     goes_on: Before | None = None
     if again or request is not None:
         goes_on = continued(request, sends, name, task_id, given_header, message, again=again)
@@ -169,7 +182,8 @@ def _before(  # noqa: PLR0912 - a function a case would cost every publish
         known = context.to_header(known, instrumentation.encoder)
     at = time_ns() // 1000
     header = None
-    version = instrumentation.settings.header_version
+    settings = instrumentation.settings
+    is_mapping = settings.header_version == 1 and settings.header_keys is None
     if (policy := instrumentation.policies[name]).recorded:
         header = stamp(task_id, at if goes_on is None else created_by(goes_on.header), at)
         if goes_on is not None and goes_on.is_same:
@@ -184,19 +198,36 @@ def _before(  # noqa: PLR0912 - a function a case would cost every publish
         elif goes_on is not None and goes_on.is_same and (hidden := hidden_by_caller(goes_on.header, request)):
             header["hidden"] = hidden
         header.update(known)
-        headers[HEADER] = header if version == 1 else write(header, version)
+        headers[HEADER] = header if is_mapping else _written(settings, header, task_id)
     elif name == CHORD_UNLOCK:
         body = at if goes_on is None else created_by(goes_on.header)
         of_body = {"body": body} if is_time(body) else {}
-        headers[HEADER] = write({"for": checksum(task_id), **of_body, **known}, version)
+        headers[HEADER] = _written(settings, {"for": checksum(task_id), **of_body, **known}, task_id)
     elif known:
-        headers[HEADER] = write({"for": checksum(task_id), **known}, version)
+        headers[HEADER] = _written(settings, {"for": checksum(task_id), **known}, task_id)
     tracing.inject(headers)
     if given:
         options["headers"] = headers
     # A retry that a worker's main process sends for a killed child comes from no span. The span that OpenTelemetry's
     # instrumentation makes for it now must still belong to the trace of the first attempt.
     return header, about, sender, tracing.attach(Context(headers))[1] if again else None
+
+
+def _given(instrumentation: Instrumentation, header: Any, task_id: Any, sender: Any, *, again: bool) -> Any:
+    """The header that a message has already, read; without customer and creator if it may come from another message
+    that was not signed: the one of the task that sends this one, or the one that a worker sends again itself."""
+    fields = read(header, task_id)
+    if instrumentation.settings.header_keys is None or not isinstance(fields, dict):
+        return fields
+    is_sent_again = again and sender is None and is_worker() and not is_read(header)
+    is_believed = believes(instrumentation, sender) and not is_sent_again
+    return fields if is_believed else without_claims(fields)
+
+
+def _written(settings: Settings, header: dict[str, Any], task_id: Any) -> Any:
+    """The header in the form in which a message of the task carries it."""
+    keys = settings.header_keys
+    return write(header, settings.header_version) if keys is None else sign(header, task_id, keys[0])
 
 
 def fields(
@@ -243,7 +274,7 @@ def _after(
         return
     if chord and not chain and not callbacks and instrumentation.planned_chord(chord):
         return
-    steps = canvas.steps(about["id"], chain, chord, callbacks)
+    steps = believed(instrumentation, request, canvas.steps(about["id"], chain, chord, callbacks))
     for planned in step_events.planned(instrumentation, decode(event), steps):
         instrumentation.record(planned)
     if request is not None and any(step.id == request.id for step in steps):

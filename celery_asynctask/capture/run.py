@@ -27,6 +27,7 @@ from celery_asynctask.capture.extract import OVER_ITEMS
 from celery_asynctask.capture.headers import HEADER, header_of
 from celery_asynctask.capture.inflight import in_flight, in_flight_of
 from celery_asynctask.capture.instrumentation import Instrumentation, instrumentation_of, instrumentation_of_task
+from celery_asynctask.capture.signing import believed, check
 from celery_asynctask.capture.start import UNDO, eager_header, finish, hand_on, request_of
 from celery_asynctask.core.event import Event, Kind, encode_end
 from celery_asynctask.core.limits import MAX_MESSAGE
@@ -250,6 +251,8 @@ def record_end(
     known = request.__dict__
     if known.get("id") is None:  # somebody has called a tracer directly: this is no execution
         return
+    if START not in known:  # whose header was settled
+        check(instrumentation, request)
     if inferred:
         end["inferred"] = True
     elif CONTENT in known and (content := content_of(request)) is not None:
@@ -264,5 +267,5 @@ def record_end(
         cause: Event = {**extract.from_request(kind, task.name, request, at), **end}
         cause["root"] = extract.lineage(header, request.root_id, None)[0]
         extract.add_context(cause, instrumentation, header)
-        for unsent in step_events.unsent(instrumentation, cause, steps):
+        for unsent in step_events.unsent(instrumentation, cause, believed(instrumentation, request, steps)):
             instrumentation.record(unsent)

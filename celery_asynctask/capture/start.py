@@ -18,8 +18,9 @@ from celery_asynctask.capture.attempt import START
 from celery_asynctask.capture.celery_private import ON_TASK_INIT, build_tracers_again, on_task_init_of
 from celery_asynctask.capture.continuation import Before, note_steps
 from celery_asynctask.capture.headers import HEADER, header_of, stamp, with_token
-from celery_asynctask.capture.instrumentation import Instrumentation, instrumentation_of
+from celery_asynctask.capture.instrumentation import Instrumentation, instrumentation_of, is_worker
 from celery_asynctask.capture.running import caller, follow, is_nested, leave, running
+from celery_asynctask.capture.signing import SIGNED, believed, is_verified, settle, without_claims
 from celery_asynctask.core import canvas
 from celery_asynctask.core.event import Event, count, decode
 from celery_asynctask.core.keys import attempt_key
@@ -134,6 +135,11 @@ def start(instrumentation: Instrumentation, task: Any, request: Any, *, here: bo
     if attached is not None and here:
         known.setdefault(UNDO, []).append(partial(tracing.detach, attached))
     policy = instrumentation.policies[name]
+    if (keys := instrumentation.settings.header_keys) is not None:
+        if request.is_eager:
+            _settle_eager(request)
+        else:
+            settle(known, request.id, keys)
     if request.is_eager:
         if policy.recorded:
             _inherit(instrumentation, request)
@@ -152,7 +158,7 @@ def start(instrumentation: Instrumentation, task: Any, request: Any, *, here: bo
         about = cast("Event", {**extract.delivery(request), **extract.execution(header_of(request))})
         tracing.describe(request.id, request.root_id, request.parent_id, attempt_key(about))
     if steps:
-        _plan(instrumentation, request, started, steps)
+        _plan(instrumentation, request, started, believed(instrumentation, request, steps))
 
 
 def begin(instrumentation: Instrumentation, task: Any, request: Any) -> bool:
@@ -190,6 +196,17 @@ def _plan(instrumentation: Instrumentation, request: Any, start: bytes, steps: l
             instrumentation.record(unrecorded)
 
 
+def _settle_eager(request: Any) -> None:
+    """`signing.settle` for an eager attempt, whose header is given here, unless a message pretends to be one."""
+    header, outer = header_of(request), caller(request)
+    if request.retries and "run" in header:  # handed on, see `hand_on`
+        is_believed = is_verified(header)
+    else:
+        is_believed = is_verified(header_of(outer[1])) if outer is not None else not is_worker()
+    fields = header if is_believed else without_claims(header)
+    setattr(request, HEADER, {**fields, "here": SIGNED if is_believed else ()})
+
+
 def _inherit(instrumentation: Instrumentation, request: Any) -> None:
     """Give an eager attempt, which has no message, the header that its message would have had. What `apply` was given
     as headers may be another task's."""
@@ -207,6 +224,7 @@ def _inherit(instrumentation: Instrumentation, request: Any) -> None:
     header = stamp(request.id, at if goes_on is None else goes_on.header.get("created"), at)
     del header["sent"]
     header |= context.to_header(fields, instrumentation.encoder)
+    header["here"] = given.get("here", ())
     setattr(request, HEADER, header)
     _keep(request, with_token(request, header, at))
 

@@ -33,8 +33,10 @@ from celery_asynctask.capture.instrumentation import (
 )
 from celery_asynctask.capture.messages import request_of
 from celery_asynctask.capture.run import record_end
+from celery_asynctask.capture.signing import believed, check, settle
 from celery_asynctask.capture.start import follow_coroutines
-from celery_asynctask.core.event import Event, Kind
+from celery_asynctask.capture.step_events import steps_of
+from celery_asynctask.core.event import Event, Kind, unsigned
 from celery_asynctask.core.keys import new_token
 from celery_asynctask.core.time import now, read_microseconds
 from celery_asynctask.errors import guard, report
@@ -53,6 +55,9 @@ def on_received(request: Any, **_: Any) -> None:
         instrumentation = instrumentation_of(task.app)
         if instrumentation is None:
             return
+        settings = instrumentation.settings
+        keys = settings.header_keys if settings.enabled else None
+        is_unsigned = keys is not None and settle(request.request_dict, request.id, keys)
         if not instrumentation.policies[task.name].recorded:
             _tell_unrecorded(instrumentation, request)
             return
@@ -62,8 +67,8 @@ def on_received(request: Any, **_: Any) -> None:
             header = mark_delivery(request, at)
         except AttributeError:  # no `Request.request_dict`
             return
-        if "created" not in header:  # its producer is not recorded, so this is its first event
-            _record_received(instrumentation, request, at)
+        if "created" not in header or is_unsigned:  # the first event of its producer, or the one that is counted
+            _record_received(instrumentation, request, at, is_unsigned=is_unsigned)
             return
         instrumentation.waiting.append((at, reference))
         if at >= instrumentation.check_at:  # the recorder's thread does this, too, unless it waits for the database
@@ -101,21 +106,23 @@ def record_waiting(instrumentation: Instrumentation) -> None:
 
 
 @guard
-def _record_received(instrumentation: Instrumentation, request: Any, at: int) -> None:
+def _record_received(instrumentation: Instrumentation, request: Any, at: int, *, is_unsigned: bool = False) -> None:
     if has_own_strategy(request.task):
         return  # nobody may say what becomes of it
     context = Context(request.request_dict, args=request.args, kwargs=request.kwargs)
+    check(instrumentation, context)
     event = extract.from_request(Kind.RECEIVED, request.task.name, context, at)
     event["holder"] = instrumentation.journal.source
     if "created" not in event or "blind" in header_of(context):  # its producer has not told what was requested
         extract.add_requested(event, instrumentation, request.task.name, context)
-    instrumentation.record(event)
+    instrumentation.record(unsigned(event) if is_unsigned else event)
 
 
 @guard
 def on_revoked(sender: Any, request: Any, terminated: bool, signum: Any, expired: bool, **_: Any) -> None:
     if (instrumentation := instrumentation_of_task(sender)) is None:
         return
+    check(instrumentation, request)
     end = cast("Event", {"ran": bool(terminated)})
     extract.add_requested(end, instrumentation, sender.name, request)
     if expired:
@@ -144,13 +151,14 @@ def _record_message(kind: Kind, app: Celery, message: Any, exc: Exception) -> No
         return
     if not instrumentation.records(request.task):
         return
+    is_unsigned = check(instrumentation, request)
     event = extract.from_request(kind, request.task, request, now())
     event["run"] = new_token(event["at"])  # the header of a message that no worker ran may have another task's token
     event["inferred"] = True
     extract.add_requested(event, instrumentation, request.task, request)
     extract.add_error(event, encoder_of(instrumentation, request.task, request), exc)
-    instrumentation.record(event)
-    for unsent in step_events.unsent(instrumentation, event, step_events.steps_of(request)):
+    instrumentation.record(unsigned(event) if is_unsigned else event)
+    for unsent in step_events.unsent(instrumentation, event, believed(instrumentation, request, steps_of(request))):
         instrumentation.record(unsent)
 
 

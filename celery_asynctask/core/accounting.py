@@ -17,6 +17,16 @@ gone. Recorders write every ten seconds which processes live (`recorder.liveness
 between two tries while the database is away (`recorder.recorder.MAX_BACKOFF`)."""
 
 
+UNSIGNED: Final = "unsigned header"
+"""Beside the reasons in the column ``dropped``: how many messages a process received that named a customer or creator
+and were not signed. Nothing is lost by that."""
+
+
+def dropped_of(counted: Mapping[str, int] | None) -> dict[str, int]:
+    """The events that a process dropped, by reason, of its column ``dropped``."""
+    return {reason: count for reason, count in (counted or {}).items() if reason != UNSIGNED}
+
+
 class _Number(Protocol):
     """An int, or an SQL column of integers."""
 

@@ -205,7 +205,8 @@ ATTEMPT: Final = (
            doc="Whether the broker had delivered the message before."),
     Column("published_at", Type.TIME, Group.START, event="sent",
            api=Property("When its message was sent; null: not known"),
-           doc="When its message was sent; null: the producer is not recorded."),
+           doc="When its message was sent; null: the producer is not recorded, or names a time more than a year ago "
+           "or a day ahead."),
     Column("received_at", Type.TIME, Group.START, api=Property("When a worker took it from the broker"),
            doc="When the worker took the message from the broker; null: run eagerly."),
     Column("eta", Type.TIME, Group.START, event="eta", api=Property("Earliest time to run; null: at once"),

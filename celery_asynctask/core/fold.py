@@ -18,6 +18,7 @@ from celery_asynctask.core.event import Event, Kind
 from celery_asynctask.core.keys import (
     CHANGED,
     GIVEN,
+    MAX_TIME,
     attempt_key,
     content_key,
     end_key,
@@ -147,7 +148,11 @@ def _created_at(event: Event, at: int) -> int:
     """When the task was created, as far as an event at ``at`` can believe it; else ``at``. Of all events, the earliest
     counts: a time that one of them believed stays, however long the task waits after that."""
     created = event.get("created")
-    return created if created is not None and at - AGO <= created <= at + AHEAD else at
+    if created is None:
+        return at
+    if not 0 <= created <= MAX_TIME:
+        raise OverflowError("the event was created at a time that keys have no room for")
+    return created if at - AGO <= created <= at + AHEAD else at
 
 
 def customer_key(event: Event) -> str:

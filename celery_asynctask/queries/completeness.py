@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 import heapq
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Select, func, or_, select
 from sqlalchemy.orm import Session
 
-from celery_asynctask.core.accounting import SILENT, Account, Ledger
+from celery_asynctask.core.accounting import SILENT, UNSIGNED, Account, Ledger, dropped_of
 from celery_asynctask.core.time import time_of
 from celery_asynctask.journal import Segment
 from celery_asynctask.journal.survey import Survey
@@ -91,6 +92,17 @@ def silent(session: Session, now: dt.datetime) -> list[tuple[str, int, dt.dateti
     return [(row[0], row[1], row[2]) for row in session.execute(statement)]
 
 
+def unsigned(session: Session, since: dt.datetime) -> dict[str, int]:
+    """How many messages the processes seen ``since`` then received that named a customer or creator and were not
+    signed, by host."""
+    table = AsyncTaskSource
+    statement = select(table.host, table.dropped).where(table.last_seen_at >= since, table.dropped.is_not(None))
+    counts: Counter[str] = Counter()
+    for host, dropped in session.execute(statement):
+        counts[host] += dropped.get(UNSIGNED, 0)
+    return {host: count for host, count in sorted(counts.items()) if count}
+
+
 def _accounts(session: Session, since: dt.datetime | None, survey: Survey | None) -> Iterator[Account]:
     statement: Select[Any] = select(*_COLUMNS).execution_options(yield_per=_FETCHED_ROWS)
     if since is not None:
@@ -98,7 +110,7 @@ def _accounts(session: Session, since: dt.datetime | None, survey: Survey | None
         statement = statement.where(seen if survey is None else or_(seen, AsyncTaskSource.journal == survey.id))
     for row in session.execute(statement):
         account = Account(*row)
-        yield account if account.dropped is not None else account._replace(dropped={})
+        yield account._replace(dropped=dropped_of(account.dropped))
 
 
 def _is_over(account: Account) -> bool:

@@ -13,7 +13,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from celery_asynctask.core.accounting import listed
+from celery_asynctask.core.accounting import UNSIGNED, listed
+from celery_asynctask.core.event import is_unsigned
 from celery_asynctask.core.logs import logger_of
 from celery_asynctask.core.plainer import plainer
 from celery_asynctask.core.text import reason
@@ -245,14 +246,16 @@ def _write(
 def _moved(part: Part, before: Position, bad: int) -> Position:
     """The position of the process when the part is stored, with ``bad`` of its events put aside."""
     chunk = part.chunk
-    dropped = part.description["dropped"]
+    dropped = before.dropped if part.description["dropped"] is None else part.description["dropped"]
+    if unsigned := before.dropped.get(UNSIGNED, 0) + sum(map(is_unsigned, chunk.events)):
+        dropped = {**dropped, UNSIGNED: unsigned}
     after = Position(
         part.segment,
         chunk.end,
         max((before.last_number, *chunk.numbers)) + chunk.tail,
         before.stored + len(chunk.events) - bad,
         before.quarantined + bad,
-        before.dropped if dropped is None else dropped,
+        dropped,
     )
     # The numbers around damaged lines tell how many events were in them; after the last event, there are only the lines
     # to count. Numbers that are missing beyond that are lost: somebody has removed a segment.

@@ -54,7 +54,7 @@ class Position(NamedTuple):
     stored: int = 0
     quarantined: int = 0
     dropped: Mapping[str, int] = MappingProxyType({})
-    """Events that the process reports as dropped, by reason."""
+    """Events that the process reports as dropped, by reason; and `accounting.UNSIGNED`."""
 
     @property
     def missing(self) -> int:

@@ -23,6 +23,7 @@ from celery_asynctask.errors import AsyncTaskError, SettingsError
 from celery_asynctask.settings import _RULES, DEFAULT_EXCLUDE, Settings
 
 SECRET = "hunter2"
+KEY = SECRET + "-" * 25
 SHA = "0123456789abcdef" * 4
 GRANT: dict[str, Any] = {"sha256": SHA, "customers": [42], "rights": ["read"]}
 TOKEN = Token("a", SHA, frozenset({"42"}), frozenset({Right.READ}))
@@ -53,6 +54,9 @@ GOOD: list[tuple[str, Any, Any]] = [
     ("batch_size", 100_000, 100_000),
     ("header_version", 1, 1),
     ("header_version", 2, 2),
+    ("header_keys", None, None),
+    ("header_keys", [KEY], (KEY.encode(),)),
+    ("header_keys", (KEY.encode(), "ä" * 32), (KEY.encode(), ("ä" * 32).encode())),
     ("include", ["a.*", "b"], ("a.*", "b")),
     ("exclude", (), ()),
     ("context", "proj.tasks.whose", "proj.tasks.whose"),
@@ -127,6 +131,12 @@ BAD: list[tuple[str, Any]] = [
     ("flush_interval", math.nan),
     ("batch_size", 0),
     ("header_version", 3),
+    ("header_keys", KEY),
+    ("header_keys", []),
+    ("header_keys", [KEY] * 3),
+    ("header_keys", [KEY, KEY[:-1]]),
+    ("header_keys", [KEY, None]),
+    ("header_keys", {KEY: KEY}),
     ("batch_size", 1.5),
     ("batch_size", True),
     ("batch_size", 100_001),
@@ -230,7 +240,7 @@ def test_a_value_that_is_not(app: Celery, name: str, value: Any) -> None:
     with pytest.raises(SettingsError) as caught:
         Settings.from_app(app)
     message = str(caught.value)
-    shown = "(not shown)" if name in ("url", "engine_options", "tokens") else repr(value)
+    shown = "(not shown)" if name in ("url", "engine_options", "tokens", "header_keys") else repr(value)
     assert f"'asynctask_{name}'" in message
     if name == "url" and isinstance(value, str) and "://" not in value:
         assert message == NO_URL

@@ -37,6 +37,7 @@ app.conf.update(
     asynctask_url=os.environ["SHAPES_STORE"],
     asynctask_journal_dir=os.environ["SHAPES_JOURNAL"],
     asynctask_flush_interval=0.1,
+    asynctask_header_keys=os.environ.get("SHAPES_KEYS", "").split() or None,
 )
 app.conf.update(apart(os.environ["SHAPES_BROKER"], os.environ["SHAPES_QUEUE"]))
 app.conf.broker_transport_options |= {

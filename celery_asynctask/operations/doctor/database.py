@@ -20,7 +20,7 @@ from celery_asynctask.core.time import now
 from celery_asynctask.errors import StoreError
 from celery_asynctask.operations.doctor.finding import Check, Finding
 from celery_asynctask.queries import Reader
-from celery_asynctask.queries.completeness import silent
+from celery_asynctask.queries.completeness import silent, unsigned
 from celery_asynctask.queries.database_health import DatabaseHealth, database_health, read_all
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Position, SourceUpdate, Store
@@ -30,6 +30,8 @@ from celery_asynctask.store.sqlite import readable_files
 
 SKEW_SECONDS: Final = 2.0
 """How far the clocks may differ."""
+SIGNED_FOR: Final = dt.timedelta(days=7)
+"""Since when processes were seen whose unsigned messages are told."""
 SLOW_SECONDS: Final = 0.25
 """How long the shortest query may take before it is worth a note."""
 LOCK_SECONDS: Final = 5
@@ -44,6 +46,7 @@ class Undone(Exception):
 
 _DATABASE: Final = Check("database")
 _CLOCK: Final = Check("clock")
+_HEADERS: Final = Check("signed headers")
 _CHARSET: Final = Check("charset")
 _FILE: Final = Check("database file")
 _SCHEMA: Final = Check("schema")
@@ -95,6 +98,8 @@ def database(settings: Settings, reader: Reader) -> Iterator[Finding]:
         return
     yield _rights(settings)
     yield _silence(reader)
+    if settings.header_keys is not None:
+        yield _signatures(reader)
 
 
 def _clock(health: DatabaseHealth) -> Finding:
@@ -169,6 +174,22 @@ def _bound_locks(connection: Connection) -> None:
             connection.exec_driver_sql(f"SET SESSION {seconds}")
         case _:
             connection.exec_driver_sql(f"PRAGMA busy_timeout = {LOCK_SECONDS * 1000}")
+
+
+def _signatures(reader: Reader) -> Finding:
+    """Whether workers received messages that named a customer or creator and were not signed."""
+    with reader.session() as session:
+        by_host = unsigned(session, dt.datetime.now(dt.timezone.utc) - SIGNED_FOR)
+    if not by_host:
+        return _HEADERS.ok("Of the processes seen this week, none received an unsigned customer or creator.")
+    count = sum(by_host.values())
+    hosts = listed([f"{host} ({of_host:,})" for host, of_host in by_host.items()])
+    return _HEADERS.note(
+        f"Processes seen this week received {count:,} {plural(count, 'message')} that named a customer or creator and "
+        f"had no valid signature, so neither is recorded: {hosts}.",
+        "If your own applications send them, give these the first key of asynctask_header_keys; the workers' log "
+        "names a task. If not, somebody else can publish: restrict who can reach the broker.",
+    )
 
 
 def _silence(reader: Reader) -> Finding:

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import ColumnElement, case, func, select, union_all
 from sqlalchemy.orm import Session
 
-from celery_asynctask.core.accounting import left_over
+from celery_asynctask.core.accounting import dropped_of, left_over
 from celery_asynctask.core.status import FAILED, AsyncTaskStatus
 from celery_asynctask.queries.processes import counted
 from celery_asynctask.queries.reader import WITHOUT_VALUES, Reader
@@ -133,5 +133,5 @@ def _recording(session: Session, now: dt.datetime) -> RecordingHealth:
     row = session.execute(statement).one()
     dropped: Counter[str] = Counter()
     for by_reason in session.scalars(select(table.dropped).where(table.dropped.is_not(None))):
-        dropped.update(by_reason)
+        dropped.update(dropped_of(by_reason))
     return RecordingHealth(**row._mapping, dropped=dropped)

@@ -13,12 +13,15 @@ import pytest
 from sqlalchemy import update
 
 from celery_asynctask.cli.verify import _advice
-from celery_asynctask.core.accounting import Account, Ledger
+from celery_asynctask.core.accounting import UNSIGNED, Account, Ledger
+from celery_asynctask.core.event import unsigned
 from celery_asynctask.journal import Directory, Journal, frame
 from celery_asynctask.journal.survey import Survey, holder
 from celery_asynctask.present.ledger import verdict
 from celery_asynctask.queries import Reader
 from celery_asynctask.queries.completeness import Completeness, _latest, completeness, silent
+from celery_asynctask.queries.completeness import unsigned as signatures
+from celery_asynctask.queries.statistics.overview import overview
 from celery_asynctask.store import Position, SourceUpdate, Store
 from celery_asynctask.store.models import AsyncTaskSource
 from tests.histories import published
@@ -80,6 +83,33 @@ def test_all_is_stored(store: Store, journal: Journal, make_drain: MakeDrain) ->
     assert found.ledger.complete
     assert verdict(found.ledger) == "Complete: 5 events of 1 process."
     assert check(store, journal.path).accounts == [], "nothing to say of it"
+
+
+@pytest.mark.every_database
+def test_messages_that_were_not_signed_are_counted_and_nothing_is_lost(
+    store: Store, journal: Journal, make_drain: MakeDrain
+) -> None:
+    """Also where the process dropped events, and says so in its next segment."""
+    one, two, three = events(3)
+    append(journal, unsigned(one), two)
+    drain = make_drain()
+    drain.work()
+    journal.dropped["ENOSPC"] = 4
+    journal.close()
+    two["kwargs"] = {"unsigned": True}
+    append(journal, unsigned(three), unsigned(two), one)
+    drain.work()
+    drain.close()
+    reader = Reader(store.settings.url)
+    with reader.session() as session:
+        assert signatures(session, dt.datetime.now(dt.timezone.utc) - dt.timedelta(days=1)) == {HOST: 3}
+        assert signatures(session, dt.datetime.now(dt.timezone.utc) + dt.timedelta(days=1)) == {}
+        assert overview(reader, session, dt.datetime.now(dt.timezone.utc)).recording.dropped == {"ENOSPC": 4}
+    reader.close()
+    [account] = check(store, journal.path, everything=True).accounts
+    assert (numbers(account), account.dropped) == ((9, 5, 0, 0, 4, 0), {"ENOSPC": 4})
+    change(store, journal.source, dropped={UNSIGNED: 3})
+    assert check(store, everything=True).ledger.complete
 
 
 def test_events_in_the_journal(store: Store, journal: Journal, make_drain: MakeDrain) -> None:

@@ -16,6 +16,7 @@ from celery import Celery
 from sqlalchemy import func, select, update
 
 import celery_asynctask
+from celery_asynctask.core.accounting import UNSIGNED
 from celery_asynctask.core.censor import OPEN
 from celery_asynctask.core.time import now, time_of
 from celery_asynctask.core.tokens import Token, hashed
@@ -430,6 +431,22 @@ def test_tokens_are_not_shown(settings: Settings) -> None:
     assert "asynctask_tokens" in text
     assert "support" not in text
     assert "0123456789" not in text
+
+
+def test_unsigned_messages(store: Store, tmp_path: Path) -> None:
+    """The keys that they lack are not shown."""
+    settings = replace(store.settings, journal_dir=tmp_path, header_keys=(b"hunter2" * 5,))
+    found = look(settings)
+    assert about(found, "signed headers", Level.OK)
+    assert "hunter2" not in str(found) + repr(settings)
+    assert "asynctask_header_keys" in about(found, "configuration")[0]
+    for number in (1, 2):
+        at = {"source": f"w{number}", "host": f"far{number}", "pid": 1, "role": "worker", "at": now(), "journal": ""}
+        store.write([], [SourceUpdate(at, Position(dropped={UNSIGNED: 700 * number}))])
+    [text] = about(look(settings), "signed headers", Level.NOTE)
+    assert "received 2,100 messages that named a customer or creator" in text
+    assert "far1 (700), far2 (1,400)" in text
+    assert about(look(replace(settings, header_keys=None)), "signed headers") == []
 
 
 def test_a_setting_is_hidden_until_somebody_decides_otherwise(

@@ -35,6 +35,7 @@ ELSEWHERE: dict[str, Any] = {
     "enabled": False,
     "context": dict,
     "header_version": 2,
+    "header_keys": (b"k" * 32,),
     "trace_url": "https://traces/{trace_id}",
     "links": {"Logs": "https://logs/"},
     "tokens": {},
