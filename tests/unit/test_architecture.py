@@ -32,7 +32,8 @@ ARROWS: dict[str, set[str]] = {
     "migrations": {"store"},
     "auto": {"capture"},
     "django": {"capture"},
-    "settings": {"core", "journal"},
+    "settings": {"core", "journal", "rules"},
+    "rules": {"core"},
     "errors": {"core"},
 }
 """The parts of the package that each part may import, whether on import, for types, or inside a function. All may

@@ -20,7 +20,8 @@ from celery_asynctask.core.censor import OPEN, PARTLY_OPEN
 from celery_asynctask.core.rights import Right
 from celery_asynctask.core.tokens import Token
 from celery_asynctask.errors import AsyncTaskError, SettingsError
-from celery_asynctask.settings import _RULES, DEFAULT_EXCLUDE, Settings
+from celery_asynctask.rules import RULES
+from celery_asynctask.settings import DEFAULT_EXCLUDE, Settings
 
 SECRET = "hunter2"
 KEY = SECRET + "-" * 25
@@ -246,7 +247,7 @@ def test_a_value_that_is_not(app: Celery, name: str, value: Any) -> None:
         assert message == NO_URL
         return
     assert f"has the value {shown} of type {type(value).__name__}" in message
-    assert f"it must be {_RULES[name].allowed}." in message
+    assert f"it must be {RULES[name].allowed}." in message
 
 
 @pytest.mark.parametrize(
@@ -296,7 +297,7 @@ def test_a_url_that_cannot_be_used_is_refused_with_the_right_form(app: Celery, u
     for read in reads:
         with pytest.raises(SettingsError) as caught:
             read()
-        assert str(caught.value).endswith(f"{_RULES['url'].allowed}. {hint}".rstrip())
+        assert str(caught.value).endswith(f"{RULES['url'].allowed}. {hint}".rstrip())
         assert SECRET not in str(caught.value)
 
 
@@ -308,7 +309,7 @@ def test_a_text_that_is_no_url_is_not_shown(app: Celery, value: str) -> None:
     assert str(caught.value) == NO_URL
     with pytest.raises(SettingsError) as caught:
         Settings().at(value)
-    assert str(caught.value) == f"This is not a usable database URL; it must be {_RULES['url'].allowed}."
+    assert str(caught.value) == f"This is not a usable database URL; it must be {RULES['url'].allowed}."
 
 
 def test_a_setting_that_is_mistyped_is_named_with_the_one_like_it(app: Celery) -> None:
@@ -344,7 +345,7 @@ def test_an_absolute_url_has_the_whole_path_of_a_file(
 
 def test_every_setting_has_a_rule_and_is_tested() -> None:
     names = {one.name for one in fields(Settings)}
-    assert names == _RULES.keys() == {name for name, *_ in GOOD} == {name for name, _ in BAD}
+    assert names == RULES.keys() == {name for name, *_ in GOOD} == {name for name, _ in BAD}
 
 
 def test_defaults(app: Celery) -> None:
@@ -352,7 +353,7 @@ def test_defaults(app: Celery) -> None:
     assert Settings().exclude == DEFAULT_EXCLUDE
     for one in fields(Settings):
         default = getattr(Settings(), one.name)
-        assert default is None or _RULES[one.name].check(default) == default
+        assert default is None or RULES[one.name].check(default) == default
 
 
 def test_an_unknown_key_is_refused_with_the_list_of_known_ones(app: Celery) -> None:
@@ -573,5 +574,5 @@ def test_a_directory_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     assert Settings(journal_dir=tmp_path).directory == tmp_path
-    check = _RULES["journal_dir"].check
+    check = RULES["journal_dir"].check
     assert (check("~/j"), check("j")) == (tmp_path / "j", tmp_path / "j")

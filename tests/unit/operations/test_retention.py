@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from celery_asynctask.errors import FilterError, SettingsError
 from celery_asynctask.operations.retention import Rule, as_written, configured, in_words, longest, older_than
 from celery_asynctask.queries import Filter, parse
-from celery_asynctask.settings import _AGE, _RULES
+from celery_asynctask.rules import AGE, RULES
 
 NOW = dt.datetime(2026, 3, 4, 5, 6, tzinfo=dt.timezone.utc)
 DAY = dt.timedelta(days=1)
@@ -66,9 +66,9 @@ def test_a_command_line_that_cannot_be(age: str, search: str, told: str) -> None
         older_than(age, search, NOW)
 
 
-@given(st.from_regex(_AGE, fullmatch=True))
+@given(st.from_regex(AGE, fullmatch=True))
 def test_an_age_that_the_setting_takes_is_one_or_is_too_long(age: str) -> None:
-    assert _RULES["retention"].check({"*": age}) == {"*": age}
+    assert RULES["retention"].check({"*": age}) == {"*": age}
     try:
         assert longest(configured({"*": age}, NOW)) is not None
     except SettingsError as exc:
