@@ -23,7 +23,7 @@ from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
 from celery_asynctask.store.tables import async_task_audit, async_task_session, async_task_token
 from celery_asynctask.web import attempts, sessions
-from tests.integration.http.client import OURS, TOKENS, Api, api_over, grant, is_problem
+from tests.integration.http.client import OURS, TOKENS, Api, api_over, grant, is_problem, tell
 from tests.tokens import cookie_of, session_of, token_of
 
 pytestmark = pytest.mark.usefixtures("two_tenants")
@@ -198,6 +198,19 @@ def test_a_session_ends_with_its_token(store: Store, tmp_path: Path, monkeypatch
         assert "This token expired" in sign_in(api, token_of("admin")).text
 
 
+def test_a_token_of_a_creator_sees_what_that_one_created(store: Store) -> None:
+    """Over the API and in the console."""
+    for task_id, creator in (("of-ada", "ada"), ("of-7", 7)):
+        tell(store, task_id, OURS, **{"created_by_key" if creator == "ada" else "created_by": creator})
+    tokens = {"ada": grant("ada", created_by=["ada"]), "7": grant("7", [OURS], created_by=[7])}
+    with api_over(store, asynctask_tokens=tokens) as api:
+        assert api.ids("ada") == ["of-ada"]
+        assert api.ids("7") == ["of-7"]
+        shown = page(api, cookie_of("ada")).text
+        assert "/tasks/of-ada" in shown
+        assert "/tasks/of-7" not in shown
+
+
 def test_a_cookie_lives_no_longer_than_its_token(store: Store) -> None:
     with api_over(store, asynctask_tokens={"a": grant("a", expires=NOW + dt.timedelta(hours=1))}) as api:
         parts = sign_in(api, token_of("a")).headers["set-cookie"].split("; ")
@@ -266,7 +279,7 @@ def test_where_the_audit_cannot_be_written_a_sign_in_goes_on(api: Api, caplog: p
     without(api.app.state.asynctask.audit._writer, "async_task_audit")
     assert page(api, signed_in(api)).status_code == 200
     settled(api)
-    assert "Not written: done sign-in in the audit: of 'ours' from '127.0.0.1'. The database" in caplog.text
+    assert "Not written: done sign-in in the audit: of 'ours' from '127.0.0.1'. The audit cannot" in caplog.text
 
 
 @pytest.mark.every_database
