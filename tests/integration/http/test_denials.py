@@ -19,7 +19,7 @@ from celery_asynctask.core.rights import Right
 from celery_asynctask.http import Access
 from celery_asynctask.store import Store
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
-from celery_asynctask.web import attempts, share
+from celery_asynctask.web import share
 from tests.integration.http.client import Api, api_over
 from tests.integration.oracle import START, add, row
 
@@ -156,9 +156,7 @@ def numbers(store: Store) -> dict[str, int]:
 
 @pytest.fixture
 def api(store: Store, shop: Celery, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
-    # So many requests at once have a rate, and so many wrong tokens are delayed.
-    monkeypatch.setattr(share.Rates, "take", lambda *_: None)
-    monkeypatch.setattr(attempts, "FREE", 10_000)
+    monkeypatch.setattr(share.Rates, "take", lambda *_: None)  # so many requests at once have a rate
     with api_over(store, shop, asynctask_access=access) as made:
         yield made
 
