@@ -144,10 +144,11 @@ class Message:
         self.payload = [[1], {}, {"chain": headers.get("chain"), "chord": headers.get("chord")}]
 
 
-@pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Celery]:
+@pytest.fixture(scope="module", params=[None, ["k" * 32]], ids=["", "signed"])
+def app(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Celery]:
     app = Celery("hostile", set_as_current=False, broker="memory://")
     app.conf.update(asynctask_url="sqlite://", asynctask_journal_dir=tmp_path_factory.mktemp("journal"))
+    app.conf.asynctask_header_keys = request.param
     install(app)
 
     @app.task(name="body", shared=False)  # type: ignore[untyped-decorator]
@@ -204,6 +205,10 @@ def test_every_event_of_a_hostile_message_is_made_and_stored(app: Celery, shared
         kinds = [event["kind"] for event in told if event["id"] == own]
         assert {"received", "started", "revoked", "failed"} <= set(kinds)
         assert message.keys() & {"chain", "chord"} or "succeeded" in kinds
+        if app.conf.asynctask_header_keys:
+            assert not any(
+                event.keys() & {"customer", "customer_key", "created_by", "created_by_key"} for event in told
+            )
         fold_all(told)
         shared_store.write(written)
 

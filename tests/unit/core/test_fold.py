@@ -74,6 +74,12 @@ def test_a_time_of_creation_that_cannot_be_is_not_shown_and_still_tells_executio
         assert execution_of(task["order_key"]) == f"{created:014x}0"
 
 
+@pytest.mark.parametrize("created", [-1, 2**56])
+def test_a_time_that_keys_have_no_room_for_is_refused(created: int) -> None:
+    with pytest.raises(OverflowError):
+        project(event(Kind.STARTED, 10, created=created))
+
+
 @pytest.mark.parametrize("waited", [AGO, 2 * AGO])
 def test_a_task_that_waits_for_years_keeps_when_it_was_created(waited: int) -> None:
     """Such as one with an ETA in two years. Without the event of its producer, only its start is known."""
