@@ -36,6 +36,7 @@ TOKENS: Mapping[str, Mapping[str, Any]] = {
     ADMIN: grant(ADMIN, rights=(*RIGHTS, "audit")),
     "reader": grant("reader", rights=("read",)),
     "ours": grant("ours", [OURS]),
+    "ours-of-7": grant("ours-of-7", [OURS], created_by=[7]),
     "theirs": grant("theirs", [THEIRS]),
     "both": grant("both", [OURS, THEIRS]),
     "nobody": grant("nobody", []),
