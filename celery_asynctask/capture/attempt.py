@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Final
 
+from celery_asynctask.capture.attribute import attribute
 from celery_asynctask.capture.headers import header_of
 from celery_asynctask.capture.messages import hidden_by_caller
 from celery_asynctask.capture.payload.secrets import secrets_in
@@ -14,12 +15,12 @@ if TYPE_CHECKING:
     from celery_asynctask.capture.payload import Encoder
     from celery_asynctask.capture.payload.secrets import Secret
 
-START: Final = "asynctask_start"
+START: Final = attribute("start")
 """Attribute of an attempt's request: its encoded start, for the end to carry."""
-SECRETS: Final = "asynctask_secrets"
+SECRETS: Final = attribute("secrets")
 """Attribute of an attempt's request: what redaction took from its arguments, if it took anything. It is noted at the
 start, because the body may remove it from them: ``data.pop("password")``."""
-_ENCODER: Final = "asynctask_encoder"
+_ENCODER: Final = attribute("encoder")
 """Attribute of a request: its `encoder_of`."""
 
 

@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 from celery_asynctask.capture import step_events
+from celery_asynctask.capture.attribute import attribute
 from celery_asynctask.capture.headers import header_of
 from celery_asynctask.capture.messages import open_message
 from celery_asynctask.core import canvas
 from celery_asynctask.core.time import now
 
-_STEPS: Final = "asynctask_steps"
+_STEPS: Final = attribute("steps")
 """Attribute of an attempt's request: the ids of the steps behind it."""
 CHORD_UNLOCK: Final = "celery.chord_unlock"
 """The task that sends a chord's body where the result backend does not count the header tasks."""

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from celery_asynctask.capture import context, extract
 from celery_asynctask.capture.attempt import encoder_of
+from celery_asynctask.capture.attribute import attribute
 from celery_asynctask.capture.headers import header_of
 from celery_asynctask.capture.instrumentation import instrumentation_of_task
 from celery_asynctask.capture.payload.merged import Merged
@@ -20,7 +21,7 @@ from celery_asynctask.errors import guard, logger
 THROTTLE_SECONDS: Final = 0.1
 """Between two writes of a running task's content, at least; updates in between are in the next write, or in the event
 that ends the attempt."""
-CONTENT: Final = "asynctask_content"
+CONTENT: Final = attribute("content")
 """Attribute of an attempt's request: its `_Content`."""
 _ALWAYS: Final = frozenset({"progress"})
 """Keys that always have room in the content."""

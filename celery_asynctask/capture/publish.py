@@ -16,6 +16,7 @@ from celery.app.task import Context
 from kombu.utils.imports import symbol_by_name
 
 from celery_asynctask.capture import context, extract, step_events, tracing
+from celery_asynctask.capture.attribute import attribute
 from celery_asynctask.capture.celery_private import (
     SEND_TASK_MESSAGE,
     amqp_class,
@@ -58,7 +59,7 @@ _entry: ContextVar[str | None] = ContextVar("celery_asynctask_periodic_entry", d
 (celery/beat.py)."""
 
 
-SENT_AGAIN: Final = "asynctask_sent_again"
+SENT_AGAIN: Final = attribute("sent_again")
 """Attribute of an attempt's request: it has sent its task again, for a retry or by what replaces it."""
 
 

@@ -15,6 +15,7 @@ from celery import signals
 
 from celery_asynctask.capture import context, extract, publish, step_events, tracing
 from celery_asynctask.capture.attempt import START
+from celery_asynctask.capture.attribute import attribute
 from celery_asynctask.capture.celery_private import ON_TASK_INIT, build_tracers_again, on_task_init_of
 from celery_asynctask.capture.continuation import Before, note_steps
 from celery_asynctask.capture.headers import HEADER, header_of, stamp, with_token
@@ -38,7 +39,7 @@ one task id at a time, but Celery makes each a ``delivery_info`` of its own."""
 _EAGER_KEPT = 256
 
 
-UNDO: Final = "asynctask_undo"
+UNDO: Final = attribute("undo")
 """Attribute of an attempt's request: functions to call when it ends, the last one first."""
 
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from celery_asynctask import errors, install, uninstall
 from celery_asynctask.capture import inflight, worker
+from celery_asynctask.capture.attribute import attribute
 from celery_asynctask.capture.instrumentation import Instrumentation, instrumentation_of
 from celery_asynctask.capture.messages import recorded_id
 from celery_asynctask.core.event import decode
@@ -102,6 +103,8 @@ TRACES = TEXTS | st.sampled_from(
 STEPS = ANYTHING | st.sampled_from(
     [[Deep(True, 400)], [Deep(True, 3)], Deep(True, 3), [{"task": "next", "options": {"task_id": "y"}}]]
 )
+KEPT = tuple(f"asynctask_{one}" for one in ("start", "undo", "steps", "secrets", "encoder", "content", "sent_again"))
+"""What hooks keep in a request, as a message might guess it."""
 MESSAGES = st.fixed_dictionaries(
     {"id": st.uuids().map(str) | TEXTS.filter(bool)},
     optional={
@@ -118,7 +121,7 @@ MESSAGES = st.fixed_dictionaries(
         "baggage": TRACES | ANYTHING,
         **dict.fromkeys(
             ("root_id", "parent_id", "retries", "replaced_task_nesting", "expires", "group", "origin", "argsrepr",
-             "kwargsrepr", "stamps", "timelimit", "ignore_result", "shadow", "hostname", "meth"),
+             "kwargsrepr", "stamps", "timelimit", "ignore_result", "shadow", "hostname", "meth", *KEPT),
             ANYTHING,
         ),
     },
@@ -213,3 +216,18 @@ def test_every_event_of_a_hostile_message_is_made_and_stored(app: Celery, shared
         shared_store.write(written)
 
     tried()
+
+
+def test_no_message_can_set_what_hooks_keep_in_a_request(app: Celery) -> None:
+    """An ``asynctask_start`` in a message hid the start of its task; an empty text in ``asynctask_secrets`` kept its
+    worker busy forever once the task failed."""
+    instrumentation = instrumentation_of(app)
+    assert instrumentation is not None
+    kept: set[str] = set()
+    seen = mock.Mock(side_effect=lambda *_, **__: kept.update(app.tasks["body"].request.__dict__))
+    with mock.patch.object(app.tasks["body"], "run", seen):
+        events_of(app, {"id": "kept"})
+    assert (ours := {name for name in kept if name.startswith("asynctask_")})
+    assert not any(name in KEPT or not name.endswith(attribute("")[-16:]) for name in ours), ours
+    told = [decode(data) for data in events_of(app, {"id": "kept", **{name: [""] for name in KEPT}})]
+    assert {"received", "started", "succeeded"} <= {event["kind"] for event in told}
