@@ -251,9 +251,11 @@ def test_uninstall(project: Callable[..., Project]) -> None:
     """Recorded events are stored, and the app then publishes as if nothing had been installed."""
     source = WHOLE_APP["install"] + textwrap.dedent(CONF) + textwrap.dedent(TASKS)
     proj = project(source)
-    proj.python("""
+    proj.python(f"""
         import proj, celery_asynctask
         from celery import signals
+        from celery_asynctask.capture import instrumentation
+        instrumentation.EXIT_SECONDS = {patience(20)}  # else a slow machine leaves them in the journal
         proj.add.delay(1, 2)
         celery_asynctask.uninstall(proj.app)
         proj.shared.delay(1)
