@@ -10,7 +10,7 @@ that both agree with the fold in Python.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql, sqlite
@@ -353,10 +353,16 @@ def _tasks(event: Any) -> dict[str, Any]:
     }
 
 
+_NO_TIME: Final = -(10**18)
+"""Microseconds of no time that PostgreSQL has: it refuses the event."""
+
+
 def _created_at(event: Any) -> sa.ColumnElement[Any]:
     """`core.fold._created_at`."""
     at = sa.func.least(_since(event), event.at)
-    return sa.case((event.created.between(at - AGO, at + AHEAD), event.created), else_=at)
+    has_room = sa.or_(event.created.is_(None), event.created.between(0, keys.MAX_TIME))
+    believed = event.created.between(at - AGO, at + AHEAD)
+    return sa.case((~has_room, sa.literal(_NO_TIME)), (believed, event.created), else_=at)
 
 
 def _customer_key(event: Any) -> sa.ColumnElement[Any]:

@@ -81,6 +81,8 @@ POISON: list[dict[str, Any]] = [
     {"at": "yesterday"},
     {"created": 10**30},
     {"created": -(10**18)},
+    {"created": -1},
+    {"created": 2**56},
     {"retries": 2**70},
     {"retries": "many"},
     {"name": None},
