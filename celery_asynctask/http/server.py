@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
+from itertools import islice
 from typing import Any, Final, cast
 
 import uvicorn
@@ -51,7 +52,7 @@ _MAX_PIPELINED: Final = 32
 _SOME: Final = 16_384
 """Bytes of an answer."""
 _GRACE_SECONDS: Final = 1.0
-"""In which the first request of a connection may be under way, or wait for us."""
+"""In which the first request of a connection may be under way, or wait for us, and an answer may wait to be read."""
 _SLICE: Final = 4096
 """Bytes that are parsed before the bounds are looked at."""
 _ACCEPTED: Final = 16
@@ -143,7 +144,8 @@ class Server(uvicorn.Server):
 class _Connections:
     """The connections of a server. When there are too many, or they hold too much of requests that are not complete,
     one that waits for its client is closed: the oldest of those from which no whole request ever came, unless it is
-    new, or else the one that is idle for the longest time."""
+    new, or else the one that is idle for the longest time. For a new connection, so is the one whose client has not
+    read its answers for the longest time: it could hold its place for as long as it likes."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -152,13 +154,14 @@ class _Connections:
         self._all: set[_Connection] = set()
         self._fresh: dict[_Connection, float] = {}
         self._idle: dict[_Connection, None] = {}
+        self._unread: dict[_Connection, float] = {}
         self._held = 0
         self._logged_at = -math.inf
 
     def made(self, connection: _Connection) -> None:
         """A client connected."""
         self._all.add(connection)
-        if len(self._all) > self.most and not self._make_room():
+        if len(self._all) > self.most and not self._make_room(unread=True):
             self.refused["connection, because all others are in use"] += 1
             connection.end(_BUSY)
         else:
@@ -171,11 +174,14 @@ class _Connections:
         while self._held > MAX_HELD and self._make_room():
             pass
 
-    def _make_room(self) -> bool:
-        """Close a connection that waits for its client; False: there is none."""
-        oldest, since = next(iter(self._fresh.items()), (None, 0.0))
-        if oldest is None or oldest.loop.time() - since < _GRACE_SECONDS:
+    def _make_room(self, *, unread: bool = False) -> bool:
+        """Close a connection that waits for its client; False: there is none. With ``unread`` also one whose client
+        does not read what it asked for."""
+        oldest = next(iter(self._fresh), None)
+        if not _is_old(self._fresh):
             oldest = next(iter(self._idle), oldest)
+            if unread and oldest not in self._idle and _is_old(self._unread):
+                oldest = next(iter(self._unread))
         if oldest is None:
             return False
         self.refused["connection that waited for its client, to make room for others"] += 1
@@ -193,6 +199,14 @@ class _Connections:
         self.whole(connection)
         self._idle[connection] = None
 
+    def stuck(self, connection: _Connection) -> None:
+        """What was written to the connection waits until its client reads."""
+        self._unread[connection] = connection.loop.time()
+
+    def flowing(self, connection: _Connection) -> None:
+        """The client has read."""
+        self._unread.pop(connection, None)
+
     def lost(self, connection: _Connection) -> None:
         """The connection has ended."""
         self._all.discard(connection)
@@ -200,6 +214,7 @@ class _Connections:
 
     def _forget(self, connection: _Connection) -> None:
         self.whole(connection)
+        self.flowing(connection)
         self.hold(connection, 0)
 
     def look(self, now: float) -> None:
@@ -229,6 +244,11 @@ class _Connections:
             self.refused["connection, for want of file descriptors"] += 1
         else:
             loop.default_exception_handler(dict(context))
+
+
+def _is_old(waiting: Mapping[_Connection, float]) -> bool:
+    """Whether the first connection has waited for long enough to be closed. The values are when each began to."""
+    return any(one.loop.time() - since >= _GRACE_SECONDS for one, since in islice(waiting.items(), 1))
 
 
 class _Connection(HttpToolsProtocol):
@@ -313,8 +333,13 @@ class _Connection(HttpToolsProtocol):
             self._connections.whole(self)
             self._until = math.inf
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._connections.stuck(self)
+
     def resume_writing(self) -> None:
         super().resume_writing()
+        self._connections.flowing(self)
         self._unsent = 0
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002

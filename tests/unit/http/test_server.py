@@ -391,6 +391,26 @@ def test_no_room_for_another(world: World) -> None:
     assert not world.client().ended
 
 
+def test_who_does_not_read_makes_room(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.connections.most = 3
+    unread = [world.client() for _ in range(3)]
+    for client in unread:
+        client.connection.pause_writing()
+        client.send(REQUEST * 30)  # small requests for large answers, which wait until the client reads
+    world.settle()
+    assert [client.statuses for client in unread] == [[]] * 3
+    assert world.client().statuses == [503], "it may be reading"
+    monkeypatch.setattr(server, "_GRACE_SECONDS", 0.0)
+    unread[0].connection.resume_writing()
+    new = world.client()
+    new.send(REQUEST)
+    world.settle()
+    assert new.statuses == [200]
+    assert [client.ended for client in unread] == ["", "aborted", ""], "the one that has read is not cut off"
+    for client in unread:
+        client.connection.connection_lost(None)
+
+
 def test_errors_of_the_application_are_logged(
     world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
