@@ -11,7 +11,7 @@ from celery_asynctask.core.rights import Right
 from celery_asynctask.queries.audit import page
 from celery_asynctask.web import schema
 from celery_asynctask.web.answer import array, document
-from celery_asynctask.web.parameters import AuditSearch
+from celery_asynctask.web.parameters import AuditSearch, bounded
 from celery_asynctask.web.problem import ProblemError
 from celery_asynctask.web.service import Caller, needing
 
@@ -40,7 +40,7 @@ async def audit(
 def _audit(caller: Caller, search: AuditSearch) -> Response:
     found = page(
         caller.reader,
-        since=search.since,
+        since=search.since and bounded(search.since),
         actor=search.actor,
         action=search.action and search.action.value,
         before=None if search.cursor is None else int(search.cursor),

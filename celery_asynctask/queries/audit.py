@@ -8,6 +8,8 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Row, select
 
+from celery_asynctask.core.limits import MAX_NAME
+from celery_asynctask.core.text import one_line
 from celery_asynctask.queries.reader import Reader
 from celery_asynctask.store.tables import async_task_audit
 
@@ -41,7 +43,7 @@ def page(
     if since is not None:
         statement = statement.where(_entry.at >= since)
     if actor is not None:
-        statement = statement.where(_entry.actor == actor)
+        statement = statement.where(_entry.actor == one_line(actor)[:MAX_NAME])  # as it was written
     if action is not None:
         statement = statement.where(_entry.action == action)
     if before is not None:

@@ -203,14 +203,18 @@ def parse_search(search: Search, now: dt.datetime) -> ParsedSearch:
                 terms.append(Term(_KEYS[name], (), (Value("=", number),), False))
             case dt.datetime() as at:
                 key, side = name.split("_")
-                bounded = min(max(at, EPOCH), _LAST).astimezone(dt.timezone.utc)
-                terms.append(Term(key, (), (Value(_SIDES[side], bounded),), False))
+                terms.append(Term(key, (), (Value(_SIDES[side], bounded(at)),), False))
     if len(terms) > MAX_TERMS:
         raise invalid(
             "search",
             f"The search has {len(terms)} terms, those of the other parameters included. Use at most {MAX_TERMS}.",
         )
     return ParsedSearch(Filter(tuple(terms)), relative)
+
+
+def bounded(at: dt.datetime) -> dt.datetime:
+    """A time of a query as one that every database knows, in UTC."""
+    return min(max(at, EPOCH), _LAST).astimezone(dt.timezone.utc)
 
 
 def searched(text: str, now: dt.datetime) -> tuple[list[Term], bool]:

@@ -73,6 +73,15 @@ def test_a_rerun_that_is_not_sent(store: Store, shop: Celery, api: Api, monkeypa
     assert columns(store, "outcome", "detail") == [("begun", None), ("failed", "broker-unavailable")]
 
 
+@pytest.mark.every_database
+def test_questions_that_not_every_database_understands(store: Store, api: Api) -> None:
+    api.app.state.asynctask.audit.write(Entry(Action.RERUN, "a\nb\0" + "é" * 300, "here"))
+    assert len(api.ok("/audit", "auditor", actor="a\nb\0" + "é" * 300)["results"]) == 1
+    assert look(api, "/audit", "reading-auditor", actor="\0")
+    for since in ("9999-12-31T23:59:59-12:00", "0001-01-01T00:00:00+12:00"):
+        assert len(api.ok("/audit", "auditor", since=since)["results"]) == (since < "1")
+
+
 @pytest.mark.parametrize("suffix", ["csv", "ndjson"])
 def test_files_of_the_console(store: Store, api: Api, suffix: str) -> None:
     tell(store, "young", OURS)
