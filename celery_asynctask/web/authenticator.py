@@ -32,9 +32,10 @@ from celery_asynctask.web.access import Access, AccessError
 from celery_asynctask.web.attempts import Attempts
 from celery_asynctask.web.background import Background
 from celery_asynctask.web.loopback import LocalRun, check_host, open_access
-from celery_asynctask.web.origin import Origins
+from celery_asynctask.web.origin import Origins, share
 from celery_asynctask.web.problem import ProblemError
 from celery_asynctask.web.sessions import EndedSessions, Session, cookie_of, new_session, read_session
+from celery_asynctask.web.share import SIGN_INS, Rates
 from celery_asynctask.web.tokens import Holder, Known, Tokens
 
 Function = Callable[[Request], object]
@@ -89,6 +90,7 @@ class Authenticator:
         self._local = None if self.local is None else Known({self.local.token.name: self.local.token})
         self._background = Background()
         self._attempts = Attempts(self._write)
+        self._rates = Rates()
         self._audit = audit
         self._reader = reader
         self._credentials = Credentials(settings)
@@ -159,7 +161,9 @@ class Authenticator:
             token = self.local.token
         else:
             token = (await self._holder(request, secret)).token
-        self._write(Entry(Action.SIGN_IN, token.name, self.origins.address(request)))
+        address = self.origins.address(request)
+        self._rates.take(SIGN_INS, (token.name, share(address)))
+        self._write(Entry(Action.SIGN_IN, token.name, address))
         return new_session(token, time.time())
 
     async def sign_out(self, request: Request) -> bool:

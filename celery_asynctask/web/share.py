@@ -32,6 +32,8 @@ class Rate(NamedTuple):
 RERUNS: Final = Rate("reruns", 60, 30)
 FILES: Final = Rate("files of tasks", 10, 10)
 PURGES: Final = Rate("purges", 30, 30)
+SIGN_INS: Final = Rate("sign-ins", 60, 60)
+"""With one token, from one address. Each has an entry in the audit."""
 
 
 class Rates:

@@ -23,6 +23,7 @@ from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
 from celery_asynctask.store.tables import async_task_audit, async_task_session, async_task_token
 from celery_asynctask.web import attempts, sessions
+from celery_asynctask.web.share import SIGN_INS
 from tests.integration.http.client import OURS, TOKENS, Api, api_over, grant, is_problem, tell
 from tests.tokens import cookie_of, session_of, token_of
 
@@ -348,6 +349,19 @@ def test_many_wrong_tokens_wait_and_a_right_one_does_not(api: Api, monkeypatch: 
     assert ">Token</label>" in answer.text
     assert page(api, cookie_of("theirs")[:-2] + "AA").status_code == 429
     api.ok("/async-tasks", "ours")
+
+
+def test_one_token_signs_in_so_often_a_minute(api: Api, store: Store) -> None:
+    statuses = [sign_in(api, token_of("ours")).status_code for _ in range(SIGN_INS.burst + 5)]
+    assert statuses[: SIGN_INS.burst] == [303] * SIGN_INS.burst
+    refused = sign_in(api, token_of("ours"))
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+    assert "At most 60 sign-ins a minute" in refused.text
+    assert sign_in(api, token_of("theirs")).status_code == 303
+    assert api.get("/async-tasks", "ours").status_code == 200
+    settled(api)
+    of_ours = select(func.count()).where(async_task_audit.c.actor == "ours", async_task_audit.c.action == "sign-in")
+    assert rows(store, of_ours)[0][0] <= SIGN_INS.burst + 1, "one a second more"
 
 
 def test_a_session_that_ended_is_no_attempt(api: Api) -> None:
