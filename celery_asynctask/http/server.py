@@ -49,6 +49,8 @@ _MAX_UNREAD_BODY: Final = 1_048_576
 """Bytes of a body that are thrown away after the answer. A client that is cut off may not see the answer."""
 _MAX_PIPELINED: Final = 32
 """Requests of a connection that wait for the answer to an earlier one."""
+_MAX_AHEAD: Final = 65_536
+"""Bytes of these requests."""
 _SOME: Final = 16_384
 """Bytes of an answer."""
 _GRACE_SECONDS: Final = 1.0
@@ -144,8 +146,8 @@ class Server(uvicorn.Server):
 class _Connections:
     """The connections of a server. When there are too many, or they hold too much of requests that are not complete,
     one that waits for its client is closed: the oldest of those from which no whole request ever came, unless it is
-    new, or else the one that is idle for the longest time. For a new connection, so is the one whose client has not
-    read its answers for the longest time: it could hold its place for as long as it likes."""
+    new, or else the one that is idle for the longest time, or whose client has not read its answers for the longest
+    time."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -161,7 +163,7 @@ class _Connections:
     def made(self, connection: _Connection) -> None:
         """A client connected."""
         self._all.add(connection)
-        if len(self._all) > self.most and not self._make_room(unread=True):
+        if len(self._all) > self.most and not self._make_room():
             self.refused["connection, because all others are in use"] += 1
             connection.end(_BUSY)
         else:
@@ -174,13 +176,12 @@ class _Connections:
         while self._held > MAX_HELD and self._make_room():
             pass
 
-    def _make_room(self, *, unread: bool = False) -> bool:
-        """Close a connection that waits for its client; False: there is none. With ``unread`` also one whose client
-        does not read what it asked for."""
+    def _make_room(self) -> bool:
+        """Close a connection that waits for its client; False: there is none."""
         oldest = next(iter(self._fresh), None)
         if not _is_old(self._fresh):
             oldest = next(iter(self._idle), oldest)
-            if unread and oldest not in self._idle and _is_old(self._unread):
+            if oldest not in self._idle and _is_old(self._unread):
                 oldest = next(iter(self._unread))
         if oldest is None:
             return False
@@ -267,6 +268,7 @@ class _Connection(HttpToolsProtocol):
         self._refusal = _INVALID
         self._head = 0
         self._body = 0
+        self._ahead = 0
         self._unsent = 0
         self._unsent_at = 0.0
 
@@ -288,7 +290,8 @@ class _Connection(HttpToolsProtocol):
             if self._head > MAX_HEAD or (not self._is_whole and len(self.headers or ()) > MAX_HEADERS):
                 self._refuse(_LARGE_HEAD, _LARGE)
                 return
-            if len(self.pipeline) > _MAX_PIPELINED or self._body > _MAX_UNREAD_BODY:
+            self._ahead = self._ahead + len(part) if self.pipeline else 0
+            if len(self.pipeline) > _MAX_PIPELINED or self._ahead > _MAX_AHEAD or self._body > _MAX_UNREAD_BODY:
                 self._refuse("connection with too many requests at once, or too large a body")
                 return
             held = 0 if self._is_whole else self._head + min(self._body, MAX_HEAD)

@@ -318,6 +318,34 @@ def test_too_much_at_once(world: World, sent: bytes) -> None:
     assert world.refused == "connection with too many requests at once, or too large a body"
 
 
+def test_requests_that_wait_for_an_earlier_one_are_small(world: World) -> None:
+    world.free.clear()
+    post = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 20000\r\n\r\n" + b"x" * 20_000
+    few, many = world.client(), world.client()
+    few.send(REQUEST + 3 * post)
+    many.send(REQUEST + 30 * post)
+    assert (few.ended, many.ended) == ("", "aborted")
+    assert world.refused == "connection with too many requests at once, or too large a body"
+    many.connection.connection_lost(None)
+    world.free.set()
+    world.settle()
+    few.send(10 * REQUEST)
+    world.settle()
+    assert few.statuses == [200] * 14
+
+
+def test_those_who_hold_much_and_do_not_read(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "MAX_HELD", 40_000)
+    monkeypatch.setattr(server, "_GRACE_SECONDS", 0.0)
+    unread = [world.client() for _ in range(3)]
+    for client in unread:
+        client.connection.pause_writing()
+        client.send(REQUEST + b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 30000\r\n\r\n" + b"x" * 20_000)
+    assert [client.ended for client in unread] == ["aborted", "", ""]
+    for client in unread:
+        client.connection.connection_lost(None)
+
+
 def test_the_oldest_that_never_sent_a_request_makes_room(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "_GRACE_SECONDS", 0.0)
     world.connections.most = 3
