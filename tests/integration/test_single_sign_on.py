@@ -4,8 +4,11 @@ proxy alone."""
 from __future__ import annotations
 
 import base64
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
@@ -142,6 +145,15 @@ def test_only_the_proxy_is_believed(site: Site) -> None:
     )
     for headers in forged:
         assert problem(site.directly(*headers)) == (401, "unauthenticated"), headers
+
+
+def test_an_empty_password_is_refused(tmp_path: Path) -> None:
+    """As a variable that is not set gives one in Compose."""
+    project(tmp_path, f"sqlite:///{tmp_path / 'asynctask.db'}")
+    (tmp_path / "sso.py").write_text(file("sso.py"), encoding="utf-8")
+    with environment(PROXY_PASSWORD=""):
+        ended = subprocess.run([sys.executable, "-c", "import sso"], cwd=tmp_path, capture_output=True, check=False)
+    assert (ended.returncode, b"is empty" in ended.stderr) == (1, True)
 
 
 def basic(user: str, password: str) -> tuple[str, str]:
