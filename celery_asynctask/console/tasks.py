@@ -25,6 +25,7 @@ from celery_asynctask.queries.types import ListRow, Session, TaskColumns, TaskRo
 from celery_asynctask.web.answer import task_document
 from celery_asynctask.web.parameters import ORDER_BY
 from celery_asynctask.web.problem import invalid
+from celery_asynctask.web.service import same_site
 from celery_asynctask.web.share import FILES
 
 LIMITS: Final = (25, 50, 100, 200)
@@ -150,6 +151,7 @@ def _page_of(page: Page, query: Query, session: Session, columns: TaskColumns) -
 
 def _file(of: Columns, write: Callable[[Sequence[Any], Parts], str], media_type: str, suffix: str) -> Make:
     async def file(page: Page) -> Response:
+        same_site(page.request)  # a link elsewhere must not leave an export in the audit, nor take from the rate
         query = parse_query(page)
         page.take(FILES)
 

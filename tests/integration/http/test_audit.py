@@ -83,6 +83,15 @@ def test_questions_that_not_every_database_understands(store: Store, api: Api) -
 
 
 @pytest.mark.parametrize("suffix", ["csv", "ndjson"])
+def test_a_link_of_another_site_exports_nothing(store: Store, api: Api, suffix: str) -> None:
+    for site, status in (("cross-site", 403), ("same-site", 403), ("same-origin", 200), ("none", 200)):
+        headers = {"Sec-Fetch-Site": site}
+        assert api.ask("GET", f"/console/tasks.{suffix}", "ours", headers).status_code == status
+        assert api.ask("GET", "/console/tasks", "ours", headers).status_code == 200
+    assert columns(store, "action", "outcome") == [("export", "done")] * 2
+
+
+@pytest.mark.parametrize("suffix", ["csv", "ndjson"])
 def test_files_of_the_console(store: Store, api: Api, suffix: str) -> None:
     tell(store, "young", OURS)
     assert (
