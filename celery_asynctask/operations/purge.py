@@ -108,7 +108,7 @@ class Purge:
         self._finds: list[ColumnElement[bool]] = [
             sa.and_(*search.indexed, *search.scanned) if rule.search.terms else sa.literal_column("1") == 1
             for rule in rules
-            for search in [conditions(rule.search, writer.dialect)]
+            for search in [conditions(rule.search, writer.dialect, scope)]
         ]
         over = AsyncTask.completed_at
         self._over = sa.func.coalesce(over, AsyncTask.created_at) if unfinished else over

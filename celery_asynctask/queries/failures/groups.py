@@ -115,7 +115,7 @@ class Failures(NamedTuple):
 def failures(reader: Reader, session: Session, search: Filter, *, limit: int = MAX_SCANNED) -> Failures:
     """Group the newest ``limit`` failures that the filter finds. If the filter names statuses, every task with an error
     among them counts as a failure."""
-    wanted = conditions(search, reader.dialect)
+    wanted = conditions(search, reader.dialect, reader.scope)
     if any(term.key == "status" for term in search.terms):
         wanted.indexed.append(AsyncTask.error_type.is_not(None))
     else:

@@ -14,8 +14,8 @@ from sqlalchemy.sql.functions import GenericFunction
 
 from celery_asynctask.core import columns
 from celery_asynctask.core.status import SHOWN
-from celery_asynctask.queries.attempts import of_task
-from celery_asynctask.queries.scope import HAS_CUSTOMER
+from celery_asynctask.queries.attempts import seen_of
+from celery_asynctask.queries.scope import ALL, HAS_CUSTOMER, Scope
 from celery_asynctask.queries.search import glob
 from celery_asynctask.queries.search.filter import Filter, Term, Value
 from celery_asynctask.queries.search.json_path import at_path, sqlite_glob
@@ -87,11 +87,12 @@ _INDEXED_EQUAL: Final = frozenset(
 _INDEXED_RANGE: Final = frozenset({"created", "since", "until"})
 
 
-def conditions(search: Filter, dialect: str) -> Conditions:
-    """The conditions of the filter on rows of `AsyncTask`, on ``dialect`` (postgresql, sqlite, mysql, mariadb)."""
+def conditions(search: Filter, dialect: str, scope: Scope = ALL) -> Conditions:
+    """The conditions of the filter on rows of `AsyncTask` in ``scope``, on ``dialect`` (postgresql, sqlite, mysql,
+    mariadb). That the rows are in it is not one of them: it says which attempts a search may look into."""
     result = Conditions([], [])
     for term in map(_positive, search.terms):
-        condition = sa.or_(*(_value(term, value, dialect) for value in term.values))
+        condition = sa.or_(*(_value(term, value, dialect, scope) for value in term.values))
         if term.negated:
             condition = sa.not_(sa.func.coalesce(condition, sa.false()))
         (result.indexed if _is_indexed(term) else result.scanned).append(condition)
@@ -120,9 +121,9 @@ def _has_index(key: str, value: Any) -> bool:
     return KEYS[key].is_id and bool(glob.beginning(value))
 
 
-def _value(term: Term, value: Value, dialect: str) -> Condition:
+def _value(term: Term, value: Value, dialect: str, scope: Scope) -> Condition:
     if term.key in _ATTEMPT_COLUMNS:
-        return _in_attempts(getattr(AsyncTaskAttempt, _ATTEMPT_COLUMNS[term.key]), value, dialect)
+        return _in_attempts(getattr(AsyncTaskAttempt, _ATTEMPT_COLUMNS[term.key]), value, dialect, scope)
     if term.key == "periodic":
         return at_path(AsyncTask.content, ("periodic_task_name",), value, dialect)
     if term.key in LENGTHS:
@@ -141,10 +142,10 @@ def _value(term: Term, value: Value, dialect: str) -> Condition:
     return _text(column, value, dialect, bytewise=KEYS[term.key].is_id)
 
 
-def _in_attempts(column: Column, value: Value, dialect: str) -> Condition:
-    """Whether any attempt has the value; with ``none``, whether no attempt has any."""
+def _in_attempts(column: Column, value: Value, dialect: str, scope: Scope) -> Condition:
+    """Whether any attempt that is seen in the scope has the value; with ``none``, whether no such attempt has any."""
     sought = value._replace(operator="any") if value.operator == "none" else value
-    exists = sa.exists().where(of_task(), _text(column, sought, dialect))
+    exists = sa.exists().where(seen_of(scope, AsyncTask), _text(column, sought, dialect))
     return sa.not_(exists) if value.operator == "none" else exists
 
 

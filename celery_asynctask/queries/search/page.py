@@ -114,7 +114,7 @@ def _statements(
     Cached, because a reader looks at the same page again: building an equal statement, and SQLAlchemy's finding out
     that it knows it already, take a fifth of the time of an answer.
     """
-    wanted = conditions(search, dialect)
+    wanted = conditions(search, dialect, scope)
     tasks = select(AsyncTask) if columns is None else columns
     indexed = tasks.where(*scope.conditions(dialect), *wanted.indexed)
     behind = indexed if cursor is None else indexed.where(cursor.condition)

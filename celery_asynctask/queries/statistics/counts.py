@@ -37,7 +37,7 @@ class Counts(NamedTuple):
 
 def counts(reader: Reader, session: Session, search: Filter, *, limit: int = MAX_COUNTED) -> Counts:
     """The number of tasks that the filter finds among the newest ``limit`` that its indexed terms lead to."""
-    wanted = conditions(search, reader.dialect)
+    wanted = conditions(search, reader.dialect, reader.scope)
     columns = AsyncTask.status, AsyncTask.created_at, case((wanted.matches, 1), else_=0).label("matches")
     newest = reader.seen(select(*columns)).where(*wanted.indexed).order_by(*NEWEST.terms)
     task = newest.limit(limit).subquery()

@@ -80,7 +80,7 @@ def statistics(
     reader: Reader, session: Session, search: Filter, now: dt.datetime, *, limit: int = MAX_SCANNED
 ) -> Statistics:
     """Statistics of the newest ``limit`` tasks that the filter finds."""
-    wanted = conditions(search, reader.dialect)
+    wanted = conditions(search, reader.dialect, reader.scope)
     newest = reader.seen(measures(wanted.matches).add_columns(AsyncTask.name)).where(*wanted.indexed)
     newest = newest.order_by(*NEWEST.terms)
     rows = session.execute(grouped(newest.limit(limit), "name", reader.dialect)).all()

@@ -70,7 +70,7 @@ def series(
 ) -> Sequence[Part]:
     """Statistics of the tasks that the filter finds, in ``count`` parts of that ``length`` up to ``end``, the earliest
     first. ``limit`` and ``max_counted`` bound the rows of all parts together."""
-    wanted = conditions(search, reader.dialect)
+    wanted = conditions(search, reader.dialect, reader.scope)
     measured = reader.seen(measures(wanted.matches)).where(*wanted.indexed)
     times = [(end - length * (count - number), end - length * (count - number - 1)) for number in range(count)]
     per_part = max(limit // count, 1)

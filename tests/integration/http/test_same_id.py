@@ -271,6 +271,29 @@ def test_attempts_of_earlier_executions_say_so(api: Api, store: Store, tmp_path:
     assert len(drawn["attempts"]) == 1
 
 
+def test_nobody_searches_in_attempts_that_they_do_not_see(store: Store, shop: Celery) -> None:
+    """An earlier execution under the id may be of another creator."""
+    first, second = Delivery(2, created_by=8), Delivery(2000, created=2000, created_by=7)
+    events = [first.started(3, worker="celery@first", queue="first"), first.ended(Kind.SUCCEEDED, 4)]
+    events += [published(2000, 2000, created_by=7), second.started(2003, worker="celery@second", queue="second")]
+    store.write(lines(about([*events, second.ended(Kind.SUCCEEDED, 2004)], "again")))
+    grants = {"seven": grant("seven", created_by=[7], rights=("read", "errors", "purge"))}
+    with api_over(store, shop, asynctask_tokens={**TOKENS, **grants}) as api:
+        for who, search, count in (
+            (ADMIN, "worker:celery@first", 1), (ADMIN, "queue:first", 1), (ADMIN, "-worker:celery@first", 0),
+            ("seven", "worker:celery@first", 0), ("seven", "queue:f*", 0), ("seven", "-worker:celery@first", 1),
+            ("seven", "worker:celery@second queue:second", 1),
+        ):  # fmt: skip
+            assert len(api.ok("/async-tasks", who, search=search)["results"]) == count, (who, search)
+            stats = api.ok("/async-tasks/stats", who, search=search, createdAfter="2020-01-01T00:00:00Z")
+            assert len(stats["results"]) == count, (who, search)
+            if who != ADMIN:
+                asked = api.ask("POST", "/async-tasks/purge", who, json={"olderThan": "0s", "search": search})
+                assert asked.json()["due"] == count, search
+        pages = [look(api, "/tasks", "seven", search=f"worker:celery@{one}") for one in ("first", "second")]
+        assert ["/tasks/again" in page for page in pages] == [False, True]
+
+
 def test_attempts_of_earlier_executions_explain_no_failure(api: Api, store: Store) -> None:
     """The newest one failed before it ran: no line of code is its place."""
     first = Delivery(2)
