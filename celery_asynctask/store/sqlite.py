@@ -27,6 +27,7 @@ def _create(_dialect: Any, _record: Any, arguments: Any, options: Any) -> None:
     path = created_file(os.fspath(arguments[0]), is_uri=bool(options.get("uri")))
     if path is None:
         return
+    path = os.path.realpath(path)  # through a link to a file that is not there, nothing can be made
     try:
         # First without opening it: to close it drops the locks that another thread has taken on it meanwhile.
         os.mknod(path, stat.S_IFREG | 0o600)

@@ -69,6 +69,14 @@ def test_a_relative_one_too(url: str, tmp_path: Path, monkeypatch: pytest.Monkey
         assert set(modes(tmp_path).values()) == {0o600}
 
 
+def test_one_that_a_link_leads_to_too(tmp_path: Path) -> None:
+    (folder := tmp_path / "of the link").mkdir()
+    (folder / "link.db").symlink_to(tmp_path / "x.db")
+    with closing(Store(Settings(url=f"sqlite:///{folder}/link.db"))) as store:
+        store.prepare()
+        assert {stat.S_IMODE(one.stat().st_mode) for one in tmp_path.glob("x.db*")} == {0o600}
+
+
 @pytest.mark.parametrize(
     "url",
     [
