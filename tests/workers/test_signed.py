@@ -116,3 +116,27 @@ def test_only_who_has_a_key_speaks_for_a_customer(world: World, stranger: Celery
     reader.close()
     assert sum(counted.values()) >= 7
     assert world.log.read_text().count("is not signed with a key") >= 1
+
+
+def test_no_field_of_a_message_passes_for_what_we_keep_of_its_run(world: World, stranger: Celery) -> None:
+    kept = ("start", "undo", "steps", "secrets", "encoder", "content", "sent_again")
+    with stranger.producer_pool.acquire(block=True) as producer:
+        sent = []
+        for name in ("add", "fail", "retry_until"):
+            for value in ("x", [1], {"a": 1}):
+                sent.append((str(uuid.uuid4()), "FAILURE" if name == "fail" else "SUCCESS"))
+                about = {"lang": "py", "task": f"{NAME}{name}", "id": sent[-1][0], "root_id": sent[-1][0]}
+                producer.publish(
+                    [[1], {}, {}],
+                    headers={**about, **{f"asynctask_{one}": value for one in kept}},
+                    correlation_id=sent[-1][0],
+                    serializer="json",
+                    exchange="",
+                    routing_key=stranger.conf.task_default_queue,
+                )
+    with world.worker("-P", "prefork", "-c2"):
+        for one, status in sent:
+            world.wait(one, status)
+        world.wait_until_idle()
+        world.forget_results()
+    assert "could not record" not in world.log.read_text()
