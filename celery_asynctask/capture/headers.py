@@ -22,6 +22,8 @@ here       a tuple, which no message can carry, so that none can pretend to have
            `signing` if the header was signed, with
 text       that header as the message has it. What a message says of these four is left out
 mac        in a text of version 2: its signature, see `signing`
+hearsay    true in a signed header if a task that speaks for no customer has sent the message: the header's own customer
+           counts, but those do not that the steps in the message name, see `signing`
 ========== ===========================================================================================================
 
 and the fields of `context` under their names, also if the task is not recorded. In version 1 it is a mapping; in
@@ -44,6 +46,7 @@ from celery_asynctask.core.event import json_text
 from celery_asynctask.core.keys import new_token
 
 HEADER: Final = "asynctask"
+HEARSAY: Final = "hearsay"
 TIMES_END: Final = 2**56
 """In microseconds since the epoch, in the year 4253: as much as keys can hold, and the times of every database."""
 is_token: Final = re.compile(r"[0-9a-f]{20}").fullmatch

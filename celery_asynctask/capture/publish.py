@@ -29,6 +29,7 @@ from celery_asynctask.capture.celery_private import (
 from celery_asynctask.capture.continuation import CHORD_UNLOCK, Before, continued, created_by, is_step_of
 from celery_asynctask.capture.headers import (
     HEADER,
+    HEARSAY,
     checksum,
     header_of,
     is_again,
@@ -41,7 +42,7 @@ from celery_asynctask.capture.headers import (
 from celery_asynctask.capture.instrumentation import is_worker
 from celery_asynctask.capture.messages import hidden_by_caller, open_message
 from celery_asynctask.capture.running import running
-from celery_asynctask.capture.signing import believed, believes, sign, without_claims
+from celery_asynctask.capture.signing import believes, is_verified, sign, unbelieved, without_claims
 from celery_asynctask.core import canvas
 from celery_asynctask.core.canvas import hidden_by
 from celery_asynctask.core.event import count, decode
@@ -172,9 +173,10 @@ def _before(  # noqa: PLR0912 - a function a case would cost every publish
     task, sender = running() or (None, None)
     request = sender if task is not None and task.app is instrumentation.app else None
     sends = task.name if request is not None else ""
-    given_header: Any = headers.get(HEADER)
-    if given_header is not None:
-        given_header = _given(instrumentation, given_header, task_id, sender, again=again)
+    settings = instrumentation.settings
+    given_header, hearsay = headers.get(HEADER), _NO_HEARSAY
+    if given_header is not None or settings.header_keys is not None:
+        given_header, hearsay = _given(instrumentation, given_header, task_id, sender, again=again)
     goes_on: Before | None = None
     if again or request is not None:
         goes_on = continued(request, sends, name, task_id, given_header, message, again=again)
@@ -183,7 +185,6 @@ def _before(  # noqa: PLR0912 - a function a case would cost every publish
         known = context.to_header(known, instrumentation.encoder)
     at = time_ns() // 1000
     header = None
-    settings = instrumentation.settings
     is_mapping = settings.header_version == 1 and settings.header_keys is None
     if (policy := instrumentation.policies[name]).recorded:
         header = stamp(task_id, at if goes_on is None else created_by(goes_on.header), at)
@@ -198,14 +199,14 @@ def _before(  # noqa: PLR0912 - a function a case would cost every publish
             header["hidden"] = hidden_by(options)
         elif goes_on is not None and goes_on.is_same and (hidden := hidden_by_caller(goes_on.header, request)):
             header["hidden"] = hidden
-        header.update(known)
+        header.update(known, **hearsay)
         headers[HEADER] = header if is_mapping else _written(settings, header, task_id)
     elif name == CHORD_UNLOCK:
         body = at if goes_on is None else created_by(goes_on.header)
         of_body = {"body": body} if is_time(body) else {}
-        headers[HEADER] = _written(settings, {"for": checksum(task_id), **of_body, **known}, task_id)
+        headers[HEADER] = _written(settings, {"for": checksum(task_id), **of_body, **known, **hearsay}, task_id)
     elif known:
-        headers[HEADER] = _written(settings, {"for": checksum(task_id), **known}, task_id)
+        headers[HEADER] = _written(settings, {"for": checksum(task_id), **known, **hearsay}, task_id)
     tracing.inject(headers)
     if given:
         options["headers"] = headers
@@ -214,15 +215,27 @@ def _before(  # noqa: PLR0912 - a function a case would cost every publish
     return header, about, sender, tracing.attach(Context(headers))[1] if again else None
 
 
-def _given(instrumentation: Instrumentation, header: Any, task_id: Any, sender: Any, *, again: bool) -> Any:
-    """The header that a message has already, read; without customer and creator if it may come from another message
-    that was not signed: the one of the task that sends this one, or the one that a worker sends again itself."""
-    fields = read(header, task_id)
-    if instrumentation.settings.header_keys is None or not isinstance(fields, dict):
-        return fields
-    is_sent_again = again and sender is None and is_worker() and not is_read(header)
-    is_believed = believes(instrumentation, sender) and not is_sent_again
-    return fields if is_believed else without_claims(fields)
+_NO_HEARSAY: Final[dict[str, Any]] = {}
+
+
+def _given(
+    instrumentation: Instrumentation, header: Any, task_id: Any, sender: Any, *, again: bool
+) -> tuple[Any, dict[str, Any]]:
+    """The header that a message has already, read, as far as it is believed, and the field `HEARSAY` of ours if neither
+    that header nor those of the steps in the message may name customers: they may come from a message that was not
+    signed. So may what a worker sends without a task, such as the error callbacks of a child that was killed."""
+    fields = read(header, task_id) if header is not None else None
+    if instrumentation.settings.header_keys is None:
+        return fields, _NO_HEARSAY
+    if sender is None and is_worker() and _entry.get() is None:
+        is_believed = again and is_verified(fields)
+    else:
+        is_believed = believes(instrumentation, sender)
+    if is_believed:
+        return fields, _NO_HEARSAY
+    if isinstance(fields, dict) and not is_read(fields):
+        fields = without_claims(fields)
+    return fields, {HEARSAY: True}
 
 
 def _written(settings: Settings, header: dict[str, Any], task_id: Any) -> Any:
@@ -275,7 +288,9 @@ def _after(
         return
     if chord and not chain and not callbacks and instrumentation.planned_chord(chord):
         return
-    steps = believed(instrumentation, request, canvas.steps(about["id"], chain, chord, callbacks))
+    steps = canvas.steps(about["id"], chain, chord, callbacks)
+    if HEARSAY in header:
+        steps = unbelieved(steps)
     for planned in step_events.planned(instrumentation, decode(event), steps):
         instrumentation.record(planned)
     if request is not None and any(step.id == request.id for step in steps):

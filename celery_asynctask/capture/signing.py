@@ -4,6 +4,8 @@ Every header is then a text of version 2 that ends with ``mac``: HMAC-SHA256 ove
 cut to 128 bits. Who has no key reads the text as any other. A process of a worker reads a message's header once, and
 hands it on in the form that `headers.is_read`, in which ``here`` says whether it was signed. A task whose own header is
 not signed speaks for no customer: neither in what it sends, nor through headers that the steps in its message carry.
+What it sends is signed all the same, for a customer that its code names, but as ``hearsay``: the steps in that message
+may be of its own message, so they are not believed either, and so on.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
-from celery_asynctask.capture.headers import HEADER, header_of, is_read, read
+from celery_asynctask.capture.headers import HEADER, HEARSAY, header_of, is_read, read
 from celery_asynctask.capture.messages import task_id_text
 from celery_asynctask.core import canvas
 from celery_asynctask.core.event import json_text, quote
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 CLAIMS: Final = ("customer", "created_by", "created_by_name")
 """The fields of a header that are believed only if it is signed."""
 SIGNED: Final = ("signed",)
-"""The field ``here`` of a header that was signed, or that this process has made."""
+"""The field ``here`` of a header that was signed and is no hearsay, or that this process has made."""
 _NAME: Final = ',"mac":"'
 _DIGITS: Final = 32
 _TAIL: Final = len(_NAME) + _DIGITS + len('"}')
@@ -62,7 +64,7 @@ def _keyed(key: bytes) -> hmac.HMAC:
 
 
 def is_verified(header: Any) -> bool:
-    """Whether a header that a process of this worker has read was signed."""
+    """Whether a header that a process of this worker has read was signed, and is no hearsay."""
     return is_read(header) and header["here"] == SIGNED
 
 
@@ -102,7 +104,7 @@ def _checked(given: Any, task_id: Any, keys: Sequence[bytes]) -> tuple[dict[str,
     # Some brokers take a message back with what this module has made of its header: the text is still in it.
     text = given.get("text") if isinstance(given, Mapping) else given
     if isinstance(text, str) and is_signed(text, task_id, keys) and isinstance(header := read(text, task_id), dict):
-        return {**header, "here": SIGNED, "text": text}, False
+        return {**header, "here": () if HEARSAY in header else SIGNED, "text": text}, False
     header = read(given, task_id)
     if not isinstance(header, dict):
         return {"here": ()}, False
@@ -117,8 +119,11 @@ def believes(instrumentation: Instrumentation, sender: Any) -> bool:
 
 def believed(instrumentation: Instrumentation, request: Any, steps: list[canvas.Step]) -> list[canvas.Step]:
     """The steps behind a task, without what their own headers say and is not believed."""
-    if believes(instrumentation, request):
-        return steps
+    return steps if believes(instrumentation, request) else unbelieved(steps)
+
+
+def unbelieved(steps: list[canvas.Step]) -> list[canvas.Step]:
+    """The steps without the customers and creators that their own headers name."""
     return [step if step.header is None else step._replace(header=_unbelieved(step)) for step in steps]
 
 

@@ -118,6 +118,57 @@ def test_only_who_has_a_key_speaks_for_a_customer(world: World, stranger: Celery
     assert world.log.read_text().count("is not signed with a key") >= 1
 
 
+def test_neither_do_the_steps_of_its_steps(world: World, stranger: Celery) -> None:
+    ids: list[str] = []
+
+    def step(name: str, *args: Any, claims: bool = False, **options: Any) -> dict[str, Any]:
+        task_id = str(uuid.uuid4())
+        options |= {"task_id": task_id} | ({"headers": {"asynctask": CLAIM}} if claims else {})
+        ids.extend([task_id] if claims else [])
+        made: dict[str, Any] = {
+            "task": f"{NAME}{name}",
+            "args": args,
+            "kwargs": {},
+            "subtask_type": None,
+            "immutable": True,
+        }
+        return {**made, "options": options}
+
+    def claimed(**options: Any) -> dict[str, Any]:
+        return step("add", 1, claims=True, **options)
+
+    body = claimed()
+    joined = {"header": [step("add", 1), step("add", 2)], "body": body}
+    options = {"task_id": body["options"]["task_id"]}
+    of_chord = {"task": "celery.chord", "args": [], "kwargs": joined, "options": options, "subtask_type": "chord"}
+    failing = step("fail", link_error=[step("errback", "x", claims=True)])
+    publish(stranger, "add", CLAIM, chain=[claimed(), step("add", 1)])
+    publish(stranger, "add", {}, callbacks=[step("add", 1, link=[claimed()])])
+    publish(stranger, "add", {}, chain=[of_chord])
+    publish(stranger, "add", {}, callbacks=[failing])
+    publish(stranger, "retry_until", {}, chain=[claimed(), step("add", 1)])
+    publish(stranger, "fail", CLAIM, errbacks=[step("errback", "x", claims=True, link=[claimed()])])
+    publish(stranger, "over_hard_limit", CLAIM, errbacks=[step("errback", "x", claims=True, link=[claimed()])])
+    ours = str(uuid.uuid4())
+    last = claimed()
+    ids.remove(last["options"]["task_id"])
+    with context(customer=7):
+        chain(
+            world.tasks.add.s(1, 1).set(task_id=ours), signature(step("add", 1)), signature(last), app=world.app
+        ).apply_async()
+    with world.worker("-P", "prefork", "-c2"):
+        for one in ids:
+            row = world.wait(one, "SUCCESS")
+            assert (row.customer_key, row.created_by_key, row.created_by_name) == ("", None, None)
+        assert world.wait(ours, "SUCCESS").customer == 7
+        assert world.wait(last["options"]["task_id"], "SUCCESS").customer == 666, "it is a step of ours that says so"
+        world.wait_until_idle()
+        world.forget_results()
+    with Session(world.engine) as session:
+        of_mallory = session.scalars(select(AsyncTask.celery_task_id).where(AsyncTask.customer == 666)).all()
+    assert of_mallory == [last["options"]["task_id"]]
+
+
 def test_no_field_of_a_message_passes_for_what_we_keep_of_its_run(world: World, stranger: Celery) -> None:
     kept = ("start", "undo", "steps", "secrets", "encoder", "content", "sent_again")
     with stranger.producer_pool.acquire(block=True) as producer:
