@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl, quote, unquote_plus
 
 _USER = re.compile(r"([^:/]*)(?::([^@]*))?@")
+_AUTHORITY = re.compile(r"//[^/?#]*@")
 _HOST = re.compile(r"\[([^\]/]+)\]|([^:/]*)")
 _SECRET = re.compile(
     r"pass|pwd|secret|token|key|credential|odbc_connect|options|init_command|dsn|conninfo", re.IGNORECASE
@@ -112,9 +113,9 @@ def hidden(url: str) -> str:
 
 
 def without_secrets(value: Any) -> Any:
-    """A value of a setting for people to see: URLs in it, also those in a mapping, are `hidden`."""
+    """A value of a setting for people to see: URLs in it, also those in a mapping, are `hidden`, and say no user."""
     if isinstance(value, str):
-        return hidden(value)
+        return _AUTHORITY.sub("//***@", hidden(value))
     return {key: without_secrets(item) for key, item in value.items()} if isinstance(value, Mapping) else value
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
-from celery_asynctask.core.url import ASYNC, DRIVERS, objection, parse, same_store, store_id
+from celery_asynctask.core.url import ASYNC, DRIVERS, objection, parse, same_store, store_id, without_secrets
 
 URLS = [
     "sqlite://",
@@ -233,3 +233,8 @@ def test_two_databases_have_two_identities(one: str, other: str) -> None:
 def test_what_an_earlier_version_called_a_store(claimed: str, url: str, same: bool) -> None:
     """It left out the port, and all that is behind the question mark."""
     assert same_store(claimed, store_id(url)) is same
+
+
+def test_a_url_of_a_setting_says_neither_options_nor_users() -> None:
+    shown = without_secrets({"Logs": "https://ada:s3cret@logs.example/x@y?q={task_id}&token=s3cret", "All": None})
+    assert shown == {"Logs": "https://***@logs.example/x@y?q={task_id}&token=***", "All": None}
