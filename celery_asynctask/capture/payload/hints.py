@@ -29,6 +29,8 @@ def may_change(text: str) -> bool:
         or "'" in text
         or "%" in text
         or "&" in text
+        or "\uff1a" in text  # the colon and the equals sign of Chinese and Japanese
+        or "\uff1d" in text
         or may_change_words(text)
     )
 

@@ -90,7 +90,7 @@ class Redaction(Names):
             value = _ODD_USER_INFO.sub(f"://{STARS}@", value)
             if cut:
                 value = _OPEN_USER_INFO.sub(f"://{STARS}", value)
-        if "=" in value or ":" in value:
+        if "=" in value or ":" in value or "\uff1a" in value or "\uff1d" in value:
             value = self._pairs(value, message)
         return without_tokens(value)
 
@@ -114,7 +114,7 @@ class Redaction(Names):
                 if not length:
                     continue
                 name, start = value[end - length : end], end - length
-            colon = sign[0].rstrip() in (":", "::")
+            colon = sign[0].rstrip() in _COLONS
             secret = _QUOTED.match(value, at)
             if secret is None:
                 ahead = value[start - 1] if start else ""
@@ -162,7 +162,9 @@ _ODD_USER_INFO = re.compile(r"""://[^\s/?#"'<>@:,]{0,99}:(?!\d{1,5}(?:[/?#\s"'<>
 _OPEN_USER_INFO = re.compile(
     r"""://(?!\*\*\*@)[^\s/?#"'<>@]*$|://[^\s/?#"'<>@:]{0,99}:(?!\d{1,5}[/?#])[^\s"'<>@]{0,300}$"""
 )
-_SIGN = re.compile(r"(?:=>|:=|=(?!=)|::(?=[ \t])|:(?!//))[ \t]*")
+_SIGN = re.compile(r"(?:=>|:=|=(?!=)|::(?=[ \t])|:(?!//)|[\uff1a\uff1d])[ \t\xa0\u3000]*")
+"""The last two are those of Chinese and Japanese, with a blank of theirs."""
+_COLONS = (":", "::", "\uff1a")
 _EMAN = re.compile(
     r"""[ \t]*\]?(?P<quote>["']|;(?:touq|sopa|[49]3#|[27]2x#)&|[27]200u\\)?\\*(?P<eman>[\w.\-\[\]]{0,63}[^\W\d])"""
 )
@@ -171,11 +173,11 @@ _LOOK_BACK = 80
 _LINE_START = re.compile(r"[ \t\-]*(?:\n|$|[nr]?\\|\{)")
 _ENTITY = r"&(?:quot|apos|#3[49]|#x2[27]);"
 _QUOTED = re.compile(
-    r"""[bBuUrR]{0,2}(?:"(?:[^"\\]|\\.)*"?|'(?:[^'\\]|\\.)*'?|\\u002[27](?:(?!\\u002[27]).)*|\\+"[^"]*"?|\\+'[^']*'?)"""
+    r"""[bBuUrRN]{0,2}(?:"(?:[^"\\]|\\.)*"?|'(?:[^'\\]|\\.)*'?|\\u002[27](?:(?!\\u002[27]).)*|\\+"[^"]*"?|\\+'[^']*'?)"""
     rf"""|[\[({{][^\])}}]*[\])}}]?|{_ENTITY}(?:(?!{_ENTITY}).)*""",
     re.S,
 )
-_QUOTES = re.compile(r"""([bBuUrR]{0,2}\\*["'\[({]).*?((?:\\*["'\])}])?)\Z""", re.S)
+_QUOTES = re.compile(r"""([bBuUrRN]{0,2}\\*["'\[({]).*?((?:\\*["'\])}])?)\Z""", re.S)
 _EMPTY = ('""', "''", "[]", "()", "{}")
 _BARE = re.compile(r"""(?:(?:bearer|basic|digest|token|negotiate|apikey)[ \t]+)?[^\s,;&"'()\[\]{}<>]+""", re.I)
 _BLOCK = r"[|>][+\-\d]{0,2}[ \t]*\r?\n(?:[ \t]+[^\n]*(?:\n|\Z))+"

@@ -65,9 +65,11 @@ _FORM: Final = re.compile(  # a part of multipart/form-data
     r"""(?:[\w\-]{1,40}:[^\r\n]{0,200}\r?\n){0,5}\r?\n(?P<value>[^\r\n]+)"""
 )
 _SQL: Final = re.compile(
-    r"""\b(?:identified(?: with \w{1,64})? by|password|requirepass)[ ]{1,9}(?P<sign>["'])(?P<value>[^"'\n]+)""", re.I
+    r"""\b(?:identified(?: with \w{1,64})? by|password|requirepass)(?:[ ]{1,9}|[ ]?\()"""
+    r"""(?P<sign>["'])(?P<value>[^"'\n]+)""",
+    re.I,
 )
-"""``CREATE USER ada IDENTIFIED BY 'a'``, ``ALTER ROLE ada PASSWORD 'a'``."""
+"""``CREATE USER ada IDENTIFIED BY 'a'``, ``ALTER ROLE ada PASSWORD 'a'``, ``PASSWORD('a')``."""
 _IN_SQL: Final = ("assword", "ASSWORD", "dentified", "DENTIFIED", "requirepass")
 _NETRC: Final = re.compile(
     r"\b(?:login|user|account)[ \t\n]{1,9}\S{1,99}[ \t\n]{1,9}password[ \t\n]{1,9}(?P<value>\S+)"

@@ -124,6 +124,8 @@ Bearer {}
 BEARER {}
 ALTER ROLE ada WITH PASSWORD '{}'
 CREATE USER ada IDENTIFIED BY '{}'
+CREATE LOGIN ada WITH PASSWORD = N'{}'
+SET PASSWORD FOR ada = PASSWORD('{}')
 machine h login ada password {}
 headers [["Authorization", "{}"]]
 headers (('X-Api-Key', '{}'), ('a', 'b'))
@@ -484,3 +486,11 @@ def test_no_list_takes_long() -> None:
 def test_python_s_own_named_tuples_stay() -> None:
     value = os.stat_result(range(10))
     assert ENCODER.value(value) == list(range(10))
+
+
+@pytest.mark.parametrize(
+    "text", ["\u5bc6\u7801\uff1a{}", "\u30d1\u30b9\u30ef\u30fc\u30c9\uff1d\u3000{}", "password:\xa0{}"]
+)
+def test_the_signs_and_blanks_of_other_scripts_count(text: str) -> None:
+    assert REDACTION.text(text.format("Zx9hunter2")) == text.format("***")
+    assert "Zx9hunter2" not in json.dumps(ENCODER.value([text.format("Zx9hunter2")]))
