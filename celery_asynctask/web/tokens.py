@@ -64,6 +64,7 @@ class Tokens:
         """Whether anybody can have a token."""
         self._lock = Lock()
         self._until = 0.0
+        """When those that were read last are too old to be used without another look."""
         self._look: Future[None] | None = None
         self._began = 0.0
         """When the latest look began."""
@@ -76,13 +77,13 @@ class Tokens:
         """The tokens, at most `SECONDS` old. Raises `ProblemError` where they cannot be read."""
         if self._read is None:
             return self._known
-        if time.monotonic() >= self._until:
+        if time.monotonic() >= self._until - SECONDS / 2:  # before anybody has to wait for it
             look = self._begin()
             pause = _FIRST_PAUSE
-            while not look.done() and time.monotonic() < self._began + LOOK_SECONDS:
+            while not look.done() and self._until <= time.monotonic() < self._began + LOOK_SECONDS:
                 await anyio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
-            if not look.done():
+            if not look.done() and time.monotonic() >= self._began + LOOK_SECONDS:
                 self._failed(f"it takes more than {LOOK_SECONDS:g} s")
         is_late = bool(self._problem) and time.monotonic() - self._broken_since > GRACE_SECONDS
         if is_late or not self._was_read:

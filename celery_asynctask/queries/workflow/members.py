@@ -77,8 +77,9 @@ def attempts_of(session: Session, members: Collection[Member]) -> dict[Identity,
     by_task: dict[Identity, list[MemberAttempt]] = {}
     room = MAX_ATTEMPTS
     columns = [getattr(AsyncTaskAttempt, name) for name in MemberAttempt._fields]
+    theirs = AsyncTaskAttempt.customer_key.in_(sorted({member.customer_key for member in members}))
     for ids in _parts({member.celery_task_id for member in members}):
-        statement = select(*columns).where(AsyncTaskAttempt.celery_task_id.in_(ids)).limit(room)
+        statement = select(*columns).where(AsyncTaskAttempt.celery_task_id.in_(ids), theirs).limit(room)
         statement = statement.order_by(
             AsyncTaskAttempt.celery_task_id, AsyncTaskAttempt.customer_key, AsyncTaskAttempt.run_key
         )

@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from threading import Event
+from threading import Event, Semaphore
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +21,7 @@ from celery_asynctask.web import tokens
 from celery_asynctask.web.problem import ProblemError
 from celery_asynctask.web.tokens import GRACE_SECONDS, LOOK_SECONDS, SECONDS, Tokens
 from tests.integration.http.client import grant
+from tests.pace import patience
 from tests.tokens import token_of
 
 
@@ -187,6 +188,24 @@ def test_nobody_is_let_in_before_the_file_could_be_read(tmp_path: Path, caplog: 
         refused(made)
     with pytest.raises(SettingsError, match=r"none.json"):
         made.check()
+
+
+def test_nobody_waits_for_a_look_that_began_in_time(turn: Callable[[float], None]) -> None:
+    """A function that took three seconds held up whoever came first after five, and a place of the server with it."""
+    asked, answer = Semaphore(0), Semaphore(1)
+
+    def slow() -> Any:
+        asked.release()
+        assert answer.acquire(timeout=patience(20))
+        return {"admin": grant("admin")}
+
+    made = Tokens(slow)
+    assert holders(made) == {"admin"}
+    turn(SECONDS / 2)
+    assert holders(made) == {"admin"}, "while the function is at work"
+    assert asked.acquire(timeout=patience(20))
+    assert asked.acquire(timeout=patience(20)), "it was called again"
+    answer.release()
 
 
 def test_a_function_is_called_in_a_thread(turn: Callable[[float], None]) -> None:
