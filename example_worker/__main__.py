@@ -159,7 +159,7 @@ def _make_data_dir() -> Path:
     try:
         if name:
             path = Path(name).absolute()
-            path.mkdir(parents=True, exist_ok=True)
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
             return path
         parent = Path("example_worker_data").absolute()
         parent.mkdir(exist_ok=True)
@@ -167,7 +167,7 @@ def _make_data_dir() -> Path:
         for number in itertools.count(1):
             path = parent / f"run-{number}"
             if not path.exists():
-                path.mkdir()
+                path.mkdir(mode=0o700)
                 break
     except OSError as exc:
         raise RunError(f"{exc.filename} cannot be used: {exc.strerror}; set EXAMPLE_DATA_DIR") from exc

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 data_dir = Path(os.environ.get("EXAMPLE_DATA_DIR") or "example_worker_data").absolute()
-data_dir.mkdir(parents=True, exist_ok=True)
+data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # messages, results and records are nobody else's
 
 broker_url = os.environ.get("EXAMPLE_BROKER_URL") or "filesystem://localhost/"
 broker_connection_retry_on_startup = True

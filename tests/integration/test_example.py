@@ -76,6 +76,7 @@ def test_records_a_census_with_a_failure_and_a_retry(tmp_path: Path, tree: Path)
     assert done.stderr == ""
 
     data = tmp_path / "example_worker_data" / "run-1"
+    assert data.stat().st_mode & 0o077 == 0, "it has what tasks were given"
     engine = create_engine(f"sqlite:///{data / 'records.db'}")
     with Session(engine) as session:
         tasks = session.scalars(select(AsyncTask)).all()
