@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from celery_asynctask.core.accounting import Account, Ledger, counts, listed, plural
+from celery_asynctask.core.accounting import UNSIGNED, Account, Ledger, counts, dropped_of, listed, plural
 
 NOW = dt.datetime(2026, 1, 31, tzinfo=dt.timezone.utc)
 WHOLE = Account("s", "a", 1, "worker", "j", NOW, None, last_number=5, stored=5)
@@ -144,3 +144,9 @@ def test_words() -> None:
     assert listed(["a", "b", "c"]) == "a, b, c"
     assert listed(["a", "b", "c", "d"]) == "a, b, c and 1 more"
     assert listed(["a", "b", "c", "d", "e"]) == "a, b, c and 2 more"
+
+
+def test_what_was_not_signed_is_not_dropped() -> None:
+    assert UNSIGNED == "unsigned header", "it stands in rows"
+    assert dropped_of({"ENOSPC": 1, UNSIGNED: 7, "zzz": 2}) == {"ENOSPC": 1, "zzz": 2}
+    assert dropped_of(None) == {}

@@ -76,8 +76,19 @@ def test_a_time_of_creation_that_cannot_be_is_not_shown_and_still_tells_executio
 
 @pytest.mark.parametrize("created", [-1, 2**56])
 def test_a_time_that_keys_have_no_room_for_is_refused(created: int) -> None:
-    with pytest.raises(OverflowError):
+    with pytest.raises(OverflowError, match=r"^the event was created at a time that keys have no room for"):
         project(event(Kind.STARTED, 10, created=created))
+
+
+def test_the_first_second_of_all_is_a_time() -> None:
+    start: Any = {**event(Kind.STARTED, 10, created=0), "at": 10}
+    assert fold([start]).task["created_at"] == 0
+
+
+def test_only_of_what_is_not_to_be_recorded_the_time_of_creation_does_not_count() -> None:
+    for kind in Kind:
+        shown = ms(10) if kind is Kind.UNRECORDED else ms(0)
+        assert project(event(kind, 10, created=ms(0))).task["created_at"] == shown, kind
 
 
 @pytest.mark.parametrize("waited", [AGO, 2 * AGO])

@@ -31,11 +31,14 @@ from celery_asynctask.core.keys import (
     attempt_key,
     end_key,
     happened_at,
+    is_blind,
     is_changed,
+    is_key,
     is_of_a_step,
     is_of_earlier_execution,
     is_planned,
     is_unsent,
+    least_attempt_key,
     new_token,
     received_at,
 )
@@ -208,6 +211,7 @@ def test_tokens_sort_by_time_and_differ() -> None:
     assert tokens == sorted(tokens)
     assert {len(token) for token in tokens} == {20}
     assert len({new_token(5) for _ in range(100)}) == 100
+    assert new_token(-5)[:14] == new_token(0)[:14] == "0" * 14
 
 
 def test_an_attempt_key_holds_the_time_of_delivery() -> None:
@@ -394,6 +398,42 @@ def test_an_attempt_of_an_earlier_execution() -> None:
     assert not is_of_earlier_execution(attempt_key(second.started(102)), row)
     assert not is_of_earlier_execution(attempt_key(first.started(3)), "")
     assert not is_of_earlier_execution("", row)
+    assert not is_of_earlier_execution(attempt_key(second.started(102)), order_key(first.started(3)))
+    assert least_attempt_key(row) == row[:14]
+    assert least_attempt_key("") == least_attempt_key(f"{row}0") == ""
+    assert is_of_earlier_execution(attempt_key(first.started(3)), row) == (
+        attempt_key(first.started(3)) < least_attempt_key(row)
+    )
+
+
+def keys_of_rows() -> Iterator[tuple[str, str]]:
+    """Columns with a key, and the keys that all events make for them."""
+    for sample in every_event():
+        partial = project(sample)
+        for row in (partial.task, *partial.attempts.values()):
+            yield from ((name, row[name]) for name in row if name.endswith("_key") and not name.startswith("c"))
+        yield "content_key", partial.task["content_key"]
+        yield from (("run_key", run_key) for run_key in partial.attempts)
+
+
+def test_every_key_that_is_made_is_one() -> None:
+    made = set(keys_of_rows())
+    assert {column for column, _ in made} == {
+        "run_key", "order_key", "trace_key", "content_key", "origin_key", "end_key",
+    }  # fmt: skip
+    for column, key in made:
+        assert is_key(column, key), (column, key)
+        assert not any(is_key(column, f"{key[:at]}X{key[at + 1 :]}") for at in range(len(key))), (column, key)
+        for other in (f"{key}0", f"0{key}", key[:-1]):
+            assert (column, other) in made or not other or not is_key(column, other), (column, other)
+    assert {len(key) for column, key in made if column == "order_key"} == {keys.ORDER_DIGITS}
+
+
+def test_the_origin_of_a_blind_producer() -> None:
+    key = origin_key(published(blind=True))
+    assert is_blind(key)
+    assert not is_blind(origin_key(published()))
+    assert not is_blind(f"{key}0")
 
 
 @given(sample=EVENTS)
