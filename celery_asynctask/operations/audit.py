@@ -13,7 +13,6 @@ import logging
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -26,8 +25,8 @@ from celery_asynctask.core.time import now, time_of
 from celery_asynctask.errors import AuditError, SettingsError, StoreError
 from celery_asynctask.operations.rerun import is_elsewhere
 from celery_asynctask.operations.retention import Rule, as_written
-from celery_asynctask.operations.session import Writer
-from celery_asynctask.queries.reader import QUERY_SECONDS, connect_bound, look_for_file
+from celery_asynctask.operations.session import Writer, bounded
+from celery_asynctask.queries.reader import look_for_file
 from celery_asynctask.queries.scope import ALL, Scope
 from celery_asynctask.queries.search.filter import ANY, Filter, Term, Value, quoted
 from celery_asynctask.queries.search.keys import JSON_KEYS, KEYS, duration
@@ -106,9 +105,7 @@ class Audit:
         self._where = f" in {settings.absolute_url}" if self.is_elsewhere else ""
         self._say = say
         own = Settings.from_app(app) if self.is_elsewhere else settings
-        given = own.engine_options
-        arguments = {**connect_bound(own.url, QUERY_SECONDS), **(given.get("connect_args") or {})}
-        self._writer = Writer(replace(own, engine_options={**given, "connect_args": arguments}))
+        self._writer = Writer(bounded(own))
 
     def write(self, entry: Entry) -> None:
         """Store an entry, with the present time, and log it. Raises `AuditError`."""

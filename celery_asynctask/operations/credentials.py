@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 from sqlalchemy import delete, insert, update
 from sqlalchemy.exc import IntegrityError
 
 from celery_asynctask.core.time import now, time_of
-from celery_asynctask.core.url import parse
-from celery_asynctask.errors import NoTablesError, StoreError
-from celery_asynctask.operations.session import Writer
+from celery_asynctask.errors import StoreError
+from celery_asynctask.operations.session import Writer, bounded
+from celery_asynctask.queries.reader import look_for_file
 from celery_asynctask.settings import Settings
 from celery_asynctask.store.tables import async_task_session, async_task_token
 
@@ -29,12 +28,11 @@ class Credentials:
     """Writes into one store. Raises `StoreError`."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._writer = Writer(settings)
+        self._writer = Writer(bounded(settings))
 
     def end_session(self, session: str, expires_at: dt.datetime) -> None:
         """Store that a session ended, and forget those that have expired meanwhile."""
-        self._look_for_file()
+        look_for_file(self._writer.settings.url)
         table = async_task_session
         try:
             with self._writer.connection() as connection, connection.begin():
@@ -46,7 +44,7 @@ class Credentials:
 
     def used(self, uses: Mapping[str, Use]) -> None:
         """Store when tokens were used last, by the beginnings of their hashes."""
-        self._look_for_file()
+        look_for_file(self._writer.settings.url)
         table = async_task_token
         for key, use in uses.items():
             values = {"name": use.name, "last_used_at": use.at}
@@ -61,10 +59,3 @@ class Credentials:
     def close(self) -> None:
         """Give the connections back."""
         self._writer.close()
-
-    def _look_for_file(self) -> None:
-        """SQLite would create a file that is not there, and a server must not make an empty record."""
-        url = parse(self._settings.url)
-        is_file = url.backend == "sqlite" and url.database and not url.database.startswith((":", "file:"))
-        if is_file and not Path(url.database).exists():
-            raise NoTablesError(f"The database {self._settings.shown_url} does not exist.", "Start a worker.")

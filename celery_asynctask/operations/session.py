@@ -7,6 +7,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Final, TypeVar
 
@@ -15,6 +16,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from celery_asynctask.core.text import reason
 from celery_asynctask.errors import StoreError
+from celery_asynctask.queries.reader import QUERY_SECONDS, connect_bound
 from celery_asynctask.settings import Settings
 from celery_asynctask.store.remedies import BEFORE_CONNECTED, remedy
 from celery_asynctask.store.store import Store, advance
@@ -34,6 +36,13 @@ _LOCKED_STATES: Final = frozenset({"40001", "40P01", "55P03"})
 """PostgreSQL: serialization failure, deadlock, lock not available."""
 _LOCKED_NUMBERS: Final = frozenset({1020, 1205, 1213})
 """MySQL and MariaDB: row changed meanwhile, lock wait timeout, deadlock."""
+
+
+def bounded(settings: Settings) -> Settings:
+    """The settings with the bounds of a `Reader` on connecting: for short writes that somebody waits for."""
+    given = settings.engine_options
+    arguments = {**connect_bound(settings.url, QUERY_SECONDS), **(given.get("connect_args") or {})}
+    return replace(settings, engine_options={**given, "connect_args": arguments})
 
 
 class Writer:

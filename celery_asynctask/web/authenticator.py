@@ -2,7 +2,7 @@
 
 Closed by default: a request needs a token of `asynctask_tokens`, a session of the console that one was exchanged for,
 or the consent of the function `asynctask_access`. Only where neither is configured, a server that listens to this host
-alone (`serve`) makes credentials for its user, or lets everybody on the host read.
+alone (`serve`) makes credentials for its user, or with ``--open`` lets everybody on the host read.
 """
 
 from __future__ import annotations
