@@ -58,6 +58,8 @@ _COLUMNS: Final = {
     "async_task": "order_key",
     "async_task_attempt": "run_key",
     "async_task_audit": "outcome",
+    "async_task_change": "changes",
+    "async_task_identity": "identity",
     "async_task_revision": "revision",
     "async_task_session": "session",
     "async_task_source": "last_number",

@@ -160,3 +160,10 @@ class AsyncTaskSource(Base):
     """Number of events and damaged frames set aside in the journal directory because they cannot be stored."""
     dropped: Mapped[Any]
     """Events that the process could not write to its journal: a dict of counts by reason; null: none."""
+    numbered: Mapped[int | None]
+    """Number of the last event that it had accepted when it was last seen, from its control page; null: not known."""
+    settled_at: Mapped[dt.datetime | None]
+    """When the recorder of its own journal directory had found it gone and accounted for all of its events; null: it
+    lives, or nobody knows what it did last."""
+    given_up_at: Mapped[dt.datetime | None]
+    """When a person accepted that nobody will know what it did last (``verify --accept``)."""

@@ -20,8 +20,9 @@ from celery_asynctask.store.sqlite import make_private
 
 GRANT: Final = (
     "Give the user of asynctask_url SELECT, INSERT, UPDATE and DELETE on async_task, async_task_attempt, "
-    "async_task_source, async_task_revision, async_task_session and async_task_token, SELECT, INSERT and DELETE on "
-    "async_task_audit (in PostgreSQL also USAGE on their sequences), and SELECT on async_task_version."
+    "async_task_source, async_task_change, async_task_identity, async_task_revision, async_task_session and "
+    "async_task_token, SELECT, INSERT and DELETE on async_task_audit (in PostgreSQL also USAGE on their sequences), "
+    "and SELECT on async_task_version."
 )
 OWN: Final = (
     "Do this as a user who may create and drop our tables: in PostgreSQL as their owner, with USAGE and CREATE on "

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from sqlalchemy import Connection, Engine, insert, inspect, select, text
+from sqlalchemy import Connection, Engine, Table, insert, inspect, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from celery_asynctask.core.time import now
 from celery_asynctask.errors import StoreError
-from celery_asynctask.store.tables import SCHEMA_VERSION, async_task_revision, async_task_version, metadata
+from celery_asynctask.store.tables import (
+    CHANGE_SLOTS,
+    SCHEMA_VERSION,
+    async_task_change,
+    async_task_identity,
+    async_task_revision,
+    async_task_version,
+    metadata,
+)
 
 _LOCK = 4_871_239_157_263_401_113
 """PostgreSQL advisory lock that guards the creation: an arbitrary number that nobody else is likely to use."""
@@ -30,12 +40,22 @@ def create_tables(engine: Engine) -> bool:
             return False
         metadata.create_all(connection)
         if connection.execute(select(async_task_version)).first() is None:
-            if connection.execute(select(async_task_revision)).first() is None:
-                # Not 0: if the tables are created again under a running server, it must not meet a number it knows.
-                connection.execute(insert(async_task_revision), [{"id": 1, "revision": now()}])
-            connection.execute(insert(async_task_version), [{"version_num": SCHEMA_VERSION}])
+            for table, rows in _first_rows():
+                if connection.execute(select(table)).first() is None:
+                    connection.execute(insert(table), rows)
         connection.commit()
         return True
+
+
+def _first_rows() -> list[tuple[Table, list[dict[str, Any]]]]:
+    """The rows that tables begin with, the version last."""
+    return [
+        # Not 0: if the tables are created again under a running server, it must not meet a number it knows.
+        (async_task_revision, [{"id": 1, "revision": now()}]),
+        (async_task_change, [{"slot": slot, "changes": 0} for slot in range(1, CHANGE_SLOTS + 1)]),
+        (async_task_identity, [{"identity": secrets.token_hex(16)}]),
+        (async_task_version, [{"version_num": SCHEMA_VERSION}]),
+    ]
 
 
 def _complete(connection: Connection) -> bool:

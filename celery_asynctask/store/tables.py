@@ -169,6 +169,9 @@ async_task_source = sa.Table(
     sa.Column("stored", sa.BigInteger, nullable=False),
     sa.Column("quarantined", sa.BigInteger, nullable=False),
     sa.Column("dropped", JsonValue),
+    sa.Column("numbered", sa.BigInteger),
+    sa.Column("settled_at", UTCDateTime),
+    sa.Column("given_up_at", UTCDateTime),
     **_MYSQL,
 )
 
@@ -182,6 +185,28 @@ async_task_revision = sa.Table(
 """A counter of changes, so that a reader learns with one query that there is nothing new: each transaction that may
 have changed rows of the other tables adds one. It begins with the time when the tables were created, in microseconds
 since the epoch."""
+
+CHANGE_SLOTS: Final = 64
+
+async_task_change = sa.Table(
+    "async_task_change",
+    metadata,
+    sa.Column("slot", sa.Integer, primary_key=True, autoincrement=False),  # from 1 to `CHANGE_SLOTS`
+    sa.Column("changes", sa.BigInteger, nullable=False),
+    **_MYSQL,
+)
+"""The counter of changes since version 0004: each transaction adds one to any row that no other holds, so that none
+waits. The number of changes is the sum of these rows and of the one in ``async_task_revision``, to which recorders of
+earlier versions add."""
+
+async_task_identity = sa.Table(
+    "async_task_identity",
+    metadata,
+    sa.Column("identity", sa.String(32), primary_key=True),
+    **_MYSQL,
+)
+"""Random names of this database: the one that it was created with, and those of databases that it has taken the place
+of. They survive a failover, an upgrade and a restore."""
 
 async_task_audit = sa.Table(
     "async_task_audit",

@@ -23,7 +23,12 @@ from celery_asynctask.recorder.drain import Drain
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
 from celery_asynctask.store.models import AsyncTaskAttempt, Base
-from celery_asynctask.store.tables import async_task_revision, async_task_version
+from celery_asynctask.store.tables import (
+    async_task_change,
+    async_task_identity,
+    async_task_revision,
+    async_task_version,
+)
 from celery_asynctask.web import rerun, sessions
 from celery_asynctask.web.service import Caller
 from tests import services
@@ -111,7 +116,7 @@ def store(shared_store: Store) -> Iterator[Store]:
     """A store with empty tables."""
     with shared_store.engine.begin() as connection:
         for table in Base.metadata.tables.values():
-            if table not in (async_task_revision, async_task_version):
+            if table not in (async_task_change, async_task_identity, async_task_revision, async_task_version):
                 connection.execute(delete(table))
     yield shared_store
     assert shared_store.engine.pool.checkedout() == 0, "a connection was not given back"  # type: ignore[attr-defined]

@@ -194,7 +194,7 @@ def test_a_user_who_may_not_delete_entries(store: Store, tmp_path: Path) -> None
     most = "GRANT SELECT, INSERT, UPDATE, DELETE ON async_task, async_task_attempt, async_task_source, "
     with user_with(
         store,
-        f"{most} async_task_revision",
+        f"{most} async_task_change, async_task_identity, async_task_revision",
         "GRANT SELECT, INSERT ON async_task_audit",
         "GRANT SELECT ON async_task_version",
         "GRANT USAGE ON ALL SEQUENCES IN SCHEMA public",

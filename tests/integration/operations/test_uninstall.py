@@ -99,6 +99,8 @@ def test_all_that_is_ours(installed: Installed) -> None:
         "async_task": 2,
         "async_task_attempt": 0,
         "async_task_audit": 0,
+        "async_task_change": 64,
+        "async_task_identity": 1,
         "async_task_revision": 1,
         "async_task_session": 0,
         "async_task_source": 1,
