@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -48,6 +49,19 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["PYTHONUTF8"] = "1"  # for all processes from here on, whatever the locale of this one
     if not config.option.collectonly:
         pace(config.getoption("numprocesses", None) or 1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _memory() -> Iterator[None]:
+    """The second place of all journals, also of those of the processes that tests start, is gone with the tests."""
+    with tempfile.TemporaryDirectory(prefix="asynctask-tests-", dir="/dev/shm") as directory:  # noqa: S108 - private
+        before = os.environ.get("XDG_RUNTIME_DIR")
+        os.environ["XDG_RUNTIME_DIR"] = directory
+        yield
+        if before is None:
+            del os.environ["XDG_RUNTIME_DIR"]
+        else:
+            os.environ["XDG_RUNTIME_DIR"] = before
 
 
 def _ignore(*_: object) -> None:

@@ -34,7 +34,8 @@ frame. Both move in the transaction that stores the events, so what is read twic
 
 from __future__ import annotations
 
-from celery_asynctask.journal.directory import Directory, Segment
+from celery_asynctask.journal.directory import Directory
+from celery_asynctask.journal.names import Segment
 from celery_asynctask.journal.writer import Journal
 
 __all__ = ["Directory", "Journal", "Segment"]

@@ -3,47 +3,43 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
-import secrets
 import shlex
 import stat
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, NamedTuple
 
-from celery_asynctask.core.forking import locking
-from celery_asynctask.core.url import same_store
 from celery_asynctask.errors import JournalError
+from celery_asynctask.journal import spare
+from celery_asynctask.journal.claim import claim, know_identity
+from celery_asynctask.journal.files import WITH_CARE, is_being_written, lock, open_if_read_only, write_all
+from celery_asynctask.journal.names import (
+    CLAIM_NAME,
+    KEPT,
+    LOCK_NAME,
+    OLD_CLAIM_NAME,
+    OLD_LOCK_NAME,
+    OLD_UNNAMED,
+    PAGE,
+    QUARANTINE,
+    SEGMENTS,
+    SUFFIX,
+    UNNAMED,
+    Segment,
+    is_ours,
+    segment_of,
+)
 from celery_asynctask.journal.place import is_nowhere
 
-SUFFIX = ".segment"
-UNNAMED = ".new"
-"""Suffix of a segment that is not locked yet."""
 _UNNAMED_SECONDS = 60
-"""Age at which such a file was left behind by a process that died."""
-LOCK_NAME = "recorder.lock"
-CLAIM_NAME = "dedicated.lock"
-STORE_NAME = "store"
-QUARANTINE = ".quarantine"
-_WITH_CARE = os.O_NOFOLLOW | os.O_NONBLOCK
-"""No link is followed, and a pipe is not waited for. Regular files do not have the latter."""
+"""Age at which a segment without a lock was left behind by a process that died while it began it."""
 NO_PLACE = (
     "There is no place for the journal: this user has no home directory to write to, and can use neither "
     "$XDG_RUNTIME_DIR, /dev/shm nor $TMPDIR"
 )
 _INSIDE = "celery-asynctask"
-ENCODING = ("utf-8", "surrogateescape")
-"""Encoding and error handler of the store file, independent of a process's locale."""
-
-
-class Segment(NamedTuple):
-    """A segment file, by its name. Sorts by source, then number."""
-
-    source: str
-    number: int
-    path: Path
 
 
 class Directory:
@@ -74,12 +70,41 @@ class Directory:
                 )
             if status.st_mode & 0o077:
                 self._close_to_others(status.st_mode)
-            self.id = self._claim(store_id)
+            claimed = claim(path, store_id)
         except OSError as exc:
             raise JournalError(
                 f"The journal directory {path} cannot be used: {exc.strerror or exc}. Make it writable or set "
                 "asynctask_journal_dir to another one."
             ) from exc
+        self.id = claimed.id
+        self.old_id = claimed.old_id
+        self.identity = claimed.identity
+        self.spare = spare.spare_of(path, store_id)
+
+    id: str
+    """The directory's own id, in the ledger of its processes."""
+    old_id: str
+    """The same for processes of earlier versions (`Segment.is_old`)."""
+    identity: str
+    """The identity of the database that the directory is stored in; empty: not known yet."""
+    spare: Path | None
+    """Its second place, which may not exist (`spare.is_usable`); None: there can be none."""
+
+    @classmethod
+    def usable(cls, path: Path, store_id: str) -> Directory:
+        """The directory or, where that cannot be used, its second place as a directory of its own. Raises
+        `JournalError`, about the first one."""
+        try:
+            return cls(path, store_id)
+        except JournalError:
+            second = None if is_nowhere(path) else spare.spare_of(path, store_id)
+            if second is None or not spare.make(second):
+                raise
+            with contextlib.suppress(JournalError):
+                directory = cls(second, store_id)
+                directory.spare = None
+                return directory
+            raise
 
     def _close_to_others(self, mode: int) -> None:
         """Take the rights of others away. Raises `JournalError` where everybody could write and it is in use: files of
@@ -94,48 +119,67 @@ class Directory:
             )
         self.path.chmod(0o700)
 
-    def _claim(self, store_id: str) -> str:
-        """Make the directory this store's, or check that it is. Returns the directory's own id."""
-        with locking():
-            handle = os.open(self.path / STORE_NAME, os.O_RDWR | os.O_CREAT | _WITH_CARE | os.O_CLOEXEC, 0o600)
-            try:
-                if not self._is_own(os.fstat(handle)):
-                    raise JournalError(
-                        f"The file {self.path / STORE_NAME} is no regular file of this user. Remove it, or set "
-                        "asynctask_journal_dir to another directory."
-                    )
-                if not os.fstat(handle).st_size:  # new: whoever locks it first claims the directory
-                    fcntl.flock(handle, fcntl.LOCK_EX)
-                    if not os.fstat(handle).st_size:
-                        os.write(handle, f"{store_id}\n{secrets.token_hex(16)}\n".encode(*ENCODING))
-                claimed, directory_id = read_claim(handle)
-                if claimed != store_id and same_store(claimed, store_id):  # as an earlier version wrote it
-                    fcntl.flock(handle, fcntl.LOCK_EX)
-                    now = f"{store_id}\n{directory_id}\n".encode(*ENCODING)
-                    os.pwrite(handle, now, 0)
-                    os.ftruncate(handle, len(now))  # afterwards: whoever reads meanwhile reads these two lines
-            finally:
-                os.close(handle)
-        if not same_store(claimed, store_id):
-            raise JournalError(
-                f"The journal directory {self.path} belongs to the store {claimed}, not to {store_id}. Give each "
-                "store its own asynctask_journal_dir."
-            )
-        return directory_id
+    def know_identity(self, identity: str) -> None:
+        """Remember the identity of the database that the directory is stored in. Raises `OSError`."""
+        know_identity(self.path, identity)
+        self.identity = identity
 
     def segments(self) -> list[Segment]:
-        """All segments in the directory, sorted, without those that are `strangers`. Raises `OSError`."""
-        segments = []
-        for name in self.files(SUFFIX):
-            source, _, number = name.removesuffix(SUFFIX).rpartition(".")
-            if source and number.isdecimal():
-                segments.append(Segment(source, int(number), self.path / name))
-        return sorted(segments)
+        """All segments in the directory and its second place, also those of earlier versions, sorted; without
+        strangers and what is kept. Raises `OSError`."""
+        return self._segments(*SEGMENTS)
 
-    def files(self, suffix: str) -> list[str]:
-        """The names with this end, in no order, of regular files of this user. Raises `OSError`."""
-        with os.scandir(self.path) as entries:
-            return [entry.name for entry in entries if entry.name.endswith(suffix) and self.is_own(entry)]
+    def kept(self) -> list[Segment]:
+        """The segments that are stored and kept, sorted. Raises `OSError`."""
+        return self._segments(KEPT)
+
+    def _segments(self, *suffixes: str) -> list[Segment]:
+        segments: dict[tuple[str, int], Segment] = {}
+        for path in self.paths(*suffixes):
+            if (segment := segment_of(path)) is not None:
+                segments.setdefault((segment.source, segment.number), segment)  # one that is being moved is twice there
+        return sorted(segments.values())
+
+    def keep(self, segment: Segment) -> None:
+        """Keep a stored segment, under a name by which it is not read again. Raises `OSError`."""
+        with contextlib.suppress(FileNotFoundError):
+            segment.path.rename(segment.path.with_suffix(KEPT))
+
+    def revive(self, segment: Segment) -> None:
+        """Undo `keep`: the database has lost what was stored of it. Raises `OSError`."""
+        with contextlib.suppress(FileNotFoundError):
+            segment.path.rename(segment.path.with_suffix(SUFFIX))
+
+    def let_go(self) -> int:
+        """Remove the segments that are kept, because there is no room for others. Returns their number; what cannot be
+        removed stays."""
+        removed = 0
+        with contextlib.suppress(OSError):
+            for segment in self.kept():
+                segment.path.unlink(missing_ok=True)
+                removed += 1
+        return removed
+
+    def pages(self) -> dict[str, Path]:
+        """The control page of each process that has one: the newer one, if the first could not be written any more.
+        Raises `OSError`."""
+        return {path.name.removesuffix(PAGE): path for path in self.paths(PAGE)}
+
+    def places(self) -> list[Path]:
+        """The directory, and its second place if that exists."""
+        return [self.path] if self.spare is None or not spare.is_usable(self.spare) else [self.path, self.spare]
+
+    def paths(self, *suffixes: str) -> list[Path]:
+        """The files with these ends in all `places`, in no order within a place, if they are regular files of this
+        user. Raises `OSError`."""
+        return list(self._paths(suffixes))
+
+    def _paths(self, suffixes: tuple[str, ...]) -> Iterator[Path]:
+        for place in self.places():
+            with os.scandir(place) as entries:
+                for entry in entries:
+                    if entry.name.endswith(suffixes) and self.is_own(entry):
+                        yield place / entry.name
 
     def strangers(self) -> list[str]:
         """The names, sorted, of what has a name of ours and is no regular file of this user: links, pipes, files of
@@ -155,18 +199,25 @@ class Directory:
 
     @staticmethod
     def size(path: Path) -> int:
-        """Bytes of all files in a journal directory, those in quarantine included. Raises `OSError`."""
+        """Bytes of the segments in a journal directory that are not only kept. Raises `OSError`."""
         total = 0
         with os.scandir(path) as entries:
             for entry in entries:
-                with contextlib.suppress(FileNotFoundError):
-                    total += entry.stat(follow_symlinks=False).st_size
+                if entry.name.endswith(SEGMENTS):
+                    with contextlib.suppress(FileNotFoundError):
+                        total += entry.stat(follow_symlinks=False).st_size
         return total
+
+    def share(self, max_bytes: int, least: int, most: int) -> int:
+        """Bytes that a segment may have, between two bounds, so that those of all processes, stored or not, take a
+        quarter of the room. Raises `OSError`."""
+        volume = os.statvfs(self.path)
+        room = min(max_bytes, volume.f_frsize * volume.f_blocks) // 4
+        return min(most, max(least, room // max(16, len(self.segments()))))
 
     def sweep(self) -> None:
         """Remove files of processes that were killed while they began a segment. Raises `OSError`."""
-        for name in self.files(UNNAMED):
-            path = self.path / name
+        for path in self.paths(UNNAMED, OLD_UNNAMED):
             with contextlib.suppress(FileNotFoundError):
                 if time.time() - path.stat().st_mtime > _UNNAMED_SECONDS and not is_being_written(path):
                     path.unlink()
@@ -178,11 +229,23 @@ class Directory:
         The kernel releases the lock when the holder dies. A forked child must close its copy: call this, and keep the
         descriptor, inside of `forking.locking`. Raises `OSError`.
         """
-        return _lock(self.path / LOCK_NAME, os.O_RDWR | os.O_CREAT, fcntl.LOCK_EX)
+        return self._lock(LOCK_NAME)
 
     def claim(self) -> int | None:
         """Become the directory's dedicated recorder, to which the others leave the election. Otherwise as `elect`."""
-        return _lock(self.path / CLAIM_NAME, os.O_RDWR | os.O_CREAT, fcntl.LOCK_EX)
+        return self._lock(CLAIM_NAME)
+
+    def elect_old(self) -> int | None:
+        """Become the recorder of the segments of earlier versions, which recorders of these versions leave to us then.
+        Otherwise as `elect`."""
+        return self._lock(OLD_LOCK_NAME)
+
+    def claim_old(self) -> int | None:
+        """Let the recorders of earlier versions leave the election to us. Otherwise as `elect`."""
+        return self._lock(OLD_CLAIM_NAME)
+
+    def _lock(self, name: str) -> int | None:
+        return lock(open_if_read_only(self.path / name, 0), fcntl.LOCK_EX)
 
     @staticmethod
     def is_claimed(path: Path) -> bool:
@@ -205,7 +268,7 @@ class Directory:
             return False
         handle = os.open(
             self.path / f"{name}{QUARANTINE}",
-            os.O_WRONLY | os.O_CREAT | os.O_APPEND | _WITH_CARE,
+            os.O_WRONLY | os.O_CREAT | os.O_APPEND | WITH_CARE,
             0o600,
         )
         try:
@@ -217,9 +280,9 @@ class Directory:
     def quarantined(self) -> int:
         """Bytes in quarantine. Raises `OSError`."""
         total = 0
-        for name in self.files(QUARANTINE):
+        for path in self.paths(QUARANTINE):
             with contextlib.suppress(FileNotFoundError):
-                total += (self.path / name).lstat().st_size
+                total += path.lstat().st_size
         return total
 
 
@@ -232,57 +295,3 @@ def is_used(path: Path) -> bool:
     """Whether a directory has anything with a name of ours. Raises `OSError`."""
     with os.scandir(path) as entries:
         return any(is_ours(entry.name) for entry in entries)
-
-
-def is_ours(name: str) -> bool:
-    """Whether a journal directory may have a file of this name."""
-    return name in (LOCK_NAME, CLAIM_NAME, STORE_NAME) or name.endswith((SUFFIX, UNNAMED, QUARANTINE))
-
-
-def read_claim(handle: int) -> tuple[str, str]:
-    """The store that a directory belongs to, and the id of the directory, from its opened file that says so."""
-    claimed, _, rest = os.pread(handle, 4096, 0).decode(*ENCODING).partition("\n")
-    return claimed, rest.partition("\n")[0].strip()
-
-
-def opened(path: Path) -> IO[bytes]:
-    """A file of the directory, for reading. Raises `OSError`, also for a link."""
-    return open(path, "rb", opener=_with_care)
-
-
-def _with_care(path: str, flags: int) -> int:
-    return os.open(path, flags | _WITH_CARE)
-
-
-def write_all(handle: int, data: bytes) -> None:
-    """Append all of ``data`` to a file, or nothing: a full disk may take a part, which is cut off. Raises `OSError`."""
-    if (written := os.write(handle, data)) != len(data):
-        os.ftruncate(handle, os.fstat(handle).st_size - written)
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def _lock(path: Path, flags: int, lock: int) -> int | None:
-    """Open ``path`` and lock it. Returns the descriptor; None: another's lock forbids it. Raises `OSError`."""
-    handle = os.open(path, flags | _WITH_CARE | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(handle, lock | fcntl.LOCK_NB)
-    except OSError as exc:
-        os.close(handle)
-        if exc.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            return None
-        raise
-    return handle
-
-
-def is_being_written(path: Path) -> bool:
-    """Whether a process holds the lock of a file: of a segment, the process that writes it. False if there is no file.
-    Others that test at the same time do not count: their locks are shared. Raises `OSError`."""
-    with locking():
-        try:
-            handle = _lock(path, os.O_RDONLY, fcntl.LOCK_SH)
-        except FileNotFoundError:
-            return False
-        if handle is None:
-            return True
-        os.close(handle)
-    return False

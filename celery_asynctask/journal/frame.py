@@ -11,10 +11,19 @@ import socket
 from typing import Any, NamedTuple
 from zlib import crc32
 
-from celery_asynctask.journal.directory import Segment, opened
+from celery_asynctask.errors import JournalError
+from celery_asynctask.journal.files import opened
+from celery_asynctask.journal.names import Segment
 
-VERSION = 1
+
+class FormatError(JournalError):
+    """A segment has a format that is not known here."""
+
+
+VERSION = 2
 """Version of the format, written into the first frame of every segment."""
+READABLE = (1, 2)
+"""The versions that are read: the format of version 1 has other names of files, and a start for each end."""
 READ_BYTES = 2 * 1024 * 1024
 """Bytes read at a time; more only for a single frame that is longer."""
 
@@ -130,7 +139,7 @@ def describe(segment: Segment) -> dict[str, Any]:
     """What the first frame says about the segment and its process; if it is damaged, what the file's name says.
 
     Keys: source, host, pid, role, at (microseconds since the epoch), dropped (counts by reason; None: not known).
-    Raises `OSError`.
+    Raises `OSError`, and `FormatError` for a segment that must be left alone.
     """
     guess: dict[str, Any] = {
         "source": segment.source,
@@ -148,8 +157,13 @@ def describe(segment: Segment) -> dict[str, Any]:
         description = json.loads(first.data[0])
     except ValueError:
         return guess
-    if not isinstance(description, dict) or description.get("format") != VERSION:
+    if not isinstance(description, dict):
         return guess
+    if description.get("format") not in READABLE:
+        raise FormatError(
+            f"The segment {segment.path} has the format {description.get('format')!r}, which this version of "
+            "celery-asynctask does not know. Upgrade celery-asynctask on this host; the file stays until then."
+        )
     return {**guess, **description, "source": segment.source}
 
 

@@ -13,7 +13,7 @@ from typing import Final
 _FOLDER: Final = "celery-asynctask"
 _NOWHERE: Final = Path(os.devnull)
 _NAME_CHARACTERS: Final = 40
-_SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108 - `_is_safe`
+SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108 - `is_safe`
 _TEMPORARY: Final = "/tmp"  # noqa: S108
 _TRUSTED: Final = 0
 """Root's user id."""
@@ -26,8 +26,8 @@ def default_directory(store: str) -> Path:
     state = state_directory(store)
     if state is not None and _is_ours(state):
         return state
-    for root in (os.environ.get("XDG_RUNTIME_DIR"), _SHARED_MEMORY, os.environ.get("TMPDIR") or _TEMPORARY):
-        if root and _is_safe(Path(root)):
+    for root in (os.environ.get("XDG_RUNTIME_DIR"), SHARED_MEMORY, os.environ.get("TMPDIR") or _TEMPORARY):
+        if root and is_safe(Path(root)):
             path = Path(root).absolute() / f"{_FOLDER}-{os.geteuid()}-{_name(store)}"
             if _is_ours(path):
                 return path
@@ -58,7 +58,7 @@ def configured_directory(path: Path) -> Path:
     except OSError:
         return path
     is_others = stat.S_ISDIR(status.st_mode) and status.st_uid != os.geteuid()
-    if is_others and _is_safe(path) and os.access(path, os.W_OK | os.X_OK):
+    if is_others and is_safe(path) and os.access(path, os.W_OK | os.X_OK):
         return path / f"{_FOLDER}-{os.geteuid()}"
     return path
 
@@ -99,7 +99,7 @@ def _can_have(path: Path) -> bool:
     return False
 
 
-def _is_safe(path: Path) -> bool:
+def is_safe(path: Path) -> bool:
     """Whether what this user creates in a directory, its own or root's, cannot be replaced by everybody else."""
     try:
         status = path.stat()

@@ -10,18 +10,12 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from celery_asynctask.errors import JournalError
-from celery_asynctask.journal.directory import (
-    CLAIM_NAME,
-    LOCK_NAME,
-    QUARANTINE,
-    STORE_NAME,
-    Directory,
-    Segment,
-    is_being_written,
-    opened,
-    read_claim,
-)
+from celery_asynctask.journal.claim import read_claim
+from celery_asynctask.journal.directory import Directory
+from celery_asynctask.journal.files import is_being_written, opened
 from celery_asynctask.journal.frame import NOTHING, Chunk, describe, read
+from celery_asynctask.journal.names import CLAIM_NAME, LOCK_NAME, QUARANTINE, STORE_NAME, Segment
+from celery_asynctask.journal.spare import spare_of
 
 _FRAMES: Final = 20_000
 """Frames read at a time."""
@@ -49,7 +43,9 @@ class Survey(Directory):
         self.path = path
         self.owner = path.lstat().st_uid
         with opened(path / STORE_NAME) as file:
-            self.store_id, self.id = read_claim(file.fileno())
+            claimed = read_claim(file.fileno())
+        self.store_id, self.id, self.old_id, self.identity = claimed.store, claimed.id, claimed.old_id, claimed.identity
+        self.spare = spare_of(path, claimed.store)
 
     def recorder(self) -> int | None:
         """Process id of the elected recorder, `UNKNOWN_PID` if the kernel does not show it; None: there is none."""
@@ -62,8 +58,7 @@ class Survey(Directory):
     def quarantines(self) -> dict[Path, int]:
         """The number of lines in each quarantine file."""
         lines = {}
-        for name in sorted(self.files(QUARANTINE)):
-            path = self.path / name
+        for path in sorted(self.paths(QUARANTINE)):
             with contextlib.suppress(FileNotFoundError), opened(path) as file:
                 lines[path] = sum(1 for _ in file)
         return lines

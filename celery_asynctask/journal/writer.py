@@ -1,9 +1,10 @@
-"""The writing side of the journal: each process appends its events to a segment of its own, with one ``write`` each."""
+"""The writing side of the journal: each process appends its events to a segment of its own, with one ``write`` each,
+and keeps the starts of its runs in its control page."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import fcntl
 import json
 import os
 import secrets
@@ -20,31 +21,42 @@ from celery_asynctask.core.limits import MAX_JOURNAL
 from celery_asynctask.core.logs import logger_of
 from celery_asynctask.core.time import now
 from celery_asynctask.errors import JournalError
-from celery_asynctask.journal import frame, metrics
-from celery_asynctask.journal.directory import SUFFIX, UNNAMED, Directory, write_all
+from celery_asynctask.journal import frame, metrics, spare
+from celery_asynctask.journal.accounts import Accounts
+from celery_asynctask.journal.directory import Directory
+from celery_asynctask.journal.files import create_locked, write_all
+from celery_asynctask.journal.names import SUFFIX
 
 logger = logger_of("celery_asynctask.journal")
 
-SEGMENT_BYTES = 16 * 1024 * 1024
-"""A segment of this size is followed by another, so that the recorder can remove it."""
+SEGMENT_BYTES = 1024 * 1024
+"""Most bytes of a segment: one that has them is followed by another, so that the recorder can remove it."""
+_LEAST_BYTES = 16 * 1024
+"""Bytes that a segment gets even where there is little room for all."""
 RETRY_SECONDS = 1.0
 """Between a failure and the next try with a new segment."""
+FULL_SECONDS = 0.05
+"""The same while the journal is too large: the recorder removes what is stored at any time."""
 CHECK_SECONDS = 1.0
 """For how long a process may write into a segment that somebody has deleted."""
-CHECK_BYTES = 1024 * 1024
+CHECK_BYTES = 256 * 1024
 """Bytes that a process writes between two checks of the size of the whole journal."""
 KEPT_EVENTS = 10_000
 """Most events that wait in the memory of a process while it cannot write to its journal."""
 KEPT_BYTES = 16 * 1024 * 1024
 """Most bytes of these events; the last one may exceed it."""
+_TOO_LARGE = "journal_max_bytes"
+_UNUSABLE = "unusable directory"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Journal:
     """This process's place in a journal directory. Safe for threads; starts over in a forked child.
 
-    `append` never raises and never waits for more than one ``write`` to a file. Events that cannot be written wait in
-    memory, as far as there is room. The others are dropped and counted in ``dropped``, by reason: an errno name,
-    ``unusable directory``, or ``journal_max_bytes``.
+    `append` never raises and never waits for more than one ``write`` to a file. While the disk takes nothing, events go
+    to the second place (`spare`), then into memory, as far as there is room. The others are dropped and counted in
+    ``dropped``, by reason: an errno name, ``unusable directory``, or ``journal_max_bytes``. The control page says how
+    many were accepted, so whatever happens to them, their number is known.
 
     From its first segment on, a process always holds a segment with a lock, even if it cannot write to it: by the lock,
     the recorder knows that the process lives.
@@ -67,22 +79,30 @@ class Journal:
         self._handle: int | None = None
         self._trouble = ""
         """Why events are not written now, a reason as in ``dropped``; empty: they are written."""
+        self._away: Path | None = None
+        """The second place, while the segment is there."""
+        self._away_bytes = 0
+        """Bytes written there since the first place took none."""
         self._kept: deque[bytes] = deque()
         self._kept_bytes = 0
         self._size = 0
         self._segment = 0
         self._number = 0
-        self._check_at = self._retry_at = 0.0
+        self._check_at = self._retry_at = self._home_at = 0.0
         self._check_size = CHECK_BYTES
+        self._most = SEGMENT_BYTES
+        """Bytes of this segment after which the next begins."""
         self._is_logged = False
         self.dropped: Counter[str] = Counter()
         started = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
         self.source = f"{started}-{os.getpid()}-{secrets.token_hex(4)}"
+        self._accounts = Accounts()
 
     def after_fork_in_child(self) -> None:
         """Leave the parent's segment to the parent: a copy of the descriptor would keep its lock."""
-        handle = self._handle
+        handle, accounts = self._handle, self._accounts
         self._reset()
+        accounts.close(even_if_used=True)
         if handle is not None:
             os.close(handle)
 
@@ -99,14 +119,32 @@ class Journal:
             if (waits and not self._ready()) or not self._write(line):
                 if not self._keep(line) and self._number == number:
                     self._number -= 1  # a dropped event has no number, so that a gap is a loss
+                self._count()
                 return False
-            if self._size >= self._check_size or time.monotonic() >= self._check_at:
+            if self._size >= self._check_size or self._away is not None or time.monotonic() >= self._check_at:
                 self._look()
             return True
+
+    def begin(self, start: bytes) -> int | None:
+        """Write the encoded start of a run to the control page. Returns its slot there, for `end`; None: there is no
+        room for it, so append it as an event of its own."""
+        with self._lock:
+            if (self._handle is None or self._trouble or self._kept) and not self._ready():
+                return None
+            return self._accounts.begin(self._number, start)
+
+    def end(self, slot: int, data: bytes) -> bool:
+        """`append` the encoded end of a run, which carries all that its start said, and free its slot."""
+        with self._lock:
+            is_written = self.append(data)
+            self._accounts.end(slot, is_told=is_written)
+            return is_written
 
     def retry(self) -> bool:
         """Write what waits in memory, if it is time for another try. Returns whether nothing waits any more."""
         with self._lock:
+            if self._away is not None and time.monotonic() >= self._home_at:
+                self._open(rotating=True)
             return (not self._kept and not self._trouble) or self._ready()
 
     def _ready(self) -> bool:
@@ -121,7 +159,13 @@ class Journal:
                 self._kept.appendleft(line)
                 return False
             self._kept_bytes -= len(line)
-        if self._is_logged:
+        self._count()
+        self._recover()
+        return True
+
+    def _recover(self) -> None:
+        """Log that all is well again, if something was not."""
+        if self._is_logged and self._away is None and not self._kept:
             self._is_logged = False
             dropped = sum(self.dropped.values())
             logger.warning(
@@ -130,7 +174,6 @@ class Journal:
                 os.getpid(),
                 dropped,
             )
-        return True
 
     def take(self) -> list[bytes]:
         """Take the frames that wait in memory, for a recorder that stores them itself; `give_back` what it could not
@@ -152,6 +195,11 @@ class Journal:
         """What this process is now: producer, worker or child."""
         return self._role()
 
+    @property
+    def numbered(self) -> int:
+        """How many events were numbered: all that were accepted and not dropped."""
+        return self._number
+
     def describe(self) -> dict[str, Any]:
         """What the first frame of a segment says about it and its process, as `frame.describe` reads it."""
         return {
@@ -171,28 +219,32 @@ class Journal:
         with self._lock:
             self._retry_at = 0.0
             self.retry()
+            self._count()
             self._close()
+            self._accounts.close()
 
     def abandon(self) -> None:
         """Count the events that wait in memory as dropped, because the process ends, or all that write here have."""
         with self._lock:
-            if self._kept:
-                logger.error(
-                    "celery-asynctask drops %d events of this process (pid %d), because it or its app ends: they could "
-                    "not be written to the journal in %s. An earlier log line says why.",
-                    len(self._kept),
-                    os.getpid(),
-                    self.path,
-                )
+            if not self._kept:
+                return
+            logger.error(
+                "celery-asynctask drops %d events of this process (pid %d), because it or its app ends: they could "
+                "not be written to the journal in %s. An earlier log line says why.",
+                len(self._kept),
+                os.getpid(),
+                self.path,
+            )
             for _ in self._kept:
                 self._drop()
             self._number -= len(self._kept)  # nothing was written after them
             self._kept.clear()
             self._kept_bytes = 0
+            self._count()
 
     def _keep(self, line: bytes) -> bool:
         """Let a frame wait in memory. Returns False if there is no room, and it is dropped."""
-        if self._trouble == "journal_max_bytes" or len(self._kept) >= KEPT_EVENTS or self._kept_bytes >= KEPT_BYTES:
+        if self._trouble == _TOO_LARGE or len(self._kept) >= KEPT_EVENTS or self._kept_bytes >= KEPT_BYTES:
             self._drop()
             return False
         self._kept.append(line)
@@ -200,23 +252,44 @@ class Journal:
         return True
 
     def _drop(self) -> None:
-        reason = self._trouble or "unusable directory"
+        reason = self._trouble or _UNUSABLE
         self.dropped[reason] += 1
         metrics.dropped(reason)
 
     def _write(self, line: bytes) -> bool:
-        assert self._handle is not None
-        try:
-            write_all(self._handle, line)
-        except OSError as exc:
-            reason = errno.errorcode.get(exc.errno or 0, "error")
-            self._give_up(reason, f"writing to the journal in {self.path} failed: {exc.strerror or exc}")
-            return False
-        self._size += len(line)
-        return True
+        """Write a frame to the segment or, where its place takes it no more, to one in another place."""
+        for _ in range(3):
+            assert self._handle is not None
+            try:
+                write_all(self._handle, line)
+            except OSError as exc:
+                if not self._find_room(exc):
+                    return False
+            else:
+                self._size += len(line)
+                if self._away is not None:
+                    self._away_bytes += len(line)
+                return True
+        return False
+
+    def _find_room(self, exc: OSError) -> bool:
+        """Whether another try to write makes sense after this failure."""
+        reason = errno.errorcode.get(exc.errno or 0, "error")
+        text = f"writing to the journal in {self._away or self.path} failed: {exc.strerror or exc}"
+        if self._away is None:
+            self._home_at = time.monotonic() + RETRY_SECONDS
+            if exc.errno in _FULL:
+                with contextlib.suppress(JournalError):
+                    if Directory(self.path, self.store_id).let_go():
+                        return True
+            if self._open_away(text):
+                return True
+        self._give_up(reason, text)
+        return False
 
     def _look(self) -> None:
-        """Every second or so: does our segment still exist, is it large enough, is the journal too large?"""
+        """Every second or so: does our segment still exist, is it large enough, is the journal too large? Is it time
+        to try the first place again?"""
         self._check_at = time.monotonic() + CHECK_SECONDS
         try:
             if self._handle is not None and not os.fstat(self._handle).st_nlink:
@@ -227,58 +300,117 @@ class Journal:
                     self.path,
                 )
                 self._open()
+                return
+            self._count()
+            if self._away is not None and time.monotonic() >= self._home_at:
+                self._open(rotating=True)
             if self._size < self._check_size:
                 return
             self._check_size = self._size + CHECK_BYTES
-            if Directory.size(self.path) > self.max_bytes:
+            if self._away is not None:
+                if not spare.has_room(self._away, self._away_bytes):
+                    self._give_up("ENOSPC", f"the second place {self._away} has no more room")
+            elif Directory.size(self.path) > self.max_bytes:
+                self._open(rotating=True)  # so that this segment can be removed as soon as it is stored
                 self._give_up(
-                    "journal_max_bytes",
+                    _TOO_LARGE,
                     f"the journal in {self.path} has reached asynctask_journal_max_bytes ({self.max_bytes}), and "
                     "events are dropped until the recorder has stored some",
                 )
-            elif self._size >= SEGMENT_BYTES:
+            elif self._size >= self._most:
                 self._open(rotating=True)
         except OSError as exc:
             self._give_up(errno.errorcode.get(exc.errno or 0, "error"), str(exc))
 
     def _open(self, *, rotating: bool = False) -> bool:
         """Begin the next segment, then close the last one; ``rotating``: which stays in use if there is no next.
-        Returns whether it could. A segment gets its real name when it is locked: the recorder would take it for that of
-        a dead process, and remove it."""
-        try:
-            directory = Directory(self.path, self.store_id)
-            if self._trouble == "journal_max_bytes" and Directory.size(self.path) > self.max_bytes:
-                self._retry_at = time.monotonic() + RETRY_SECONDS
-                return False
-            self._segment += 1
-            path = directory.path / f"{self.source}.{self._segment:06d}{SUFFIX}"
-            line = frame.pack(0, json.dumps(self.describe(), separators=(",", ":")).encode())
-            with locking():
-                handle = _begin(path, line)
-                self._close()
-                self._handle = handle
-        except (JournalError, OSError) as exc:
-            if not rotating:
-                self._give_up("unusable directory", str(exc))
+        Returns whether it could."""
+        reason = ""
+        if time.monotonic() >= self._home_at:
+            try:
+                directory = Directory(self.path, self.store_id)
+                if not rotating and self._trouble == _TOO_LARGE and Directory.size(self.path) > self.max_bytes:
+                    self._retry_at = time.monotonic() + FULL_SECONDS
+                    return False
+                self._begin(directory.path, directory.share(self.max_bytes, _LEAST_BYTES, SEGMENT_BYTES))
+            except (JournalError, OSError) as exc:
+                reason = str(exc)
+                self._home_at = time.monotonic() + RETRY_SECONDS
+            else:
+                self._recover()
+                return True
+        if rotating:
             return False
-        self._size, self._check_size = len(line), min(CHECK_BYTES, SEGMENT_BYTES)
-        self._check_at = time.monotonic() + CHECK_SECONDS
-        self._trouble = ""
+        if self._open_away(reason):
+            return True
+        self._give_up(_UNUSABLE, reason or f"writing to the journal in {self.path} failed")
+        return False
+
+    def _open_away(self, reason: str) -> bool:
+        """`_open` in the second place. ``reason``: why it is needed."""
+        place = None if self._trouble == _TOO_LARGE else spare.spare_of(self.path, self.store_id)
+        if place is None or not spare.make(place) or not spare.has_room(place, self._away_bytes):
+            return False
+        try:
+            self._begin(place, SEGMENT_BYTES)
+        except OSError:
+            return False
+        self._log(reason, f"Events are kept in {place}, {spare.SPARE_BYTES // 1024**2} MiB of all processes")
         return True
 
+    def _begin(self, place: Path, most: int) -> None:
+        """Begin a segment of so many bytes in a place, and close the last one. Raises `OSError`; the last one stays in use then.
+
+        A segment gets its real name when it is locked: the recorder would take it for that of a dead process, and
+        remove it. Before that, what is in the second place comes home: the recorder of another container, which shares
+        only the first, must not meet a gap.
+        """
+        self._segment += 1
+        path = place / f"{self.source}.{self._segment:06d}{SUFFIX}"
+        line = frame.pack(0, json.dumps(self.describe(), separators=(",", ":")).encode())
+        away, is_home = self._away, place == self.path
+        with locking():
+            unnamed, handle = create_locked(path, line)
+            try:
+                if away is not None and is_home:
+                    self._close()
+                    spare.bring_home(away, place, self.source)
+                unnamed.rename(path)
+            except OSError:
+                os.close(handle)
+                unnamed.unlink(missing_ok=True)
+                raise
+            self._close()
+            self._handle = handle
+        self._away = None if is_home else place
+        if is_home:
+            self._away_bytes = 0
+        self._size, self._most, self._check_size = len(line), most, min(CHECK_BYTES, most)
+        self._check_at = time.monotonic() + CHECK_SECONDS
+        self._trouble = ""
+        self._accounts.open(self.source, line, self.path, spare.spare_of(self.path, self.store_id))
+
+    def _count(self) -> None:
+        """Say in the control page how much was accepted."""
+        self._accounts.count(self._number, self.dropped, len(self._kept))
+
     def _give_up(self, trouble: str, reason: str) -> None:
-        """Stop writing for `RETRY_SECONDS`, and log it once until it works again."""
+        """Stop writing for a while, and log it once until it works again."""
         self._trouble = trouble
-        self._retry_at = time.monotonic() + RETRY_SECONDS
+        self._retry_at = time.monotonic() + (FULL_SECONDS if trouble == _TOO_LARGE else RETRY_SECONDS)
+        self._log(reason, f"Up to {KEPT_EVENTS} events are kept in memory")
+
+    def _log(self, reason: str, consequence: str) -> None:
+        """Log a failure once until the journal works again."""
         if not self._is_logged:
             self._is_logged = True
             logger.error(
                 "celery-asynctask cannot write to its journal in this process (%s, pid %d): %s. Tasks are not "
-                "affected. Up to %d events are kept in memory, and recording resumes by itself when the cause is gone.",
+                "affected. %s, and recording resumes by itself when the cause is gone.",
                 self.role,
                 os.getpid(),
                 reason.rstrip("."),
-                KEPT_EVENTS,
+                consequence,
             )
 
     def _close(self) -> None:
@@ -286,19 +418,3 @@ class Journal:
             if self._handle is not None:
                 os.close(self._handle)
                 self._handle = None
-
-
-def _begin(path: Path, line: bytes) -> int:
-    """Create a segment with its first line and lock it. Returns the descriptor. Raises `OSError`; nothing is left
-    then."""
-    unnamed = path.with_suffix(UNNAMED)
-    handle = os.open(unnamed, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        write_all(handle, line)
-        unnamed.rename(path)
-    except OSError:
-        os.close(handle)
-        unnamed.unlink(missing_ok=True)
-        raise
-    return handle

@@ -25,17 +25,9 @@ from celery_asynctask.core.forking import locking
 from celery_asynctask.core.text import reason
 from celery_asynctask.core.url import parse, same_store
 from celery_asynctask.errors import AsyncTaskError, JournalError, StoreError
-from celery_asynctask.journal.directory import (
-    CLAIM_NAME,
-    LOCK_NAME,
-    QUARANTINE,
-    STORE_NAME,
-    SUFFIX,
-    UNNAMED,
-    is_being_written,
-    is_ours,
-)
+from celery_asynctask.journal.files import is_being_written
 from celery_asynctask.journal.frame import describe
+from celery_asynctask.journal.names import CLAIM_NAME, LOCK_NAME, QUARANTINE, STORE_NAME, SUFFIX, UNNAMED, is_ours
 from celery_asynctask.journal.place import is_made_for_a_store
 from celery_asynctask.journal.survey import UNKNOWN_PID, Survey, readable
 from celery_asynctask.operations.session import Writer

@@ -19,7 +19,8 @@ from celery_asynctask.core.logs import logger_of
 from celery_asynctask.core.plainer import plainer
 from celery_asynctask.core.text import reason
 from celery_asynctask.journal import Directory, Segment, metrics
-from celery_asynctask.journal.directory import is_being_written, max_quarantine
+from celery_asynctask.journal.directory import max_quarantine
+from celery_asynctask.journal.files import is_being_written
 from celery_asynctask.journal.frame import NOTHING, Chunk, describe, read
 from celery_asynctask.recorder.liveness import Watch
 from celery_asynctask.settings import Settings

@@ -26,7 +26,7 @@ from celery_asynctask.core.keys import AttemptKey, MessageKey
 from celery_asynctask.core.logs import logger_of
 from celery_asynctask.core.time import now
 from celery_asynctask.journal import Directory
-from celery_asynctask.journal.directory import is_being_written
+from celery_asynctask.journal.files import is_being_written
 from celery_asynctask.store import HeldTask, Open, OpenAttempt, Store
 
 logger = logger_of("celery_asynctask.recorder")

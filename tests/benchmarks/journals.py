@@ -15,7 +15,7 @@ from celery.worker.state import task_ready
 from tests.benchmarks.app import ARGS, KWARGS, TASK, build
 from tests.benchmarks.turns import in_child
 
-SUFFIX = ".segment"
+SUFFIX = ".events"
 
 
 def write(directory: Path, tasks: int, *, apart: bool = False) -> None:

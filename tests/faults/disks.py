@@ -78,7 +78,7 @@ def full(disk: Path) -> Iterator[None]:
 @contextmanager
 def no_inodes(disk: Path) -> Iterator[None]:
     """No file can be created. Open files can still be written to, so the segment is deleted as well."""
-    for segment in disk.glob("journal/*.segment"):
+    for segment in disk.glob("journal/*.events"):
         segment.unlink()
     made: list[Path] = []
     try:

@@ -177,7 +177,7 @@ def test_the_directory_is_deleted(tmp_path: Path, caplog: pytest.LogCaptureFixtu
         append()
     assert append.longest < patience(WAIT)
     assert sum("was deleted" in line for line in caplog.messages) == len(caplog.messages) == 1
-    segments = sorted(settings.directory.glob("*.segment"))
+    segments = sorted(settings.directory.glob("*.events"))
     assert [number for segment in segments for number in _numbers(segment)] == list(range(first, append.number + 1))
     journal.close()
     drain_all(settings)

@@ -80,10 +80,10 @@ class World:
 
     def elected(self) -> int | None:
         """The process that records at present."""
-        return holder(self.journal / "recorder.lock")
+        return holder(self.journal / "drain.lock")
 
     def segments(self) -> list[Path]:
-        return sorted(self.journal.glob("*.segment"))
+        return sorted(self.journal.glob("*.events"))
 
     def waiting(self) -> int:
         """Messages in the queue, without those that a worker holds."""

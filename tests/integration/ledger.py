@@ -20,7 +20,7 @@ from typing import Any
 
 from celery_asynctask.core.event import decode
 from celery_asynctask.journal import Journal, frame
-from celery_asynctask.journal.directory import SUFFIX
+from celery_asynctask.journal.names import SUFFIX
 from celery_asynctask.store import Position
 
 GARBAGE = -1

@@ -131,7 +131,7 @@ def test_no_hook_raises(recorded: Run) -> None:
 
 def test_all_that_was_recorded_is_accounted_for(recorded: Run) -> None:
     """Celery's tests create strange tasks; none of their events may be lost or hold up others."""
-    assert list((recorded.directory / "journal").glob("*.segment")) == []
+    assert list((recorded.directory / "journal").glob("*.events")) == []
     table = AsyncTaskSource.__table__
     engine = create_engine(f"sqlite:///{recorded.directory / 'store.db'}")
     with engine.connect() as connection:

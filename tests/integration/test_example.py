@@ -163,7 +163,7 @@ def test_leaves_no_process_behind(tmp_path: Path, tree: Path) -> None:
     log = (data / "worker.log").read_text(encoding="utf-8")
     assert "Warm shutdown" in log
     assert not list((data / "broker").iterdir())
-    assert not list((data / "journal").glob("*.segment"))
+    assert not list((data / "journal").glob("*.events"))
 
 
 def test_stops_the_worker_on_ctrl_c(tmp_path: Path) -> None:

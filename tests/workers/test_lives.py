@@ -85,7 +85,7 @@ def test_warm_shutdown(world: World) -> None:
         world.wait(waiting.id, "RECEIVED")
         assert stop(worker) == 0
     expect(world, Row("nap", id=running.id, args=(seconds,), result="slept"))
-    segments = list((world.plan.directory / "journal").glob("*.segment"))
+    segments = list((world.plan.directory / "journal").glob("*.events"))
     assert len(segments) <= 1, f"the worker left its journal behind: {segments}"  # one belongs to this process
     with world.worker("-c1"):
         expect(world, Row("add", id=waiting.id, args=(1, 1), result=2))

@@ -33,7 +33,7 @@ def upgrade() -> None:
         "postgresql": f"{ended} - {seen} < interval '{_SILENT_SECONDS} seconds'",
         "sqlite": f"(julianday({ended}) - julianday({seen})) * 86400 < {_SILENT_SECONDS}",
     }.get(op.get_context().dialect.name, f"TIMESTAMPDIFF(SECOND, {seen}, {ended}) < {_SILENT_SECONDS}")
-    op.execute(f"UPDATE async_task_source SET settled_at = {ended} WHERE {ended} IS NOT NULL AND {before}")  # noqa: S608
+    op.execute(f"UPDATE async_task_source SET settled_at = {ended} WHERE {ended} IS NOT NULL AND {before}")
     changes = op.create_table(
         "async_task_change",
         sa.Column("slot", sa.Integer(), primary_key=True, autoincrement=False),

@@ -95,7 +95,7 @@ def is_complete(path: Path) -> bool:
         ledger = completeness(reader, None).ledger
     finally:
         reader.close()
-    return ledger.complete and not list((path / "journal").glob("*.segment"))
+    return ledger.complete and not list((path / "journal").glob("*.events"))
 
 
 def recorders() -> int:
@@ -199,7 +199,7 @@ def test_two_at_once_share_a_recorder_and_a_segment(tmp_path: Path) -> None:
         run(second)
     assert recorders() == 1
     assert instrumentation(first).journal is instrumentation(second).journal
-    assert len(list((tmp_path / "journal").glob("*.segment"))) == 1
+    assert len(list((tmp_path / "journal").glob("*.events"))) == 1
     first.close()
     assert stored(tmp_path) == (20, 1, 40), "it is stored when close() returns"
     assert recorders() == 1

@@ -34,7 +34,7 @@ def _no_home(monkeypatch: pytest.MonkeyPatch) -> None:
 def _nowhere(_no_home: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("XDG_RUNTIME_DIR", "TMPDIR"):
         monkeypatch.setenv(name, str(tmp_path / "nowhere"))
-    monkeypatch.setattr(place, "_SHARED_MEMORY", str(tmp_path / "nowhere"))
+    monkeypatch.setattr(place, "SHARED_MEMORY", str(tmp_path / "nowhere"))
 
 
 def record_three(tmp_path: Path) -> None:

@@ -161,7 +161,7 @@ def test_a_damaged_line_in_the_journal(store: Store, journal: Journal, make_drai
     append(journal, *events(2))
     make_drain().work()
     append(journal, *events(2))
-    [path] = journal.path.glob("*.segment")
+    [path] = journal.path.glob("*.events")
     with path.open("ab") as file:
         file.write(frame.pack(5, b"cut")[:-4])
     whole = check(store, journal.path)
@@ -182,7 +182,7 @@ def test_a_segment_that_was_removed(store: Store, journal: Journal, make_drain: 
     make_drain().work()
     append(journal, *events(3))
     journal.close()
-    next(journal.path.glob("*.segment")).unlink()
+    next(journal.path.glob("*.events")).unlink()
     append(journal, *events(1))
     make_drain().work()
     [account] = check(store, journal.path).accounts
@@ -292,7 +292,7 @@ def test_silent_sources(store: Store) -> None:
 
 def test_the_holder_of_a_lock(tmp_path: Path, journal: Journal) -> None:
     append(journal, *events(1))
-    [path] = journal.path.glob("*.segment")
+    [path] = journal.path.glob("*.events")
     assert holder(path) == os.getpid()
     journal.close()
     assert holder(path) is None

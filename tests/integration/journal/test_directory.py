@@ -16,7 +16,8 @@ import pytest
 
 from celery_asynctask.errors import JournalError
 from celery_asynctask.journal import Directory, Journal
-from celery_asynctask.journal.directory import CLAIM_NAME, LOCK_NAME, is_being_written
+from celery_asynctask.journal.files import is_being_written
+from celery_asynctask.journal.names import CLAIM_NAME, LOCK_NAME
 from celery_asynctask.journal.survey import Survey, holder
 from tests.processes import at_once
 
@@ -81,7 +82,9 @@ def test_a_claim_of_the_same_store_in_an_earlier_spelling_is_renewed(path: Path,
     """The id of the directory stays: by it, the database knows the processes of this journal."""
     path.mkdir(parents=True)
     (path / "store").write_text(f"{claimed}\n0123456789abcdef\n", encoding="utf-8")
-    assert Survey(path).id == Directory(path, store).id == Directory(path, store).id == "0123456789abcdef"
+    directory = Directory(path, store)
+    assert Survey(path).old_id == directory.old_id == Directory(path, store).old_id == "0123456789abcdef"
+    assert Survey(path).id == directory.id == Directory(path, store).id != directory.old_id
     assert (path / "store").read_text(encoding="utf-8") == f"{store}\n0123456789abcdef\n"
 
 
@@ -195,9 +198,9 @@ def test_the_lock_of_a_killed_recorder_is_free(path: Path) -> None:
 
 def test_only_segments_are_listed_in_order(path: Path) -> None:
     directory = Directory(path, STORE)
-    for name in ("b.000001.segment", "a.000010.segment", "a.000002.segment"):
+    for name in ("b.000001.events", "a.000010.events", "a.000002.events"):
         (path / name).touch()
-    for name in ("a.000003.new", "recorder.lock", "a.quarantine", "x.segment", "a.x.segment", ".segment"):
+    for name in ("a.000003.events-new", "drain.lock", "a.quarantine", "x.events", "a.x.events", ".events"):
         (path / name).touch()
     assert [(one.source, one.number) for one in directory.segments()] == [("a", 2), ("a", 10), ("b", 1)]
 
@@ -226,7 +229,7 @@ def test_quarantine_follows_no_link(path: Path, tmp_path: Path) -> None:
 def test_a_look_is_not_seen(path: Path, look: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch) -> None:
     """Two processes look at the same file of a dead process at the same time."""
     path.mkdir(parents=True)
-    segment = path / "dead.000001.segment"
+    segment = path / "dead.000001.events"
     segment.touch()
     flock = fcntl.flock
     held: list[bool] = []
@@ -244,7 +247,7 @@ def test_a_look_is_not_seen(path: Path, look: Callable[[Path], object], monkeypa
 @pytest.mark.parametrize("look", [is_being_written, holder], ids=lambda look: look.__name__)
 def test_nobody_writes_what_is_not_there(path: Path, look: Callable[[Path], object]) -> None:
     """A segment that was stored and removed, or an unclaimed directory."""
-    assert not look(path / "gone.000001.segment")
+    assert not look(path / "gone.000001.events")
 
 
 def test_a_look_does_not_keep_others_from_writing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,7 +265,7 @@ def test_a_look_does_not_keep_others_from_writing(path: Path, monkeypatch: pytes
     Directory(path, STORE)
     monkeypatch.setattr(fcntl, "flock", looking)
     assert journal.append(b"written")
-    assert [name for name in names if name.endswith((".segment", ".new"))] == [f"{journal.source}.000001.new"]
+    assert [name for name in names if name.endswith((".events", ".events-new"))] == [f"{journal.source}.000001.events-new"]
     journal.close()
 
 

@@ -33,7 +33,7 @@ SEGMENT = (
 
 def test_version_1(store: Store, make_drain: MakeDrain) -> None:
     drain = make_drain()
-    drain.directory.path.joinpath(f"{SOURCE}.000001.segment").write_bytes(SEGMENT)
+    drain.directory.path.joinpath(f"{SOURCE}.000001.events").write_bytes(SEGMENT)
     drain.work()
     rows = stored(store)
     task = rows["t1"].task

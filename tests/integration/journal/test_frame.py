@@ -19,7 +19,7 @@ def segment(tmp_path: Path) -> Segment:
         {"format": 1, "source": "s", "host": "h", "pid": 7, "role": "child", "at": 5, "dropped": {}}
     )
     lines = [frame.pack(0, description.encode()), *(frame.pack(number, b"%d" % number) for number in range(1, 6))]
-    path = tmp_path / "20260102T030405-4711-abcdef01.000003.segment"
+    path = tmp_path / "20260102T030405-4711-abcdef01.000003.events"
     path.write_bytes(b"".join(lines))
     return Segment("20260102T030405-4711-abcdef01", 3, path)
 
@@ -77,8 +77,9 @@ def test_a_segment_that_says_nothing_of_itself(segment: Segment) -> None:
 
 
 def test_a_segment_of_a_later_format(segment: Segment) -> None:
-    segment.path.write_bytes(frame.pack(0, b'{"format": 2, "role": "something new"}'))
-    assert describe(segment)["role"] == "unknown"
+    segment.path.write_bytes(frame.pack(0, b'{"format": 3, "role": "something new"}'))
+    with pytest.raises(frame.FormatError, match="has the format 3, which this version of celery-asynctask does not"):
+        describe(segment)
     segment.path.write_bytes(frame.pack(0, b"[]"))
     assert describe(segment)["role"] == "unknown"
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from celery_asynctask.journal import Journal, frame, writer
-from celery_asynctask.journal.directory import is_being_written
+from celery_asynctask.journal.files import is_being_written
 from celery_asynctask.journal.frame import describe
 from tests.integration.journals import STORE, events_in, segments
 from tests.pace import patience

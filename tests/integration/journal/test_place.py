@@ -28,7 +28,7 @@ class Places:
             path.mkdir()
         monkeypatch.setenv("XDG_STATE_HOME", str(self.paths[0]))
         monkeypatch.setenv("XDG_RUNTIME_DIR", str(self.paths[1]))
-        monkeypatch.setattr(place, "_SHARED_MEMORY", str(self.paths[2]))
+        monkeypatch.setattr(place, "SHARED_MEMORY", str(self.paths[2]))
         monkeypatch.setenv("TMPDIR", str(self.paths[3]))
 
     def close(self, number: int) -> None:

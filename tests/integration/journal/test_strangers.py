@@ -11,7 +11,8 @@ import pytest
 
 from celery_asynctask.errors import JournalError
 from celery_asynctask.journal import Directory, Journal
-from celery_asynctask.journal.directory import CLAIM_NAME, LOCK_NAME, STORE_NAME, is_being_written
+from celery_asynctask.journal.files import is_being_written
+from celery_asynctask.journal.names import CLAIM_NAME, LOCK_NAME, STORE_NAME
 from celery_asynctask.journal.survey import Survey
 from celery_asynctask.operations.doctor import Level
 from celery_asynctask.operations.doctor.journal import journal as checks
@@ -22,7 +23,7 @@ from tests.integration.draining import MakeDrain, append
 from tests.integration.rows import stored
 
 STORE = "postgresql://h/shop"
-NAMES = ["0link.000001.segment", "1pipe.000001.segment", "2directory.000001.segment", "3.quarantine", "4.000001.new"]
+NAMES = ["0link.000001.events", "1pipe.000001.events", "2directory.000001.events", "3.quarantine", "4.000001.events-new"]
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ def test_the_segments_of_another_user_are_left_out(store: Store, make_drain: Mak
     drain.directory.owner += 1
     drain.work()
     assert stored(store) == {}
-    assert f"{journal.source}.000001.segment" in drain.directory.strangers()
+    assert f"{journal.source}.000001.events" in drain.directory.strangers()
 
 
 @pytest.mark.parametrize("name", [STORE_NAME, LOCK_NAME, CLAIM_NAME])

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from celery_asynctask.journal import Directory, Journal, frame, writer
-from celery_asynctask.journal.directory import is_being_written
+from celery_asynctask.journal import Directory, Journal, frame, spare, writer
+from celery_asynctask.journal.files import is_being_written
 from celery_asynctask.journal.frame import describe
 from tests.integration.journals import STORE, events_in, segments
 from tests.processes import at_once
@@ -31,6 +31,11 @@ def journal(path: Path) -> Iterator[Journal]:
     made = Journal(path, STORE)
     yield made
     made.close()
+
+
+@pytest.fixture(autouse=True)
+def _no_second_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spare, "spare_of", lambda *_: None)
 
 
 def test_an_unusable_directory_is_logged_once_and_what_waits_is_written_later(
@@ -128,7 +133,8 @@ def test_a_deleted_directory_is_noticed(
 
 def test_a_journal_has_a_bound(path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(writer, "CHECK_BYTES", 1000)
-    monkeypatch.setattr(writer, "RETRY_SECONDS", 0)
+    monkeypatch.setattr(writer, "FULL_SECONDS", 0)
+    monkeypatch.setattr(writer, "_LEAST_BYTES", 1000)
     journal = Journal(path, STORE, max_bytes=5000)
     kept = [journal.append(b"x" * 100) for _ in range(100)]
     assert kept == [True] * (n := sum(kept)) + [False] * (100 - n)
@@ -146,6 +152,7 @@ def test_a_segment_that_cannot_be_followed_grows(
     journal: Journal, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As where there are no inodes left."""
+    monkeypatch.setattr(writer, "RETRY_SECONDS", 0)
     monkeypatch.setattr(writer, "SEGMENT_BYTES", 400)
     monkeypatch.setattr(writer, "CHECK_BYTES", 100)
     journal.append(b"first")

@@ -130,7 +130,7 @@ def test_all_is_well(store: Store, journal: Journal, make_app: MakeApp, monkeypa
     assert re.match(r"Not stored yet: 1 event, the oldest for \d+\.\d s\.", about(found, "backlog")[0])
     assert about(found, "recorded tasks") == ["2 of the app's 2 tasks are recorded."]
     assert count_rows(store) == 0
-    assert sorted(path.name for path in journal.path.iterdir()) == sorted([*before, "recorder.lock"])
+    assert sorted(path.name for path in journal.path.iterdir()) == sorted([*before, "drain.lock"])
 
 
 @pytest.mark.every_database
@@ -216,7 +216,7 @@ def test_a_journal_that_nobody_drains(settings: Settings) -> None:
     assert about(look(settings), "recorder", Level.PROBLEM), "a claim is no election"
     os.close(elected)
     journal.close()
-    for path in settings.directory.glob("*.segment"):
+    for path in settings.directory.glob("*.events"):
         path.unlink()
     assert about(look(settings), "recorder", Level.NOTE)
 
@@ -305,10 +305,10 @@ def test_a_journal_directory_of_others(settings: Settings) -> None:
 
 
 def test_the_room_for_the_journal(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    (settings.directory / "x.000001.segment").write_bytes(b"x" * 900_000)
+    (settings.directory / "x.000001.events").write_bytes(b"x" * 900_000)
     for limit, level in ((1_000_000, Level.NOTE), (2_000_000, Level.OK), (10**12, Level.NOTE)):
         assert about(look(replace(settings, journal_max_bytes=limit)), "journal", level), limit
-    (settings.directory / "x.000001.segment").write_bytes(b"x" * 1_000_000)
+    (settings.directory / "x.000001.events").write_bytes(b"x" * 1_000_000)
     full = look(replace(settings, journal_max_bytes=1_000_000))
     assert "Events are dropped." in about(full, "journal", Level.PROBLEM)[0]
     monkeypatch.setattr(doctor.journal, "LITTLE_BYTES", 10**18)

@@ -76,7 +76,7 @@ class Installed:
 
     def is_whole(self) -> bool:
         names = {path.suffix for path in self.path.iterdir()}
-        return tables_in(self.url) == {*OURS, "mine"} and {".segment", ".quarantine", ""} <= names
+        return tables_in(self.url) == {*OURS, "mine"} and {".events", ".quarantine", ""} <= names
 
     def is_gone(self) -> bool:
         return tables_in(self.url) == {"mine"} and not self.path.exists()
@@ -232,14 +232,14 @@ def test_a_process_that_begins_meanwhile_keeps_its_events(
 
 def test_what_is_not_ours_stays(installed: Installed, tmp_path: Path) -> None:
     """And no link is followed."""
-    outside = tmp_path / "outside.segment"
+    outside = tmp_path / "outside.events"
     outside.write_text("precious", encoding="utf-8")
-    (installed.path / "link.000001.segment").symlink_to(outside)
+    (installed.path / "link.000001.events").symlink_to(outside)
     (installed.path / "notes.txt").touch()
-    (installed.path / "below.segment").mkdir()
+    (installed.path / "below.events").mkdir()
     found = installed.find()
     assert found.journal is not None
-    assert found.journal.strangers == ("below.segment", "link.000001.segment", "notes.txt")
+    assert found.journal.strangers == ("below.events", "link.000001.events", "notes.txt")
     assert not installed.uninstall().directory
     assert sorted(path.name for path in installed.path.iterdir()) == list(found.journal.strangers)
     assert outside.read_text(encoding="utf-8") == "precious"

@@ -186,7 +186,7 @@ def test_every_process_has_its_turn(
 
 def test_an_empty_segment_is_removed(store: Store, make_drain: MakeDrain, journal: Journal) -> None:
     drain = make_drain()
-    drain.directory.path.joinpath("a-1-b.000001.segment").touch()
+    drain.directory.path.joinpath("a-1-b.000001.events").touch()
     assert drain.batch() == 0
     assert segment_files(drain) == []
     assert sources(store) == []
@@ -295,7 +295,7 @@ def test_a_process_is_described_by_its_newest_segment(store: Store, make_drain: 
             "dropped": dropped,
         }
         data = frame.pack(0, json.dumps(description).encode()) + frame.pack(number, encode(published(number)))
-        drain.directory.path.joinpath(f"s-7-x.{number:06}.segment").write_bytes(data)
+        drain.directory.path.joinpath(f"s-7-x.{number:06}.events").write_bytes(data)
     drain.work()
     [source] = sources(store)
     assert (source.segment, source.stored, source.last_number) == (3, 3, 3)

@@ -324,7 +324,7 @@ class World:
                 break
         assert not self.drain.behind, "the drain does not come to an end"
         self._batch(size, rng)
-        assert sorted(path.suffix for path in self.path.iterdir() if path.suffix in (".segment", ".new")) == []
+        assert sorted(path.suffix for path in self.path.iterdir() if path.suffix in (".events", ".events-new")) == []
         rows, folded = stored_rows(self.store), fold_all(map(decode, self.ledger.check()))
         early = self.ledger.early()
         assert {identity: row for identity, row in rows.items() if identity[0] not in early} == {

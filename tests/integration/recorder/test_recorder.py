@@ -18,7 +18,7 @@ import pytest
 from celery_asynctask.core.event import encode
 from celery_asynctask.errors import StoreError
 from celery_asynctask.journal import Directory, Journal
-from celery_asynctask.journal.directory import is_being_written
+from celery_asynctask.journal.files import is_being_written
 from celery_asynctask.recorder import liveness, memory
 from celery_asynctask.recorder import recorder as module
 from celery_asynctask.recorder.drain import Drain
@@ -380,13 +380,13 @@ def test_a_child_does_not_keep_what_a_thread_was_just_looking_at(host: Host, for
     host.record("first")
     host.journal.close()
     [segment] = Directory(host.path, host.store.settings.store_id).segments()
-    forked(".segment", partial(is_being_written, segment.path))
+    forked(".events", partial(is_being_written, segment.path))
     assert not is_being_written(segment.path)
 
 
 @MULTI_THREADED
 def test_a_child_does_not_keep_a_segment_that_was_just_begun(host: Host, forked: Forked) -> None:
-    forked(".new", partial(host.record, "first"))
+    forked(".events-new", partial(host.record, "first"))
     [segment] = Directory(host.path, host.store.settings.store_id).segments()
     assert is_being_written(segment.path)
     host.journal.close()
@@ -396,7 +396,7 @@ def test_a_child_does_not_keep_a_segment_that_was_just_begun(host: Host, forked:
 @MULTI_THREADED
 def test_a_child_does_not_keep_an_election(host: Host, forked: Forked) -> None:
     recorder = host.recorder()
-    forked("recorder.lock", recorder.start)
+    forked("drain.lock", recorder.start)
     wait_for(lambda: recorder.is_elected, SECONDS, "the election")
     recorder.stop(SECONDS)
     elect = Directory(host.path, host.store.settings.store_id).elect
