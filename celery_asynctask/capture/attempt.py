@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 START: Final = attribute("start")
 """Attribute of an attempt's request: its encoded start, for the end to carry."""
+SLOT: Final = attribute("slot")
+"""Attribute of an attempt's request: where the journal keeps that start until then; None: it was written as an
+event."""
 SECRETS: Final = attribute("secrets")
 """Attribute of an attempt's request: what redaction took from its arguments, if it took anything. It is noted at the
 start, because the body may remove it from them: ``data.pop("password")``."""

@@ -223,6 +223,23 @@ class Instrumentation:
         elif not self.is_started:
             self.start()
 
+    def begin(self, start: bytes) -> int | None:
+        """Record the encoded start of a run. Returns its slot in the journal, for `end`; None: it has none."""
+        slot = self.journal.begin(start)
+        if slot is None:
+            self.write(start)
+        elif not self.is_started:
+            self.start()
+        return slot
+
+    def end(self, slot: int | None, data: bytes) -> None:
+        """Record the encoded end of a run, which carries its start."""
+        if slot is None:
+            self.write(data)
+        elif not self.journal.end(slot, data):
+            self.start()
+            self.outlet.recorder.start()
+
     def start(self) -> None:
         """Run a recorder in this process until it exits. Not in a child of a prefork pool: its main process has one."""
         if self.is_started or not self.settings.enabled:

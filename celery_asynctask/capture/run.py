@@ -14,7 +14,7 @@ from celery.app.task import Context
 from celery.exceptions import Ignore, Reject, Retry, WorkerShutdown, WorkerTerminate
 
 from celery_asynctask.capture import extract, payload, publish, step_events
-from celery_asynctask.capture.attempt import SECRETS, START, encoder_of
+from celery_asynctask.capture.attempt import SECRETS, SLOT, START, encoder_of
 from celery_asynctask.capture.celery_private import (
     context_of,
     get_current_task,
@@ -259,7 +259,7 @@ def record_end(
         end["noted"] = content
     start = None if inferred else known.get(START)
     if start is not None:
-        instrumentation.write(encode_end(start, kind, at, end))
+        instrumentation.end(known.pop(SLOT, None), encode_end(start, kind, at, end))
     else:
         instrumentation.record({**extract.from_request(kind, task.name, request, at), "ran": True, **end})
     if kind in _WITH_STEPS and not end.get("again") and (steps := step_events.steps_of(request)):

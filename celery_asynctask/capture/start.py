@@ -14,7 +14,7 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from celery import signals
 
 from celery_asynctask.capture import context, extract, publish, step_events, tracing
-from celery_asynctask.capture.attempt import START
+from celery_asynctask.capture.attempt import SLOT, START
 from celery_asynctask.capture.attribute import attribute
 from celery_asynctask.capture.celery_private import ON_TASK_INIT, build_tracers_again, on_task_init_of
 from celery_asynctask.capture.continuation import Before, note_steps
@@ -154,7 +154,7 @@ def start(instrumentation: Instrumentation, task: Any, request: Any, *, here: bo
         return
     at = time_ns() // 1000
     started = known[START] = extract.start(instrumentation, policy, name, request, at, ids)
-    instrumentation.write(started)
+    known[SLOT] = instrumentation.begin(started)
     if ids is not None:
         about = cast("Event", {**extract.delivery(request), **extract.execution(header_of(request))})
         tracing.describe(request.id, request.root_id, request.parent_id, attempt_key(about))
