@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import functools
-import os
 import traceback
 from collections import Counter
 from collections.abc import Callable
-from threading import RLock
 from typing import Any, ParamSpec, TypeVar
 
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery.exceptions import ImproperlyConfigured
 
+from celery_asynctask.core.forking import Undivided
 from celery_asynctask.core.logs import Lines, logger_of
 
 logger = logger_of("celery_asynctask")
@@ -82,9 +81,8 @@ failures: Counter[str] = Counter()
 """Number of failures in this process by hook and exception, such as ``on_received: KeyError``."""
 _wrong_settings: set[str] = set()
 """What was logged of them: each app may have one of its own."""
-_counting = RLock()
+_counting = Undivided()
 """Keeps threads that fail at once from losing counts, and from each leaving the log line to the other."""
-os.register_at_fork(before=_counting.acquire, after_in_parent=_counting.release, after_in_child=_counting.release)
 
 
 def report(where: str, task_id: object, exc: Exception, *, quoted: bool = True) -> None:
@@ -96,7 +94,7 @@ def report(where: str, task_id: object, exc: Exception, *, quoted: bool = True) 
     """
     key = f"{where}: {type(exc).__name__}"
     is_setting = isinstance(exc, SettingsError)
-    with _counting:
+    with _counting():
         is_first = str(exc) not in _wrong_settings if is_setting else key not in failures
         failures[key] += 1
         if is_setting:

@@ -6,10 +6,8 @@ the task and logs each kind once.
 
 from __future__ import annotations
 
-import os
 import weakref
 from collections.abc import Callable
-from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from celery import signals
@@ -18,6 +16,7 @@ from celery_asynctask.capture import closing, publish, run, start, worker
 from celery_asynctask.capture.celery_private import hide_settings, is_configured
 from celery_asynctask.capture.instrumentation import ATTRIBUTE, Instrumentation, close_all, instrumentation_of
 from celery_asynctask.core.censor import censored
+from celery_asynctask.core.forking import Undivided
 from celery_asynctask.errors import SettingsError
 from celery_asynctask.settings import Settings
 
@@ -25,10 +24,9 @@ if TYPE_CHECKING:
     from celery import Celery
 
 _installed: weakref.WeakSet[Celery] = weakref.WeakSet()
-_installing = RLock()
+_installing = Undivided()
 """Threads of a web server that send their first tasks at the same time also bind them, and so install, at the same
 time."""
-os.register_at_fork(before=_installing.acquire, after_in_parent=_installing.release, after_in_child=_installing.release)
 
 
 def install(app: Celery, *, whole_app: bool = True) -> None:
@@ -46,7 +44,7 @@ def install(app: Celery, *, whole_app: bool = True) -> None:
 def attach(app: Celery, *, whole_app: bool) -> None:
     """`install` without a look at the settings, for callers that must not raise. A worker refuses to start with a wrong
     one, any other process logs it once and records nothing."""
-    with _installing:
+    with _installing():
         instrumentation = instrumentation_of(app)
         if instrumentation is not None:
             instrumentation.widen(whole_app)

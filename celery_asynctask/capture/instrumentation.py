@@ -23,7 +23,7 @@ from celery_asynctask.capture.outlet import Outlet, outlet_of, outlets
 from celery_asynctask.capture.payload.names import SENSITIVE_NAMES
 from celery_asynctask.capture.payload.redaction import Redaction
 from celery_asynctask.core.event import Event, encode, json_text, quote
-from celery_asynctask.core.forking import reset_in_children
+from celery_asynctask.core.forking import forks_later, notice_fork, reset_in_children
 from celery_asynctask.errors import report
 from celery_asynctask.journal import Journal
 from celery_asynctask.settings import Settings
@@ -217,6 +217,7 @@ class Instrumentation:
 
     def write(self, data: bytes) -> None:
         """`record`, for an event that is encoded already."""
+        notice_fork()
         if not self.journal.append(data):
             self.start()
             self.outlet.recorder.start()  # also in a child of a pool: it stores from memory
@@ -241,8 +242,9 @@ class Instrumentation:
             self.outlet.recorder.start()
 
     def start(self) -> None:
-        """Run a recorder in this process until it exits. Not in a child of a prefork pool: its main process has one."""
-        if self.is_started or not self.settings.enabled:
+        """Run a recorder in this process until it exits. Not in a child of a prefork pool: its main process has one.
+        Nor in a server that is about to fork: its workers have."""
+        if self.is_started or not self.settings.enabled or forks_later():
             return
         self.is_started = True
         self.outlet.join(self, stores=not is_pool_child())
@@ -252,6 +254,7 @@ class Instrumentation:
     def close(self) -> None:
         """Store all events, for at most `EXIT_SECONDS`. If no other app uses them, stop the recorder and end the
         segment, too. A later event starts them again."""
+        notice_fork()
         _close([self])
 
     def leave(self) -> Callable[[float], object]:
@@ -310,7 +313,8 @@ ATTRIBUTE: Final = "asynctask_recording"
 
 
 def instrumentation_of(app: Celery) -> Instrumentation | None:
-    """The instrumentation of an app; None: it is not recorded."""
+    """The instrumentation of an app, as this process has it; None: it is not recorded."""
+    notice_fork()
     instrumentation: Instrumentation | None = app.__dict__.get(ATTRIBUTE)
     return instrumentation
 

@@ -7,13 +7,12 @@ it begin again; apps that come later get another one, whose journal is another p
 
 from __future__ import annotations
 
-import os
 import weakref
 from collections.abc import Callable
 from threading import RLock
 from typing import TYPE_CHECKING, Final
 
-from celery_asynctask.core.forking import reset_in_children
+from celery_asynctask.core.forking import Undivided, reset_in_children
 from celery_asynctask.journal import Journal
 from celery_asynctask.recorder import Recorder
 from celery_asynctask.settings import Settings
@@ -27,9 +26,8 @@ user's may lead to the app."""
 
 
 _outlets: weakref.WeakSet[Outlet] = weakref.WeakSet()
-_looking = RLock()
+_looking = Undivided()
 """Keeps threads that look for one at the same time from making two."""
-os.register_at_fork(before=_looking.acquire, after_in_parent=_looking.release, after_in_child=_looking.release)
 
 
 class Outlet:
@@ -61,7 +59,7 @@ class Outlet:
         """Keep it open until the user leaves or is collected; ``stores``: and run the recorder."""
         with self._lock:
             self._users.add(user)
-            with _looking:
+            with _looking():
                 _outlets.add(self)
             if stores:
                 self.recorder.start()
@@ -89,7 +87,7 @@ class Outlet:
                 user.before_work()
 
     def _end(self) -> Callable[[float], object]:
-        with _looking:
+        with _looking():
             _outlets.discard(self)
         self.journal.close()
         return self.recorder.end()
@@ -100,7 +98,7 @@ def outlet_of(settings: Settings, role: Callable[[], str]) -> Outlet:
     all else that the journal and the recorder are set to are the same."""
     used = {name: getattr(settings, name) for name in _USED}
     own, store_id = Settings(journal_dir=settings.directory, **used), settings.store_id
-    with _looking:
+    with _looking():
         for outlet in _outlets:
             if (outlet.journal.store_id, outlet.settings) == (store_id, own):
                 return outlet
@@ -111,5 +109,5 @@ def outlet_of(settings: Settings, role: Callable[[], str]) -> Outlet:
 
 def outlets() -> list[Outlet]:
     """All that have not ended."""
-    with _looking:
+    with _looking():
         return list(_outlets)

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from celery_asynctask.core.forking import importing, locking, reset_in_children
+from celery_asynctask.core.forking import forks_later, importing, locking, notice_fork, reset_in_children
 from celery_asynctask.core.logs import logger_of
 from celery_asynctask.core.text import reason
 from celery_asynctask.errors import AsyncTaskError, JournalError
@@ -132,7 +132,11 @@ class Recorder:
         return self._in_trouble
 
     def start(self, *, once: bool = False) -> None:
-        """Start the thread, unless it runs already; ``once``: until it has drained the journal, or failed."""
+        """Start the thread, unless it runs already; ``once``: until it has drained the journal, or failed. None is
+        started in a process that is about to fork its workers."""
+        notice_fork()
+        if forks_later():
+            return
         with self._changing:
             last = self._run
             if last is not None and last.thread.is_alive() and not (last.is_stopping and last.has_begun):
@@ -151,6 +155,7 @@ class Recorder:
 
     def end(self) -> Wait:
         """`stop`, without waiting: returns what waits for it. It does not wait for a thread that was started again."""
+        notice_fork()
         with self._changing:
             run = self._run
             if run is None:
@@ -169,6 +174,7 @@ class Recorder:
 
     def flush(self) -> Wait:
         """Let the thread, if it runs, drain the journal now. Returns what waits until it has, or could not."""
+        notice_fork()
         with self._changing:
             run = self._run
             if run is None or run.thread is threading.current_thread():
