@@ -54,7 +54,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _memory() -> Iterator[None]:
     """The second place of all journals, also of those of the processes that tests start, is gone with the tests."""
-    with tempfile.TemporaryDirectory(prefix="asynctask-tests-", dir="/dev/shm") as directory:  # noqa: S108 - private
+    with tempfile.TemporaryDirectory(prefix="asynctask-tests-", dir="/dev/shm") as directory:
         before = os.environ.get("XDG_RUNTIME_DIR")
         os.environ["XDG_RUNTIME_DIR"] = directory
         yield

@@ -217,7 +217,6 @@ class Instrumentation:
 
     def write(self, data: bytes) -> None:
         """`record`, for an event that is encoded already."""
-        notice_fork()
         if not self.journal.append(data):
             self.start()
             self.outlet.recorder.start()  # also in a child of a pool: it stores from memory

@@ -55,11 +55,13 @@ class Accounts:
 
     def count(self, numbered: int, dropped: Mapping[str, int], held: int) -> None:
         """Say what the process has accepted."""
-        if self._page is not None:
+        while self._page is not None:
             try:
                 self._page.count(numbered, dropped, held)
             except OSError:
                 self._move()
+            else:
+                return
 
     def close(self, *, even_if_used: bool = False) -> None:
         """Close the page, unless a run has a slot in it."""

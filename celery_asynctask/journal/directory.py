@@ -31,6 +31,7 @@ from celery_asynctask.journal.names import (
     is_ours,
     segment_of,
 )
+from celery_asynctask.journal.page import View, merged, read
 from celery_asynctask.journal.place import is_nowhere
 
 _UNNAMED_SECONDS = 60
@@ -160,10 +161,17 @@ class Directory:
                 removed += 1
         return removed
 
-    def pages(self) -> dict[str, Path]:
-        """The control page of each process that has one: the newer one, if the first could not be written any more.
-        Raises `OSError`."""
-        return {path.name.removesuffix(PAGE): path for path in self.paths(PAGE)}
+    def pages(self) -> dict[str, list[Path]]:
+        """The control pages of each process that has one: a second one follows where the first could not be written any
+        more. Raises `OSError`."""
+        pages: dict[str, list[Path]] = {}
+        for path in self.paths(PAGE):
+            pages.setdefault(path.name.removesuffix(PAGE), []).append(path)
+        return pages
+
+    def view(self, source: str) -> View | None:
+        """What the control pages of a process say; None: it has none. Raises `OSError`."""
+        return merged(filter(None, (read(place / f"{source}{PAGE}") for place in self.places())))
 
     def places(self) -> list[Path]:
         """The directory, and its second place if that exists."""

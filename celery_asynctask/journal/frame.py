@@ -7,10 +7,13 @@ segment has the number 0 and describes the segment. The events follow, numbered 
 from __future__ import annotations
 
 import json
+import os
 import socket
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 from zlib import crc32
 
+from celery_asynctask.core.time import now
 from celery_asynctask.errors import JournalError
 from celery_asynctask.journal.files import opened
 from celery_asynctask.journal.names import Segment
@@ -133,6 +136,20 @@ def read(segment: Segment, position: int, limit: int, ended: bool) -> Chunk:
         damaged, tail = [*damaged, data[consumed:]], tail + 1
         consumed = len(data)
     return Chunk(numbers, events, damaged, tail, hidden, position + consumed, at_end and rest)
+
+
+def description(source: str, segment: int, role: str, dropped: Mapping[str, int]) -> dict[str, Any]:
+    """What the first frame of a segment of this process says."""
+    return {
+        "format": VERSION,
+        "source": source,
+        "segment": segment,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "role": role,
+        "at": now(),
+        "dropped": dict(dropped),
+    }
 
 
 def describe(segment: Segment) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -144,6 +144,24 @@ def read(path: Path) -> View | None:
         held if isinstance(held, int) else 0,
         starts,
     )
+
+
+def merged(views: Iterable[View]) -> View | None:
+    """What the pages of one process say together, in the order of their creation; None: there are none."""
+    whole: View | None = None
+    for view in views:
+        if whole is None:
+            whole = view
+            continue
+        # The runs that were in hand when the first could not be written any more have their starts only there.
+        starts = dict(enumerate(dict.fromkeys([*whole.starts.values(), *view.starts.values()]), 1))
+        dropped = {
+            reason: max(whole.dropped.get(reason, 0), view.dropped.get(reason, 0))
+            for reason in (*whole.dropped, *view.dropped)
+        }
+        numbered = max(whole.numbered, view.numbered)
+        whole = View(whole.description or view.description, numbered, dropped, view.held, starts)
+    return whole
 
 
 def _frame(block: bytes) -> tuple[int, bytes]:

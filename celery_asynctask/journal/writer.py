@@ -8,24 +8,23 @@ import errno
 import json
 import os
 import secrets
-import socket
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from celery_asynctask.core.forking import locking, reset_in_children
+from celery_asynctask.core.forking import locking, notice_fork, reset_in_children
 from celery_asynctask.core.limits import MAX_JOURNAL
 from celery_asynctask.core.logs import logger_of
-from celery_asynctask.core.time import now
 from celery_asynctask.errors import JournalError
 from celery_asynctask.journal import frame, metrics, spare
 from celery_asynctask.journal.accounts import Accounts
 from celery_asynctask.journal.directory import Directory
 from celery_asynctask.journal.files import create_locked, write_all
 from celery_asynctask.journal.names import SUFFIX
+from celery_asynctask.journal.waiting import KEPT_EVENTS, Waiting
 
 logger = logger_of("celery_asynctask.journal")
 
@@ -41,10 +40,6 @@ CHECK_SECONDS = 1.0
 """For how long a process may write into a segment that somebody has deleted."""
 CHECK_BYTES = 256 * 1024
 """Bytes that a process writes between two checks of the size of the whole journal."""
-KEPT_EVENTS = 10_000
-"""Most events that wait in the memory of a process while it cannot write to its journal."""
-KEPT_BYTES = 16 * 1024 * 1024
-"""Most bytes of these events; the last one may exceed it."""
 _TOO_LARGE = "journal_max_bytes"
 _UNUSABLE = "unusable directory"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -83,8 +78,7 @@ class Journal:
         """The second place, while the segment is there."""
         self._away_bytes = 0
         """Bytes written there since the first place took none."""
-        self._kept: deque[bytes] = deque()
-        self._kept_bytes = 0
+        self._kept = Waiting()
         self._size = 0
         self._segment = 0
         self._number = 0
@@ -112,6 +106,7 @@ class Journal:
 
     def append(self, data: bytes) -> bool:
         """Write one encoded event. Returns whether it is in the journal now; else it waits in memory or is dropped."""
+        notice_fork()
         with self._lock:
             number = self._number = self._number + 1
             line = frame.pack(number, data)
@@ -128,6 +123,7 @@ class Journal:
     def begin(self, start: bytes) -> int | None:
         """Write the encoded start of a run to the control page. Returns its slot there, for `end`; None: there is no
         room for it, so append it as an event of its own."""
+        notice_fork()
         with self._lock:
             if (self._handle is None or self._trouble or self._kept) and not self._ready():
                 return None
@@ -154,11 +150,10 @@ class Journal:
         if (self._trouble or self._handle is None) and not self._open():
             return False
         while self._kept:
-            line = self._kept.popleft()  # before writing: a signal handler may append in between
+            line = self._kept.first()  # before writing: a signal handler may append in between
             if not self._write(line):
-                self._kept.appendleft(line)
+                self._kept.give_back([line])
                 return False
-            self._kept_bytes -= len(line)
         self._count()
         self._recover()
         return True
@@ -179,16 +174,12 @@ class Journal:
         """Take the frames that wait in memory, for a recorder that stores them itself; `give_back` what it could not
         store."""
         with self._lock:
-            taken = list(self._kept)
-            self._kept.clear()
-            self._kept_bytes = 0
-            return taken
+            return self._kept.take()
 
     def give_back(self, lines: list[bytes]) -> None:
         """Undo `take`."""
         with self._lock:
-            self._kept.extendleft(reversed(lines))
-            self._kept_bytes += sum(map(len, lines))
+            self._kept.give_back(lines)
 
     @property
     def role(self) -> str:
@@ -202,16 +193,7 @@ class Journal:
 
     def describe(self) -> dict[str, Any]:
         """What the first frame of a segment says about it and its process, as `frame.describe` reads it."""
-        return {
-            "format": frame.VERSION,
-            "source": self.source,
-            "segment": self._segment,
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "role": self.role,
-            "at": now(),
-            "dropped": dict(self.dropped),
-        }
+        return frame.description(self.source, self._segment, self.role, self.dropped)
 
     def close(self) -> None:
         """End the current segment, so that it can be drained and removed; a later event begins another. Events that
@@ -235,20 +217,16 @@ class Journal:
                 os.getpid(),
                 self.path,
             )
-            for _ in self._kept:
+            for _ in self._kept.take():
                 self._drop()
-            self._number -= len(self._kept)  # nothing was written after them
-            self._kept.clear()
-            self._kept_bytes = 0
+                self._number -= 1  # nothing was written after it
             self._count()
 
     def _keep(self, line: bytes) -> bool:
         """Let a frame wait in memory. Returns False if there is no room, and it is dropped."""
-        if self._trouble == _TOO_LARGE or len(self._kept) >= KEPT_EVENTS or self._kept_bytes >= KEPT_BYTES:
+        if self._trouble == _TOO_LARGE or not self._kept.add(line):
             self._drop()
             return False
-        self._kept.append(line)
-        self._kept_bytes += len(line)
         return True
 
     def _drop(self) -> None:
@@ -359,7 +337,8 @@ class Journal:
         return True
 
     def _begin(self, place: Path, most: int) -> None:
-        """Begin a segment of so many bytes in a place, and close the last one. Raises `OSError`; the last one stays in use then.
+        """Begin a segment of so many bytes in a place, and close the last one. Raises `OSError`; the last one stays in
+        use then.
 
         A segment gets its real name when it is locked: the recorder would take it for that of a dead process, and
         remove it. Before that, what is in the second place comes home: the recorder of another container, which shares

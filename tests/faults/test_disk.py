@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 
 from celery_asynctask.core.event import Event, Kind, encode
 from celery_asynctask.core.status import AsyncTaskStatus
-from celery_asynctask.journal import Directory, Journal, frame, writer
+from celery_asynctask.journal import Directory, Journal, frame, waiting
 from celery_asynctask.recorder import Recorder
 from celery_asynctask.store import Store
 from celery_asynctask.store.models import AsyncTask
@@ -94,9 +94,9 @@ def numbers_in(directory: Path) -> tuple[list[int], int]:
     return numbers, damaged
 
 
-def live_through(disk: Path, cause: Cause, kept: int = writer.KEPT_EVENTS) -> Report:
+def live_through(disk: Path, cause: Cause, kept: int = waiting.KEPT_EVENTS) -> Report:
     """Append before, during and after the fault."""
-    writer.KEPT_EVENTS = kept
+    waiting.KEPT_EVENTS = kept
     log = _Log()
     logging.getLogger("celery_asynctask.journal").addHandler(log)
     journal = Journal(disk / "journal", STORE)
@@ -143,7 +143,7 @@ def check_report(report: Report) -> None:
     assert len([line for line in report.log if "writes to its journal again" in line]) == 1, report.log
 
 
-@pytest.mark.parametrize("kept", [writer.KEPT_EVENTS, 50], ids=["kept", "dropped"])
+@pytest.mark.parametrize("kept", [waiting.KEPT_EVENTS, 50], ids=["kept", "dropped"])
 @pytest.mark.parametrize("name", [*REAL, "limit"])
 def test_a_disk_that_takes_nothing(tmp_path: Path, name: str, kept: int) -> None:
     """Events that fit into memory are in the journal afterwards, in order; the others are counted."""
@@ -158,7 +158,7 @@ def test_a_disk_that_takes_nothing(tmp_path: Path, name: str, kept: int) -> None
             numbers=[*range(1, first), *report.numbers], log=[line for line in report.log if "dele" not in line]
         )
     check_report(report)
-    if kept == writer.KEPT_EVENTS:
+    if kept == waiting.KEPT_EVENTS:
         assert not report.dropped
     else:
         assert sum(report.dropped.values()) == report.failed - kept

@@ -265,7 +265,9 @@ def test_a_look_does_not_keep_others_from_writing(path: Path, monkeypatch: pytes
     Directory(path, STORE)
     monkeypatch.setattr(fcntl, "flock", looking)
     assert journal.append(b"written")
-    assert [name for name in names if name.endswith((".events", ".events-new"))] == [f"{journal.source}.000001.events-new"]
+    assert [name for name in names if name.endswith((".events", ".events-new"))] == [
+        f"{journal.source}.000001.events-new"
+    ]
     journal.close()
 
 

@@ -23,7 +23,13 @@ from tests.integration.draining import MakeDrain, append
 from tests.integration.rows import stored
 
 STORE = "postgresql://h/shop"
-NAMES = ["0link.000001.events", "1pipe.000001.events", "2directory.000001.events", "3.quarantine", "4.000001.events-new"]
+NAMES = [
+    "0link.000001.events",
+    "1pipe.000001.events",
+    "2directory.000001.events",
+    "3.quarantine",
+    "4.000001.events-new",
+]
 
 
 @pytest.fixture

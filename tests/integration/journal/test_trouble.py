@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from celery_asynctask.journal import Directory, Journal, frame, spare, writer
+from celery_asynctask.journal import Directory, Journal, frame, spare, waiting, writer
 from celery_asynctask.journal.files import is_being_written
 from celery_asynctask.journal.frame import describe
 from tests.integration.journals import STORE, events_in, segments
@@ -71,7 +71,7 @@ def test_memory_has_a_bound(
     value: int,
 ) -> None:
     """Further events are dropped and counted; the next segment has their number."""
-    monkeypatch.setattr(writer, limit, value)
+    monkeypatch.setattr(waiting, limit, value)
     monkeypatch.setattr(writer, "RETRY_SECONDS", 0)
     path.parent.mkdir()
     path.touch()

@@ -13,7 +13,7 @@ from typing import cast
 import pytest
 
 from celery_asynctask.core.event import Event, encode
-from celery_asynctask.journal import Journal, frame, writer
+from celery_asynctask.journal import Journal, frame, waiting, writer
 from celery_asynctask.store import Store
 from tests.histories import HISTORIES, ID, fold, ms, published
 from tests.integration.draining import MakeDrain, append, quarantined, rows, segment_files, source_of, sources, tasks
@@ -246,7 +246,7 @@ def test_accepted_is_stored_and_quarantined_and_dropped_and_still_there(
 ) -> None:
     """A disk that is full now and then, and a memory with room for one event."""
     monkeypatch.setattr(writer, "RETRY_SECONDS", 0)
-    monkeypatch.setattr(writer, "KEPT_EVENTS", 1)
+    monkeypatch.setattr(waiting, "KEPT_EVENTS", 1)
     write = os.write
     drain = make_drain(batch_size=10)
     by_task = tasks(10)

@@ -23,7 +23,7 @@ from sqlalchemy.exc import OperationalError
 
 from celery_asynctask.core.event import decode, encode
 from celery_asynctask.core.fold import fold_all
-from celery_asynctask.journal import Directory, Journal, directory, frame, writer
+from celery_asynctask.journal import Directory, Journal, directory, frame, waiting, writer
 from celery_asynctask.recorder.drain import Drain
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
@@ -423,7 +423,7 @@ def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runner]:
     monkeypatch.setattr(writer, "os", disk)
     monkeypatch.setattr(directory, "os", disk)
     for module, name, value in (
-        *((writer, "SEGMENT_BYTES", 1500), (writer, "CHECK_BYTES", 500), (writer, "KEPT_EVENTS", 3)),
+        *((writer, "SEGMENT_BYTES", 1500), (writer, "CHECK_BYTES", 500), (waiting, "KEPT_EVENTS", 3)),
         *((writer, "CHECK_SECONDS", 0), (writer, "RETRY_SECONDS", 0), (frame, "READ_BYTES", 700)),
     ):
         monkeypatch.setattr(module, name, value)

@@ -1,0 +1,52 @@
+"""The frames that wait in the memory of a process while it cannot write to its journal."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+KEPT_EVENTS = 10_000
+"""Most events that wait."""
+KEPT_BYTES = 16 * 1024 * 1024
+"""Most bytes of these events; the last one may exceed it."""
+
+
+class Waiting:
+    """Frames in the order of their numbers. Not safe for threads."""
+
+    def __init__(self) -> None:
+        self._frames: deque[bytes] = deque()
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._frames)
+
+    def add(self, line: bytes) -> bool:
+        """Let a frame wait. Returns False if there is no room for it."""
+        if len(self._frames) >= KEPT_EVENTS or self._bytes >= KEPT_BYTES:
+            return False
+        self._frames.append(line)
+        self._bytes += len(line)
+        return True
+
+    def first(self) -> bytes:
+        """Take the first frame."""
+        line = self._frames.popleft()
+        self._bytes -= len(line)
+        return line
+
+    def give_back(self, lines: Iterable[bytes]) -> None:
+        """Put frames that were taken before all others again."""
+        for line in reversed(list(lines)):
+            self._frames.appendleft(line)
+            self._bytes += len(line)
+
+    def take(self) -> list[bytes]:
+        """Take all frames."""
+        taken = list(self._frames)
+        self._frames.clear()
+        self._bytes = 0
+        return taken
