@@ -31,7 +31,7 @@ logger = logger_of("celery_asynctask.journal")
 SEGMENT_BYTES = 1024 * 1024
 """Most bytes of a segment: one that has them is followed by another, so that the recorder can remove it."""
 _LEAST_BYTES = 16 * 1024
-"""Bytes that a segment gets even where there is little room for all."""
+"""Least of them, where there is little room."""
 RETRY_SECONDS = 1.0
 """Between a failure and the next try with a new segment."""
 FULL_SECONDS = 0.05
@@ -40,8 +40,7 @@ CHECK_SECONDS = 1.0
 """For how long a process may write into a segment that somebody has deleted."""
 CHECK_BYTES = 256 * 1024
 """Bytes that a process writes between two checks of the size of the whole journal."""
-_TOO_LARGE = "journal_max_bytes"
-_UNUSABLE = "unusable directory"
+_TOO_LARGE, _UNUSABLE = "journal_max_bytes", "unusable directory"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -188,7 +187,7 @@ class Journal:
 
     @property
     def numbered(self) -> int:
-        """How many events were numbered: all that were accepted and not dropped."""
+        """How many events were accepted and not dropped."""
         return self._number
 
     def describe(self) -> dict[str, Any]:
@@ -224,10 +223,10 @@ class Journal:
 
     def _keep(self, line: bytes) -> bool:
         """Let a frame wait in memory. Returns False if there is no room, and it is dropped."""
-        if self._trouble == _TOO_LARGE or not self._kept.add(line):
+        is_kept = self._trouble != _TOO_LARGE and self._kept.add(line)
+        if not is_kept:
             self._drop()
-            return False
-        return True
+        return is_kept
 
     def _drop(self) -> None:
         reason = self._trouble or _UNUSABLE
@@ -252,7 +251,6 @@ class Journal:
 
     def _find_room(self, exc: OSError) -> bool:
         """Whether another try to write makes sense after this failure."""
-        reason = errno.errorcode.get(exc.errno or 0, "error")
         text = f"writing to the journal in {self._away or self.path} failed: {exc.strerror or exc}"
         if self._away is None:
             self._home_at = time.monotonic() + RETRY_SECONDS
@@ -262,12 +260,11 @@ class Journal:
                         return True
             if self._open_away(text):
                 return True
-        self._give_up(reason, text)
+        self._give_up(_reason(exc), text)
         return False
 
     def _look(self) -> None:
-        """Every second or so: does our segment still exist, is it large enough, is the journal too large? Is it time
-        to try the first place again?"""
+        """Every second or so: is our segment still there, is it large enough, is the journal too large?"""
         self._check_at = time.monotonic() + CHECK_SECONDS
         try:
             if self._handle is not None and not os.fstat(self._handle).st_nlink:
@@ -298,12 +295,12 @@ class Journal:
             elif self._size >= self._most:
                 self._open(rotating=True)
         except OSError as exc:
-            self._give_up(errno.errorcode.get(exc.errno or 0, "error"), str(exc))
+            self._give_up(_reason(exc), str(exc))
 
     def _open(self, *, rotating: bool = False) -> bool:
         """Begin the next segment, then close the last one; ``rotating``: which stays in use if there is no next.
         Returns whether it could."""
-        reason = ""
+        trouble, reason = self._trouble or _UNUSABLE, f"writing to the journal in {self.path} failed"
         if time.monotonic() >= self._home_at:
             try:
                 directory = Directory(self.path, self.store_id)
@@ -312,7 +309,7 @@ class Journal:
                     return False
                 self._begin(directory.path, directory.share(self.max_bytes, _LEAST_BYTES, SEGMENT_BYTES))
             except (JournalError, OSError) as exc:
-                reason = str(exc)
+                trouble, reason = _reason(exc), str(exc)
                 self._home_at = time.monotonic() + RETRY_SECONDS
             else:
                 self._recover()
@@ -321,7 +318,7 @@ class Journal:
             return False
         if self._open_away(reason):
             return True
-        self._give_up(_UNUSABLE, reason or f"writing to the journal in {self.path} failed")
+        self._give_up(trouble, reason)
         return False
 
     def _open_away(self, reason: str) -> bool:
@@ -397,3 +394,8 @@ class Journal:
             if self._handle is not None:
                 os.close(self._handle)
                 self._handle = None
+
+
+def _reason(exc: JournalError | OSError) -> str:
+    """Why events are dropped, as a key of `Journal.dropped`."""
+    return errno.errorcode.get(exc.errno or 0, "error") if isinstance(exc, OSError) else _UNUSABLE
