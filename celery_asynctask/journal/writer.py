@@ -30,8 +30,7 @@ logger = logger_of("celery_asynctask.journal")
 
 SEGMENT_BYTES = 1024 * 1024
 """Most bytes of a segment: one that has them is followed by another, so that the recorder can remove it."""
-_LEAST_BYTES = 16 * 1024
-"""Least of them, where there is little room."""
+_LEAST_BYTES = 16 * 1024  # where there is little room
 RETRY_SECONDS = 1.0
 """Between a failure and the next try with a new segment."""
 FULL_SECONDS = 0.05
