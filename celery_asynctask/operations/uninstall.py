@@ -27,7 +27,17 @@ from celery_asynctask.core.url import parse, same_store
 from celery_asynctask.errors import AsyncTaskError, JournalError, StoreError
 from celery_asynctask.journal.files import is_being_written
 from celery_asynctask.journal.frame import describe
-from celery_asynctask.journal.names import CLAIM_NAME, LOCK_NAME, QUARANTINE, STORE_NAME, SUFFIX, UNNAMED, is_ours
+from celery_asynctask.journal.names import (
+    LOCKS,
+    OLD_CLAIM_NAME,
+    OLD_LOCK_NAME,
+    OLD_UNNAMED,
+    QUARANTINE,
+    SEGMENTS,
+    STORE_NAME,
+    UNNAMED,
+    is_ours,
+)
 from celery_asynctask.journal.place import is_made_for_a_store
 from celery_asynctask.journal.survey import UNKNOWN_PID, Survey, readable
 from celery_asynctask.operations.session import Writer
@@ -59,7 +69,6 @@ _COLUMNS: Final = {
     "async_task_version": "version_num",
 }
 """A column by which each table is known as ours: somebody else's may have the same name."""
-_LOCKS: Final = (LOCK_NAME, CLAIM_NAME)
 _ELECTIONS: Final = 20
 _PAUSE: Final = 0.1
 
@@ -141,7 +150,7 @@ class Uninstall:
                 refuse(tuple(self._in_use(survey, async_task_source in tables, elected=True)))
             dropped = self._drop() if tables else ()
             with readable(self._path):
-                files = self._remove(_list(self._path, survey))
+                files = sum(self._remove(_list(place, survey)) for place in _places(self._path, survey))
         return Removed(dropped, files, not self._path.exists())
 
     def _in_use(self, survey: Survey | None, has_sources: bool, *, elected: bool = False) -> Iterator[str]:
@@ -194,7 +203,7 @@ class Uninstall:
             _source.ended_at.is_(None), _source.last_seen_at >= since
         )
         if survey is not None:  # for its processes, locks are more exact
-            statement = statement.where(_source.journal != survey.id)
+            statement = statement.where(_source.journal.not_in((survey.id, survey.old_id)))
         for row in self._writer.read(statement.order_by(_source.host, _source.pid)):
             yield f"{row.role} {row.pid} on {row.host}"
 
@@ -238,23 +247,25 @@ class Uninstall:
         return None
 
     def _journal(self, survey: Survey | None, has_sources: bool) -> JournalFiles | None:
-        files = _list(self._path, survey)
-        if files is None:
+        files = [found for place in _places(self._path, survey) if (found := _list(place, survey)) is not None]
+        if not files:
             return None
+        names = [name for found in files for name in found.names]
         return JournalFiles(
             self._path,
-            sum(name.endswith(SUFFIX) for name in files.names),
-            sum(name.endswith(QUARANTINE) for name in files.names),
-            sum((self._path / name).lstat().st_size for name in files.names),
+            sum(name.endswith(SEGMENTS) for name in names),
+            sum(name.endswith(QUARANTINE) for name in names),
+            sum((found.path / name).lstat().st_size for found in files for name in found.names),
             0 if survey is None else self._unstored(survey, has_sources),
-            files.names,
-            files.strangers,
+            tuple(names),
+            tuple(name for found in files for name in found.strangers),
         )
 
     def _unstored(self, survey: Survey, has_sources: bool) -> int:
         stored: dict[str, tuple[int, int]] = {}
         if has_sources:
-            statement = select(_source.source, _source.segment, _source.position).where(_source.journal == survey.id)
+            of_survey = _source.journal.in_((survey.id, survey.old_id))
+            statement = select(_source.source, _source.segment, _source.position).where(of_survey)
             stored = {row.source: (row.segment, row.position) for row in self._writer.read(statement)}
         found = (
             survey.unstored(segments, *stored.get(source, (0, 0))) for source, segments in survey.by_source().items()
@@ -270,7 +281,9 @@ class Uninstall:
         handles: list[int] = []
         try:
             with readable(self._path):
-                for lock in (survey.elect, survey.claim):
+                old = ((OLD_LOCK_NAME, survey.elect_old), (OLD_CLAIM_NAME, survey.claim_old))
+                locks = [survey.elect, survey.claim, *(lock for name, lock in old if (self._path / name).exists())]
+                for lock in locks:
                     for _ in range(_ELECTIONS):  # a process that only tests a lock holds it for an instant
                         with locking():
                             if (handle := lock()) is not None:
@@ -291,12 +304,12 @@ class Uninstall:
         that are new meanwhile stay."""
         if files is None:
             return 0
-        path = self._path
+        path = files.path
         directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         removed = 0
         try:
             for name in files.names:
-                if name.endswith((SUFFIX, UNNAMED)) and is_being_written(path / name):
+                if name.endswith((*SEGMENTS, UNNAMED, OLD_UNNAMED)) and is_being_written(path / name):
                     raise AsyncTaskError(
                         f"The tables are dropped, but a process began to write to {path} meanwhile ({name}). "
                         "Stop it, and run this again."
@@ -337,13 +350,19 @@ def _there(connection: Connection) -> list[Table]:
 
 
 class _Files(NamedTuple):
-    """The files in a journal directory."""
+    """The files in a journal directory, or in its second place."""
 
+    path: Path
     names: tuple[str, ...]
     """Our files, in the order in which they are removed: the locks while they are held, last the one that names the
     store."""
     strangers: tuple[str, ...]
     """Other files."""
+
+
+def _places(path: Path, survey: Survey | None) -> list[Path]:
+    """The journal directory, after its second place: the first one says where that is."""
+    return [path] if survey is None else survey.places()[::-1]
 
 
 def _list(path: Path, survey: Survey | None) -> _Files | None:
@@ -357,5 +376,5 @@ def _list(path: Path, survey: Survey | None) -> _Files | None:
     for entry in entries:
         is_own = survey is not None and is_ours(entry.name) and survey.is_own(entry)
         (names if is_own else strangers).append(entry.name)
-    names.sort(key=lambda name: (name == STORE_NAME, name in _LOCKS))
-    return _Files(tuple(names), tuple(strangers))
+    names.sort(key=lambda name: (name == STORE_NAME, name in LOCKS))
+    return _Files(path, tuple(names), tuple(strangers))

@@ -15,6 +15,7 @@ from celery_asynctask.core.event import encode
 from celery_asynctask.journal import Directory, Journal
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
+from celery_asynctask.store.tables import metadata
 from tests.histories import published
 from tests.integration.commands import SECONDS, Project, started
 from tests.integration.purge import record
@@ -38,7 +39,10 @@ def project(tmp_path: Path) -> Project:
 
 
 def is_whole(project: Project) -> bool:
-    return len(tables_in(f"sqlite:///{project.path}/rows.db")) == 8 and len(list(project.path.glob("journal/*"))) == 2
+    return (
+        len(tables_in(f"sqlite:///{project.path}/rows.db")) == len(metadata.tables)
+        and len(list(project.path.glob("journal/*"))) == 3
+    )
 
 
 def is_gone(project: Project) -> bool:
@@ -57,7 +61,7 @@ def test_it_shows_asks_and_removes(project: Project) -> None:
     assert "Not done: no terminal to confirm on. Check with --dry-run, then use --yes." in asked.err
     assert is_whole(project)
     done = project.run("uninstall", "--yes")
-    assert (done.code, done.lines[-1]) == (0, "Removed 8 tables and 4 files of the journal.")
+    assert (done.code, done.lines[-1]) == (0, "Removed 10 tables and 5 files of the journal.")
     assert done.err == f"The file {project.path}/rows.db stays: delete it if nothing else uses it.\n"
     assert is_gone(project)
     again = project.run("uninstall", "--yes")
@@ -78,10 +82,10 @@ def test_json(project: Project) -> None:
         "quarantines": 0,
         "size": 0,
         "unstored": 1,
-        "files": 2,
+        "files": 3,
         "strangers": ["notes.txt"],
     }
-    assert (removed["state"], removed["files"], removed["directory"]) == ("removed", 4, False)
+    assert (removed["state"], removed["files"], removed["directory"]) == ("removed", 5, False)
     assert f"The directory {project.path}/journal stays, for what is not ours: notes.txt." in done.err
 
 
@@ -94,7 +98,7 @@ def test_a_writer_is_in_the_way(project: Project) -> None:
     refused = project.run("uninstall", "--yes")
     assert refused.code == 1
     assert refused.err.startswith(f"Error: Nothing is removed, because these still record: producer {os.getpid()} on ")
-    assert len(tables_in(f"sqlite:///{project.path}/rows.db")) == 8
+    assert len(tables_in(f"sqlite:///{project.path}/rows.db")) == len(metadata.tables)
     journal.close()
     assert project.run("uninstall", "--yes").code == 0
     assert is_gone(project)
@@ -142,7 +146,7 @@ def test_a_worker_is_in_the_way_until_it_ends(project: Project) -> None:
     assert refused.code == 1
     assert f"the recorder, process {worker.pid} of this host" in refused.err
     assert "Stop them, or restart them with asynctask_enabled = False" in refused.err
-    assert len(tables_in(f"sqlite:///{project.path}/rows.db")) == 8
+    assert len(tables_in(f"sqlite:///{project.path}/rows.db")) == len(metadata.tables)
     worker.send_signal(signal.SIGTERM)
     worker.communicate(timeout=patience(SECONDS))
     done = project.run_process("uninstall", "--yes")

@@ -401,3 +401,17 @@ def test_a_directory_that_others_use_stays(tmp_path: Path, monkeypatch: pytest.M
         if is_gone:
             state.rmdir()
     assert path.parent == runtime
+
+
+def test_the_second_place_of_the_journal_is_removed_too(installed: Installed) -> None:
+    survey = Directory(installed.path, installed.settings.store_id)
+    assert survey.spare is not None
+    survey.spare.mkdir(mode=0o700)
+    [segment] = survey.segments()
+    (survey.spare / segment.path.name.replace("000001", "000002")).write_bytes(segment.path.read_bytes())
+    found = installed.find()
+    assert found.journal is not None
+    assert found.journal.segments == 2
+    installed.uninstall()
+    assert installed.is_gone()
+    assert not survey.spare.exists()
