@@ -27,6 +27,7 @@ ELSEWHERE = {
     "gevent",
     "openapi-generator-cli",
     "playwright",
+    "pyuwsgi",
     "schemathesis",  # it wants a newer rich than is promised
 }
 """Requirements of tests that need a server, a browser or Java: no corner installs them."""
