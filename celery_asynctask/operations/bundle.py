@@ -27,9 +27,8 @@ from celery_asynctask.errors import BundleError, StoreError
 from celery_asynctask.operations.bundle_rows import ATTEMPT_RULES, TASK_RULES, ends_too_early, objection, read_row
 from celery_asynctask.operations.session import Writer
 from celery_asynctask.queries.export import Columns, Exported
-from celery_asynctask.queries.reader import schema_problem
 from celery_asynctask.store import fold
-from celery_asynctask.store.schema import create_tables
+from celery_asynctask.store.schema import create_tables, schema_problem
 from celery_asynctask.store.tables import async_task, async_task_attempt
 
 FORMAT: Final = "celery-asynctask bundle"

@@ -10,9 +10,8 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from celery_asynctask.errors import AsyncTaskError, StoreError
 from celery_asynctask.operations.session import Writer
-from celery_asynctask.queries.reader import schema_problem, schema_version
 from celery_asynctask.store.remedies import usable
-from celery_asynctask.store.schema import create_tables, exclusive
+from celery_asynctask.store.schema import create_tables, exclusive, schema_problem, schema_version
 from celery_asynctask.store.tables import SCHEMA_VERSION, async_task_version, metadata
 
 _OURS: Final = frozenset(metadata.tables) - {async_task_version.name}

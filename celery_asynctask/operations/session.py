@@ -12,14 +12,15 @@ from functools import cached_property
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection, Engine, Executable, Row, SQLColumnExpression, select, text
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from celery_asynctask.core.text import reason
 from celery_asynctask.errors import StoreError
-from celery_asynctask.queries.reader import QUERY_SECONDS, connect_bound
+from celery_asynctask.queries.reader import QUERY_SECONDS
 from celery_asynctask.settings import Settings
+from celery_asynctask.store.change import advance
+from celery_asynctask.store.connection import connect_bound, is_busy, writer_engine
 from celery_asynctask.store.remedies import BEFORE_CONNECTED, remedy
-from celery_asynctask.store.store import Store, advance
 
 T = TypeVar("T")
 
@@ -32,10 +33,6 @@ _MAX_PAUSE: Final = 1.0
 _LOCK_MS: Final = 250
 """How long we wait for a lock on PostgreSQL: less than its ``deadlock_timeout``, so that the recorder never loses in a
 deadlock."""
-_LOCKED_STATES: Final = frozenset({"40001", "40P01", "55P03"})
-"""PostgreSQL: serialization failure, deadlock, lock not available."""
-_LOCKED_NUMBERS: Final = frozenset({1020, 1205, 1213})
-"""MySQL and MariaDB: row changed meanwhile, lock wait timeout, deadlock."""
 
 
 def bounded(settings: Settings) -> Settings:
@@ -50,13 +47,12 @@ class Writer:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._store = Store(settings)
 
     @cached_property
     def engine(self) -> Engine:
         """The engine. Raises `StoreError` for a URL that cannot be used."""
         try:
-            engine = self._store.engine
+            engine = writer_engine(self.settings)
         except StoreError as exc:
             shown = self.settings.shown_url
             raise StoreError(f"The database {shown} cannot be used: {exc.problem}", exc.remedy) from exc
@@ -86,7 +82,7 @@ class Writer:
                     connection.commit()
                     return result
             except SQLAlchemyError as exc:
-                if not is_locked(exc) or number == TRIES - 1:
+                if not is_busy(exc) or number == TRIES - 1:
                     raise self._error(exc) from exc
             time.sleep(min(_PAUSE * 2**number, _MAX_PAUSE))
         raise AssertionError("the last try returns or raises")
@@ -123,7 +119,8 @@ class Writer:
 
     def close(self) -> None:
         """Give the connections back."""
-        self._store.close()
+        if "engine" in self.__dict__:
+            self.engine.dispose()
 
     def _error(self, exc: Exception) -> StoreError:
         problem = f"The database {self.settings.shown_url} cannot be written: {reason(exc)}."
@@ -139,14 +136,3 @@ def _begin(connection: Connection) -> None:
         case _:
             # Take the write lock before reading: taking it later fails if another process has written in between.
             connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-
-def is_locked(exc: SQLAlchemyError) -> bool:
-    """Whether another transaction is in the way, so that trying again may help."""
-    if not isinstance(exc, DBAPIError) or exc.orig is None:
-        return False
-    if getattr(exc.orig, "sqlstate", None) in _LOCKED_STATES:
-        return True
-    if exc.orig.args and exc.orig.args[0] in _LOCKED_NUMBERS:
-        return True
-    return str(exc.orig).startswith("database is locked")

@@ -41,8 +41,7 @@ from celery_asynctask.journal.names import (
 from celery_asynctask.journal.place import is_made_for_a_store
 from celery_asynctask.journal.survey import UNKNOWN_PID, Survey, readable
 from celery_asynctask.operations.session import Writer
-from celery_asynctask.queries.reader import schema_problem, schema_version
-from celery_asynctask.store.schema import exclusive
+from celery_asynctask.store.schema import exclusive, schema_problem, schema_version
 from celery_asynctask.store.tables import (
     SCHEMA_VERSION,
     async_task_source,

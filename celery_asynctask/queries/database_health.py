@@ -11,8 +11,9 @@ from typing import Final, NamedTuple
 from sqlalchemy import bindparam, select, text
 from sqlalchemy.orm import Session
 
-from celery_asynctask.queries.reader import Reader, schema_problem, schema_version
+from celery_asynctask.queries.reader import Reader
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt, AsyncTaskSource, Base
+from celery_asynctask.store.schema import schema_problem, schema_version
 
 _CLOCKS: Final = {
     "postgresql": "SELECT clock_timestamp()",
@@ -46,7 +47,7 @@ class DatabaseHealth(NamedTuple):
     version: str | None
     """Schema version of our tables; None: there are none."""
     problem: str
-    """Why this release cannot work with those tables, as in `reader.schema_problem`; empty: it can."""
+    """Why this release cannot work with those tables, as in `schema.schema_problem`; empty: it can."""
 
 
 def database_health(reader: Reader) -> DatabaseHealth:

@@ -24,15 +24,15 @@ from celery_asynctask.errors import NoDirectoryError, NoTablesError, StoreError
 from celery_asynctask.queries.scope import ALL, SHOWN, Scope
 from celery_asynctask.settings import engine_options
 from celery_asynctask.store import tables
+from celery_asynctask.store.change import COUNT as CHANGES
+from celery_asynctask.store.connection import connect_bound
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt
 from celery_asynctask.store.remedies import BEFORE_CONNECTED, make_engine, remedy, usable
+from celery_asynctask.store.schema import NO_TABLES, schema_problem
 from celery_asynctask.store.sqlite import created_file
-from celery_asynctask.store.tables import SCHEMA_VERSION, async_task_revision
 
 QUERY_SECONDS: Final = 30
 """Time after which the database stops a query."""
-CONNECT_SECONDS: Final = 5
-"""Time to wait for a connection."""
 _IDLE_SECONDS: Final = 1.0
 """A connection that was idle for longer is tested before it is used."""
 _AUTOCOMMIT: Final = "celery_asynctask_autocommit"
@@ -212,7 +212,7 @@ class Reader:
         except (SQLAlchemyError, *BEFORE_CONNECTED) as exc:
             raise self._error(exc) from exc
         if problem:
-            kind = NoTablesError if problem == _NO_TABLES else StoreError
+            kind = NoTablesError if problem == NO_TABLES else StoreError
             raise kind(f"The database {self.shown_url} {problem}")
 
     def close(self) -> None:
@@ -272,41 +272,8 @@ def _column(table: Any, name: str, dialect: str, *, naive: bool = False) -> Any:
 def revision(session: Session | Connection) -> int | None:
     """A number that every transaction that changes rows increases. Whatever the same session reads belongs to this
     state. None: somebody emptied the table, so there is no count."""
-    number: int | None = session.scalar(select(async_task_revision.c.revision).where(async_task_revision.c.id == 1))
-    return number
-
-
-def schema_version(connection: Connection) -> str | None:
-    """The schema version of the tables in a database; None: no tables. Raises `sqlalchemy.exc.SQLAlchemyError`."""
-    if not sa.inspect(connection).has_table(tables.VERSION_TABLE):
-        return None
-    return connection.scalar(select(tables.async_task_version.c.version_num))
-
-
-_NO_TABLES: Final = (
-    "has no tables of celery-asynctask: start a worker, whose recorder creates them with the first task it stores "
-    "unless asynctask_create_tables is False, or run `celery -A APP asynctask upgrade`, which needs "
-    "celery-asynctask[migrations]."
-)
-
-
-def schema_problem(connection: Connection) -> str:
-    """Why this release cannot work with the tables in a database, and what to do, as the end of a sentence that begins
-    with the database; empty: it can."""
-    version = schema_version(connection)
-    if version is None:
-        return _NO_TABLES
-    if version > SCHEMA_VERSION:
-        return (
-            f"has tables of version {version}, and this release of celery-asynctask knows them up to "
-            f"{SCHEMA_VERSION}: install a newer release here."
-        )
-    if version < SCHEMA_VERSION:
-        return (
-            f"has tables of version {version}, and this release needs {SCHEMA_VERSION}: run "
-            "`celery -A APP asynctask upgrade`."
-        )
-    return ""
+    row = session.execute(CHANGES).first()
+    return None if row is None else sum(map(int, row))
 
 
 def look_for_file(url: str) -> None:
@@ -354,12 +321,3 @@ def _roll_back(connection: Connection) -> None:
 
 def _begin(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN")
-
-
-def connect_bound(url: str, seconds: float) -> dict[str, Any]:
-    """Arguments that keep the usual drivers from waiting forever for a host that does not answer."""
-    driver = url.partition("://")[0]
-    if driver in ("mysql+pymysql", "mariadb+pymysql"):
-        return {"connect_timeout": CONNECT_SECONDS, "read_timeout": seconds + CONNECT_SECONDS}
-    drivers = ("postgresql", "postgresql+psycopg", "postgresql+psycopg2")
-    return {"connect_timeout": CONNECT_SECONDS} if driver in drivers else {}

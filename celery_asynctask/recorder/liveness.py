@@ -63,7 +63,7 @@ class Watch:
         segments = self.directory.segments()
         present = {segment.source for segment in segments}
         alive = {segment.source for segment in segments if is_being_written(segment.path)}
-        self._record(self.store.note_alive(alive), Kind.FOUND, Kind.RECEIVED, "its process lives")
+        self._record(self.store.note_alive(dict.fromkeys(alive)), Kind.FOUND, Kind.RECEIVED, "its process lives")
         gone = dt.timedelta(seconds=LOST_SECONDS)
         left = self.store.note_ended(self.directory.id, present, gone)
         self._record(left, Kind.LOST, Kind.RELEASED, "its process is gone")

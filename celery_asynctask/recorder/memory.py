@@ -34,7 +34,7 @@ class MemoryDrain:
         if time.monotonic() < self.look_at:
             return
         if self._stored:
-            self._store.note_alive([self._journal.source])
+            self._store.note_alive({self._journal.source: None})
         self.look_at = time.monotonic() + LOOK_SECONDS
 
     def release(self, source: str) -> None:

@@ -46,13 +46,14 @@ def insert_new(dialect: str, table: sa.Table) -> Insert:
 
 def source_upsert(dialect: str, table: sa.Table) -> Insert:
     """INSERT of a process that replaces the columns that change. Parameters are named after the columns."""
-    fixed = {"source", "host", "pid", "role", "started_at"}
-    return _upsert(
-        dialect,
-        table,
-        ["source"],
-        lambda _old, new: [(name, new[name]) for name in map(str, table.columns.keys()) if name not in fixed],
-    )
+    fixed = {"source", "host", "pid", "role", "started_at", "numbered"}
+    replaced = [column.name for column in table.columns if column.name not in fixed]
+
+    def assignments(old: Any, new: Any) -> Assignments:
+        numbered = sa.func.coalesce(new["numbered"], old["numbered"])  # null: not known this time
+        return [*((name, new[name]) for name in replaced), ("numbered", numbered)]
+
+    return _upsert(dialect, table, ["source"], assignments)
 
 
 def _upsert(

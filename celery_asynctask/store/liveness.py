@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection
-from typing import Any, NamedTuple
+from collections.abc import Collection, Mapping
+from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Connection, Select, select, update
+from sqlalchemy import Connection, Select, bindparam, func, select, update
 
 from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.store.tables import async_task, async_task_attempt, async_task_source
@@ -88,9 +88,10 @@ def held(connection: Connection, source: str) -> list[HeldTask]:
     return _held(connection, AsyncTaskStatus.RECEIVED, _source.source == source)
 
 
-def note_alive(connection: Connection, sources: Collection[str], seen: dt.datetime) -> Open:
-    """Note that these processes were seen alive at ``seen``. Returns what was recorded as lost or released because one
-    of these processes was taken for gone."""
+def note_alive(connection: Connection, sources: Mapping[str, int | None], seen: dt.datetime) -> Open:
+    """Note that these processes were seen alive at ``seen``, each with the number of the last event that it has
+    accepted, or None. Returns what was recorded as lost or released because one of these processes was taken for
+    gone."""
     if not sources:
         return Open([], [])
     were_gone = (_source.source.in_(sources), _source.ended_at.is_not(None))
@@ -99,9 +100,21 @@ def note_alive(connection: Connection, sources: Collection[str], seen: dt.dateti
         _attempts(*were_gone, _attempt.outcome == "lost", _attempt.error_type == "WorkerLostError"),
     )
     held = _held(connection, AsyncTaskStatus.PENDING, *were_gone)
-    statement = update(async_task_source).where(_source.source.in_(sources))
-    connection.execute(statement.values(last_seen_at=seen, ended_at=None))
+    connection.execute(_ALIVE, [{"of": name, "count": sources[name], "seen": seen} for name in sorted(sources)])
     return Open(attempts, held)
+
+
+_ALIVE: Final = (
+    update(async_task_source)
+    .where(_source.source == bindparam("of"))
+    .values(
+        last_seen_at=bindparam("seen"),
+        ended_at=None,
+        settled_at=None,
+        given_up_at=None,
+        numbered=func.coalesce(bindparam("count"), _source.numbered),
+    )
+)
 
 
 def note_ended(

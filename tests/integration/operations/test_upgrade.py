@@ -19,7 +19,7 @@ from celery_asynctask.operations.migrate import Upgraded, statements, upgrade
 from celery_asynctask.operations.session import Writer
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import schema
-from celery_asynctask.store.store import _write_ahead
+from celery_asynctask.store.connection import _write_ahead
 from celery_asynctask.store.tables import SCHEMA_VERSION, VERSION_TABLE
 from tests import services
 from tests.integration.commands import Project
@@ -156,7 +156,7 @@ def test_a_file_whose_mode_another_process_changes(monkeypatch: pytest.MonkeyPat
     with pytest.raises(sqlite3.OperationalError, match="disk"):
         _write_ahead(Refusing(), None)
     _write_ahead(Refusing(), None)
-    monkeypatch.setattr("celery_asynctask.store.store._SQLITE_BUSY_SECONDS", 0)
+    monkeypatch.setattr("celery_asynctask.store.connection._SQLITE_BUSY_SECONDS", 0)
     refusals = iter(["database is locked"] * 9)
     with pytest.raises(sqlite3.OperationalError, match="locked"):
         _write_ahead(Refusing(), None)

@@ -89,7 +89,9 @@ class FailingStore(Store):
     fault = ""
     fails_at = 0
 
-    def write(self, events: Any, sources: Any = (), before_commit: Callable[[], None] | None = None) -> int:
+    def write(
+        self, events: Any, sources: Any = (), before_commit: Callable[[], None] | None = None, expected: Any = None
+    ) -> int:
         self.fails_at -= 1
         fault = self.fault if self.fails_at == 0 else ""
         away = OperationalError("a statement", {}, Exception("the database is away"))
@@ -102,7 +104,7 @@ class FailingStore(Store):
             raise KilledError if fault == "killed before the commit" else away
 
         undone = fault in ("rolled back", "killed before the commit")
-        rows = super().write(events, sources, fail if undone else before_commit)
+        rows = super().write(events, sources, fail if undone else before_commit, expected)
         if fault:
             raise KilledError if fault == "killed after the commit" else away
         return rows

@@ -14,13 +14,12 @@ from sqlalchemy.exc import (
     ArgumentError,
     DataError,
     DBAPIError,
-    OperationalError,
-    ProgrammingError,
     SQLAlchemyError,
     StatementError,
 )
 
 from celery_asynctask.core.event import Event, encode
+from celery_asynctask.errors import NoTablesError
 from celery_asynctask.journal import Journal
 from celery_asynctask.recorder import Recorder
 from celery_asynctask.settings import Settings
@@ -54,7 +53,7 @@ def test_a_database_that_is_not_there_is_an_outage(url: str) -> None:
 def test_missing_tables_are_an_outage(database: str) -> None:
     made = Store(Settings(url=database))
     error = error_of(lambda: made.write(lines([published()])))
-    assert isinstance(error, (ProgrammingError, OperationalError))
+    assert isinstance(error, NoTablesError)
     assert is_outage(error)
     made.close()
 
@@ -239,4 +238,4 @@ def test_the_log_says_what_to_do_about_missing_tables(
     recorder.start(once=True)
     recorder.stop(patience(30))
     [line] = [record.getMessage() for record in caplog.records if "cannot store events" in record.getMessage()]
-    assert ". Run `celery -A APP asynctask upgrade`: tables are missing, or of another version. Tasks are not" in line
+    assert "has no tables of celery-asynctask. Run `celery -A APP asynctask upgrade`, or set " in line

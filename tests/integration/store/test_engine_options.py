@@ -36,7 +36,7 @@ def test_recorder_and_readers_agree(database: str, options: dict[str, Any]) -> N
     store = Store(settings)
     store.prepare()
     store.write(lines(HISTORIES["success"]()))
-    store.note_alive(["nobody"])
+    store.note_alive({"nobody": None})
     store.note_ended("nothing", (), dt.timedelta(0))
     reader = Reader(settings.url, settings.engine_options)
     reader.check_schema()

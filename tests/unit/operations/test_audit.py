@@ -9,11 +9,11 @@ import pytest
 from celery_asynctask.operations import retention
 from celery_asynctask.operations.audit import MAX_NAME, MAX_TEXT, Action, Audit, Entry, _fitted, _line, purge_target
 from celery_asynctask.operations.audit import search_target as target
-from celery_asynctask.queries.reader import CONNECT_SECONDS
 from celery_asynctask.queries.scope import Scope
 from celery_asynctask.queries.search.filter import parse
 from celery_asynctask.queries.search.keys import JSON_KEYS
 from celery_asynctask.settings import Settings
+from celery_asynctask.store.connection import CONNECT_SECONDS
 
 NOW = dt.datetime(2026, 1, 31, 14, 5, tzinfo=dt.timezone.utc)
 SECRET = "hunter2"

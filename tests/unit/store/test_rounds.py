@@ -10,7 +10,7 @@ from typing import cast
 import pytest
 
 from celery_asynctask.core.event import Event, Kind, decode, encode, encode_end
-from celery_asynctask.store.store import rounds
+from celery_asynctask.store.rounds import rounds
 from tests.histories import HISTORIES, Delivery, about, event, failure, fold, lines, ms, published
 
 
