@@ -107,13 +107,13 @@ def _unprepared(url: str) -> dict[str, Any]:
 
 def _not_named(bounds: Mapping[str, Any], url: str) -> dict[str, Any]:
     query = url.partition("?")[2]
-    return {name: value for name, value in bounds.items() if f"{name}=" not in query}
+    return {name: value for name, value in bounds.items() if not re.search(rf"\b{name}=", query)}
 
 
 def _bound_mysql(init_command: str, connection: Any, _record: object) -> None:
     """Bound the waits of this connection, except for what the user's own ``init_command`` sets."""
     for name, seconds in _MYSQL_BOUNDS.items():
-        if name not in init_command:
+        if not re.search(rf"\b{name}\b", init_command):
             _set_variable(connection, f"SET SESSION {name} = IF(@@{name} BETWEEN 1 AND {seconds}, @@{name}, {seconds})")
     # MariaDB 11.6 and later would refuse to change rows that others have changed since the transaction began.
     _set_variable(connection, "SET SESSION innodb_snapshot_isolation = OFF")
