@@ -13,8 +13,9 @@ from pathlib import Path
 
 from celery_asynctask.errors import JournalError
 from celery_asynctask.journal import spare
+from celery_asynctask.journal.aside import append
 from celery_asynctask.journal.claim import claim, know_identity
-from celery_asynctask.journal.files import WITH_CARE, is_being_written, lock, open_if_read_only, write_all
+from celery_asynctask.journal.files import is_being_written, lock, open_if_read_only
 from celery_asynctask.journal.names import (
     CLAIM_NAME,
     KEPT,
@@ -274,15 +275,7 @@ class Directory:
         and appends nothing, if all quarantine would have more than ``limit`` bytes then. Raises `OSError`."""
         if limit is not None and self.quarantined() + len(data) >= limit:
             return False
-        handle = os.open(
-            self.path / f"{name}{QUARANTINE}",
-            os.O_WRONLY | os.O_CREAT | os.O_APPEND | WITH_CARE,
-            0o600,
-        )
-        try:
-            write_all(handle, data + b"\n")
-        finally:
-            os.close(handle)
+        append(self.path / f"{name}{QUARANTINE}", data)
         return True
 
     def quarantined(self) -> int:
