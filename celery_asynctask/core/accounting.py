@@ -20,11 +20,14 @@ between two tries while the database is away (`recorder.recorder.MAX_BACKOFF`)."
 UNSIGNED: Final = "unsigned header"
 """Beside the reasons in the column ``dropped``: how many messages a process received that named a customer or creator
 and were not signed. Nothing is lost by that."""
+GIVEN_UP: Final = "given up"
+"""Beside them, too: how many events in quarantine a person has dropped. They have a number, as dropped ones have not, so
+they are no longer in ``quarantined`` and not `Account.missing` either."""
 
 
 def dropped_of(counted: Mapping[str, int] | None) -> dict[str, int]:
     """The events that a process dropped, by reason, of its column ``dropped``."""
-    return {reason: count for reason, count in (counted or {}).items() if reason != UNSIGNED}
+    return {reason: count for reason, count in (counted or {}).items() if reason not in (UNSIGNED, GIVEN_UP)}
 
 
 class _Number(Protocol):

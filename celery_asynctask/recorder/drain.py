@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from celery_asynctask.core.accounting import UNSIGNED, listed
+from celery_asynctask.core.accounting import GIVEN_UP, UNSIGNED, listed
 from celery_asynctask.core.event import is_unsigned
 from celery_asynctask.core.logs import logger_of
 from celery_asynctask.core.plainer import plainer
@@ -250,6 +250,8 @@ def _moved(part: Part, before: Position, bad: int) -> Position:
     dropped = before.dropped if part.description["dropped"] is None else part.description["dropped"]
     if unsigned := before.dropped.get(UNSIGNED, 0) + sum(map(is_unsigned, chunk.events)):
         dropped = {**dropped, UNSIGNED: unsigned}
+    if given_up := before.dropped.get(GIVEN_UP, 0):  # which the process does not know of
+        dropped = {**dropped, GIVEN_UP: given_up}
     after = Position(
         part.segment,
         chunk.end,
