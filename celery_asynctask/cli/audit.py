@@ -34,7 +34,8 @@ def audit(
     limit: int,
     before: int | None,
 ) -> None:
-    """Show the audit, newest first: sign-ins, reruns, purges, erasures and exports, by commands and over HTTP.
+    """Show the audit, newest first: sign-ins, reruns, purges, erasures, exports and more, by commands and
+    over HTTP.
 
     An action that takes a while has two entries with one operation: begun, and how it ended. If it never ended, its
     process was killed, or lost the database.

@@ -25,9 +25,9 @@ INTERRUPTED: Final = 130
 URL: Final = "celery_asynctask.url"
 """Key of ``--url`` in the metadata of click's contexts."""
 _NAMES: Final = (
-    *("audit", "code", "doctor", "erase", "errors", "export", "import", "list", "openapi", "purge", "recorder"),
-    *("rerun", "schema", "serve", "show", "stats", "token", "tokens", "top", "tree", "uninstall", "upgrade"),
-    *("verify", "why"),
+    *("audit", "code", "doctor", "erase", "errors", "export", "import", "list", "openapi", "purge", "quarantine"),
+    *("recorder", "rerun", "schema", "serve", "show", "stats", "token", "tokens", "top", "tree", "uninstall"),
+    *("upgrade", "verify", "why"),
 )
 _ELSEWHERE: Final = {"import": "import_", "openapi": "serve", "schema": "upgrade", "tokens": "token"}
 """Modules of the commands that do not have one of their own name."""

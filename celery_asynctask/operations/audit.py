@@ -55,6 +55,9 @@ class Action(str, enum.Enum):
     PURGE = "purge"
     ERASE = "erase"
     EXPORT = "export"
+    REPLAY = "replay"
+    """Of events in quarantine, as `DROP`."""
+    DROP = "drop"
 
 
 class Outcome(str, enum.Enum):

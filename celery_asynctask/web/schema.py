@@ -226,7 +226,7 @@ class AuditEntry(Shape):
     at: dt.datetime = Field(description="When it was written")
     actor: str = Field(description="Name of the token, the caller or the user of the operating system")
     origin: str = Field(description="Address that the request came from, or `command line of` a host; empty: unknown")
-    action: str = Field(description="What was done: rerun, purge, erase, export, sign-in, sign-out")
+    action: str = Field(description="What was done: rerun, purge, erase, export, replay, drop, sign-in, sign-out")
     target: str | None = Field(description="To what: a task id, a search, customers")
     outcome: str = Field(description="begun, done, refused, failed or interrupted")
     detail: str | None = Field(description="Numbers and reasons")

@@ -62,6 +62,7 @@ CASES = {
     "list": Case(("status:SUCCESS", "--utc")),
     "openapi": Case(()),
     "purge": Case(("--older-than", "1d", "--yes")),
+    "quarantine": Case(("replay", "--all")),
     "recorder": Case(("--once",), varies=True),
     "rerun": Case(("charged", "--yes", "--by", "Ada"), varies=True),
     "schema": Case(()),

@@ -18,6 +18,7 @@ from tests.integration.commands import Project
 WORDS = {
     "erase": ("--customer", "42", "--yes"),
     "purge": ("--older-than", "1d", "--yes"),
+    "quarantine": ("replay", "--all"),
     "recorder": ("--once",),
     "rerun": ("x", "--yes"),
     "serve": ("--port", "0"),
