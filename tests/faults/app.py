@@ -31,6 +31,8 @@ app.conf.update(
     asynctask_create_tables=os.environ.get("FAULTS_CREATE_TABLES", "1") == "1",
 )
 app.conf.update(apart(os.environ["FAULTS_BROKER"], QUEUE))
+if os.environ["FAULTS_BROKER"].startswith("redis"):
+    app.conf.broker_transport_options["visibility_timeout"] = int(os.environ["FAULTS_VISIBILITY"])
 
 LATE = {"acks_late": True, "reject_on_worker_lost": True}
 

@@ -6,12 +6,15 @@ patched functions raise the same errors; with ASYNCTASK_SKIP_NOTHING, that count
 
 from __future__ import annotations
 
+import array
 import ctypes
 import errno
+import fcntl
 import os
 import resource
 import signal
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
@@ -21,6 +24,8 @@ from typing import Any
 from tests.processes import at_once
 
 _CLONE_NEWNS = 0x00020000
+_GET_FLAGS, _SET_FLAGS, _IMMUTABLE = 0x80086601, 0x40086602, 0x10
+"""Of `chattr`: FS_IOC_GETFLAGS, FS_IOC_SETFLAGS and FS_IMMUTABLE_FL."""
 Cause = Callable[[Path], AbstractContextManager[None]]
 
 
@@ -58,6 +63,73 @@ def on_small_disk(directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     _namespace()
     _mount("-t", "tmpfs", "-o", "size=1m,nr_inodes=40,mode=0700", "tmpfs", str(directory))
+
+
+class Disk:
+    """A file system of its own, which can be full or read-only for all processes that this one starts afterwards."""
+
+    def __init__(self, directory: Path, megabytes: int) -> None:
+        self.directory = directory
+        directory.mkdir()
+        image = directory.with_suffix(".image")
+        with image.open("wb") as file:
+            file.truncate(megabytes * 1024 * 1024)
+        subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", str(image)], check=True, capture_output=True)
+        _namespace()
+        _mount("-o", "loop", str(image), str(directory))
+
+    def close(self) -> None:
+        subprocess.run(["umount", "--lazy", str(self.directory)], check=True)
+
+    @contextmanager
+    def full(self) -> Iterator[None]:
+        """No byte is free, and what becomes free is taken at once."""
+        filler = self.directory / "filler"
+        is_over = threading.Event()
+
+        def fill() -> None:
+            with filler.open("wb", buffering=0) as file:
+                while not is_over.is_set():
+                    try:
+                        file.write(bytes(4096))
+                    except OSError:
+                        is_over.wait(0.01)
+
+        thread = threading.Thread(target=fill)
+        thread.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            thread.join()
+            filler.unlink()
+
+    @contextmanager
+    def read_only(self) -> Iterator[None]:
+        """Nothing can be created, changed or removed. A file system cannot be remounted while files are open for
+        writing, so files that are opened from now on are on a read-only mount, and the others are immutable."""
+        beneath = os.open(self.directory, os.O_RDONLY)
+        try:
+            _mount("--bind", str(self.directory), str(self.directory))
+            _mount("-o", "remount,bind,ro", str(self.directory))
+            _set_immutable(beneath, True)
+            yield
+        finally:
+            _set_immutable(beneath, False)
+            os.close(beneath)
+            subprocess.run(["umount", "--lazy", str(self.directory)], check=True)
+
+
+def _set_immutable(directory: int, is_immutable: bool) -> None:
+    """Make all files below an opened directory immutable, or changeable again."""
+    for _path, _directories, files, at in os.fwalk(".", dir_fd=directory):
+        for name in files:
+            handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=at)
+            flags = array.array("l", [0])
+            fcntl.ioctl(handle, _GET_FLAGS, flags)
+            flags[0] = flags[0] | _IMMUTABLE if is_immutable else flags[0] & ~_IMMUTABLE
+            fcntl.ioctl(handle, _SET_FLAGS, flags)
+            os.close(handle)
 
 
 @contextmanager

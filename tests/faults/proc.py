@@ -71,13 +71,15 @@ def wait_gone(pids: Iterable[int]) -> None:
 def holder(path: Path) -> int | None:
     """The process that holds the flock of a file, as the kernel lists it; None: no process."""
     try:
-        inode = path.stat().st_ino
+        status = path.stat()
     except FileNotFoundError:
         return None
     for line in Path("/proc/locks").read_text(encoding="utf-8").splitlines():
         fields = line.split()
-        if fields[1] == "FLOCK" and int(fields[5].rpartition(":")[2]) == inode:
-            return int(fields[4])
+        major, minor, inode = fields[5].split(":")
+        if fields[1] == "FLOCK" and int(inode) == status.st_ino:
+            if os.makedev(int(major, 16), int(minor, 16)) == status.st_dev:
+                return int(fields[4])
     return None
 
 

@@ -31,6 +31,8 @@ class Run(NamedTuple):
     pid: int
     ended: str
     """Its last note: end, fail, retry; empty: none."""
+    ended_at: int
+    """When it was noted; 0: there is none."""
     killed: bool
     """Whether its process was killed after it had started."""
 
@@ -53,10 +55,10 @@ def runs_of(notes: Sequence[Note], killed: Mapping[int, int]) -> list[Run]:
         if note.what == "start":
             open_runs[key] = len(runs)
             was_killed = killed.get(note.pid, 0) > note.at
-            runs.append(Run(note.task_id, note.kind, note.retries, note.redelivered, note.at, note.pid, "", was_killed))
+            runs.append(Run(note.task_id, note.kind, note.retries, note.redelivered, note.at, note.pid, "", 0, was_killed))
         else:
             at = open_runs.pop(key)
-            runs[at] = runs[at]._replace(ended=note.what)
+            runs[at] = runs[at]._replace(ended=note.what, ended_at=note.at)
     return runs
 
 

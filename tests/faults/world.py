@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,15 @@ from redis import Redis
 from sqlalchemy import create_engine, select
 from sqlalchemy.orm import Session
 
+from celery_asynctask.journal import Directory, Segment
+from celery_asynctask.journal.directory import LOCK_NAME
 from celery_asynctask.settings import Settings
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt, AsyncTaskSource
 from tests import services
 from tests.faults.notes import Notebook
 from tests.faults.proc import holder, kill_tree, send, session_of, wait_gone
 from tests.pace import patience
+from tests.services import apart
 from tests.waiting import wait_for
 
 START_SECONDS = 60
@@ -32,14 +35,16 @@ STOP_SECONDS = 60
 class World:
     """Everything that belongs to one test: a queue, a journal, a store, notes, processes."""
 
-    def __init__(self, directory: Path, store: str, broker: str = "redis", **environment: str) -> None:
+    def __init__(
+        self, directory: Path, store: str, broker: str = "redis", journal: Path | None = None, **environment: str
+    ) -> None:
         self.directory = directory
         self.store = store
         self.queue = f"faults-{uuid.uuid4().hex[:12]}"
         self.broker = services.redis_url(8) if broker == "redis" else services.amqp_url()
         self.runs = Notebook(directory / "runs.txt")
         self.asks = Notebook(directory / "asks.txt")
-        self.settings = Settings(url=store, journal_dir=directory / "journal", flush_interval=0.1)
+        self.settings = Settings(url=store, journal_dir=journal or directory / "journal", flush_interval=0.1)
         self.processes: list[subprocess.Popen[bytes]] = []
         self.environment = {
             "FAULTS_BROKER": self.broker,
@@ -47,6 +52,7 @@ class World:
             "FAULTS_STORE": store,
             "FAULTS_JOURNAL": str(self.journal),
             "FAULTS_QUEUE": self.queue,
+            "FAULTS_VISIBILITY": "3600",
             "FAULTS_NOTES": str(self.runs.path),
             "FAULTS_ASKS": str(self.asks.path),
             **environment,
@@ -80,15 +86,23 @@ class World:
 
     def elected(self) -> int | None:
         """The process that records at present."""
-        return holder(self.journal / "drain.lock")
+        return holder(self.journal / LOCK_NAME)
 
-    def segments(self) -> list[Path]:
-        return sorted(self.journal.glob("*.events"))
+    def segments(self) -> list[Segment]:
+        return Directory(self.journal, self.settings.store_id).segments()
 
     def waiting(self) -> int:
-        """Messages in the queue, without those that a worker holds."""
-        with Connection(self.broker) as connection:
-            return int(connection.SimpleQueue(self.queue).queue.queue_declare().message_count)
+        """Messages in the queue; on Redis, which knows no dead workers, with those that workers hold. Those that are
+        held for too long are given back."""
+        options = apart(self.broker, self.queue)["broker_transport_options"]
+        options["visibility_timeout"] = int(self.environment["FAULTS_VISIBILITY"])
+        with Connection(self.broker, transport_options=options) as connection:
+            count = int(connection.SimpleQueue(self.queue).queue.queue_declare().message_count)
+            if connection.transport.driver_type == "redis":
+                channel: Any = connection.default_channel
+                channel.qos.restore_visible(num=None, interval=1)
+                count += channel.client.hlen(options["unacked_key"])
+            return count
 
     @contextmanager
     def session(self) -> Iterator[Session]:
@@ -103,9 +117,11 @@ class World:
         with self.session() as session:
             return list(session.scalars(select(AsyncTask)))
 
-    def attempts(self) -> list[AsyncTaskAttempt]:
+    def attempts(self, of: Collection[str] | None = None) -> list[AsyncTaskAttempt]:
+        """The attempts of these tasks; None: of all."""
+        query = select(AsyncTaskAttempt).order_by(AsyncTaskAttempt.run_key)
         with self.session() as session:
-            return list(session.scalars(select(AsyncTaskAttempt).order_by(AsyncTaskAttempt.run_key)))
+            return list(session.scalars(query if of is None else query.where(AsyncTaskAttempt.celery_task_id.in_(of))))
 
     def check_ledger(self) -> list[AsyncTaskSource]:
         """Check that the events of every process are accounted for, and return the processes."""
