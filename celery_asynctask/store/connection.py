@@ -25,6 +25,9 @@ LOCK_SECONDS: Final = 10
 _ANSWER_SECONDS: Final = 60
 """Time to wait for the answer to a statement where the driver can bound it."""
 _POOL: Final = {"pool_size": 1, "max_overflow": 1}
+_PINGED: Final = {"pool_pre_ping": True}
+_RECYCLED: Final = {"pool_recycle": 2 * LOCK_SECONDS}
+"""Before MySQL closes it, by ``wait_timeout``."""
 _LIBPQ: Final = ("postgresql", "postgresql+psycopg", "postgresql+psycopg2")
 _MYSQL: Final = tuple(f"{server}+{driver}" for server in ("mysql", "mariadb") for driver in ("pymysql", "mysqldb"))
 _KEEPALIVE: Final = {
@@ -63,7 +66,7 @@ def _engine(settings: Settings, *, is_bounded: bool) -> Engine:
             options = engine_options(settings.engine_options)
             bounds: Mapping[str, Any] = {"timeout": _SQLITE_BUSY_SECONDS}
         else:
-            options = engine_options(settings.engine_options, **_POOL, pool_pre_ping=not is_bounded)
+            options = engine_options(settings.engine_options, **_POOL, **(_RECYCLED if is_bounded else _PINGED))
             bounds = _own_bounds(url) if is_bounded else _not_named(_unprepared(url), url)
         given = options.get("connect_args") or {}
         options["connect_args"] = {**bounds, **given}

@@ -165,9 +165,9 @@ class Store:
         if updates:
             connection.execute(self._source_upsert, updates)
 
-    def probe(self) -> None:
-        """Write a task, an attempt and a process that nobody has, and take them back: if that succeeds, a batch that
-        was refused was refused for what is in it. Raises like `write`."""
+    def probe(self, *, commits: bool = True) -> None:
+        """Write a task, an attempt and a process that nobody has, and delete them: if that succeeds, a batch that was
+        refused was refused for what is in it. Raises like `write`."""
         name = f"probe-{secrets.token_hex(16)}"
         at = now()
         start: Event = {"id": name, "kind": Kind.STARTED.value, "at": at, "name": "probe", "run": new_token(at)}
@@ -179,6 +179,8 @@ class Store:
             for column in written:
                 connection.execute(sa.delete(column.table).where(column == name))
             advance(connection)
+            if not commits:
+                connection.rollback()
 
     @contextmanager
     def _transaction(

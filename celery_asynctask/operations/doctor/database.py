@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import datetime as dt
 import shlex
-import uuid
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Final
 
-from sqlalchemy import Connection
-from sqlalchemy import event as event_listener
+from sqlalchemy import Connection, event
 
 from celery_asynctask.core.accounting import listed, plural
-from celery_asynctask.core.event import Event, Kind, encode
-from celery_asynctask.core.keys import new_token
 from celery_asynctask.core.text import reason
-from celery_asynctask.core.time import now
 from celery_asynctask.errors import StoreError
 from celery_asynctask.operations.doctor.finding import Check, Finding
 from celery_asynctask.queries import Reader
 from celery_asynctask.queries.completeness import silent, unsigned
 from celery_asynctask.queries.database_health import DatabaseHealth, database_health, read_all
 from celery_asynctask.settings import Settings
-from celery_asynctask.store import Position, SourceUpdate, Store
+from celery_asynctask.store import Store
 from celery_asynctask.store.charset import narrow_charset
 from celery_asynctask.store.remedies import BEFORE_CONNECTED, GRANT, remedy
 from celery_asynctask.store.sqlite import readable_files
@@ -38,10 +33,6 @@ LOCK_SECONDS: Final = 5
 """How long a trial write waits for a lock."""
 
 _WAITS: Final = "Until then, events wait in the journal."
-
-
-class Undone(Exception):
-    """Rolls the trial write back when it has succeeded."""
 
 
 _DATABASE: Final = Check("database")
@@ -137,31 +128,15 @@ def _file(reader: Reader) -> Iterator[Finding]:
 
 def _rights(settings: Settings) -> Finding:
     """Write what a recorder writes, and roll it back."""
-    at = now()
-    event: Event = {
-        "id": f"doctor-{uuid.uuid4()}",
-        "run": new_token(at),
-        "kind": Kind.STARTED.value,
-        "at": at,
-        "name": "celery_asynctask.doctor",
-    }
-    source = {"source": f"doctor-{uuid.uuid4().hex}", "host": "doctor", "pid": 0, "role": "producer", "at": at}
-    update = SourceUpdate({**source, "journal": ""}, Position())
-
-    def undo() -> None:
-        raise Undone
-
     with closing(Store(settings)) as store:
-        event_listener.listen(store.engine, "begin", _bound_locks)
+        event.listen(store.engine, "begin", _bound_locks)
         try:
-            store.write([encode(event)], [update], before_commit=undo)
-        except Undone:
-            return _RIGHTS.ok("All tables can be read and written (tried in a transaction that was rolled back).")
+            store.probe(commits=False)
         except Exception as exc:  # noqa: BLE001 - whatever the database and its driver raise
             return _RIGHTS.problem(
                 f"The tables can be read, but not written: {reason(exc)}.", remedy(exc, settings.url) or GRANT
             )
-    raise AssertionError("the store did not call before_commit")
+    return _RIGHTS.ok("All tables can be read and written (tried in a transaction that was rolled back).")
 
 
 def _bound_locks(connection: Connection) -> None:

@@ -67,13 +67,14 @@ def test_a_lost_connection_is_an_outage(store: Store) -> None:
     }[dialect]
     administrator = create_engine(store.settings.url)
 
-    @event.listens_for(store.engine, "begin", once=True)
+    @event.listens_for(store.engine, "begin")
     def lose(connection: Any) -> None:
         number = connection.exec_driver_sql(who).scalar_one()
         with administrator.connect() as other:
             other.exec_driver_sql(kill.format(number))
 
     error = error_of(lambda: store.write(lines([published()])))
+    event.remove(store.engine, "begin", lose)
     assert isinstance(error, DBAPIError)
     assert is_outage(error)
     store.write(lines([published()]))

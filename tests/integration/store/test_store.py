@@ -10,7 +10,7 @@ from typing import Any, NoReturn, cast
 
 import pytest
 from sqlalchemy import NullPool, QueuePool, create_engine, make_url, select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
 from celery_asynctask.core.event import Event
@@ -24,6 +24,7 @@ from celery_asynctask.store.models import AsyncTask, AsyncTaskSource
 from celery_asynctask.web.service import Service
 from tests.histories import HISTORIES, ID, about, fold, lines, ms, published
 from tests.integration.rows import stored
+from tests.integration.store.test_revision import at
 from tests.processes import at_once
 
 pytestmark = pytest.mark.every_database
@@ -102,6 +103,50 @@ def test_several_nodes_write_the_same_tasks_at_once(store: Store) -> None:
     store.close()
     assert at_once(3, node) == [0, 1, 2]
     assert stored(store) == {task_id: fold(about(history, task_id)) for task_id in ids}
+
+
+# -- probing -------------------------------------------------------------------------
+
+CHANGES: dict[str, tuple[str, str]] = {
+    "task": ("ALTER TABLE async_task ADD COLUMN theirs INTEGER NOT NULL", "ALTER TABLE async_task DROP COLUMN theirs"),
+    "attempt": ("ALTER TABLE async_task_attempt RENAME TO hidden", "ALTER TABLE hidden RENAME TO async_task_attempt"),
+    "change": ("ALTER TABLE async_task_change RENAME TO hidden", "ALTER TABLE hidden RENAME TO async_task_change"),
+}
+
+
+def test_a_probe_leaves_nothing(store: Store) -> None:
+    store.write(lines(HISTORIES["success"]()))
+    before, count = stored(store), at(store)
+    store.probe()
+    assert (stored(store), at(store)) == (before, count + 1)
+    with Session(store.engine) as session:
+        assert session.scalars(select(AsyncTaskSource)).all() == []
+
+
+@pytest.mark.databases("postgresql", "sqlite")
+@pytest.mark.parametrize("table", CHANGES)
+def test_a_database_that_refuses_all_refuses_a_probe(database: str, table: str) -> None:
+    made = Store(Settings(url=database))
+    made.prepare()
+    made.probe()
+    change, undo = CHANGES[table]
+    if made.engine.dialect.name == "sqlite":
+        change = change.replace("NOT NULL", "NOT NULL DEFAULT 1 CHECK (theirs > 1)")
+    with made.engine.begin() as connection:
+        connection.exec_driver_sql(change)
+    with pytest.raises(DBAPIError):
+        made.probe()
+    with made.engine.begin() as connection:
+        connection.exec_driver_sql(undo)
+    made.probe()
+    made.close()
+
+
+def test_a_probe_is_taken_where_a_value_is_refused(store: Store) -> None:
+    bad = cast("Event", {**published(), "id": "bad", "name": None})
+    with pytest.raises(IntegrityError):
+        store.write(lines([bad]))
+    store.probe()
 
 
 # -- sources -------------------------------------------------------------------------
