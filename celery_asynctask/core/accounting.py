@@ -21,8 +21,8 @@ UNSIGNED: Final = "unsigned header"
 """Beside the reasons in the column ``dropped``: how many messages a process received that named a customer or creator
 and were not signed. Nothing is lost by that."""
 GIVEN_UP: Final = "given up"
-"""Beside them, too: how many events in quarantine a person has dropped. They have a number, as dropped ones have not, so
-they are no longer in ``quarantined`` and not `Account.missing` either."""
+"""Beside them, too: how many events in quarantine a person has dropped. They have a number, which dropped ones have
+not, so they are no longer in ``quarantined`` and not `Account.missing` either."""
 
 
 def dropped_of(counted: Mapping[str, int] | None) -> dict[str, int]:

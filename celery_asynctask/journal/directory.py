@@ -14,8 +14,8 @@ from pathlib import Path
 from celery_asynctask.errors import JournalError
 from celery_asynctask.journal import spare
 from celery_asynctask.journal.aside import append
-from celery_asynctask.journal.claim import claim, know_identity
-from celery_asynctask.journal.files import is_being_written, lock, open_if_read_only
+from celery_asynctask.journal.claim import claim, know_identity, read_claim
+from celery_asynctask.journal.files import is_being_written, lock, open_if_read_only, opened
 from celery_asynctask.journal.names import (
     CLAIM_NAME,
     KEPT,
@@ -26,6 +26,7 @@ from celery_asynctask.journal.names import (
     PAGE,
     QUARANTINE,
     SEGMENTS,
+    STORE_NAME,
     SUFFIX,
     UNNAMED,
     Segment,
@@ -80,15 +81,12 @@ class Directory:
             ) from exc
         self.id = claimed.id
         self.old_id = claimed.old_id
-        self.identity = claimed.identity
         self.spare = spare.spare_of(path, store_id)
 
     id: str
     """The directory's own id, in the ledger of its processes."""
     old_id: str
     """The same for processes of earlier versions (`Segment.is_old`)."""
-    identity: str
-    """The identity of the database that the directory is stored in; empty: not known yet."""
     spare: Path | None
     """Its second place, which may not exist (`spare.is_usable`); None: there can be none."""
 
@@ -121,10 +119,14 @@ class Directory:
             )
         self.path.chmod(0o700)
 
+    def known_identity(self) -> str | None:
+        """The identity of the database that the directory is stored in; None: not known yet. Raises `OSError`."""
+        with opened(self.path / STORE_NAME) as file:
+            return read_claim(file.fileno()).identity or None
+
     def know_identity(self, identity: str) -> None:
-        """Remember the identity of the database that the directory is stored in. Raises `OSError`."""
+        """Note the identity of the database that the directory is stored in. Raises `OSError`."""
         know_identity(self.path, identity)
-        self.identity = identity
 
     def segments(self) -> list[Segment]:
         """All segments in the directory and its second place, also those of earlier versions, sorted; without

@@ -44,7 +44,7 @@ class Survey(Directory):
         self.owner = path.lstat().st_uid
         with opened(path / STORE_NAME) as file:
             claimed = read_claim(file.fileno())
-        self.store_id, self.id, self.old_id, self.identity = claimed.store, claimed.id, claimed.old_id, claimed.identity
+        self.store_id, self.id, self.old_id = claimed.store, claimed.id, claimed.old_id
         self.spare = spare_of(path, claimed.store)
 
     def recorder(self) -> int | None:
