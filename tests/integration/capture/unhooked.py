@@ -12,7 +12,6 @@ import json
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +63,6 @@ def child(work: Any, mine: Instrumentation, parent: int, tell: int) -> None:
                 "source": mine.journal.source,
                 "is_elected": mine.outlet.recorder.is_elected,
                 "seemed_to_run": before is not None and before is not after,
-                "left_at": time.monotonic(),
             }
         ),
         flush=True,
