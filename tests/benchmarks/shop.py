@@ -90,6 +90,9 @@ class Shop:
                 "stored": stored,
                 "quarantined": quarantined,
                 "dropped": {"journal_full": 12} if number % 50 == 20 else None,
+                "numbered": stored + quarantined + missing,
+                "settled_at": ended if day < DAYS - 1 else None,
+                "given_up_at": None,
             }
 
     def _moment(self, made: int) -> int:
