@@ -68,6 +68,10 @@ class NoDirectoryError(StoreError):
     """The directory of SQLite's file does not exist, so nothing can be recorded there: create it."""
 
 
+class AcceptanceError(AsyncTaskError):
+    """There is nothing to accept of a host. The message says why, and what to do."""
+
+
 class AuditError(StoreError):
     """An entry of the audit cannot be written, so what it is about is refused. Nothing was done. The message says why,
     and what to do."""

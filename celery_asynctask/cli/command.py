@@ -177,11 +177,11 @@ def origin() -> str:
     return f"command line of {socket.gethostname()}"
 
 
-def ask(question: str, yes: bool) -> None:
+def ask(question: str, yes: bool, check: str = "with --dry-run") -> None:
     """Ask a person to confirm, unless ``yes``. Ends the command where the answer is no; raises `UnconfirmedError`
-    where there is no terminal."""
+    where there is no terminal, which says how to ``check`` what would be done."""
     if yes:
         return
     if not sys.stdin.isatty():
-        raise UnconfirmedError("Not done: no terminal to confirm on. Check with --dry-run, then use --yes.")
+        raise UnconfirmedError(f"Not done: no terminal to confirm on. Check {check}, then use --yes.")
     click.confirm(clean(question), abort=True, err=True)

@@ -170,9 +170,10 @@ def _recording(view: Overview) -> list[tuple[str, str]]:
     dropped = sum(health.dropped.values())
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(health.dropped.items()))
     processes = f"{health.alive:,} alive, {health.silent:,} silent, {health.gone:,} gone"
+    unheard = f"; of {health.unheard:,}, nobody knows what they did last: see `verify`" if health.unheard else ""
     events = f"{health.stored:,} stored, {health.quarantined:,} quarantined, {health.missing:,} missing"
     return [
-        ("recorder", f"last wrote {seen}; processes: {processes}"),
+        ("recorder", f"last wrote {seen}; processes: {processes}{unheard}"),
         ("events", f"{events}, {dropped:,} dropped{f' ({reasons})' if reasons else ''}"),
     ]
 

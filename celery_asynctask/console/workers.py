@@ -19,6 +19,8 @@ from celery_asynctask.queries.types import Session
 from celery_asynctask.store.tables import SCHEMA_VERSION
 from celery_asynctask.web.health import Health
 
+MAX_HOSTS: Final = 20
+"""Hosts that are listed of which something is not known."""
 ALL_GONE: Final = 500
 """Gone processes that are shown on request."""
 TABLES: Final = 3
@@ -45,6 +47,7 @@ async def workers(page: Page) -> Response:
             "unstored": _unstored(health, processes),
             "health": health,
             "ledger": health.ledger,
+            "max_hosts": MAX_HOSTS,
             "recorder_is_silent": processes.seen is not None and processes.seen < page.now - SILENT,
             "silent_seconds": int(SILENT.total_seconds()),
             "unknown_pid": UNKNOWN_PID,

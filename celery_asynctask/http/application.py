@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from celery_asynctask import __version__
 from celery_asynctask.console import console
-from celery_asynctask.core.accounting import counts
+from celery_asynctask.core.accounting import by_host, counts
 from celery_asynctask.core.rights import Right
 from celery_asynctask.http import actions, audit, openapi, tasks
 from celery_asynctask.present.ledger import verdict
@@ -98,7 +98,11 @@ def _health_of(caller: Caller) -> Response:
     ledger = None
     if caller.sees_all:  # events belong to processes, not to customers
         total = caller.health().ledger
-        ledger = schema.Ledger.of(total, sentence=verdict(total), **counts(total))
+        ledger = schema.Ledger.of(
+            total,
+            sentence=verdict(total),
+            **{**counts(total), "unknown": by_host(total.unknown), "accepted_unknown": by_host(total.accepted_unknown)},
+        )
     return json_response({"schema_version": SCHEMA_VERSION, "ledger": ledger})
 
 

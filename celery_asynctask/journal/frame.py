@@ -152,13 +152,9 @@ def description(source: str, segment: int, role: str, dropped: Mapping[str, int]
     }
 
 
-def describe(segment: Segment) -> dict[str, Any]:
-    """What the first frame says about the segment and its process; if it is damaged, what the file's name says.
-
-    Keys: source, host, pid, role, at (microseconds since the epoch), dropped (counts by reason; None: not known).
-    Raises `OSError`, and `FormatError` for a segment that must be left alone.
-    """
-    guess: dict[str, Any] = {
+def guess_of(segment: Segment) -> dict[str, Any]:
+    """What the name of a segment says about its process, with the keys of `describe`. Raises `OSError`."""
+    return {
         "source": segment.source,
         "host": socket.gethostname(),
         "pid": _pid(segment.source),
@@ -166,6 +162,15 @@ def describe(segment: Segment) -> dict[str, Any]:
         "at": int(segment.path.lstat().st_mtime * 1_000_000),
         "dropped": None,
     }
+
+
+def describe(segment: Segment) -> dict[str, Any]:
+    """What the first frame says about the segment and its process; if it is damaged, what the file's name says.
+
+    Keys: source, host, pid, role, at (microseconds since the epoch), dropped (counts by reason; None: not known).
+    Raises `OSError`, and `FormatError` for a segment that must be left alone.
+    """
+    guess = guess_of(segment)
     with opened(segment.path) as file:
         first = scan(file.readline(), 1)
     if first.numbers != [0]:

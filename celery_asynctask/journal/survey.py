@@ -3,37 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final
 
 from celery_asynctask.errors import JournalError
 from celery_asynctask.journal.claim import read_claim
 from celery_asynctask.journal.directory import Directory
 from celery_asynctask.journal.files import is_being_written, opened
-from celery_asynctask.journal.frame import NOTHING, Chunk, describe, read
-from celery_asynctask.journal.names import CLAIM_NAME, LOCK_NAME, QUARANTINE, STORE_NAME, Segment
+from celery_asynctask.journal.names import CLAIM_NAME, LOCK_NAME, OLD_LOCK_NAME, QUARANTINE, STORE_NAME, Segment
 from celery_asynctask.journal.spare import spare_of
 
-_FRAMES: Final = 20_000
-"""Frames read at a time."""
 UNKNOWN_PID: Final = 0
 """Stands for the holder of a lock whose process id the kernel does not show."""
-
-
-class Unstored(NamedTuple):
-    """The part of a process's events that is in the journal and not stored yet."""
-
-    description: Mapping[str, Any]
-    """Describes the process, from the first frame of its newest segment: `frame.describe`."""
-    events: int
-    """Number of undamaged events."""
-    damaged: int
-    """Number of damaged lines, which will go into quarantine."""
-    oldest: int | None
-    """When the first of the events happened, in microseconds since the epoch; None: there is none."""
 
 
 class Survey(Directory):
@@ -51,6 +34,10 @@ class Survey(Directory):
         """Process id of the elected recorder, `UNKNOWN_PID` if the kernel does not show it; None: there is none."""
         return holder(self.path / LOCK_NAME)
 
+    def old_recorder(self) -> int | None:
+        """Process id of the elected recorder for segments of earlier versions; otherwise as `recorder`."""
+        return holder(self.path / OLD_LOCK_NAME)
+
     def dedicated(self) -> int | None:
         """Process id of the dedicated recorder; otherwise as `recorder`."""
         return holder(self.path / CLAIM_NAME)
@@ -63,48 +50,12 @@ class Survey(Directory):
                 lines[path] = sum(1 for _ in file)
         return lines
 
-    def unstored(self, segments: list[Segment], number: int, position: int) -> Unstored | None:
-        """What the segments of a process hold beyond ``position`` in segment ``number``, up to which they are stored;
-        None: they are gone meanwhile."""
-        description: Mapping[str, Any] | None = None
-        events = damaged = 0
-        oldest: int | None = None
-        for segment in sorted(segments):
-            with contextlib.suppress(FileNotFoundError):
-                description = describe(segment)
-                ended = not is_being_written(segment.path)
-                at = position if segment.number == number else 0
-                at_end = segment.number < number
-                while not at_end:
-                    chunk = _chunk(segment, at, ended)
-                    at, at_end = chunk.end, chunk.at_end
-                    events += len(chunk.events)
-                    damaged += len(chunk.damaged)
-                    if oldest is None and chunk.events:
-                        oldest = _time(chunk.events[0])
-        return Unstored(description, events, damaged, oldest) if description is not None else None
-
     def by_source(self) -> dict[str, list[Segment]]:
         """The segments of each process, by source."""
         segments: dict[str, list[Segment]] = {}
         for segment in self.segments():
             segments.setdefault(segment.source, []).append(segment)
         return segments
-
-
-def _chunk(segment: Segment, at: int, ended: bool) -> Chunk:
-    """What follows in a segment; nothing if the segment is shorter than what is stored of it."""
-    if segment.path.lstat().st_size < at:
-        return NOTHING
-    return read(segment, at, _FRAMES, ended)
-
-
-def _time(event: bytes) -> int | None:
-    try:
-        at = json.loads(event)["at"]
-    except (ValueError, LookupError, TypeError):
-        return None
-    return at if isinstance(at, int) else None
 
 
 def holder(path: Path) -> int | None:

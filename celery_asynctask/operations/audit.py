@@ -58,6 +58,8 @@ class Action(str, enum.Enum):
     REPLAY = "replay"
     """Of events in quarantine, as `DROP`."""
     DROP = "drop"
+    ACCEPT = "accept"
+    """That something will never be known, or that another database has the record."""
 
 
 class Outcome(str, enum.Enum):

@@ -40,6 +40,7 @@ from celery_asynctask.journal.names import (
 )
 from celery_asynctask.journal.place import is_made_for_a_store
 from celery_asynctask.journal.survey import UNKNOWN_PID, Survey, readable
+from celery_asynctask.journal.unstored import unstored
 from celery_asynctask.operations.session import Writer
 from celery_asynctask.store.schema import exclusive, schema_problem, schema_version
 from celery_asynctask.store.tables import (
@@ -267,9 +268,9 @@ class Uninstall:
             statement = select(_source.source, _source.segment, _source.position).where(of_survey)
             stored = {row.source: (row.segment, row.position) for row in self._writer.read(statement)}
         found = (
-            survey.unstored(segments, *stored.get(source, (0, 0))) for source, segments in survey.by_source().items()
+            unstored(segments, None, *stored.get(source, (0, 0))) for source, segments in survey.by_source().items()
         )
-        return sum(unstored.events for unstored in found if unstored is not None)
+        return sum(left.events(0) for left in found if left is not None)
 
     @contextmanager
     def _elected(self, survey: Survey | None) -> Iterator[None]:

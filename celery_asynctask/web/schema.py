@@ -193,12 +193,25 @@ class AsyncTaskStatistics(Shape):
     )
 
 
-class Ledger(Shape):
-    """What became of all events: accepted = stored + in journal + quarantined + damaged + dropped + missing."""
+class AsyncTaskUnheard(Shape):
+    """Processes of a host of which nobody knows what they did last."""
 
-    complete: bool = Field(
-        description="Whether no event is lost, in quarantine, or in a journal that no recorder drains"
+    host: str = Field(description="Name of the host")
+    processes: Long = Field(description="Number of these processes")
+    since: dt.datetime = Field(description="When the first of them was seen last")
+    tasks: Long | None = Field(
+        description="Tasks without a known end that they may have ended, at most; null: too many to count"
     )
+
+
+class Ledger(Shape):
+    """What became of all events: accepted = stored + in journal + quarantined + damaged + given up + dropped +
+    missing."""
+
+    complete: bool | None = Field(
+        description="Whether no event is lost, in quarantine, or in a journal that no recorder drains; null: not known"
+    )
+    answer: str = Field(description="The same in words: complete, not complete, or not known")
     sentence: str = Field(description="The same as a sentence")
     processes: Long = Field(description="Processes that wrote events")
     accepted: Long = Field(description="Events that processes accepted for recording")
@@ -207,9 +220,11 @@ class Ledger(Shape):
     abandoned: Long = Field(description="Of those in the journal: events in a journal that no recorder drains")
     quarantined: Long = Field(description="Events in quarantine: they cannot be stored")
     damaged: Long = Field(description="Unreadable lines in a journal")
+    given_up: Long = Field(description="Events that a person gave up: dropped from quarantine, or on a host for good")
     dropped: dict[str, Long] = Field(description="Events never written to a journal, by reason")
     missing: Long = Field(description="Events that were numbered and never arrived")
-    unknown: dict[str, Long] = Field(description="Processes whose journal this server cannot read, by host")
+    unknown: list[AsyncTaskUnheard] = Field(description="Of which processes nobody knows what they did last")
+    accepted_unknown: list[AsyncTaskUnheard] = Field(description="The same, where a person has accepted that")
 
 
 class Health(Shape):
@@ -226,7 +241,9 @@ class AuditEntry(Shape):
     at: dt.datetime = Field(description="When it was written")
     actor: str = Field(description="Name of the token, the caller or the user of the operating system")
     origin: str = Field(description="Address that the request came from, or `command line of` a host; empty: unknown")
-    action: str = Field(description="What was done: rerun, purge, erase, export, replay, drop, sign-in, sign-out")
+    action: str = Field(
+        description="What was done: rerun, purge, erase, export, replay, drop, accept, sign-in, sign-out"
+    )
     target: str | None = Field(description="To what: a task id, a search, customers")
     outcome: str = Field(description="begun, done, refused, failed or interrupted")
     detail: str | None = Field(description="Numbers and reasons")

@@ -8,20 +8,22 @@ from collections.abc import Iterator
 from contextlib import closing
 from typing import Final
 
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, event, select
 
 from celery_asynctask.core.accounting import listed, plural
 from celery_asynctask.core.text import reason
-from celery_asynctask.errors import StoreError
+from celery_asynctask.errors import JournalError, StoreError
+from celery_asynctask.journal.survey import survey_of
 from celery_asynctask.operations.doctor.finding import Check, Finding
 from celery_asynctask.queries import Reader
-from celery_asynctask.queries.completeness import silent, unsigned
+from celery_asynctask.queries.completeness import completeness, unsigned
 from celery_asynctask.queries.database_health import DatabaseHealth, database_health, read_all
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
 from celery_asynctask.store.charset import narrow_charset
 from celery_asynctask.store.remedies import BEFORE_CONNECTED, GRANT, remedy
 from celery_asynctask.store.sqlite import readable_files
+from celery_asynctask.store.tables import async_task_identity
 
 SKEW_SECONDS: Final = 2.0
 """How far the clocks may differ."""
@@ -87,10 +89,29 @@ def database(settings: Settings, reader: Reader) -> Iterator[Finding]:
     except StoreError as exc:
         yield _RIGHTS.problem(exc.problem, exc.remedy or GRANT)
         return
+    yield from _identity(settings, reader)
     yield _rights(settings)
-    yield _silence(reader)
+    yield from _silence(settings, reader)
     if settings.header_keys is not None:
         yield _signatures(reader)
+
+
+def _identity(settings: Settings, reader: Reader) -> Iterator[Finding]:
+    """Whether the journal of this host was stored in another database before. A recorder stores nothing then."""
+    try:
+        survey = survey_of(settings.directory)
+        known = None if survey is None else survey.known_identity()
+    except (JournalError, OSError):  # `journal` has a finding about it
+        return
+    with reader.connection() as connection:
+        identities = set(connection.scalars(select(async_task_identity.c.identity)))
+    if known and identities and known not in identities:
+        yield _DATABASE.problem(
+            f"It is another database than the one in which the journal {settings.directory} was stored so far: it has "
+            "another identity. Nothing is stored.",
+            f"Correct asynctask_url. If this database has taken the place of the other, run `celery -A APP asynctask "
+            f"verify --accept-database`. {_WAITS}",
+        )
 
 
 def _clock(health: DatabaseHealth) -> Finding:
@@ -167,19 +188,20 @@ def _signatures(reader: Reader) -> Finding:
     )
 
 
-def _silence(reader: Reader) -> Finding:
-    with reader.session() as session:
-        silent_hosts = silent(session, dt.datetime.now(dt.timezone.utc))
-    if not silent_hosts:
-        return _SOURCES.ok(
-            "Every process that has written events was seen in the last minutes, or is known to be gone."
-        )
-    count = sum(processes for _, processes, _ in silent_hosts)
-    last = max(seen for _, _, seen in silent_hosts)
-    hosts = ", ".join(f"{host} ({processes:,})" for host, processes, _ in silent_hosts[:5])
-    return _SOURCES.note(
-        f"No recorder has seen {count:,} {plural(count, 'process')} since {last:%Y-%m-%d %H:%M:%S} UTC: {hosts}"
-        f"{', ...' if len(silent_hosts) > 5 else ''}.",
-        "If they should run, their hosts are cut off from the database, or no recorder runs there. If not, the next "
-        "recorder that starts there notes that they are gone.",
+def _silence(settings: Settings, reader: Reader) -> Iterator[Finding]:
+    """Of which processes nobody knows what they did last, as `verify` says it."""
+    try:
+        ledger = completeness(reader, survey_of(settings.directory)).ledger
+    except (JournalError, OSError):  # `journal` has a finding about it
+        ledger = completeness(reader, None).ledger
+    if not ledger.unknown:
+        yield _SOURCES.ok("It is known of every process what it did last, or a person has given it up.")
+        return
+    count = sum(one.processes for one in ledger.unknown.values())
+    since = min(one.since for one in ledger.unknown.values())
+    hosts = listed([f"{host} ({one.processes:,})" for host, one in sorted(ledger.unknown.items())], 5)
+    yield _SOURCES.problem(
+        f"Nobody knows what {count:,} {plural(count, 'process')} did after {since:%Y-%m-%d %H:%M:%S} UTC: {hosts}.",
+        "If they should run, their hosts are cut off from the database, or no recorder runs there. If such a host is "
+        "gone for good, run `celery -A APP asynctask verify --accept HOST`.",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import os
 import shlex
@@ -18,7 +19,9 @@ from celery_asynctask.core.text import amount, reason
 from celery_asynctask.core.url import same_store
 from celery_asynctask.errors import StoreError
 from celery_asynctask.journal.directory import NO_PLACE, is_used, max_quarantine
+from celery_asynctask.journal.frame import FormatError, describe
 from celery_asynctask.journal.place import is_made_for_a_store, is_nowhere, state_directory
+from celery_asynctask.journal.spare import SPARE_BYTES, is_usable
 from celery_asynctask.journal.survey import UNKNOWN_PID, Survey
 from celery_asynctask.operations.doctor.finding import Check, Finding
 from celery_asynctask.queries import Reader
@@ -112,8 +115,23 @@ def journal(settings: Settings) -> Iterator[Finding]:
             "owner.",
             "Find out who made them, and remove them.",
         )
+    yield from _second_place(survey)
     yield _space(settings, size)
     yield from _file_system(path)
+
+
+def _second_place(survey: Survey) -> Iterator[Finding]:
+    """Whether processes write to the second place, which they do only while the first takes nothing."""
+    if survey.spare is None or not is_usable(survey.spare):
+        return
+    segments = [segment for segment in survey.segments() if segment.path.parent == survey.spare]
+    if segments:
+        processes = len({segment.source for segment in segments})
+        yield _JOURNAL.problem(
+            f"{survey.path} took no events lately: {processes:,} {plural(processes, 'process')} wrote to memory "
+            f"instead, in {survey.spare}, which has room for {amount(SPARE_BYTES)} and is gone when the host restarts.",
+            "Make room on the disk of the journal, or make it writable. Events come back from there by themselves.",
+        )
 
 
 _GIVE_ONE: Final = "Set HOME, or asynctask_journal_dir to a directory of this user."
@@ -209,6 +227,14 @@ def recorder(settings: Settings) -> Iterator[Finding]:
         )
     else:
         yield _RECORDER.note("None is elected, and nothing waits: no process of this host records now.")
+    for segment in segments:
+        with contextlib.suppress(FileNotFoundError):
+            try:
+                describe(segment)
+            except FormatError as exc:
+                problem, _, todo = str(exc).partition(". ")
+                yield _JOURNAL.problem(f"{problem}.", todo)
+                break
     if quarantines:
         count = sum(quarantines.values())
         first = next(iter(quarantines))
@@ -217,7 +243,8 @@ def recorder(settings: Settings) -> Iterator[Finding]:
         yield _QUARANTINE.problem(
             f"{count:,} {plural(count, 'event')} or damaged lines could not be stored and lie in "
             f"{len(quarantines):,} {plural(len(quarantines), 'file')}, such as {first}.{full}",
-            "The recorder's log says why. Remove the files when the cause is mended and the events are not needed.",
+            "The recorder's log says why, and `celery -A APP asynctask quarantine list` shows them. When the cause is "
+            "mended, `quarantine replay` stores them; `quarantine drop` gives them up.",
         )
     else:
         yield _QUARANTINE.ok("Empty.")

@@ -11,11 +11,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import ColumnElement, case, func, select, union_all
+from sqlalchemy import ColumnElement, and_, case, func, select, union_all
 from sqlalchemy.orm import Session
 
-from celery_asynctask.core.accounting import dropped_of, left_over
+from celery_asynctask.core.accounting import GIVEN_UP, dropped_of, left_over
 from celery_asynctask.core.status import FAILED, AsyncTaskStatus
+from celery_asynctask.queries.completeness import unheard_since
 from celery_asynctask.queries.processes import counted
 from celery_asynctask.queries.reader import WITHOUT_VALUES, Reader
 from celery_asynctask.queries.search.filter import Filter, Term, Value
@@ -54,6 +55,10 @@ class RecordingHealth(NamedTuple):
     """Number of events that were numbered, but are neither stored nor quarantined: a segment was lost."""
     dropped: Mapping[str, int]
     """Number of events that never reached a journal, by reason."""
+    given_up: int = 0
+    """Number of events that were in quarantine until a person dropped them."""
+    unheard: int = 0
+    """Number of processes of which the database does not say what they did last, and that nobody has given up."""
 
 
 class Overview(NamedTuple):
@@ -128,10 +133,14 @@ def _recording(session: Session, now: dt.datetime) -> RecordingHealth:
         *counted(now, table.ended_at >= now - GONE),
         total(table.stored).label("stored"),
         total(table.quarantined).label("quarantined"),
-        total(case((left > 0, left))).label("missing"),
+        total(case((and_(left > 0, table.dropped.is_(None)), left))).label("missing"),
     )
-    row = session.execute(statement).one()
+    row = session.execute(statement).one()._asdict()
     dropped: Counter[str] = Counter()
-    for by_reason in session.scalars(select(table.dropped).where(table.dropped.is_not(None))):
+    given_up = 0
+    for by_reason, of_process in session.execute(select(table.dropped, left).where(table.dropped.is_not(None))):
         dropped.update(dropped_of(by_reason))
-    return RecordingHealth(**row._mapping, dropped=dropped)
+        given_up += by_reason.get(GIVEN_UP, 0)
+        row["missing"] += max(0, of_process - by_reason.get(GIVEN_UP, 0))
+    unheard = sum(1 for _ in unheard_since(session, now))
+    return RecordingHealth(**row, given_up=given_up, unheard=unheard, dropped=dropped)

@@ -95,7 +95,7 @@ def is_complete(path: Path) -> bool:
         ledger = completeness(reader, None).ledger
     finally:
         reader.close()
-    return ledger.complete and not list((path / "journal").glob("*.events"))
+    return bool(ledger.complete) and not list((path / "journal").glob("*.events"))
 
 
 def recorders() -> int:

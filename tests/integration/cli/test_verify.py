@@ -4,31 +4,42 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import re
+import shutil
 import socket
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import delete, update
 
-from celery_asynctask.cli.verify import _advice
-from celery_asynctask.core.accounting import UNSIGNED, Account, Ledger
+from celery_asynctask.cli.verify import MAX_HOSTS, _advice
+from celery_asynctask.core.accounting import GIVEN_UP, UNSIGNED, Account, Answer, Ledger, Unheard
 from celery_asynctask.core.event import unsigned
+from celery_asynctask.core.time import time_of
 from celery_asynctask.journal import Directory, Journal, frame
+from celery_asynctask.journal.spare import make
 from celery_asynctask.journal.survey import Survey, holder
+from celery_asynctask.journal.unstored import Unstored, unstored
+from celery_asynctask.operations.accept import give_up, to_accept
+from celery_asynctask.operations.session import Writer
 from celery_asynctask.present.ledger import verdict
 from celery_asynctask.queries import Reader
-from celery_asynctask.queries.completeness import Completeness, _latest, completeness, silent
+from celery_asynctask.queries.completeness import Completeness, _latest, completeness
 from celery_asynctask.queries.completeness import unsigned as signatures
 from celery_asynctask.queries.statistics.overview import overview
+from celery_asynctask.recorder.drain import Drain
 from celery_asynctask.store import Position, SourceUpdate, Store
-from celery_asynctask.store.models import AsyncTaskSource
-from tests.histories import published
+from celery_asynctask.store.models import AsyncTask, AsyncTaskSource
+from celery_asynctask.store.tables import async_task_identity
+from tests.histories import HISTORIES, START, about, lines, published, variant
+from tests.integration.audit import columns, entries, unwritable
 from tests.integration.commands import Project
 from tests.integration.draining import MakeDrain, append
 
 HOST = socket.gethostname()
+SECOND = 1_000_000
 OTHER = {
     "source": "other-1",
     "host": "far",
@@ -202,28 +213,224 @@ def test_what_the_newest_segment_says_was_dropped(store: Store, journal: Journal
     assert numbers(account) == (6, 3, 0, 0, 3, 0)
 
 
+# -- the control page
+
+
+def kill(journal: Journal) -> None:
+    """As SIGKILL does: nothing more is written, and the kernel releases the lock."""
+    assert journal._handle is not None
+    os.close(journal._handle)
+    journal._handle = None
+
+
+def test_events_in_the_memory_of_a_process(store: Store, journal: Journal, make_drain: MakeDrain) -> None:
+    """While it lives, they are on their way. Once it is dead, they are missing: their number is known."""
+    append(journal, *events(5))
+    make_drain().work()
+    append(journal, *events(2))
+    journal._accounts.count(11, {"ENOSPC": 3}, 4)
+    [account] = check(store, journal.path).accounts
+    assert numbers(account) == (14, 5, 6, 0, 3, 0)
+    journal._accounts.count(11, {}, 3)
+    [account] = check(store, journal.path).accounts
+    assert numbers(account) == (11, 5, 5, 0, 0, 1), "one is neither there nor held"
+    journal._accounts.count(11, {}, 4)
+    kill(journal)
+    found = check(store, journal.path)
+    assert [numbers(one) for one in found.accounts] == [(11, 5, 2, 0, 0, 4)]
+    assert f"4 missing ({HOST})" in verdict(found.ledger)
+
+
+def test_a_process_that_has_only_its_page(store: Store, journal: Journal) -> None:
+    append(journal, *events(5))
+    kill(journal)
+    next(journal.path.glob("*.events")).unlink()
+    journal._accounts.count(5, {}, 0)
+    [account] = check(store, journal.path).accounts
+    assert (account.source, account.host, numbers(account)) == (journal.source, HOST, (5, 0, 0, 0, 0, 5))
+
+
+def test_a_segment_that_somebody_removed_before_it_was_stored(store: Store, journal: Journal) -> None:
+    append(journal, *events(3))
+    journal.close()
+    next(journal.path.glob("*.events")).unlink()
+    append(journal, *events(2))
+    [account] = check(store, journal.path).accounts
+    assert numbers(account) == (5, 0, 2, 0, 0, 3)
+
+
+def test_the_start_of_a_run_whose_process_is_dead(store: Store, journal: Journal) -> None:
+    """It is an event that waits for the recorder; that of a living process is told with its end."""
+    append(journal, *events(1))
+    assert journal.begin(b'{"id":"x"}') is not None
+    assert check(store, journal.path).ledger.in_journal == 1
+    kill(journal)
+    assert check(store, journal.path).ledger.waiting == 2
+    here = Directory(journal.path, store.settings.store_id)
+    add_source(store, Position(1, 10_000, last_number=1, stored=1), source=journal.source, journal=here.id)
+    assert check(store, journal.path).ledger.in_journal == 1
+    change(store, journal.source, settled_at=NOW, ended_at=NOW, numbered=1)
+    assert check(store, journal.path).ledger.answer is Answer.COMPLETE, "the page is only kept"
+
+
+def test_events_in_the_second_place(
+    store: Store, journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    append(journal, *events(2))
+    journal.close()
+    append(journal, *events(3))
+    first = min(journal.path.glob("*.events"))
+    spare = Survey(journal.path).spare
+    assert spare is not None
+    assert make(spare)
+    shutil.move(first, spare)
+    assert check(store, journal.path).ledger.in_journal == 5
+
+
+def test_segments_of_an_earlier_release(store: Store, journal: Journal) -> None:
+    """Its own recorder drains them, and one of this release."""
+    append(journal, *events(2))
+    kill(journal)
+    for path in [*journal.path.glob("*.events"), *journal.path.glob("*.page")]:
+        path.rename(path.with_suffix(".segment")) if path.suffix == ".events" else path.unlink()
+    directory = Directory(journal.path, store.settings.store_id)
+    [account] = check(store, journal.path).accounts
+    assert (account.journal, account.waiting, numbers(account)) == (directory.old_id, 2, (2, 0, 2, 0, 0, 0))
+    elected = directory.elect_old()
+    assert elected is not None
+    assert check(store, journal.path).ledger.answer is Answer.COMPLETE
+    os.close(elected)
+
+
+def test_a_segment_of_a_format_that_is_not_known(store: Store, journal: Journal) -> None:
+    """Nobody here can say what is in it."""
+    append(journal, *events(2))
+    kill(journal)
+    for page in journal.path.glob("*.page"):
+        page.unlink()
+    [path] = journal.path.glob("*.events")
+    path.write_bytes(frame.pack(0, b'{"format":9}') + path.read_bytes())
+    found = check(store, journal.path)
+    assert (found.ledger.answer, found.ledger.unknown[HOST].processes) == (Answer.NOT_KNOWN, 1)
+    assert [one.source for one in found.accounts] == [journal.source]
+
+
+def test_what_is_stored_meanwhile_is_not_missing(
+    store: Store, journal: Journal, make_drain: MakeDrain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The account was read before the recorder stored its events and removed the segment."""
+    append(journal, *events(5))
+    journal.close()
+    drain = make_drain()
+    looks = 0
+
+    def late(*given: Any) -> Unstored | None:
+        nonlocal looks
+        looks += 1
+        if looks == 2:  # the first one finds the process
+            drain.work()
+        return unstored(*given)
+
+    monkeypatch.setattr(sys.modules[completeness.__module__], "unstored", late)
+    [account] = check(store, journal.path, everything=True).accounts
+    assert looks == 3
+    assert numbers(account) == (5, 5, 0, 0, 0, 0)
+
+
+NOW = dt.datetime.now(dt.timezone.utc)
+LONG_AGO = NOW - dt.timedelta(minutes=10)
+
+
+def far(store: Store, source: str, host: str = "far", position: Position = ALL_THERE, **values: Any) -> None:
+    """A process whose journal is on another host. It is heard now, unless its columns say otherwise."""
+    add_source(store, position, source=source, host=host)
+    if values:
+        change(store, source, **values)
+
+
 @pytest.mark.every_database
-def test_sources_of_other_hosts(store: Store, journal: Journal) -> None:
-    """Their journals cannot be read here, except those whose recorder found them gone and empty."""
-    add_source(store, ALL_THERE)
-    add_source(store, ALL_THERE, source="other-2")
-    add_source(
-        store, ALL_THERE._replace(last_number=9, quarantined=1, dropped={"ENOSPC": 2}), source="other-3", host="a"
-    )
-    now = dt.datetime.now(dt.timezone.utc)
-    change(store, "other-2", ended_at=now)
-    change(store, "other-3", ended_at=now, last_seen_at=now - dt.timedelta(minutes=10))
-    found = check(store, everything=True)
-    assert [(one.host, one.source, one.in_journal) for one in found.accounts] == [
-        ("a", "other-3", None),
-        ("far", "other-1", None),
-        ("far", "other-2", 0),
-    ]
-    assert numbers(found.accounts[0]) == (11, 5, None, 1, 2, 3)
-    assert dict(found.ledger.unknown) == {"a": 1, "far": 1}
-    assert verdict(found.ledger) == (
-        "Not complete: of 21 events of 3 processes, 3 missing (a), 2 dropped (a), 1 in quarantine (a)."
-    )
+def test_what_is_known_of_processes_on_other_hosts(store: Store, journal: Journal) -> None:
+    """Their journals cannot be read here. What is known of them ends with the last word of their recorder."""
+    append(journal, *events(1))
+    far(store, "a-lives", numbered=7)
+    far(store, "b-settled", numbered=5, settled_at=LONG_AGO, ended_at=LONG_AGO, last_seen_at=LONG_AGO)
+    far(store, "c-silent", numbered=7, last_seen_at=LONG_AGO)
+    far(store, "d-without-a-last-word", numbered=5, ended_at=NOW)
+    far(store, "e-found-silent", numbered=5, last_seen_at=LONG_AGO, ended_at=NOW)
+    far(store, "f-given-up", numbered=7, last_seen_at=LONG_AGO, given_up_at=NOW)
+    found = {one.source: one for one in check(store, journal.path, everything=True).accounts if one.host == "far"}
+    assert {name: (one.in_journal, one.unheard, one.is_unknown, one.given_up) for name, one in found.items()} == {
+        "a-lives": (2, False, False, 0),
+        "b-settled": (0, False, False, 0),
+        "c-silent": (2, True, True, 0),
+        "d-without-a-last-word": (0, True, True, 0),
+        "e-found-silent": (0, True, True, 0),
+        "f-given-up": (0, True, False, 2),
+    }
+    ledger = check(store).ledger
+    assert (ledger.answer, ledger.complete) == (Answer.NOT_KNOWN, None)
+    assert ledger.unknown == {"far": Unheard(3, LONG_AGO, None, 0)}
+    assert ledger.accepted_unknown == {"far": Unheard(1, LONG_AGO, None, 0)}
+    assert ledger.accepted == 36
+    reader = Reader(store.settings.url)
+    with reader.session() as session:
+        assert overview(reader, session, NOW).recording.unheard == 3
+    reader.close()
+
+
+@pytest.mark.every_database
+def test_processes_of_an_earlier_release(store: Store, journal: Journal) -> None:
+    """Its recorder says neither how many events they numbered nor that it has accounted for all."""
+    here = Directory(journal.path, store.settings.store_id)
+    append(journal, *events(1))
+    far(store, "a-lives")
+    far(store, "b-gone", ended_at=NOW)
+    far(store, "c-silent", last_seen_at=LONG_AGO)
+    far(store, "d-found-silent", last_seen_at=LONG_AGO, ended_at=NOW)
+    add_source(store, ALL_THERE, source="e-gone-here", host=HOST, journal=here.old_id)
+    change(store, "e-gone-here", last_seen_at=LONG_AGO)
+    found = {one.source: one for one in check(store, journal.path, everything=True).accounts}
+    assert {name: (one.in_journal, one.unheard) for name, one in found.items() if one.stored} == {
+        "a-lives": (None, False),
+        "b-gone": (0, False),
+        "c-silent": (None, True),
+        "d-found-silent": (None, True),
+        "e-gone-here": (0, False),
+    }
+
+
+@pytest.mark.every_database
+def test_the_tasks_that_may_have_ended_there(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only of a process that its own recorder found gone is it known until when it did something."""
+    store.write(lines([variant(published(), id="open"), *about(HISTORIES["success"](), "over")]))
+    store.write(lines([variant(published(), id="later")]))
+    before = time_of(START + SECOND)
+    with store.engine.begin() as connection:
+        later = update(AsyncTask).where(AsyncTask.celery_task_id == "later")
+        connection.execute(later.values(created_at=before + dt.timedelta(seconds=2)))
+    far(store, "a", numbered=5, last_seen_at=before, ended_at=before + dt.timedelta(seconds=1))
+    assert check(store).ledger.unknown["far"].tasks == 1
+    far(store, "b", "farther", numbered=5, last_seen_at=LONG_AGO)
+    assert [check(store).ledger.unknown[host].tasks for host in ("far", "farther")] == [1, 2]
+    monkeypatch.setattr(sys.modules[completeness.__module__], "MAX_OPEN", 1)
+    assert [check(store).ledger.unknown[host].tasks for host in ("far", "farther")] == [1, None]
+
+
+@pytest.mark.every_database
+def test_what_was_dropped_from_quarantine_is_named_and_no_loss(store: Store) -> None:
+    far(store, "a", numbered=8, settled_at=NOW, position=ALL_THERE._replace(last_number=8, dropped={GIVEN_UP: 3}))
+    ledger = check(store).ledger
+    assert verdict(ledger) == "Complete, but for 3 events that were given up: 8 events of 1 process."
+    reader = Reader(store.settings.url)
+    with reader.session() as session:
+        health = overview(reader, session, NOW).recording
+        assert (health.missing, health.given_up, health.dropped) == (0, 3, {})
+        change(store, "a", last_number=9)
+    with reader.session() as session:
+        assert overview(reader, session, NOW).recording.missing == 1
+    reader.close()
+    assert check(store).ledger.missing == 1
 
 
 def test_a_source_that_knows_more_than_it_numbered_hides_no_other(store: Store) -> None:
@@ -275,21 +482,6 @@ def test_so_many_accounts_of_those_that_live_and_were_seen_last(store: Store, mo
     assert max(held) == 6
 
 
-@pytest.mark.every_database
-def test_silent_sources(store: Store) -> None:
-    now = dt.datetime.now(dt.timezone.utc)
-    for number, host in enumerate(("a", "a", "b", "c")):
-        add_source(store, ALL_THERE, source=f"s{number}", host=host)
-    long_ago = now - dt.timedelta(minutes=5)
-    for source in ("s0", "s1", "s2"):
-        change(store, source, last_seen_at=long_ago)
-    change(store, "s2", ended_at=now)
-    reader = Reader(store.settings.url)
-    with reader.session() as session:
-        assert [tuple(row) for row in silent(session, now)] == [("a", 2, long_ago)]
-    reader.close()
-
-
 def test_the_holder_of_a_lock(tmp_path: Path, journal: Journal) -> None:
     append(journal, *events(1))
     [path] = journal.path.glob("*.events")
@@ -304,17 +496,14 @@ def test_the_command(store: Store, journal: Journal, make_drain: MakeDrain, tmp_
     project = Project(tmp_path, asynctask_url=store.settings.url, asynctask_journal_dir=str(journal.path))
     append(journal, *events(3))
     make_drain().work()
-    add_source(store, ALL_THERE, host="far\x1b[2J")
+    add_source(store, ALL_THERE)
     if wrong:
         append(journal, *events(2))
         add_source(store, ALL_THERE._replace(last_number=8, dropped={"ENOSPC": 4}), source="other-2", host="farther")
     ended = project.run("verify", "--since", "2d")
     assert ended.code == int(wrong), ended.err
-    assert "\x1b" not in ended.out
-    assert "Run `verify` there." in ended.out
     if not wrong:
-        assert ended.lines[0] == "Complete: 8 events of 2 processes."
-        assert "Host " not in ended.out
+        assert ended.lines == ["Complete: 8 events of 2 processes."]
         return
     assert ended.lines[0] == (
         "Not complete: of 22 events of 3 processes, 3 missing (farther), 4 dropped (farther), "
@@ -325,10 +514,162 @@ def test_the_command(store: Store, journal: Journal, make_drain: MakeDrain, tmp_
     assert "4 for ENOSPC" in ended.out
     [total, *sources] = project.run("verify", "--json", "--all").values
     assert (total["complete"], total["missing"], total["dropped"], total["abandoned"]) == (False, 3, {"ENOSPC": 4}, 2)
+    assert total["answer"] == "not complete"
     assert {one["source"]: (one["role"], one["missing"]) for one in sources} == {
         journal.source: ("producer", 0),
         "other-1": ("worker", 0),
         "other-2": ("worker", 3),
+    }
+
+
+@pytest.fixture
+def project(store: Store, tmp_path: Path) -> Project:
+    return Project(tmp_path, asynctask_url=store.settings.url, asynctask_journal_dir=str(tmp_path / "journal"))
+
+
+def test_a_host_of_which_nothing_is_heard(store: Store, project: Project) -> None:
+    store.write(lines([variant(published(), id="open")]))
+    far(store, "a", "far\x1b[2J", numbered=7, last_seen_at=LONG_AGO)
+    ended = project.run("verify")
+    assert (ended.code, "\x1b" in ended.out) == (1, False), ended
+    assert ended.lines[0] == (
+        f"Not known: what 1 process of far\ufffd[2J did after {LONG_AGO:%Y-%m-%d %H:%M:%S} UTC, for nobody has heard "
+        "of it since. At most 1 of the tasks that have no end here may have ended there. The rest is complete: 7 events "
+        "of 1 process, of which 2 are on their way to the database."
+    )
+    assert "run `verify --accept 'far\ufffd[2J'`" in ended.out
+    change(store, "a", host="far")
+    ended = project.run("verify", "--json")
+    assert ended.code == 1
+    [total, account] = ended.values
+    assert (total["complete"], total["answer"]) == (None, "not known")
+    since = total["unknown"][0]["since"]
+    assert total["unknown"] == [{"host": "far", "processes": 1, "since": since, "tasks": 1}]
+    assert since.startswith(f"{LONG_AGO:%Y-%m-%dT%H:%M:%S}")
+    assert (account["source"], account["known"], account["in_journal"]) == ("a", False, 2)
+
+
+def test_only_some_hosts_are_listed(store: Store, project: Project) -> None:
+    for number in range(MAX_HOSTS + 1):
+        far(store, f"s{number}", f"host-{number:02}", numbered=5, last_seen_at=LONG_AGO)
+    ended = project.run("verify")
+    assert f"verify --accept host-{MAX_HOSTS - 1:02}" in ended.out
+    assert f"verify --accept host-{MAX_HOSTS:02}" not in ended.out
+    assert ended.lines[-1].startswith("1 more host: --json lists all.") or "1 more host: --json" in ended.out
+
+
+# -- accepting that nobody will know
+
+
+@pytest.mark.every_database
+def test_a_host_is_given_up(store: Store, project: Project) -> None:
+    """Only its processes of which nobody knows: their accounts say so, and so does the audit."""
+    far(store, "a", numbered=7, last_seen_at=LONG_AGO)
+    far(store, "b", numbered=5, ended_at=NOW)
+    far(store, "c", numbered=5, last_seen_at=LONG_AGO, settled_at=LONG_AGO, ended_at=LONG_AGO)
+    far(store, "d", "farther", numbered=5, last_seen_at=LONG_AGO)
+    change(store, "b", journal="e" * 32)
+    ended = project.run("verify", "--accept", "far", "--yes", SUDO_USER="ada")
+    since = f"{LONG_AGO:%Y-%m-%d %H:%M:%S} UTC"
+    assert (ended.code, ended.lines) == (0, [f"Accepted: nobody will know what 2 processes of far did after {since}."])
+    found = {one.source: one.given_up_at is not None for one in check(store, everything=True).accounts}
+    assert found == {"a": True, "b": True, "c": False, "d": False}
+    assert columns(store, "actor", "action", "target", "outcome", "detail") == [
+        ("ada", "accept", "host far", "begun", None),
+        ("ada", "accept", "host far", "done", f"2 processes, unheard since {since}"),
+    ]
+    ended = project.run("verify", "--accept", "farther", "--yes", "--json")
+    assert (ended.values[0]["host"], ended.values[0]["processes"]) == ("farther", 1)
+    ended = project.run("verify")
+    assert (ended.code, ended.lines[0]) == (
+        0,
+        f"Complete, but for 2 events that were given up and for what 3 processes of far, farther did after {since}, "
+        "which was given up: 22 events of 4 processes.",
+    )
+
+
+def test_a_host_that_is_heard_is_not_given_up(store: Store, project: Project) -> None:
+    """Its recorder knows, or will. A host of the same name that comes after it has another journal."""
+    far(store, "a", numbered=7, last_seen_at=LONG_AGO)
+    far(store, "b", numbered=7)
+    ended = project.run("verify", "--accept", "far", "--yes")
+    assert (ended.code, ended.out) == (1, "")
+    assert re.fullmatch(
+        r"Error: Nothing was accepted: far was heard at [-\d]+ [:\d]+ UTC, so what its processes did is known, or its "
+        r"recorder will say it\. Run `verify` again in two minutes\.\n",
+        ended.err,
+    )
+    assert entries(store) == []
+    change(store, "b", journal="e" * 32)
+    assert project.run("verify", "--accept", "far", "--yes").code == 0
+
+
+@pytest.mark.parametrize(
+    ("host", "problem"),
+    [
+        ("known", "all is known of known. Run `verify` to see of whom it is not."),
+        ("no\x1bone", "no process of no\ufffdone is known. Run `verify` for the names of hosts."),
+    ],
+)
+def test_nothing_to_give_up(store: Store, project: Project, host: str, problem: str) -> None:
+    far(store, "a", "known", numbered=5, last_seen_at=LONG_AGO, settled_at=LONG_AGO)
+    ended = project.run("verify", "--accept", host, "--yes")
+    assert (ended.code, ended.err) == (1, f"Error: Nothing was accepted: {problem}\n")
+
+
+def test_a_person_is_asked_first(store: Store, project: Project) -> None:
+    far(store, "a", numbered=7, last_seen_at=LONG_AGO)
+    for words in (("--accept", "far"), ("--accept-database",)):
+        ended = project.run("verify", *words)
+        assert ended.code == 2
+        assert "Not done: no terminal to confirm on. Check with `" in ended.err
+    assert entries(store) == []
+    assert project.run("verify", "--accept", "far", "--accept-database").code == 2
+    with unwritable():
+        ended = project.run("verify", "--accept", "far", "--yes")
+    assert (ended.code, "every accept is audited" in ended.err) == (3, True)
+    assert check(store).ledger.unknown
+
+
+@pytest.mark.every_database
+def test_a_database_that_takes_the_place_of_another(store: Store, project: Project) -> None:
+    """From then on, what was recorded for the other one goes into this one."""
+    path = project.path / "journal"
+    directory = Directory(path, store.settings.store_id)
+    directory.know_identity("f" * 32)
+    journal = Journal(path, store.settings.store_id)
+    append(journal, *events(2))
+    journal.close()
+    drain = Drain(directory, store.settings)
+    try:
+        ended = project.run("verify", "--accept-database", "--yes", SUDO_USER="ada")
+        assert (ended.code, ended.err) == (0, "")
+        assert ended.lines == [f"Accepted: the journal in {path} is stored in {store.settings.shown_url} from now on."]
+        drain.work()
+    finally:
+        drain.close()
+        with store.engine.begin() as connection:
+            taken = delete(async_task_identity).where(async_task_identity.c.identity == "f" * 32)
+            assert connection.execute(taken).rowcount == 1
+    assert check(store, path).ledger.stored == 2
+    target = f"database {store.settings.shown_url}"
+    assert columns(store, "actor", "action", "target", "outcome", "detail") == [
+        ("ada", "accept", target, "begun", None),
+        ("ada", "accept", target, "done", f"journal {path}"),
+    ]
+
+
+def test_one_that_is_heard_meanwhile_is_not_given_up(store: Store) -> None:
+    far(store, "a", numbered=7, last_seen_at=LONG_AGO)
+    far(store, "b", numbered=7, last_seen_at=LONG_AGO)
+    writer = Writer(store.settings)
+    found = to_accept(writer, "far", check(store).accounts, NOW)
+    change(store, "a", last_seen_at=NOW)
+    assert give_up(writer, found, NOW) == 1
+    writer.close()
+    assert {one.source: one.given_up_at is None for one in check(store, everything=True).accounts} == {
+        "a": True,
+        "b": False,
     }
 
 

@@ -122,12 +122,36 @@ def test_a_process_is_there_once(
     assert "nothing stored yet" not in text
 
 
+@pytest.mark.every_database
 def test_journals_that_are_not_seen(store: Store, api: Api) -> None:
-    process(store, "far", last_seen_at=now())
+    process(store, "old", last_seen_at=now())
+    process(store, "far", last_seen_at=now(), numbered=5)
     text = page(api)
-    assert cells(text, "e-far")[5] == "unknown"
-    assert "web1: 1 process" in text
+    assert cells(text, "e-old")[5] == "unknown"
+    assert cells(text, "e-far")[3:6] == ["5", "3", "2"]
+    assert "Complete: 8 events of 2 processes, of which 2 are on their way to the database." in text
     assert "no journal" in text
+
+
+@pytest.mark.every_database
+def test_of_whom_nobody_knows_what_they_did_last(store: Store, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = now() - dt.timedelta(minutes=5)
+    process(store, "silent", last_seen_at=seen, numbered=5)
+    process(store, "hostile", last_seen_at=seen, numbered=3, host=HOSTILE)
+    process(store, "given-up", last_seen_at=seen, numbered=4, given_up_at=now(), host="web2")
+    text = page(api)
+    told = " ".join(re.sub(r"<[^>]*>", " ", text).split())
+    assert "Not known: what 2 processes of" in told
+    assert f"web1: 1 process, not heard since {seen:%Y-%m-%d %H:%M:%S}" in told
+    assert f"Given up: web2: 1 process, not heard since {seen:%Y-%m-%d %H:%M:%S}" in told
+    assert "verify --accept HOST" in told
+    assert "Given up 1" in told
+    assert HOSTILE not in text
+    assert cells(text, "e-silent")[5] == "2 not heard since"
+    assert cells(text, "e-given-up")[3:] == ["4", "3", "0", "0", "0", "0 1 given up"]
+    assert 'class="notice bad"><b>Not known' in text
+    monkeypatch.setattr(workers, "MAX_HOSTS", 1)
+    assert "and 1 more hosts" in page(api)
 
 
 @pytest.mark.parametrize("fault", [PermissionError(13, "not yours"), JournalError("The journal cannot be used.")])

@@ -13,12 +13,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import text, update
 
 from celery_asynctask.errors import JournalError, StoreError
 from celery_asynctask.journal import Directory, Journal
 from celery_asynctask.journal.survey import Survey, survey_of
 from celery_asynctask.store import Position, SourceUpdate, Store
+from celery_asynctask.store.models import AsyncTaskSource
 from celery_asynctask.store.tables import SCHEMA_VERSION
 from celery_asynctask.web import health, memory, service
 from celery_asynctask.web.memory import SingleFlightCache
@@ -96,7 +97,27 @@ def test_health_where_the_journal_cannot_be_read(
     source = {"source": "a", "host": "h", "pid": 1, "role": "child", "at": START, "journal": "j"}
     store.write([], [SourceUpdate(source, Position(last_number=4, stored=4))])
     ledger = api.ok("/health")["ledger"]
-    assert (ledger["stored"], ledger["complete"], ledger["unknown"]) == (4, True, {"h": 1})
+    assert (ledger["stored"], ledger["complete"], ledger["unknown"]) == (4, True, [])
+
+
+@pytest.mark.every_database
+def test_health_where_a_host_is_silent(store: Store, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "KEPT_SECONDS", 0)
+    source = {"source": "a", "host": "h", "pid": 1, "role": "child", "at": START, "journal": "j"}
+    store.write([], [SourceUpdate(source, Position(last_number=4, stored=4))])
+    seen = dt.datetime(2026, 1, 31, 12, tzinfo=dt.timezone.utc)
+    silent = update(AsyncTaskSource).values(last_seen_at=seen, numbered=6)
+    with store.engine.begin() as connection:
+        connection.execute(silent)
+    ledger = api.ok("/health")["ledger"]
+    assert (ledger["complete"], ledger["answer"], ledger["inJournal"]) == (None, "not known", 2)
+    one = {"host": "h", "processes": 1, "since": "2026-01-31T12:00:00.000000Z", "tasks": 0}
+    assert (ledger["unknown"], ledger["acceptedUnknown"]) == ([one], [])
+    with store.engine.begin() as connection:
+        connection.execute(silent.values(given_up_at=seen))
+    ledger = api.ok("/health")["ledger"]
+    assert (ledger["complete"], ledger["givenUp"], ledger["unknown"]) == (True, 2, [])
+    assert [known["host"] for known in ledger["acceptedUnknown"]] == ["h"]
 
 
 # -- made once

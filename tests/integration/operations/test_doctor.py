@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import os
 import re
+import shutil
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -21,7 +22,9 @@ from celery_asynctask.core.censor import OPEN
 from celery_asynctask.core.time import now, time_of
 from celery_asynctask.core.tokens import Token, hashed
 from celery_asynctask.errors import JournalError, SettingsError, StoreError
-from celery_asynctask.journal import Directory, Journal
+from celery_asynctask.journal import Directory, Journal, frame
+from celery_asynctask.journal.spare import make
+from celery_asynctask.journal.survey import Survey
 from celery_asynctask.operations import doctor
 from celery_asynctask.operations.credentials import Credentials, Use
 from celery_asynctask.operations.doctor import Finding, Level, examine
@@ -30,7 +33,7 @@ from celery_asynctask.queries import database_health
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Position, SourceUpdate, Store
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt, AsyncTaskSource
-from celery_asynctask.store.tables import SCHEMA_VERSION, async_task_version
+from celery_asynctask.store.tables import SCHEMA_VERSION, async_task_identity, async_task_version
 from tests import services
 from tests.doubles import Batches
 from tests.histories import published
@@ -199,8 +202,47 @@ def test_processes_without_a_recorder(store: Store, tmp_path: Path) -> None:
     with store.engine.begin() as connection:
         long_ago = AsyncTaskSource.started_at
         connection.execute(update(AsyncTaskSource).values(last_seen_at=long_ago))
-    [text] = about(look(settings), "sources", Level.NOTE)
-    assert text == "No recorder has seen 2 processes since 2025-06-15 15:06:40 UTC: far (2)."
+    found = look(settings)
+    [text] = about(found, "sources", Level.PROBLEM)
+    assert text == "Nobody knows what 2 processes did after 2025-06-15 15:06:40 UTC: far (2)."
+    assert "verify --accept HOST" in next(one.remedy for one in found if one.text == text)
+    with store.engine.begin() as connection:
+        connection.execute(update(AsyncTaskSource).values(given_up_at=long_ago))
+    assert about(look(settings), "sources", Level.OK)
+
+
+@pytest.mark.every_database
+def test_another_database_than_before(store: Store, tmp_path: Path) -> None:
+    """A recorder stores nothing there."""
+    settings = replace(store.settings, journal_dir=tmp_path / "journal")
+    directory = Directory(settings.directory, settings.store_id)
+    with store.engine.connect() as connection:
+        [identity] = connection.scalars(select(async_task_identity.c.identity))
+    for known, is_wrong in (("", False), (identity, False), ("f" * 32, True)):
+        directory.know_identity(known)
+        found = about(look(settings), "database", Level.PROBLEM)
+        assert bool(found) is is_wrong
+    assert found == [
+        f"It is another database than the one in which the journal {directory.path} was stored so far: it has another "
+        "identity. Nothing is stored."
+    ]
+
+
+def test_events_in_the_second_place(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is in memory, and small."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    journal = Journal(settings.directory, settings.store_id)
+    append(journal, published())
+    second = Survey(settings.directory).spare
+    assert second is not None
+    assert make(second)
+    assert not [text for text in about(look(settings), "journal") if str(second) in text]
+    [segment] = settings.directory.glob("*.events")
+    shutil.move(segment, second)
+    [text] = [text for text in about(look(settings), "journal", Level.PROBLEM) if str(second) in text]
+    assert text.startswith(
+        f"{settings.directory} took no events lately: 1 process wrote to memory instead, in {second}"
+    )
 
 
 # -- the journal
@@ -262,6 +304,13 @@ def test_events_that_an_elected_recorder_has_not_stored(
     assert text.endswith("The recorder catches up." if catches_up else "it fails, or waits before its next try.")
 
 
+def test_a_segment_of_a_format_that_is_not_known(settings: Settings) -> None:
+    path = settings.directory / "20260102T030405-4711-a1b2c3d4.000001.events"
+    path.write_bytes(frame.pack(0, b'{"format":9}'))
+    [text] = [text for text in about(look(settings), "journal", Level.PROBLEM) if "format" in text]
+    assert text.endswith("has the format 9, which this version of celery-asynctask does not know.")
+
+
 def test_quarantine(settings: Settings) -> None:
     assert about(look(settings), "quarantine", Level.OK)
     directory = Directory(settings.directory, settings.store_id)
@@ -269,6 +318,8 @@ def test_quarantine(settings: Settings) -> None:
         directory.quarantine(source, b"cannot be stored")
     [text] = about(look(settings), "quarantine", Level.PROBLEM)
     assert text.startswith("3 events or damaged lines could not be stored and lie in 2 files, such as ")
+    remedies = [one.remedy for one in look(settings) if one.check == "quarantine"]
+    assert "`celery -A APP asynctask quarantine list` shows them" in remedies[0]
 
 
 def test_a_journal_directory_that_is_not_there(settings: Settings, tmp_path: Path) -> None:

@@ -122,3 +122,10 @@ def test_a_name_loses_its_middle_and_a_sentence_its_end() -> None:
 @given(st.text(st.characters(categories=["L", "N", "P", "Zs"])), st.integers(1, 50))
 def test_no_text_is_wider_than_its_room(text: str, room: int) -> None:
     assert width(shortened(text, room)) <= room
+
+
+def test_top_says_of_how_many_nobody_knows_what_they_did_last() -> None:
+    view = now().overview
+    assert "nobody" not in dict(top._recording(view))["recorder"]
+    view = view._replace(recording=view.recording._replace(unheard=1234))
+    assert dict(top._recording(view))["recorder"].endswith("; of 1,234, nobody knows what they did last: see `verify`")

@@ -7,7 +7,21 @@ from typing import Any
 
 import pytest
 
-from celery_asynctask.core.accounting import UNSIGNED, Account, Ledger, counts, dropped_of, listed, plural
+from celery_asynctask.core.accounting import (
+    GIVEN_UP,
+    SILENT,
+    UNSIGNED,
+    Account,
+    Answer,
+    Ledger,
+    Unheard,
+    by_host,
+    counts,
+    dropped_of,
+    is_unheard,
+    listed,
+    plural,
+)
 
 NOW = dt.datetime(2026, 1, 31, tzinfo=dt.timezone.utc)
 WHOLE = Account("s", "a", 1, "worker", "j", NOW, None, last_number=5, stored=5)
@@ -68,6 +82,7 @@ def test_an_account_of_a_process_that_has_written_nothing() -> None:
         "abandoned": 0,
         "quarantined": 0,
         "damaged": 0,
+        "given_up": 0,
         "dropped": {},
         "missing": 0,
     }
@@ -85,6 +100,7 @@ def test_counts_of_everything_that_can_become_of_an_event() -> None:
         "abandoned": 20,
         "quarantined": 7,
         "damaged": 4,
+        "given_up": 0,
         "dropped": {"ENOSPC": 5},
         "missing": 3,
     }
@@ -114,10 +130,81 @@ def test_more_stored_than_was_known_to_be_written_is_not_missing() -> None:
     assert WHOLE._replace(last_number=3).accepted == 5
 
 
-def test_a_journal_that_is_not_seen_is_not_wrong() -> None:
-    total = ledger(WHOLE._replace(in_journal=None), WHOLE._replace(in_journal=None, host="b"), WHOLE)
-    assert total.complete
-    assert dict(total.unknown) == {"a": 1, "b": 1}
+def test_a_process_that_an_earlier_release_records_is_not_wrong() -> None:
+    total = ledger(WHOLE._replace(in_journal=None), WHOLE)
+    assert (total.complete, total.answer) == (True, Answer.COMPLETE)
+    assert total.unknown == {}
+
+
+SECOND = dt.timedelta(seconds=1)
+ENDED = WHOLE._replace(ended_at=NOW, last_seen_at=NOW - 5 * SECOND, numbered=5)
+
+
+@pytest.mark.parametrize(
+    ("process", "unheard"),
+    [
+        (WHOLE._replace(numbered=5), False),
+        (WHOLE._replace(last_seen_at=NOW - SILENT), False),
+        (WHOLE._replace(last_seen_at=NOW - SILENT - SECOND), True),
+        (WHOLE._replace(last_seen_at=NOW - SILENT - SECOND, settled_at=NOW), False),
+        (ENDED, True),
+        (ENDED._replace(settled_at=NOW), False),
+        (ENDED._replace(numbered=None), False),
+        (ENDED._replace(numbered=None, last_seen_at=NOW - SILENT), True),
+        (ENDED._replace(given_up_at=NOW), True),
+    ],
+    ids=[
+        "lives",
+        "seen just now",
+        "silent",
+        "settled, and long ago",
+        "ended without a last word",
+        "settled",
+        "its recorder was of an earlier release and found it gone",
+        "others found it silent then",
+        "given up, but no more is known",
+    ],
+)
+def test_of_whom_nobody_knows_the_last_deeds(process: Account, unheard: bool) -> None:
+    assert is_unheard(process, NOW) is unheard
+
+
+def test_three_answers() -> None:
+    """What is wrong comes before what is not known."""
+    unknown = WHOLE._replace(unheard=True, host="far", last_seen_at=NOW - 2 * SECOND)
+    assert not unknown.is_whole
+    wrong = WHOLE._replace(last_number=6)
+    answers = [(one.answer.value, one.complete) for one in map(ledger, (WHOLE, wrong, unknown))]
+    assert answers == [("complete", True), ("not complete", False), ("not known", None)]
+    assert str(ledger(WHOLE, wrong, unknown).answer) == "not complete"
+    assert ledger(WHOLE, unknown, unknown._replace(last_seen_at=NOW)).unknown == {"far": Unheard(2, unknown[5], None)}
+
+
+def test_until_when_they_may_have_done_something() -> None:
+    """Only the recorder of its own journal can say that a process was gone."""
+    gone, later = (WHOLE._replace(unheard=True, numbered=5, ended_at=NOW + number * SECOND) for number in (0, 1))
+    assert ledger(gone, later).unknown["a"].until == later.ended_at
+    silent = gone._replace(ended_at=NOW + SILENT)
+    for accounts in ((gone, silent), (silent, gone)):
+        assert ledger(*accounts).unknown["a"].until is None
+    assert by_host(ledger(gone).unknown) == [{"host": "a", "processes": 1, "since": NOW, "tasks": 0}]
+
+
+def test_what_was_given_up_is_counted_and_not_wrong() -> None:
+    """Events that were dropped from quarantine had numbers; so had those that went down with a node."""
+    given_up = WHOLE._replace(last_number=8, discarded=3, left_behind=2, unheard=True, given_up_at=NOW, host="far")
+    assert (given_up.missing, given_up.accepted, given_up.is_whole) == (0, 10, True)
+    assert given_up._replace(last_number=9).missing == 1
+    total = ledger(given_up, WHOLE)
+    assert (total.answer, total.given_up, total.accepted) == (Answer.COMPLETE, 5, 15)
+    assert total.accepted_unknown == {"far": Unheard(1, NOW, None)}
+    assert counts(total)["given_up"] == 5
+
+
+def test_one_process_hides_nothing_of_another() -> None:
+    """A damaged line may have been two events, so one may have more than it numbered."""
+    total = ledger(WHOLE._replace(quarantined=1), WHOLE._replace(lost=1))
+    assert (total.missing, total.accepted) == (1, 12)
 
 
 @pytest.mark.parametrize("unseen", [0, None])
@@ -148,5 +235,6 @@ def test_words() -> None:
 
 def test_what_was_not_signed_is_not_dropped() -> None:
     assert UNSIGNED == "unsigned header", "it stands in rows"
-    assert dropped_of({"ENOSPC": 1, UNSIGNED: 7, "zzz": 2}) == {"ENOSPC": 1, "zzz": 2}
+    assert GIVEN_UP == "given up", "it stands in rows, too"
+    assert dropped_of({"ENOSPC": 1, UNSIGNED: 7, GIVEN_UP: 3, "zzz": 2}) == {"ENOSPC": 1, "zzz": 2}
     assert dropped_of(None) == {}
