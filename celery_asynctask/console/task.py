@@ -185,7 +185,9 @@ def _values(
 def _scoped(known: Evidence) -> Evidence:
     """Evidence without processes, and without the tasks of other customers on a queue."""
     cause = None if known.cause is None else _scoped(known.cause)
-    return known._replace(source=None, holder=None, sources_are_seen=False, ahead=known.ahead or None, cause=cause)
+    return known._replace(
+        source=None, holder=None, sources_are_seen=False, ahead=known.ahead or None, unheard={}, cause=cause
+    )
 
 
 def _shown(item: object) -> str:

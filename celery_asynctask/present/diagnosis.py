@@ -12,6 +12,8 @@ from celery_asynctask.core.keys import happened_at, is_planned, is_unsent
 from celery_asynctask.core.status import AsyncTaskStatus
 from celery_asynctask.queries.diagnosis import Evidence, Process
 
+MAX_HOSTS: Final = 3
+"""Hosts that are named of which nobody knows what they did last."""
 MAX_TEXT: Final = 400
 """Characters of an error's text in a sentence."""
 
@@ -61,9 +63,21 @@ def explain(evidence: Evidence, words: Words) -> list[str]:
         seen.add(identity)
         if at is not evidence:
             sentences.append(f"{at.task.name} [{at.task.celery_task_id}] {_BECAME[at.task.status]}:")
-        sentences += [*_SENTENCES[at.task.status](at, words), *_used_again(at, words)]
+        sentences += [*_SENTENCES[at.task.status](at, words), *_unheard(at, words), *_used_again(at, words)]
         at = at.cause
     return [" ".join(sentence.split()) for sentence in sentences]
+
+
+def _unheard(evidence: Evidence, words: Words) -> list[str]:
+    """Where it may have ended without anybody knowing."""
+    hosts = list(evidence.unheard.items())
+    sentences = [
+        f"{host} has not been heard since {words.ago(seen)}: it may have ended there."
+        for host, seen in hosts[:MAX_HOSTS]
+    ]
+    if (others := len(hosts) - MAX_HOSTS) > 0:
+        sentences.append(f"The same is true of {words.show(others)} more {plural(others, 'host')}.")
+    return sentences
 
 
 def _used_again(evidence: Evidence, words: Words) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple, TypeAlias
@@ -11,8 +12,9 @@ from sqlalchemy.orm import Session, defer
 
 from celery_asynctask.core.keys import is_planned, is_unsent
 from celery_asynctask.core.reasons import NotSent
-from celery_asynctask.core.status import AsyncTaskStatus
+from celery_asynctask.core.status import TERMINAL, AsyncTaskStatus
 from celery_asynctask.queries.attempts import of_newest, seen_of
+from celery_asynctask.queries.completeness import unheard_since
 from celery_asynctask.queries.failures.fingerprint import place
 from celery_asynctask.queries.reader import Reader
 from celery_asynctask.queries.task import exact, related
@@ -59,6 +61,9 @@ class Evidence(NamedTuple):
     """Whether only the last `MAX_AHEAD` tasks before it were counted, so that there may be more."""
     of_earlier_executions: int = 0
     """Number of the attempts of earlier executions under its id."""
+    unheard: Mapping[str, dt.datetime] = {}
+    """For a task without an end: the hosts with processes that were alive once it was created and may have ended it
+    without anybody knowing, and when the last of these was seen."""
 
 
 def evidence(reader: Reader, session: Session, task: EvidentTask) -> Evidence:
@@ -112,10 +117,18 @@ def _about(reader: Reader, session: Session, task: EvidentTask) -> Evidence:
             earlier[end] = count
         else:
             before += count
+    unheard = {} if task.status in TERMINAL else _unheard(session, task)
     if last is None:
         waits = task.status is AsyncTaskStatus.PENDING and not is_planned(task.order_key)
         ahead, bounded = _ahead(reader, session, task) if waits else (None, False)
-        return Evidence(task, holder=holder, ahead=ahead, ahead_is_bounded=bounded, of_earlier_executions=before)
+        return Evidence(
+            task,
+            holder=holder,
+            ahead=ahead,
+            ahead_is_bounded=bounded,
+            of_earlier_executions=before,
+            unheard=unheard,
+        )
     attempts = earlier.total()
     earlier[last.outcome or "" if last.error_type is None else last.error_type] -= 1
     return Evidence(
@@ -127,7 +140,16 @@ def _about(reader: Reader, session: Session, task: EvidentTask) -> Evidence:
         source=session.get(AsyncTaskSource, last.source) if last.source else None,
         holder=holder,
         of_earlier_executions=before,
+        unheard=unheard,
     )
+
+
+def _unheard(session: Session, task: EvidentTask) -> dict[str, dt.datetime]:
+    """`Evidence.unheard`, those seen last first."""
+    hosts: dict[str, dt.datetime] = {}
+    for process in unheard_since(session, dt.datetime.now(dt.timezone.utc), task.created_at):
+        hosts[process.host] = max(process.last_seen_at, hosts.get(process.host, process.last_seen_at))
+    return dict(sorted(hosts.items(), key=lambda item: (item[1], item[0]), reverse=True))
 
 
 def _ahead(reader: Reader, session: Session, task: EvidentTask) -> tuple[int, bool]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from sqlalchemy import insert
 
+from celery_asynctask.core.accounting import SILENT
 from celery_asynctask.core.event import Event, Kind
 from celery_asynctask.core.status import AsyncTaskStatus
+from celery_asynctask.core.time import time_of
 from celery_asynctask.errors import NotFoundError
 from celery_asynctask.queries import Reader, diagnosis
 from celery_asynctask.queries.diagnosis import evidence
@@ -318,6 +321,33 @@ def test_how_many_wait_before_it(store: Store, reader: Reader, monkeypatch: pyte
         bounded = [evidence(reader, session, find(reader, session, f"w-{number}")) for number in range(2)]
         # The planned step is one of the two tasks before w-1 that are looked at, and is not counted.
         assert [(one.ahead, one.ahead_is_bounded) for one in bounded] == [(0, False), (1, True)]
+
+
+def test_hosts_where_it_may_have_ended_without_anybody_knowing(store: Store, reader: Reader) -> None:
+    """Processes of which nobody knows what they did last, if they were not silent before the task was created."""
+    store.write(lines([variant(published(), id="open"), *about(HISTORIES["success"](), "over")]))
+    created = time_of(ms(0))
+    shared = {"pid": 7, "role": "worker", "journal": "j", "started_at": created, "numbered": 3, "dropped": None}
+    shared |= dict.fromkeys(("segment", "position", "last_number", "stored", "quarantined"), 0)
+    shared |= {"ended_at": None, "settled_at": None, "given_up_at": None}
+    second = dt.timedelta(seconds=1)
+    processes: dict[str, dict[str, Any]] = {
+        "silent": {"host": "far", "last_seen_at": created + second},
+        "silent-first": {"host": "far", "last_seen_at": created},
+        "just-before": {"host": "near", "last_seen_at": created - SILENT},
+        "silent-before": {"host": "a", "last_seen_at": created - SILENT - second},
+        "settled": {"host": "b", "last_seen_at": created + second, "settled_at": created + second},
+        "given-up": {"host": "c", "last_seen_at": created + second, "given_up_at": created + second},
+        "heard": {"host": "d", "last_seen_at": dt.datetime.now(dt.timezone.utc)},
+        "old": {"host": "e", "last_seen_at": created, "ended_at": created + second, "numbered": None},
+    }
+    with store.engine.begin() as connection:
+        rows = [{"source": source, **shared, **about} for source, about in processes.items()]
+        connection.execute(insert(AsyncTaskSource), rows)
+    with reader.session() as session:
+        reasons = evidence(reader, session, find(reader, session, "open"))
+        assert list(reasons.unheard.items()) == [("far", created + second), ("near", created - SILENT)]
+        assert evidence(reader, session, find(reader, session, "over")).unheard == {}
 
 
 def test_the_process_of_an_attempt_is_found(store: Store, reader: Reader) -> None:

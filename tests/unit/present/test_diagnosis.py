@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from celery_asynctask.cli.output import Output
 from celery_asynctask.core.accounting import SILENT
 from celery_asynctask.core.status import SHOWN, TERMINAL, AsyncTaskStatus
-from celery_asynctask.present.diagnosis import Words, explain
+from celery_asynctask.present.diagnosis import MAX_HOSTS, Words, explain
 from celery_asynctask.queries.diagnosis import Evidence
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt, AsyncTaskSource
 from tests.histories import HISTORIES, ID, SOURCE, START, fold
@@ -395,3 +395,24 @@ def test_whatever_the_rows_say_there_is_an_answer_in_lines(
     sentences = explain(evidence, WORDS)
     assert sentences
     assert all("\n" not in sentence and len(sentence) < 2000 for sentence in sentences)
+
+
+FAR = {"node-2": NOW - 60 * SECONDS, "node-3": NOW - 120 * SECONDS}
+
+
+@pytest.mark.parametrize("status", sorted(set(SHOWN) - TERMINAL))
+def test_a_task_that_may_have_ended_where_nobody_has_heard_of_it(status: AsyncTaskStatus) -> None:
+    text = told(changed(history("success", unheard=FAR), status=status))
+    assert "node-2 has not been heard since 2025-06-15 17:05:40.000 (1 m 00 s ago): it may have ended there.\n" in text
+    assert text.endswith(
+        "node-3 has not been heard since 2025-06-15 17:04:40.000 (2 m 00 s ago): it may have ended there."
+    )
+    assert "not been heard" not in told(changed(history("success"), status=status))
+
+
+def test_only_some_hosts_are_named() -> None:
+    hosts = {f"node-{number}": NOW for number in range(MAX_HOSTS + 2)}
+    text = told(changed(history("success", unheard=hosts), status=AsyncTaskStatus.PENDING))
+    assert f"node-{MAX_HOSTS - 1} has not" in text
+    assert f"node-{MAX_HOSTS} has not" not in text
+    assert text.endswith("The same is true of 2 more hosts.")
