@@ -44,7 +44,7 @@ def purge(
 
     It also deletes attempts without a task that are older than the greatest age, and the ledger entries of processes
     that ended before that age and at least a week ago, if all their events are stored and none of their attempts is
-    left. `verify` no longer counts those. Entries that report losses are kept.
+    left. `verify` no longer counts those. Entries that report losses, or what is not known, are kept.
 
     If an event of a deleted task is stored later, from a node that was cut off for as long, there is a row again, which
     holds what that event says.

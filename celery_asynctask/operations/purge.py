@@ -18,7 +18,7 @@ from typing import Final, NamedTuple, TypeVar
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement, Connection
 
-from celery_asynctask.core.accounting import plural
+from celery_asynctask.core.accounting import is_unheard, plural
 from celery_asynctask.operations.retention import Rule, longest
 from celery_asynctask.operations.session import WINDOW, Writer
 from celery_asynctask.queries.attempts import of_task
@@ -221,14 +221,16 @@ class Purge:
 
     def _tidy(self, age: dt.timedelta) -> Purged:
         before = self._now - max(age, SOURCES_KEPT)
-        # All their events are stored. Accounts of what is missing, dropped or in quarantine stay in the ledger.
+        # All their events are stored. Accounts of what is missing, dropped, in quarantine or not known stay.
         is_complete = (
             _source.ended_at < before,
             _source.stored >= _source.last_number,
             _source.quarantined == 0,
             _source.dropped.is_(None),
         )
-        unused = {name for (name,) in self._writer.read(sa.select(_source.source).where(*is_complete))}
+        sight = (_source.last_seen_at, _source.ended_at, _source.settled_at, _source.numbered)
+        complete = self._writer.read(sa.select(_source.source, *sight).where(*is_complete))
+        unused = {row.source for row in complete if not is_unheard(row, self._now)}
         over = sa.func.coalesce(_attempt.ended_at, _attempt.started_at, _attempt.received_at, _attempt.published_at)
         has_task = sa.exists().where(of_task())
         orphan = sa.and_(sa.not_(has_task), over < self._now - age)

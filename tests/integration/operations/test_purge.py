@@ -144,10 +144,19 @@ def test_sources_that_nothing_is_left_of(store: Store, writer: Writer) -> None:
         "missing": {"stored": 2},
         "quarantine": {"stored": 2, "quarantined": 1},
         "dropped": {"dropped": {"full": 1}},
+        "unheard": {},
+        "given-up": {},
+        "silent": {},
     }
     store.write([], [source(name, **position) for name, position in told.items()])
     end(store, NOW - 31 * DAY, *(name for name in told if name != "alive"))
     end(store, NOW - 29 * DAY, "recent")
+    with store.engine.begin() as connection:
+        of = AsyncTaskSource.source
+        connection.execute(update(AsyncTaskSource).where(of.in_(["unheard", "given-up"])).values(numbered=3))
+        connection.execute(update(AsyncTaskSource).where(of == "given-up").values(given_up_at=NOW - 31 * DAY))
+        connection.execute(update(AsyncTaskSource).where(of == "silent").values(last_seen_at=NOW - 32 * DAY))
+        connection.execute(update(AsyncTaskSource).where(of == "gone").values(numbered=3, settled_at=NOW - 31 * DAY))
     record(store, "success", "young", over=NOW)
     with store.engine.begin() as connection:
         connection.execute(update(AsyncTaskAttempt).values(source="used"))
