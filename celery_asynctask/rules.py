@@ -173,6 +173,7 @@ RULES = {
     "create_tables": Rule("True or False", _boolean),
     "journal_dir": Rule("a path on a local file system", _directory),
     "journal_max_bytes": _number("a whole number of bytes", 1_000_000, 10**12),
+    "journal_keep": _number("a number of seconds", 0, 86_400, (int, float)),
     "flush_interval": _number("a number of seconds", 0.01, 60, (int, float)),
     "batch_size": _number("a whole number of events", 1, 100_000),
     "context": Rule("a function, or its dotted path such as 'proj.tasks.whose'", _function),

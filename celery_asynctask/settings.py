@@ -52,6 +52,8 @@ class Settings:
     directory, named after the store; see `directory`."""
     journal_max_bytes: int = MAX_JOURNAL
     """Largest size of the journal directory, in bytes. While it is full, events are dropped and counted."""
+    journal_keep: float = 60.0
+    """Seconds for which the journal keeps what is stored, in case the database fails over to an older state."""
     flush_interval: float = 1.0
     """Seconds between two drains of the journal."""
     batch_size: int = 4000

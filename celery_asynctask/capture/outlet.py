@@ -20,7 +20,10 @@ from celery_asynctask.settings import Settings
 if TYPE_CHECKING:
     from celery_asynctask.capture.instrumentation import Instrumentation
 
-_USED: Final = ("url", "engine_options", "create_tables", "journal_max_bytes", "flush_interval", "batch_size")
+_USED: Final = (
+    *("url", "engine_options", "create_tables"),
+    *("journal_max_bytes", "journal_keep", "flush_interval", "batch_size"),
+)
 """Settings of the journal and the recorder, beside the directory. The others do not come to them: functions of the
 user's may lead to the app."""
 

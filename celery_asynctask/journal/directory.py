@@ -290,8 +290,8 @@ class Directory:
 
 
 def max_quarantine(max_bytes: int) -> int:
-    """Bytes that quarantine may take of those of the directory: so little that it never stops recording."""
-    return max_bytes // 16
+    """Bytes that quarantine may take beside a journal of ``max_bytes``."""
+    return min(64_000_000, max_bytes // 16)
 
 
 def is_used(path: Path) -> bool:

@@ -1,60 +1,79 @@
 """Draining: moves the events of a journal directory, in batches, into the store.
 
-A batch stores events of several processes in one transaction, together with the account of each. An event of which the
-database refuses a value is stored without that value; one that it still refuses (poison) is put aside. This keeps
-``accepted = stored + in the journal + quarantined + dropped``: what a process has numbered up to its ``last_number`` is
-stored or quarantined, and its next segment says what it dropped.
+This keeps ``accepted = stored + in the journal + quarantined + dropped``: what a process has numbered up to its
+``last_number`` is stored or quarantined, and its control page, or its next segment, says what it dropped.
+
+How far a process is stored is known from the ledger alone. What is remembered of it is verified by the transaction of
+the next batch: a failover may have led to an older state of the database, and another recorder may have been at work.
+So a stored segment is kept for a while, until a later look has found that the database still has it.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from celery_asynctask.core.accounting import GIVEN_UP, UNSIGNED, listed
-from celery_asynctask.core.event import is_unsigned
+from celery_asynctask.core.accounting import listed
 from celery_asynctask.core.logs import logger_of
-from celery_asynctask.core.plainer import plainer
+from celery_asynctask.core.plainer import shortened
 from celery_asynctask.core.text import reason
+from celery_asynctask.errors import JournalError
 from celery_asynctask.journal import Directory, Segment, metrics
 from celery_asynctask.journal.directory import max_quarantine
 from celery_asynctask.journal.files import is_being_written
-from celery_asynctask.journal.frame import NOTHING, Chunk, describe, read
+from celery_asynctask.journal.frame import NOTHING, describe, read
+from celery_asynctask.recorder.batch import Part, RefusedError, store_batch
+from celery_asynctask.recorder.kept import Kept
 from celery_asynctask.recorder.liveness import Watch
+from celery_asynctask.recorder.pages import Pages
+from celery_asynctask.recorder.refusal import Refusals
 from celery_asynctask.settings import Settings
-from celery_asynctask.store import Position, SourceUpdate, Store, is_outage
+from celery_asynctask.store import Moved, Position, Store
 
 logger = logger_of("celery_asynctask.recorder")
 
+BATCH_BYTES = 2 * 1024 * 1024
+"""Bytes of events after which a batch takes no more segments. One read may add `frame.READ_BYTES`, so it has twice as many
+at most, whatever the number of processes."""
 
-class Part(NamedTuple):
-    """The part of a batch that comes from one segment."""
 
-    description: Mapping[str, Any]
-    """Describes the process: `journal.frame.describe`, with ``journal``, the id of its directory."""
-    segment: int
-    """Number of the segment."""
-    chunk: Chunk
-    has_news: bool = True
-    """Whether there is something to store: events, or how many the process dropped before it began this segment."""
+class _Batch(NamedTuple):
+    """What is to be stored together."""
+
+    parts: list[Part]
+    done: list[Segment]
+    """Segments that are stored with it to their end, and that nobody writes to any more."""
+    unread: set[str]
+    """Processes of which it leaves events that are there."""
+    events: int = 0
+    """Events and damaged lines."""
+    last: str = ""
+    """The process that was read last."""
 
 
 class Drain:
     """Moves events from one journal directory into one store, and records between the transactions which processes
     live. Its caller holds the directory's election."""
 
-    def __init__(self, directory: Directory, settings: Settings) -> None:
+    def __init__(self, directory: Directory, settings: Settings, *, drains_old: bool = True) -> None:
+        """``drains_old``: see the attribute."""
         self.directory = directory
         self.settings = settings
-        self.store = Store(settings)
+        self.drains_old = drains_old
+        """Whether it also drains what processes of earlier versions write: their own recorders do not."""
+        self.store = Store(settings, directory)
         metrics.observe_journal(directory)
         self._watch = Watch(directory, self.store)
+        self._pages = Pages(directory, settings.journal_keep)
+        self._kept = Kept(directory, settings.journal_keep)
+        self._refusals = Refusals()
         self._prepared = False
         self._positions: dict[str, Position] = {}
         self._descriptions: dict[str, dict[str, Any]] = {}
         self._last = ""
+        self._logged: set[str] = set()
         self.behind = False
         """Whether the last batch left events that were there."""
 
@@ -66,9 +85,13 @@ class Drain:
     def close(self) -> None:
         """Give the database connection back and forget what may become stale; draining may go on."""
         self._watch.forget()
+        self._forget()
+        self.store.close()
+
+    def _forget(self) -> None:
         self._positions.clear()
         self._descriptions.clear()
-        self.store.close()
+        self._pages.forget()
 
     def work(self) -> None:
         """Store everything that is in the journal now. Raises what `batch` and `look` raise."""
@@ -76,87 +99,194 @@ class Drain:
         while self.behind:
             self.batch()
             self.look()
+        self.store.let_go()
 
     def look(self) -> None:
-        """Record which processes live, if that is due. Raises `sqlalchemy.exc.SQLAlchemyError`, `OSError`."""
-        self._watch.look()
+        """Record which processes live, if that is due, and whether the database still has what was stored. Raises
+        `sqlalchemy.exc.SQLAlchemyError`, `StoreError`, `OSError`."""
+        if time.monotonic() < self._watch.look_at:
+            return
+        self._pages.see()
+        segments = self._segments()  # in this order, see `Pages.settle`
+        found = self.store.stored({*self._positions, *self._kept.sources()})
+        if any(not found[source].is_at(position) for source, position in self._positions.items()):
+            self._recover(found)
+        elif self._kept.look(found):
+            self.behind = True
+        try:
+            self._pages.look(self.store, segments, self._positions)
+        except Moved as exc:
+            self._recover(exc.positions)
+        self._watch.look(segments, self._pages.numbered, drains_old=self.drains_old)
+        self.store.note_change()
+        there = {*self._pages, *(segment.source for segment in segments)}
+        for known in (self._positions, self._descriptions):
+            for source in set(known).difference(there):
+                del known[source]
 
     def release(self, source: str) -> None:
         """Record that the messages that a process has received and not started are not with it any more. Raises
         `sqlalchemy.exc.SQLAlchemyError`."""
         self._watch.release(source)
 
+    def finish(self) -> None:
+        """Nothing is left to say at the end: what this process has written is in the directory."""
+
     def batch(self) -> int:
-        """Store one batch. Returns its number of events and damaged lines, 0 if there was nothing new.
+        """Store one batch, and one more for each process that is stored alone because of what it is refused. Returns
+        the number of their events and damaged lines, 0 if there was nothing new.
 
         Raises `sqlalchemy.exc.SQLAlchemyError`, `StoreError`, `ImportError` (no driver), `OSError`; the next call takes
         again what was not stored then.
         """
-        if not self._prepared:
-            prepare(self.store)
-            self._prepared = True
-            if strangers := self.directory.strangers():
-                logger.warning(
-                    "celery-asynctask leaves out %s in the journal directory %s: they are no regular files of this "
-                    "user. Find out who made them, and remove them.",
-                    listed([repr(name) for name in strangers]),
-                    self.directory.path,
-                )
-        parts: list[Part] = []
-        done: list[Segment] = []
-        newest: dict[str, int] = {}
-        unread: set[str] = set()
-        room = self.settings.batch_size
-        for segment in self._in_turn():
-            if segment.source in unread:
+        self._prepare()
+        self._pages.see()
+        segments = self._segments()  # in this order, see `Pages.settle`
+        self._know({segment.source for segment in segments})
+        self.behind = False
+        alone = list(self._refusals)
+        together = [segment for segment in self._in_turn(segments) if segment.source not in self._refusals]
+        batch = self._take(together, self._refusals.room(self.settings.batch_size))
+        self._last = batch.last or self._last
+        count = self._store(batch)
+        for source in alone:
+            own = [segment for segment in segments if segment.source == source]
+            batch = self._take(own, self._refusals.room(self.settings.batch_size, source))
+            count += self._store(batch)
+            if not batch.events:
+                self._refusals.stored(source, 0, 0)
+        try:
+            self._pages.tell(self.store, segments, self._positions)
+            self._pages.settle(self.store, self._segments(), self._positions)
+        except Moved as exc:
+            self._recover(exc.positions)
+        return count
+
+    def _prepare(self) -> None:
+        if self._prepared:
+            return
+        prepare(self.store)
+        self._prepared = True
+        if strangers := self.directory.strangers():
+            logger.warning(
+                "celery-asynctask leaves out %s in the journal directory %s: they are no regular files of this user. "
+                "Find out who made them, and remove them.",
+                listed([repr(name) for name in strangers]),
+                self.directory.path,
+            )
+
+    def _segments(self) -> list[Segment]:
+        """What may have to be stored."""
+        return [
+            segment
+            for segment in self.directory.segments()
+            if (self.drains_old or not segment.is_old) and not self._kept.is_stored(segment)
+        ]
+
+    def _in_turn(self, segments: Iterable[Segment]) -> list[Segment]:
+        """The segments of each process in their order, beginning after the process that was read last: it may always
+        have more than a batch takes."""
+        return sorted(segments, key=lambda segment: segment.source <= self._last)
+
+    def _know(self, sources: Collection[str]) -> None:
+        """Know how far these processes are stored."""
+        if unknown := set(sources).difference(self._positions):
+            self._positions |= self.store.stored(unknown)
+
+    def _take(self, segments: Sequence[Segment], room: int) -> _Batch:
+        """Read what is new in the segments, at most ``room`` events and damaged lines."""
+        batch = _Batch([], [], set())
+        size = 0
+        left_alone: set[str] = set()
+        for segment in segments:
+            if segment.source in batch.unread or segment.source in left_alone:
                 continue
-            self._last = segment.source
+            if room <= 0 or size >= BATCH_BYTES:
+                batch.unread.add(segment.source)
+                break
+            batch = batch._replace(last=segment.source)
             try:
-                part, ended = self._take(segment, room)
+                part, ended = self._read(segment, room)
             except FileNotFoundError:
                 continue
-            newest[segment.source] = segment.number
+            except (OSError, JournalError) as exc:
+                # What follows in the same process must wait: what is stored is known by the last segment alone.
+                left_alone.add(segment.source)
+                self._log_once(f"{segment.path}", f"leaves the segment {segment.path} alone: {reason(exc)}")
+                continue
             if part.has_news:
-                parts.append(part)
+                batch.parts.append(part)
             if not part.chunk.at_end:
-                unread.add(segment.source)
+                batch.unread.add(segment.source)
             elif ended:
-                done.append(segment)
+                batch.done.append(segment)
             room -= len(part.chunk)
-            if room <= 0:
-                break
-        self.behind = room <= 0 or bool(unread)
-        if parts:
-            self._positions |= store_batch(self.store, parts, self._positions, self._quarantine, self.look)
-        for segment in done:
-            segment.path.unlink(missing_ok=True)
-            if newest[segment.source] == segment.number:
-                self._positions.pop(segment.source, None)
-                self._descriptions.pop(segment.source, None)
-        return self.settings.batch_size - room
+            size += sum(map(len, part.chunk.events))
+            batch = batch._replace(events=batch.events + len(part.chunk))
+        return batch
 
-    def _quarantine(self, source: str, entry: bytes) -> bool:
-        return self.directory.quarantine(source, entry, max_quarantine(self.settings.journal_max_bytes))
-
-    def _in_turn(self) -> list[Segment]:
-        """All segments, those of each process in their order, beginning after the process that was read last: it may
-        always have more than a batch takes."""
-        return sorted(self.directory.segments(), key=lambda segment: segment.source <= self._last)
-
-    def _take(self, segment: Segment, room: int) -> tuple[Part, bool]:
-        """What a batch takes from the segment, and whether its process is gone, so that nothing will follow."""
+    def _read(self, segment: Segment, room: int) -> tuple[Part, bool]:
+        """What a batch takes from the segment, and whether its process is gone or has begun another, so that nothing
+        will follow."""
         source = segment.source
-        if source not in self._positions:
-            self._positions[source] = self.store.position(source)
         description = self._descriptions.get(source)
         if description is None or description["segment"] != segment.number:
-            description = {**describe(segment), "segment": segment.number, "journal": self.directory.id}
+            journal = self.directory.old_id if segment.is_old else self.directory.id
+            description = {**describe(segment), "segment": segment.number, "journal": journal}
             self._descriptions[source] = description
         stored = self._positions[source]
         ended = not is_being_written(segment.path)  # before reading, so that nothing written later is missed
         start = stored.position if segment.number == stored.segment else 0
         chunk = NOTHING if segment.number < stored.segment else read(segment, start, room, ended)
-        return Part(description, segment.number, chunk, chunk.end > start), ended
+        description = self._pages.described(description)
+        return Part(description, segment.number, chunk, chunk.end > start, self._pages.numbered(source)), ended
+
+    def _store(self, batch: _Batch) -> int:
+        """Store what was read. Returns the number of events and damaged lines, 0 if they are to be read again."""
+        self.behind |= bool(batch.unread)
+        if batch.parts:
+            counts: Counter[str] = Counter()
+            for part in batch.parts:
+                counts[part.description["source"]] += len(part.chunk)
+            try:
+                stored = store_batch(self.store, batch.parts, self._positions, self._quarantine)
+            except RefusedError:
+                self._refusals.refused(counts)
+                self.behind = True
+                return 0
+            except Moved as exc:
+                self._recover(exc.positions)
+                return 0
+            self._positions |= stored.positions
+            for source, count in counts.items():
+                self._refusals.stored(source, count, stored.poison)
+        for segment in batch.done:
+            self._kept.keep(segment)
+            if segment.is_old:
+                self._pages.has_ended(self._descriptions[segment.source])
+        return batch.events
+
+    def _recover(self, found: Mapping[str, Position]) -> None:
+        """The database is in another state than it was left in: go on from there, with what is kept as well. Raises
+        like `Store.stored`."""
+        logger.warning(
+            "celery-asynctask finds the database in another state than it has left it, as after a failover. It stores "
+            "again what the database has lost and the journal in %s still has.",
+            self.directory.path,
+        )
+        sources = {*self._positions, *found, *self._kept.sources()}
+        self._forget()
+        self._positions |= self.store.stored(sources)
+        self._kept.look(self._positions)
+        self.behind = True
+
+    def _quarantine(self, source: str, entry: bytes) -> bool:
+        return self.directory.quarantine(source, shortened(entry), max_quarantine(self.settings.journal_max_bytes))
+
+    def _log_once(self, what: str, message: str) -> None:
+        if what not in self._logged:
+            self._logged.add(what)
+            logger.error("celery-asynctask %s. What follows it in the same process waits as well.", message)
 
 
 def prepare(store: Store) -> None:
@@ -164,166 +294,3 @@ def prepare(store: Store) -> None:
     store.prepare()
     if narrow := store.narrow_charset():
         logger.warning("celery-asynctask: %s %s", narrow.problem, narrow.remedy)
-
-
-Quarantine = Callable[[str, bytes], bool]
-"""Keeps an entry that cannot be stored. Called with the source, and the event or damaged line. Returns False if there
-is no room for it."""
-
-
-def store_batch(
-    store: Store,
-    parts: Sequence[Part],
-    positions: Mapping[str, Position],
-    quarantine: Quarantine,
-    meanwhile: Callable[[], None],
-) -> dict[str, Position]:
-    """Store the events of the parts and advance the positions of their processes, all in one transaction. Returns the
-    new positions.
-
-    Poison is found by halving the batch, and put aside before the commit: it may be put aside twice, but is never
-    missing. As this may take long, ``meanwhile`` is called between the halves. Raises what `Store.write`,
-    ``quarantine`` and ``meanwhile`` raise; the positions have not moved then.
-    """
-    began = time.perf_counter()
-    events = [event for part in parts for event in part.chunk.events]
-    poison: Counter[bytes] = Counter()
-    try:
-        moved, rows = _write(store, parts, positions, events, poison, quarantine)
-    except Exception as exc:
-        if is_outage(exc):
-            raise
-        bad, rows = _find_poison(store, events, meanwhile)
-        poison.update(bad)
-        moved, _ = _write(store, parts, positions, [], poison, quarantine)
-    metrics.batch(
-        accepted=sum(len(part.chunk) for part in parts),
-        quarantined=poison.total() + sum(len(part.chunk.damaged) for part in parts),
-        rows=rows,
-        seconds=time.perf_counter() - began,
-    )
-    return moved
-
-
-def _write(
-    store: Store,
-    parts: Sequence[Part],
-    positions: Mapping[str, Position],
-    events: Sequence[bytes],
-    poison: Counter[bytes],
-    quarantine: Quarantine,
-) -> tuple[dict[str, Position], int]:
-    moved = dict(positions)
-    updates: dict[str, SourceUpdate] = {}
-    refused: list[tuple[str, bytes]] = []
-    left = Counter(poison)
-    for part in parts:
-        source = part.description["source"]
-        bad = []
-        if left.total():
-            for event in part.chunk.events:
-                if left[event]:
-                    left[event] -= 1
-                    bad.append(event)
-        refused += [(source, entry) for entry in (*bad, *part.chunk.damaged)]
-        moved[source] = _moved(part, moved.get(source, Position()), len(bad))
-        updates[source] = SourceUpdate(part.description, moved[source])
-
-    def put_aside() -> None:
-        full = sum(not quarantine(source, entry) for source, entry in refused)
-        if refused:
-            logger.error(
-                "celery-asynctask cannot store %d events or damaged lines, and has put them into quarantine: files of "
-                "the journal directory, or the log where there is none. Run `celery -A APP asynctask doctor` to see "
-                "them.%s Processes: %s.",
-                len(refused),
-                f" Of these, {full:,} are counted and not kept: quarantine is full." if full else "",
-                ", ".join(sorted({source for source, _ in refused})),
-            )
-
-    return moved, store.write(events, updates.values(), before_commit=put_aside)
-
-
-def _moved(part: Part, before: Position, bad: int) -> Position:
-    """The position of the process when the part is stored, with ``bad`` of its events put aside."""
-    chunk = part.chunk
-    dropped = before.dropped if part.description["dropped"] is None else part.description["dropped"]
-    if unsigned := before.dropped.get(UNSIGNED, 0) + sum(map(is_unsigned, chunk.events)):
-        dropped = {**dropped, UNSIGNED: unsigned}
-    if given_up := before.dropped.get(GIVEN_UP, 0):  # which the process does not know of
-        dropped = {**dropped, GIVEN_UP: given_up}
-    after = Position(
-        part.segment,
-        chunk.end,
-        max((before.last_number, *chunk.numbers)) + chunk.tail,
-        before.stored + len(chunk.events) - bad,
-        before.quarantined + bad,
-        dropped,
-    )
-    # The numbers around damaged lines tell how many events were in them; after the last event, there are only the lines
-    # to count. Numbers that are missing beyond that are lost: somebody has removed a segment.
-    after = after._replace(quarantined=after.quarantined + chunk.tail)
-    inside = max(0, min(after.missing - max(0, before.missing), chunk.hidden))
-    return after._replace(quarantined=after.quarantined + inside)
-
-
-def _find_poison(store: Store, events: Sequence[bytes], meanwhile: Callable[[], None]) -> tuple[list[bytes], int]:
-    """Store ``events`` in ever smaller parts. Returns those that are refused alone, and the number of rows that the
-    others made."""
-    meanwhile()
-    try:
-        return [], store.write(events)
-    except Exception as exc:
-        if is_outage(exc):
-            raise
-        if len(events) == 1:
-            return _store_plainer(store, events[0], exc, meanwhile)
-        middle = len(events) // 2
-        halves = [_find_poison(store, half, meanwhile) for half in (events[:middle], events[middle:])]
-        return [event for bad, _ in halves for event in bad], sum(rows for _, rows in halves)
-
-
-def _store_plainer(
-    store: Store, event: bytes, refusal: Exception, meanwhile: Callable[[], None]
-) -> tuple[list[bytes], int]:
-    """Store the first form of a refused event that the database takes. Returns like `_find_poison`. Raises what
-    `Store.write` raises if the database takes nothing at all."""
-    for form in plainer(event):
-        meanwhile()
-        try:
-            rows = store.write([form.event])
-        except Exception as exc:
-            if is_outage(exc):
-                raise
-            continue
-        _log(
-            refusal,
-            "celery-asynctask has stored an event of task %s with %s, because the database refuses it as it is: %s.",
-            form.task_id,
-            form.changed,
-            reason(refusal),
-        )
-        return [], rows
-    meanwhile()
-    store.write([])  # raises if it is the database that refuses, whatever it gets
-    _log(
-        refusal,
-        "celery-asynctask cannot store an event, which goes into quarantine: %s. The event: %.200s",
-        reason(refusal),
-        event.decode("ascii", "replace"),
-    )
-    return [event], 0
-
-
-_logged: Counter[type] = Counter()
-MAX_LOGGED = 20
-"""Most events that a process logs for errors of one class."""
-
-
-def _log(exc: Exception, message: str, *members: object) -> None:
-    kind = type(getattr(exc, "orig", None) or exc)
-    _logged[kind] += 1
-    if _logged[kind] == MAX_LOGGED:
-        message += " This process logs no more events that are refused with such an error."
-    if _logged[kind] <= MAX_LOGGED:
-        logger.error(message, *members)

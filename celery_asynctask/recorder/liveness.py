@@ -15,9 +15,10 @@ A message that a process had received and not started is released with it: the b
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, cast
 
 from celery_asynctask.core.accounting import SILENT, plural
@@ -25,8 +26,9 @@ from celery_asynctask.core.event import Event, Kind, encode
 from celery_asynctask.core.keys import AttemptKey, MessageKey
 from celery_asynctask.core.logs import logger_of
 from celery_asynctask.core.time import now
-from celery_asynctask.journal import Directory
+from celery_asynctask.journal import Directory, Segment
 from celery_asynctask.journal.files import is_being_written
+from celery_asynctask.recorder.batch import store_unnumbered
 from celery_asynctask.store import HeldTask, Open, OpenAttempt, Store
 
 logger = logger_of("celery_asynctask.recorder")
@@ -54,19 +56,26 @@ class Watch:
         self._seen.clear()
         self.look_at = 0.0
 
-    def look(self) -> None:
-        """Record which processes live and which attempts are lost, if a look is due. Raises
-        `sqlalchemy.exc.SQLAlchemyError`, `OSError`."""
-        if time.monotonic() < self.look_at:
-            return
-        self.directory.sweep()
-        segments = self.directory.segments()
-        present = {segment.source for segment in segments}
-        alive = {segment.source for segment in segments if is_being_written(segment.path)}
-        self._record(self.store.note_alive(dict.fromkeys(alive)), Kind.FOUND, Kind.RECEIVED, "its process lives")
+    def look(
+        self, segments: Sequence[Segment], numbered: Callable[[str], int | None], *, drains_old: bool = True
+    ) -> None:
+        """Record which processes live and which attempts are lost. Raises `sqlalchemy.exc.SQLAlchemyError`,
+        `StoreError`, `OSError`.
+
+        ``segments`` are those that are not stored to their end, or that are still written to; ``numbered`` says how
+        many events a process has accepted; without ``drains_old``, the processes of earlier versions are left to their
+        own recorder.
+        """
+        with contextlib.suppress(OSError):  # a directory that cannot be changed
+            self.directory.sweep()
+        there = {segment.source for segment in segments}
+        alive = {segment.source for segment in segments if _is_alive(segment)}
+        counts = {source: numbered(source) for source in alive}
+        self._record(self.store.note_alive(counts), Kind.FOUND, Kind.RECEIVED, "its process lives")
         gone = dt.timedelta(seconds=LOST_SECONDS)
-        left = self.store.note_ended(self.directory.id, present, gone)
-        self._record(left, Kind.LOST, Kind.RELEASED, "its process is gone")
+        for journal in (self.directory.id, self.directory.old_id)[: 1 + drains_old]:
+            left = self.store.note_ended(journal, there, gone)
+            self._record(left, Kind.LOST, Kind.RELEASED, "its process is gone")
         if silent := self._silent():
             evidence = f"its node has been silent for {_SILENT_SECONDS:.0f} s"
             self._record(self.store.note_silent(silent), Kind.LOST, Kind.RELEASED, evidence)
@@ -91,7 +100,7 @@ class Watch:
         attempts = [event for one in left.attempts if (event := _event(of_attempt, one, evidence)) is not None]
         messages = _held_events(of_message, left.held)
         if attempts or messages:
-            self.store.write([encode(event) for event in (*attempts, *messages)])
+            store_unnumbered(self.store, [encode(event) for event in (*attempts, *messages)])
         if attempts:
             state = "lost" if of_attempt is Kind.LOST else "running again"
             _log(attempts, "attempt", state, evidence)
@@ -100,11 +109,19 @@ class Watch:
             _log(messages, "message", state, evidence)
 
 
+def _is_alive(segment: Segment) -> bool:
+    """Whether a process writes to a segment; not known of one that cannot be read."""
+    try:
+        return is_being_written(segment.path)
+    except OSError:
+        return False
+
+
 def release(store: Store, source: str) -> None:
     """Record that the messages that a process has received and not started wait for another worker, because it ends.
     Raises `sqlalchemy.exc.SQLAlchemyError`."""
     if events := _held_events(Kind.RELEASED, store.held(source)):
-        store.write([encode(event) for event in events])
+        store_unnumbered(store, [encode(event) for event in events])
 
 
 def _held_events(kind: Kind, held: Iterable[HeldTask]) -> list[Event]:

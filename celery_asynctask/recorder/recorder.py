@@ -105,12 +105,16 @@ class Recorder:
         """That of the newest thread."""
         self._claimed: int | None = None
         self._elected: int | None = None
+        self._old: dict[str, int] = {}
+        """Locks by which recorders of earlier versions leave the directory to this one, by name."""
+        self._place = self.settings.directory
+        """The directory in which it is elected."""
         self._drain: Drain | MemoryDrain | None = None
         self._in_trouble = False
 
     def after_fork_in_child(self) -> None:
         _inherited.append((self._drain, self._run))
-        held = (self._elected, self._claimed)
+        held = (self._elected, self._claimed, *self._old.values())
         self._reset()
         for handle in held:
             if handle is not None:
@@ -205,8 +209,9 @@ class Recorder:
                 flushes = stopping or bool(asked) or time.monotonic() >= flush_at
                 try:
                     done = self._work(flushes)
-                    if stopping and done:
+                    if stopping and done and self._drain is not None:
                         self._release()
+                        self._drain.finish()
                     backoff = self.settings.flush_interval
                     if not done:
                         flush_at = 0.0
@@ -217,8 +222,10 @@ class Recorder:
                     self._report(exc)
                     done = True
                     flush_at = 0.0
-                    wait = backoff = min(MAX_BACKOFF, backoff * 2) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
+                    backoff = min(MAX_BACKOFF, backoff * 2) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
+                    wait = backoff
                     if self._drain is not None:
+                        wait = min(backoff, self._drain.store.retry_seconds() or backoff)
                         self._drain.close()
                 run.answer(asked)
                 if stopping or (run.once and done):
@@ -247,6 +254,7 @@ class Recorder:
         if is_new and not self._seek_election():
             return False
         assert self._drain is not None
+        self._replace_earlier()
         if not (flushes or is_new):
             self._drain.look()
             return True
@@ -256,23 +264,39 @@ class Recorder:
             logger.warning("celery-asynctask stores events again in %s.", self.settings.absolute_url)
         return True
 
+    def _replace_earlier(self) -> None:
+        """Drain what processes of earlier versions write as well, once their own recorder has ended."""
+        from celery_asynctask.recorder.drain import Drain
+
+        if not isinstance(self._drain, Drain) or self._drain.drains_old:
+            return
+        directory = self._drain.directory
+        with locking():
+            for name, take in (("elected", directory.elect_old), ("claimed", directory.claim_old)):
+                if name not in self._old and (name == "elected" or self.dedicated):
+                    handle = take()
+                    if handle is not None:
+                        self._old[name] = handle
+        self._drain.drains_old = "elected" in self._old
+
     def _release(self) -> None:
         """Record that what this process has received and not started waits for another worker: it ends."""
-        if self.journal is not None and self.journal.role == "worker" and self._drain is not None:
+        assert self._drain is not None
+        if self.journal is not None and self.journal.role == "worker":
             self._drain.release(self.journal.source)
 
     def _is_still_elected(self, handle: int) -> bool:
-        """False if the directory was deleted, as another recorder may be elected in a new one, and if there is a
-        dedicated recorder now."""
-        if not os.fstat(handle).st_nlink:
+        """False if the directory was deleted, as another recorder may be elected in a new one; if only its second place
+        could be used and it can be used again; and if there is a dedicated recorder now."""
+        if not os.fstat(handle).st_nlink or (self._place != self.settings.directory and self._is_first_usable()):
             return False
-        return self.dedicated or not Directory.is_claimed(self.settings.directory)
+        return self.dedicated or not Directory.is_claimed(self._place)
 
     def _seek_election(self) -> bool:
         """Whether there is work for this recorder: to drain the directory or, if that is not usable, the memory of this
         process."""
         try:
-            directory = Directory(self.settings.directory, self.settings.store_id)
+            directory = Directory.usable(self.settings.directory, self.settings.store_id)
             with locking():
                 if self.dedicated and self._claimed is None:
                     self._claimed = directory.claim()
@@ -297,7 +321,16 @@ class Recorder:
         with importing():
             from celery_asynctask.recorder.drain import Drain
 
-        self._drain = Drain(directory, self.settings)
+        self._drain = Drain(directory, self.settings, drains_old=False)
+        self._place = directory.path
+        return True
+
+    def _is_first_usable(self) -> bool:
+        """Whether the directory can be used again, and what is in its second place with it."""
+        try:
+            Directory(self.settings.directory, self.settings.store_id)
+        except (JournalError, OSError):
+            return False
         return True
 
     def _resign(self) -> None:
@@ -305,10 +338,11 @@ class Recorder:
             self._drain.close()
             self._drain = None
         with locking():
-            for handle in (self._elected, self._claimed):
+            for handle in (self._elected, self._claimed, *self._old.values()):
                 if handle is not None:
                     os.close(handle)
             self._elected = self._claimed = None
+            self._old.clear()
 
     def _report(self, exc: Exception) -> None:
         """Log the cause once until it is over, with the traceback if it is not a failure of the environment."""
@@ -325,6 +359,6 @@ class Recorder:
             self.settings.absolute_url,
             reason(exc),
             f" {todo}" if todo else "",
-            "memory" if self._elected is None and self.journal is not None else self.settings.directory,
+            "memory" if self._elected is None and self.journal is not None else self._place,
             exc_info=None if expected else exc,
         )

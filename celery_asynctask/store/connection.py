@@ -161,6 +161,10 @@ _BUSY_STATES: Final = re.compile(r"40...|55P03")
 """PostgreSQL: deadlock, serialization failure and their like; a lock that was not to be had in time."""
 _BUSY_NUMBERS: Final = frozenset({1020, 1205, 1213})
 """MySQL and MariaDB: row changed meanwhile, lock wait timeout, deadlock."""
+_FULL: Final = frozenset({"3", "1021", "1037", "1041", "1114"})
+"""MySQL and MariaDB: error writing a file, disk full, out of memory (twice), table full. PostgreSQL has class 53."""
+_FULL_TEXT: Final = re.compile(r"disk is full|disk I/O error")
+"""SQLite has no codes."""
 _CROWDED: Final = frozenset({"53300", "1040", "1203", "1226"})
 _CROWDED_TEXT: Final = re.compile(
     r"too many (clients|connections)|remaining connection slots|no more connections", re.I
@@ -181,6 +185,18 @@ def is_busy(exc: BaseException) -> bool:
     state = str(getattr(exc.orig, "sqlstate", None) or getattr(exc.orig, "pgcode", None) or "")
     number = exc.orig.args[0] if exc.orig.args else None
     return bool(_BUSY_STATES.fullmatch(state)) or number in _BUSY_NUMBERS or "database is locked" in str(exc.orig)
+
+
+def is_full(exc: BaseException) -> bool:
+    """Whether the database lacks disk or memory, so that it refuses one write and takes the next, smaller one."""
+    if not isinstance(exc, DBAPIError) or exc.orig is None:
+        return False
+    codes = _codes(exc)
+    return (
+        bool(codes & _FULL)
+        or any(code.startswith("53") and len(code) == 5 for code in codes)
+        or (_FULL_TEXT.search(str(exc.orig)) is not None)
+    )
 
 
 def is_crowded(exc: BaseException) -> bool:

@@ -131,6 +131,12 @@ def note_ended(
     return _left_open(connection, _source.journal == journal, _source.ended_at <= seen - patience)
 
 
+def settled(connection: Connection, sources: Collection[str]) -> set[str]:
+    """Those of these processes whose last word is stored."""
+    statement = select(_source.source).where(_source.source.in_(sources), _source.settled_at.is_not(None))
+    return set(connection.scalars(statement))
+
+
 def note_silent(connection: Connection, sources: Collection[str], seen: dt.datetime) -> Open:
     """Note that these processes are gone. Returns what they left open."""
     statement = update(async_task_source).where(_source.source.in_(sources))

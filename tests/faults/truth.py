@@ -55,7 +55,9 @@ def runs_of(notes: Sequence[Note], killed: Mapping[int, int]) -> list[Run]:
         if note.what == "start":
             open_runs[key] = len(runs)
             was_killed = killed.get(note.pid, 0) > note.at
-            runs.append(Run(note.task_id, note.kind, note.retries, note.redelivered, note.at, note.pid, "", 0, was_killed))
+            runs.append(
+                Run(note.task_id, note.kind, note.retries, note.redelivered, note.at, note.pid, "", 0, was_killed)
+            )
         else:
             at = open_runs.pop(key)
             runs[at] = runs[at]._replace(ended=note.what, ended_at=note.at)

@@ -62,7 +62,9 @@ class Verifier:
 
     def command(self) -> tuple[int, dict[str, Any]]:
         """The exit code of `verify` as an operator runs it, and the total that it prints."""
-        process, log = self.world.start("verify", *["-m", "celery", "-A", "tests.faults.app", "asynctask", "verify", "--json"])
+        process, log = self.world.start(
+            "verify", *["-m", "celery", "-A", "tests.faults.app", "asynctask", "verify", "--json"]
+        )
         code = process.wait(patience(30))
         printed = log.read_text(encoding="utf-8")
         total = next((line for line in printed.splitlines() if line.startswith('{"')), None)

@@ -18,7 +18,7 @@ from sqlalchemy import create_engine, select
 from sqlalchemy.orm import Session
 
 from celery_asynctask.journal import Directory, Segment
-from celery_asynctask.journal.directory import LOCK_NAME
+from celery_asynctask.journal.names import LOCK_NAME
 from celery_asynctask.settings import Settings
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt, AsyncTaskSource
 from tests import services

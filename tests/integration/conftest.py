@@ -18,7 +18,7 @@ from celery_asynctask import install, uninstall
 from celery_asynctask.capture import instrumentation
 from celery_asynctask.journal import Directory, Journal
 from celery_asynctask.operations.session import Writer
-from celery_asynctask.recorder import drain as draining
+from celery_asynctask.recorder import batch as draining
 from celery_asynctask.recorder.drain import Drain
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store

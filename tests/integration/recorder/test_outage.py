@@ -11,26 +11,37 @@ from typing import Any, cast
 import pytest
 from sqlalchemy import create_engine, event
 from sqlalchemy.exc import (
-    ArgumentError,
     DataError,
     DBAPIError,
     SQLAlchemyError,
-    StatementError,
 )
 
 from celery_asynctask.core.event import Event, encode
-from celery_asynctask.errors import NoTablesError
+from celery_asynctask.errors import NoTablesError, StoreError
 from celery_asynctask.journal import Journal
 from celery_asynctask.recorder import Recorder
+from celery_asynctask.recorder.batch import ensure_it_works, raise_unless_refused
 from celery_asynctask.settings import Settings
-from celery_asynctask.store import Store, is_outage
+from celery_asynctask.store import Store
 from tests import services
 from tests.histories import lines, published
+from tests.integration.draining import MakeDrain, append, quarantined, rows, source_of, tasks
 from tests.integration.rows import stored
 from tests.pace import patience
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.every_database
+
+
+def is_outage(store: Store, error: Exception) -> bool:
+    """Whether the recorder takes an error of a write for one that says nothing about the events."""
+    try:
+        raise_unless_refused(error)
+        ensure_it_works(store, error)
+    except type(error) as exc:
+        assert exc is error
+        return True
+    return False
 
 
 def error_of(action: Callable[[], object]) -> Exception:
@@ -46,7 +57,7 @@ def test_a_database_that_is_not_there_is_an_outage(url: str) -> None:
     made = Store(Settings(url=url))
     error = error_of(made.prepare)
     assert isinstance(error, SQLAlchemyError)
-    assert is_outage(error)
+    assert is_outage(made, error)
     made.close()
 
 
@@ -54,31 +65,36 @@ def test_missing_tables_are_an_outage(database: str) -> None:
     made = Store(Settings(url=database))
     error = error_of(lambda: made.write(lines([published()])))
     assert isinstance(error, NoTablesError)
-    assert is_outage(error)
+    assert is_outage(made, error)
     made.close()
 
 
 @pytest.mark.databases(*services.SERVERS)
-def test_a_lost_connection_is_an_outage(store: Store) -> None:
-    dialect = store.engine.dialect.name
+def test_a_connection_that_is_lost_within_a_batch(store: Store, make_drain: MakeDrain, journal: Journal) -> None:
+    """It says nothing about the events: they are stored over the next one."""
     who, kill = {
         "postgresql": ("SELECT pg_backend_pid()", "SELECT pg_terminate_backend({})"),
         "mysql": ("SELECT CONNECTION_ID()", "KILL {}"),
-    }[dialect]
+    }[store.engine.dialect.name]
     administrator = create_engine(store.settings.url)
+    by_task = tasks(3)
+    append(journal, *(one for events in by_task.values() for one in events))
+    drain = make_drain()
+    drain.store.prepare()
+    lost: list[int] = []
 
-    @event.listens_for(store.engine, "begin")
-    def lose(connection: Any) -> None:
-        number = connection.exec_driver_sql(who).scalar_one()
-        with administrator.connect() as other:
-            other.exec_driver_sql(kill.format(number))
+    @event.listens_for(drain.store.engine, "before_cursor_execute")
+    def lose(connection: Any, _cursor: object, statement: str, *_: object) -> None:
+        if "async_task" in statement and "INSERT" in statement and not lost:
+            lost.append(1)
+            number = connection.exec_driver_sql(who).scalar_one()
+            with administrator.connect() as other:
+                other.exec_driver_sql(kill.format(number))
 
-    error = error_of(lambda: store.write(lines([published()])))
-    event.remove(store.engine, "begin", lose)
-    assert isinstance(error, DBAPIError)
-    assert is_outage(error)
-    store.write(lines([published()]))
-    assert len(stored(store)) == 1
+    drain.work()
+    assert lost
+    assert (stored(store), quarantined(drain)) == (rows(by_task), [])
+    assert source_of(store, journal.source).stored == 12
     administrator.dispose()
 
 
@@ -87,7 +103,7 @@ def test_a_locked_database_is_an_outage(tmp_path: Path) -> None:
     made.prepare()
     other = sqlite3.connect(f"{tmp_path}/x.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    assert is_outage(error_of(lambda: made.write(lines([published()]))))
+    assert is_outage(made, error_of(lambda: made.write(lines([published()]))))
     other.close()
     made.close()
 
@@ -105,25 +121,37 @@ def test_a_read_only_database_is_an_outage(store: Store) -> None:
         connection.cursor().execute(statement)
         connection.commit()
 
-    assert is_outage(error_of(lambda: made.write(lines([published()]))))
+    assert is_outage(made, error_of(lambda: made.write(lines([published()]))))
     made.close()
     assert stored(store) == {}
 
 
-def test_a_full_database_is_an_outage(tmp_path: Path) -> None:
-    made = Store(Settings(url=f"sqlite:///{tmp_path}/x.db"))
-    made.prepare()
+def test_a_full_database_is_an_outage(store: Store, make_drain: MakeDrain, journal: Journal) -> None:
+    """Though it has room for something smaller: no event is put aside, and none loses its values."""
+    if store.engine.dialect.name != "sqlite":
+        return
+    drain = make_drain()
+    drain.store.prepare()
+    full = [True]
 
-    @event.listens_for(made.engine, "connect")
-    def small(connection: Any, _record: object) -> None:
-        connection.execute("PRAGMA max_page_count = 1")  # which SQLite accepts in any number
+    @event.listens_for(drain.store.engine, "before_cursor_execute")
+    def small(connection: Any, *_: object) -> None:
+        cursor = connection.connection.cursor()
+        pages = cursor.execute("PRAGMA page_count").fetchone()[0]
+        cursor.execute(f"PRAGMA max_page_count = {pages if full[0] else 1_000_000}")
 
-    made.engine.dispose()
-    many = lines([cast("Event", {**published(), "id": str(number)}) for number in range(1000)])
-    error = error_of(lambda: made.write(many))
-    assert "full" in str(error)
-    assert is_outage(error)
-    made.close()
+    by_task = tasks(100)
+    for one in by_task.values():
+        one[-1]["result"] = "x" * 9_000
+    append(journal, *(one for events in by_task.values() for one in events))
+    for _ in range(3):
+        with pytest.raises(SQLAlchemyError, match="full"):
+            drain.work()
+        drain.close()
+    assert quarantined(drain) == []
+    full[0] = False
+    drain.work()
+    assert (stored(store), quarantined(drain)) == (rows(by_task), [])
 
 
 @pytest.mark.databases(*services.SERVERS)  # SQLite knows one lock, see above
@@ -167,7 +195,7 @@ def test_a_lock_that_is_not_got_is_an_outage(store: Store, failure: str) -> None
             thread.join(patience(20))
         assert not thread.is_alive()
         assert len(errors) == 1
-        assert is_outage(errors[0])
+        assert is_outage(store, errors[0])
     other.dispose()
     made.close()
 
@@ -198,7 +226,7 @@ def _waits(store: Store) -> bool:
     ids=str,
 )
 def test_a_value_that_no_column_takes_is_no_outage(store: Store, wrong: dict[str, Any]) -> None:
-    assert not is_outage(error_of(lambda: store.write(lines([cast("Event", {**published(), **wrong})]))))
+    assert not is_outage(store, error_of(lambda: store.write(lines([cast("Event", {**published(), **wrong})]))))
 
 
 @pytest.mark.databases(*services.SERVERS)  # SQLite takes texts of any length
@@ -206,25 +234,16 @@ def test_a_value_that_no_column_takes_is_no_outage(store: Store, wrong: dict[str
 def test_a_text_that_is_too_long_is_no_outage(store: Store, wrong: dict[str, Any]) -> None:
     error = error_of(lambda: store.write(lines([cast("Event", {**published(), **wrong})])))
     assert isinstance(error, DataError)
-    assert not is_outage(error)
+    assert not is_outage(store, error)
 
 
 @pytest.mark.parametrize(
-    ("error", "outage"),
-    [
-        (OSError("disk"), True),
-        (ImportError("no driver"), True),
-        (ArgumentError("url"), True),
-        (MemoryError(), True),
-        (StatementError("", "", {}, TypeError()), False),
-        (UnicodeEncodeError("utf-8", "", 0, 1, ""), False),
-        (OverflowError(), False),
-        (KeyError(), False),
-    ],
-    ids=repr,
+    "error", [OSError("disk"), ImportError("no driver"), MemoryError(), StoreError("other")], ids=repr
 )
-def test_errors_of_others(error: Exception, outage: bool) -> None:
-    assert is_outage(error) is outage
+def test_errors_that_are_not_of_the_database(store: Store, error: Exception) -> None:
+    """They say themselves that no event is the reason: it is not even asked."""
+    with pytest.raises(type(error)):
+        raise_unless_refused(error)
 
 
 def test_the_log_says_what_to_do_about_missing_tables(
