@@ -161,3 +161,30 @@ def source_row(update: SourceUpdate, seen: dt.datetime) -> dict[str, Any]:
         **update.position._asdict(),
         "dropped": dict(update.position.dropped) or None,
     }
+
+
+_GUARDS: Final = ("last_number", "stored", "quarantined")
+_MOVED: Final = (*Position._fields, "journal", "last_seen_at", "ended_at", "settled_at", "given_up_at")
+_NUMBERED: Final = sa.func.coalesce(sa.bindparam("new_numbered", type_=sa.BigInteger), async_task_source.c.numbered)
+_MOVE: Final = (
+    sa.update(async_task_source)
+    .where(
+        async_task_source.c.source == sa.bindparam("of"),
+        *(async_task_source.c[name] == sa.bindparam(f"old_{name}") for name in _GUARDS),
+    )
+    .values({**{name: sa.bindparam(f"new_{name}") for name in _MOVED}, "numbered": _NUMBERED})
+)
+
+
+def move(connection: Connection, rows: Sequence[Mapping[str, Any]], found: Mapping[str, Position]) -> bool:
+    """Move processes, by the columns of `source_row`, from where they were ``found``. Returns False if one is somewhere
+    else meanwhile: an operator's command has changed it, which an upsert would overwrite."""
+    parameters = [
+        {
+            "of": row["source"],
+            **{f"new_{name}": row[name] for name in (*_MOVED, "numbered")},
+            **{f"old_{name}": getattr(found[row["source"]], name) for name in _GUARDS},
+        }
+        for row in rows
+    ]
+    return connection.execute(_MOVE, parameters).rowcount == len(rows)

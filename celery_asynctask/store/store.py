@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from functools import cached_property
 from itertools import zip_longest
 from operator import itemgetter
+from types import MappingProxyType
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -51,6 +52,7 @@ _MYSQL_VALUE_ERRORS = frozenset({1118, 1153, 1300, 1301, 1713, 3140, 3141, 3157,
 operational."""
 _UNRECORDED_KEPT: Final = dt.timedelta(days=1)
 """As long as a late event of the same task may still come."""
+_NOWHERE: Final = Position()
 HOLD_SECONDS: Final = 10.0
 """As long as a recorder keeps a connection: there may be more recorders than the server has connections."""
 CROWDED_SECONDS: Final = 600.0
@@ -153,22 +155,36 @@ class Store:
         with self._transaction(wanted) as (connection, found):
             if not all(position.is_at(wanted[source]) for source, position in found.positions.items()):
                 raise Moved(found.positions)
-            self._write(connection, batch, updates)
+            self._write(connection, batch, updates, found.positions)
             if before_commit is not None:
                 before_commit()
             advance(connection)
         self._has_changed = True
         return len(batch[0]) if batch else 0
 
-    def _write(self, connection: Connection, batch: list[list[bytes]], updates: list[dict[str, Any]]) -> None:
+    def _write(
+        self,
+        connection: Connection,
+        batch: list[list[bytes]],
+        updates: list[dict[str, Any]],
+        found: Mapping[str, Position] = MappingProxyType({}),
+    ) -> None:
+        """Raises `Moved` if one of the processes that were ``found`` is somewhere else meanwhile: an operator's command
+        has changed it."""
         if self.engine.dialect.name == "postgresql":
             for first, later in zip_longest(batch[::2], batch[1::2], fillvalue=()):
                 documents = {fold.EVENTS: _document(first), fold.LATER: _document(later)}
                 connection.execute(self._insert_events, documents)
         else:
             self._write_rows(connection, batch)
-        if updates:
-            connection.execute(self._source_upsert, updates)
+        known: list[dict[str, Any]] = []
+        others: list[dict[str, Any]] = []
+        for row in updates:
+            (others if found.get(row["source"], _NOWHERE) == _NOWHERE else known).append(row)
+        if known and not ledger.move(connection, known, found):
+            raise Moved(ledger.begin(connection, None, list(found)).positions)
+        if others:
+            connection.execute(self._source_upsert, others)
 
     def probe(self, *, commits: bool = True) -> None:
         """Write a task, an attempt and a process that nobody has, and delete them: if that succeeds, a batch that was

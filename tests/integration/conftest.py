@@ -114,6 +114,7 @@ def module_store(database_kind: str, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture
 def store(shared_store: Store) -> Iterator[Store]:
     """A store with empty tables."""
+    shared_store.close()  # the server may have closed its connection, which nothing tries again here
     with shared_store.engine.begin() as connection:
         for table in Base.metadata.tables.values():
             if table not in (async_task_change, async_task_identity, async_task_revision, async_task_version):
