@@ -267,18 +267,26 @@ class Drain:
         return batch.events
 
     def _recover(self, found: Mapping[str, Position]) -> None:
-        """The database is in another state than it was left in: go on from there, with what is kept as well. Raises
-        like `Store.stored`."""
+        """The ledger has other positions than were remembered: go on from there. Where it has gone back, so has the
+        rest of the database. Raises like `Store.stored`."""
+        has_lost = any(
+            position[:3] < before[:3]
+            for source, position in found.items()
+            if (before := self._positions.get(source)) is not None
+        )
+        self._positions |= found
+        self.behind = True
+        if not has_lost:
+            return  # another recorder has stored something, or a person has emptied quarantine
         logger.warning(
-            "celery-asynctask finds the database in another state than it has left it, as after a failover. It stores "
+            "celery-asynctask finds the database in an older state than it has left it, as after a failover. It stores "
             "again what the database has lost and the journal in %s still has.",
             self.directory.path,
         )
-        sources = {*self._positions, *found, *self._kept.sources()}
+        sources = {*self._positions, *self._kept.sources()}
         self._forget()
         self._positions |= self.store.stored(sources)
         self._kept.look(self._positions)
-        self.behind = True
 
     def _quarantine(self, source: str, entry: bytes) -> bool:
         return self.directory.quarantine(source, shortened(entry), max_quarantine(self.settings.journal_max_bytes))

@@ -3,8 +3,9 @@
 The model keeps each segment as it was last seen, with the number of the event that each byte belongs to. So after any
 damage it knows for each event whether it is intact, hidden in a damaged line, or gone without a trace. An event is
 accepted when ``append`` was called with it, and so is the torn line of a process that is killed while it writes. Events
-in the memory of a killed process were never in the journal: they are `Source.lost`. Their numbers are above all that
-the process has written, so the ledger never learns of them.
+in the memory of a killed process were never in the journal: they are `Source.lost`. Of these, the ledger knows the
+numbers, from the process's control page, once the process is settled; so it does of those that a process dropped when
+it ended, after its page was closed.
 """
 
 from __future__ import annotations
@@ -130,6 +131,12 @@ class Source:
     """Events that were in its memory when it was killed."""
     hidden: set[int] = field(default_factory=set)
     """Events of which only damaged lines are left."""
+    abandoned: int = 0
+    """Events in its memory when it ended, which had a number until then."""
+    closed: bool = False
+    """Whether it has closed its journal, and its page with it, once."""
+    settled: int = 0
+    """The number of its last event when it was settled."""
     torn: int = 0
     """The event that it was writing when it was killed."""
 
@@ -155,6 +162,7 @@ class Source:
         for number in self.waiting():
             del self.sent[number]
             self.refused += 1
+            self.abandoned += 1
         self.journal.abandon()
 
 
@@ -274,18 +282,33 @@ class Ledger:
         good = [content for content in below.whole.values() if content not in self.poison]
         assert position.stored == len(good), "stored"
         last = max(below.whole, default=0)
-        assert last <= position.last_number <= max(last, *below.hidden, 0) + below.extra, "last_number"
-        assert row_dropped in told, f"dropped: {row_dropped}, not {told}"
+        most = max(last, *below.hidden, 0) + below.extra
+        if row["settled_at"] is not None:
+            source.settled = max(source.settled, source.journal.numbered + source.abandoned)
+            assert source.closed or position.last_number >= source.journal.numbered, "numbers in the page"
+        most = max(most, source.settled)  # which it may be no more: its segment was removed while it lived
+        assert last <= position.last_number <= most, f"last_number: {last}..{most}, not {position}"
+        counted = source.journal.dropped
+        assert row_dropped in told or row_dropped.items() <= {  # the page says it earlier than the next segment
+            (reason, number) for reason in counted for number in range(counted[reason] + 1)
+        }, f"dropped: {row_dropped}, not {told} or a part of {counted}"
+        if row["settled_at"] is not None and not source.closed:
+            assert sum(row_dropped.values()) >= counted.total() - source.abandoned, "dropped, of a settled process"
         # Lines that damage has joined, or that belong to no event, may count as one event or as none. And in a damaged
         # line, nobody can tell whether an event that left no trace was in it.
-        beside = sum(number < last for number in source.deleted) if below.hidden else 0
+        gone = source.deleted | source.lost
+        if source.settled:  # a process that closes its journal is taken for gone, and may write what waits later
+            gone |= source.waiting() | (there.whole.keys() - below.whole.keys() - below.hidden)
+        known = [number for number in gone if number < max(last, position.last_number + 1)]
+        dropped = max(0, min(source.abandoned, position.last_number - source.journal.numbered))
+        beside = len(known) + dropped if below.hidden else 0
         low, high = len(below.hidden) - below.joined, len(below.hidden) + below.extra + beside
         assert low <= position.quarantined - len(bad) <= high, (
             f"quarantined: {low}..{high} + {len(bad)}, not {position}"
         )
         if not below.extra and not below.joined and not beside:
-            gone = sum(number < last for number in source.deleted)
-            assert position.missing == gone, f"missing: {gone}, not {position}"
+            missing = len(known) + dropped
+            assert position.missing == missing, f"missing: {missing}, not {position}"
         return good
 
     def _check_quarantine(self, source: Source, expected: Counter[bytes]) -> None:

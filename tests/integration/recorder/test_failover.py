@@ -184,5 +184,5 @@ def test_the_log_says_it(
     append(journal, published(1))
     drain.work()
     [line] = [record.getMessage() for record in caplog.records]
-    assert "finds the database in another state than it has left it, as after a failover" in line
+    assert "finds the database in an older state than it has left it, as after a failover" in line
     assert [one.stored for one in sources(store)] == [2]

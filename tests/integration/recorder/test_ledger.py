@@ -23,7 +23,7 @@ from sqlalchemy.exc import OperationalError
 
 from celery_asynctask.core.event import decode, encode
 from celery_asynctask.core.fold import fold_all
-from celery_asynctask.journal import Directory, Journal, directory, frame, waiting, writer
+from celery_asynctask.journal import Directory, Journal, directory, files, frame, page, spare, waiting, writer
 from celery_asynctask.recorder.drain import Drain
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
@@ -88,12 +88,19 @@ class FailingStore(Store):
 
     fault = ""
     fails_at = 0
+    is_away = False
+
+    def probe(self) -> None:
+        if self.is_away:
+            raise OperationalError("a statement", {}, Exception("the database is still away"))
+        super().probe()
 
     def write(
         self, events: Any, sources: Any = (), before_commit: Callable[[], None] | None = None, expected: Any = None
     ) -> int:
         self.fails_at -= 1
         fault = self.fault if self.fails_at == 0 else ""
+        self.is_away = bool(fault)
         away = OperationalError("a statement", {}, Exception("the database is away"))
         if fault == "refused":
             raise away
@@ -191,6 +198,7 @@ class World:
         if not (living := self._living()):
             return False
         source = rng.choice(living)
+        source.closed = True
         source.journal.close()
         if rng.random() < 0.5:
             self.ledger.see()
@@ -422,13 +430,14 @@ class Runner:
 @pytest.fixture
 def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runner]:
     disk = Disk()
-    monkeypatch.setattr(writer, "os", disk)
-    monkeypatch.setattr(directory, "os", disk)
-    for module, name, value in (
+    for module in (writer, directory, files, page):
+        monkeypatch.setattr(module, "os", disk)
+    for place, name, value in (
         *((writer, "SEGMENT_BYTES", 1500), (writer, "CHECK_BYTES", 500), (waiting, "KEPT_EVENTS", 3)),
         *((writer, "CHECK_SECONDS", 0), (writer, "RETRY_SECONDS", 0), (frame, "READ_BYTES", 700)),
+        *((writer, "FULL_SECONDS", 0), (spare, "spare_of", lambda *_: None)),
     ):
-        monkeypatch.setattr(module, name, value)
+        monkeypatch.setattr(place, name, value)
     store = FailingStore(Settings(url=f"sqlite:///{tmp_path / 'ledger.db'}", journal_dir=tmp_path / "journal"))
     store.prepare()
     (tmp_path / "journal").mkdir()
