@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from celery_asynctask.core.forking import importing
@@ -45,6 +45,7 @@ _MYSQL_BOUNDS: Final = {
     "idle_transaction_timeout": LOCK_SECONDS,  # MariaDB's
     "wait_timeout": 3 * LOCK_SECONDS,  # of MySQL, which has no other bound for an idle transaction
 }
+_MAY_PREPARE: Final = "celery_asynctask.may_prepare"
 _UNKNOWN_VARIABLE: Final = 1193
 
 
@@ -77,6 +78,8 @@ def _engine(settings: Settings, *, is_bounded: bool) -> Engine:
         sa.event.listen(engine, "connect", _checkpoint_seldom)
     elif engine.dialect.name in ("mysql", "mariadb") and is_bounded:
         sa.event.listen(engine, "connect", partial(_bound_mysql, str(given.get("init_command", ""))))
+    elif is_bounded and "prepare_threshold" in bounds and "prepare_threshold" not in given:
+        sa.event.listen(engine, "connect", _let_prepare)
     return engine
 
 
@@ -106,6 +109,18 @@ def _own_bounds(url: str) -> dict[str, Any]:
 def _unprepared(url: str) -> dict[str, Any]:
     """Behind PgBouncer, the next statement may meet another process of the server, which has not prepared it."""
     return {"prepare_threshold": None} if sa.make_url(url).get_dialect().driver == "psycopg" else {}
+
+
+def _let_prepare(_connection: object, record: Any) -> None:
+    record.info[_MAY_PREPARE] = True
+
+
+def met_process(connection: Connection, pid: int) -> None:
+    """Let statements be prepared, which takes the server an eighth of the time, if the process that has answered is the
+    one that the connection was made to: no pooler hands out another for each transaction."""
+    driver: Any = connection.connection.driver_connection
+    if connection.info.pop(_MAY_PREPARE, False) and driver.info.backend_pid == pid:
+        driver.prepare_threshold = 0
 
 
 def _not_named(bounds: Mapping[str, Any], url: str) -> dict[str, Any]:

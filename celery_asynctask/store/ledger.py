@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Row, Select
 
 from celery_asynctask.core.accounting import left_over
 from celery_asynctask.core.time import time_of
-from celery_asynctask.store.connection import LOCK_SECONDS
+from celery_asynctask.store.connection import LOCK_SECONDS, met_process
 from celery_asynctask.store.tables import async_task_identity, async_task_source, async_task_version
 
 _CHUNK: Final = 500
@@ -99,6 +99,8 @@ def begin(connection: Connection, known: str | None, sources: Collection[str] = 
     names = list(islice(rest, _CHUNK))
     first = _read(connection, _opening(connection.dialect.name), known, names)
     rows = list(first)
+    if connection.dialect.name == "postgresql":
+        met_process(connection, first[0].pid)
     while names := list(islice(rest, _CHUNK)):
         rows += _read(connection, _opening(""), known, names)
     positions = dict.fromkeys(sources, Position())
@@ -123,7 +125,7 @@ def _opening(dialect: str) -> Select[Any]:
         sa.select(sa.func.min(async_task_version.c.version_num)).scalar_subquery().label("version"),
         sa.select(sa.func.min(identity)).scalar_subquery().label("identity"),
         sa.select(sa.func.count()).where(identity == sa.bindparam("known")).scalar_subquery().label("accepted"),
-        *(_bounds() if dialect == "postgresql" else ()),
+        *((*_bounds(), sa.func.pg_backend_pid().label("pid")) if dialect == "postgresql" else ()),
     ).subquery()
     source = async_task_source.c
     named = source.source.in_(sa.bindparam("names", expanding=True))

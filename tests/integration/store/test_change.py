@@ -19,6 +19,7 @@ from tests import services
 from tests.histories import HISTORIES, about, lines
 from tests.integration.store.test_revision import at
 from tests.pace import patience
+from tests.waiting import wait_for
 
 SERVERS = pytest.mark.databases(*services.SERVERS)
 """On SQLite, one transaction writes at a time."""
@@ -67,10 +68,10 @@ def test_where_all_rows_are_taken_it_waits_for_one(store: Store) -> None:
     with closing(Store(store.settings)) as own:
         writing = threading.Thread(target=lambda: own.write(events_of("a")), daemon=True)
         with frozen(store, select(async_task_change.c.slot).with_for_update()):
-            waits = threading.Event()
-            event.listen(own.engine, "before_cursor_execute", lambda *args: "slot =" in args[2] and waits.set())
+            sent: list[str] = []
+            event.listen(own.engine, "before_cursor_execute", lambda *args: sent.append(args[2]))
             writing.start()
-            assert waits.wait(patience(10))
+            wait_for(lambda: sent and sent[-1].startswith("UPDATE async_task_change SET changes=("), 10, "the last one")
             assert writing.is_alive()
             assert at(store) == before
         writing.join(patience(10))

@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, create_engine, make_url, select, text
+from sqlalchemy import Connection, Engine, create_engine, make_url, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
 from celery_asynctask.errors import StoreError
@@ -78,20 +78,39 @@ def test_bounds_of_the_user_s_stay_on_postgresql(store: Store) -> None:
         assert (parameters["connect_timeout"], parameters["tcp_user_timeout"]) == ("8", "7000")
 
 
+def prepared(engine: Engine) -> list[str]:
+    """The statements that the server has prepared for the connection of an engine."""
+    with engine.connect() as connection:
+        return list(connection.exec_driver_sql("SELECT statement FROM pg_prepared_statements").scalars())
+
+
 @pytest.mark.databases("postgresql")
-@pytest.mark.parametrize("make", [Store, Writer])
-def test_nothing_is_prepared_in_the_server(store: Store, make: Any) -> None:
-    """Behind PgBouncer, the next statement may meet another process of the server."""
-    with closing(make(store.settings)) as made:
-        with made.engine.connect() as connection:
-            for _ in range(10):
-                connection.execute(select(async_task_identity)).all()
-            assert connection.exec_driver_sql("SELECT count(*) FROM pg_prepared_statements").scalar_one() == 0
-        if make is Store:
-            driver: Any = made.engine.raw_connection().driver_connection
-            assert (
-                driver.info.get_parameters().items() >= {"tcp_user_timeout": "30000", "keepalives_idle": "10"}.items()
-            )
+def test_what_is_written_is_prepared_in_a_server_of_our_own(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind PgBouncer, the next statement may meet another process of the server, which has not prepared it."""
+    with closing(Store(store.settings)) as direct:
+        direct.write([])
+        direct.write(EVENTS)
+        assert any("INSERT INTO async_task " in statement for statement in prepared(direct.engine))
+    with closing(Writer(store.settings)) as writer:
+        for _ in range(10):
+            writer.batch(lambda connection: connection.execute(select(async_task_identity)).all())
+        assert prepared(writer.engine) == []
+    with settings_with(store, prepare_threshold=None) as unprepared:
+        for _ in range(10):
+            unprepared.write(EVENTS)
+        assert prepared(unprepared.engine) == []
+    monkeypatch.setattr("psycopg.ConnectionInfo.backend_pid", 1)
+    with closing(Store(store.settings)) as pooled:
+        for _ in range(10):
+            pooled.write(EVENTS)
+        assert prepared(pooled.engine) == []
+
+
+@pytest.mark.databases("postgresql")
+def test_a_host_that_is_gone_is_noticed(store: Store) -> None:
+    with store.engine.connect() as connection:
+        parameters = connection.connection.driver_connection.info.get_parameters()  # type: ignore[union-attr]
+        assert parameters.items() >= {"tcp_user_timeout": "30000", "keepalives_idle": "10"}.items()
 
 
 @pytest.mark.databases("mysql")
