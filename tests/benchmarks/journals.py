@@ -37,7 +37,7 @@ def _write(directory: Path, tasks: int, apart: bool) -> None:
 
         def run_all() -> None:
             while (message := queue.get(no_ack=True)) is not None:
-                _run(app, task, message)
+                run(app, task, message)
 
         for _ in range(tasks):
             task.delay(*ARGS, **KWARGS)
@@ -47,7 +47,7 @@ def _write(directory: Path, tasks: int, apart: bool) -> None:
             in_child(run_all)  # the queue is in memory: a forked child has it as well
 
 
-def _run(app: Any, task: Any, message: Any) -> None:
+def run(app: Any, task: Any, message: Any) -> None:
     """Handle a message as a worker does, in its main process and in its child."""
     request = Request(message, app=app, hostname="benchmark@host", task=task)
     signals.task_received.send(sender=None, request=request)

@@ -15,12 +15,12 @@ import socket
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from pwd import getpwnam
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import NullPool, create_engine, text
 
@@ -66,6 +66,12 @@ def _user() -> str | None:
     raise services.Unavailable("no user but root to run a PostgreSQL server as")
 
 
+def server_user() -> dict[str, Any]:
+    """The arguments of `subprocess.Popen` with which a server does not run as root."""
+    user = _user()
+    return {} if user is None else {"user": user, "group": getpwnam(user).pw_gid, "extra_groups": []}
+
+
 def free_port() -> int:
     """A port for a server that must have the same port again after a fault.
 
@@ -90,15 +96,18 @@ class Server:
         self.process: subprocess.Popen[bytes] | None = None
         self.port = free_port()
         user = _user()
-        self._as: dict[str, Any] = {} if user is None else {"user": user, "group": getpwnam(user).pw_gid}
+        self._as = server_user()
         if user is not None:
-            self._as["extra_groups"] = []
             os.chown(directory, getpwnam(user).pw_uid, getpwnam(user).pw_gid)
-        options = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"]
-        self._run("initdb", "-D", str(self.data), *options)
+        self.create()
         with (self.data / "postgresql.conf").open("a", encoding="utf-8") as file:
             file.write(f"{_CONFIGURATION}port = {self.port}\n")
         (self.data / "pg_hba.conf").write_text(_TRUST, encoding="utf-8")
+
+    def create(self) -> None:
+        """Make the data directory."""
+        options = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"]
+        self.run("initdb", "-D", str(self.data), *options)
 
     def url(self, database: str = "postgres", **query: str) -> str:
         options = "?" + "&".join(f"{key}={value}" for key, value in query.items()) if query else ""
@@ -163,7 +172,8 @@ class Server:
         path = self.data / "faults.conf"
         path.write_text("".join(f"{key} = '{value}'\n" for key, value in settings.items()), encoding="utf-8")
         path.chmod(0o644)  # the server runs as another user, whatever the umask
-        send(self.pids[:1], signal.SIGHUP)
+        if self.process is not None:
+            send(self.pids[:1], signal.SIGHUP)
 
     @contextmanager
     def read_only(self) -> Iterator[None]:
@@ -221,7 +231,8 @@ class Server:
         except Exception:  # noqa: BLE001 - not yet, whatever the reason
             return False
 
-    def _run(self, program: str, *arguments: str) -> None:
+    def run(self, program: str, *arguments: str) -> None:
+        """Run one of PostgreSQL's programs as the server's user."""
         done = subprocess.run(
             [str(self.binaries / program), *arguments],
             capture_output=True,
@@ -233,16 +244,32 @@ class Server:
         assert done.returncode == 0, done.stdout + done.stderr
 
 
+AnyServer = TypeVar("AnyServer", bound=Server)
+
+
 @contextmanager
-def own_server() -> Iterator[Server]:
-    """A running server, which is removed at the end with everything that it stored."""
+def own_server(**settings: str) -> Iterator[Server]:
+    """A server with these settings that runs, and is removed at the end with everything that it stored."""
+
+    def make(directory: Path, binaries: Path) -> Server:
+        server = Server(directory, binaries)
+        server.set(**settings)
+        return server
+
+    with own(make) as server:
+        yield server
+
+
+@contextmanager
+def own(make: Callable[[Path, Path], AnyServer]) -> Iterator[AnyServer]:
+    """`own_server`, with the server that ``make`` makes of a directory and that of PostgreSQL's programs."""
     binaries = _binaries()
     if binaries is None:
         raise services.Unavailable("no PostgreSQL server programs (pg_config --bindir, /usr/lib/postgresql/*/bin)")
     directory = Path(tempfile.mkdtemp(prefix="asynctask-postgresql-"))  # not below pytest's, which is closed to others
     server = None
     try:
-        server = Server(directory, binaries)
+        server = make(directory, binaries)
         server.start()
         yield server
     finally:
