@@ -316,6 +316,51 @@ def test_a_segment_of_a_format_that_is_not_known(store: Store, journal: Journal)
     assert [one.source for one in found.accounts] == [journal.source]
 
 
+@pytest.mark.every_database
+def test_the_last_word_of_a_process_is_known_everywhere(store: Store, journal: Journal, make_drain: MakeDrain) -> None:
+    """It ended in peace, or was killed with events in its memory: what is lost is known by its number."""
+    append(journal, *events(5))
+    killed = Journal(journal.path, store.settings.store_id)
+    append(killed, *events(2))
+    drain = make_drain()
+    drain.work()
+    journal.close()
+    killed._accounts.count(6, {"ENOSPC": 3}, 4)
+    kill(killed)
+    for _ in range(2):  # with the pages that are kept, and from another host
+        drain.work()
+        there, elsewhere = (check(store, path, everything=True).accounts for path in (journal.path, None))
+        expected = {journal.source: (5, 5, 0, 0, 0, 0), killed.source: (9, 2, 0, 0, 3, 4)}
+        for accounts in (there, elsewhere):
+            assert {account.source: numbers(account) for account in accounts} == expected
+            assert not any(account.unheard for account in accounts)
+    assert check(store).ledger.answer is Answer.NOT_COMPLETE
+
+
+@pytest.mark.every_database
+def test_a_process_that_is_gone_with_its_disk(store: Store, journal: Journal, make_drain: MakeDrain) -> None:
+    """While it is heard, all is well. A recorder elsewhere finds it silent, which tells no more."""
+    append(journal, *events(5))
+    drain = make_drain()
+    drain.work()
+    drain.close()
+    assert check(store).ledger.answer is Answer.COMPLETE
+    change(store, journal.source, last_seen_at=LONG_AGO)
+    assert check(store).ledger.answer is Answer.NOT_KNOWN
+    store.note_silent([journal.source])
+    ledger = check(store).ledger
+    assert (ledger.answer, ledger.unknown[HOST].until) == (Answer.NOT_KNOWN, None)
+    writer = Writer(store.settings)
+    accounts = check(store).accounts
+    assert give_up(writer, to_accept(writer, HOST, accounts, NOW), NOW) == 1
+    writer.close()
+    assert check(store).ledger.answer is Answer.COMPLETE
+    append(journal, *events(1))
+    drain.work()
+    [account] = check(store, everything=True).accounts
+    assert (account.given_up_at, account.unheard, account.stored) == (None, False, 6), "it is heard again"
+
+
 def test_what_is_stored_meanwhile_is_not_missing(
     store: Store, journal: Journal, make_drain: MakeDrain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
