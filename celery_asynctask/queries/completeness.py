@@ -80,8 +80,10 @@ def completeness(
             elif since is None or account.last_seen_at >= since:
                 take(_from_afar(account, survey, now))
     if journal is not None:
-        for account in (*stored_here, *journal.not_stored({account.source for account in stored_here})):
-            take(journal.complete(account))
+        for account in map(journal.stored, stored_here):
+            take(account)
+        for account in journal.not_stored({account.source for account in stored_here}):
+            take(account)
     if result.ledger.unknown:
         with reader.session() as session:
             result.ledger.unknown = _with_tasks(session, result.ledger.unknown)
@@ -180,23 +182,28 @@ class _Journal:
         """The processes that it has something of."""
 
     def not_stored(self, known: set[str]) -> Iterator[Account]:
-        """The accounts of processes that have nothing stored yet, without what `complete` adds."""
+        """The accounts of processes that have nothing stored yet."""
         for source in sorted(self.sources - known):
             left = unstored(self._segments.get(source, ()), self._pages.get(source), 0, 0)
             if left is not None:
                 process = left.description
                 journal = self._survey.old_id if self._is_old(source) else self._survey.id
                 seen = time_of(process["at"])
-                yield Account(source, process["host"], process["pid"], process["role"], journal, seen, None)
+                new = Account(source, process["host"], process["pid"], process["role"], journal, seen, None)
+                yield self._complete(new, left)
 
     def _is_old(self, source: str) -> bool:
         return any(segment.is_old for segment in self._segments.get(source, ()))
 
-    def complete(self, account: Account) -> Account:
+    def stored(self, account: Account) -> Account:
+        """The account of a process that has something stored, with what is in the journal."""
+        segments, page = self._segments.get(account.source, ()), self._pages.get(account.source)
+        return self._complete(account, unstored(segments, page, account.segment, account.position))
+
+    def _complete(self, account: Account, left: Unstored | None) -> Account:
         """With what is in the journal. Whatever seems to be lost is looked for again: meanwhile, the recorder may have
         stored it, or its process have begun another segment."""
         source = account.source
-        left = unstored(self._segments.get(source, ()), self._pages.get(source), account.segment, account.position)
         completed = self._with(account, left)
         for _ in range(_LOOKS):
             if not completed.lost:
