@@ -258,6 +258,17 @@ def test_what_waits_says_nothing_of_the_queues_of_others(store: Store, api: Api)
     assert "No task created before it" not in words(look(api, "/tasks/waits", "ours"))
 
 
+def test_hosts_that_nobody_hears_are_named_to_those_who_see_all(store: Store, api: Api) -> None:
+    tell(store, "mine", OURS)
+    columns = {"host": "web9", "pid": 7, "role": "child", "started_at": AT, "journal": "j", "last_seen_at": AT}
+    numbers = {"segment": 1, "position": 9, "last_number": 3, "stored": 3, "quarantined": 0, "numbered": 3}
+    with store.engine.begin() as connection:
+        connection.execute(insert(AsyncTaskSource), {"source": "s", **columns, **numbers})
+        connection.execute(update(AsyncTask).values(created_at=AT, status="PENDING", completed_at=None))
+    assert "web9 has not been heard since" in words(look(api, "/tasks/mine"))
+    assert "web9" not in look(api, "/tasks/mine", "ours")
+
+
 # -- values
 
 
