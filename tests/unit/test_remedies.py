@@ -20,7 +20,22 @@ OURS = {name for name, value in vars(errors).items() if inspect.isclass(value) a
 CLICK = {"BadParameter", "ClickException", "UsageError"}
 VERBS = (
     *("Add", "Begin", "Check", "Choose", "Close", "Correct", "Create", "Export", "Give", "Install", "Leave"),
-    *("Listen", "Look", "Make", "Put", "Run", "Search", "Set", "Shorten", "Start", "Take", "Try", "Unset", "Use"),
+    *(
+        "Listen",
+        "Look",
+        "Make",
+        "Put",
+        "Run",
+        "Search",
+        "Set",
+        "Shorten",
+        "Start",
+        "Take",
+        "Try",
+        "Unset",
+        "Upgrade",
+        "Use",
+    ),
     *("Write", "pip install"),
 )
 INSTRUCTION: Final = re.compile(rf"(?:^|[.:;,] | or |and )`?(?:{'|'.join(VERBS)})\b", re.IGNORECASE)
