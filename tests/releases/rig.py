@@ -24,7 +24,7 @@ from celery_asynctask.recorder import Recorder
 from celery_asynctask.settings import Settings
 from celery_asynctask.store.models import AsyncTask
 from tests.faults.truth import runs_of
-from tests.faults.world import Worker, World
+from tests.faults.world import STOP_SECONDS, Worker, World
 from tests.pace import patience
 from tests.waiting import wait_for
 
@@ -78,13 +78,13 @@ class Rig(World):
     def replace(self, workers: dict[str, Worker], *names: str, by: Path) -> None:
         """End these workers and start those of another release in their places. Before the first space, a name is that
         of a node."""
-        for name in names:
-            if name in workers:
-                workers[name].process.send_signal(signal.SIGTERM)
-        for name in names:
-            if name in workers:
-                assert workers[name].stop() == 0, workers[name].text
-            workers[name] = self.begin(by, name.partition(" ")[0])
+        ending = [workers.pop(name) for name in names if name in workers]
+        for worker in ending:
+            worker.process.send_signal(signal.SIGTERM)  # only once: the second one kills
+        for worker in ending:
+            code = worker.process.wait(patience(STOP_SECONDS))
+            assert code == 0, f"a worker ended with {code}:\n{worker.text}"
+        workers.update({name: self.begin(by, name.partition(" ")[0]) for name in names})
         for name in names:
             workers[name].wait_ready()
 
