@@ -15,6 +15,7 @@ from celery_asynctask.errors import StoreError
 from celery_asynctask.operations.session import Writer
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store, is_busy
+from celery_asynctask.store import connection as connections
 from celery_asynctask.store import store as stores
 from celery_asynctask.store.connection import LOCK_SECONDS, connect_bound, is_crowded
 from celery_asynctask.store.tables import async_task, async_task_identity
@@ -133,10 +134,8 @@ def test_a_variable_that_a_server_refuses_is_not_passed_over(store: Store) -> No
     """Only one that it does not know."""
     with settings_with(store, init_command="SET SESSION idle_transaction_timeout = 3") as made:
         made.write(EVENTS)
-    from celery_asynctask.store import connection as module
-
     with pytest.MonkeyPatch.context() as patch, settings_with(store) as made:
-        patch.setitem(module._MYSQL_BOUNDS, "datadir", 1)
+        patch.setitem(connections._MYSQL_BOUNDS, "datadir", 1)
         with pytest.raises(OperationalError, match="read only"):
             made.write(EVENTS)
 
@@ -233,6 +232,19 @@ def test_a_connection_that_the_server_has_closed_is_opened_again(store: Store) -
     administrator.dispose()
     store.write(EVENTS)
     assert len(stored(store)) == 1
+
+
+@SERVERS
+def test_one_that_it_may_soon_close_is_not_used(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a statement is not tried again: the creation of tables, the question for the character set."""
+    assert store.engine.pool._recycle == 2 * LOCK_SECONDS  # type: ignore[attr-defined]
+    monkeypatch.setitem(connections._RECYCLED, "pool_recycle", 0)
+    with closing(Store(store.settings)) as made:
+        ids = set()
+        for _ in range(3):
+            with made.engine.connect() as connection:
+                ids.add(own_id(connection))
+    assert len(ids) == 3
 
 
 @SERVERS
