@@ -34,9 +34,9 @@ from celery_asynctask.store import Moved, Position, Store
 
 logger = logger_of("celery_asynctask.recorder")
 
-BATCH_BYTES = 2 * 1024 * 1024
-"""Bytes of events after which a batch takes no more segments. One read may add `frame.READ_BYTES`, so it has twice as many
-at most, whatever the number of processes."""
+BATCH_BYTES = 1024 * 1024
+"""Bytes of events after which a batch takes no more segments. One read may add `frame.READ_BYTES`, and a batch takes six
+times its size in memory on its way to the database."""
 
 
 class _Batch(NamedTuple):
