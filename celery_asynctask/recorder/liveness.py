@@ -76,6 +76,8 @@ class Watch:
         for journal in (self.directory.id, self.directory.old_id)[: 1 + drains_old]:
             left = self.store.note_ended(journal, there, gone)
             self._record(left, Kind.LOST, Kind.RELEASED, "its process is gone")
+        if drains_old:
+            self.store.settle_earlier(self.directory.old_id, there)
         if silent := self._silent():
             evidence = f"its node has been silent for {_SILENT_SECONDS:.0f} s"
             self._record(self.store.note_silent(silent), Kind.LOST, Kind.RELEASED, evidence)

@@ -131,6 +131,14 @@ def note_ended(
     return _left_open(connection, _source.journal == journal, _source.ended_at <= seen - patience)
 
 
+def settle_earlier(connection: Connection, journal: str, there: Collection[str], seen: dt.datetime) -> None:
+    """Settle the processes of earlier versions in a journal that were found gone and have nothing there any more: they
+    have no page, so that all they have told was in their segments."""
+    gone = (_source.journal == journal, _source.ended_at.is_not(None), _source.settled_at.is_(None))
+    statement = update(async_task_source).where(*gone, _source.source.not_in(there))
+    connection.execute(statement.values(settled_at=seen))
+
+
 def settled(connection: Connection, sources: Collection[str]) -> set[str]:
     """Those of these processes whose last word is stored."""
     statement = select(_source.source).where(_source.source.in_(sources), _source.settled_at.is_not(None))

@@ -293,6 +293,11 @@ class Store:
         with self._transaction() as (connection, _):
             return liveness.note_ended(connection, journal, there, _now(), patience)
 
+    def settle_earlier(self, journal: str, there: Collection[str]) -> None:
+        """`liveness.settle_earlier`, now."""
+        with self._transaction() as (connection, _):
+            liveness.settle_earlier(connection, journal, there, _now())
+
     def note_silent(self, sources: Collection[str]) -> Open:
         """`liveness.note_silent`, now."""
         with self._transaction() as (connection, _):

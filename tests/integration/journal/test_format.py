@@ -1,4 +1,4 @@
-"""A journal as version 1 wrote it is read by every later version: these bytes never change."""
+"""A journal as an earlier version wrote it is read by every later one: these bytes never change."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SEGMENT = (
 
 def test_version_1(store: Store, make_drain: MakeDrain) -> None:
     drain = make_drain()
-    drain.directory.path.joinpath(f"{SOURCE}.000001.events").write_bytes(SEGMENT)
+    drain.directory.path.joinpath(f"{SOURCE}.000001.segment").write_bytes(SEGMENT)
     drain.work()
     rows = stored(store)
     task = rows["t1"].task
@@ -49,3 +49,46 @@ def test_version_1(store: Store, make_drain: MakeDrain) -> None:
     assert (source.stored, source.last_number, source.quarantined, source.dropped) == (4, 4, 0, None)
     assert (source.host, source.pid, source.role) == ("h", 4711, "child")
     assert segment_files(drain) == []
+    drain.look()
+    assert source_of(store, SOURCE).settled_at is not None
+
+
+def test_version_1_whose_recorder_died_before_it_had_settled_all(store: Store, make_drain: MakeDrain) -> None:
+    """Its processes have no page: the ledger alone says that there was something."""
+    drain = make_drain()
+    path = drain.directory.path.joinpath(f"{SOURCE}.000001.segment")
+    path.write_bytes(SEGMENT)
+    drain._pages.settle = lambda *_: None  # type: ignore[method-assign]
+    drain.batch()
+    assert source_of(store, SOURCE).settled_at is None
+    after = make_drain()
+    after.work()
+    after._watch.look_at = 0.0
+    after.look()
+    assert source_of(store, SOURCE).settled_at is not None
+
+
+def padded(*lines: bytes) -> bytes:
+    first, counts, *starts = lines
+    return first.ljust(2048, b"\0") + counts.ljust(2048, b"\0") + b"".join(start.ljust(4096, b"\0") for start in starts)
+
+
+PAGE = padded(
+    b'e6e2538a 0 {"format":2,"source":"20260102T030405-4711-a1b2c3d4","segment":1,"host":"h","pid":471'
+    b'1,"role":"child","at":1767323045000000,"dropped":{}}\n',
+    b'fbde7d71 7 {"dropped":{"ENOSPC":2},"held":1}\n',
+    b'e375c40c 6 {"id":"t3","run":"06475ef64cf345a1b2c3","kind":"started","at":1767323045000040,"name"'
+    b':"n","pid":4711,"source":"20260102T030405-4711-a1b2c3d4","created":1767323045000000}\n',
+    b"\n",
+)
+
+
+def test_the_page_of_version_2(store: Store, make_drain: MakeDrain) -> None:
+    drain = make_drain()
+    drain.directory.path.joinpath(f"{SOURCE}.page").write_bytes(PAGE)
+    drain.work()
+    assert stored(store)["t3"].task["status"] == AsyncTaskStatus.STARTED
+    source = source_of(store, SOURCE)
+    assert (source.host, source.pid, source.role, source.numbered) == ("h", 4711, "child", 7)
+    assert (source.last_number, source.stored, source.dropped) == (7, 0, {"ENOSPC": 2})
+    assert source.settled_at is not None
