@@ -90,10 +90,10 @@ class FailingStore(Store):
     fails_at = 0
     is_away = False
 
-    def probe(self) -> None:
+    def probe(self, *, commits: bool = True) -> None:
         if self.is_away:
             raise OperationalError("a statement", {}, Exception("the database is still away"))
-        super().probe()
+        super().probe(commits=commits)
 
     def write(
         self, events: Any, sources: Any = (), before_commit: Callable[[], None] | None = None, expected: Any = None

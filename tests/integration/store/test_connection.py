@@ -237,7 +237,7 @@ def test_a_connection_that_the_server_has_closed_is_opened_again(store: Store) -
 @SERVERS
 def test_one_that_it_may_soon_close_is_not_used(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a statement is not tried again: the creation of tables, the question for the character set."""
-    assert store.engine.pool._recycle == 2 * LOCK_SECONDS  # type: ignore[attr-defined]
+    assert store.engine.pool._recycle == 2 * LOCK_SECONDS
     monkeypatch.setitem(connections._RECYCLED, "pool_recycle", 0)
     with closing(Store(store.settings)) as made:
         ids = set()
