@@ -9,7 +9,8 @@ from celery_asynctask.core.url import parse, without_secrets
 
 OPEN: Final = frozenset(
     {
-        *("enabled", "create_tables", "journal_dir", "journal_max_bytes", "flush_interval", "batch_size"),
+        *("enabled", "create_tables", "journal_dir", "journal_max_bytes", "journal_keep"),
+        *("flush_interval", "batch_size"),
         *("header_version", "max_value_bytes", "include", "exclude", "context", "access", "redact", "redact_rule"),
         *("audit_retention", "trusted_proxies"),
     }

@@ -27,6 +27,7 @@ OTHER: dict[str, Any] = {
     "create_tables": False,
     "journal_dir": Path("/nowhere/else"),
     "journal_max_bytes": 2_000_000,
+    "journal_keep": 5.0,
     "flush_interval": 2.0,
     "batch_size": 5,
 }
