@@ -23,7 +23,7 @@ from celery_asynctask.errors import JournalError
 from celery_asynctask.journal import Directory, Segment, metrics
 from celery_asynctask.journal.directory import max_quarantine
 from celery_asynctask.journal.files import is_being_written
-from celery_asynctask.journal.frame import NOTHING, describe, read
+from celery_asynctask.journal.frame import NOTHING, READ_BYTES, describe, read
 from celery_asynctask.recorder.batch import Part, RefusedError, store_batch
 from celery_asynctask.recorder.kept import Kept
 from celery_asynctask.recorder.liveness import Watch
@@ -34,9 +34,9 @@ from celery_asynctask.store import Moved, Position, Store
 
 logger = logger_of("celery_asynctask.recorder")
 
-BATCH_BYTES = 1024 * 1024
-"""Bytes of events after which a batch takes no more segments. One read may add `frame.READ_BYTES`, and a batch takes six
-times its size in memory on its way to the database."""
+BATCH_BYTES = 2 * 1024 * 1024
+"""Most bytes of the events in a batch, whatever the number of processes; a single event may have more. A batch takes
+six times its size in memory on its way to the database."""
 
 
 class _Batch(NamedTuple):
@@ -201,11 +201,14 @@ class Drain:
         for segment in segments:
             if segment.source in batch.unread or segment.source in left_alone:
                 continue
-            if room <= 0 or size >= BATCH_BYTES:
+            if room <= 0:
                 batch.unread.add(segment.source)
                 break
-            batch = batch._replace(last=segment.source)
             try:
+                if size and size + self._unread(segment) > BATCH_BYTES:
+                    batch.unread.add(segment.source)
+                    break
+                batch = batch._replace(last=segment.source)
                 part, ended = self._read(segment, room)
             except FileNotFoundError:
                 continue
@@ -224,6 +227,14 @@ class Drain:
             size += sum(map(len, part.chunk.events))
             batch = batch._replace(events=batch.events + len(part.chunk))
         return batch
+
+    def _unread(self, segment: Segment) -> int:
+        """How many bytes of the segment are not stored, at most as many as one read takes. Raises `OSError`."""
+        stored = self._positions[segment.source]
+        if segment.number < stored.segment:
+            return 0
+        start = stored.position if segment.number == stored.segment else 0
+        return min(READ_BYTES, segment.path.stat().st_size - start)
 
     def _read(self, segment: Segment, room: int) -> tuple[Part, bool]:
         """What a batch takes from the segment, and whether its process is gone or has begun another, so that nothing

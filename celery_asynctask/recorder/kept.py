@@ -44,16 +44,19 @@ class Kept:
                 segment.path.unlink(missing_ok=True)
         except OSError as exc:
             self._immovable[segment.path] = segment
-            if not self._is_logged:
-                self._is_logged = True
-                logger.error(
-                    "celery-asynctask stores what is in the journal directory %s, and cannot remove it: %s. Make the "
-                    "directory writable.",
-                    self._directory.path,
-                    reason(exc),
-                )
+            self._log_once(exc)
         else:
             self._immovable.pop(segment.path, None)
+
+    def _log_once(self, exc: OSError) -> None:
+        if not self._is_logged:
+            self._is_logged = True
+            logger.error(
+                "celery-asynctask stores what is in the journal directory %s, and cannot remove it: %s. Make the "
+                "directory writable.",
+                self._directory.path,
+                reason(exc),
+            )
 
     def look(self, found: Mapping[str, Position]) -> bool:
         """Remove those that the ledger has had for long enough, by the positions that were ``found`` in it. Returns

@@ -1,9 +1,9 @@
 """The control pages of a journal directory: what they say beyond the segments.
 
 The start of a run that goes on becomes an event. Of a process that is gone, all of whose segments are stored, the page
-is its last word: how many events it had numbered, what it dropped, which runs it had in hand. It goes into the ledger in
-one transaction, and the process is settled. A process without a page is never settled: what it held in its memory, or
-had on a disk that is gone, nobody knows.
+is its last word: how many events it had numbered, what it dropped, which runs it had in hand. It goes into the ledger
+in one transaction, and the process is settled. A process without a page is never settled: what it held in its memory,
+or had on a disk that is gone, nobody knows.
 """
 
 from __future__ import annotations

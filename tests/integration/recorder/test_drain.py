@@ -8,7 +8,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -182,6 +182,29 @@ def test_every_process_has_its_turn(
         drain.batch()
         seen += [one.source for one in sources(store) if one.stored != before.get(one.source, 0)]
     assert seen == list("abcabc")
+
+
+def test_a_batch_has_a_bound_in_bytes(
+    store: Store, make_drain: MakeDrain, make_journal: Callable[[str], Journal], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over all processes: the recorder lives in the worker's main process, whose memory is that of all its tasks."""
+    for name in "abcdefghij":
+        journal = make_journal(name)
+        for number in range(5):
+            append(journal, cast("Event", {**published(), "id": f"{name}-{number}", "args": ["x" * 99_000]}))
+    drain = make_drain()
+    write, sizes = drain.store.write, []
+
+    def noting(events: Sequence[bytes], *more: Any, **options: Any) -> int:
+        sizes.append(sum(map(len, events)))
+        return write(events, *more, **options)
+
+    monkeypatch.setattr(drain.store, "write", noting)
+    drain.work()
+    assert len(stored(store)) == 50
+    assert sum(sizes) > 4_900_000
+    assert max(sizes) <= 2 * 1024 * 1024
+    assert len(sizes) <= 4
 
 
 def test_an_empty_segment_is_removed(store: Store, make_drain: MakeDrain, journal: Journal) -> None:
