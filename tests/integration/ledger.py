@@ -299,15 +299,15 @@ class Ledger:
         gone = source.deleted | source.lost
         if source.settled:  # a process that closes its journal is taken for gone, and may write what waits later
             gone |= source.waiting() | (there.whole.keys() - below.whole.keys() - below.hidden)
-        known = [number for number in gone if number < max(last, position.last_number + 1)]
+        unstored = [number for number in gone if number < max(last, position.last_number + 1)]
         dropped = max(0, min(source.abandoned, position.last_number - source.journal.numbered))
-        beside = len(known) + dropped if below.hidden else 0
+        beside = len(unstored) + dropped if below.hidden else 0
         low, high = len(below.hidden) - below.joined, len(below.hidden) + below.extra + beside
         assert low <= position.quarantined - len(bad) <= high, (
             f"quarantined: {low}..{high} + {len(bad)}, not {position}"
         )
         if not below.extra and not below.joined and not beside:
-            missing = len(known) + dropped
+            missing = len(unstored) + dropped
             assert position.missing == missing, f"missing: {missing}, not {position}"
         return good
 

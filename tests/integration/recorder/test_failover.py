@@ -1,5 +1,5 @@
-"""The database goes back to an older state, as a standby that lags behind, or a backup: nothing is lost while the journal
-has it."""
+"""The database goes back to an older state, as a standby that lags behind, or a backup: nothing is lost while the
+journal has it."""
 
 from __future__ import annotations
 

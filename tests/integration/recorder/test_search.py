@@ -140,7 +140,7 @@ def test_a_database_that_takes_nothing_is_away(
     drain = make_drain()
     with monkeypatch.context() as patch:
         picky = Picky(drain, patch, lambda _: True)
-        picky._probe = lambda: picky.write([b"probe"])  # type: ignore[assignment]
+        patch.setattr(drain.store, "probe", lambda: picky.write([b"probe"]))
         for _ in range(3):
             with pytest.raises(DatabaseError, match="HY000"):
                 drain.work()
