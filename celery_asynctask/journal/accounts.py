@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from celery_asynctask.journal import frame, spare
@@ -21,15 +21,19 @@ class Accounts:
         self._line = b""
         self._second: Path | None = None
         """Where to go on if this page takes no more."""
+        self._closed: Path | None = None
+        """The page that was closed last."""
 
-    def open(self, source: str, description: bytes, place: Path, second: Path | None) -> None:
-        """Make sure that there is a page, in one of the places. ``description`` is the first frame of a segment."""
+    def open(self, source: str, describe: Callable[[], bytes], place: Path, second: Path | None) -> None:
+        """Make sure that there is a page, in one of the places. ``describe`` makes the first frame of a segment."""
         if self._page is not None and not self._page.is_gone:
             return
-        self._source, self._line, self._second = source, description, second
+        self._source, self._line, self._second = source, describe(), second
         before, self._page = self._page, None
-        with contextlib.suppress(OSError):
-            self._page = ControlPage(place / f"{source}{PAGE}", description, before)
+        self._reopen()
+        if self._page is None:
+            with contextlib.suppress(OSError):
+                self._page = ControlPage(place / f"{source}{PAGE}", self._line, before)
         if self._page is None:
             self._move()
         if before is not None:
@@ -54,7 +58,9 @@ class Accounts:
                 self._move()
 
     def count(self, numbered: int, dropped: Mapping[str, int], held: int) -> None:
-        """Say what the process has accepted."""
+        """Say what the process has accepted, also if the page is closed."""
+        if self._page is None:
+            self._reopen()
         while self._page is not None:
             try:
                 self._page.count(numbered, dropped, held)
@@ -67,7 +73,14 @@ class Accounts:
         """Close the page, unless a run has a slot in it."""
         if self._page is not None and (even_if_used or not self._page.is_used):
             self._page.close()
-            self._page = None
+            self._closed, self._page = self._page.path, None
+
+    def _reopen(self) -> None:
+        """Go on with the page that was closed, if it is still there."""
+        if self._closed is not None:
+            with contextlib.suppress(OSError):
+                self._page = ControlPage.again(self._closed)
+            self._closed = None
 
     def _move(self) -> None:
         """Go on with another page, in the second place."""

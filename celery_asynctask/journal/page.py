@@ -51,6 +51,16 @@ class ControlPage:
             path.unlink(missing_ok=True)
             raise
 
+    @classmethod
+    def again(cls, path: Path) -> ControlPage:
+        """Open a page that this process has closed without a run in it. Nothing is written."""
+        page = cls.__new__(cls)
+        page.path = path
+        page._handle = os.open(path, os.O_RDWR | WITH_CARE | os.O_CLOEXEC)
+        page._count = max(1, os.fstat(page._handle).st_size // BLOCK - 1)
+        page._taken, page._free = set(), list(range(page._count, 0, -1))
+        return page
+
     def __del__(self) -> None:
         self.close()
 

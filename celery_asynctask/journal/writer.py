@@ -24,6 +24,7 @@ from celery_asynctask.journal.accounts import Accounts
 from celery_asynctask.journal.directory import Directory
 from celery_asynctask.journal.files import create_locked, write_all
 from celery_asynctask.journal.names import SUFFIX
+from celery_asynctask.journal.trouble import Trouble
 from celery_asynctask.journal.waiting import KEPT_EVENTS, Waiting
 
 logger = logger_of("celery_asynctask.journal")
@@ -84,7 +85,7 @@ class Journal:
         self._check_size = CHECK_BYTES
         self._most = SEGMENT_BYTES
         """Bytes of this segment after which the next begins."""
-        self._is_logged = False
+        self._log = Trouble()
         self.dropped: Counter[str] = Counter()
         started = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
         self.source = f"{started}-{os.getpid()}-{secrets.token_hex(4)}"
@@ -157,16 +158,8 @@ class Journal:
         return True
 
     def _recover(self) -> None:
-        """Log that all is well again, if something was not."""
-        if self._is_logged and self._away is None and not self._kept:
-            self._is_logged = False
-            dropped = sum(self.dropped.values())
-            logger.warning(
-                "celery-asynctask writes to its journal again in this process (pid %d). Since its start it has dropped "
-                "%d events.",
-                os.getpid(),
-                dropped,
-            )
+        if self._away is None and not self._kept:
+            self._log.ends(sum(self.dropped.values()))
 
     def take(self) -> list[bytes]:
         """Take the frames that wait in memory, for a recorder that stores them itself; `give_back` what it could not
@@ -199,26 +192,30 @@ class Journal:
         with self._lock:
             self._retry_at = 0.0
             self.retry()
-            self._count()
-            self._close()
-            self._accounts.close()
+            if not self._kept:  # else its lock says that it is not gone
+                self._end()
 
     def abandon(self) -> None:
         """Count the events that wait in memory as dropped, because the process ends, or all that write here have."""
         with self._lock:
-            if not self._kept:
-                return
-            logger.error(
-                "celery-asynctask drops %d events of this process (pid %d), because it or its app ends: they could "
-                "not be written to the journal in %s. An earlier log line says why.",
-                len(self._kept),
-                os.getpid(),
-                self.path,
-            )
+            if self._kept:
+                logger.error(
+                    "celery-asynctask drops %d events of this process (pid %d), because it or its app ends: they could "
+                    "not be written to the journal in %s. An earlier log line says why.",
+                    len(self._kept),
+                    os.getpid(),
+                    self.path,
+                )
             for _ in self._kept.take():
                 self._drop()
                 self._number -= 1  # nothing was written after it
-            self._count()
+            self._end()
+
+    def _end(self) -> None:
+        """End the segment, and close the page."""
+        self._count()
+        self._close()
+        self._accounts.close()
 
     def _keep(self, line: bytes) -> bool:
         """Let a frame wait in memory. Returns False if there is no room, and it is dropped."""
@@ -329,7 +326,9 @@ class Journal:
             self._begin(place, SEGMENT_BYTES)
         except OSError:
             return False
-        self._log(reason, f"Events are kept in {place}, {spare.SPARE_BYTES // 1024**2} MiB of all processes")
+        self._log.begins(
+            self.role, reason, f"Events are kept in {place}, {spare.SPARE_BYTES // 1024**2} MiB of all processes"
+        )
         return True
 
     def _begin(self, place: Path, most: int) -> None:
@@ -342,7 +341,7 @@ class Journal:
         """
         self._segment += 1
         path = place / f"{self.source}.{self._segment:06d}{SUFFIX}"
-        line = frame.pack(0, json.dumps(self.describe(), separators=(",", ":")).encode())
+        line = self._first_line()
         away, is_home = self._away, place == self.path
         with locking():
             unnamed, handle = create_locked(path, line)
@@ -363,7 +362,14 @@ class Journal:
         self._size, self._most, self._check_size = len(line), most, min(CHECK_BYTES, most)
         self._check_at = time.monotonic() + CHECK_SECONDS
         self._trouble = ""
-        self._accounts.open(self.source, line, self.path, spare.spare_of(self.path, self.store_id))
+        self._open_page()
+
+    def _first_line(self) -> bytes:
+        return frame.pack(0, json.dumps(self.describe(), separators=(",", ":")).encode())
+
+    def _open_page(self) -> None:
+        second = spare.spare_of(self.path, self.store_id)
+        self._accounts.open(self.source, self._first_line, self.path, second)
 
     def _count(self) -> None:
         """Say in the control page how much was accepted."""
@@ -372,21 +378,9 @@ class Journal:
     def _give_up(self, trouble: str, reason: str) -> None:
         """Stop writing for a while, and log it once until it works again."""
         self._trouble = trouble
+        self._open_page()  # for the number of what waits in memory, should the process be killed
         self._retry_at = time.monotonic() + (FULL_SECONDS if trouble == _TOO_LARGE else RETRY_SECONDS)
-        self._log(reason, f"Up to {KEPT_EVENTS} events are kept in memory")
-
-    def _log(self, reason: str, consequence: str) -> None:
-        """Log a failure once until the journal works again."""
-        if not self._is_logged:
-            self._is_logged = True
-            logger.error(
-                "celery-asynctask cannot write to its journal in this process (%s, pid %d): %s. Tasks are not "
-                "affected. %s, and recording resumes by itself when the cause is gone.",
-                self.role,
-                os.getpid(),
-                reason.rstrip("."),
-                consequence,
-            )
+        self._log.begins(self.role, reason, f"Up to {KEPT_EVENTS} events are kept in memory")
 
     def _close(self) -> None:
         with locking():

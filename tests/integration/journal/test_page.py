@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from celery_asynctask.journal import Directory, Journal, frame, page
+from celery_asynctask.journal.files import is_being_written
 from celery_asynctask.journal.page import BLOCK, COUNTS_AT, SLOTS, ControlPage, merged, read
 from tests.integration.journals import STORE, events_in
 from tests.processes import at_once
@@ -184,3 +186,56 @@ def test_two_pages_say_the_larger_numbers() -> None:
     assert merged([]) is None
     assert merged([one]) == one
     assert merged([one, two]) == page.View({"pid": 1}, 9, {"ENOSPC": 3, "EIO": 1}, 0, {1: b"a", 2: b"b", 3: b"c"})
+
+
+class Nowhere:
+    """No disk takes a write to a segment; what is in its place already can be written to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("celery_asynctask.journal.spare.spare_of", lambda *_: None)
+        monkeypatch.setattr("celery_asynctask.journal.writer.RETRY_SECONDS", 0)
+        monkeypatch.setattr(os, "write", self.write)
+
+    @staticmethod
+    def write(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_process_that_holds_events_in_memory_has_not_ended(
+    journal: Journal, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its last app is closed, but the events may still be written. It ends when they are given up."""
+    journal.append(b"1")
+    with monkeypatch.context() as patch:
+        Nowhere(patch)
+        journal.append(b"2")
+        journal.close()
+        [segment] = Directory(path, STORE).segments()
+        assert is_being_written(segment.path)
+        assert (view_of(journal).numbered, view_of(journal).held) == (2, 1)
+        journal.abandon()
+        assert not is_being_written(segment.path)
+        view = view_of(journal)
+        assert (view.numbered, view.held, view.dropped) == (1, 0, {"ENOSPC": 1})
+
+
+def test_what_is_accepted_after_the_journal_was_closed_is_counted(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal.append(b"1")
+    journal.close()
+    assert journal._accounts._page is None
+    Nowhere(monkeypatch)
+    assert not journal.append(b"2")
+    assert (view_of(journal).numbered, view_of(journal).held) == (2, 1)
+
+
+def test_a_page_that_is_gone_is_made_again_where_no_segment_can_be(
+    journal: Journal, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal.append(b"1")
+    journal.close()
+    next(path.glob("*.page")).unlink()  # its recorder has accounted for all
+    Nowhere(monkeypatch)
+    assert not journal.append(b"2")
+    assert (view_of(journal).numbered, view_of(journal).held) == (2, 1)
