@@ -142,7 +142,8 @@ class Drain:
         self._prepare()
         self._pages.see()
         segments = self._segments()  # in this order, see `Pages.settle`
-        self._know({segment.source for segment in segments})
+        if self._know({segment.source for segment in segments}):
+            segments = self._segments()
         self.behind = False
         alone = list(self._refusals)
         together = [segment for segment in self._in_turn(segments) if segment.source not in self._refusals]
@@ -188,10 +189,15 @@ class Drain:
         have more than a batch takes."""
         return sorted(segments, key=lambda segment: segment.source <= self._last)
 
-    def _know(self, sources: Collection[str]) -> None:
-        """Know how far these processes are stored."""
-        if unknown := set(sources).difference(self._positions):
-            self._positions |= self.store.stored(unknown)
+    def _know(self, sources: Collection[str]) -> bool:
+        """Know how far these processes are stored. Returns whether kept segments of theirs are to be stored again. That
+        must come before those that follow: what is stored is known by the last segment alone."""
+        unknown = set(sources).difference(self._positions)
+        if not unknown:
+            return False
+        found = self.store.stored(unknown)
+        self._positions |= found
+        return self._kept.revive(found)
 
     def _take(self, segments: Sequence[Segment], room: int) -> _Batch:
         """Read what is new in the segments, at most ``room`` events and damaged lines."""

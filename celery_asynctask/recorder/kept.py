@@ -59,24 +59,30 @@ class Kept:
             )
 
     def look(self, found: Mapping[str, Position]) -> bool:
-        """Remove those that the ledger has had for long enough, by the positions that were ``found`` in it. Returns
-        whether there are some that it does not have, which are to be stored again. Raises `OSError`."""
-        lost = False
+        """`revive`, and remove those that the ledger has had for long enough. ``found`` is of all `sources`."""
+        lost = self.revive(found)
         now = time.monotonic()
+        kept = self._directory.kept()
+        self._since = {segment.path.name: self._since.get(segment.path.name, now) for segment in kept}
+        for segment in kept:
+            if now - self._since[segment.path.name] >= self._seconds:
+                segment.path.unlink(missing_ok=True)
+        return lost
+
+    def revive(self, found: Mapping[str, Position]) -> bool:
+        """Let those be stored again that the ledger does not have, by the positions that were ``found`` in it. Returns
+        whether there are some. Raises `OSError`, as `look` does."""
+        lost = False
         for segment in list(self._immovable.values()):
             if _has(found, segment):
                 self.keep(segment)
             else:
                 del self._immovable[segment.path]
                 lost = True
-        kept = self._directory.kept()
-        self._since = {segment.path.name: self._since.get(segment.path.name, now) for segment in kept}
-        for segment in kept:
+        for segment in self._directory.kept():
             if not _has(found, segment):
                 self._directory.revive(segment)
                 lost = True
-            elif now - self._since[segment.path.name] >= self._seconds:
-                segment.path.unlink(missing_ok=True)
         return lost
 
 

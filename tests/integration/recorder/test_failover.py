@@ -120,6 +120,31 @@ def test_a_recorder_that_begins_after_the_failover(
     assert stored(store) == rows(by_task)
 
 
+@pytest.mark.parametrize("again", ["the same", "another"])
+def test_a_process_that_has_begun_its_next_segment(
+    store: Store, make_drain: MakeDrain, journal: Journal, again: str
+) -> None:
+    """A recorder that has lost its connection, or has just begun, stores the end of the last segment first."""
+    by_task = tasks(5)
+    events = [event for one in by_task.values() for event in one]
+    drain = make_drain()
+    append(journal, *events[:5])
+    drain.work()
+    saved = backup(store)
+    append(journal, *events[5:10])
+    journal.close()
+    append(journal, *events[10:15])
+    drain.work()
+    assert len(kept_files(drain)) == 1
+    restore(store, saved)
+    drain.close()
+    append(journal, *events[15:])
+    (drain if again == "the same" else make_drain()).work()
+    assert stored(store) == rows(by_task)
+    source = source_of(store, journal.source)
+    assert (source.stored, source.last_number) == (20, 20)
+
+
 def test_what_is_stored_is_kept_for_a_while(
     store: Store, make_drain: MakeDrain, journal: Journal, clock: Clock
 ) -> None:
