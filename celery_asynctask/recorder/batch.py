@@ -44,7 +44,8 @@ class Part(NamedTuple):
     has_news: bool = True
     """Whether there is something to store: events, or how many the process dropped before it began this segment."""
     numbered: int | None = None
-    """How many events the process has accepted; None: not known."""
+    """How many events the process has accepted, at least; None: it is of an earlier version, whose recorder settles
+    nothing, so the ledger must be able to tell it from others (`core.accounting.is_unheard`)."""
     settled: bool = False
     """Whether the process is gone, and this is all that will ever be known of it."""
 
@@ -193,7 +194,7 @@ class _Writing:
                         bad.append(event)
             refused += [(source, entry) for entry in (*bad, *part.chunk.damaged)]
             moved[source] = _moved(part, moved[source], len(bad))
-            numbered = max(part.numbered or 0, moved[source].last_number)
+            numbered = None if part.numbered is None else max(part.numbered, moved[source].last_number)
             updates[source] = SourceUpdate(_sound(part.description), moved[source], numbered, part.settled)
 
         def put_aside() -> None:

@@ -256,7 +256,8 @@ class Drain:
         start = stored.position if segment.number == stored.segment else 0
         chunk = NOTHING if segment.number < stored.segment else read(segment, start, room, ended)
         description = self._pages.described(description)
-        return Part(description, segment.number, chunk, chunk.end > start, self._pages.numbered(source)), ended
+        numbered = None if segment.is_old else self._pages.numbered(source) or 0
+        return Part(description, segment.number, chunk, chunk.end > start, numbered), ended
 
     def _store(self, batch: _Batch) -> int:
         """Store what was read. Returns the number of events and damaged lines, 0 if they are to be read again."""

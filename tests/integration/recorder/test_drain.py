@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -323,6 +324,23 @@ def test_a_process_is_described_by_its_newest_segment(store: Store, make_drain: 
     [source] = sources(store)
     assert (source.segment, source.stored, source.last_number) == (3, 3, 3)
     assert (source.host, source.pid, source.role, source.dropped) == ("h", 7, "worker", {"ENOSPC": 2, "EIO": 1})
+
+
+def test_a_living_process_of_an_earlier_version_stays_one(store: Store, make_drain: MakeDrain) -> None:
+    """Its own recorder may be the one to find it gone, after a step back, and settles nothing."""
+    drain = make_drain()
+    path = drain.directory.path / "s-7-x.000001.segment"
+    about = {"format": 1, "source": "s-7-x", "host": "h", "pid": 7, "role": "child", "at": ms(1), "dropped": {}}
+    path.write_bytes(frame.pack(0, json.dumps(about).encode()) + frame.pack(1, encode(published(1))))
+    with path.open("rb") as living:
+        fcntl.flock(living, fcntl.LOCK_EX)
+        drain.work()
+        [source] = sources(store)
+        assert (source.last_number, source.stored, source.numbered, source.settled_at) == (1, 1, None, None)
+    drain.work()
+    [source] = sources(store)
+    assert source.settled_at is not None
+    assert not path.exists()
 
 
 def test_many_processes_in_one_batch(store: Store, make_drain: MakeDrain, tmp_path: Path) -> None:
