@@ -88,6 +88,12 @@ class Rig(World):
         for name in names:
             workers[name].wait_ready()
 
+    def leave(self, release: Path, node: str) -> None:
+        """Send tasks from a process that ends at once: what it has recorded waits for a recorder of its release, or of
+        a later one."""
+        arguments = ("tests.faults.sender", "early", "20", "0", "_exit")
+        assert self.run(release, node, "sender", *arguments)[0].wait(patience(20)) == 0
+
     def hold(self, seconds: float, count: int) -> None:
         """Run tasks of this length, and wait until they have ended. None may be taken for lost meanwhile."""
         arguments = ("tests.faults.sender", "early", str(count), str(seconds))

@@ -46,8 +46,7 @@ def test_an_upgrade_and_back_under_load(rig: Rig) -> None:
     old, new = rig.old, NEW
     workers: dict[str, Worker] = {}
     rig.replace(workers, "a", "shared", by=old)
-    # Nobody stores what this one sends until this release comes to its node.
-    assert rig.run(old, "b", "sender", "tests.faults.sender", "early", "20", "0", "_exit")[0].wait(patience(20)) == 0
+    rig.leave(old, "b")
     assert rig.left("b", OLD_SUFFIX)
 
     with rig.load(old, "a", PAUSE):
@@ -75,10 +74,12 @@ def test_an_upgrade_and_back_under_load(rig: Rig) -> None:
         if HOLD:
             rig.hold(HOLD, 6)
         rig.replace(workers, "b", "shared too", by=old)
+        rig.leave(new, "a")
         rig.ran(BODIES)
     wait_for(lambda: not rig.waiting(), 40, "all messages to be taken")
     for worker in workers.values():
         assert worker.stop() == 0, worker.text
+    assert rig.left("a", SUFFIX), "the predecessor leaves alone what it does not know"
     for node in ("a", "b", "shared"):
         rig.drain(node)
 
