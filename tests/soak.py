@@ -59,6 +59,10 @@ AT_LENGTH = {
         {"ASYNCTASK_CELERY_SUITE": "whole"},
     ),
     "every page in every view": Proof(("-m", "", "-n", "0", "tests/browser"), {"ASYNCTASK_BROWSER": "all"}),
+    "two releases, with long tasks": Proof(
+        ("-m", "", "-n", "0", "tests/releases"),
+        {"ASYNCTASK_RELEASES_BODIES": "400", "ASYNCTASK_RELEASES_HOLD": "60"},
+    ),
     "five minutes of chaos": Proof(
         ("-m", "", "-n", "0", "tests/faults/test_chaos.py"),
         {"ASYNCTASK_CHAOS_SECONDS": "300"},
