@@ -13,7 +13,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -78,15 +78,19 @@ class Rig(World):
     def replace(self, workers: dict[str, Worker], *names: str, by: Path) -> None:
         """End these workers and start those of another release in their places. Before the first space, a name is that
         of a node."""
-        ending = [workers.pop(name) for name in names if name in workers]
+        self.end([workers.pop(name) for name in names if name in workers])
+        workers.update({name: self.begin(by, name.partition(" ")[0]) for name in names})
+        for name in names:
+            workers[name].wait_ready()
+
+    def end(self, workers: Iterable[Worker]) -> None:
+        """End these workers together."""
+        ending = list(workers)
         for worker in ending:
             worker.process.send_signal(signal.SIGTERM)  # only once: the second one kills
         for worker in ending:
             code = worker.process.wait(patience(STOP_SECONDS))
             assert code == 0, f"a worker ended with {code}:\n{worker.text}"
-        workers.update({name: self.begin(by, name.partition(" ")[0]) for name in names})
-        for name in names:
-            workers[name].wait_ready()
 
     def leave(self, release: Path, node: str) -> None:
         """Send tasks from a process that ends at once: what it has recorded waits for a recorder of its release, or of

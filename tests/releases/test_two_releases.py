@@ -24,11 +24,11 @@ from tests.waiting import wait_for
 
 pytestmark = pytest.mark.broker
 
-BODIES = int(os.environ.get("ASYNCTASK_RELEASES_BODIES", "40"))
+BODIES = int(os.environ.get("ASYNCTASK_RELEASES_BODIES", "30"))
 """Of each step, at least."""
 HOLD = float(os.environ.get("ASYNCTASK_RELEASES_HOLD", "0"))
 """Length of some long tasks, which recorders of both releases must not take for lost; 0: there are none."""
-PAUSE = 0.1
+PAUSE = 0.2
 """Seconds between two shapes that a producer sends."""
 
 
@@ -77,8 +77,7 @@ def test_an_upgrade_and_back_under_load(rig: Rig) -> None:
         rig.leave(new, "a")
         rig.ran(BODIES)
     wait_for(lambda: not rig.waiting(), 40, "all messages to be taken")
-    for worker in workers.values():
-        assert worker.stop() == 0, worker.text
+    rig.end(workers.values())
     assert rig.left("a", SUFFIX), "the predecessor leaves alone what it does not know"
     for node in ("a", "b", "shared"):
         rig.drain(node)
