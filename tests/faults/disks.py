@@ -58,11 +58,18 @@ def can_mount() -> bool:
     return True
 
 
-def on_small_disk(directory: Path) -> None:
-    """Mount a file system of 1 MiB and 40 inodes on the directory, for this process only."""
+def mend(disk: Path) -> None:
+    """What the causes do at their end, for a process that was killed before."""
+    _mount("-o", "remount,rw", str(disk))
+    for filler in disk.glob("filler*"):
+        filler.unlink()
+
+
+def on_small_disk(directory: Path, megabytes: int = 1) -> None:
+    """Mount a file system of so many MiB and 40 inodes on the directory, for this process only."""
     directory.mkdir(parents=True, exist_ok=True)
     _namespace()
-    _mount("-t", "tmpfs", "-o", "size=1m,nr_inodes=40,mode=0700", "tmpfs", str(directory))
+    _mount("-t", "tmpfs", "-o", f"size={megabytes}m,nr_inodes=40,mode=0700", "tmpfs", str(directory))
 
 
 class Disk:
@@ -109,9 +116,12 @@ class Disk:
         """Nothing can be created, changed or removed. A file system cannot be remounted while files are open for
         writing, so files that are opened from now on are on a read-only mount, and the others are immutable."""
         beneath = os.open(self.directory, os.O_RDONLY)
+        aside = self.directory.with_suffix(".aside")
+        aside.mkdir(exist_ok=True)
         try:
-            _mount("--bind", str(self.directory), str(self.directory))
-            _mount("-o", "remount,bind,ro", str(self.directory))
+            _mount("--bind", str(self.directory), str(aside))
+            _mount("-o", "remount,bind,ro", str(aside))  # not there, where somebody may open a file before
+            _mount("--move", str(aside), str(self.directory))
             _set_immutable(beneath, True)
             yield
         finally:
@@ -152,6 +162,13 @@ def no_inodes(disk: Path) -> Iterator[None]:
     """No file can be created. Open files can still be written to, so the segment is deleted as well."""
     for segment in disk.glob("journal/*.events"):
         segment.unlink()
+    with no_new_files(disk):
+        yield
+
+
+@contextmanager
+def no_new_files(disk: Path) -> Iterator[None]:
+    """No inode is free."""
     made: list[Path] = []
     try:
         while True:
