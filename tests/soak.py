@@ -63,9 +63,21 @@ AT_LENGTH = {
         ("-m", "", "-n", "0", "tests/releases"),
         {"ASYNCTASK_RELEASES_BODIES": "400", "ASYNCTASK_RELEASES_HOLD": "60"},
     ),
-    "five minutes of chaos": Proof(
-        ("-m", "", "-n", "0", "tests/faults/test_chaos.py"),
-        {"ASYNCTASK_CHAOS_SECONDS": "300"},
+    **{
+        f"ten minutes of chaos on {broker}, seed {seed}": Proof(
+            ("-m", "", "-n", "0", "tests/faults/test_chaos.py"),
+            {
+                "ASYNCTASK_CHAOS_SECONDS": "600",
+                "ASYNCTASK_CHAOS_BROKER": broker,
+                "ASYNCTASK_CHAOS_SEED": str(seed),
+            },
+        )
+        for broker in ("amqp", "redis")
+        for seed in (1, 2)
+    },
+    "94,000 events in 1.5 MB and in 2 MiB": Proof(
+        ("-m", "", "-n", "0", "tests/faults/test_room.py"),
+        {"ASYNCTASK_ROOM_EVENTS": "47000"},
     ),
 }
 

@@ -77,9 +77,9 @@ def holder(path: Path) -> int | None:
     for line in Path("/proc/locks").read_text(encoding="utf-8").splitlines():
         fields = line.split()
         major, minor, inode = fields[5].split(":")
-        if fields[1] == "FLOCK" and int(inode) == status.st_ino:
-            if os.makedev(int(major, 16), int(minor, 16)) == status.st_dev:
-                return int(fields[4])
+        file = os.makedev(int(major, 16), int(minor, 16)), int(inode)
+        if fields[1] == "FLOCK" and file == (status.st_dev, status.st_ino):
+            return int(fields[4])
     return None
 
 

@@ -23,6 +23,7 @@ from tests.pace import patience
 
 WINDOW_SECONDS = 60
 """How far back the ends are that one answer is held to at once; the last look is at all of them."""
+COMMAND = ("asynctask", "verify", "--json")
 OUTCOMES = {"end": "succeeded", "fail": "failed", "retry": "retried"}
 
 
@@ -62,9 +63,7 @@ class Verifier:
 
     def command(self) -> tuple[int, dict[str, Any]]:
         """The exit code of `verify` as an operator runs it, and the total that it prints."""
-        process, log = self.world.start(
-            "verify", *["-m", "celery", "-A", "tests.faults.app", "asynctask", "verify", "--json"]
-        )
+        process, log = self.world.start("verify", "-m", "celery", "-A", "tests.faults.app", *COMMAND)
         code = process.wait(patience(30))
         printed = log.read_text(encoding="utf-8")
         total = next((line for line in printed.splitlines() if line.startswith('{"')), None)
