@@ -251,6 +251,6 @@ def test_whatever_breaks_the_rows_tell_the_truth(chaos: Chaos) -> None:
         [f"seed {SEED}: verify lies {len(lies)} times, {len(verdict.wrong)} wrong", *problems[:40]]
     )
     world.check_ledger()
-    assert (code, total["complete"]) == (0, True), total
+    assert (code, total["complete"]) == (0, True), (total, world.unsettled())
     assert verdict.never_run + verdict.unnoted <= len(chaos.killed), "more is missing than kills explain"
     assert len(runs) > 20 * SECONDS / pace(), "there was hardly any load"

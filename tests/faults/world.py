@@ -17,8 +17,8 @@ from redis import Redis
 from sqlalchemy import create_engine, select
 from sqlalchemy.orm import Session
 
-from celery_asynctask.journal import Directory, Segment
-from celery_asynctask.journal.names import LOCK_NAME
+from celery_asynctask.journal import Directory, Segment, frame
+from celery_asynctask.journal.names import KEPT, LOCK_NAME, PAGE, SUFFIX
 from celery_asynctask.settings import Settings
 from celery_asynctask.store.models import AsyncTask, AsyncTaskAttempt, AsyncTaskSource
 from tests import services
@@ -132,8 +132,24 @@ class World:
             for source in sources
             if source.last_number != source.stored + source.quarantined
         ]
-        assert not wrong, f"ledgers that do not add up: {wrong}"
+        assert not wrong, f"ledgers that do not add up: {wrong}; {[self.files_of(source[0]) for source in wrong]}"
         return sources
+
+    def files_of(self, source: str) -> list[tuple[str, list[int]]]:
+        """The files that a process has in the journal, and the numbers of its events in them."""
+        directory = Directory(self.journal, self.settings.store_id)
+        files = []
+        for path in sorted(directory.paths(SUFFIX, KEPT, PAGE)):
+            if path.name.startswith(source):
+                data = path.read_bytes()
+                files.append((str(path), frame.scan(data, len(data)).numbers))
+        return files
+
+    def unsettled(self) -> list[tuple[str, str, int, str]]:
+        """The processes that have no last word in the ledger, with their files."""
+        with self.session() as session:
+            sources = list(session.scalars(select(AsyncTaskSource).where(AsyncTaskSource.settled_at.is_(None))))
+        return [(one.source, one.role, one.last_number, str(self.files_of(one.source))) for one in sources]
 
     def close(self) -> None:
         """End everything that still runs, and leave nothing in the broker."""
