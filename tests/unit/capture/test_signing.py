@@ -50,7 +50,12 @@ def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Celery]:
 def told(app: Celery, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """The recorded events."""
     events: list[dict[str, Any]] = []
-    monkeypatch.setattr(Instrumentation, "write", lambda _, data: events.append(dict(decode(data))))
+
+    def note(_: Instrumentation, *arguments: Any) -> None:
+        events.append(dict(decode(arguments[-1])))
+
+    for write in ("write", "begin", "end"):
+        monkeypatch.setattr(Instrumentation, write, note)
     return events
 
 
