@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import urllib.request
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.faults.proc import descendants, kill_tree, send, wait_gone
 from tests.faults.server import free_port
 from tests.integration.capture.test_unhooked import stored
 from tests.integration.commands import Project
@@ -70,11 +72,14 @@ def served(path: Path, *options: str) -> Iterator[int]:
 
         wait_for(is_ready, 30, f"uWSGI; its log is {log}")
         yield port
+        workers = descendants(process.pid)
         process.terminate()
         process.wait(patience(20))
+        send(workers, signal.SIGTERM)  # without a master, the first worker ends alone
+        wait_gone(workers)
     finally:
         if process.poll() is None:
-            process.kill()
+            kill_tree(process.pid)
             process.wait()
 
 
