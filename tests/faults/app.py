@@ -32,7 +32,10 @@ app.conf.update(
 )
 app.conf.update(apart(os.environ["FAULTS_BROKER"], QUEUE))
 if os.environ["FAULTS_BROKER"].startswith("redis"):
-    app.conf.broker_transport_options["visibility_timeout"] = int(os.environ["FAULTS_VISIBILITY"])
+    app.conf.broker_transport_options |= {
+        "visibility_timeout": int(os.environ["FAULTS_VISIBILITY"]),
+        "unacked_mutex_expire": 5,  # a worker that is killed while it gives back messages holds it
+    }
 
 LATE = {"acks_late": True, "reject_on_worker_lost": True}
 
