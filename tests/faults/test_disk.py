@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 
 from celery_asynctask.core.event import Event, Kind, encode
 from celery_asynctask.core.status import AsyncTaskStatus
-from celery_asynctask.journal import Directory, Journal, frame, waiting
+from celery_asynctask.journal import Directory, Journal, frame, spare, waiting
 from celery_asynctask.recorder import Recorder
 from celery_asynctask.store import Store
 from celery_asynctask.store.models import AsyncTask
@@ -95,7 +95,8 @@ def numbers_in(directory: Path) -> tuple[list[int], int]:
 
 
 def live_through(disk: Path, cause: Cause, kept: int = waiting.KEPT_EVENTS) -> Report:
-    """Append before, during and after the fault."""
+    """Append before, during and after the fault, where there is no second place for the journal."""
+    spare.spare_of = lambda *_: None
     waiting.KEPT_EVENTS = kept
     log = _Log()
     logging.getLogger("celery_asynctask.journal").addHandler(log)
