@@ -44,8 +44,9 @@ def read_claim(handle: int) -> Claim:
     return Claim(store, old_id, identity)
 
 
-def claim(directory: Path, store_id: str) -> Claim:
-    """Make a directory this store's, or check that it is. Raises `JournalError`, `OSError`."""
+def claim(directory: Path, store_id: str, new_id: str = "") -> Claim:
+    """Make a directory this store's, or check that it is. ``new_id``: the own id of a directory that is new; empty: a
+    random one. Raises `JournalError`, `OSError`."""
     path = directory / STORE_NAME
     with locking():
         handle = open_if_read_only(path, 0)
@@ -59,7 +60,7 @@ def claim(directory: Path, store_id: str) -> Claim:
             if not status.st_size:  # new: whoever locks it first claims the directory
                 fcntl.flock(handle, fcntl.LOCK_EX)
                 if not os.fstat(handle).st_size:
-                    _write(handle, Claim(store_id, secrets.token_hex(16)))
+                    _write(handle, Claim(store_id, new_id or secrets.token_hex(16)))
             claimed = read_claim(handle)
             if claimed.store != store_id and same_store(claimed.store, store_id):  # as an earlier version wrote it
                 fcntl.flock(handle, fcntl.LOCK_EX)

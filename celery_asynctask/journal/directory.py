@@ -14,7 +14,7 @@ from pathlib import Path
 from celery_asynctask.errors import JournalError
 from celery_asynctask.journal import spare
 from celery_asynctask.journal.aside import append
-from celery_asynctask.journal.claim import claim, know_identity, read_claim
+from celery_asynctask.journal.claim import Claim, claim, know_identity, read_claim
 from celery_asynctask.journal.files import is_being_written, lock, open_if_read_only, opened
 from celery_asynctask.journal.names import (
     CLAIM_NAME,
@@ -52,7 +52,8 @@ class Directory:
     In it, only regular files of this user are read. Raises `JournalError` if it cannot be created or used.
     """
 
-    def __init__(self, path: Path, store_id: str) -> None:
+    def __init__(self, path: Path, store_id: str, *, first: Path | None = None) -> None:
+        """``first``: the directory whose second place this is."""
         self.path = path
         self.owner = os.geteuid()
         if is_nowhere(path):
@@ -73,7 +74,7 @@ class Directory:
                 )
             if status.st_mode & 0o077:
                 self._close_to_others(status.st_mode)
-            claimed = claim(path, store_id)
+            claimed = claim(path, store_id, "" if first is None else spare.id_of(first, store_id))
         except OSError as exc:
             raise JournalError(
                 f"The journal directory {path} cannot be used: {exc.strerror or exc}. Make it writable or set "
@@ -81,10 +82,13 @@ class Directory:
             ) from exc
         self.id = claimed.id
         self.old_id = claimed.old_id
-        self.spare = spare.spare_of(path, store_id)
+        self.spare = None if first is not None else spare.spare_of(path, store_id)
+        self.ids = self.id, Claim(store_id, spare.id_of(first or path, store_id)).id
 
     id: str
     """The directory's own id, in the ledger of its processes."""
+    ids: tuple[str, str]
+    """That, and the id of its second place while it could not be used itself: what is there is its own again."""
     old_id: str
     """The same for processes of earlier versions (`Segment.is_old`)."""
     spare: Path | None
@@ -101,9 +105,7 @@ class Directory:
             if second is None or not spare.make(second):
                 raise
             with contextlib.suppress(JournalError):
-                directory = cls(second, store_id)
-                directory.spare = None
-                return directory
+                return cls(second, store_id, first=path)
             raise
 
     def _close_to_others(self, mode: int) -> None:
@@ -256,7 +258,13 @@ class Directory:
         return self._lock(OLD_CLAIM_NAME)
 
     def _lock(self, name: str) -> int | None:
-        return lock(open_if_read_only(self.path / name, 0), fcntl.LOCK_EX)
+        try:
+            handle = open_if_read_only(self.path / name, 0)
+        except OSError:
+            if self.spare is None or not spare.make(self.spare):
+                raise
+            handle = open_if_read_only(self.spare / name, 0)  # as all others who find none in the first place
+        return lock(handle, fcntl.LOCK_EX)
 
     @staticmethod
     def is_claimed(path: Path) -> bool:

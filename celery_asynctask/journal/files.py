@@ -25,13 +25,16 @@ def _with_care(path: str, flags: int) -> int:
 
 
 def open_if_read_only(path: Path, flags: int) -> int:
-    """`os.open` for reading and writing, or for reading where the file system takes no writes. Raises `OSError`."""
+    """`os.open` for reading and writing, or for reading what cannot be written to. Raises `OSError`."""
     try:
         return os.open(path, flags | os.O_RDWR | os.O_CREAT | WITH_CARE | os.O_CLOEXEC, 0o600)
     except OSError as exc:
-        if exc.errno != errno.EROFS:
+        if exc.errno not in (errno.EROFS, errno.EPERM, errno.EACCES):
             raise
-        return os.open(path, os.O_RDONLY | WITH_CARE | os.O_CLOEXEC)
+        try:
+            return os.open(path, os.O_RDONLY | WITH_CARE | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise exc from None
 
 
 def write_all(handle: int, data: bytes) -> None:

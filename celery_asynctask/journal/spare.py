@@ -38,6 +38,12 @@ def spare_of(path: Path, store: str) -> Path | None:
     return None
 
 
+def id_of(path: Path, store: str) -> str:
+    """The own id of the second place of a journal directory, where that is a directory of its own because the first one
+    cannot be used: whoever uses the first one again knows it."""
+    return hashlib.sha256(f"{os.path.realpath(path)}\n{store}\nspare".encode(*ENCODING)).hexdigest()[:32]
+
+
 def is_usable(spare: Path) -> bool:
     """Whether the second place exists, and is a private directory of this user."""
     try:

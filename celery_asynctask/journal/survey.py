@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Final
 
 from celery_asynctask.errors import JournalError
-from celery_asynctask.journal.claim import read_claim
+from celery_asynctask.journal.claim import Claim, read_claim
 from celery_asynctask.journal.directory import Directory
 from celery_asynctask.journal.files import is_being_written, opened
 from celery_asynctask.journal.names import CLAIM_NAME, LOCK_NAME, OLD_LOCK_NAME, QUARANTINE, STORE_NAME, Segment
-from celery_asynctask.journal.spare import spare_of
+from celery_asynctask.journal.spare import id_of, spare_of
 
 UNKNOWN_PID: Final = 0
 """Stands for the holder of a lock whose process id the kernel does not show."""
@@ -28,6 +28,7 @@ class Survey(Directory):
         with opened(path / STORE_NAME) as file:
             claimed = read_claim(file.fileno())
         self.store_id, self.id, self.old_id = claimed.store, claimed.id, claimed.old_id
+        self.ids = self.id, Claim(claimed.store, id_of(path, claimed.store)).id
         self.spare = spare_of(path, claimed.store)
 
     def recorder(self) -> int | None:

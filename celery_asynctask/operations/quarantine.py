@@ -156,7 +156,7 @@ class Quarantine:
         mine = (
             _source.source.in_(sources)
             if sources
-            else _source.journal.in_((self._directory.id, self._directory.old_id))
+            else _source.journal.in_((*self._directory.ids, self._directory.old_id))
         )
         statement = sa.select(_source.source, _source.quarantined).where(mine, _source.quarantined > 0)
         return {row.source: row.quarantined for row in self._writer.read(statement)}

@@ -203,7 +203,7 @@ class Uninstall:
             _source.ended_at.is_(None), _source.last_seen_at >= since
         )
         if survey is not None:  # for its processes, locks are more exact
-            statement = statement.where(_source.journal.not_in((survey.id, survey.old_id)))
+            statement = statement.where(_source.journal.not_in((*survey.ids, survey.old_id)))
         for row in self._writer.read(statement.order_by(_source.host, _source.pid)):
             yield f"{row.role} {row.pid} on {row.host}"
 
@@ -264,7 +264,7 @@ class Uninstall:
     def _unstored(self, survey: Survey, has_sources: bool) -> int:
         stored: dict[str, tuple[int, int]] = {}
         if has_sources:
-            of_survey = _source.journal.in_((survey.id, survey.old_id))
+            of_survey = _source.journal.in_((*survey.ids, survey.old_id))
             statement = select(_source.source, _source.segment, _source.position).where(of_survey)
             stored = {row.source: (row.segment, row.position) for row in self._writer.read(statement)}
         found = (

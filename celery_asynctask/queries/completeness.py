@@ -137,9 +137,9 @@ def _account(row: Any) -> Account:
     return account._replace(dropped=dropped_of(counted), discarded=counted.get(GIVEN_UP, 0))
 
 
-def _ids(survey: Survey) -> tuple[str, str]:
+def _ids(survey: Survey) -> tuple[str, ...]:
     """The names that a directory has in the ledger."""
-    return survey.id, survey.old_id
+    return *survey.ids, survey.old_id
 
 
 def _from_afar(account: Account, survey: Survey | None, now: dt.datetime) -> Account:

@@ -73,7 +73,7 @@ class Watch:
         counts = {source: numbered(source) for source in alive}
         self._record(self.store.note_alive(counts), Kind.FOUND, Kind.RECEIVED, "its process lives")
         gone = dt.timedelta(seconds=LOST_SECONDS)
-        for journal in (self.directory.id, self.directory.old_id)[: 1 + drains_old]:
+        for journal in (*self.directory.ids, self.directory.old_id)[: 2 + drains_old]:
             left = self.store.note_ended(journal, there, gone)
             self._record(left, Kind.LOST, Kind.RELEASED, "its process is gone")
         if drains_old:

@@ -291,4 +291,4 @@ def _done(reader: Reader, survey: Survey) -> int:
     as soon as all its events are stored."""
     handled = func.sum(AsyncTaskSource.stored + AsyncTaskSource.quarantined)
     with reader.session() as session:
-        return int(session.scalar(select(handled).where(AsyncTaskSource.journal == survey.id)) or 0)
+        return int(session.scalar(select(handled).where(AsyncTaskSource.journal.in_(survey.ids))) or 0)

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,10 +15,11 @@ import pytest
 from celery_asynctask.core.event import Event, encode
 from celery_asynctask.journal import Directory, Journal, frame
 from celery_asynctask.journal.names import OLD_SUFFIX, SUFFIX
-from celery_asynctask.recorder import Recorder, drain
+from celery_asynctask.recorder import Recorder, drain, liveness
+from celery_asynctask.recorder.drain import Drain
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
-from tests.histories import ID, fold, ms, published
+from tests.histories import ID, Delivery, fold, ms, published
 from tests.integration.draining import MakeDrain, append, rows, segment_files, source_of, sources, tasks
 from tests.integration.recorder.test_failover import Clock, after, clock
 from tests.integration.rows import stored
@@ -196,3 +198,49 @@ def test_the_second_place_is_drained_while_the_first_cannot_be_used(store: Store
     journal.close()
     wait_for(lambda: len(stored(store)) == 4, 10, "the others to be stored")
     wait_for(lambda: recorder._place == settings.directory, 10, "the recorder to be elected in the first place")
+
+
+@pytest.mark.every_database
+def test_what_was_running_in_the_second_place_is_lost_when_the_first_is_there_again(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the first place could not be used, the second one was a directory of its own, with an id of its own."""
+    first = tmp_path / "first"
+    settings = replace(store.settings, journal_dir=first)
+    first.touch()
+    journal = Journal(first, settings.store_id)
+    assert journal.begin(encode(Delivery(2).started(3, source=journal.source))) is not None
+    assert journal._handle is not None
+    os.close(journal._handle)  # as the kernel does
+    journal._handle = None
+    away = Drain(Directory.usable(first, settings.store_id), settings)
+    away.work()
+    away.close()
+    first.unlink()
+    home = Drain(Directory.usable(first, settings.store_id), settings)
+    assert home.directory.path == first
+    monkeypatch.setattr(liveness, "LOST_SECONDS", 0)
+    home.work()
+    home._watch.look_at = 0.0
+    home.look()
+    home.close()
+    assert stored(store)[ID].task["status"] == "LOST"
+
+
+def test_files_that_cannot_be_written_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory that was made immutable, or whose files belong to this user in name only, is still this journal."""
+    made = Directory(tmp_path / "journal", "sqlite:///x")
+    real = os.open
+
+    def protected(path: Any, flags: int, *mode: Any, **options: Any) -> int:
+        if flags & (os.O_RDWR | os.O_CREAT) and str(path).startswith(f"{made.path}/"):
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+        return real(path, flags, *mode, **options)
+
+    monkeypatch.setattr(os, "open", protected)
+    directory = Directory.usable(made.path, "sqlite:///x")
+    assert (directory.path, directory.id) == (made.path, made.id)
+    handle = directory.elect()
+    assert handle is not None
+    assert directory.elect() is None, "in the second place, for all"
+    os.close(handle)
