@@ -281,11 +281,18 @@ class Directory:
         return total
 
     def quarantine(self, name: str, data: bytes, limit: int | None = None) -> bool:
-        """Append ``data`` that cannot be stored, as one line, to the quarantine of the source ``name``. Returns False,
-        and appends nothing, if all quarantine would have more than ``limit`` bytes then. Raises `OSError`."""
+        """Append ``data`` that cannot be stored, as one line, to the quarantine of the source ``name``: in the second
+        place, if the disk takes nothing. Returns False, and appends nothing, if all quarantine would have more than
+        ``limit`` bytes then. Raises `OSError`."""
         if limit is not None and self.quarantined() + len(data) >= limit:
             return False
-        append(self.path / f"{name}{QUARANTINE}", data)
+        try:
+            append(self.path / f"{name}{QUARANTINE}", data)
+        except OSError:
+            second = self.spare
+            if second is None or not spare.make(second) or not spare.has_room(second, spare.OWN_BYTES):
+                raise
+            append(second / f"{name}{QUARANTINE}", data)
         return True
 
     def quarantined(self) -> int:

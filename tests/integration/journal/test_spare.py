@@ -196,3 +196,13 @@ def test_segments_are_small_where_there_is_little_room(path: Path) -> None:
     for number in range(32):
         (path / f"a.{number:06d}.events").touch()
     assert directory.share(16_000_000, 1, 2**20) == 16_000_000 // 4 // 32
+
+
+def test_quarantine_goes_there_while_the_disk_is_full(path: Path, journal: Journal, disk: Disk) -> None:
+    """Else poison would stop the recorder until somebody makes room."""
+    directory = Directory(path, STORE)
+    disk.is_full = True
+    assert directory.quarantine("a-1-1", b"poison")
+    assert [found.parent for found in directory.paths(".quarantine")] == [path, second_place(path)]
+    assert (second_place(path) / "a-1-1.quarantine").read_bytes() == b"poison\n"
+    assert directory.quarantined() == len(b"poison\n")
