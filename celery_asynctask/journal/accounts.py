@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from celery_asynctask.core.forking import locking
 from celery_asynctask.journal import frame, spare
 from celery_asynctask.journal.names import PAGE
 from celery_asynctask.journal.page import ControlPage
@@ -32,7 +33,7 @@ class Accounts:
         before, self._page = self._page, None
         self._reopen()
         if self._page is None:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError), locking():
                 self._page = ControlPage(place / f"{source}{PAGE}", self._line, before)
         if self._page is None:
             self._move()
@@ -78,7 +79,7 @@ class Accounts:
     def _reopen(self) -> None:
         """Go on with the page that was closed, if it is still there."""
         if self._closed is not None:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError), locking():
                 self._page = ControlPage.again(self._closed)
             self._closed = None
 
@@ -87,7 +88,7 @@ class Accounts:
         before, self._page = self._page, None
         second, self._second = self._second, None
         if second is not None and spare.make(second):
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError), locking():
                 self._page = ControlPage(second / f"{self._source}{PAGE}", self._line, before)
         if before is not None:
             before.close()

@@ -175,8 +175,11 @@ class Directory:
         return pages
 
     def view(self, source: str) -> View | None:
-        """What the control pages of a process say; None: it has none. Raises `OSError`."""
-        return merged(filter(None, (read(place / f"{source}{PAGE}") for place in self.places())))
+        """What the control pages of a process say, and whether it lives; None: it has none. Raises `OSError`."""
+        paths = [place / f"{source}{PAGE}" for place in self.places()]
+        lives = any(map(is_being_written, paths))  # before reading, as with segments
+        view = merged(filter(None, map(read, paths)))
+        return None if view is None else view._replace(lives=lives)
 
     def places(self) -> list[Path]:
         """The directory, and its second place if that exists."""

@@ -16,6 +16,7 @@ file, or the disk fails.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -32,9 +33,15 @@ SLOTS: Final = 64
 
 
 class ControlPage:
-    """The page of this process, for writing. Not safe for threads. All methods raise `OSError`."""
+    """The page of this process, for writing, and locked as long as it is open: a process may have a page and no segment,
+    because it cannot begin one. Not safe for threads. All methods raise `OSError`.
+
+    Call `__init__` and `again`, and keep what they return, inside of `forking.locking`.
+    """
 
     _handle: int | None = None
+    _is_held = False
+    """Whether its lock says that the process lives: somebody may have tested it just when it was taken."""
 
     def __init__(self, path: Path, description: bytes, before: ControlPage | None = None) -> None:
         """Create the file. ``description`` is the first frame of a segment. ``before`` is a page that is gone: the runs
@@ -44,6 +51,7 @@ class ControlPage:
         self._count = max(1, *self._taken, 0)
         self._free = [slot for slot in range(self._count, 0, -1) if slot not in self._taken]
         self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | WITH_CARE | os.O_CLOEXEC, 0o600)
+        self._hold()
         try:
             self._write(description.ljust(BLOCK * (1 + self._count), b"\0"), 0)
         except OSError:
@@ -59,6 +67,7 @@ class ControlPage:
         page._handle = os.open(path, os.O_RDWR | WITH_CARE | os.O_CLOEXEC)
         page._count = max(1, os.fstat(page._handle).st_size // BLOCK - 1)
         page._taken, page._free = set(), list(range(page._count, 0, -1))
+        page._hold()
         return page
 
     def __del__(self) -> None:
@@ -76,6 +85,7 @@ class ControlPage:
 
     def count(self, numbered: int, dropped: Mapping[str, int], held: int) -> None:
         """Say what the process has accepted so far."""
+        self._hold()
         counts = json.dumps({"dropped": dropped, "held": held}, separators=(",", ":"))
         self._write(frame.pack(numbered, counts.encode())[: BLOCK - COUNTS_AT], COUNTS_AT)
 
@@ -109,6 +119,12 @@ class ControlPage:
         if handle is not None:
             os.close(handle)
 
+    def _hold(self) -> None:
+        if self._handle is not None and not self._is_held:
+            with contextlib.suppress(OSError):
+                fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._is_held = True
+
     def _write(self, data: bytes, at: int) -> None:
         if self._handle is not None and os.pwrite(self._handle, data, at) != len(data):
             raise OSError(None, "a part of the control page was not written")
@@ -127,6 +143,8 @@ class View(NamedTuple):
     """Events that wait in its memory; they are among those that are numbered."""
     starts: Mapping[int, bytes]
     """The encoded starts of the runs in hand, by slot."""
+    lives: bool = False
+    """Whether the process is known to live; only `Directory.view` asks for that."""
 
 
 def read(path: Path) -> View | None:

@@ -55,7 +55,7 @@ def unstored(segments: Iterable[Segment], page: View | None, number: int, positi
     ranges: list[tuple[int, int]] = []
     damaged = hidden = unread = 0
     oldest: int | None = None
-    lives = False
+    lives = page is not None and page.lives
     for segment in sorted(segments):
         with contextlib.suppress(FileNotFoundError):
             ended = not is_being_written(segment.path)

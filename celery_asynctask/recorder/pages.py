@@ -19,6 +19,7 @@ from celery_asynctask.core.accounting import dropped_of
 from celery_asynctask.core.logs import logger_of
 from celery_asynctask.core.text import reason
 from celery_asynctask.journal import Directory, Segment
+from celery_asynctask.journal.files import is_being_written
 from celery_asynctask.journal.page import View, merged, read
 from celery_asynctask.recorder.batch import Part, nothing_at, store_accounts
 from celery_asynctask.store import Position, Store
@@ -133,13 +134,15 @@ class Pages:
 
     def settle(self, store: Store, segments: Iterable[Segment], positions: dict[str, Position]) -> None:
         """Store the last word of the processes that are gone and have no ``segments``. These must have been listed
-        after `see`, as a process has a segment before it has a page. Raises like `Store.write`."""
+        after `see`, as a process that has begun to write has a segment before it has a page. Raises like `Store.write`,
+        and `OSError`."""
         there = {segment.source for segment in segments}
         views: dict[str, View | None] = {}
         for source in self._paths.keys() - there:
             view = self._view(source)
             if view is not None and ((settled := self._settled.get(source)) is None or settled.view != view):
-                views[source] = view
+                if not any(map(is_being_written, self._paths[source])):
+                    views[source] = view
         views |= dict.fromkeys(self._ended.keys() - there - self._paths.keys() - self._settled.keys())
         sources = sorted(views)
         for first in range(0, len(sources), _AT_ONCE):

@@ -188,6 +188,7 @@ class World:
                 os.write(journal._handle, line[: rng.randint(1, len(line) - 1)])
             os.close(journal._handle)
             journal._handle = None
+        journal._accounts.close(even_if_used=True)
         source.lost = source.waiting()
         self.happened["memory lost"] += bool(source.lost)
         source.alive = False

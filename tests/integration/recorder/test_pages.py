@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from celery_asynctask.core.event import Kind, encode
-from celery_asynctask.journal import Journal
+from celery_asynctask.journal import Journal, spare, writer
+from celery_asynctask.journal.survey import Survey
+from celery_asynctask.journal.unstored import unstored
 from celery_asynctask.store import Store
 from tests.histories import ID, Delivery, about, fold, published
 from tests.integration.draining import MakeDrain, append, rows, segment_files, source_of, sources, tasks
@@ -164,6 +166,33 @@ def test_a_process_that_lives_is_never_settled(
         after(drain, clock, 3600)
     source = source_of(store, journal.source)
     assert (source.settled_at, source.ended_at, source.numbered) == (None, None, 1)
+
+
+def test_a_process_that_can_begin_no_segment_lives(
+    store: Store, make_drain: MakeDrain, journal: Journal, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a disk with room for its page alone: what waits in its memory is neither lost nor its last word."""
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, "create_locked", full)
+        patch.setattr(spare, "spare_of", lambda *_: None)
+        assert not journal.append(encode(published(1)))
+        assert journal.path.joinpath(f"{journal.source}.page").exists()
+        drain = make_drain()
+        after(drain, clock)
+        assert sources(store) == []
+        survey = Survey(journal.path)
+        left = unstored((), survey.view(journal.source), 0, 0)
+        assert left is not None
+        assert (left.lives, left.numbered, left.held) == (True, 1, 1)
+    journal.close()
+    after(drain, clock)
+    source = source_of(store, journal.source)
+    assert (source.stored, source.last_number) == (1, 1)
+    assert source.settled_at is not None
 
 
 def test_a_process_that_comes_back_is_not_settled_any_more(
