@@ -1,8 +1,12 @@
 """`kill -9` of a process that replays or drops what is in quarantine, before and after each of its calls: the next one
-ends the work, and the ledger is exact. And a recorder that puts events aside at the same time."""
+ends the work, and the ledger is exact. And a recorder that puts events aside at the same time.
+
+ASYNCTASK_QUARANTINE_STRIDE is the number of calls from one kill to the next.
+"""
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 from collections.abc import Iterator
@@ -37,6 +41,7 @@ DAMAGED = b"1a2b3c4d 7 {"
 NOT_KEPT = 1
 COUNTED = len([*GOOD, REFUSED, DAMAGED]) + NOT_KEPT
 STORED = 7
+STRIDE = int(os.environ.get("ASYNCTASK_QUARANTINE_STRIDE", "5"))
 
 
 class Ledger(NamedTuple):
@@ -131,9 +136,7 @@ def check_truth(world: World) -> None:
 @pytest.mark.parametrize("way", ["before", "after"])
 @pytest.mark.parametrize(("first", "second"), [("replay", "replay"), ("replay", "drop"), ("drop", "drop")])
 def test_killed_at_every_moment(world: World, way: str, first: str, second: str) -> None:
-    # Every call on SQLite; every fifth on a server, others in each run of the tests.
-    stride = 1 if world.settings.url.startswith("sqlite") else 5
-    first_moment = moment = random.SystemRandom().randrange(stride)
+    first_moment = moment = random.SystemRandom().randrange(STRIDE)  # others in each run of the tests
     while True:
         world.reset()
         died = dies(world, way, moment, drop=first == "drop")
@@ -152,8 +155,8 @@ def test_killed_at_every_moment(world: World, way: str, first: str, second: str)
             assert ledger.stored in (STORED, STORED + len(GOOD))
         if not died:
             break
-        moment += stride
-    print(f"{first}, {second}: each {stride}. moment {way} a call from {first_moment}, before {moment}")
+        moment += STRIDE
+    print(f"{first}, {second}: each {STRIDE}. moment {way} a call from {first_moment}, before {moment}")
     assert moment > 10
 
 
