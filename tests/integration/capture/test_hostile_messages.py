@@ -185,7 +185,11 @@ def app_of(app: Celery) -> Any:
 
 def events_of(app: Celery, message: dict[str, Any]) -> list[bytes]:
     written: list[bytes] = []
-    with mock.patch.object(Instrumentation, "write", lambda _, data: written.append(data)), catch_warnings():
+    with (
+        mock.patch.object(Instrumentation, "write", lambda _, data: written.append(data)),
+        mock.patch.object(Instrumentation, "begin", lambda _, start: written.append(start)),
+        catch_warnings(),
+    ):
         simplefilter("ignore")  # Celery's tracer warns of what it cannot send on
         run(app, message)
     return written

@@ -10,7 +10,7 @@ import pytest
 from celery import Celery
 
 from celery_asynctask import install, uninstall
-from celery_asynctask.journal import place
+from celery_asynctask.journal import place, spare
 from celery_asynctask.journal.survey import Survey
 from celery_asynctask.operations.doctor import Finding, Level, examine
 from celery_asynctask.settings import Settings
@@ -34,7 +34,8 @@ def _no_home(monkeypatch: pytest.MonkeyPatch) -> None:
 def _nowhere(_no_home: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("XDG_RUNTIME_DIR", "TMPDIR"):
         monkeypatch.setenv(name, str(tmp_path / "nowhere"))
-    monkeypatch.setattr(place, "SHARED_MEMORY", str(tmp_path / "nowhere"))
+    for module in (place, spare):
+        monkeypatch.setattr(module, "SHARED_MEMORY", str(tmp_path / "nowhere"))
 
 
 def record_three(tmp_path: Path) -> None:
