@@ -474,8 +474,10 @@ def test_the_directory_s_descriptors_are_given_back(tmp_path: Path) -> None:
 SUITE = """
 import os, threading, weakref, gc
 import pytest
+from celery_asynctask.capture import instrumentation
 
 apps = []
+instrumentation.EXIT_SECONDS = {seconds}
 
 @pytest.fixture(scope="session")
 def celery_config():
@@ -508,7 +510,7 @@ def test_the_fixture_that_celery_brings_for_test_suites(tmp_path: Path) -> None:
         "asynctask_url": url_of(tmp_path),
         "asynctask_journal_dir": str(tmp_path / "journal"),
     }
-    (tmp_path / "test_shop.py").write_text(SUITE.format(settings=settings), encoding="utf-8")
+    (tmp_path / "test_shop.py").write_text(SUITE.format(settings=settings, seconds=patience(20)), encoding="utf-8")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "celery.contrib.pytest", "-p", "no:cacheprovider"]
     environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     done = subprocess.run(
