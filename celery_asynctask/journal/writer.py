@@ -271,6 +271,7 @@ class Journal:
                     self.path,
                 )
                 self._open()
+                self._count()  # no file has the last ones
                 return
             self._count()
             if self._away is not None and time.monotonic() >= self._home_at:

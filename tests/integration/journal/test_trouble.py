@@ -257,3 +257,16 @@ def test_appending_never_raises(journal: Journal, path: Path, monkeypatch: pytes
     assert journal.dropped == {}
     [written] = events_in(path).values()
     assert [number for number, _ in written] == [1, 2, 3, 4, 5, 6]
+
+
+def test_what_was_in_a_deleted_segment_is_known_by_number(
+    journal: Journal, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if the process does nothing more."""
+    monkeypatch.setattr(writer, "CHECK_SECONDS", 0)
+    journal.append(b"a")
+    segments(path)[-1].path.unlink()
+    journal.append(b"b")
+    view = Directory(path, STORE).view(journal.source)
+    assert view is not None
+    assert view.numbered == 2
