@@ -7,11 +7,11 @@ thread runs, so a process that only publishes does not wait for SQLAlchemy.
 from __future__ import annotations
 
 import os
-import random
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from random import SystemRandom
 from typing import TYPE_CHECKING
 
 from celery_asynctask.core.forking import forks_later, importing, locking, notice_fork, reset_in_children
@@ -222,7 +222,7 @@ class Recorder:
                     self._report(exc)
                     done = True
                     flush_at = 0.0
-                    backoff = min(MAX_BACKOFF, backoff * 2) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
+                    backoff = min(MAX_BACKOFF, backoff * 2) * SystemRandom().uniform(0.8, 1.2)
                     wait = backoff
                     if self._drain is not None:
                         wait = min(backoff, self._drain.store.retry_seconds() or backoff)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-import random
 import re
 import secrets
 import time
@@ -13,6 +12,7 @@ from contextlib import contextmanager, suppress
 from functools import cached_property
 from itertools import zip_longest
 from operator import itemgetter
+from random import SystemRandom
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -344,7 +344,7 @@ class Store:
     def retry_seconds(self) -> float | None:
         """Seconds until a try is due where the server has lately had no connection left: soon, as others give theirs
         back, and never for all at once. None: nothing is known of when a try may help."""
-        return random.uniform(1, 3) if self._is_crowded else None  # noqa: S311 - jitter
+        return SystemRandom().uniform(1, 3) if self._is_crowded else None
 
     def let_go(self) -> None:
         """Give the connection back, if others need it: for a recorder that has nothing more to store."""

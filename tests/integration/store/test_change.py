@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -37,6 +38,13 @@ def frozen(store: Store, *statements: Any) -> Iterator[None]:
             connection.execute(statement)
         yield
         connection.rollback()
+
+
+def test_a_write_draws_no_number_from_the_generator_of_the_process(store: Store) -> None:
+    """A task that seeds it draws the same numbers whatever the recorder of its worker does meanwhile."""
+    before = random.getstate()
+    store.write(events_of("task"))
+    assert random.getstate() == before
 
 
 @SERVERS
