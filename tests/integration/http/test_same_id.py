@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -307,9 +308,14 @@ def test_attempts_of_earlier_executions_explain_no_failure(api: Api, store: Stor
     assert "tasks.py:8" not in page
 
 
+def _timeless(api: Api, path: str) -> str:
+    """The words of a page without the minutes that hours end at on the overview: they go on between two looks."""
+    return re.sub(r"\b\d\d:\d\d\b", "", words(look(api, path)))
+
+
 def test_tasks_that_are_not_to_be_recorded_are_hidden(api: Api, store: Store, tmp_path: Path) -> None:
     seen = api.ok("/async-tasks")["results"]
-    pages = {path: words(look(api, path)) for path in ("/tasks", "/", "/names", "/errors", f"/tasks/{SHARED}")}
+    pages = {path: _timeless(api, path) for path in ("/tasks", "/", "/names", "/errors", f"/tasks/{SHARED}")}
     day = {"createdAfter": "2020-01-01T00:00:00Z"}
     stats = api.ok("/async-tasks/stats", **day)
     child = {"root": SHARED, "parent": SHARED, "customer": ONE}
@@ -327,7 +333,7 @@ def test_tasks_that_are_not_to_be_recorded_are_hidden(api: Api, store: Store, tm
     is_problem(api.get("/async-tasks", status="UNRECORDED"), "invalid-parameter", 422, "status")
     for search in ("id:hidden", "-status:SUCCESS id:hidden", "status:* id:hidden", "parent:" + SHARED + " id:hidden"):
         assert api.ids(search=search) == [], search
-    assert {path: words(look(api, path)) for path in pages} == pages
+    assert {path: _timeless(api, path) for path in pages} == pages
     look(api, "/tasks/hidden", status=404)
     project = Project(tmp_path, asynctask_url=store.settings.url)
     for command in ("show", "why", "tree"):
