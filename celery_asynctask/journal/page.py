@@ -33,8 +33,8 @@ SLOTS: Final = 64
 
 
 class ControlPage:
-    """The page of this process, for writing, and locked as long as it is open: a process may have a page and no segment,
-    because it cannot begin one. Not safe for threads. All methods raise `OSError`.
+    """The page of this process, for writing. It is locked as long as it is open: a process that cannot begin a segment
+    may have a page alone. Not safe for threads. All methods raise `OSError`.
 
     Call `__init__` and `again`, and keep what they return, inside of `forking.locking`.
     """

@@ -140,9 +140,10 @@ class Pages:
         views: dict[str, View | None] = {}
         for source in self._paths.keys() - there:
             view = self._view(source)
-            if view is not None and ((settled := self._settled.get(source)) is None or settled.view != view):
-                if not any(map(is_being_written, self._paths[source])):
-                    views[source] = view
+            if view is None or ((settled := self._settled.get(source)) is not None and settled.view == view):
+                continue
+            if not any(map(is_being_written, self._paths[source])):
+                views[source] = view
         views |= dict.fromkeys(self._ended.keys() - there - self._paths.keys() - self._settled.keys())
         sources = sorted(views)
         for first in range(0, len(sources), _AT_ONCE):
