@@ -55,6 +55,8 @@ class Image:
         """Its description, as it is or was before it was damaged."""
         self.drained = False
         """Whether the recorder has removed it."""
+        self.removed = False
+        """Whether somebody else has."""
 
     def grow(self, data: bytes, torn: int) -> None:
         """The writer has appended complete frames and, where it was killed, a part of the frame numbered ``torn``."""
@@ -169,8 +171,9 @@ class Source:
 class Ledger:
     """All processes of one journal directory, compared with their rows in the database."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, second: Path) -> None:
         self.directory = directory
+        self.second = second
         self.sources: dict[str, Source] = {}
         self.rows: dict[str, dict[str, Any]] = {}
         """The rows of `AsyncTaskSource`, as they are now."""
@@ -181,12 +184,40 @@ class Ledger:
 
     def see(self) -> None:
         """Look at the segments, which only their writers have changed."""
-        for path in self.directory.glob(f"*{SUFFIX}"):
+        for path in self._files(f"*{SUFFIX}"):
             name, _, number = path.name.removesuffix(SUFFIX).rpartition(".")
             source = self.sources[name]
             image = source.images.setdefault(int(number), Image(path, int(number)))
             if not image.drained and path.stat().st_size != len(image.data):
                 image.grow(path.read_bytes(), source.torn)
+
+    def _files(self, pattern: str) -> Iterator[Path]:
+        for place in (self.second, self.directory):
+            yield from place.glob(pattern)
+
+    def path_of(self, image: Image) -> Path:
+        """Where a segment is, or would be."""
+        second = self.second / image.path.name
+        return second if second.exists() else self.directory / image.path.name
+
+    def removed(self) -> list[Image]:
+        """The segments that somebody has removed, and of which something is stored."""
+        return [image for source in self.sources.values() for image in source.images.values() if image.removed]
+
+    def fail_over(self) -> None:
+        """The database has lost what it stored last, and so is what nobody else has any more."""
+        self.again = True
+        for source in self.sources.values():
+            for image in list(source.images.values()):
+                if image.removed:
+                    self._cut(source, image)
+
+    def _cut(self, source: Source, image: Image) -> None:
+        end = self._end(source, image)
+        source.deleted |= {owner for owner in set(image.owners).difference(image.owners[:end]) if owner > 0}
+        image.data, image.owners, image.drained, image.removed = image.data[:end], image.owners[:end], True, True
+        if not end:
+            del source.images[image.number]
 
     def images(self, drained: bool) -> Iterator[tuple[Source, Image, int]]:
         """Segments with the place up to which they are stored: those that the recorder has removed, or those that
@@ -198,13 +229,13 @@ class Ledger:
 
     def _end(self, source: Source, image: Image) -> int:
         row = self.rows.get(source.name, {"segment": 0, "position": 0})
-        if image.drained or image.number < row["segment"]:
+        if image.number < row["segment"]:
             return len(image.data)
         return row["position"] if image.number == row["segment"] else 0
 
     def see_drained(self) -> None:
         """Note which segments the recorder has removed; it never removes one that is being written to."""
-        there = {path.name for path in self.directory.glob(f"*{SUFFIX}")}
+        there = {path.name for path in self._files(f"*{SUFFIX}")}
         for source, image, _ in self.images(drained=False):
             if image.path.name not in there:
                 image.drained = True
@@ -223,22 +254,34 @@ class Ledger:
         data = image.data[:first] + new + image.data[last:]
         source.deleted |= {owner for owner in set(image.owners).difference(owners) if owner > 0}
         image.data, image.owners = data, owners
-        (self.directory / image.path.name).write_bytes(data)
+        self.path_of(image).write_bytes(data)
 
     def remove(self, source: Source, image: Image) -> None:
         """Somebody deletes a segment. Its stored part stays in the account."""
-        end = self._end(source, image)
-        (self.directory / image.path.name).unlink()
-        source.deleted |= {owner for owner in set(image.owners).difference(image.owners[:end]) if owner > 0}
-        image.data, image.owners, image.drained = image.data[:end], image.owners[:end], True
-        if not end:
-            del source.images[image.number]
+        self.path_of(image).unlink()
+        self._cut(source, image)
 
     def check(self) -> list[bytes]:
         """Check that every event of every process is accounted for. Returns the stored events."""
         found = [event for source in self.sources.values() for event in self._check(source)]
         assert set(self.rows) <= set(self.sources)
         return found
+
+    def check_answer(self, *, complete: bool, has_host: bool = True) -> None:
+        """Check that nothing is lost and nothing refused if the record is said to be complete; without its host, that
+        all is stored."""
+        for source in self.sources.values() if complete else ():
+            if not any(self._files(f"{source.name}.page")):
+                continue  # there was no place for any file: nobody can know
+            if not has_host and (source.name not in self.rows or source.closed):
+                continue  # nobody has heard of it, or of what it did after its end
+            whole = Scan()
+            for image in source.images.values():
+                image.scan(len(image.data) if has_host else self._end(source, image), whole)
+            # What it was writing when it was killed was not accepted; a child with its lock may seem to write it still.
+            known = {*whole.whole, source.torn} | (source.waiting() if has_host else set())
+            assert source.sent.keys() <= known, f"{source.name}: complete without {source.sent.keys() - known}"
+            assert not source.refused, f"{source.name}: complete, though it dropped {source.refused}"
 
     def early(self) -> set[str]:
         """Tasks with events that may be stored but not counted: a batch with poison stores its other events before it
@@ -312,8 +355,8 @@ class Ledger:
         return good
 
     def _check_quarantine(self, source: Source, expected: Counter[bytes]) -> None:
-        path = self.directory / f"{source.name}.quarantine"
-        found = Counter(path.read_bytes().split(b"\n")[:-1] if path.exists() else [])
+        files = self._files(f"{source.name}.quarantine")
+        found = Counter(line for path in files for line in path.read_bytes().split(b"\n")[:-1])
         assert found >= expected, f"not in quarantine: {expected - found}"
         if not self.again:
             assert found == expected, f"too much in quarantine: {found - expected}"

@@ -7,23 +7,33 @@ steps out. ``ASYNCTASK_SCHEDULES`` is their number (`tests.soak` tries 10,000), 
 
 from __future__ import annotations
 
+import datetime as dt
 import errno
 import logging
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
+from weakref import WeakSet
 
 import pytest
-from sqlalchemy import delete, select
+from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import OperationalError
 
+from celery_asynctask.core import forking
 from celery_asynctask.core.event import decode, encode
 from celery_asynctask.core.fold import fold_all
 from celery_asynctask.journal import Directory, Journal, directory, files, frame, page, spare, waiting, writer
+from celery_asynctask.journal.survey import survey_of
+from celery_asynctask.journal.waiting import Waiting
+from celery_asynctask.queries.completeness import completeness
+from celery_asynctask.queries.reader import Reader
 from celery_asynctask.recorder.drain import Drain
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
@@ -58,7 +68,9 @@ class Disk:
     """The journal's module `os`, on a disk with ``room`` bytes left: longer writes fail, or write a part. Or no file
     can be opened for writing."""
 
-    def __init__(self) -> None:
+    def __init__(self, second: Path) -> None:
+        self.second = second
+        """Which is not on it."""
         self.fault = ""
         self.room = 0
         self.struck: Counter[str] = Counter()
@@ -67,7 +79,7 @@ class Disk:
         return getattr(os, name)
 
     def write(self, handle: int, data: bytes) -> int:
-        if self.fault in ("full", "part"):
+        if self.fault in ("full", "part") and not self._is_second(Path(f"/proc/self/fd/{handle}").readlink()):
             if len(data) > self.room:
                 self.struck[f"disk: {self.fault}"] += 1
                 if self.fault == "full" or not self.room:
@@ -77,10 +89,19 @@ class Disk:
         return os.write(handle, data)
 
     def open(self, path: Path, flags: int, mode: int = 0o777) -> int:
-        if self.fault == "open" and flags & os.O_CREAT:
+        if self.fault == "open" and flags & os.O_CREAT and not self._is_second(Path(path)):
             self.struck["disk: open"] += 1
             raise OSError(errno.EMFILE, "too many")
         return os.open(path, flags, mode)
+
+    def copyfileobj(self, source: Any, target: Any) -> None:
+        """That of `shutil`, for what comes home from the second place."""
+        if self.fault in ("full", "part"):
+            raise OSError(errno.ENOSPC, "full")
+        shutil.copyfileobj(source, target)
+
+    def _is_second(self, path: Path) -> bool:
+        return path.is_relative_to(self.second)
 
 
 class FailingStore(Store):
@@ -89,6 +110,9 @@ class FailingStore(Store):
     fault = ""
     fails_at = 0
     is_away = False
+    most = 0
+    """Events that it takes at once; 0: any number."""
+    refused = 0
 
     def probe(self, *, commits: bool = True) -> None:
         if self.is_away:
@@ -102,6 +126,9 @@ class FailingStore(Store):
         fault = self.fault if self.fails_at == 0 else ""
         self.is_away = bool(fault)
         away = OperationalError("a statement", {}, Exception("the database is away"))
+        if self.most and len(events) > self.most:
+            self.refused += 1
+            raise OperationalError("a statement", {}, Exception("too many at once"))
         if fault == "refused":
             raise away
 
@@ -129,7 +156,11 @@ class World:
     def __init__(self, path: Path, store: FailingStore, disk: Disk, happened: Counter[str]) -> None:
         self.path, self.store, self.disk, self.happened = path, store, disk, happened
         self.aside = path.with_name("aside")
-        self.ledger = Ledger(path)
+        self.ledger = Ledger(path, disk.second)
+        self.forked: list[Journal] = []
+        """Those of processes that were forked and have not noticed it."""
+        self.backup: dict[Any, list[dict[str, Any]]] = {}
+        store.most = 0
         self.recorder: int | None = None
         self.tasks: list[list[bytes]] = []
         self.drain: Drain
@@ -189,9 +220,46 @@ class World:
             os.close(journal._handle)
             journal._handle = None
         journal._accounts.close(even_if_used=True)
+        self.happened["killed while the disk is full"] += self.disk.fault in ("full", "part")
         source.lost = source.waiting()
         self.happened["memory lost"] += bool(source.lost)
         source.alive = False
+        return True
+
+    def fork(self, rng: Random) -> bool:
+        """As uWSGI does, which tells nobody: the child has all that its parent has, and the same lock."""
+        if not (living := self._living()):
+            return False
+        parent = rng.choice(living).journal
+        child = Journal(self.path, self.store.settings.store_id, parent.max_bytes)
+        accounts = copy(parent._accounts)
+        child.__dict__ |= {**parent.__dict__, "_lock": child._lock, "_accounts": accounts, "_kept": Waiting()}
+        child.give_back(list(parent._kept))
+        child.dropped = parent.dropped.copy()
+        if parent._handle is not None:
+            child._handle = os.dup(parent._handle)
+        if accounts._page is not None:
+            page = accounts._page = copy(accounts._page)
+            page._handle = None if page._handle is None else os.dup(page._handle)
+        self.forked.append(child)
+        return True
+
+    def child_notices(self, rng: Random) -> bool:
+        """It appends an event, which is the first of a process of its own."""
+        if not self.forked:
+            return False
+        child = self.forked.pop(rng.randrange(len(self.forked)))
+        before, known = forking._pid, forking._resettable
+        forking._pid, forking._resettable = os.getpid() + 1, WeakSet([child])
+        try:
+            forking.notice_fork()
+        finally:
+            forking._pid, forking._resettable = before, known
+        assert not child._kept
+        number = len(self.ledger.sources)
+        child.source = f"20250615T120000-{number}-{number:08x}"
+        source = self.ledger.sources[child.source] = Source(child.source, child)
+        source.append(self._event(rng))
         return True
 
     def close(self, rng: Random) -> bool:
@@ -225,6 +293,15 @@ class World:
             source.journal.max_bytes = 0
         return bool(self._living())
 
+    def journal_is_small(self, rng: Random) -> bool:
+        """It has more than it may have, until some of that is stored."""
+        if self.aside.exists():
+            return False
+        most = rng.randint(0, Directory.size(self.path))
+        for source in self._living():
+            source.journal.max_bytes = most
+        return bool(self._living())
+
     def heal(self, _rng: Random) -> None:
         self.disk.fault = ""
         for source in self._living():
@@ -254,6 +331,43 @@ class World:
             self.happened["removed while written to"] += handle is not None and not os.fstat(handle).st_nlink
         return bool(undrained)
 
+    # -- the database
+
+    def refuse(self, rng: Random) -> None:
+        """It works, and takes few events at once."""
+        self.store.most = rng.choice([1, 1, 2, 3, 0])
+
+    def back_up(self, _rng: Random) -> None:
+        with self.store.engine.connect() as connection:
+            self.backup = {
+                table: [dict(row) for row in connection.execute(select(table)).mappings()] for table in TABLES
+            }
+
+    def fail_over(self, _rng: Random) -> bool:
+        """It is as it was."""
+        if not self.backup or any(self.ledger.path_of(image).exists() for image in self.ledger.removed()):
+            return False
+        self.ledger.see()
+        with self.store.engine.begin() as connection:
+            for table, rows in self.backup.items():
+                connection.execute(delete(table))
+                if rows:
+                    connection.execute(insert(table), rows)
+        self._read()
+        self.ledger.fail_over()
+        return True
+
+    def verify(self, _rng: Random) -> bool:
+        """It never says that the record is complete if it is not."""
+        if self.disk.fault or self.aside.exists():
+            return False
+        with closing(Reader(self.store.settings.url)) as reader:
+            ledger = completeness(reader, survey_of(self.path)).ledger
+        self.happened[f"verify: {ledger.answer}"] += 1
+        self.ledger.see()
+        self.ledger.check_answer(complete=ledger.complete is True)
+        return True
+
     # -- the recorder
 
     def _restart(self) -> None:
@@ -268,6 +382,7 @@ class World:
         self.drain = Drain(made, settings)
         self.drain.store = self.store
         self.drain._prepared = True
+        self.drain._watch.look = lambda *_, **__: None  # type: ignore[method-assign]  # what ran is not the question
 
     def restart(self, _rng: Random) -> bool:
         if self.disk.fault or self.aside.exists():
@@ -288,13 +403,19 @@ class World:
         return failed
 
     def _batch(self, size: int, rng: Random) -> None:
-        self.ledger.see()
         self.drain.settings = replace(self.drain.settings, batch_size=size)
+        self._drain(self.drain.batch, rng)
+
+    def look(self, rng: Random) -> None:
+        self._drain(self.drain.look, rng)
+
+    def _drain(self, work: Callable[[], Any], rng: Random) -> None:
+        self.ledger.see()
         expected = (OperationalError, KilledError) if self.store.fails_at > 0 else ()
         if self.disk.fault or self.aside.exists():
             expected = (*expected, OSError)
         try:
-            self.drain.batch()
+            work()
         except expected as exc:
             self.ledger.again = True
             self.happened["batch: the disk"] += isinstance(exc, OSError)
@@ -303,17 +424,20 @@ class World:
                 self._restart()
             else:
                 self.drain.close()  # as the recorder does
+        self._read()
+        self.ledger.see_drained()
+        self.ledger.check()
+
+    def _read(self) -> None:
         with self.store.engine.connect() as connection:
             rows = connection.execute(select(TABLES[2])).mappings()
             self.ledger.rows = {row["source"]: dict(row) for row in rows}
-        self.ledger.see_drained()
-        self.ledger.check()
 
     def replay(self, rng: Random) -> bool:
         """Segments that were stored and removed are there again."""
         drained = [image for _, image, _ in self.ledger.images(drained=True)]
         for image in rng.sample(drained, min(len(drained), 2)):
-            (self.ledger.directory / image.path.name).write_bytes(image.data)
+            self.ledger.path_of(image).write_bytes(image.data)
         return bool(drained)
 
     # -- the end
@@ -321,6 +445,7 @@ class World:
     def finish(self, rng: Random) -> None:
         """All is well again; the processes end and everything is drained."""
         self.heal(rng)
+        self._end_forked()
         for source in self._living():
             assert source.journal.retry()
             source.journal.close()
@@ -328,13 +453,16 @@ class World:
             assert not source.waiting()
             source.alive = False
         size = rng.choice([1, 3, 1000])
-        self.drain.behind = True
-        for _ in range(MAX_BATCHES):
+        for _ in range(3):  # a look may find that the database has lost something
+            self.drain.behind = True
+            for _ in range(MAX_BATCHES):
+                self._batch(size, rng)
+                if not self.drain.behind:
+                    break
+            assert not self.drain.behind, "the drain does not come to an end"
             self._batch(size, rng)
-            if not self.drain.behind:
-                break
-        assert not self.drain.behind, "the drain does not come to an end"
-        self._batch(size, rng)
+            self.look(rng)
+        self.verify(rng)
         assert sorted(path.suffix for path in self.path.iterdir() if path.suffix in (".events", ".events-new")) == []
         rows, folded = stored_rows(self.store), fold_all(map(decode, self.ledger.check()))
         early = self.ledger.early()
@@ -342,8 +470,32 @@ class World:
             identity: row for identity, row in folded.items() if identity[0] not in early
         }, "rows"
 
+    def lose_host(self) -> None:
+        """Its journal is gone, and nobody hears of it any more."""
+        self._read()
+        with self.store.engine.begin() as connection:
+            table = TABLES[2]
+            long_ago = dt.timedelta(hours=1)
+            for row in self.ledger.rows.values():
+                seen = {name: row[name] and row[name] - long_ago for name in ("last_seen_at", "ended_at")}
+                connection.execute(update(table).where(table.c.source == row["source"]).values(seen))
+        with closing(Reader(self.store.settings.url)) as reader:
+            answer = completeness(reader, None).ledger
+        self.happened[f"host gone: {answer.answer}"] += 1
+        self.ledger.see()
+        self.ledger.check_answer(complete=answer.complete is True, has_host=False)
+
+    def _end_forked(self) -> None:
+        for child in self.forked:
+            child._accounts.close(even_if_used=True)
+            if child._handle is not None:
+                os.close(child._handle)
+                child._handle = None
+        self.forked.clear()
+
     def let_go(self) -> None:
         """Close everything that is open."""
+        self._end_forked()
         self.heal(Random(0))
         for source in self._living():
             source.journal.close()
@@ -359,6 +511,14 @@ WEIGHTS = {
     World.disk_fails: 4,
     World.directory_goes_away: 1,
     World.journal_is_full: 2,
+    World.journal_is_small: 2,
+    World.fork: 2,
+    World.child_notices: 3,
+    World.refuse: 2,
+    World.back_up: 3,
+    World.fail_over: 2,
+    World.verify: 3,
+    World.look: 4,
     World.heal: 6,
     World.damage: 5,
     World.remove_segment: 1,
@@ -373,6 +533,8 @@ EFFECTS = (
     *(f"disk: {fault}" for fault in ("full", "part", "open")),
     *(f"batch: {fault}" for fault in FAULTS),
     *(f"damage: {damage.__name__}" for damage in DAMAGES),
+    *("refused together", "killed while the disk is full", "in the second place", "host gone: not known"),
+    *(f"verify: {answer}" for answer in ("complete", "not complete")),
 )
 
 
@@ -388,10 +550,12 @@ class Runner:
     def __init__(self, path: Path, store: FailingStore, disk: Disk) -> None:
         self.path, self.store, self.disk = path, store, disk
         self.happened: Counter[str] = Counter()
+        self.has_second = False
 
-    def run(self, steps: list[Step]) -> None:
-        for file in self.path.glob("*.*"):
+    def run(self, steps: list[Step], *, has_second: bool = False, loses_host: bool = False) -> None:
+        for file in (*self.path.glob("*.*"), *self.disk.second.glob("*")):
             file.unlink()
+        self.has_second = has_second
         with self.store.engine.begin() as connection:
             for table in TABLES:
                 connection.execute(delete(table))
@@ -399,28 +563,34 @@ class Runner:
         try:
             for name, seed in steps:
                 self.happened[name] += STEPS[name](world, Random(seed)) is not False
-            world.finish(Random(len(steps)))
+            self.happened["in the second place"] += any(self.disk.second.glob("*.events"))
+            if loses_host:
+                world.lose_host()
+            else:
+                world.finish(Random(len(steps)))
         finally:
+            self.happened["refused together"] += self.store.refused
+            self.store.refused = 0
             world.let_go()
         dropped = sum(sum(source.journal.dropped.values()) for source in world.ledger.sources.values())
         self.happened["dropped"] += dropped > 0
         self.happened.update(self.disk.struck)
         self.disk.struck.clear()
 
-    def fails(self, steps: list[Step]) -> str:
+    def fails(self, steps: list[Step], **kind: bool) -> str:
         try:
-            self.run(steps)
+            self.run(steps, **kind)
         except Exception as exc:  # noqa: BLE001 - a bug may show as anything
             return f"{type(exc).__name__}: {exc}"
         return ""
 
-    def shrink(self, steps: list[Step]) -> list[Step]:
+    def shrink(self, steps: list[Step], **kind: bool) -> list[Step]:
         """Without the steps that it does not need in order to fail."""
         size = len(steps)
         while size:
             for at in range(0, len(steps), size):
                 fewer = steps[:at] + steps[at + size :]
-                if self.fails(fewer):
+                if self.fails(fewer, **kind):
                     steps = fewer
                     break
             else:
@@ -430,13 +600,15 @@ class Runner:
 
 @pytest.fixture
 def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runner]:
-    disk = Disk()
-    for module in (writer, directory, files, page):
+    second = tmp_path / "second"
+    disk = Disk(second)
+    for module in (writer, directory, files, page, spare):
         monkeypatch.setattr(module, "os", disk)
+    monkeypatch.setattr(spare, "shutil", disk)
     for place, name, value in (
         *((writer, "SEGMENT_BYTES", 1500), (writer, "CHECK_BYTES", 500), (waiting, "KEPT_EVENTS", 3)),
         *((writer, "CHECK_SECONDS", 0), (writer, "RETRY_SECONDS", 0), (frame, "READ_BYTES", 700)),
-        *((writer, "FULL_SECONDS", 0), (spare, "spare_of", lambda *_: None)),
+        *((writer, "FULL_SECONDS", 0), (spare, "SPARE_BYTES", 4000), (spare, "OWN_BYTES", 1000)),
     ):
         monkeypatch.setattr(place, name, value)
     store = FailingStore(Settings(url=f"sqlite:///{tmp_path / 'ledger.db'}", journal_dir=tmp_path / "journal"))
@@ -444,7 +616,9 @@ def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runner]:
     (tmp_path / "journal").mkdir()
     logging.disable()
     try:
-        yield Runner(tmp_path / "journal", store, disk)
+        made = Runner(tmp_path / "journal", store, disk)
+        monkeypatch.setattr(spare, "spare_of", lambda *_: second if made.has_second else None)
+        yield made
     finally:
         logging.disable(logging.NOTSET)
         Store.close(store)
@@ -453,8 +627,10 @@ def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runner]:
 def test_nothing_is_lost_and_everything_is_counted(runner: Runner) -> None:
     for number in range(COUNT):
         steps = schedule(f"{SEED}-{number}")
-        if runner.fails(steps):
-            fewest = runner.shrink(steps)
-            pytest.fail(f"ASYNCTASK_SEED={SEED}, schedule {number}: {runner.fails(fewest)}\n{fewest}", pytrace=False)
+        kind = {"has_second": number % 2 > 0, "loses_host": number % 5 == 4}
+        if runner.fails(steps, **kind):
+            fewest = runner.shrink(steps, **kind)
+            why = runner.fails(fewest, **kind)
+            pytest.fail(f"ASYNCTASK_SEED={SEED}, schedule {number}, {kind}: {why}\n{fewest}", pytrace=False)
     print(f"\n{COUNT} schedules:", ", ".join(f"{name} {n}" for name, n in sorted(runner.happened.items())))
     assert [name for name in (*STEPS, *EFFECTS) if not runner.happened[name]] == []
