@@ -33,7 +33,7 @@ from tests.waiting import wait_for
 
 pytestmark = pytest.mark.faults
 
-SECONDS = float(os.environ.get("ASYNCTASK_CHAOS_SECONDS", "20"))
+SECONDS = float(os.environ.get("ASYNCTASK_CHAOS_SECONDS", "10"))
 SEED = int(os.environ.get("ASYNCTASK_CHAOS_SEED", str(random.SystemRandom().randrange(10**6))))
 BROKER = os.environ.get("ASYNCTASK_CHAOS_BROKER", ("amqp", "redis")[SEED % 2])
 PAUSE = 0.05

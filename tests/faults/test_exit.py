@@ -29,7 +29,7 @@ from tests.waiting import wait_for
 
 pytestmark = pytest.mark.faults
 
-RECYCLED = int(os.environ.get("ASYNCTASK_RECYCLED_CHILDREN", "40"))
+RECYCLED = int(os.environ.get("ASYNCTASK_RECYCLED_CHILDREN", "20"))
 NOISE = 1.5
 """Seconds by which the ends of processes can differ on the reference machine."""
 

@@ -16,11 +16,11 @@ pytestmark = pytest.mark.faults
 
 
 def test_nothing_is_lost_by_a_failover_to_a_standby_that_lags(tmp_path: Path) -> None:
-    print(failover(tmp_path, tasks=300, lag=1, rate=100))
+    print(failover(tmp_path, tasks=150, lag=1, rate=100))
 
 
 def test_nothing_is_lost_by_crashes_of_a_server_that_does_not_wait_for_its_disk(tmp_path: Path) -> None:
-    print(crashes(tmp_path, tasks=300, times=2, lag=1, rate=100))
+    print(crashes(tmp_path, tasks=150, times=1, lag=1, rate=100))
 
 
 def test_nobody_waits_for_rows_that_somebody_holds(tmp_path: Path) -> None:
@@ -28,8 +28,8 @@ def test_nobody_waits_for_rows_that_somebody_holds(tmp_path: Path) -> None:
 
 
 def test_a_pooler_needs_no_options(tmp_path: Path) -> None:
-    print(pooler(tmp_path, nodes=12, pool=2, seconds=5))
+    print(pooler(tmp_path, nodes=8, pool=2, seconds=4))
 
 
 def test_a_backlog_of_many_processes_does_not_fill_the_memory(tmp_path: Path) -> None:
-    print(backlog(tmp_path, processes=12))
+    print(backlog(tmp_path, processes=6))

@@ -69,7 +69,8 @@ def test_writers(tmp_path: Path) -> None:
             begun = dice.choice((0, 1, 4))
             first = os.read(pipe, 100)
             while first.count(b".") < begun:
-                assert (more := os.read(pipe, 100)), "the writer has ended"
+                more = os.read(pipe, 100)
+                assert more, "the writer has ended"
                 first += more
             time.sleep(dice.uniform(0, 0.006))  # now kill it at any instruction
             os.kill(pid, signal.SIGKILL)
@@ -125,15 +126,16 @@ def _dies_at(settings: Settings, way: moments.Way, moment: int, count: int = EVE
     return life, code == DEAD
 
 
-def _first_and_stride(way: str, stride: int) -> tuple[int, int]:
-    """Every call; and every n-th line, others in each run of the tests."""
-    return (random.Random(SEED).randrange(stride), stride) if way == "line" else (0, 1)
+def _first_and_stride(way: str, calls: int, lines: int) -> tuple[int, int]:
+    """Every n-th call or line, others in each run of the tests."""
+    stride = lines if way == "line" else calls
+    return random.Random(SEED).randrange(stride), stride
 
 
 @pytest.mark.parametrize("way", moments.WAYS)
 def test_a_writer_at_every_moment(tmp_path: Path, way: str) -> None:
     """Before and after each system call, and at lines."""
-    number, stride = _first_and_stride(way, 5)
+    number, stride = _first_and_stride(way, calls=1, lines=17)
     lives = 0
     while True:
         settings = new_settings(f"sqlite:///{tmp_path}/{number}.db", tmp_path / str(number))
@@ -167,7 +169,7 @@ def test_a_write_that_is_cut_short(tmp_path: Path) -> None:
 @pytest.mark.parametrize("way", moments.WAYS)
 def test_a_drain_at_every_moment(tmp_path: Path, way: str) -> None:
     """Of two writers, one is alive, as the drain can see, and one was killed."""
-    number, stride = _first_and_stride(way, 31)
+    number, stride = _first_and_stride(way, calls=3, lines=61)
     lives = 0
     while True:
         settings = new_settings(f"sqlite:///{tmp_path}/{number}.db", tmp_path / str(number), batch_size=11)

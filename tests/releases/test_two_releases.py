@@ -24,7 +24,7 @@ from tests.waiting import wait_for
 
 pytestmark = pytest.mark.broker
 
-BODIES = int(os.environ.get("ASYNCTASK_RELEASES_BODIES", "30"))
+BODIES = int(os.environ.get("ASYNCTASK_RELEASES_BODIES", "15"))
 """Of each step, at least."""
 HOLD = float(os.environ.get("ASYNCTASK_RELEASES_HOLD", "0"))
 """Length of some long tasks, which recorders of both releases must not take for lost; 0: there are none."""
