@@ -64,7 +64,7 @@ def test_writers(tmp_path: Path) -> None:
     dice = random.Random(SEED)
     settings = new_settings(f"sqlite:///{tmp_path}/x.db", tmp_path)
     lives = []
-    for number in range(300):
+    for number in range(200):
         with writing(settings, number) as (pid, pipe):
             begun = dice.choice((0, 1, 4))
             first = os.read(pipe, 100)
@@ -169,7 +169,7 @@ def test_a_write_that_is_cut_short(tmp_path: Path) -> None:
 @pytest.mark.parametrize("way", moments.WAYS)
 def test_a_drain_at_every_moment(tmp_path: Path, way: str) -> None:
     """Of two writers, one is alive, as the drain can see, and one was killed."""
-    number, stride = _first_and_stride(way, calls=3, lines=61)
+    number, stride = _first_and_stride(way, calls=4, lines=97)
     lives = 0
     while True:
         settings = new_settings(f"sqlite:///{tmp_path}/{number}.db", tmp_path / str(number), batch_size=11)
