@@ -39,6 +39,8 @@ class Summary(TypedDict):
     """Celery apps for which recording was switched on."""
     events: dict[str, int]
     """Recorded events, by kind."""
+    runs: int
+    """Runs that began, most of which have one event, that of their end."""
     raised: dict[str, dict[str, int]]
     """Exceptions of our hooks that `errors.guard` kept from Celery, with their number, by test."""
 
@@ -51,7 +53,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     directory = config.getoption("--asynctask-dir").absolute()
-    summary = Summary(passed=[], failed=[], apps=0, events={}, raised={})
+    summary = Summary(passed=[], failed=[], apps=0, events={}, runs=0, raised={})
     config.pluginmanager.register(_Outcome(directory, summary))
     if (way := config.getoption("--asynctask")) != "off":
         config.pluginmanager.register(_Switch(way, directory, summary))
@@ -118,16 +120,29 @@ class _Switch:
         celery.app.base.Celery.__init__ = made
 
     def _count_events(self) -> None:
-        original = Instrumentation.write
+        write, begin, end = Instrumentation.write, Instrumentation.begin, Instrumentation.end
         events = Counter[str]()
         self.summary["events"] = events
 
-        @functools.wraps(original)
-        def write(of_app: Instrumentation, data: bytes) -> None:
-            original(of_app, data)
+        @functools.wraps(write)
+        def counted(of_app: Instrumentation, data: bytes) -> None:
+            write(of_app, data)
             events[json.loads(data)["kind"]] += 1
 
-        Instrumentation.write = write  # type: ignore[method-assign, assignment]
+        @functools.wraps(begin)
+        def begun(of_app: Instrumentation, start: bytes) -> int | None:
+            self.summary["runs"] += 1
+            return begin(of_app, start)
+
+        @functools.wraps(end)
+        def ended(of_app: Instrumentation, slot: int | None, data: bytes) -> None:
+            end(of_app, slot, data)
+            if slot is not None:  # else it was written
+                events[json.loads(data)["kind"]] += 1
+
+        Instrumentation.write = counted  # type: ignore[method-assign, assignment]
+        Instrumentation.begin = begun  # type: ignore[method-assign, assignment]
+        Instrumentation.end = ended  # type: ignore[method-assign, assignment]
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:

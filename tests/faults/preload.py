@@ -39,7 +39,7 @@ def main(when: str, count: int) -> None:
     asks = Notebook(Path(os.environ["FAULTS_ASKS"]))
     for _ in range(5):
         publish(asks)
-    lock = Path(os.environ["FAULTS_JOURNAL"]) / "recorder.lock"
+    lock = Path(os.environ["FAULTS_JOURNAL"]) / "drain.lock"
     wait_for(lambda: holder(lock) == os.getpid(), 10, "the parent to record")
     if when == "late":
         wait_for(to_fork, 30, "the word to fork")
