@@ -311,7 +311,7 @@ class Journal:
             else:
                 self._recover()
                 return True
-        if rotating:
+        if rotating and self._handle is not None:
             return False
         if self._open_away(reason):
             return True

@@ -117,7 +117,8 @@ class Drain:
             self._pages.look(self.store, segments, self._positions)
         except Moved as exc:
             self._recover(exc.positions)
-        self._watch.look(segments, self._pages.numbered, drains_old=self.drains_old)
+        living = self._pages.living({segment.source for segment in segments})
+        self._watch.look(segments, self._pages.numbered, living, drains_old=self.drains_old)
         self.store.note_change()
         there = {*self._pages, *(segment.source for segment in segments)}
         for known in (self._positions, self._descriptions):

@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final, cast
 
 from celery_asynctask.core.accounting import SILENT, plural
@@ -57,19 +57,24 @@ class Watch:
         self.look_at = 0.0
 
     def look(
-        self, segments: Sequence[Segment], numbered: Callable[[str], int | None], *, drains_old: bool = True
+        self,
+        segments: Sequence[Segment],
+        numbered: Callable[[str], int | None],
+        living: Collection[str] = (),
+        *,
+        drains_old: bool = True,
     ) -> None:
         """Record which processes live and which attempts are lost. Raises `sqlalchemy.exc.SQLAlchemyError`,
         `StoreError`, `OSError`.
 
         ``segments`` are those that are not stored to their end, or that are still written to; ``numbered`` says how
-        many events a process has accepted; without ``drains_old``, the processes of earlier versions are left to their
-        own recorder.
+        many events a process has accepted; ``living`` are processes that have no segment, and live; without
+        ``drains_old``, the processes of earlier versions are left to their own recorder.
         """
         with contextlib.suppress(OSError):  # a directory that cannot be changed
             self.directory.sweep()
-        there = {segment.source for segment in segments}
-        alive = {segment.source for segment in segments if _is_alive(segment)}
+        there = {segment.source for segment in segments}.union(living)
+        alive = {segment.source for segment in segments if _is_alive(segment)}.union(living)
         counts = {source: numbered(source) for source in alive}
         self._record(self.store.note_alive(counts), Kind.FOUND, Kind.RECEIVED, "its process lives")
         gone = dt.timedelta(seconds=LOST_SECONDS)

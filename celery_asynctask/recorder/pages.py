@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -105,6 +105,15 @@ class Pages:
     def has_ended(self, description: Mapping[str, Any]) -> None:
         """A segment of a process of an earlier version is stored, and nobody writes to it any more."""
         self._ended[description["source"]] = description
+
+    def living(self, others: Collection[str]) -> set[str]:
+        """The processes that have a page open, except ``others``: a process may be unable to begin a segment. Raises
+        `OSError`."""
+        return {
+            source
+            for source, paths in self._paths.items()
+            if source not in others and any(map(is_being_written, paths))
+        }
 
     def tell(self, store: Store, segments: Iterable[Segment], positions: dict[str, Position]) -> None:
         """Store the starts of runs that living processes have in hand. Raises like `Store.write`."""

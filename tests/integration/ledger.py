@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -155,9 +156,16 @@ class Source:
             return False
         self.sent[number] = data
         if unlinked and written:  # it notices that its segment was deleted, at the cost of one event
-            self.deleted.add(number)
+            if not self._has(number):  # it may have moved to the second place before
+                self.deleted.add(number)
             assert self.journal._trouble or (self.journal._handle and os.fstat(self.journal._handle).st_nlink)
         return written
+
+    def _has(self, number: int) -> bool:
+        """Whether an event is in one of its segments."""
+        away = self.journal._away or self.journal.path
+        files = [path for place in {away, self.journal.path} for path in place.glob(f"{self.name}.*{SUFFIX}")]
+        return any(number in frame.scan(path.read_bytes(), sys.maxsize).numbers for path in files)
 
     def abandon(self) -> None:
         """It ends, and the events in its memory are dropped."""

@@ -206,3 +206,24 @@ def test_quarantine_goes_there_while_the_disk_is_full(path: Path, journal: Journ
     assert [found.parent for found in directory.paths(".quarantine")] == [path, second_place(path)]
     assert (second_place(path) / "a-1-1.quarantine").read_bytes() == b"poison\n"
     assert directory.quarantined() == len(b"poison\n")
+
+
+def test_a_process_that_cannot_come_home_holds_a_segment_where_it_is(
+    journal: Journal, path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would be taken for gone while its next task runs."""
+    disk.is_full = True
+    journal.append(b"1")
+    disk.is_full = False
+
+    def broken(*_: Any) -> None:
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr(shutil, "copyfileobj", broken)
+    assert journal.append(b"2")
+    directory = Directory(path, STORE)
+    assert [is_being_written(segment.path) for segment in directory.segments()] == [False, True]
+    assert directory.segments()[-1].path.parent == second_place(path)
+    assert journal.append(b"3")
+    monkeypatch.undo()
+    assert events_in(path)[journal.source] == [(1, b"1"), (2, b"2"), (3, b"3")]

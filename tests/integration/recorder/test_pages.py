@@ -288,3 +288,23 @@ def test_a_start_that_the_database_refuses(
     assert stored(store)[ID].task["status"] == "STARTED"
     assert "cannot store an event, which is left out: " in caplog.text
     assert source_of(store, journal.source).stored == 1
+
+
+@pytest.mark.every_database
+def test_what_a_process_without_a_segment_is_running_is_not_lost(
+    store: Store, make_drain: MakeDrain, journal: Journal, clock: Clock
+) -> None:
+    """A full disk leaves it its page alone. What it is running is not lost."""
+    drain = make_drain()
+    assert journal.begin(started(journal)) is not None
+    drain.work()
+    assert journal._handle is not None
+    os.close(journal._handle)
+    journal._handle = None
+    for _ in range(3):
+        clock.at += 60
+        drain._watch.look_at = 0.0
+        drain.work()
+    source = source_of(store, journal.source)
+    assert (source.ended_at, source.settled_at) == (None, None)
+    assert stored(store)[ID].task["status"] == "STARTED"
