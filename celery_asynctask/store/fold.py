@@ -39,8 +39,8 @@ def attempt_upsert(dialect: str, table: sa.Table, rows: sa.Select[Any] | None = 
 
 
 def insert_new(dialect: str, table: sa.Table) -> Insert:
-    """INSERT of task or attempt rows that leaves the stored row as it is. Parameters are named after the columns."""
-    index = [name for name in _ATTEMPT_IDENTITY if name in table.c]
+    """INSERT of rows that leaves the stored row as it is. Parameters are named after the columns."""
+    index = [name for name in _ATTEMPT_IDENTITY if name in table.c] or [column.name for column in table.primary_key]
     return _upsert(dialect, table, index, lambda old, _: [(index[0], old[index[0]])])
 
 

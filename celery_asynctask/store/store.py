@@ -98,6 +98,10 @@ class Store:
         return Rows(fold.attempt_upsert(dialect.name, async_task_attempt), async_task_attempt, dialect)
 
     @cached_property
+    def _source_insert(self) -> Any:
+        return fold.insert_new(self.engine.dialect.name, async_task_source)
+
+    @cached_property
     def _source_upsert(self) -> Any:
         return fold.source_upsert(self.engine.dialect.name, async_task_source)
 
@@ -177,13 +181,12 @@ class Store:
                 connection.execute(self._insert_events, documents)
         else:
             self._write_rows(connection, batch)
-        known: list[dict[str, Any]] = []
-        others: list[dict[str, Any]] = []
-        for row in updates:
-            (others if found.get(row["source"], _NOWHERE) == _NOWHERE else known).append(row)
+        known = [row for row in updates if row["source"] in found]
+        if fresh := [row for row in known if found[row["source"]] == _NOWHERE]:
+            connection.execute(self._source_insert, [{**row, **_NOWHERE._asdict(), "dropped": None} for row in fresh])
         if known and not ledger.move(connection, known, found):
             raise Moved(ledger.begin(connection, None, list(found)).positions)
-        if others:
+        if others := [row for row in updates if row["source"] not in found]:
             connection.execute(self._source_upsert, others)
 
     def probe(self, *, commits: bool = True) -> None:

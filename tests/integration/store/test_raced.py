@@ -47,3 +47,26 @@ def test_a_replay_between_the_look_and_the_write(store: Store, monkeypatch: pyte
     other.close()
     row = source_of(store, "1-1-1")
     assert (row.stored, row.quarantined) == ((3, 0) if moved else (4, 0) if replayed else (2, 2))
+
+
+@pytest.mark.databases("postgresql", "mysql")
+def test_a_process_that_another_recorder_stores_first(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both found it nowhere: the slower one, which has read less, does not put it back."""
+    write = Store._write
+    other = Store(store.settings)
+    raced: list[bool] = []
+
+    def slower(self: Store, *arguments: Any) -> None:
+        if self is store:
+            monkeypatch.setattr(Store, "_write", write)
+            other.write([], [SourceUpdate(DESCRIPTION, Position(1, 300, 30, 30))], expected={"1-1-1": Position()})
+            raced.append(True)
+        write(self, *arguments)
+
+    monkeypatch.setattr(Store, "_write", slower)
+    with pytest.raises(Moved) as moved:
+        store.write([], [SourceUpdate(DESCRIPTION, Position(1, 190, 19, 19))], expected={"1-1-1": Position()})
+    other.close()
+    assert raced
+    assert moved.value.positions["1-1-1"].stored in (0, 30), "as its transaction sees it"
+    assert source_of(store, "1-1-1").stored == 30
