@@ -101,7 +101,7 @@ class Directory:
         try:
             return cls(path, store_id)
         except JournalError:
-            second = None if is_nowhere(path) else spare.spare_of(path, store_id)
+            second = spare.spare_of(path, store_id)
             if second is None or not spare.make(second):
                 raise
             with contextlib.suppress(JournalError):

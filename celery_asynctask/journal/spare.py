@@ -17,7 +17,7 @@ from typing import Final
 from celery_asynctask.journal.claim import ENCODING
 from celery_asynctask.journal.files import is_being_written, opened
 from celery_asynctask.journal.names import SUFFIX, UNNAMED, Segment, segment_of
-from celery_asynctask.journal.place import SHARED_MEMORY, is_safe
+from celery_asynctask.journal.place import SHARED_MEMORY, is_nowhere, is_safe
 
 SPARE_BYTES: Final = 16 * 1024 * 1024
 """Bytes of all segments in the second place, above which only a process with less than `OWN_BYTES` there begins or
@@ -28,6 +28,8 @@ OWN_BYTES: Final = 2 * 1024 * 1024
 def spare_of(path: Path, store: str) -> Path | None:
     """Where the second place of a journal directory is, or would be, by its path and its `core.url.store_id`; None:
     there is no directory in memory."""
+    if is_nowhere(path):
+        return None
     text = f"{os.path.realpath(path)}\n{store}"
     digest = hashlib.sha256(text.encode(*ENCODING)).hexdigest()[:16]
     for root in (os.environ.get("XDG_RUNTIME_DIR"), SHARED_MEMORY):

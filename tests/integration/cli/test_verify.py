@@ -221,6 +221,7 @@ def kill(journal: Journal) -> None:
     assert journal._handle is not None
     os.close(journal._handle)
     journal._handle = None
+    journal._accounts.close(even_if_used=True)
 
 
 def test_events_in_the_memory_of_a_process(store: Store, journal: Journal, make_drain: MakeDrain) -> None:

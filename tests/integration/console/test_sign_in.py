@@ -6,6 +6,7 @@ import datetime as dt
 import json
 import logging
 import re
+import time
 from collections.abc import Iterator
 from http.cookies import SimpleCookie
 from pathlib import Path
@@ -352,6 +353,7 @@ def test_many_wrong_tokens_wait_and_a_right_one_does_not(api: Api, monkeypatch: 
 
 
 def test_one_token_signs_in_so_often_a_minute(api: Api, store: Store) -> None:
+    began = time.monotonic()
     statuses = [sign_in(api, token_of("ours")).status_code for _ in range(SIGN_INS.burst + 5)]
     assert statuses[: SIGN_INS.burst] == [303] * SIGN_INS.burst
     refused = sign_in(api, token_of("ours"))
@@ -361,7 +363,7 @@ def test_one_token_signs_in_so_often_a_minute(api: Api, store: Store) -> None:
     assert api.get("/async-tasks", "ours").status_code == 200
     settled(api)
     of_ours = select(func.count()).where(async_task_audit.c.actor == "ours", async_task_audit.c.action == "sign-in")
-    assert rows(store, of_ours)[0][0] <= SIGN_INS.burst + 1, "one a second more"
+    assert rows(store, of_ours)[0][0] <= SIGN_INS.burst + 1 + time.monotonic() - began, "one a second more"
 
 
 def test_a_session_that_ended_is_no_attempt(api: Api) -> None:

@@ -213,6 +213,7 @@ def test_what_was_running_in_the_second_place_is_lost_when_the_first_is_there_ag
     assert journal._handle is not None
     os.close(journal._handle)  # as the kernel does
     journal._handle = None
+    journal._accounts.close(even_if_used=True)
     away = Drain(Directory.usable(first, settings.store_id), settings)
     away.work()
     away.close()
