@@ -111,9 +111,14 @@ def nothing_left(path: Path) -> Iterator[None]:
     """No thread and no descriptor more than before; what is loaded only once is loaded before."""
     run(app := make(path))
     app.close()
-    before = 0, threading.active_count(), descriptors()
+    threads, files = threading.active_count(), descriptors()  # of which those of that app may end later
     yield
-    wait_for(lambda: (collected(), threading.active_count(), descriptors()) == before, SECONDS, "all to be given back")
+
+    def is_given_back() -> bool:
+        gc.collect()
+        return threading.active_count() <= threads and descriptors() <= files
+
+    wait_for(is_given_back, SECONDS, "all to be given back")
 
 
 def collected() -> int:

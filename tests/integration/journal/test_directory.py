@@ -217,6 +217,7 @@ def test_quarantine_keeps_one_entry_a_line(path: Path) -> None:
 
 def test_quarantine_follows_no_link(path: Path, tmp_path: Path) -> None:
     directory = Directory(path, STORE)
+    directory.spare = None  # where it would go instead
     (path / "source.quarantine").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OSError, match="symbolic links"):
         directory.quarantine("source", b"x")
@@ -256,6 +257,7 @@ def test_a_look_does_not_keep_others_from_writing(path: Path, monkeypatch: pytes
     names: list[str] = []
 
     def looking(handle: int, lock: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
         names.extend(os.listdir(path))  # noqa: PTH208
         for segment in Directory(path, STORE).segments():
             assert not is_being_written(segment.path)

@@ -72,7 +72,7 @@ def silent() -> Iterator[int]:
 
 @pytest.mark.parametrize("driver", ["postgresql+psycopg", "mysql+pymysql"])
 def test_a_server_that_does_not_answer(driver: str, silent: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("celery_asynctask.queries.reader.CONNECT_SECONDS", 2)
+    monkeypatch.setattr("celery_asynctask.store.connection.CONNECT_SECONDS", 2)
     began = time.monotonic()
     for port in (9, silent):
         reader = Reader(f"{driver}://u:secret@127.0.0.1:{port}/d", seconds=1)
