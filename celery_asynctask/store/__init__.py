@@ -5,7 +5,7 @@ from __future__ import annotations
 from celery_asynctask.store.connection import is_busy, is_full
 from celery_asynctask.store.ledger import Moved, Position, SourceUpdate
 from celery_asynctask.store.liveness import HeldTask, Open, OpenAttempt
-from celery_asynctask.store.store import Store, is_outage
+from celery_asynctask.store.store import Store
 
 __all__ = [
     "HeldTask",
@@ -17,5 +17,4 @@ __all__ = [
     "Store",
     "is_busy",
     "is_full",
-    "is_outage",
 ]

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError, ProgrammingError, StatementError
+from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 
 from celery_asynctask.core.event import Event, Kind, decode, encode
 from celery_asynctask.core.fold import fold_all
@@ -45,11 +45,6 @@ from celery_asynctask.store.tables import (
     async_task_source,
 )
 
-_VALUE_ERRORS = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError)
-"""What Python, or a driver before it reaches the database, raises for a value that no column takes."""
-_MYSQL_VALUE_ERRORS = frozenset({1118, 1153, 1300, 1301, 1713, 3140, 3141, 3157, 3819, 3854, 4025})
-"""Errors of MySQL and MariaDB about sizes, characters, JSON and check constraints, which their drivers call
-operational."""
 _UNRECORDED_KEPT: Final = dt.timedelta(days=1)
 """As long as a late event of the same task may still come."""
 _NOWHERE: Final = Position()
@@ -363,26 +358,6 @@ class Store:
         self._known = None
         if "engine" in self.__dict__:
             self.engine.dispose()
-
-
-def is_outage(exc: Exception) -> bool:
-    """Whether an error of `Store.write` is about the database rather than about a value in the batch.
-
-    It is for a refused or lost connection, a lock, and missing tables or rights: the events themselves are good.
-    """
-    if isinstance(exc, DBAPIError):
-        if str(exc.orig).startswith("Error binding parameter"):
-            return False  # sqlite3: ProgrammingError (InterfaceError before Python 3.11) for a value of no SQL type
-        if exc.orig is not None and exc.orig.args and exc.orig.args[0] in _MYSQL_VALUE_ERRORS:
-            return False
-        # PostgreSQL's classes 54, a value is larger than a limit, and 25, the transaction is read-only or was aborted.
-        state = str(getattr(exc.orig, "sqlstate", None) or getattr(exc.orig, "pgcode", None) or "")
-        if state.startswith("54"):
-            return False
-        if isinstance(exc, InternalError):
-            return state.startswith("25")
-        return exc.connection_invalidated or isinstance(exc, (OperationalError, InterfaceError, ProgrammingError))
-    return not isinstance(exc, (StatementError, *_VALUE_ERRORS))
 
 
 def _document(events: Iterable[bytes]) -> str:
