@@ -215,30 +215,23 @@ class Instrumentation:
         """Write the event to the journal, and make sure that a recorder runs. Never raises for reasons of the disk."""
         self.write(encode(event))
 
-    def write(self, data: bytes) -> None:
-        """`record`, for an event that is encoded already."""
-        if not self.journal.append(data):
+    def write(self, data: bytes, slot: int | None = None) -> None:
+        """`record`, for an event that is encoded already; with a ``slot``, it is the end of the run that has this one,
+        and carries its start."""
+        if not self.journal.append(data, slot):
             self.start()
             self.outlet.recorder.start()  # also in a child of a pool: it stores from memory
         elif not self.is_started:
             self.start()
 
     def begin(self, start: bytes) -> int | None:
-        """Record the encoded start of a run. Returns its slot in the journal, for `end`; None: it has none."""
+        """Record the encoded start of a run. Returns its slot in the journal, for `write`; None: it has none."""
         slot = self.journal.begin(start)
         if slot is None:
             self.write(start)
         elif not self.is_started:
             self.start()
         return slot
-
-    def end(self, slot: int | None, data: bytes) -> None:
-        """Record the encoded end of a run, which carries its start."""
-        if slot is None:
-            self.write(data)
-        elif not self.journal.end(slot, data):
-            self.start()
-            self.outlet.recorder.start()
 
     def start(self) -> None:
         """Run a recorder in this process until it exits. Not in a child of a prefork pool: its main process has one.

@@ -259,7 +259,7 @@ def record_end(
         end["noted"] = content
     start = None if inferred else known.get(START)
     if start is not None:
-        instrumentation.end(known.pop(SLOT, None), encode_end(start, kind, at, end))
+        instrumentation.write(encode_end(start, kind, at, end), known.pop(SLOT, None))
     else:
         instrumentation.record({**extract.from_request(kind, task.name, request, at), "ran": True, **end})
     if kind in _WITH_STEPS and not end.get("again") and (steps := step_events.steps_of(request)):

@@ -50,11 +50,11 @@ class Accounts:
             self._move()
             return None
 
-    def end(self, slot: int, *, is_told: bool) -> None:
+    def end(self, slot: int, is_told: bool) -> None:
         """Free a slot. ``is_told``: the end of its run is in the journal."""
         if self._page is not None:
             try:
-                self._page.end(slot, is_told=is_told)
+                self._page.end(slot, is_told)
             except OSError:
                 self._move()
 

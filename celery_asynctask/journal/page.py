@@ -30,6 +30,7 @@ BLOCK: Final = 4096
 COUNTS_AT: Final = 2048
 SLOTS: Final = 64
 """Most runs in hand at a time whose starts a page has room for."""
+_IN_PART: Final = "only a part of the control page was written"
 
 
 class ControlPage:
@@ -91,27 +92,30 @@ class ControlPage:
 
     def begin(self, line: bytes) -> int | None:
         """Write a frame with the start of a run into a slot. Returns the slot; None: there is no room for it."""
-        if len(line) > BLOCK or self._handle is None:
+        if len(line) > BLOCK or self._handle is None or not (self._free or self._grow()):
             return None
-        if not self._free:
-            if self._count == SLOTS:
-                return None
-            self._write(b"\0" * BLOCK, BLOCK * (self._count + 1))
-            self._count += 1
-            self._free.append(self._count)
-        slot = self._free[-1]
-        self._write(line, BLOCK * slot)
-        self._free.pop()
+        slot = self._free.pop()
+        if os.pwrite(self._handle, line, BLOCK * slot) != len(line):  # `_write`, without the call
+            raise OSError(None, _IN_PART)
         self._taken.add(slot)
         return slot
 
-    def end(self, slot: int, *, is_told: bool) -> None:
+    def _grow(self) -> bool:
+        """Make room for one more slot. Returns whether there may be one."""
+        if self._count == SLOTS:
+            return False
+        self._write(b"\0" * BLOCK, BLOCK * (self._count + 1))
+        self._count += 1
+        self._free.append(self._count)
+        return True
+
+    def end(self, slot: int, is_told: bool) -> None:
         """Free a slot for the next run. ``is_told``: the end of its run is in the journal, so the start has served."""
         if slot in self._taken:
             self._taken.discard(slot)
             self._free.append(slot)
-            if is_told:
-                self._write(b"\n", BLOCK * slot)
+            if is_told and self._handle is not None:
+                os.pwrite(self._handle, b"\n", BLOCK * slot)
 
     def close(self) -> None:
         """Close the file; what is in it stays."""
@@ -127,7 +131,7 @@ class ControlPage:
 
     def _write(self, data: bytes, at: int) -> None:
         if self._handle is not None and os.pwrite(self._handle, data, at) != len(data):
-            raise OSError(None, "a part of the control page was not written")
+            raise OSError(None, _IN_PART)
 
 
 class View(NamedTuple):

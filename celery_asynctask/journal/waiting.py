@@ -15,38 +15,38 @@ class Waiting:
     """Frames in the order of their numbers. Not safe for threads."""
 
     def __init__(self) -> None:
-        self._frames: deque[bytes] = deque()
+        self.frames: deque[bytes] = deque()
         self._bytes = 0
 
     def __len__(self) -> int:
-        return len(self._frames)
+        return len(self.frames)
 
     def __iter__(self) -> Iterator[bytes]:
-        return iter(self._frames)
+        return iter(self.frames)
 
     def add(self, line: bytes) -> bool:
         """Let a frame wait. Returns False if there is no room for it."""
-        if len(self._frames) >= KEPT_EVENTS or self._bytes >= KEPT_BYTES:
+        if len(self.frames) >= KEPT_EVENTS or self._bytes >= KEPT_BYTES:
             return False
-        self._frames.append(line)
+        self.frames.append(line)
         self._bytes += len(line)
         return True
 
     def first(self) -> bytes:
         """Take the first frame."""
-        line = self._frames.popleft()
+        line = self.frames.popleft()
         self._bytes -= len(line)
         return line
 
     def give_back(self, lines: Iterable[bytes]) -> None:
         """Put frames that were taken before all others again."""
         for line in reversed(list(lines)):
-            self._frames.appendleft(line)
+            self.frames.appendleft(line)
             self._bytes += len(line)
 
     def take(self) -> list[bytes]:
         """Take all frames."""
-        taken = list(self._frames)
-        self._frames.clear()
+        taken = list(self.frames)
+        self.frames.clear()
         self._bytes = 0
         return taken

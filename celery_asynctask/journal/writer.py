@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from celery_asynctask.core.forking import locking, notice_fork, reset_in_children
+from celery_asynctask.core.forking import locking, reset_in_children
 from celery_asynctask.core.limits import MAX_JOURNAL
 from celery_asynctask.core.logs import logger_of
 from celery_asynctask.errors import JournalError
@@ -29,7 +29,7 @@ from celery_asynctask.journal.waiting import KEPT_EVENTS, Waiting
 
 logger = logger_of("celery_asynctask.journal")
 
-SEGMENT_BYTES = 1024 * 1024
+SEGMENT_BYTES = 4 * 1024 * 1024
 """Most bytes of a segment: one that has them is followed by another, so that the recorder can remove it."""
 _LEAST_BYTES = 16 * 1024  # where there is little room
 RETRY_SECONDS = 1.0
@@ -47,7 +47,8 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 class Journal:
     """This process's place in a journal directory. Safe for threads; starts over in a forked child.
 
-    `append` never raises and never waits for more than one ``write`` to a file. While the disk takes nothing, events go
+    `append` and `begin` never raise and never wait for more than one ``write`` to a file; who calls them has noticed a
+    fork (`core.forking.notice_fork`). While the disk takes nothing, events go
     to the second place (`spare`), then into memory, as far as there is room. The others are dropped and counted in
     ``dropped``, by reason: an errno name, ``unusable directory``, or ``journal_max_bytes``. The control page says how
     many were accepted, so whatever happens to them, their number is known.
@@ -103,37 +104,31 @@ class Journal:
         if self._handle is not None:
             close(self._handle)
 
-    def append(self, data: bytes) -> bool:
-        """Write one encoded event. Returns whether it is in the journal now; else it waits in memory or is dropped."""
-        notice_fork()
+    def append(self, data: bytes, slot: int | None = None) -> bool:
+        """Write one encoded event. Returns whether it is in the journal now; else it waits in memory or is dropped.
+        With a ``slot``, it is the end of the run that has this one, and carries all that its start said."""
         with self._lock:
             number = self._number = self._number + 1
             line = frame.pack(number, data)
-            waits = self._kept or self._trouble or self._handle is None
-            if (waits and not self._ready()) or not self._write(line):
+            waits = self._kept.frames or self._trouble or self._handle is None
+            if is_written := (not waits or self._ready()) and self._write(line):
+                if self._size >= self._check_size or self._away is not None or time.monotonic() >= self._check_at:
+                    self._look()
+            else:
                 if not self._keep(line) and self._number == number:
                     self._number -= 1  # a dropped event has no number, so that a gap is a loss
                 self._count()
-                return False
-            if self._size >= self._check_size or self._away is not None or time.monotonic() >= self._check_at:
-                self._look()
-            return True
+            if slot is not None:
+                self._accounts.end(slot, is_written)
+            return is_written
 
     def begin(self, start: bytes) -> int | None:
-        """Write the encoded start of a run to the control page. Returns its slot there, for `end`; None: there is no
+        """Write the encoded start of a run to the control page. Returns its slot there, for `append`; None: there is no
         room for it, so append it as an event of its own."""
-        notice_fork()
         with self._lock:
-            if (self._handle is None or self._trouble or self._kept) and not self._ready():
+            if (self._handle is None or self._trouble or self._kept.frames) and not self._ready():
                 return None
             return self._accounts.begin(self._number, start)
-
-    def end(self, slot: int, data: bytes) -> bool:
-        """`append` the encoded end of a run, which carries all that its start said, and free its slot."""
-        with self._lock:
-            is_written = self.append(data)
-            self._accounts.end(slot, is_told=is_written)
-            return is_written
 
     def retry(self) -> bool:
         """Write what waits in memory, if it is time for another try. Returns whether nothing waits any more."""
@@ -229,21 +224,17 @@ class Journal:
         self.dropped[reason] += 1
         metrics.dropped(reason)
 
-    def _write(self, line: bytes) -> bool:
+    def _write(self, line: bytes, tries: int = 3) -> bool:
         """Write a frame to the segment or, where its place takes it no more, to one in another place."""
-        for _ in range(3):
-            assert self._handle is not None
-            try:
-                write_all(self._handle, line)
-            except OSError as exc:
-                if not self._find_room(exc):
-                    return False
-            else:
-                self._size += len(line)
-                if self._away is not None:
-                    self._away_bytes += len(line)
-                return True
-        return False
+        assert self._handle is not None
+        try:
+            write_all(self._handle, line)
+        except OSError as exc:
+            return self._find_room(exc) and tries > 1 and self._write(line, tries - 1)
+        self._size += len(line)
+        if self._away is not None:
+            self._away_bytes += len(line)
+        return True
 
     def _find_room(self, exc: OSError) -> bool:
         """Whether another try to write makes sense after this failure."""

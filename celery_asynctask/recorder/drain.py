@@ -93,11 +93,12 @@ class Drain:
         self._descriptions.clear()
         self._pages.forget()
 
-    def work(self) -> None:
-        """Store everything that is in the journal now. Raises what `batch` and `look` raise."""
+    def work(self, *, at_once: bool = True) -> None:
+        """Store everything that is in the journal now; ``at_once`` as for `batch`. Raises what `batch` and `look`
+        raise."""
         self.behind = True
         while self.behind:
-            self.batch()
+            self.batch(at_once=at_once)
             self.look()
         self.store.let_go()
 
@@ -133,9 +134,10 @@ class Drain:
     def finish(self) -> None:
         """Nothing is left to say at the end: what this process has written is in the directory."""
 
-    def batch(self) -> int:
-        """Store one batch, and one more for each process that is stored alone because of what it is refused. Returns
-        the number of their events and damaged lines, 0 if there was nothing new.
+    def batch(self, *, at_once: bool = True) -> int:
+        """Store one batch, and one more for each process that is stored alone because of what it is refused; and the
+        starts of runs in hand, those that have just begun only ``at_once``. Returns the number of the batches' events
+        and damaged lines, 0 if there was nothing new.
 
         Raises `sqlalchemy.exc.SQLAlchemyError`, `StoreError`, `ImportError` (no driver), `OSError`; the next call takes
         again what was not stored then.
@@ -158,7 +160,7 @@ class Drain:
             if not batch.events:
                 self._refusals.stored(source, 0, 0)
         try:
-            self._pages.tell(self.store, segments, self._positions)
+            self._pages.tell(self.store, segments, self._positions, at_once=at_once)
             self._pages.settle(self.store, self._segments(), self._positions)
         except Moved as exc:
             self._recover(exc.positions)

@@ -30,7 +30,7 @@ class MemoryDrain:
         self._refusals = Refusals()
         self.look_at = 0.0
 
-    def work(self) -> None:
+    def work(self, *, at_once: bool = True) -> None:  # noqa: ARG002 - no starts wait anywhere
         """Store everything that waits now. Raises what `store_batch` and `look` raise; the events wait on then."""
         while self._batch():
             self.look()

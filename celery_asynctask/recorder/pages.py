@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from celery_asynctask.core.accounting import dropped_of
+from celery_asynctask.core.event import decode
 from celery_asynctask.core.logs import logger_of
 from celery_asynctask.core.text import reason
 from celery_asynctask.journal import Directory, Segment
@@ -28,6 +29,8 @@ logger = logger_of("celery_asynctask.recorder")
 
 _SURELY_OTHER: Final = 1.0
 """Seconds after which a file that is written to has another time of change, whatever the file system's resolution."""
+_BRIEF: Final = 100_000
+"""Microseconds within which most runs are over: their one event saves the recorder a transaction at each look."""
 _AT_ONCE: Final = 200
 """Processes that are settled in one transaction."""
 
@@ -115,31 +118,44 @@ class Pages:
             if source not in others and any(map(is_being_written, paths))
         }
 
-    def tell(self, store: Store, segments: Iterable[Segment], positions: dict[str, Position]) -> None:
-        """Store the starts of runs that living processes have in hand. Raises like `Store.write`."""
+    def tell(
+        self, store: Store, segments: Iterable[Segment], positions: dict[str, Position], *, at_once: bool = True
+    ) -> None:
+        """Store the starts of runs that living processes have in hand; unless ``at_once``, those that may be over in a
+        moment have time. Raises like `Store.write`, and `OSError`."""
         now = time.monotonic()
         parts: list[Part] = []
-        starts: list[bytes] = []
         told: list[tuple[str, bytes, _Told]] = []
-        for source in {segment.source for segment in segments}.intersection(self._paths):
-            view = self._view(source)
+        there = {segment.source for segment in segments}
+        for source in self._paths.keys() - self._settled.keys():
+            view = self._view(source) if source in there or self._has_run(source) else None
             if view is None:
                 continue
             in_hand = frozenset(view.starts.values())
             known = self._told[source] = {
                 start: before for start, before in self._told.get(source, {}).items() if start in in_hand
             }
-            for start in in_hand:
-                before = known.get(start)
-                if before is None or not (before.is_again or now - before.at < self._seconds):
-                    starts.append(start)
-                    told.append((source, start, _Told(now, before is not None)))
-                    if positions.get(source, Position()) == Position() and not known:
-                        parts.append(self._part(source, view, Position()))  # an attempt needs its process
-        if starts:
-            positions |= store_accounts(store, parts, positions, starts)
+            news = [
+                (source, start, _Told(now, start in known))
+                for start in in_hand
+                if (
+                    not (known[start].is_again or now - known[start].at < self._seconds)
+                    if start in known
+                    else at_once or not _has_just_begun(start)
+                )
+            ]
+            if news and not known and positions.get(source, Position()) == Position():
+                parts.append(self._part(source, view, Position()))  # an attempt needs its process
+            told += news
+        if told:
+            positions |= store_accounts(store, parts, positions, [start for _, start, _ in told])
             for source, start, stored in told:
                 self._told[source][start] = stored
+
+    def _has_run(self, source: str) -> bool:
+        """Whether a process without a segment has a run in hand. Raises `OSError`."""
+        view = self._view(source)
+        return view is not None and bool(view.starts) and any(map(is_being_written, self._paths[source]))
 
     def settle(self, store: Store, segments: Iterable[Segment], positions: dict[str, Position]) -> None:
         """Store the last word of the processes that are gone and have no ``segments``. These must have been listed
@@ -254,6 +270,13 @@ class Pages:
                 path,
                 reason(exc),
             )
+
+
+def _has_just_begun(start: bytes) -> bool:
+    try:
+        return 0 <= time.time_ns() // 1000 - decode(start)["at"] < _BRIEF
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def _says_something(view: View) -> bool:

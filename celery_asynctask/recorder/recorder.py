@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from random import SystemRandom
 from typing import TYPE_CHECKING
 
@@ -208,7 +209,7 @@ class Recorder:
                 asked = len(run.flushes)
                 flushes = stopping or bool(asked) or time.monotonic() >= flush_at
                 try:
-                    done = self._work(flushes)
+                    done = self._work(flushes, at_once=stopping or run.once or bool(asked))
                     if stopping and done and self._drain is not None:
                         self._release()
                         self._drain.finish()
@@ -219,7 +220,8 @@ class Recorder:
                         flush_at = time.monotonic() + self.settings.flush_interval
                     wait = self._rest(flush_at) if done else self._standby
                 except Exception as exc:  # noqa: BLE001 - the thread must not end; the cause is logged
-                    self._report(exc)
+                    with suppress(Exception):  # a filter or handler of the user's may raise
+                        self._report(exc)
                     done = True
                     flush_at = 0.0
                     backoff = min(MAX_BACKOFF, backoff * 2) * SystemRandom().uniform(0.8, 1.2)
@@ -244,11 +246,13 @@ class Recorder:
         assert self._drain is not None
         return max(0.0, min(flush_at, self._drain.look_at) - time.monotonic())
 
-    def _work(self, flushes: bool) -> bool:
-        """Drain, or if not ``flushes`` only record which processes live. Returns False if another recorder does it."""
+    def _work(self, flushes: bool, *, at_once: bool) -> bool:
+        """Drain, or if not ``flushes`` only record which processes live. ``at_once``: somebody waits for it. Returns
+        False if another recorder does it."""
         if self.journal is not None:
             self.journal.retry()
-        if self._elected is not None and not self._is_still_elected(self._elected):
+        # Without a drain, the last try could not import what it needs.
+        if self._elected is not None and (self._drain is None or not self._is_still_elected(self._elected)):
             self._resign()
         is_new = self._elected is None
         if is_new and not self._seek_election():
@@ -258,7 +262,7 @@ class Recorder:
         if not (flushes or is_new):
             self._drain.look()
             return True
-        self._drain.work()
+        self._drain.work(at_once=at_once)
         if self._in_trouble:
             self._in_trouble = False
             logger.warning("celery-asynctask stores events again in %s.", self.settings.absolute_url)
@@ -350,9 +354,12 @@ class Recorder:
             return
         self._in_trouble = True
         expected = getattr(exc, "orig", None) is not None or isinstance(exc, (OSError, ImportError, AsyncTaskError))
-        with importing():
-            from celery_asynctask.store.remedies import remedy
-        todo = "" if isinstance(exc, AsyncTaskError) else remedy(exc, self.settings.url)  # ours say it themselves
+        todo = ""
+        if not isinstance(exc, AsyncTaskError):  # ours say it themselves
+            with suppress(ImportError), importing():  # of SQLAlchemy, which may be the cause
+                from celery_asynctask.store.remedies import remedy
+
+                todo = remedy(exc, self.settings.url)
         logger.error(
             "celery-asynctask cannot store events in %s: %s.%s Tasks are not affected. Their events are kept in %s, "
             "and stored when the cause is gone. Run `celery -A APP asynctask doctor` to find it.",

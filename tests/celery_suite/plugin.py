@@ -120,13 +120,13 @@ class _Switch:
         celery.app.base.Celery.__init__ = made
 
     def _count_events(self) -> None:
-        write, begin, end = Instrumentation.write, Instrumentation.begin, Instrumentation.end
+        write, begin = Instrumentation.write, Instrumentation.begin
         events = Counter[str]()
         self.summary["events"] = events
 
         @functools.wraps(write)
-        def counted(of_app: Instrumentation, data: bytes) -> None:
-            write(of_app, data)
+        def counted(of_app: Instrumentation, data: bytes, slot: int | None = None) -> None:
+            write(of_app, data, slot)
             events[json.loads(data)["kind"]] += 1
 
         @functools.wraps(begin)
@@ -134,15 +134,8 @@ class _Switch:
             self.summary["runs"] += 1
             return begin(of_app, start)
 
-        @functools.wraps(end)
-        def ended(of_app: Instrumentation, slot: int | None, data: bytes) -> None:
-            end(of_app, slot, data)
-            if slot is not None:  # else it was written
-                events[json.loads(data)["kind"]] += 1
-
         Instrumentation.write = counted  # type: ignore[method-assign, assignment]
         Instrumentation.begin = begun  # type: ignore[method-assign, assignment]
-        Instrumentation.end = ended  # type: ignore[method-assign, assignment]
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:

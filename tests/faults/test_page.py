@@ -71,7 +71,7 @@ def end(journal: Journal, slot: int | None, start: bytes) -> None:
         assert journal.append(start)
         assert journal.append(data)
     else:
-        assert journal.end(slot, data)
+        assert journal.append(data, slot)
 
 
 def ended(settings: Settings) -> set[str]:

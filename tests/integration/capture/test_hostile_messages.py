@@ -186,7 +186,7 @@ def app_of(app: Celery) -> Any:
 def events_of(app: Celery, message: dict[str, Any]) -> list[bytes]:
     written: list[bytes] = []
     with (
-        mock.patch.object(Instrumentation, "write", lambda _, data: written.append(data)),
+        mock.patch.object(Instrumentation, "write", lambda _, data, slot=None: written.append(data)),
         mock.patch.object(Instrumentation, "begin", lambda _, start: written.append(start)),
         catch_warnings(),
     ):

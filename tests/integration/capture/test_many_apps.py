@@ -402,9 +402,9 @@ def test_many_that_are_closed_while_the_database_hangs(tmp_path: Path, monkeypat
     """They do not pile up threads: one works, and at most one waits for it."""
     go, batch = threading.Event(), Drain.batch
 
-    def hanging(drain: Drain) -> int:
+    def hanging(drain: Drain, **options: Any) -> int:
         assert go.wait(patience(SECONDS))
-        return batch(drain)
+        return batch(drain, **options)
 
     monkeypatch.setattr(Drain, "batch", hanging)
     monkeypatch.setattr("celery_asynctask.capture.instrumentation.EXIT_SECONDS", 0.01)

@@ -35,9 +35,9 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     written: list[bytes] = []
     append = Journal.append
 
-    def noting(self: Journal, data: bytes) -> bool:
+    def noting(self: Journal, data: bytes, slot: int | None = None) -> bool:
         written.append(data)
-        return append(self, data)
+        return append(self, data, slot)
 
     monkeypatch.setattr(Journal, "append", noting)
     return written

@@ -42,7 +42,7 @@ def test_a_run_in_hand_has_its_start_in_the_page_and_one_event_in_the_end(journa
     assert slot is not None
     assert view_of(journal).starts == {slot: b"start"}
     assert events_in(path) == {journal.source: []}
-    assert journal.end(slot, b"end with start")
+    assert journal.append(b"end with start", slot)
     assert view_of(journal).starts == {}
     assert events_in(path) == {journal.source: [(1, b"end with start")]}
     assert journal.begin(b"next") == slot
@@ -53,7 +53,7 @@ def test_as_many_runs_as_there_are_slots(journal: Journal) -> None:
     assert slots == [*range(1, SLOTS + 1), None]
     assert list(view_of(journal).starts.values()) == [b"start %d" % number for number in range(SLOTS)]
     assert slots[5] is not None
-    journal.end(slots[5], b"end")
+    journal.append(b"end", slots[5])
     assert journal.begin(b"again") == slots[5]
 
 
@@ -96,11 +96,11 @@ def test_whatever_somebody_does_to_the_page_the_process_goes_on(journal: Journal
         if damage == "replaced":
             page_path.write_bytes(b"x" * 10_000)
     before = signal.getsignal(signal.SIGBUS)
-    assert journal.end(slot, b"end")
+    assert journal.append(b"end", slot)
     for number in range(5):
         again = journal.begin(b"start %d" % number)
         assert again is not None
-        assert journal.end(again, b"end %d" % number)
+        assert journal.append(b"end %d" % number, again)
     assert signal.getsignal(signal.SIGBUS) is before
     assert len(events_in(path)[journal.source]) == 6
 
@@ -140,8 +140,8 @@ def test_slots_are_freed_once(path: Path) -> None:
     slot = control.begin(frame.pack(0, b"start"))
     assert slot is not None
     for _ in range(3):
-        control.end(slot, is_told=True)
-    control.end(77, is_told=True)
+        control.end(slot, True)
+    control.end(77, True)
     assert [control.begin(frame.pack(0, b"x")) for _ in range(3)] == [1, 2, 3]
     control.close()
 
@@ -152,7 +152,7 @@ def test_an_end_that_only_waits_leaves_its_start(path: Path) -> None:
     control = ControlPage(path / "s.page", DESCRIPTION)
     slot = control.begin(frame.pack(0, b"start"))
     assert slot is not None
-    control.end(slot, is_told=False)
+    control.end(slot, False)
     view = read(control.path)
     assert view is not None
     assert view.starts == {slot: b"start"}

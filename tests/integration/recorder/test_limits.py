@@ -167,7 +167,8 @@ def test_a_recorder_soon_tries_again_where_others_have_all_connections(
         wait = threading.Event.wait
 
         def hurried(of: threading.Event, seconds: float | None = None) -> bool:
-            waits.append(seconds or 0.0)
+            if crowd.is_full:
+                waits.append(seconds or 0.0)
             return wait(of, 0.01)
 
         monkeypatch.setattr(threading.Event, "wait", hurried)
@@ -177,7 +178,7 @@ def test_a_recorder_soon_tries_again_where_others_have_all_connections(
         wait_for(lambda: stored(store), 10, "the event to be stored")
         monkeypatch.undo()
         recorder.stop(patience(30))
-    between = [seconds for seconds in waits if 0.5 < seconds < 10]
+    between = [seconds for seconds in waits if seconds > 0.5]
     assert len(between) >= 5
     assert max(between) <= 3
     assert len(set(between)) > 1, "not all recorders at once"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -13,6 +15,7 @@ from celery_asynctask.core.event import Kind, encode
 from celery_asynctask.journal import Journal, spare, writer
 from celery_asynctask.journal.survey import Survey
 from celery_asynctask.journal.unstored import unstored
+from celery_asynctask.recorder import pages
 from celery_asynctask.store import Store
 from tests.histories import ID, Delivery, about, fold, published
 from tests.integration.draining import MakeDrain, append, rows, segment_files, source_of, sources, tasks
@@ -23,6 +26,7 @@ from tests.processes import at_once
 __all__ = ["clock"]
 
 RUN = Delivery(2)
+AT = RUN.started(3)["at"]
 
 
 def started(journal: Journal, delivery: Delivery = RUN) -> bytes:
@@ -51,7 +55,7 @@ def test_a_run_that_goes_on_is_visible(store: Store, make_drain: MakeDrain, jour
     source = source_of(store, journal.source)
     assert (source.stored, source.last_number, source.settled_at, source.ended_at) == (0, 0, None, None)
     end = encode(RUN.whole(Kind.SUCCEEDED, 9, 3, source=journal.source))
-    journal.end(slot, end)
+    journal.append(end, slot)
     drain.work()
     assert stored(store)[ID].task["status"] == "SUCCESS"
     assert source_of(store, journal.source).stored == 1
@@ -70,6 +74,58 @@ def test_a_start_is_stored_once(
     assert written == []
 
 
+def test_a_run_that_goes_on_in_a_process_that_has_ended_its_segment(
+    store: Store, make_drain: MakeDrain, journal: Journal
+) -> None:
+    """The app was closed in the middle of a task, and a look came before the run was told."""
+    drain = make_drain()
+    append(journal, published())
+    journal.begin(encode({**RUN.started(3, source=journal.source), "id": "other"}))
+    journal.close()
+    with mock.patch.object(pages, "_has_just_begun", return_value=True):
+        drain.work(at_once=False)
+    assert stored(store).keys() == {ID}
+    drain.work()
+    assert stored(store)["other"].task["status"] == "STARTED"
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_runs_in_hand_of_a_process_that_has_told_nothing_else(
+    store: Store, make_drain: MakeDrain, journal: Journal, count: int
+) -> None:
+    for number in range(count):
+        journal.begin(encode({**RUN.started(3, source=journal.source), "id": f"task-{number}"}))
+    make_drain().work()
+    assert len(stored(store)) == count
+    assert [source.source for source in sources(store)] == [journal.source]
+
+
+def test_a_run_that_has_just_begun_has_a_moment_to_end(
+    store: Store, make_drain: MakeDrain, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At each look of a busy node, some run is in hand: a transaction for each would cost more than it tells."""
+    clock = mock.Mock(wraps=time, time_ns=lambda: (AT + 99_999) * 1000)
+    monkeypatch.setattr(pages, "time", clock)
+    drain = make_drain()
+    journal.begin(started(journal))
+    drain.work(at_once=False)
+    assert stored(store) == {}
+    clock.time_ns = lambda: (AT + 100_000) * 1000
+    drain.work(at_once=False)
+    assert stored(store)[ID].task["status"] == "STARTED"
+
+
+def test_a_run_that_begins_in_the_future_is_visible(
+    store: Store, make_drain: MakeDrain, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock was set back."""
+    monkeypatch.setattr(pages, "time", mock.Mock(wraps=time, time_ns=lambda: (AT - 1_000_000) * 1000))
+    drain = make_drain()
+    journal.begin(started(journal))
+    drain.work(at_once=False)
+    assert stored(store)[ID].task["status"] == "STARTED"
+
+
 def test_the_next_run_in_the_same_slot(store: Store, make_drain: MakeDrain, journal: Journal) -> None:
     drain = make_drain()
     for number in range(3):
@@ -79,7 +135,7 @@ def test_the_next_run_in_the_same_slot(store: Store, make_drain: MakeDrain, jour
         assert slot == 1
         drain.work()
         assert stored(store)[f"task-{number}"].task["status"] == "STARTED"
-        journal.end(slot, encode(end))
+        journal.append(encode(end), slot)
     drain.work()
     assert {one.task["status"] for one in stored(store).values()} == {"SUCCESS"}
 
@@ -131,7 +187,7 @@ def test_numbers_whose_events_are_gone_are_missing(
 def test_a_process_that_has_recorded_nothing(store: Store, make_drain: MakeDrain, tmp_path: Path, clock: Clock) -> None:
     def work(journal: Journal) -> None:
         assert journal.begin(started(journal)) == 1
-        journal._accounts.end(1, is_told=True)
+        journal._accounts.end(1, True)
 
     killed(store, tmp_path, work)
     drain = make_drain()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 import fcntl
+import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -129,13 +131,13 @@ class Slow:
         self.running = self.limit = self.begun = 0
         batch = Drain.batch
 
-        def slow(drain: Drain) -> int:
+        def slow(drain: Drain, **options: Any) -> int:
             self.begun += 1
             self.running += 1
             self.limit = max(self.limit, self.running)
             try:
                 assert self.go.wait(patience(SECONDS))
-                return batch(drain)
+                return batch(drain, **options)
             finally:
                 self.running -= 1
 
@@ -401,3 +403,29 @@ def test_a_child_does_not_keep_an_election(host: Host, forked: Forked) -> None:
     recorder.stop(SECONDS)
     elect = Directory(host.path, host.store.settings.store_id).elect
     os.close(wait_for(elect, SECONDS, "the child to give its copy up"))
+
+
+@pytest.mark.parametrize("is_raising", [False, True], ids=["logged", "a filter raises"])
+def test_it_goes_on_where_sqlalchemy_cannot_be_imported(
+    host: Host, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, *, is_raising: bool
+) -> None:
+    """What names the remedy needs SQLAlchemy, too."""
+
+    def refuse(_: logging.LogRecord) -> bool:
+        if is_raising:
+            raise RuntimeError("a fault of the user's")
+        return True
+
+    logger = logging.getLogger("celery_asynctask.recorder")
+    monkeypatch.setattr(logger, "filters", [refuse])
+    recorder = host.recorder(flush_interval=0.05)
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "celery_asynctask.recorder.drain", None)
+        patched.setitem(sys.modules, "celery_asynctask.store.remedies", None)
+        recorder.start()
+        wait_for(lambda: recorder.in_trouble, SECONDS, "it to fail")
+        recorder.flush()(SECONDS)
+        assert recorder.is_running
+    assert is_raising or "cannot store events" in caplog.text
+    host.record("a")
+    host.wait_for("a")

@@ -51,10 +51,10 @@ def told(app: Celery, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """The recorded events."""
     events: list[dict[str, Any]] = []
 
-    def note(_: Instrumentation, *arguments: Any) -> None:
-        events.append(dict(decode(arguments[-1])))
+    def note(_: Instrumentation, data: bytes, _slot: int | None = None) -> None:
+        events.append(dict(decode(data)))
 
-    for write in ("write", "begin", "end"):
+    for write in ("write", "begin"):
         monkeypatch.setattr(Instrumentation, write, note)
     return events
 
