@@ -92,6 +92,7 @@ def _has(found: Mapping[str, Position], segment: Segment) -> bool:
     if position is None or segment.number < position.segment:
         return True
     try:
-        return segment.number == position.segment and position.position >= segment.path.stat().st_size
+        size = segment.path.stat().st_size
     except FileNotFoundError:
         return True
+    return not size or (segment.number == position.segment and position.position >= size)

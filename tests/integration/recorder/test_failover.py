@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import datetime as dt
 from typing import Any
+from unittest import mock
 
 import pytest
 from sqlalchemy import delete, insert, select
@@ -163,6 +164,23 @@ def test_what_is_stored_is_kept_for_a_while(
     assert drain.directory.pages() == {}
     assert [path.name for path in drain.directory.path.iterdir() if journal.source in path.name] == []
     assert stored(store) == {ID: fold(HISTORIES["success"]())}
+
+
+def test_a_segment_of_which_nothing_is_left_is_kept_once(
+    store: Store, make_drain: MakeDrain, journal: Journal, clock: Clock
+) -> None:
+    """The ledger never gets that far, and yet has all of it."""
+    drain = make_drain()
+    append(journal, *tasks(2)["task-0"])
+    journal.close()
+    drain.work()
+    drain.directory.path.joinpath(f"{journal.source}.000002.events").touch()
+    after(drain, clock)
+    assert len(kept_files(drain)) == 2
+    with mock.patch.object(drain.directory, "revive") as revive:
+        after(drain, clock)
+    assert not revive.called
+    assert segment_files(drain) == []
 
 
 def test_nothing_is_kept_without_the_setting(store: Store, make_drain: MakeDrain, journal: Journal) -> None:
