@@ -126,8 +126,11 @@ def read(segment: Segment, position: int, limit: int, ended: bool) -> Chunk:
         while data and b"\n" not in data and (more := file.read(READ_BYTES)):
             data += more
         at_end = not file.read(1)
-    # The first frame is no event.
-    numbers, events, damaged, tail, hidden, consumed = scan(data, limit if position else limit + 1)
+    # The first frame is no event; it may be gone.
+    scanned = scan(data, limit if position else limit + 1)
+    if 0 not in scanned.numbers and len(scanned.numbers) + len(scanned.damaged) > limit:
+        scanned = scan(data, limit)
+    numbers, events, damaged, tail, hidden, consumed = scanned
     if 0 in numbers:  # first in the segment, unless somebody has put something before it
         at = numbers.index(0)
         del numbers[at], events[at]

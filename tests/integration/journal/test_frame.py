@@ -39,6 +39,23 @@ def test_read_on_from_where_it_stopped(segment: Segment, limit: int) -> None:
     assert position == segment.path.stat().st_size
 
 
+@pytest.mark.parametrize("first", [b"", b"damaged\n"], ids=["gone", "damaged"])
+@pytest.mark.parametrize("limit", [1, 2, 3])
+def test_no_more_than_the_limit_where_the_description_is_lost(segment: Segment, limit: int, first: bytes) -> None:
+    """A database that refuses two events together would get them together for ever."""
+    _, _, rest = segment.path.read_bytes().partition(b"\n")
+    segment.path.write_bytes(first + rest)
+    numbers: list[int] = []
+    position = 0
+    at_end = False
+    while not at_end:
+        chunk = read(segment, position, limit, ended=True)
+        assert 0 < len(chunk) <= limit
+        numbers += chunk.numbers
+        position, at_end = chunk.end, chunk.at_end
+    assert numbers == [1, 2, 3, 4, 5]
+
+
 @pytest.mark.parametrize("size", [1, 7, 100, 101])
 def test_read_in_small_parts(segment: Segment, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """An event that is longer than one read is read completely."""

@@ -29,7 +29,7 @@ from sqlalchemy.exc import OperationalError
 from celery_asynctask.core import forking
 from celery_asynctask.core.event import decode, encode
 from celery_asynctask.core.fold import fold_all
-from celery_asynctask.journal import Directory, Journal, directory, files, frame, page, spare, waiting, writer
+from celery_asynctask.journal import Directory, Journal, directory, files, frame, page, spare, survey, waiting, writer
 from celery_asynctask.journal.survey import survey_of
 from celery_asynctask.journal.waiting import Waiting
 from celery_asynctask.queries.completeness import completeness
@@ -617,7 +617,8 @@ def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runner]:
     logging.disable()
     try:
         made = Runner(tmp_path / "journal", store, disk)
-        monkeypatch.setattr(spare, "spare_of", lambda *_: second if made.has_second else None)
+        for module in (spare, survey):
+            monkeypatch.setattr(module, "spare_of", lambda *_: second if made.has_second else None)
         yield made
     finally:
         logging.disable(logging.NOTSET)
