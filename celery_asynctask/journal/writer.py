@@ -328,8 +328,9 @@ class Journal:
         use then.
 
         A segment gets its real name when it is locked: the recorder would take it for that of a dead process, and
-        remove it. Before that, what is in the second place comes home: the recorder of another container, which shares
-        only the first, must not meet a gap.
+        remove it. Before that, the process has its page: of one that is killed with a segment and no page, nobody knows
+        what it did. And what is in the second place comes home: the recorder of another container, which shares only
+        the first, must not meet a gap.
         """
         self._segment += 1
         path = place / f"{self.source}.{self._segment:06d}{SUFFIX}"
@@ -337,6 +338,7 @@ class Journal:
         away, is_home = self._away, place == self.path
         with locking():
             unnamed, handle = create_locked(path, line)
+            self._open_page()
             try:
                 if away is not None and is_home:
                     self._close()
@@ -354,7 +356,6 @@ class Journal:
         self._size, self._most, self._check_size = len(line), most, min(CHECK_BYTES, most)
         self._check_at = time.monotonic() + CHECK_SECONDS
         self._trouble = ""
-        self._open_page()
 
     def _first_line(self) -> bytes:
         return frame.pack(0, json.dumps(self.describe(), separators=(",", ":")).encode())

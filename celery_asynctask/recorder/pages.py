@@ -124,7 +124,7 @@ class Pages:
         """Store the starts of runs that living processes have in hand; unless ``at_once``, those that may be over in a
         moment have time. Raises like `Store.write`, and `OSError`."""
         now = time.monotonic()
-        parts: list[Part] = []
+        new: dict[str, View] = {}
         told: list[tuple[str, bytes, _Told]] = []
         there = {segment.source for segment in segments}
         for source in self._paths.keys() - self._settled.keys():
@@ -144,9 +144,15 @@ class Pages:
                     else at_once or not _has_just_begun(start)
                 )
             ]
-            if news and not known and positions.get(source, Position()) == Position():
-                parts.append(self._part(source, view, Position()))  # an attempt needs its process
             told += news
+            if news and not known:
+                new[source] = view
+        if unknown := new.keys() - positions:
+            positions |= store.stored(unknown)
+        # An attempt needs its process.
+        parts = [
+            self._part(source, view, Position()) for source, view in new.items() if positions[source] == Position()
+        ]
         if told:
             positions |= store_accounts(store, parts, positions, [start for _, start, _ in told])
             for source, start, stored in told:
@@ -159,9 +165,10 @@ class Pages:
 
     def settle(self, store: Store, segments: Iterable[Segment], positions: dict[str, Position]) -> None:
         """Store the last word of the processes that are gone and have no ``segments``. These must have been listed
-        after `see`, as a process that has begun to write has a segment before it has a page. Raises like `Store.write`,
-        and `OSError`."""
+        after `see`: whoever has written something has a segment. Raises like `Store.write`, and `OSError`."""
         there = {segment.source for segment in segments}
+        for source in there.intersection(self._settled):
+            del self._settled[source]  # a last segment was found after it, and is stored by now, or will be
         views: dict[str, View | None] = {}
         for source in self._paths.keys() - there:
             view = self._view(source)
@@ -183,12 +190,12 @@ class Pages:
         for source, view in views.items():
             position = positions[source]
             told = 0 if view is None else sum(view.dropped.values())
-            if view is not None and not (view.numbered or view.starts or told) and position == Position():
+            if view is not None and source not in already and not _says_something(view):
                 continue  # it has recorded nothing
             is_told = view is None or (
                 position.last_number >= view.numbered and sum(dropped_of(position.dropped).values()) >= told
             )
-            if source in already and is_told:
+            if already.get(source) and is_told:
                 continue
             parts.append(self._part(source, view, position)._replace(settled=True))
             starts += () if view is None else view.starts.values()
@@ -216,8 +223,9 @@ class Pages:
         has = store.settled(due)
         for source in due:
             settled = self._settled.pop(source)
-            if source not in has and settled.view is not None and _says_something(settled.view):
-                continue  # lost: it is settled again with the next batch
+            is_known = has.get(source, settled.view is None or not _says_something(settled.view))
+            if not is_known or any(map(is_being_written, self._paths.get(source, ()))):
+                continue  # the database has lost it, or it lives: it is settled again with the next batch
             self._ended.pop(source, None)
             self._remove(source)
 

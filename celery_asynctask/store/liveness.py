@@ -139,10 +139,10 @@ def settle_earlier(connection: Connection, journal: str, there: Collection[str],
     connection.execute(statement.values(settled_at=seen))
 
 
-def settled(connection: Connection, sources: Collection[str]) -> set[str]:
-    """Those of these processes whose last word is stored."""
-    statement = select(_source.source).where(_source.source.in_(sources), _source.settled_at.is_not(None))
-    return set(connection.scalars(statement))
+def settled(connection: Connection, sources: Collection[str]) -> dict[str, bool]:
+    """Those of these processes that the ledger has, and whether their last word is stored."""
+    statement = select(_source.source, _source.settled_at).where(_source.source.in_(sources))
+    return {source: at is not None for source, at in connection.execute(statement)}
 
 
 def note_silent(connection: Connection, sources: Collection[str], seen: dt.datetime) -> Open:

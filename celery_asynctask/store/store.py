@@ -126,8 +126,8 @@ class Store:
         with self._transaction(sources) as (_, found):
             return found.positions
 
-    def settled(self, sources: Collection[str]) -> set[str]:
-        """Those of these processes whose last word is stored. Raises like `write`."""
+    def settled(self, sources: Collection[str]) -> dict[str, bool]:
+        """`liveness.settled`. Raises like `write`."""
         with self._transaction() as (connection, _):
             return liveness.settled(connection, sources)
 

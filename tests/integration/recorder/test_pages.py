@@ -74,8 +74,9 @@ def test_a_start_is_stored_once(
     assert written == []
 
 
+@pytest.mark.parametrize("is_another", [False, True], ids=["the same recorder", "another"])
 def test_a_run_that_goes_on_in_a_process_that_has_ended_its_segment(
-    store: Store, make_drain: MakeDrain, journal: Journal
+    store: Store, make_drain: MakeDrain, journal: Journal, is_another: bool
 ) -> None:
     """The app was closed in the middle of a task, and a look came before the run was told."""
     drain = make_drain()
@@ -85,7 +86,7 @@ def test_a_run_that_goes_on_in_a_process_that_has_ended_its_segment(
     with mock.patch.object(pages, "_has_just_begun", return_value=True):
         drain.work(at_once=False)
     assert stored(store).keys() == {ID}
-    drain.work()
+    (make_drain() if is_another else drain).work()
     assert stored(store)["other"].task["status"] == "STARTED"
 
 
@@ -269,6 +270,59 @@ def test_a_process_that_comes_back_is_not_settled_any_more(
     source = source_of(store, journal.source)
     assert source.settled_at is not None
     assert source.stored == 2
+
+
+@pytest.mark.parametrize("is_told", [True, False], ids=["with events", "with nothing"])
+def test_one_that_was_taken_for_living_is_settled_again(
+    store: Store, make_drain: MakeDrain, journal: Journal, clock: Clock, is_told: bool
+) -> None:
+    """As by a statement of a recorder that was killed, which its database carries out later."""
+    if is_told:
+        append(journal, published())
+    else:
+        assert journal._open()
+    drain = make_drain()
+    drain.work()
+    journal.close()
+    drain.work()
+    assert source_of(store, journal.source).settled_at is not None
+    store.note_alive({journal.source: None})
+    for _ in range(14):
+        after(drain, clock)
+    assert source_of(store, journal.source).settled_at is not None
+
+
+def test_the_page_of_one_that_lives_stays(
+    store: Store, make_drain: MakeDrain, journal: Journal, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was seen just before it was locked."""
+    drain = make_drain()
+    append(journal, published())
+    [segment] = journal.path.glob("*.events")
+    with monkeypatch.context() as patch:
+        patch.setattr(pages, "is_being_written", lambda _: False)
+        patch.setattr(drain, "_segments", lambda: [])
+        drain.work()
+    for _ in range(14):
+        after(drain, clock)
+    assert [path.name for path in journal.path.glob("*.page")] == [f"{journal.source}.page"]
+    assert segment.exists()
+    source = source_of(store, journal.source)
+    assert (source.stored, source.settled_at) == (1, None)
+
+
+def test_who_has_a_segment_has_a_page(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whenever it is killed: of a segment without a page, nobody knows whether there was more."""
+    pages_then: list[bool] = []
+    rename = Path.rename
+
+    def renaming(path: Path, target: Path) -> Path:
+        pages_then.append(any(journal.path.glob("*.page")))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", renaming)
+    append(journal, published())
+    assert pages_then == [True]
 
 
 def test_another_recorder_does_not_settle_again(
