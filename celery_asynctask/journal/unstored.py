@@ -56,9 +56,11 @@ def unstored(segments: Iterable[Segment], page: View | None, number: int, positi
     damaged = hidden = unread = 0
     oldest: int | None = None
     lives = page is not None and page.lives
-    for segment in sorted(segments):
+    newest = max(segments := sorted(segments), default=None)
+    for segment in segments:
         with contextlib.suppress(FileNotFoundError):
-            ended = not is_being_written(segment.path)
+            is_held = is_being_written(segment.path)
+            ended = segment != newest or not is_held
             try:
                 told, is_known = describe(segment), True
             except FormatError:
@@ -66,7 +68,7 @@ def unstored(segments: Iterable[Segment], page: View | None, number: int, positi
                 unread += 1
             if not description or page is None:
                 description, dropped = told, told["dropped"]
-            lives = lives or not ended
+            lives = lives or is_held
             at = position if segment.number == number else 0
             at_end = segment.number < number or not is_known
             while not at_end:

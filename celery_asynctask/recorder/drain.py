@@ -145,7 +145,10 @@ class Drain:
         self._prepare()
         self._pages.see()
         segments = self._segments()  # in this order, see `Pages.settle`
-        if self._know({segment.source for segment in segments}):
+        sources = {segment.source for segment in segments}
+        if not self._positions:  # whatever the database has lost meanwhile, before a page says the last word of it
+            sources |= self._kept.sources()
+        if self._know(sources):
             segments = self._segments()
         self.behind = False
         alone = list(self._refusals)
@@ -207,6 +210,7 @@ class Drain:
         batch = _Batch([], [], set())
         size = 0
         left_alone: set[str] = set()
+        newest = {segment.source: segment for segment in segments}
         for segment in segments:
             if segment.source in batch.unread or segment.source in left_alone:
                 continue
@@ -218,7 +222,7 @@ class Drain:
                     batch.unread.add(segment.source)
                     break
                 batch = batch._replace(last=segment.source)
-                part, ended = self._read(segment, room)
+                part, ended = self._read(segment, room, has_next=newest[segment.source] != segment)
             except FileNotFoundError:
                 continue
             except (OSError, JournalError) as exc:
@@ -245,9 +249,9 @@ class Drain:
         start = stored.position if segment.number == stored.segment else 0
         return min(READ_BYTES, segment.path.stat().st_size - start)
 
-    def _read(self, segment: Segment, room: int) -> tuple[Part, bool]:
+    def _read(self, segment: Segment, room: int, *, has_next: bool) -> tuple[Part, bool]:
         """What a batch takes from the segment, and whether its process is gone or has begun another, so that nothing
-        will follow."""
+        will follow; with ``has_next`` it has, though a child that has not noticed its fork may hold the lock."""
         source = segment.source
         description = self._descriptions.get(source)
         if description is None or description["segment"] != segment.number:
@@ -255,7 +259,8 @@ class Drain:
             description = {**describe(segment), "segment": segment.number, "journal": journal}
             self._descriptions[source] = description
         stored = self._positions[source]
-        ended = not is_being_written(segment.path)  # before reading, so that nothing written later is missed
+        # Before reading, so that nothing written later is missed.
+        ended = has_next or not is_being_written(segment.path)
         start = stored.position if segment.number == stored.segment else 0
         chunk = NOTHING if segment.number < stored.segment else read(segment, start, room, ended)
         description = self._pages.described(description)

@@ -343,6 +343,25 @@ def test_a_living_process_of_an_earlier_version_stays_one(store: Store, make_dra
     assert not path.exists()
 
 
+def test_the_cut_end_of_a_segment_that_a_forked_child_still_holds(
+    store: Store, make_drain: MakeDrain, journal: Journal
+) -> None:
+    """As by uWSGI, before the child has noticed that it is one: its parent has gone on, so nothing follows."""
+    append(journal, published(), published(1))
+    assert journal._handle is not None
+    child = os.dup(journal._handle)
+    journal.close()
+    [first] = journal.path.glob("*.events")
+    first.write_bytes(first.read_bytes()[:-20])
+    append(journal, published(2))
+    drain = make_drain()
+    drain.work()
+    source = source_of(store, journal.source)
+    assert (source.stored, source.quarantined, source.last_number) == (2, 1, 3)
+    assert not first.exists()
+    os.close(child)
+
+
 def test_many_processes_in_one_batch(store: Store, make_drain: MakeDrain, tmp_path: Path) -> None:
     by_task = tasks(30, "failed")
     journals = [Journal(tmp_path / "journal", store.settings.store_id) for _ in range(4)]

@@ -121,6 +121,21 @@ def test_a_recorder_that_begins_after_the_failover(
     assert stored(store) == rows(by_task)
 
 
+def test_its_page_does_not_say_the_last_word_before_what_is_kept_is_stored_again(
+    store: Store, make_drain: MakeDrain, journal: Journal
+) -> None:
+    """For the time until a look, all its events would have been missing."""
+    empty = backup(store)
+    append(journal, *tasks(2)["task-0"])
+    journal.close()
+    make_drain().work()
+    stored_before = source_of(store, journal.source).stored
+    restore(store, empty)
+    make_drain().batch()
+    source = source_of(store, journal.source)
+    assert (source.stored, source.settled_at is not None) == (stored_before, True)
+
+
 @pytest.mark.parametrize("again", ["the same", "another"])
 def test_a_process_that_has_begun_its_next_segment(
     store: Store, make_drain: MakeDrain, journal: Journal, again: str
