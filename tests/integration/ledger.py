@@ -22,7 +22,7 @@ from typing import Any
 
 from celery_asynctask.core.event import decode
 from celery_asynctask.journal import Journal, frame
-from celery_asynctask.journal.names import SUFFIX
+from celery_asynctask.journal.names import KEPT, SUFFIX
 from celery_asynctask.store import Position
 
 GARBAGE = -1
@@ -217,8 +217,13 @@ class Ledger:
         self.again = True
         for source in self.sources.values():
             for image in list(source.images.values()):
-                if image.removed:
+                if image.removed or (image.drained and not self._is_there(image)):
                     self._cut(source, image)
+
+    def _is_there(self, image: Image) -> bool:
+        """Whether a segment is there or kept; where a disk is full, what is kept goes first."""
+        stem = image.path.name.removesuffix(SUFFIX)
+        return any(self._files(f"{stem}{SUFFIX}")) or any(self._files(f"{stem}{KEPT}"))
 
     def _cut(self, source: Source, image: Image) -> None:
         end = self._end(source, image)
