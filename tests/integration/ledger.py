@@ -142,6 +142,8 @@ class Source:
     """The number of its last event when it was settled."""
     torn: int = 0
     """The event that it was writing when it was killed."""
+    has_no_place: bool = False
+    """Whether it was killed when it had closed its journal, and could not open it again: nobody knew what it did."""
 
     def waiting(self) -> set[int]:
         return {frame.unpack(line[:-1])[0] for line in self.journal._kept} if self.alive else set()
@@ -284,7 +286,7 @@ class Ledger:
         """Check that nothing is lost and nothing refused if the record is said to be complete; without its host, that
         all is stored."""
         for source in self.sources.values() if complete else ():
-            if not any(self._files(f"{source.name}.page")):
+            if source.has_no_place or not any(self._files(f"{source.name}.page")):
                 continue  # there was no place for any file: nobody can know
             if not has_host and (source.name not in self.rows or source.closed):
                 continue  # nobody has heard of it, or of what it did after its end

@@ -219,6 +219,7 @@ class World:
                 os.write(journal._handle, line[: rng.randint(1, len(line) - 1)])
             os.close(journal._handle)
             journal._handle = None
+        source.has_no_place = journal._accounts._page is None and source.closed
         journal._accounts.close(even_if_used=True)
         self.happened["killed while the disk is full"] += self.disk.fault in ("full", "part")
         source.lost = source.waiting()
