@@ -155,17 +155,18 @@ class Drain:
         together = [segment for segment in self._in_turn(segments) if segment.source not in self._refusals]
         batch = self._take(together, self._refusals.room(self.settings.batch_size))
         self._last = batch.last or self._last
-        count = self._store(batch)
-        for source in alone:
-            own = [segment for segment in segments if segment.source == source]
-            batch = self._take(own, self._refusals.room(self.settings.batch_size, source))
-            count += self._store(batch)
-            if not batch.events:
-                self._refusals.stored(source, 0, 0)
+        count = 0
         try:
+            count += self._store(batch)
+            for source in alone:
+                own = [segment for segment in segments if segment.source == source]
+                batch = self._take(own, self._refusals.room(self.settings.batch_size, source))
+                count += self._store(batch)
+                if not batch.events:
+                    self._refusals.stored(source, 0, 0)
             self._pages.tell(self.store, segments, self._positions, at_once=at_once)
             self._pages.settle(self.store, self._segments(), self._positions)
-        except Moved as exc:
+        except Moved as exc:  # nothing more from these segments: others may come before them now
             self._recover(exc.positions)
         return count
 
@@ -268,7 +269,8 @@ class Drain:
         return Part(description, segment.number, chunk, chunk.end > start, numbered), ended
 
     def _store(self, batch: _Batch) -> int:
-        """Store what was read. Returns the number of events and damaged lines, 0 if they are to be read again."""
+        """Store what was read. Returns the number of events and damaged lines, 0 if they are to be read again. Raises
+        like `store_batch`."""
         self.behind |= bool(batch.unread)
         if batch.parts:
             counts: Counter[str] = Counter()
@@ -279,9 +281,6 @@ class Drain:
             except RefusedError:
                 self._refusals.refused(counts)
                 self.behind = True
-                return 0
-            except Moved as exc:
-                self._recover(exc.positions)
                 return 0
             self._positions |= stored.positions
             for source, count in counts.items():

@@ -121,6 +121,27 @@ def test_a_recorder_that_begins_after_the_failover(
     assert stored(store) == rows(by_task)
 
 
+def test_a_process_that_is_stored_alone(store: Store, make_drain: MakeDrain, journal: Journal) -> None:
+    """The batch of the others notices the failover; what is kept of this one comes before its next segment."""
+    by_task = tasks(4)
+    events = [event for one in by_task.values() for event in one]
+    other = Journal(journal.path, store.settings.store_id)
+    drain = make_drain()
+    saved = backup(store)
+    append(journal, *events[:5])
+    append(other, *events[5:8])
+    journal.close()
+    drain.work()
+    restore(store, saved)
+    append(journal, *events[8:12])
+    append(other, *events[12:])
+    drain._refusals.refused({journal.source: 4})
+    drain.work()
+    assert stored(store) == rows(by_task)
+    assert source_of(store, journal.source).stored == 9
+    other.close()
+
+
 def test_its_page_does_not_say_the_last_word_before_what_is_kept_is_stored_again(
     store: Store, make_drain: MakeDrain, journal: Journal
 ) -> None:
