@@ -16,6 +16,7 @@ class Waiting:
 
     def __init__(self) -> None:
         self.frames: deque[bytes] = deque()
+        """To be read alone, by who asks for each event whether any waits."""
         self._bytes = 0
 
     def __len__(self) -> int:

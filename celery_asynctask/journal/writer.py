@@ -47,11 +47,11 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 class Journal:
     """This process's place in a journal directory. Safe for threads; starts over in a forked child.
 
-    `append` and `begin` never raise and never wait for more than one ``write`` to a file; who calls them has noticed a
-    fork (`core.forking.notice_fork`). While the disk takes nothing, events go
-    to the second place (`spare`), then into memory, as far as there is room. The others are dropped and counted in
-    ``dropped``, by reason: an errno name, ``unusable directory``, or ``journal_max_bytes``. The control page says how
-    many were accepted, so whatever happens to them, their number is known.
+    `append` and `begin` never raise and never wait for more than one ``write`` to a file; whoever calls them has
+    noticed a fork (`core.forking.notice_fork`). While the disk takes nothing, events go to the second place (`spare`),
+    then into memory, as far as there is room. The others are dropped and counted in ``dropped``, by reason: an errno
+    name, ``unusable directory``, or ``journal_max_bytes``. The control page says how many were accepted, so whatever
+    happens to them, their number is known.
 
     From its first segment on, a process always holds a segment with a lock, even if it cannot write to it: by the lock,
     the recorder knows that the process lives.
