@@ -123,12 +123,12 @@ def test_each_process_has_room_for_two_megabytes_and_all_for_sixteen(
     disk.is_full = True
     event = b"x" * 10_000
     written = sum(journal.append(event) for _ in range(2000))
-    assert spare.SPARE_BYTES <= written * len(event) <= spare.SPARE_BYTES + writer.SEGMENT_BYTES
+    assert spare.SPARE_BYTES <= written * len(event) <= spare.SPARE_BYTES + writer.CHECK_BYTES + len(event)
     assert journal.dropped == {"ENOSPC": 2000 - written}
     other = Journal(path, STORE)
     written = sum(other.append(event) for _ in range(500))
     other.close()
-    assert spare.OWN_BYTES <= written * len(event) <= spare.OWN_BYTES + writer.SEGMENT_BYTES
+    assert spare.OWN_BYTES <= written * len(event) <= spare.OWN_BYTES + writer.CHECK_BYTES + len(event)
     assert spare.OWN_BYTES > 1000 * 2_000, "1,000 events of 2 kB"
 
 
