@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from celery_asynctask.core.forking import locking, reset_in_children
+from celery_asynctask.core.forking import locking, notice_fork, reset_in_children
 from celery_asynctask.core.limits import MAX_JOURNAL
 from celery_asynctask.core.logs import logger_of
 from celery_asynctask.errors import JournalError
@@ -47,11 +47,11 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 class Journal:
     """This process's place in a journal directory. Safe for threads; starts over in a forked child.
 
-    `append` and `begin` never raise and never wait for more than one ``write`` to a file; whoever calls them has
-    noticed a fork (`core.forking.notice_fork`). While the disk takes nothing, events go to the second place (`spare`),
-    then into memory, as far as there is room. The others are dropped and counted in ``dropped``, by reason: an errno
-    name, ``unusable directory``, or ``journal_max_bytes``. The control page says how many were accepted, so whatever
-    happens to them, their number is known.
+    `append` and `begin` never raise and never wait for more than one ``write`` to a file; whoever begins a run, or ends
+    it, has noticed a fork (`core.forking.notice_fork`). While the disk takes nothing, events go to the second place
+    (`spare`), then into memory, as far as there is room. The others are dropped and counted in ``dropped``, by reason:
+    an errno name, ``unusable directory``, or ``journal_max_bytes``. The control page says how many were accepted, so
+    whatever happens to them, their number is known.
 
     From its first segment on, a process always holds a segment with a lock, even if it cannot write to it: by the lock,
     the recorder knows that the process lives.
@@ -107,6 +107,8 @@ class Journal:
     def append(self, data: bytes, slot: int | None = None) -> bool:
         """Write one encoded event. Returns whether it is in the journal now; else it waits in memory or is dropped.
         With a ``slot``, it is the end of the run that has this one, and carries all that its start said."""
+        if slot is None:
+            notice_fork()
         with self._lock:
             number = self._number = self._number + 1
             line = frame.pack(number, data)
