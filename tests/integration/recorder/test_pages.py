@@ -311,6 +311,24 @@ def test_the_page_of_one_that_lives_stays(
     assert (source.stored, source.settled_at) == (1, None)
 
 
+def test_the_page_of_one_that_lives_and_can_begin_no_segment_stays(
+    store: Store, make_drain: MakeDrain, journal: Journal, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(writer, "create_locked", full)
+    monkeypatch.setattr(spare, "spare_of", lambda *_: None)
+    assert not journal._open()
+    drain = make_drain()
+    with monkeypatch.context() as patch:
+        patch.setattr(pages, "is_being_written", lambda _: False)  # it was not locked yet
+        drain.work()
+    for _ in range(14):
+        after(drain, clock)
+    assert any(journal.path.glob("*.page"))
+
+
 def test_who_has_a_segment_has_a_page(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whenever it is killed: of a segment without a page, nobody knows whether there was more."""
     pages_then: list[bool] = []
