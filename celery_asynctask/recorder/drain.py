@@ -283,6 +283,7 @@ class Drain:
                 self.behind = True
                 return 0
             self._positions |= stored.positions
+            self._pages.go_on(counts)
             for source, count in counts.items():
                 self._refusals.stored(source, count, stored.poison)
         for segment in batch.done:

@@ -109,6 +109,11 @@ class Pages:
         """A segment of a process of an earlier version is stored, and nobody writes to it any more."""
         self._ended[description["source"]] = description
 
+    def go_on(self, sources: Iterable[str]) -> None:
+        """Events of these processes are stored: a last word that was stored before was not the last."""
+        for source in sources:
+            self._settled.pop(source, None)
+
     def living(self, others: Collection[str]) -> set[str]:
         """The processes that have a page open, except ``others``: a process may be unable to begin a segment. Raises
         `OSError`."""
@@ -167,8 +172,6 @@ class Pages:
         """Store the last word of the processes that are gone and have no ``segments``. These must have been listed
         after `see`: whoever has written something has a segment. Raises like `Store.write`, and `OSError`."""
         there = {segment.source for segment in segments}
-        for source in there.intersection(self._settled):
-            del self._settled[source]  # a last segment was found after it, and is stored by now, or will be
         views: dict[str, View | None] = {}
         for source in self._paths.keys() - there:
             view = self._view(source)

@@ -272,6 +272,22 @@ def test_a_process_that_comes_back_is_not_settled_any_more(
     assert source.stored == 2
 
 
+def test_a_last_segment_that_is_found_late(
+    store: Store, make_drain: MakeDrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was in the second place, which another container did not see. The next batch says the last word again."""
+    name = killed(store, tmp_path, lambda journal: append(journal, published()))
+    drain = make_drain()
+    with monkeypatch.context() as patch:
+        patch.setattr(drain, "_segments", list)
+        drain.work()
+    source = source_of(store, name)
+    assert (source.stored, source.last_number, source.settled_at is not None) == (0, 1, True)
+    drain.work()
+    source = source_of(store, name)
+    assert (source.stored, source.last_number, source.settled_at is not None) == (1, 1, True)
+
+
 @pytest.mark.parametrize("is_told", [True, False], ids=["with events", "with nothing"])
 def test_one_that_was_taken_for_living_is_settled_again(
     store: Store, make_drain: MakeDrain, journal: Journal, clock: Clock, is_told: bool
