@@ -29,6 +29,8 @@ class Disk:
         self.fault = ""
         self.room = 0
         self.struck: Counter[str] = Counter()
+        self.let_go: set[str] = set()
+        """Names, without suffix, of the kept segments that made room."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(os, name)

@@ -181,9 +181,11 @@ class Source:
 class Ledger:
     """All processes of one journal directory, compared with their rows in the database."""
 
-    def __init__(self, directory: Path, second: Path) -> None:
+    def __init__(self, directory: Path, second: Path, let_go: set[str]) -> None:
         self.directory = directory
         self.second = second
+        self.let_go = let_go
+        """Names, without suffix, of the kept segments that made room on a full disk."""
         self.sources: dict[str, Source] = {}
         self.rows: dict[str, dict[str, Any]] = {}
         """The rows of `AsyncTaskSource`, as they are now."""
@@ -194,6 +196,9 @@ class Ledger:
 
     def see(self) -> None:
         """Look at the segments, which only their writers have changed."""
+        for source, image, end in list(self.images(drained=True)):
+            if end < len(image.data) and image.path.stem in self.let_go and not self._is_there(image):
+                self._cut(source, image)  # after a failover that the recorder had not noticed
         for path in self._files(f"*{SUFFIX}"):
             name, _, number = path.name.removesuffix(SUFFIX).rpartition(".")
             source = self.sources[name]
@@ -223,7 +228,7 @@ class Ledger:
                     self._cut(source, image)
 
     def _is_there(self, image: Image) -> bool:
-        """Whether a segment is there or kept; where a disk is full, what is kept goes first."""
+        """Whether a segment is there or kept."""
         stem = image.path.name.removesuffix(SUFFIX)
         return any(self._files(f"{stem}{SUFFIX}")) or any(self._files(f"{stem}{KEPT}"))
 

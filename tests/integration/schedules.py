@@ -59,7 +59,7 @@ class World:
     def __init__(self, path: Path, store: FailingStore, disk: Disk, happened: Counter[str]) -> None:
         self.path, self.store, self.disk, self.happened = path, store, disk, happened
         self.aside = path.with_name("aside")
-        self.ledger = Ledger(path, disk.second)
+        self.ledger = Ledger(path, disk.second, disk.let_go)
         self.forked: list[Journal] = []
         """Those of processes that were forked and have not noticed it."""
         self.backup: dict[Any, list[dict[str, Any]]] = {}
@@ -460,6 +460,7 @@ class Runner:
         for file in (*self.path.glob("*.*"), *self.disk.second.glob("*")):
             file.unlink()
         self.has_second = has_second
+        self.disk.let_go.clear()
         with self.store.engine.begin() as connection:
             for table in TABLES:
                 connection.execute(delete(table))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from celery_asynctask.journal import directory, files, frame, page, spare, survey, waiting, writer
+from celery_asynctask.journal import Directory, directory, files, frame, page, spare, survey, waiting, writer
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
 from tests.integration.faulty import Disk, FailingStore
@@ -35,6 +35,13 @@ def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runner]:
         *((writer, "FULL_SECONDS", 0), (spare, "SPARE_BYTES", 4000), (spare, "OWN_BYTES", 1000)),
     ):
         monkeypatch.setattr(place, name, value)
+    let_go = Directory.let_go
+
+    def noting(self: Directory) -> int:
+        disk.let_go |= {segment.path.stem for segment in self.kept()}
+        return let_go(self)
+
+    monkeypatch.setattr(Directory, "let_go", noting)
     store = FailingStore(Settings(url=f"sqlite:///{tmp_path / 'ledger.db'}", journal_dir=tmp_path / "journal"))
     store.prepare()
     (tmp_path / "journal").mkdir()
