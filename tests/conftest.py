@@ -127,7 +127,14 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     report = yield
     if report.skipped and SKIP_NOTHING and not hasattr(report, "wasxfail"):
         report.outcome, report.longrepr = "failed", f"skipped, where nothing may be: {report.longrepr}"
+    if report.failed and (text := str(report.longrepr)) != (shown := _encodable(text)):
+        report.longrepr = shown  # pytest-xdist ends with the process that sends it half a character
+    report.sections = [(_encodable(title), _encodable(content)) for title, content in report.sections]
     return report
+
+
+def _encodable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 @pytest.fixture(scope="session")

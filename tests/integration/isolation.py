@@ -123,7 +123,8 @@ def _logging() -> Iterator[None]:
             for one in _loggers():
                 handlers, level, one.propagate = before.get(one, ([], logging.NOTSET, True))
                 one.handlers[:] = handlers
-                one.setLevel(level)
+                if one.level != level:  # each setting costs a turn over all loggers
+                    one.setLevel(level)
 
 
 def _loggers() -> list[logging.Logger]:
