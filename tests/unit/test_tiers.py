@@ -61,3 +61,16 @@ def test_a_test_that_no_step_would_run_is_refused(tmp_path: Path, marks: str, ex
     ended = run(tmp_path, f"import pytest\n\n{decorators}\ndef test_it(): pass\n")
     assert ended.returncode == pytest.ExitCode.USAGE_ERROR, ended.stdout
     assert expected in ended.stdout + ended.stderr
+
+
+def test_half_a_character_does_not_end_the_run(tmp_path: Path) -> None:
+    source = r"""
+import logging
+
+def test_logged(): logging.getLogger("x").error("\ud800")
+
+def test_failed(): raise ValueError("told: \ud800")
+"""
+    ended = run(tmp_path, source)
+    assert "1 failed, 1 passed" in ended.stdout, ended.stdout
+    assert r"told: \ud800" in ended.stdout
