@@ -293,7 +293,7 @@ class Directory:
             append(self.path / f"{name}{QUARANTINE}", data)
         except OSError:
             second = self.spare
-            if second is None or not spare.make(second) or not spare.has_room(second, spare.OWN_BYTES):
+            if second is None or not spare.make(second) or not spare.make_room(second, None):
                 raise
             append(second / f"{name}{QUARANTINE}", data)
         return True

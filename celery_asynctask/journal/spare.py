@@ -16,13 +16,15 @@ from typing import Final
 
 from celery_asynctask.journal.claim import ENCODING
 from celery_asynctask.journal.files import is_being_written, opened
-from celery_asynctask.journal.names import SUFFIX, UNNAMED, Segment, segment_of
+from celery_asynctask.journal.names import KEPT, SUFFIX, UNNAMED, Segment, segment_of
 from celery_asynctask.journal.place import SHARED_MEMORY, is_nowhere, is_safe
 
 SPARE_BYTES: Final = 16 * 1024 * 1024
 """Bytes of all segments in the second place, above which only a process with less than `OWN_BYTES` there begins or
 continues one."""
 OWN_BYTES: Final = 2 * 1024 * 1024
+SEGMENT_BYTES: Final = OWN_BYTES // 4
+"""Most bytes of a segment there: the recorder can only remove whole ones."""
 
 
 def spare_of(path: Path, store: str) -> Path | None:
@@ -62,9 +64,27 @@ def make(spare: Path) -> bool:
     return is_usable(spare)
 
 
-def has_room(spare: Path, own: int) -> bool:
-    """Whether a process may write to the second place, where it has ``own`` bytes. Raises `OSError`."""
-    return own < OWN_BYTES or sum(path.stat().st_size for path in spare.glob(f"*{SUFFIX}")) < SPARE_BYTES
+def make_room(spare: Path, source: str | None) -> bool:
+    """Whether a process, or somebody who has no bytes of its own there (None), may write to the second place. If there
+    is no room, what is only kept goes first. Raises `OSError`."""
+    sizes = {path: size for path in spare.iterdir() if (size := _size(path))}
+    kept = sorted(path for path in sizes if path.suffix == KEPT)
+    while sum(sizes.values()) >= SPARE_BYTES and kept:
+        path = kept.pop(0)
+        path.unlink(missing_ok=True)
+        del sizes[path]
+    own = sum(size for path, size in sizes.items() if source is not None and path.name.startswith(f"{source}."))
+    return sum(sizes.values()) < SPARE_BYTES or (source is not None and own < OWN_BYTES)
+
+
+def _size(path: Path) -> int:
+    """Bytes of a segment, also of one that is kept; 0 for anything else."""
+    if path.suffix not in (SUFFIX, KEPT):
+        return 0
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def bring_home(spare: Path, home: Path, source: str | None = None) -> None:

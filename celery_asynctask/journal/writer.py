@@ -76,8 +76,6 @@ class Journal:
         """Why events are not written now, a reason as in ``dropped``; empty: they are written."""
         self._away: Path | None = None
         """The second place, while the segment is there."""
-        self._away_bytes = 0
-        """Bytes written there since the first place took none."""
         self._kept = Waiting()
         self._size = 0
         self._segment = 0
@@ -234,19 +232,17 @@ class Journal:
         except OSError as exc:
             return self._find_room(exc) and tries > 1 and self._write(line, tries - 1)
         self._size += len(line)
-        if self._away is not None:
-            self._away_bytes += len(line)
         return True
 
     def _find_room(self, exc: OSError) -> bool:
         """Whether another try to write makes sense after this failure."""
         text = f"writing to the journal in {self._away or self.path} failed: {exc.strerror or exc}"
+        if exc.errno in _FULL:
+            with contextlib.suppress(JournalError):
+                if Directory(self.path, self.store_id).let_go():
+                    return True
         if self._away is None:
             self._home_at = time.monotonic() + RETRY_SECONDS
-            if exc.errno in _FULL:
-                with contextlib.suppress(JournalError):
-                    if Directory(self.path, self.store_id).let_go():
-                        return True
             if self._open_away(text):
                 return True
         self._give_up(_reason(exc), text)
@@ -273,8 +269,10 @@ class Journal:
                 return
             self._check_size = self._size + CHECK_BYTES
             if self._away is not None:
-                if not spare.has_room(self._away, self._away_bytes):
+                if not spare.make_room(self._away, self.source):
                     self._give_up("ENOSPC", f"the second place {self._away} has no more room")
+                elif self._size >= self._most:
+                    self._begin(self._away, self._most)
             elif Directory.size(self.path) > self.max_bytes:
                 self._open(rotating=True)  # so that this segment can be removed as soon as it is stored
                 self._give_up(
@@ -297,7 +295,7 @@ class Journal:
                 if not rotating and self._trouble == _TOO_LARGE and Directory.size(self.path) > self.max_bytes:
                     self._retry_at = time.monotonic() + FULL_SECONDS
                     return False
-                self._begin(directory.path, directory.share(self.max_bytes, _LEAST_BYTES, SEGMENT_BYTES))
+                self._begin_home(directory)
             except (JournalError, OSError) as exc:
                 trouble, reason = _reason(exc), str(exc)
                 self._home_at = time.monotonic() + RETRY_SECONDS
@@ -311,13 +309,23 @@ class Journal:
         self._give_up(trouble, reason)
         return False
 
+    def _begin_home(self, directory: Directory) -> None:
+        """`_begin` in the first place. What is only kept there goes first. Raises `OSError`."""
+        most = directory.share(self.max_bytes, _LEAST_BYTES, SEGMENT_BYTES)
+        try:
+            self._begin(directory.path, most)
+        except OSError as exc:
+            if exc.errno not in _FULL or not directory.let_go():
+                raise
+            self._begin(directory.path, most)
+
     def _open_away(self, reason: str) -> bool:
         """`_open` in the second place. ``reason``: why it is needed."""
         place = None if self._trouble == _TOO_LARGE else spare.spare_of(self.path, self.store_id)
-        if place is None or not spare.make(place) or not spare.has_room(place, self._away_bytes):
+        if place is None or not spare.make(place) or not spare.make_room(place, self.source):
             return False
         try:
-            self._begin(place, SEGMENT_BYTES)
+            self._begin(place, spare.SEGMENT_BYTES)
         except OSError:
             return False
         self._log.begins(
@@ -353,8 +361,6 @@ class Journal:
             self._close()
             self._handle = handle
         self._away = None if is_home else place
-        if is_home:
-            self._away_bytes = 0
         self._size, self._most, self._check_size = len(line), most, min(CHECK_BYTES, most)
         self._check_at = time.monotonic() + CHECK_SECONDS
         self._trouble = ""

@@ -132,6 +132,42 @@ def test_each_process_has_room_for_two_megabytes_and_all_for_sixteen(
     assert spare.OWN_BYTES > 1000 * 2_000, "1,000 events of 2 kB"
 
 
+@pytest.mark.parametrize("keeps", [False, True], ids=["removed", "kept"])
+def test_what_is_stored_is_room_again(
+    journal: Journal, path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch, keeps: bool
+) -> None:
+    """A disk may be full for hours, while the database takes everything."""
+    monkeypatch.setattr("celery_asynctask.journal.waiting.KEPT_EVENTS", 0)
+    journal.append(b"first")
+    directory = Directory(path, STORE)
+    disk.is_full = True
+    for _ in range(4 * spare.SPARE_BYTES // 10_000):
+        journal.append(b"x" * 10_000)
+        stored = [segment for segment in directory.segments() if not is_being_written(segment.path)]
+        for segment in stored:
+            directory.keep(segment)
+            if not keeps:
+                segment.path.with_suffix(".kept").unlink()
+    assert journal.dropped == {}
+    there = sum(file.stat().st_size for file in second_place(path).iterdir())
+    assert there <= spare.SPARE_BYTES + spare.SEGMENT_BYTES + writer.CHECK_BYTES
+
+
+def test_a_segment_that_is_removed_meanwhile_takes_no_room(
+    path: Path, disk: Disk, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk.is_full = True
+    journal.append(b"1")
+    there = Path.iterdir
+
+    def with_one_more(directory: Path) -> Iterator[Path]:
+        yield from there(directory)
+        yield directory / "gone.000001.events"
+
+    monkeypatch.setattr(Path, "iterdir", with_one_more)
+    assert spare.make_room(second_place(path), journal.source)
+
+
 def test_a_place_that_is_not_private_is_not_used(path: Path, disk: Disk, journal: Journal) -> None:
     second_place(path).mkdir(mode=0o755)
     second_place(path).chmod(0o755)
@@ -160,6 +196,28 @@ def test_what_is_kept_goes_first(journal: Journal, path: Path, monkeypatch: pyte
     assert journal.append(b"3")
     assert directory.kept() == []
     assert not second_place(path).exists()
+
+
+def test_what_is_kept_at_home_goes_before_events_stay_in_the_second_place(
+    journal: Journal, path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What fills the disk is stored, and kept, while the process is in the second place."""
+    journal.append(b"1")
+    disk.is_full = True
+    journal.append(b"2")
+    directory = Directory(path, STORE)
+    stored = [segment for segment in directory.segments() if not is_being_written(segment.path)]
+    for segment in stored:
+        directory.keep(segment)
+
+    def full_while_something_is_kept(handle: int, data: bytes) -> int:
+        disk.is_full = bool(directory.kept())
+        return disk.write(handle, data)
+
+    monkeypatch.setattr(os, "write", full_while_something_is_kept)
+    assert journal.append(b"3")
+    assert {segment.path.parent for segment in directory.segments()} == {path}
+    assert directory.kept() == []
 
 
 def test_a_segment_that_is_being_moved_is_read_once(path: Path, journal: Journal, disk: Disk) -> None:

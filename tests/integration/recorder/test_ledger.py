@@ -33,6 +33,7 @@ def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runner]:
         *((writer, "SEGMENT_BYTES", 1500), (writer, "CHECK_BYTES", 500), (waiting, "KEPT_EVENTS", 3)),
         *((writer, "CHECK_SECONDS", 0), (writer, "RETRY_SECONDS", 0), (frame, "READ_BYTES", 700)),
         *((writer, "FULL_SECONDS", 0), (spare, "SPARE_BYTES", 4000), (spare, "OWN_BYTES", 1000)),
+        (spare, "SEGMENT_BYTES", 500),
     ):
         monkeypatch.setattr(place, name, value)
     let_go = Directory.let_go
