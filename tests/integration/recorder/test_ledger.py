@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from celery_asynctask.journal import Directory, directory, files, frame, page, spare, survey, waiting, writer
+from celery_asynctask.journal.names import KEPT
 from celery_asynctask.settings import Settings
 from celery_asynctask.store import Store
 from tests.integration.faulty import Disk, FailingStore
@@ -20,6 +22,21 @@ from tests.integration.schedules import EFFECTS, STEPS, Runner, schedule
 
 SEED = os.environ.get("ASYNCTASK_SEED", "1")
 COUNT = int(os.environ.get("ASYNCTASK_SCHEDULES", "150"))
+
+
+def noting(letting_go: Callable[..., Any], disk: Disk, path: Path) -> Callable[..., Any]:
+    """That function, where the disk knows which kept segments made room."""
+
+    def kept() -> set[str]:
+        return {file.stem for place in (path, disk.second) for file in place.glob(f"*{KEPT}")}
+
+    def noted(*arguments: Any) -> Any:
+        before = kept()
+        result = letting_go(*arguments)
+        disk.let_go |= before - kept()
+        return result
+
+    return noted
 
 
 @pytest.fixture
@@ -36,13 +53,8 @@ def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runner]:
         (spare, "SEGMENT_BYTES", 500),
     ):
         monkeypatch.setattr(place, name, value)
-    let_go = Directory.let_go
-
-    def noting(self: Directory) -> int:
-        disk.let_go |= {segment.path.stem for segment in self.kept()}
-        return let_go(self)
-
-    monkeypatch.setattr(Directory, "let_go", noting)
+    for owner, name in ((Directory, "let_go"), (spare, "make_room")):
+        monkeypatch.setattr(owner, name, noting(getattr(owner, name), disk, tmp_path / "journal"))
     store = FailingStore(Settings(url=f"sqlite:///{tmp_path / 'ledger.db'}", journal_dir=tmp_path / "journal"))
     store.prepare()
     (tmp_path / "journal").mkdir()
