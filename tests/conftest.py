@@ -23,6 +23,9 @@ EXAMPLES = int(os.environ.get("ASYNCTASK_EXAMPLES", "100"))
 SKIP_NOTHING = "ASYNCTASK_SKIP_NOTHING" in os.environ
 """Whether a skipped test counts as a failure, as in .ci/run."""
 
+VARIANTS = int(os.environ.get("ASYNCTASK_VARIANTS", "0"))
+"""Most variants of a test with parameters that are run, out of the whole range; 0: all."""
+
 settings.register_profile("asynctask", deadline=None, print_blob=True, max_examples=EXAMPLES)
 settings.load_profile("asynctask")
 
@@ -95,6 +98,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             raise pytest.UsageError(f"{item.nodeid} is not in tests/{tier}, where .ci/run looks for its tier")
         if tier in TOGETHER and item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+@pytest.hookimpl(trylast=True, specname="pytest_collection_modifyitems")
+def pytest_select_variants(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not VARIANTS:
+        return
+    variants: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        variants.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    kept = {one for every in variants.values() for one in every[:: -(-len(every) // VARIANTS)]}
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = [item for item in items if item in kept]
 
 
 @pytest.hookimpl(trylast=True, specname="pytest_collection_modifyitems")

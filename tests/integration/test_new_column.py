@@ -85,6 +85,7 @@ def python(directory: Path, *arguments: str, package: Path = PACKAGE.parent) -> 
     return done.stdout
 
 
+@pytest.mark.slow
 def test_what_a_new_column_takes(database: str, tmp_path: Path) -> None:
     project, changed = tmp_path / "project", tmp_path / "changed"
     project.mkdir()

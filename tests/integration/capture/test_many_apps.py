@@ -32,6 +32,8 @@ from tests.pace import patience
 from tests.processes import at_once
 from tests.waiting import wait_for
 
+pytestmark = pytest.mark.slow
+
 hooks = sys.modules["celery_asynctask.capture.install"]
 """The module; in its package, a function has the name."""
 MANY = 60
