@@ -156,14 +156,15 @@ class Directory:
         with contextlib.suppress(FileNotFoundError):
             segment.path.rename(segment.path.with_suffix(SUFFIX))
 
-    def let_go(self) -> int:
-        """Remove the segments that are kept, because there is no room for others. Returns their number; what cannot be
-        removed stays."""
+    def let_go(self, place: Path) -> int:
+        """Remove the segments that are kept in one of the `places`, because there is no room for others. Returns their
+        number; what cannot be removed stays."""
         removed = 0
         with contextlib.suppress(OSError):
             for segment in self.kept():
-                segment.path.unlink(missing_ok=True)
-                removed += 1
+                if segment.path.parent == place:
+                    segment.path.unlink(missing_ok=True)
+                    removed += 1
         return removed
 
     def pages(self) -> dict[str, list[Path]]:

@@ -68,13 +68,15 @@ def make_room(spare: Path, source: str | None) -> bool:
     """Whether a process, or somebody who has no bytes of its own there (None), may write to the second place. If there
     is no room, what is only kept goes first. Raises `OSError`."""
     sizes = {path: size for path in spare.iterdir() if (size := _size(path))}
-    kept = sorted(path for path in sizes if path.suffix == KEPT)
-    while sum(sizes.values()) >= SPARE_BYTES and kept:
-        path = kept.pop(0)
+    total = sum(sizes.values())
+    for path in sorted(path for path in sizes if path.suffix == KEPT):
+        if total < SPARE_BYTES:
+            break
         path.unlink(missing_ok=True)
-        del sizes[path]
-    own = sum(size for path, size in sizes.items() if source is not None and path.name.startswith(f"{source}."))
-    return sum(sizes.values()) < SPARE_BYTES or (source is not None and own < OWN_BYTES)
+        total -= sizes.pop(path)
+    if source is None or total < SPARE_BYTES:
+        return total < SPARE_BYTES
+    return sum(size for path, size in sizes.items() if path.name.startswith(f"{source}.")) < OWN_BYTES
 
 
 def _size(path: Path) -> int:

@@ -236,10 +236,11 @@ class Journal:
 
     def _find_room(self, exc: OSError) -> bool:
         """Whether another try to write makes sense after this failure."""
-        text = f"writing to the journal in {self._away or self.path} failed: {exc.strerror or exc}"
+        place = self._away or self.path
+        text = f"writing to the journal in {place} failed: {exc.strerror or exc}"
         if exc.errno in _FULL:
             with contextlib.suppress(JournalError):
-                if Directory(self.path, self.store_id).let_go():
+                if Directory(self.path, self.store_id).let_go(place):
                     return True
         if self._away is None:
             self._home_at = time.monotonic() + RETRY_SECONDS
@@ -297,7 +298,8 @@ class Journal:
                     return False
                 self._begin_home(directory)
             except (JournalError, OSError) as exc:
-                trouble, reason = _reason(exc), str(exc)
+                trouble = _reason(exc)
+                reason = str(exc) if isinstance(exc, JournalError) else f"{reason}: {exc.strerror or exc}"
                 self._home_at = time.monotonic() + RETRY_SECONDS
             else:
                 self._recover()
@@ -315,7 +317,7 @@ class Journal:
         try:
             self._begin(directory.path, most)
         except OSError as exc:
-            if exc.errno not in _FULL or not directory.let_go():
+            if exc.errno not in _FULL or not directory.let_go(directory.path):
                 raise
             self._begin(directory.path, most)
 

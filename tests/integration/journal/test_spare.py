@@ -222,6 +222,19 @@ def test_what_is_kept_at_home_goes_before_events_stay_in_the_second_place(
     assert directory.kept() == []
 
 
+def test_what_is_kept_in_the_second_place_stays_while_there_is_room(journal: Journal, path: Path, disk: Disk) -> None:
+    """Each try to come home would let go of it, and a failover would lose it."""
+    disk.is_full = True
+    journal.append(b"1")
+    journal.close()
+    directory = Directory(path, STORE)
+    [segment] = directory.segments()
+    directory.keep(segment)
+    assert journal.append(b"2")
+    assert journal.append(b"3")
+    assert [kept.path.parent for kept in directory.kept()] == [second_place(path)]
+
+
 def test_a_segment_that_is_being_moved_is_read_once(path: Path, journal: Journal, disk: Disk) -> None:
     disk.is_full = True
     journal.append(b"1")
