@@ -109,6 +109,9 @@ def expect(world: World, *rows: Row, seconds: float = 30, ids: Sequence[str] = (
             match, wrong = best
             left.remove(match)
             found += wrong
+            if wrong:
+                times = f"created {match.created_at}, started {match.started_at}, completed {match.completed_at}"
+                found.append(f"{match!r}: {times}")
         return found + [
             f"unexpected row {row!r} (root {row.root_task_id}, parent {row.parent_task_id})" for row in left
         ]
