@@ -324,9 +324,9 @@ class Journal:
     def _open_away(self, reason: str) -> bool:
         """`_open` in the second place. ``reason``: why it is needed."""
         place = None if self._trouble == _TOO_LARGE else spare.spare_of(self.path, self.store_id)
-        if place is None or not spare.make(place) or not spare.make_room(place, self.source):
-            return False
         try:
+            if place is None or not spare.make(place) or not spare.make_room(place, self.source):
+                return False
             self._begin(place, spare.SEGMENT_BYTES)
         except OSError:
             return False

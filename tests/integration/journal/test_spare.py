@@ -170,6 +170,21 @@ def test_a_segment_that_is_removed_meanwhile_takes_no_room(
     assert spare.make_room(second_place(path), journal.source)
 
 
+def test_a_second_place_that_cannot_be_read_is_not_used(
+    path: Path, disk: Disk, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: Path) -> Iterator[Path]:
+        raise OSError(errno.EIO, "broken")
+
+    journal.append(b"1")
+    disk.is_full = True
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "iterdir", broken)
+        assert not journal.append(b"2")
+    assert journal.append(b"3")
+    assert events_in(path)[journal.source] == [(1, b"1"), (2, b"2"), (3, b"3")]
+
+
 def test_a_place_that_is_not_private_is_not_used(path: Path, disk: Disk, journal: Journal) -> None:
     second_place(path).mkdir(mode=0o755)
     second_place(path).chmod(0o755)
