@@ -35,10 +35,8 @@ LEFT_OUT = ("tests/browser", "tests/integration/http/test_fuzz.py", "tests/integ
 """Tests that import one of those."""
 RUN = ("unit", "sqlite", "test_list")
 """What the names of the tests have in them that are run; the list, for its tables are drawn by another library."""
-SHORT = {
-    "ASYNCTASK_EXAMPLES": "25", "ASYNCTASK_GENERATED": "50", "ASYNCTASK_SCHEDULES": "25", "ASYNCTASK_VARIANTS": "3"
-}  # fmt: skip
-"""Fewer examples of what is tried with many elsewhere."""
+SHORT = {"ASYNCTASK_EXAMPLES": "25", "ASYNCTASK_GENERATED": "50", "ASYNCTASK_VARIANTS": "3"}
+"""Fewer examples, and variants, of what is tried with many elsewhere."""
 ANY_RELEASE = ("opentelemetry-instrumentation-celery", "opentelemetry-sdk", "redis")
 """What tests share with the example, whose tracing needs a newer OpenTelemetry than the package does."""
 
